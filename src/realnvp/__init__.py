@@ -1,0 +1,48 @@
+"""Exact probability models of images with real-valued non-volume preserving flows (Dinh, Sohl-Dickstein, Bengio, 2016)."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from realnvp.checkpoint import load_flow, save_flow
+    from realnvp.data import quantize
+    from realnvp.likelihood import bits_per_dim
+    from realnvp.flow import Flow
+    from realnvp.models import build
+
+__version__ = "0.1.0"
+__all__ = [
+    "PRESETS",
+    "Config",
+    "DataConfig",
+    "Flow",
+    "ModelConfig",
+    "TrainConfig",
+    "bits_per_dim",
+    "build",
+    "load_flow",
+    "quantize",
+    "save_flow",
+]
+
+# Loaded at first use, so that help and configuration never wait for torch.
+_LAZY = {
+    "Flow": "flow",
+    "bits_per_dim": "likelihood",
+    "build": "models",
+    "load_flow": "checkpoint",
+    "quantize": "data",
+    "save_flow": "checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'realnvp' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"realnvp.{_LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

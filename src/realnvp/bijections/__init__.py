@@ -1,0 +1,22 @@
+"""Invertible maps with a tractable log-determinant."""
+
+from realnvp.bijections.base import Bijection, Chain
+from realnvp.bijections.batchnorm import BatchNorm
+from realnvp.bijections.coupling import AdditiveCoupling, AffineCoupling
+from realnvp.bijections.logit import Logit
+from realnvp.bijections.masks import channelwise, checkerboard
+from realnvp.bijections.multiscale import FactorOut, Squeezed, latent_levels
+
+__all__ = [
+    "AdditiveCoupling",
+    "AffineCoupling",
+    "BatchNorm",
+    "Bijection",
+    "Chain",
+    "FactorOut",
+    "Logit",
+    "Squeezed",
+    "channelwise",
+    "checkerboard",
+    "latent_levels",
+]

@@ -1,0 +1,26 @@
+"""Batch norm of a coupling layer's output as a bijection (section 3.7, appendix E)."""
+
+from torch import Tensor
+
+from realnvp.bijections.base import Bijection
+from realnvp.moments import EPS, MovingMoments
+
+
+class BatchNorm(Bijection):
+    """z = (x - mean) / sqrt(var + eps) for each channel;  log_det = -H W sum over channels of .5 log(var + eps).
+
+    No gain and no shift. The moments that normalise are those in the log-det: `MovingMoments`, eq 15-16.
+    """
+
+    def __init__(self, channels: int, *, momentum: float = 0.0) -> None:
+        super().__init__()
+        self.moments = MovingMoments(channels, momentum=momentum)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, var = (moment.view(-1, *[1] * (x.ndim - 2)) for moment in self.moments(x))
+        log_det = -0.5 * (var + EPS).log().expand(x.shape[1:]).sum()
+        return (x - mean) * (var + EPS).rsqrt(), log_det.expand(x.shape[0])
+
+    def _inverse(self, z: Tensor) -> Tensor:
+        mean, var = (moment.view(-1, *[1] * (z.ndim - 2)) for moment in self.moments(z))
+        return z * (var + EPS).sqrt() + mean

@@ -1,0 +1,61 @@
+"""Coupling layers (sections 3.2 to 3.4): a part of x is changed, elementwise, by functions of the other part."""
+
+import torch
+from torch import Tensor, nn
+
+from realnvp.bijections.base import Bijection, sum_per_example
+from realnvp.bijections.masks import Mask
+
+
+class AffineCoupling(Bijection):
+    """z = b x + (1 - b) (x exp(l(b x)) + m(b x))  (eq 9);  log_det = sum of (1 - b) l(b x)  (eq 6).
+
+    mask gives b, True = passed through unchanged, bit for bit.
+    net(b x, b) gives 2C channels: the shift m, then raw, with l = bound * tanh(raw). The bound is one trained scalar: it lets the
+    log-scale grow where the data ask for it, and never in one step.
+    """
+
+    def __init__(self, mask: Mask, net: nn.Module, *, bound: float = 1.0) -> None:
+        super().__init__()
+        self.mask = mask
+        self.net = net
+        self.bound = nn.Parameter(torch.tensor(bound))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mask, log_scale, shift = self._predict(x)
+        z = torch.where(mask, x, x * log_scale.exp() + shift)
+        return z, sum_per_example(log_scale)
+
+    def _inverse(self, z: Tensor) -> Tensor:
+        mask, log_scale, shift = self._predict(z)  # b z = b x
+        return torch.where(mask, z, (z - shift) * torch.exp(-log_scale))
+
+    def _predict(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mask = self.mask(x.shape, x.device)
+        # where, not products: 0 * inf would be nan. The networks may be bfloat16; what touches x and log_det is not.
+        shift, raw = self.net(x.where(mask, 0), mask).to(x.dtype).chunk(2, dim=1)
+        return mask, (self.bound * raw.tanh()).masked_fill(mask, 0), shift
+
+
+class AdditiveCoupling(Bijection):
+    """z = b x + (1 - b) (x + m(b x));  log_det = 0. The coupling of NICE, the paper's predecessor [14].
+
+    net(b x, b) gives the C channels of the shift m.
+    """
+
+    def __init__(self, mask: Mask, net: nn.Module) -> None:
+        super().__init__()
+        self.mask = mask
+        self.net = net
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mask, shift = self._predict(x)
+        return torch.where(mask, x, x + shift), x.new_zeros(x.shape[0])
+
+    def _inverse(self, z: Tensor) -> Tensor:
+        mask, shift = self._predict(z)
+        return torch.where(mask, z, z - shift)
+
+    def _predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mask = self.mask(x.shape, x.device)
+        return mask, self.net(x.where(mask, 0), mask).to(x.dtype)

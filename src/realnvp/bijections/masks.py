@@ -1,0 +1,25 @@
+"""The two partitions of section 3.4, as functions of the shape, so that no weight and no buffer has a spatial size.
+
+True (b = 1 in eq 9) means passed through unchanged.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Mask = Callable[[Sequence[int], torch.device], Tensor]
+
+
+def checkerboard(shape: Sequence[int], device: torch.device, *, flip: bool = False) -> Tensor:
+    """(1, 1, H, W), True where the row plus the column is odd; the other colour with flip."""
+    rows = torch.arange(shape[-2], device=device)[:, None]
+    columns = torch.arange(shape[-1], device=device)
+    return ((rows + columns) % 2 == (0 if flip else 1))[None, None]
+
+
+def channelwise(shape: Sequence[int], device: torch.device, *, flip: bool = False) -> Tensor:
+    """(1, C, 1, 1), True for the first half of the channels; the second half with flip."""
+    channels = shape[-3]
+    first_half = torch.arange(channels, device=device) < channels // 2
+    return (~first_half if flip else first_half)[None, :, None, None]

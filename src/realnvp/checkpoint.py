@@ -1,0 +1,133 @@
+"""Files of a training: flows that people load, and checkpoints that a training goes on from. safetensors and JSON, no pickle."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from realnvp.config import from_json, to_json
+from realnvp.flow import Flow
+from realnvp.folders import DamagedError, keep_last, newest_intact, read_folder, write_folder
+from realnvp.models import build
+
+WEIGHTS, CONFIG, FACTS = "model.safetensors", "config.json", "facts.json"
+
+
+@dataclass
+class TrainState:
+    """Where a training stands, beside its tensors."""
+
+    step: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    best: float | None = None
+    best_step: int = 0
+    evaluations_since_best: int = 0
+
+
+def save_flow(flow: Flow, folder: str | Path, *, facts: Mapping[str, Any] | None = None) -> None:
+    """Write a folder that `load_flow` reads: model.safetensors, config.json, facts (any JSON), and a manifest of sha256."""
+    if flow.config is None:
+        raise ValueError("flow.config: only a flow that has one can be saved, since it says how to build the flow again")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in flow.state_dict().items()}
+    files = {
+        WEIGHTS: safetensors.torch.save(tensors),
+        CONFIG: to_json(flow.config).encode(),
+        FACTS: json.dumps(dict(facts or {}), indent=2).encode(),
+    }
+    write_folder(Path(folder), files)
+
+
+def load_flow(where: str | Path, which: Literal["best", "last"] = "best") -> Flow:
+    """The flow of a run directory or of a folder that `save_flow` wrote, in eval mode, on the CPU.
+
+    best is the one with the lowest validation bits/dim, last the one of the last evaluation; both with batch norm's moments
+    re-estimated. ValueError if there is none; DamagedError if a file has changed since it was written.
+    """
+    folder = Path(where)
+    if which not in ("best", "last"):
+        raise ValueError(f"which: must be 'best' or 'last', got {which!r}")
+    if (folder / WEIGHTS).exists():
+        files = read_folder(folder)
+    else:
+        found, complaints = newest_intact(folder / "model", which)
+        if found is None:
+            raise DamagedError("; ".join(complaints)) if complaints else ValueError(_why_no_flow(folder))
+        for complaint in complaints:
+            warnings.warn(f"{complaint}; an older model is used", stacklevel=2)
+        files = found
+    return _flow_from(files, folder)
+
+
+def _why_no_flow(folder: Path) -> str:
+    if not folder.exists():
+        return f"{folder}: no such run directory or saved flow"
+    if (folder / CONFIG).exists():
+        return f"{folder}: this run has no model yet; the first is written at step train.eval_every"
+    return f"{folder}: neither a run directory nor a saved flow"
+
+
+def _flow_from(files: dict[str, bytes], folder: Path) -> Flow:
+    flow = build(from_json(files[CONFIG].decode(), folder / CONFIG))
+    tensors = _tensors(files[WEIGHTS], folder / WEIGHTS)
+    flow.to(next(iter(tensors.values())).dtype)
+    try:
+        flow.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise DamagedError(f"{folder / WEIGHTS}: does not fit {CONFIG}: {str(error).splitlines()[1].strip()}") from None
+    return flow.eval()
+
+
+def _tensors(content: bytes, path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(content)
+    except (SafetensorError, ValueError) as error:
+        raise DamagedError(f"{path}: {error}") from None
+
+
+def save_checkpoint(run_dir: Path, state: TrainState, *, flow: Flow, optimizer: torch.optim.Optimizer) -> None:
+    """Write checkpoints/step-N: weights and moments, Adam's state, where the training stands. The last two are kept."""
+    tensors = {f"flow.{name}": tensor for name, tensor in flow.state_dict().items()}
+    for (name, parameter), entries in _with_state(flow, optimizer):
+        tensors |= {f"adam.{name}.{key}": entries[key] for key in entries} if parameter.requires_grad else {}
+    content = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    parent = run_dir / "checkpoints"
+    write_folder(parent / f"step-{state.step:09d}", {"state.safetensors": content, "state.json": json.dumps(asdict(state)).encode()})
+    keep_last(parent, "step", 2)
+
+
+def load_checkpoint(run_dir: Path, *, flow: Flow, optimizer: torch.optim.Optimizer) -> tuple[TrainState, list[str]]:
+    """Put the newest intact checkpoint into flow and optimizer; its state (a new one if there is none), and complaints on others.
+
+    DamagedError if there are checkpoints and none is intact.
+    """
+    files, complaints = newest_intact(run_dir / "checkpoints", "step")
+    if files is None:
+        if complaints:
+            raise DamagedError("; ".join(complaints))
+        return TrainState(), []
+    tensors = _tensors(files["state.safetensors"], run_dir / "checkpoints")
+    flow.load_state_dict({name.removeprefix("flow."): tensor for name, tensor in tensors.items() if name.startswith("flow.")})
+    for (name, parameter), _ in _with_state(flow, optimizer):
+        prefix = f"adam.{name}."
+        entries = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        # Adam keeps its step count on the CPU.
+        optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in entries.items()}
+    return TrainState(**json.loads(files["state.json"])), complaints
+
+
+def last_state(run_dir: Path) -> TrainState | None:
+    """Where the training stood at its newest intact checkpoint; None if there is none."""
+    files, _ = newest_intact(run_dir / "checkpoints", "step")
+    return None if files is None else TrainState(**json.loads(files["state.json"]))
+
+
+def _with_state(flow: Flow, optimizer: torch.optim.Optimizer) -> list[tuple[tuple[str, torch.nn.Parameter], dict[str, Tensor]]]:
+    return [((name, parameter), optimizer.state.get(parameter, {})) for name, parameter in flow.named_parameters()]

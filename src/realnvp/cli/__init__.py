@@ -1,0 +1,5 @@
+"""The command line: words to calls."""
+
+from realnvp.cli.main import main
+
+__all__ = ["main"]

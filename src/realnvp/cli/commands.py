@@ -1,0 +1,283 @@
+"""What people do with a trained flow: evaluate, sample, score, check, info."""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from realnvp.cli.output import print_json, print_table, thousands, to_json
+
+if TYPE_CHECKING:
+    from realnvp.flow import Flow
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+Device = Annotated[str, tyro.conf.arg(metavar="DEVICE")]
+RunDir = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+Split = Literal["train", "validation", "test"]
+Command = TypeVar("Command", bound=Callable[[], int])
+
+
+def parse(command: type[Command], argv: Sequence[str], *, prog: str, default: Command | None = None) -> Command:
+    """The command with the values of its flags; a wrong flag prints tyro's message and exits with 2."""
+    return tyro.cli(command, args=argv, prog=prog, default=default, config=())
+
+
+@dataclass
+class Evaluate:
+    """Print the bits/dim of a run's flow on one split, with its standard error. Also written to RUN/evaluation.json.
+
+    A bound on the bits that a lossless code needs for each channel of each pixel (uniform dequantisation).
+
+    Example: realnvp evaluate runs/photos --split test --noise-draws 4
+    """
+
+    run: RunDir
+    """A run directory, or a folder with a saved flow."""
+    split: Split = "test"
+    """Which images."""
+    noise_draws: int = 1
+    """Draws of the dequantisation noise for each image; log p is averaged over them."""
+    source: Annotated[Path | None, tyro.conf.arg(name="data.source")] = None
+    """Other images than the run's own: a folder, an .npy file, a prepared folder; all of them where they have no splits."""
+    which: Literal["best", "last"] = "best"
+    """The best model by validation bits/dim, or the last one."""
+    codecs: Flag = False
+    """Also print what PNG and lossless WebP need for the same images."""
+    seed: int = 0
+    """Seed of the noise."""
+    json: Flag = False
+    """Print one JSON object."""
+    device: Device = "auto"
+    """auto, cpu, cuda or mps."""
+
+    def __call__(self) -> int:
+        from realnvp.evaluate import evaluate
+
+        flow = load(self.run, self.device, which=self.which)
+        began = time.monotonic()
+        result = evaluate(
+            flow, self.run, split=self.split, source=self.source, noise_draws=self.noise_draws, seed=self.seed, codecs=self.codecs
+        )
+        result["seconds"] = round(time.monotonic() - began, 2)
+        result["which"] = self.which
+        if Path(self.run, "metrics.jsonl").exists():
+            Path(self.run, "evaluation.json").write_text(to_json(result) + "\n")
+        if self.json:
+            print_json(result)
+        else:
+            _print_evaluation(result)
+        return 1 if result["nonfinite"] else 0
+
+
+def _print_evaluation(result: dict[str, Any]) -> None:
+    version = f" ({result['dataset_version']})" if result["dataset_version"] else ""
+    print(f"{result['dataset']}{version}, {result['split']}: {result['num_images']} images, noise draws: {result['noise_draws']}")
+    error = f"+- {result['standard_error']:.3f}, the standard error over {result['standard_error_over']}"
+    print(f"  {result['bits_per_dim']:.3f} bits/dim {error}; an upper bound (uniform dequantisation)")
+    if result["nonfinite"]:
+        print(f"  {result['nonfinite']} images have no finite log-density")
+    for name, bits in result.get("codecs", {}).items():
+        print(f"  {bits:.3f} bits/dim by lossless {name}")
+    if result["paper"] is not None:
+        print(f"  {result['paper']:.2f} bits/dim in the paper")
+
+
+@dataclass
+class Sample:
+    """Draw images from a run's flow and write them as one PNG, or as .npy, uint8 (N, H, W, C).
+
+    Example: realnvp sample runs/photos -n 64 --seed 0 --temperature 0.8 --out samples.png
+    """
+
+    run: RunDir
+    """A run directory, or a folder with a saved flow."""
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
+    """How many."""
+    seed: int = 0
+    """Seed of the latents; sample i is the same whatever n is."""
+    temperature: float = 1.0
+    """Standard deviation of the latents; 1 gives exact samples of the model."""
+    out: Path | None = None
+    """A .png or .npy file; RUN/samples.png when not given."""
+    beside_data: Flag = False
+    """In a PNG, show as many test images of the run on the left."""
+    which: Literal["best", "last"] = "best"
+    """The best model by validation bits/dim, or the last one."""
+    json: Flag = False
+    """Print one JSON object."""
+    device: Device = "auto"
+    """auto, cpu, cuda or mps."""
+
+    def __call__(self) -> int:
+        from realnvp.sampling import write_samples
+
+        out = self.out or Path(self.run, "samples.png")
+        if out.suffix not in (".png", ".npy"):
+            raise ValueError(f"--out: {out} must end in .png or .npy")
+        if self.n < 1:
+            raise ValueError(f"-n: must be at least 1, got {self.n}")
+        if not self.temperature >= 0:
+            raise ValueError(f"--temperature: must not be negative, got {self.temperature}")
+        flow = load(self.run, self.device, which=self.which)
+        data = _test_images(self.run)[: self.n] if self.beside_data else None
+        nonfinite = write_samples(flow, out, n=self.n, seed=self.seed, temperature=self.temperature, data=data)
+        if self.json:
+            facts = {"out": str(out), "num_images": self.n, "seed": self.seed, "temperature": self.temperature}
+            print_json(facts | {"nonfinite": nonfinite})
+        else:
+            print(f"{out}: {self.n} samples" + (f", {nonfinite} of them not finite" if nonfinite else ""))
+        return 1 if nonfinite else 0
+
+
+def _test_images(run: str) -> Any:
+    from realnvp.data import open_splits
+
+    return open_splits(Path(run, "data")).test
+
+
+@dataclass
+class Score:
+    """Score image files: log-density in nats, bits/dim, and their rank, 1 = the least likely.
+
+    Example: realnvp score runs/photos picture.png more-pictures/ --out scores.csv
+    """
+
+    run: RunDir
+    """A run directory, or a folder with a saved flow."""
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH...")]
+    """Image files, or folders of them."""
+    out: Path | None = None
+    """A CSV file to write, with the columns path, log_prob, bits_per_dim, rank; else it goes to stdout."""
+    noise_draws: int = 1
+    """Draws of the dequantisation noise for each image; log p is averaged over them."""
+    which: Literal["best", "last"] = "best"
+    """The best model by validation bits/dim, or the last one."""
+    seed: int = 0
+    """Seed of the noise."""
+    json: Flag = False
+    """Print one JSON object."""
+    device: Device = "auto"
+    """auto, cpu, cuda or mps."""
+
+    def __call__(self) -> int:
+        from realnvp.progress import progress
+        from realnvp.score import files_of, score
+
+        if not self.paths:
+            raise ValueError("score: name image files or folders after the run")
+        files = files_of(self.paths)
+        flow = load(self.run, self.device, which=self.which)
+        with progress("image", len(files)) as report:
+            scores = score(flow, files, noise_draws=self.noise_draws, seed=self.seed, report=report)
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(("path", "log_prob", "bits_per_dim", "rank"))
+        table.writerows(scores)
+        if self.out:
+            from realnvp.folders import write_file
+
+            write_file(self.out, text.getvalue())
+        if self.json:
+            print_json({"scores": [entry._asdict() for entry in scores]})
+        elif self.out:
+            least = min(scores, key=lambda entry: entry.rank)
+            print(f"{self.out}: {len(scores)} images; the least likely is {least.path}, {least.bits_per_dim:.3f} bits/dim")
+        else:
+            print(text.getvalue(), end="")
+        return 0
+
+
+@dataclass
+class Check:
+    """Check a run's flow on its data: inverses, log-det, batch norm, finite values. Exits with 1 if a check fails.
+
+    Example: realnvp check runs/photos
+    """
+
+    run: RunDir
+    """A run directory."""
+    which: Literal["best", "last"] = "best"
+    """The best model by validation bits/dim, or the last one."""
+    json: Flag = False
+    """Print one JSON object."""
+    device: Device = "auto"
+    """auto, cpu, cuda or mps."""
+
+    def __call__(self) -> int:
+        from realnvp.check import check
+
+        flow = load(self.run, self.device, which=self.which)
+        checks = check(flow, _test_images(self.run)[:64].transpose(0, 3, 1, 2))
+        failed = sum(not entry.ok for entry in checks)
+        if self.json:
+            print_json({"ok": not failed, "checks": [entry._asdict() | {"ok": entry.ok} for entry in checks]})
+        else:
+            rows = [(e.name, f"{e.value:.1e}", f"{e.bound:.0e}", e.unit, "ok" if e.ok else "FAILED") for e in checks]
+            print_table(("check", "measured", "allowed", "unit", ""), rows)
+            print(f"{failed} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks passed")
+        return 1 if failed else 0
+
+
+@dataclass
+class Info:
+    """Print what a run directory or saved flow holds.
+
+    Example: realnvp info runs/photos
+    """
+
+    run: RunDir
+    """A run directory, or a folder with a saved flow."""
+    json: Flag = False
+    """Print one JSON object."""
+
+    def __call__(self) -> int:
+        from realnvp.config import from_json
+        from realnvp.memory import count_parameters
+
+        folder = Path(self.run)
+        path = folder / "config.json"
+        if not path.exists():
+            raise ValueError(f"{self.run}: {'no config.json in it, so it is no run' if folder.exists() else 'no such run directory'}")
+        config = from_json(path.read_text(), path)
+        facts: dict[str, Any] = {"run": self.run, "config": json.loads(path.read_text())}
+        facts["parameters"] = count_parameters(config) if config.data.shape else None
+        facts |= _stored_facts(folder)
+        if self.json:
+            print_json(facts)
+            return 0
+        rows = [(key, str(value)) for key, value in facts.items() if key not in ("config", "environment", "evaluation", "parameters")]
+        rows += [("parameters", thousands(facts["parameters"]) if facts["parameters"] else "of the data's size")]
+        rows += [(f"{part}.{key}", str(value)) for part in ("data", "model", "train") for key, value in facts["config"][part].items()]
+        if evaluation := facts.get("evaluation"):
+            rows.append(("evaluation", f"{evaluation['bits_per_dim']} +- {evaluation['standard_error']} on {evaluation['split']}"))
+        print_table(("", ""), rows)
+        return 0
+
+
+def _stored_facts(folder: Path) -> dict[str, Any]:
+    """What files of the run say about it, each if it is there."""
+    from realnvp.checkpoint import last_state
+
+    facts: dict[str, Any] = {}
+    if state := last_state(folder):
+        facts |= {"step": state.step, "seconds": round(state.seconds, 1), "best_validation_bits_per_dim": state.best}
+        facts |= {"best_step": state.best_step, "skipped_steps": state.skipped}
+    for name in ("evaluation", "environment", "facts"):
+        if (path := folder / f"{name}.json").exists():
+            facts[name] = json.loads(path.read_text())
+    return facts
+
+
+def load(run: str, device: str, *, which: Literal["best", "last"]) -> "Flow":
+    """The run's flow on the device."""
+    from realnvp.checkpoint import load_flow
+    from realnvp.cli.device import pick_device
+
+    place = pick_device(device)
+    return load_flow(run, which=which).to(place)

@@ -1,0 +1,122 @@
+"""Which command, and what its end means: 0, 1 a check or a damaged run, 2 bad input, 130 and 143 after a signal."""
+
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from realnvp import __version__
+from realnvp.cli import commands
+from realnvp.cli.train import Presets, train
+from realnvp.config import nearest
+
+COMMANDS: dict[str, Any] = {
+    "train": train,
+    "evaluate": commands.Evaluate,
+    "sample": commands.Sample,
+    "score": commands.Score,
+    "check": commands.Check,
+    "info": commands.Info,
+    "presets": Presets,
+}
+
+USAGE = f"""usage: realnvp COMMAND ...        realnvp COMMAND --help        realnvp --version
+
+Exact probability models of images with Real NVP (Dinh, Sohl-Dickstein, Bengio, 2016).
+
+  presets    what can be trained: names, image sizes, parameters, the paper's bits/dim
+  train      train a flow, or go on with a training
+  evaluate   bits/dim on a split, with its standard error
+  sample     draw images
+  score      log-density of each of your image files, the least likely ranked first
+  check      is it invertible, is its log-det right, are all values finite?
+  info       what a run directory holds
+  completion shell completion: realnvp completion bash|zsh
+
+Start:   realnvp train digits --run-dir runs/digits
+         realnvp evaluate runs/digits
+         realnvp sample runs/digits --out samples.png
+
+Version {__version__}. Exit codes: 0; 1 a check failed or a run is damaged; 2 bad input; 130, 143 stopped by Ctrl-C, SIGTERM.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit with its code."""
+    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def run(argv: list[str]) -> int:
+    """One command's exit code. Bad input is one line on stderr."""
+    warnings.showwarning = lambda message, *_args, **_kwargs: print(f"realnvp: warning: {message}", file=sys.stderr)
+    try:
+        return _dispatch(argv)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 128 + signal.SIGINT)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError) as error:
+        return _complain(_one_line(error), 2)
+    except ModuleNotFoundError as error:
+        return _complain(f"{error.name} is not installed: {_install_line(error.name or '')}", 2)
+    except Exception as error:
+        code = _known(error)
+        if code is None:
+            raise
+        return _complain(str(error), code)
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    if argv[0] == "--version":
+        print(f"realnvp {__version__}")
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name == "completion":
+        return _completion(rest)
+    if name not in COMMANDS:
+        raise ValueError(f"no command {name!r}{nearest(name, COMMANDS)}; see realnvp --help")
+    if name == "train":
+        return train(rest)
+    command = commands.parse(COMMANDS[name], rest, prog=f"realnvp {name}")
+    return int(command())
+
+
+def _completion(argv: list[str]) -> int:
+    from realnvp.cli.completion import completion
+
+    print(completion(argv), end="")
+    return 0
+
+
+def _known(error: Exception) -> int | None:
+    """The exit code of an error of ours, None for a defect. Looks only at modules that are loaded: torch may not be."""
+    folders, training = sys.modules.get("realnvp.folders"), sys.modules.get("realnvp.train")
+    if folders and isinstance(error, folders.DamagedError):
+        return 1
+    if training and isinstance(error, training.TrainingStopped):
+        return 128 + int(error.signum)  # type: ignore[attr-defined]  # mypy cannot see through sys.modules
+    if training and isinstance(error, training.TrainingFailed):
+        return 1
+    return None
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def _install_line(module: str) -> str:
+    extra = {"accelerate": "train", "tensorboard": "train", "PIL": "data", "skimage": "data", "sklearn": "data"}.get(module, "all")
+    return f"pip install 'realnvp[{extra}]'"
+
+
+def _complain(words: str, code: int) -> int:
+    print(f"realnvp: error: {words}" if code in (1, 2) else f"realnvp: {words}", file=sys.stderr)
+    return code

@@ -1,0 +1,45 @@
+"""What commands print: tables for people, one JSON object for programs."""
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def print_json(values: Mapping[str, Any]) -> None:
+    """One JSON object on stdout; numbers that are not finite become null, since JSON has none."""
+    print(to_json(values))
+
+
+def to_json(values: Mapping[str, Any]) -> str:
+    """Indented JSON text."""
+    return json.dumps(_finite(values), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return value
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
+    """A table on stdout; nothing is cut off, whatever the terminal's width."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    width = None if sys.stdout.isatty() else 400
+    Console(width=width, highlight=False, markup=False).print(table)
+
+
+def thousands(number: int) -> str:
+    """19_609_545 -> '19.61 M'; small numbers as they are."""
+    return f"{number / 1e6:.2f} M" if number >= 10_000 else str(number)

@@ -1,0 +1,143 @@
+"""realnvp train, and the presets."""
+
+import json
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from realnvp.cli.commands import Device, Flag, parse
+from realnvp.cli.output import print_json, print_table, thousands
+from realnvp.config import PAPER, PRESETS, Config, from_json, nearest, to_json, validate
+
+EXAMPLES = """Examples:
+  realnvp train photos --run-dir runs/photos
+  realnvp train images --data.source my-folder --run-dir runs/mine
+  realnvp train photos --run-dir runs/short --train.max-steps 200 --model.width 8
+  torchrun --nproc-per-node 2 -m realnvp train digits --run-dir runs/two
+
+The same command again goes on where the training stopped."""
+
+
+@dataclass
+class Train:
+    __doc__ = f"Train a flow, or go on with the training of the run directory.\n\n{EXAMPLES}"
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    run_dir: Path | None = None
+    """Where everything goes; runs/PRESET when not given."""
+    init_from: str | None = None
+    """Fine-tuning: a run or saved flow whose weights the training starts with."""
+    print_config: Flag = False
+    """Print the configuration as JSON, and stop."""
+    dry_run: Flag = False
+    """Print the resolved configuration, parameters, a memory estimate and the data found, and stop."""
+    json: Flag = False
+    """Print the result as one JSON object."""
+    device: Device = "auto"
+    """auto, cpu, cuda or mps."""
+
+    def __call__(self) -> int:
+        config = validate(self.config)
+        run_dir = self.run_dir or Path("runs") / config.name
+        if self.print_config:
+            print(to_json(config), end="")
+            return 0
+        if self.dry_run:
+            print_json(_dry_run(config))
+            return 0
+        from realnvp.cli.device import pick_device
+        from realnvp.train import train as run_training
+
+        pick_device(self.device)
+        state = run_training(config, run_dir, device=self.device, init_from=self.init_from)
+        if self.json:
+            print_json(asdict(state) | {"run_dir": str(run_dir)})
+        else:
+            best = "" if state.best is None else f"; best validation bits/dim {state.best:.3f} at step {state.best_step}"
+            print(f"{run_dir}: finished, step {state.step}{best}. More steps: --train.max-steps N. Next: realnvp evaluate {run_dir}")
+        return 0
+
+
+def train(argv: list[str]) -> int:
+    """realnvp train PRESET ..., or realnvp train --config FILE ...: the preset or file gives the defaults of all flags."""
+    if "--config" in argv:
+        at = argv.index("--config")
+        if at + 1 == len(argv):
+            raise ValueError("--config: name a file, such as runs/photos/config.json")
+        path = Path(argv[at + 1])
+        config, prog, rest = from_json(path.read_text(), path), "realnvp train --config FILE", argv[:at] + argv[at + 2 :]
+    elif argv and not argv[0].startswith("-"):
+        if argv[0] not in PRESETS:
+            raise ValueError(f"no preset {argv[0]!r}{nearest(argv[0], PRESETS)}; there are {', '.join(PRESETS)}")
+        config, prog, rest = PRESETS[argv[0]], f"realnvp train {argv[0]}", argv[1:]
+    elif argv and argv[0] not in ("-h", "--help"):
+        raise ValueError(f"train: name a preset before {argv[0]}, or --config FILE; presets: {', '.join(PRESETS)}")
+    else:
+        print(f"usage: realnvp train PRESET ...   or   realnvp train --config RUN/config.json ...\n\n{Train.__doc__}\n")
+        print(f"Presets: {', '.join(PRESETS)}. All flags and their defaults: realnvp train PRESET --help")
+        return 0
+    return parse(Train, rest, prog=prog, default=Train(config))()
+
+
+def all_presets() -> Any:
+    """A union type with one subcommand for each preset: what shell completion needs to know."""
+    union: Any = None
+    for name, config in PRESETS.items():
+        option = Annotated[Train, tyro.conf.subcommand(name, default=Train(config))]
+        union = option if union is None else union | option
+    return union
+
+
+def _dry_run(config: Config) -> dict[str, Any]:
+    from realnvp.config import resolve
+    from realnvp.data import find_data
+    from realnvp.memory import count_parameters, training_memory
+
+    found = find_data(config.data, seed=config.seed)
+    resolved = resolve(config, found.shape)
+    return {
+        "config": json.loads(to_json(resolved)),
+        "parameters": count_parameters(resolved),
+        "training_memory_bytes": training_memory(resolved),
+        "data": {"name": found.name, "version": found.version, "counts": found.counts, "shape": found.shape},
+    }
+
+
+@dataclass
+class Presets:
+    """Print what can be trained by name: image size, parameters, the paper's bits/dim.
+
+    Example: realnvp presets
+    """
+
+    json: Flag = False
+    """Print one JSON object."""
+
+    def __call__(self) -> int:
+        from realnvp.memory import count_parameters
+
+        rows = {}
+        for name, config in PRESETS.items():
+            shape = config.data.shape
+            rows[name] = {
+                "shape": shape,
+                "levels": config.data.levels,
+                "num_scales": config.model.num_scales,
+                "parameters": count_parameters(config) if shape else None,
+                "paper": PAPER.get(name),
+            }
+        if self.json:
+            print_json(rows)
+            return 0
+        columns = ("preset", "image", "scales", "parameters", "bits/dim in the paper")
+        print_table(columns, [(name, *_cells(row)) for name, row in rows.items()])
+        return 0
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    size = "of your data" if row["shape"] is None else "{1}x{2}x{0}".format(*row["shape"])
+    parameters = "" if row["parameters"] is None else thousands(row["parameters"])
+    return size, str(row["num_scales"] or "by size"), parameters, "" if row["paper"] is None else f"{row['paper']:.2f}"

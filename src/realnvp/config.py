@@ -1,0 +1,282 @@
+"""What to train on what: frozen dataclasses, the presets, and their JSON. Never imports torch."""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The images."""
+
+    set: str = "images"
+    """Name of the data set: photos, digits, images, cifar10, imagenet32, ..."""
+    source: str | None = None
+    """Folder of images, .npy file, or prepared folder; photos and digits need none."""
+    shape: Shape | None = None
+    """Channels, height, width; taken from the data when not given."""
+    levels: int = 256
+    """Grey levels of a channel; pixels are 0 .. levels - 1."""
+    flip: bool = False
+    """Mirror training images left to right, half of the time; never in evaluation."""
+    held_out: float = 0.1
+    """Share of the images cut off for validation, and for test, where the source has no such split."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The flow (section 3 of the paper)."""
+
+    coupling: Literal["affine", "additive"] = "affine"
+    """affine: Real NVP (eq 4-9); additive: NICE, the paper's predecessor."""
+    num_scales: int | None = None
+    """Scales of the recursion (section 3.6); None: until the last one is 4 pixels high or wide."""
+    width: int = 32
+    """Feature maps of the networks at the first scale; doubled at every further one."""
+    num_blocks: int = 4
+    """Residual blocks of each network."""
+    momentum: float = 0.0
+    """rho of eq 15-16 in training; 0: plain batch statistics."""
+    alpha: float = 0.05
+    """Pixels are squeezed into [alpha, 1 - alpha] before the logit (section 4.1)."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The optimisation (section 4.1), and what is written when."""
+
+    max_steps: int = 200_000
+    """Steps of the optimiser."""
+    batch_size: int = 64
+    """Images of a step, over all processes together."""
+    lr: float = 1e-3
+    """Adam's learning rate; its other settings are the defaults, as in the paper."""
+    clip: float = 100.0
+    """Largest global norm of the gradient of the loss in nats per image."""
+    l2: float = 5e-5
+    """Weight of the penalty on the gains of the weight norm and on the checkerboard couplings' bounds."""
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Arithmetic of the networks; with bfloat16 the state z, the log-det and evaluation stay float32."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    eval_every: int = 1000
+    """Steps between two evaluations on the validation split."""
+    eval_images: int = 1000
+    """At most so many validation images are used for choosing the best model."""
+    sample_every: int = 1000
+    """Steps between two grids of samples."""
+    save_every: int = 1000
+    """Steps between two checkpoints."""
+    patience: int = 0
+    """Stop after so many evaluations without a better one; 0: never."""
+    moment_batches: int = 50
+    """Training batches over which batch norm's moments are re-estimated before an evaluation."""
+    tracker: str = "tensorboard"
+    """Where curves go beside metrics.jsonl: any tracker that Accelerate knows, or none."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a training."""
+
+    name: str = "images"
+    """The preset that this configuration started from."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    seed: int = 0
+    """Seed of weights, splits, batch order and noise."""
+
+
+# On resume these may differ from the run's; any other changed field is another training.
+MAY_CHANGE = frozenset(
+    f"train.{name}"
+    for name in ("max_steps", "log_every", "eval_every", "eval_images", "sample_every", "save_every", "patience", "tracker")
+)
+
+_CIFAR10 = Config(
+    "cifar10",
+    DataConfig("cifar10", shape=(3, 32, 32), flip=True),
+    ModelConfig(num_scales=2, width=64, num_blocks=8, momentum=0.9),
+)
+_IMAGENET32 = Config("imagenet32", DataConfig("imagenet32", shape=(3, 32, 32)), ModelConfig(num_scales=4))
+_IMAGENET64 = Config(
+    "imagenet64", DataConfig("imagenet64", shape=(3, 64, 64)), ModelConfig(num_scales=5, num_blocks=2)
+)
+
+
+def _like_imagenet64(name: str) -> Config:
+    return replace(_IMAGENET64, name=name, data=replace(_IMAGENET64.data, set=name, flip=True))
+
+
+_SHORT = TrainConfig(max_steps=2000, batch_size=32, eval_every=250, sample_every=250, save_every=250)
+
+PRESETS: dict[str, Config] = {
+    "cifar10": _CIFAR10,
+    "imagenet32": _IMAGENET32,
+    "imagenet64": _IMAGENET64,
+    "celeba": _like_imagenet64("celeba"),
+    "lsun-bedroom": _like_imagenet64("lsun-bedroom"),
+    "lsun-tower": _like_imagenet64("lsun-tower"),
+    "lsun-church-outdoor": _like_imagenet64("lsun-church-outdoor"),
+    "photos": Config(
+        "photos", DataConfig("photos", shape=(3, 32, 32), flip=True), ModelConfig(num_scales=4, width=16, num_blocks=2), _SHORT
+    ),
+    "digits": Config(
+        "digits", DataConfig("digits", shape=(1, 8, 8), levels=17), ModelConfig(num_scales=2, num_blocks=2), _SHORT
+    ),
+    "images": Config(train=_SHORT),
+}
+
+# Bits/dim of the paper: Table 1, and for the 64x64 sets without a number there, its later version (2017).
+PAPER: dict[str, float] = {
+    "cifar10": 3.49,
+    "imagenet32": 4.28,
+    "imagenet64": 4.01,
+    "celeba": 3.02,
+    "lsun-bedroom": 2.72,
+    "lsun-tower": 2.81,
+    "lsun-church-outdoor": 3.08,
+}
+
+
+def paper_bits_per_dim(config: Config) -> float | None:
+    """The paper's bits/dim for this model on this data set, or None where the paper has none."""
+    preset = PRESETS.get(config.data.set)
+    return PAPER.get(config.data.set) if preset and preset.model == config.model else None
+
+
+def resolve(config: Config, shape: Shape) -> Config:
+    """The configuration with the image shape and the number of scales filled in.
+
+    ValueError names the field where the data and the configuration disagree.
+    """
+    if config.data.shape not in (None, shape):
+        raise ValueError(f"data.shape: the configuration says {config.data.shape}, the images are {shape}")
+    scales = config.model.num_scales or default_num_scales(shape)
+    check_divisible(shape, scales)
+    return replace(config, data=replace(config.data, shape=shape), model=replace(config.model, num_scales=scales))
+
+
+def default_num_scales(shape: Shape) -> int:
+    """How often the size can be halved until a side is odd or the last scale is 4 pixels (section 4.1), plus one."""
+    side, scales = min(shape[1:]), 1
+    while side >= 8 and all(length % 2**scales == 0 for length in shape[1:]):
+        side, scales = side // 2, scales + 1
+    return scales
+
+
+def check_divisible(shape: typing.Sequence[int], num_scales: int) -> None:
+    """ValueError if height or width is no multiple of 2^(n-1), which n scales need."""
+    factor = 2 ** (num_scales - 1)
+    height, width = shape[-2:]
+    if height % factor or width % factor or not height or not width:
+        raise ValueError(
+            f"images of {height}x{width}: {num_scales} scales need a height and width divisible by {factor} (model.num_scales)"
+        )
+
+
+def validate(config: Config) -> Config:
+    """The same configuration; ValueError names the first field whose value makes no sense."""
+    data, model, train = config.data, config.model, config.train
+    rules = [
+        ("name", config.name in PRESETS, f"is no preset{nearest(config.name, PRESETS)}"),
+        ("seed", 0 <= config.seed < 2**63, "must be between 0 and 2^63 - 1"),
+        ("data.set", data.set in PRESETS, f"is no data set{nearest(data.set, PRESETS)}"),
+        ("data.shape", data.shape is None or min(data.shape) > 0, "must be positive"),
+        ("data.levels", 2 <= data.levels <= 256, "must be between 2 and 256"),
+        ("data.held_out", 0 < data.held_out < 0.5, "must be between 0 and 0.5"),
+        ("model.num_scales", model.num_scales is None or 1 <= model.num_scales <= 16, "must be between 1 and 16"),
+        ("model.width", 1 <= model.width <= 4096, "must be between 1 and 4096"),
+        ("model.num_blocks", 0 <= model.num_blocks <= 1000, "must be between 0 and 1000"),
+        ("model.momentum", 0 <= model.momentum < 1, "must be in [0, 1)"),
+        ("model.alpha", 0 < model.alpha < 0.5, "must be between 0 and 0.5"),
+        ("train.lr", 0 < train.lr < float("inf"), "must be positive"),
+        ("train.clip", 0 < train.clip, "must be positive"),
+        ("train.l2", 0 <= train.l2 < float("inf"), "must not be negative"),
+        ("train.patience", train.patience >= 0, "must not be negative"),
+    ]
+    rules += [
+        (f"train.{name}", getattr(train, name) >= 1, "must be at least 1")
+        for name in ("max_steps", "batch_size", "log_every", "eval_every", "eval_images", "sample_every", "save_every", "moment_batches")
+    ]
+    for path, holds, complaint in rules:
+        if not holds:
+            raise ValueError(f"{path}: {flat(config)[path]!r} {complaint}")
+    return config
+
+
+def nearest(word: str, known: typing.Iterable[str]) -> str:
+    """'; did you mean ...?' with the nearest known word, or '' where none is near."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """{"train.lr": 0.001, ...}: every leaf field by its dotted name."""
+    leaves: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        nested = dataclasses.is_dataclass(value)
+        leaves |= flat(value, f"{prefix}{item.name}.") if nested else {prefix + item.name: value}
+    return leaves
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Dotted names of the fields in which two configurations differ."""
+    before, after = flat(old), flat(new)
+    return [name for name in before if before[name] != after[name]]
+
+
+def to_json(config: Config) -> str:
+    """The configuration as JSON text, in the order of its fields."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str, source: str | Path = "config") -> Config:
+    """The configuration in this JSON text.
+
+    ValueError names the source and the field that is unknown (with the nearest name) or of another type.
+    """
+    try:
+        tree = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source}: not JSON: {error}") from None
+    try:
+        return validate(_build(Config, tree, ""))
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def _build(cls: type, tree: Any, prefix: str) -> Any:
+    if not isinstance(tree, dict):
+        raise ValueError(f"{prefix.rstrip('.') or 'the top'} must be an object, got {tree!r}")
+    hints = typing.get_type_hints(cls)
+    if unknown := next((name for name in tree if name not in hints), None):
+        raise ValueError(f"unknown field {prefix + unknown!r}{nearest(unknown, hints)}")
+    return cls(**{name: _value(hints[name], value, prefix + name) for name, value in tree.items()})
+
+
+def _value(hint: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, path + ".")
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if option is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if typing.get_origin(option) is Literal and value in typing.get_args(option):
+            return value
+        if typing.get_origin(option) is tuple and isinstance(value, list):
+            if len(value) == 3 and all(type(entry) is int for entry in value):
+                return tuple(value)
+        if isinstance(option, type) and type(value) is option:
+            return value
+    wanted = " or ".join(getattr(option, "__name__", str(option)) for option in options)
+    raise ValueError(f"{path}: {value!r} is no {wanted.replace('NoneType', 'null')}")

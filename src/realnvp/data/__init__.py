@@ -1,0 +1,26 @@
+"""Images to uint8 arrays: found, checked, prepared once, and memory-mapped from then on."""
+
+from realnvp.data.codecs import codec_bits_per_dim
+from realnvp.data.folder import find_split, image_files
+from realnvp.data.images import read_image
+from realnvp.data.pixels import dequantise, quantize
+from realnvp.data.prepare import atomic_save, find_data, prepare
+from realnvp.data.source import Part, Source, array_part
+from realnvp.data.splits import Splits, open_splits
+
+__all__ = [
+    "Part",
+    "Source",
+    "Splits",
+    "array_part",
+    "atomic_save",
+    "codec_bits_per_dim",
+    "dequantise",
+    "find_data",
+    "find_split",
+    "image_files",
+    "open_splits",
+    "prepare",
+    "quantize",
+    "read_image",
+]

@@ -1,0 +1,144 @@
+"""The user's own images: an .npy file, a folder of .npy files, or folders of image files."""
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from realnvp.data.images import read_image
+from realnvp.data.source import Indices, Part, Pixels, Shape, array_part
+from realnvp.data.splits import DESCRIPTION, check_levels, open_npy, open_splits
+
+SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"])
+NAMES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
+
+
+def scan(source: Path, *, levels: int) -> tuple[dict[str, Part], Shape]:
+    """The splits that the source holds, train at least, and their common (C, H, W).
+
+    Every file is read once. ValueError names all bad ones, or says what the source lacks.
+    """
+    if source.is_file() and source.suffix.lower() == ".npy":
+        arrays = {"train": source}
+    elif source.is_dir():
+        arrays = _splits({path.stem: path for path in source.glob("*.npy")}, source)
+    else:
+        raise ValueError(f"{source}: {'neither a folder nor an .npy file' if source.exists() else 'no such file or folder'}")
+    if arrays:
+        shape = _common_shape(list(arrays.values()), lambda path: _array(path, levels))
+        return {split: array_part(_array(path, 256)) for split, path in arrays.items()}, shape
+    folders = _splits({path.name: path for path in source.iterdir() if path.is_dir()}, source) or {"train": source}
+    files = {split: image_files(folder) for split, folder in folders.items()}
+    shape = _common_shape([path for split in files for path in files[split]], lambda path: _image(path, levels))
+    return {split: _image_part(paths, shape) for split, paths in files.items()}, shape
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files below a folder, sorted by relative path; none is a ValueError. Not hidden ones, nor linked folders."""
+
+    def refuse(error: OSError) -> None:
+        raise ValueError(f"{error.filename}: {error.strerror}")
+
+    found = []
+    for parent, inner, names in os.walk(folder, onerror=refuse):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        found += [Path(parent, name) for name in names if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES]
+    if not found:
+        raise ValueError(f"{folder}: no image files in it ({' '.join(sorted(SUFFIXES))})")
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _splits(entries: dict[str, Path], source: Path) -> dict[str, Path]:
+    """Those entries of a folder that are named like a split; ValueError if there are some, but none for train."""
+    found = {split: entries[name] for name, split in reversed(NAMES.items()) if name in entries}
+    if found and "train" not in found:
+        raise ValueError(f"{source}: holds {' and '.join(path.name for path in found.values())}, but nothing named train")
+    return found
+
+
+def _array(path: Path, levels: int) -> Pixels:
+    """The images in an .npy file, memory-mapped, uint8 (N, H, W, C)."""
+    array = open_npy(path)
+    if array.dtype != np.uint8 or array.ndim not in (3, 4):
+        raise ValueError(f"{path}: {array.dtype} of shape {array.shape}; uint8 (N, H, W) or (N, H, W, C) is needed")
+    images = array[..., None] if array.ndim == 3 else array
+    if images.shape[-1] not in (1, 3):
+        hint = "; this looks like (N, C, H, W): transpose it" if images.shape[1] in (1, 3) else ""
+        raise ValueError(f"{path}: shape {array.shape} has {images.shape[-1]} channels at its end, not 1 or 3{hint}")
+    check_levels(images, levels, path=path)
+    return images
+
+
+def _image(path: Path, levels: int) -> Pixels:
+    """The image in a file, as a batch of one."""
+    pixels = read_image(path)[None]
+    check_levels(pixels, levels, path=path)
+    return pixels
+
+
+def _common_shape(paths: Sequence[Path], read: Callable[[Path], Pixels]) -> Shape:
+    """(C, H, W) of the images; ValueError names the files that cannot be read and those unlike the most, in one line."""
+
+    def look(path: Path) -> tuple[int, ...] | str:
+        try:
+            return read(path).shape[1:]
+        except ValueError as error:
+            return str(error)
+
+    looks: list[tuple[int, ...] | str] = []
+    # Filters of warnings belong to the process, so this one is set once, around the threads.
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.filterwarnings("error", message=".*decompression bomb")
+        for start in range(0, len(paths), 1024):  # a future per file of a million would fill the memory
+            looks += pool.map(look, paths[start : start + 1024])
+    shapes = Counter(found for found in looks if isinstance(found, tuple))
+    common = max(shapes, key=lambda shape: shapes[shape], default=(0, 0, 0))
+    bad = [
+        found if isinstance(found, str) else f"{path}: is {_words(found)}, most are {_words(common)}"
+        for path, found in zip(paths, looks, strict=True)
+        if found != common
+    ]
+    if bad:
+        raise ValueError("; ".join(bad[:20]) + (f"; and {len(bad) - 20} more ({len(bad)} bad files)" if bad[20:] else ""))
+    height, width, channels = common
+    return channels, height, width
+
+
+def _words(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} high, {shape[1]} wide with {shape[2]} channel{'s' * (shape[2] > 1)}"
+
+
+def _image_part(files: Sequence[Path], shape: Shape) -> Part:
+    """A part that decodes its files when they are read: the scan kept no pixels."""
+    channels, height, width = shape
+
+    def read(wanted: Indices) -> Pixels:
+        chosen = [files[index] for index in wanted]
+        with ThreadPoolExecutor() as pool:
+            images = list(pool.map(read_image, chosen))
+        for path, image in zip(chosen, images, strict=True):
+            if image.shape != (height, width, channels):
+                raise ValueError(f"{path}: changed while it was read")
+        return np.stack(images)
+
+    return Part(len(files), read)
+
+
+def find_split(source: Path, split: str, *, levels: int) -> tuple[Part, Shape]:
+    """A split of images outside any run, and their (C, H, W); all of them where the source has no splits.
+
+    ValueError names all bad files, or says which splits there are.
+    """
+    if (source / DESCRIPTION).exists():
+        splits = open_splits(source)
+        return array_part(getattr(splits, split)), splits.shape
+    parts, shape = scan(source, levels=levels)
+    if set(parts) == {"train"}:
+        return parts["train"], shape
+    if split not in parts:
+        raise ValueError(f"{source}: has no {split} split, only {' and '.join(parts)}")
+    return parts[split], shape

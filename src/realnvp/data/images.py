@@ -1,0 +1,65 @@
+"""One image file to pixels, or the reason why not."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from realnvp.data.source import Pixels
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# From here on Pillow speaks of decompression bombs; 89 million pixels are 268 MB of RGB.
+MAX_PIXELS = 89_478_485
+
+
+def read_image(path: Path) -> Pixels:
+    """The pixels of an image file, uint8 (H, W, C), C = 1 for grey and 3 for colour, turned upright by its EXIF tag.
+
+    ValueError "path: reason" if it is damaged, or is not one still, opaque image of 8 bits per channel.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        with Image.open(path) as image:
+            _check_header(image)
+            image.load()  # verify() would let truncated files pass
+            return _pixels(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError:
+        reason = "not an image that Pillow can read"
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    raise ValueError(f"{path}: {reason}")
+
+
+def _check_header(image: "Image.Image") -> None:
+    """ValueError for what can be refused before anything is decoded."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width}x{image.height} exceeds limit of {MAX_PIXELS} pixels")
+    if (frames := getattr(image, "n_frames", 1)) > 1:
+        raise ValueError(f"{frames} frames; one still image is needed")
+    # Pillow turns 16-bit colour into mode RGB without a word; only the arguments of its decoder still tell: a raw mode
+    # such as RGB;16B, or the largest value of a PPM.
+    for codec, _, _, arguments in getattr(image, "tile", []):
+        largest = arguments[-1] if codec.startswith("ppm") and isinstance(arguments, tuple) else 255
+        if image.mode.startswith("I") or largest > 255 or re.search(r";16[BLNS]", str(arguments)):
+            raise ValueError("more than 8 bits per channel")
+
+
+def _pixels(image: "Image.Image") -> Pixels:
+    """The pixels of a decoded image, uint8 (H, W, C)."""
+    if image.has_transparency_data:
+        grey, image = image.mode in ("L", "LA"), image.convert("RGBA")
+        if np.asarray(image.getchannel("A")).min() < 255:
+            raise ValueError("has transparent pixels; flatten it onto a background")
+        image = image.convert("RGB").convert("L") if grey else image.convert("RGB")
+    elif image.mode in ("1", "P"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    if image.mode not in ("L", "RGB"):
+        raise ValueError(f"mode {image.mode}; 8-bit grey or RGB is needed")
+    pixels = np.asarray(image)
+    return pixels.reshape(*pixels.shape[:2], -1)

@@ -1,0 +1,134 @@
+"""Crops of the photographs inside the wheels of scikit-image and scikit-learn: a colour data set without a download."""
+
+import importlib.util
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from realnvp.data.images import read_image
+from realnvp.data.source import SPLITS, Indices, Part, Pixels, Source
+
+Box = tuple[int, int, int, int]
+
+
+class Photograph(NamedTuple):
+    """A photograph, and the corner of it that the test crops come from."""
+
+    package: str
+    file: str
+    left: bool
+    top: bool
+
+
+# Left out: retina and hubble_deep_field, one colour with hardly a shape at this size; color and logo, no photographs;
+# motorcycle_right, the same scene once more. Of the four corners, test is the one that a PNG compresses most like train.
+PHOTOGRAPHS = (
+    Photograph("skimage", "data/astronaut.png", left=True, top=True),
+    Photograph("skimage", "data/chelsea.png", left=True, top=False),
+    Photograph("skimage", "data/coffee.png", left=False, top=True),
+    Photograph("skimage", "data/motorcycle_left.png", left=False, top=False),
+    Photograph("skimage", "data/rocket.jpg", left=False, top=False),
+    Photograph("skimage", "data/ihc.png", left=True, top=False),
+    Photograph("sklearn", "datasets/images/china.jpg", left=True, top=True),
+    Photograph("sklearn", "datasets/images/flower.jpg", left=True, top=False),
+)
+COUNTS = {"train": 20_000, "validation": 500, "test": 1_000}
+SIZE = 32
+# Two source pixels and more per crop pixel average away the noise and the blocks of JPEG; up to 112, a thing is in view.
+SIDES = (64, 112)
+MARGIN = 8
+# Standard deviation of a window, in grey levels, below which it is drawn again: else a fifth of the crops would be sky.
+FLATTEST = 8
+
+
+def photos(*, seed: int) -> Source:
+    """Crops of (3, 32, 32), area-averaged from square windows; the same seed gives the same bits."""
+    from PIL import Image
+
+    photographs = load_photographs()
+    pictures = [Image.fromarray(pixels) for pixels in photographs]
+
+    def crop(number: int, left: int, top: int, side: int) -> Pixels:
+        box = (left, top, left + side, top + side)
+        return np.asarray(pictures[number].resize((SIZE, SIZE), Image.Resampling.BOX, box=box))
+
+    def part(boxes: Indices) -> Part:
+        return Part(len(boxes), lambda wanted: np.stack([crop(*box) for box in boxes[wanted].tolist()]))
+
+    drawn = windows(photographs, seed=seed)
+    groups: list[int] = drawn["test"][:, 0].tolist()
+    parts = {split: part(boxes) for split, boxes in drawn.items()}
+    return Source("photos", "scikit-image + scikit-learn wheels", 256, (3, SIZE, SIZE), parts, groups)
+
+
+def load_photographs() -> list[Pixels]:
+    """The photographs, uint8 (H, W, 3) each, in the order of `PHOTOGRAPHS`; ValueError where a package lacks one."""
+    found = []
+    for photograph in PHOTOGRAPHS:
+        # Finding is not importing: scikit-image takes seconds, and its own functions might download.
+        spec = importlib.util.find_spec(photograph.package)
+        if spec is None or spec.origin is None:
+            raise ValueError("data.set: photos needs scikit-image and scikit-learn: pip install 'realnvp[data]'")
+        found.append(read_image(Path(spec.origin).parent / photograph.file))
+    return found
+
+
+def regions(photograph: Photograph, width: int, height: int) -> dict[str, Box]:
+    """(left, top, right, bottom) of each split's part: a column for train, another with test above validation, or mirrored.
+
+    `MARGIN` pixels lie between any two. Every photograph has all three, so the test has as many clusters as photographs.
+    """
+    column, row = round(0.42 * width), round(0.6 * (height - MARGIN))
+    boxes = {
+        "train": (column + MARGIN, 0, width, height),
+        "validation": (0, row + MARGIN, column, height),
+        "test": (0, 0, column, row),
+    }
+    for split, (left, top, right, bottom) in boxes.items():
+        left, right = (left, right) if photograph.left else (width - right, width - left)
+        top, bottom = (top, bottom) if photograph.top else (height - bottom, height - top)
+        boxes[split] = left, top, right, bottom
+    return boxes
+
+
+def windows(photographs: list[Pixels], *, seed: int) -> dict[str, Indices]:
+    """The source windows of each split: rows of (photograph, left, top, side), the photographs taking turns."""
+    drawn = {split: np.empty((COUNTS[split], 4), dtype=np.int64) for split in SPLITS}
+    for number, pixels in enumerate(photographs):
+        boxes = regions(PHOTOGRAPHS[number], pixels.shape[1], pixels.shape[0])
+        sums = _running_sums(pixels)
+        for place, split in enumerate(SPLITS):
+            turns = drawn[split][number :: len(photographs)]
+            rng = np.random.default_rng([seed, number, place])
+            turns[:, 0], turns[:, 1:] = number, _draw(boxes[split], len(turns), sums=sums, rng=rng)
+    return drawn
+
+
+def _draw(box: Box, count: int, *, sums: Indices, rng: np.random.Generator) -> Indices:
+    """`count` windows (left, top, side) inside the box, none of them flat."""
+    # The side is drawn once and only the place again, so all splits and photographs have the same scales.
+    side = rng.integers(SIDES[0], SIDES[1] + 1, size=count)
+    found = np.stack([side, side, side], axis=1)
+    again = np.arange(count)
+    for _ in range(1000):
+        found[again, 0] = rng.integers(box[0], box[2] - side[again] + 1)
+        found[again, 1] = rng.integers(box[1], box[3] - side[again] + 1)
+        again = again[_flat(sums, *found[again].T)]
+        if not again.size:
+            return found
+    raise ValueError(f"data.set: photos: a photograph is flat in {box}, so scikit-image or scikit-learn changed it")
+
+
+def _running_sums(pixels: Pixels) -> Indices:
+    """Sums of g and g^2 over everything above and left, (2, H + 1, W + 1), g = R + G + B: integers, so exact anywhere."""
+    grey = pixels.sum(axis=-1, dtype=np.int64)
+    return np.pad(np.stack([grey, grey**2]).cumsum(axis=1).cumsum(axis=2), ((0, 0), (1, 0), (1, 0)))
+
+
+def _flat(sums: Indices, left: Indices, top: Indices, side: Indices) -> npt.NDArray[np.bool_]:
+    right, bottom, area = left + side, top + side, side**2
+    first, second = sums[:, bottom, right] - sums[:, top, right] - sums[:, bottom, left] + sums[:, top, left]
+    flat: npt.NDArray[np.bool_] = area * second - first**2 < (3 * FLATTEST * area) ** 2
+    return flat

@@ -1,0 +1,26 @@
+"""Between grey levels and real numbers: the only place where data touches torch."""
+
+import torch
+from torch import Tensor
+
+
+def dequantise(images: Tensor, noise: Tensor) -> Tensor:
+    """x = v + u in the type of the noise, with floor(x) == v for every pixel.
+
+    images: uint8, grey levels v, (B, C, H, W); noise: u in [0, 1), same shape.
+    """
+    assert images.shape == noise.shape, f"images {tuple(images.shape)}, noise {tuple(noise.shape)}"
+    grey = images.to(noise.dtype)
+    # float32 has fewer bits after the point the larger v is: from v = 128 on, a u next to 1 would be rounded up to v + 1.
+    below_next = torch.nextafter(grey + 1, grey)
+    return torch.minimum(grey + noise, below_next)
+
+
+def quantize(x: Tensor, *, levels: int = 256) -> Tensor:
+    """The grey levels floor(x), uint8, clamped to 0 .. levels - 1; same shape as x, any shape.
+
+    ValueError if x has a NaN, which no grey level stands for.
+    """
+    if x.isnan().any():
+        raise ValueError(f"{int(x.isnan().sum())} of {x.numel()} pixels are NaN")
+    return x.floor().clamp(0, levels - 1).to(torch.uint8)

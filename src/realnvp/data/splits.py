@@ -1,0 +1,113 @@
+"""A prepared data set: three memory-mapped .npy files and a dataset.json that describes them."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from realnvp.data.source import SPLITS, Pixels, Shape
+
+DESCRIPTION = "dataset.json"
+_FIELDS = {
+    "name": str,
+    "version": str | None,
+    "levels": int,
+    "shape": list,
+    "counts": dict,
+    "source": str | None,
+    "held_out": float,
+    "seed": int,
+    "test_groups": list | None,
+    "sha256": dict,
+}
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The images of a data set, each split uint8 (N, H, W, C), memory-mapped and read-only."""
+
+    name: str
+    version: str | None
+    levels: int
+    train: Pixels
+    validation: Pixels
+    test: Pixels
+    test_groups: npt.NDArray[np.int64] | None = None
+    """(N_test,): which photograph a test image was cut from; standard errors are clustered by it."""
+
+    @property
+    def shape(self) -> Shape:
+        """Channels, height, width."""
+        _, height, width, channels = self.train.shape
+        return channels, height, width
+
+
+def open_splits(folder: Path, *, verify: bool = False) -> Splits:
+    """The prepared data set in a folder; with `verify`, the checksums of its files are compared first.
+
+    ValueError names the file that is missing, damaged, or not what dataset.json says.
+    """
+    about = read_description(folder)
+    arrays = {split: open_npy(folder / f"{split}.npy") for split in SPLITS}
+    for split, array in arrays.items():
+        path, expected = folder / f"{split}.npy", (about["counts"].get(split), *about["shape"][1:], about["shape"][0])
+        if array.shape != expected or array.dtype != np.uint8:
+            raise ValueError(f"{path}: {array.dtype} {array.shape}, but {DESCRIPTION} says uint8 {expected}")
+        if verify and sha256(path) != about["sha256"].get(path.name):
+            raise ValueError(f"{path}: its checksum is not the one in {DESCRIPTION}")
+        check_levels(array, about["levels"], path=path)
+    groups = None if about["test_groups"] is None else np.array(about["test_groups"], dtype=np.int64)
+    return Splits(about["name"], about["version"], about["levels"], **arrays, test_groups=groups)
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The fields of folder/dataset.json, of the right types; ValueError names the file and the field."""
+    path = folder / DESCRIPTION
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    if not isinstance(about, dict):
+        raise ValueError(f"{path}: must hold an object")
+    wrong = [name for name, kind in _FIELDS.items() if name not in about or not isinstance(about[name], kind)]
+    if not wrong:
+        counts, groups = about["counts"].get("test"), about["test_groups"]
+        rules = {
+            "levels": 2 <= about["levels"] <= 256,
+            "shape": len(about["shape"]) == 3,
+            "test_groups": groups is None or (len(groups) == counts and all(type(group) is int for group in groups)),
+        }
+        wrong = [name for name, holds in rules.items() if not holds]
+    if wrong:
+        raise ValueError(f"{path}: {wrong[0]} is missing or makes no sense")
+    return about
+
+
+def open_npy(path: Path) -> npt.NDArray[Any]:
+    """The array in an .npy file, memory-mapped and read-only; ValueError names a missing, damaged or empty file."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # a damaged header is parsed as Python: it can raise nearly anything
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path}: {reason}") from None
+    if not isinstance(array, np.ndarray) or not array.size:
+        raise ValueError(f"{path}: not one array with something in it")
+    return array
+
+
+def check_levels(images: Pixels, levels: int, *, path: Path) -> None:
+    """ValueError naming the path if a pixel of (N, H, W, C) is `levels` or more; read in blocks, so memory stays bounded."""
+    rows = max(1, 2**24 // images[0].size)
+    for start in range(0, len(images) if levels < 256 else 0, rows):
+        if (largest := int(images[start : start + rows].max())) >= levels:
+            raise ValueError(f"{path}: has a pixel of {largest}, data.levels = {levels} allows 0 .. {levels - 1}")
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,74 @@
+"""The evaluation of a run: what `realnvp evaluate` reports, with all that one must know to quote the number."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from realnvp.config import paper_bits_per_dim
+from realnvp.data import Part, array_part, codec_bits_per_dim, find_split, open_splits
+from realnvp.flow import Flow
+from realnvp.likelihood import log_probs, summarise
+from realnvp.progress import progress
+
+CHUNK = 256
+
+
+def evaluate(
+    flow: Flow,
+    run: str | Path,
+    *,
+    split: str = "test",
+    source: Path | None = None,
+    noise_draws: int = 1,
+    seed: int = 0,
+    codecs: bool = False,
+) -> dict[str, Any]:
+    """Bits/dim of the run's flow on a split of the run's data, or of other images from `source`.
+
+    codecs: also what PNG and lossless WebP take. ValueError if the images do not fit the flow.
+    """
+    assert flow.config is not None and flow.config.data.shape is not None
+    if source is None:
+        splits = open_splits(Path(run, "data"))
+        part, shape = array_part(getattr(splits, split)), splits.shape
+        groups = splits.test_groups if split == "test" else None
+        name, version, paper = splits.name, splits.version, paper_bits_per_dim(flow.config) if split == "test" else None
+    else:
+        part, shape = find_split(source, split, levels=flow.config.data.levels)
+        name, version, groups, paper = str(source), None, None, None
+    if shape[0] != flow.config.data.shape[0]:
+        raise ValueError(f"{source}: images of {shape[0]} channels, but the flow was trained on {flow.config.data.shape[0]}")
+    nats = _nats(flow, part, noise_draws=noise_draws, seed=seed)
+    result = summarise(nats / (-math.log(2) * math.prod(shape)), groups)
+    return {
+        "bits_per_dim": result.mean,
+        "standard_error": result.standard_error,
+        "standard_error_over": "images" if groups is None else f"{len(np.unique(groups))} photographs",
+        "num_images": part.count,
+        "noise_draws": noise_draws,
+        "nonfinite": result.nonfinite,
+        "split": split,
+        "dataset": name,
+        "dataset_version": version,
+        "paper": paper,
+        "seed": seed,
+        "shape": shape,
+    } | ({"codecs": _codecs(part)} if codecs else {})
+
+
+def _nats(flow: Flow, part: Part, *, noise_draws: int, seed: int) -> torch.Tensor:
+    chunks = []
+    with progress("image", part.count) as report:
+        for start in range(0, part.count, CHUNK):
+            indices = np.arange(start, min(start + CHUNK, part.count))
+            images = part.read(indices).transpose(0, 3, 1, 2)
+            chunks.append(log_probs(flow, images, noise_draws=noise_draws, seed=seed, indices=indices.tolist()))
+            report(int(indices[-1]) + 1)
+    return torch.cat(chunks)
+
+
+def _codecs(part: Part) -> dict[str, float]:
+    return codec_bits_per_dim(part.read(np.arange(part.count)))

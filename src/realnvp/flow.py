@@ -1,0 +1,83 @@
+"""A normalizing flow: a bijection and a prior make an exact density (eq 2-3)."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from realnvp.bijections.base import Bijection
+from realnvp.config import Config, check_divisible
+from realnvp.noise import Purpose, generator
+
+
+class Prior(Protocol):
+    """The distribution of z."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """(B,): nats."""
+
+    def sample(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor:
+        """One z of this shape."""
+
+
+class Flow(nn.Module):
+    """The density of x in data units: for images v + u in [0, levels), u ~ U[0, 1) the dequantisation noise.
+
+    config, if any, says which shapes fit and what `sample` draws.
+    """
+
+    def __init__(self, bijection: Bijection, prior: Prior, config: Config | None = None) -> None:
+        super().__init__()
+        self.bijection = bijection
+        self.prior = prior
+        self.config = config
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """(B,): log p(x) = log p_Z(f(x)) + log |det df/dx| in nats (eq 3); x is (B, C, H, W) in data units.
+
+        -inf where the density is zero. ValueError if the shape does not fit.
+        """
+        self._check(x)
+        z, log_det = self.bijection(x)
+        return self.prior.log_prob(z) + log_det
+
+    forward = log_prob
+
+    def encode(self, x: Tensor) -> Tensor:
+        """z = f(x), of x's shape."""
+        self._check(x)
+        z: Tensor = self.bijection(x)[0]
+        return z
+
+    def decode(self, z: Tensor) -> Tensor:
+        """x = g(z), of z's shape, in data units and not rounded. RuntimeError in training mode."""
+        self._check(z)
+        return self.bijection.inverse(z)
+
+    def sample(self, n: int, shape: Sequence[int] | None = None, *, temperature: float = 1.0, seed: int = 0, first: int = 0) -> Tensor:
+        """(n, *shape): exact samples x = g(temperature * z), z ~ prior, in data units and not rounded.
+
+        Sample i is a function of (seed, first + i), so chunks drawn with first = 0, 64, 128 ... are the samples of one large call.
+        shape defaults to the training images'; a larger one extrapolates (appendix C).
+        """
+        if shape is None:
+            if self.config is None or self.config.data.shape is None:
+                raise ValueError("shape: this flow has no training shape, so give one")
+            shape = self.config.data.shape
+        if n < 1:
+            raise ValueError(f"n: must be at least 1, got {n}")
+        draws = [self.prior.sample(shape, generator(seed, Purpose.SAMPLE, index=first + i)) for i in range(n)]
+        like = next(self.parameters(), torch.empty(0))
+        return self.decode(temperature * torch.stack(draws).to(like))
+
+    def _check(self, x: Tensor) -> None:
+        if not x.is_floating_point():
+            raise ValueError(f"the flow takes floating-point data (pixels: v + u), got {x.dtype}; see realnvp.bits_per_dim")
+        if self.config is None or self.config.data.shape is None:
+            return
+        channels = self.config.data.shape[0]
+        if x.ndim != 4 or x.shape[1] != channels:
+            raise ValueError(f"expected a batch of shape (B, {channels}, H, W), got {tuple(x.shape)}")
+        check_divisible(x.shape, self.config.model.num_scales or 1)

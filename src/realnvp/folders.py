@@ -1,0 +1,99 @@
+"""Folders that are written whole or not at all, and that tell when a bit of them has changed."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+
+
+class DamagedError(Exception):
+    """A stored file is not what was written."""
+
+
+def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
+    """Write a folder with these files and a manifest of their sha256, under a temporary name first; flushed to disk, then renamed.
+
+    An earlier folder of the same kind is replaced; ValueError if what stands there is something else.
+    """
+    if target.exists() and not (target / MANIFEST).exists():
+        raise ValueError(f"{target}: exists and was not written by this program, so it is not replaced")
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    manifest = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    for name, content in [*files.items(), (MANIFEST, json.dumps(manifest, indent=2).encode())]:
+        with (temporary / name).open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    _flush(temporary)
+    if target.exists():
+        shutil.rmtree(target)
+    temporary.rename(target)
+    _flush(target.parent)
+
+
+def write_file(target: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(target)
+
+
+def read_folder(folder: Path) -> dict[str, bytes]:
+    """{file name: content} of a folder that `write_folder` wrote; DamagedError names a file that is missing or changed."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        files = {name: (folder / name).read_bytes() for name in manifest if Path(name).name == name}
+    except FileNotFoundError as error:
+        raise DamagedError(f"{error.filename}: missing") from None
+    except (ValueError, TypeError):
+        raise DamagedError(f"{folder / MANIFEST}: damaged") from None
+    for name, digest in manifest.items():
+        if name not in files or hashlib.sha256(files[name]).hexdigest() != digest:
+            raise DamagedError(f"{folder / name}: damaged, its sha256 is not the one in {MANIFEST}")
+    return files
+
+
+def newest_intact(parent: Path, prefix: str) -> tuple[dict[str, bytes] | None, list[str]]:
+    """The files of the last folder PREFIX-NUMBER that is intact, or None; and what was wrong with newer ones."""
+    complaints: list[str] = []
+    for folder in reversed(numbered(parent, prefix)):
+        try:
+            return read_folder(folder), complaints
+        except DamagedError as error:
+            complaints.append(str(error))
+    return None, complaints
+
+
+def numbered(parent: Path, prefix: str) -> list[Path]:
+    """Folders PREFIX-NUMBER of a folder, by number."""
+    found = [path for path in parent.glob(f"{prefix}-*") if path.name.removeprefix(f"{prefix}-").isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(f"{prefix}-")))
+
+
+def keep_last(parent: Path, prefix: str, count: int) -> None:
+    """Delete all folders PREFIX-NUMBER but the last ones."""
+    for folder in numbered(parent, prefix)[:-count]:
+        shutil.rmtree(folder)
+
+
+def sweep(parent: Path) -> None:
+    """Delete what an interrupted write left behind in a folder of ours."""
+    for orphan in parent.glob(".*.tmp"):
+        shutil.rmtree(orphan) if orphan.is_dir() else orphan.unlink()
+
+
+def _flush(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

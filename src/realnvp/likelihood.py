@@ -1,0 +1,111 @@
+"""Numbers about a trained flow: bits per dimension."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from realnvp.data import dequantise
+from realnvp.flow import Flow
+from realnvp.noise import Purpose, uniform
+
+Images = Tensor | NDArray[np.uint8]
+
+
+class BitsPerDim(NamedTuple):
+    """-log2 p(x) / D over a set of images: a bound on the bits that a lossless code needs for each channel of each pixel."""
+
+    mean: float
+    """Over all images; not finite if one of them is not."""
+    standard_error: float
+    """Over images, or over groups of them; nan for a single one."""
+    per_image: Tensor
+    """(N,), float64."""
+    nonfinite: int
+    """How many images have no finite value."""
+
+
+def bits_per_dim(
+    flow: Flow,
+    images: Images,
+    *,
+    noise_draws: int = 1,
+    seed: int = 0,
+    groups: Sequence[int] | NDArray[np.int64] | None = None,
+    batch_size: int = 64,
+) -> BitsPerDim:
+    """Bits/dim of uint8 images, (N, C, H, W), under uniform dequantisation (sections 4.1-4.2), in eval mode.
+
+    log p is averaged over the noise draws. Image i's noise is a function of (seed, i, draw): batch size and order do not matter.
+    groups: which images belong together (crops of one photograph); the standard error is then over groups.
+    """
+    nats = log_probs(flow, images, noise_draws=noise_draws, seed=seed, batch_size=batch_size)
+    per_image = nats / (-math.log(2) * math.prod(images.shape[1:]))
+    return summarise(per_image, groups)
+
+
+def summarise(per_image: Tensor, groups: Sequence[int] | NDArray[np.int64] | None = None) -> BitsPerDim:
+    """Mean and standard error of per-image bits/dim; with groups, the error of the mean of correlated images (clustered)."""
+    mean = per_image.mean()
+    labels = torch.as_tensor(range(len(per_image)) if groups is None else groups)
+    _, members = labels.unique(return_inverse=True)
+    count = int(members.max()) + 1
+    deviations = torch.zeros(count, dtype=per_image.dtype).index_add_(0, members, per_image - mean)
+    variance = deviations.square().sum() * count / (count - 1) if count > 1 else torch.tensor(math.nan)
+    nonfinite = int((~per_image.isfinite()).sum())
+    return BitsPerDim(mean.item(), variance.sqrt().item() / len(per_image), per_image, nonfinite)
+
+
+def log_probs(
+    flow: Flow,
+    images: Images,
+    *,
+    noise_draws: int = 1,
+    seed: int = 0,
+    indices: Sequence[int] | None = None,
+    batch_size: int = 64,
+) -> Tensor:
+    """(N,), float64: log p in nats of uint8 images (N, C, H, W), the mean over noise draws. indices name the images' noise."""
+    _check(images, noise_draws)
+    indices = range(len(images)) if indices is None else indices
+    like = next(flow.parameters())
+    total = torch.zeros(len(images), dtype=torch.float64)
+    with evaluating(flow):
+        for start in range(0, len(images), batch_size):
+            batch = slice(start, start + batch_size)
+            pixels = torch.as_tensor(np.ascontiguousarray(images[batch])).to(like.device)
+            for draw in range(noise_draws):
+                noise = uniform(pixels.shape[1:], seed, Purpose.EVALUATE, indices=indices[batch], round=draw)
+                total[batch] += flow.log_prob(dequantise(pixels, noise.to(like))).double().cpu()
+    return total / noise_draws
+
+
+def _check(images: Images, noise_draws: int) -> None:
+    if images.dtype not in (torch.uint8, np.uint8):
+        raise ValueError(f"images: expected uint8, got {images.dtype}")
+    if images.ndim != 4 or not len(images):
+        raise ValueError(f"images: expected (N, C, H, W) with N > 0, got {tuple(images.shape)}")
+    if noise_draws < 1:
+        raise ValueError(f"noise_draws: must be at least 1, got {noise_draws}")
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Within it: eval mode, no gradient, full precision. Afterwards each submodule is in the mode that it was in."""
+    modes = [(child, child.training) for child in module.modules()]
+    tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    module.eval()
+    device = next((parameter.device.type for parameter in module.parameters()), "cpu")
+    try:
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32
+        for child, mode in modes:
+            child.training = mode

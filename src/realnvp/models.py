@@ -1,0 +1,93 @@
+"""The models of the paper, as functions that return a `Flow`: the only place where networks meet bijections."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from realnvp.bijections import (
+    AdditiveCoupling,
+    AffineCoupling,
+    BatchNorm,
+    Bijection,
+    Chain,
+    FactorOut,
+    Logit,
+    Squeezed,
+    channelwise,
+    checkerboard,
+)
+from realnvp.config import PRESETS, Config, ModelConfig, nearest, resolve, validate
+from realnvp.flow import Flow
+from realnvp.nets import KeptHalf, ResNet, WeightNormConv
+from realnvp.noise import Purpose, generator
+from realnvp.prior import StandardNormal
+
+
+def build(config: Config | str) -> Flow:
+    """A fresh flow for this configuration or preset; the same weights each time for the same seed.
+
+    ValueError if the preset is unknown, or if the configuration has no image shape yet.
+    """
+    if isinstance(config, str):
+        if config not in PRESETS:
+            raise ValueError(f"no preset {config!r}{nearest(config, PRESETS)}; there are {', '.join(PRESETS)}")
+        config = PRESETS[config]
+    if config.data.shape is None:
+        raise ValueError("data.shape: the images decide it; give (channels, height, width)")
+    config = resolve(validate(config), config.data.shape)
+    assert config.data.shape is not None and config.model.num_scales is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(generator(config.seed, Purpose.WEIGHTS).integers(2**63)))
+        logit = Logit(alpha=config.model.alpha, levels=config.data.levels)
+        body = multiscale(config.model, config.data.shape[0], config.model.width, config.model.num_scales)
+    return Flow(Chain([logit, body]), StandardNormal(), config)
+
+
+def multiscale(model: ModelConfig, channels: int, width: int, num_scales: int) -> Chain:
+    """f of section 3.6: eq 10-13 as a recursion over the scales."""
+    if num_scales == 1:
+        return Chain(checkerboard_couplings(model, channels, width, 4))
+    return Chain(
+        [
+            *checkerboard_couplings(model, channels, width, 3),
+            Squeezed(Chain(channelwise_couplings(model, 4 * channels, 2 * width, 3))),
+            FactorOut(multiscale(model, 2 * channels, 2 * width, num_scales - 1)),
+        ]
+    )
+
+
+def checkerboard_couplings(model: ModelConfig, channels: int, width: int, count: int) -> list[Bijection]:
+    """Couplings with alternating checkerboards, each followed by batch norm of its whole output."""
+    layers: list[Bijection] = []
+    for i in range(count):
+        net = partial(ResNet, channels, width, num_blocks=model.num_blocks, momentum=model.momentum, see_mask=True)
+        mask = partial(checkerboard, flip=i % 2 == 1)
+        if model.coupling == "additive":
+            layers.append(AdditiveCoupling(mask, net(channels)))
+        else:
+            layers.append(AffineCoupling(mask, net(2 * channels), bound=0.0))
+        layers.append(BatchNorm(channels, momentum=model.momentum))
+    return layers
+
+
+def channelwise_couplings(model: ModelConfig, channels: int, width: int, count: int) -> list[Bijection]:
+    """Couplings that change the second, the first, the second half of the channels ..., each followed by batch norm."""
+    layers: list[Bijection] = []
+    for i in range(count):
+        flip = i % 2 == 1
+        net = partial(ResNet, channels // 2, width, num_blocks=model.num_blocks, momentum=model.momentum)
+        mask = partial(channelwise, flip=flip)
+        if model.coupling == "additive":
+            layers.append(AdditiveCoupling(mask, KeptHalf(net(channels // 2), flip=flip)))
+        else:
+            layers.append(AffineCoupling(mask, KeptHalf(net(channels), flip=flip), bound=1.0))
+        layers.append(BatchNorm(channels, momentum=model.momentum))
+    return layers
+
+
+def l2_penalty(flow: Flow) -> Tensor:
+    """The sum of squares of the weight norm's trained gains and of the checkerboard couplings' bounds."""
+    gains = [m.gain for m in flow.modules() if isinstance(m, WeightNormConv) and m.gain is not None]
+    bounds = [m.bound for m in flow.modules() if isinstance(m, AffineCoupling) and not isinstance(m.net, KeptHalf)]
+    return torch.stack([parameter.square().sum() for parameter in [*gains, *bounds]]).sum()

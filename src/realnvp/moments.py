@@ -1,0 +1,108 @@
+"""The mean and variance of batch norm: eq 15-16, over the global batch, stored for evaluation."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+EPS = 1e-4
+
+
+class MovingMoments(nn.Module):
+    """Mean and biased variance of each channel of x, (B, C, ...), to normalise with.
+
+    Training:  mu' = rho mu + (1 - rho) mu_batch, and var' alike (eq 15-16). The gradient flows through the batch term only; the
+               stored moments carry none. rho = 0 gives plain batch norm, whose stored moments then decay by .9 a step.
+    Evaluation: the stored moments. A fresh module has mean 0 and variance 1.
+    """
+
+    mean: Tensor
+    var: Tensor
+
+    def __init__(self, channels: int, *, momentum: float = 0.0) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.batches_averaged: int | None = None
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.training:
+            return self.mean, self.var
+        mean, var = batch_moments(x)
+        momentum, decay = self.momentum, self.momentum or 0.9
+        if self.batches_averaged is not None:
+            momentum = decay = self.batches_averaged / (self.batches_averaged + 1)
+            self.batches_averaged += 1
+        normalise_with = self.mean.lerp(mean, 1 - momentum), self.var.lerp(var, 1 - momentum)
+        self._store(mean.detach(), var.detach(), decay)
+        return normalise_with
+
+    @torch.no_grad()
+    def _store(self, mean: Tensor, var: Tensor, decay: float) -> None:
+        # New tensors, not changes in place: autograd may still need the old ones. Values that are not finite would poison all
+        # later evaluations.
+        finite = (mean + var).isfinite()
+        self.mean = torch.where(finite, self.mean.lerp(mean, 1 - decay), self.mean)
+        self.var = torch.where(finite, self.var.lerp(var, 1 - decay), self.var)
+
+
+def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance, (C,), of x (B, C, ...) over all other axes and all processes; float32 or better."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    axes = [axis for axis in range(x.ndim) if axis != 1]
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        var, mean = torch.var_mean(x, axes, correction=0)
+        return mean, var
+    count = torch.full_like(x[0, :1].flatten()[:1], x.numel() // x.shape[1])
+    total = _AllReduceSum.apply(torch.cat([x.sum(axes), count]))
+    mean = total[:-1] / total[-1]
+    centred = x - mean.view(-1, *[1] * (x.ndim - 2))
+    return mean, _AllReduceSum.apply(centred.square().sum(axes)) / total[-1]
+
+
+class _AllReduceSum(torch.autograd.Function):
+    """The sum over processes. Each process' loss depends on it, so its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _AllReduceSum.forward(ctx, gradient)
+
+
+Stored = list[tuple[MovingMoments, Tensor, Tensor]]
+
+
+def stored_moments(module: nn.Module) -> Stored:
+    """All stored moments below a module, to be put back with `restore_moments`. They are never changed in place: no copies."""
+    return [(child, child.mean, child.var) for child in module.modules() if isinstance(child, MovingMoments)]
+
+
+def restore_moments(stored: Stored) -> None:
+    """Put stored moments back, after a step that is not to count or after `averaging`."""
+    for moments, mean, var in stored:
+        moments.mean, moments.var = mean, var
+
+
+@contextmanager
+def averaging(module: nn.Module) -> Iterator[None]:
+    """Within it, training-mode forward passes store the average over all of them: eq 15-16 with rho = k/(k + 1) at batch k.
+
+    Each layer then sees inputs that are normalised with nearly the final moments of the layers before it.
+    """
+    stored = stored_moments(module)
+    for moments, _, _ in stored:
+        moments.batches_averaged = 0
+    try:
+        yield
+    finally:
+        for moments, _, _ in stored:
+            moments.batches_averaged = None

@@ -1,0 +1,36 @@
+"""All randomness after initialisation, as functions of (seed, purpose, index, round) and of nothing that happened before.
+
+So a resumed training draws what an uninterrupted one draws, and a result does not depend on batch size, order or world size.
+Philox is a counter-based generator: the seed and the purpose are its key, the index and the round its counter.
+"""
+
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Purpose(IntEnum):
+    """What noise is drawn for; each has a stream of its own."""
+
+    ORDER = 1
+    FLIP = 2
+    TRAIN = 3
+    MOMENTS = 4
+    EVALUATE = 5
+    SAMPLE = 6
+    WEIGHTS = 7
+
+
+def generator(seed: int, purpose: Purpose, *, index: int = 0, round: int = 0) -> np.random.Generator:
+    """numpy's generator for this seed, purpose, index (of an image, say) and round (an epoch, say)."""
+    key = np.array([seed, purpose], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, index, round], dtype=np.uint64)))
+
+
+def uniform(shape: Sequence[int], seed: int, purpose: Purpose, *, indices: Iterable[int], round: int = 0) -> Tensor:
+    """(B, *shape), float32 in [0, 1): row i is a function of (seed, purpose, indices[i], round)."""
+    draws = [generator(seed, purpose, index=int(i), round=round).random(shape, dtype=np.float32) for i in indices]
+    return torch.from_numpy(np.stack(draws)) if draws else torch.empty(0, *shape)

@@ -1,0 +1,59 @@
+"""Progress on stderr: a bar in a terminal, a plain line every few seconds elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Report(Protocol):
+    """Called with how many steps are done and a few words."""
+
+    def __call__(self, done: int, words: str = "") -> None: ...
+
+
+@contextmanager
+def progress(what: str, total: int, *, start: int = 0, enabled: bool = True) -> Iterator[Report]:
+    """A function that reports progress; time left counts from `start`."""
+    if not enabled:
+        yield lambda done, words="": None
+    elif sys.stderr.isatty():
+        yield from _bar(what, total, start)
+    else:
+        yield _lines(what, total, start)
+
+
+def _bar(what: str, total: int, start: int) -> Iterator[Report]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total, completed=start, words="")
+        yield lambda done, words="": bar.update(task, completed=done, words=words)
+
+
+def _lines(what: str, total: int, start: int) -> Report:
+    began = time.monotonic()
+    last = began
+
+    def report(done: int, words: str = "") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < SECONDS_BETWEEN_LINES and done < total:
+            return
+        last = now
+        left = (now - began) / max(done - start, 1) * (total - done)
+        print(f"{what} {done}/{total}  {words}  {duration(left)} left".replace("    ", "  "), file=sys.stderr, flush=True)
+
+    return report
+
+
+def duration(seconds: float) -> str:
+    """'1h 02m', '3m 20s' or '7s'."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02d}m" if hours else f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"

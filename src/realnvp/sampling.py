@@ -1,0 +1,44 @@
+"""Samples to files, in bounded memory."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from realnvp.data import atomic_save, quantize
+from realnvp.likelihood import evaluating
+from realnvp.figures import data_beside_samples, samples_only
+from realnvp.flow import Flow
+from realnvp.progress import progress
+
+Pixels = NDArray[np.uint8]
+CHUNK = 64
+
+
+def write_samples(flow: Flow, out: Path, *, n: int, seed: int, temperature: float, data: Pixels | None = None) -> int:
+    """How many samples have an entry that is not finite (it is written as 0). Writes out, .npy or .png, a chunk at a time.
+
+    data: uint8 (N, H, W, C) to show beside the samples in a PNG.
+    """
+    assert flow.config is not None and flow.config.data.shape is not None
+    channels, height, width = flow.config.data.shape
+    levels = flow.config.data.levels
+    pixels = np.empty((n, height, width, channels), np.uint8)
+    nonfinite = 0
+    with evaluating(flow), progress("sample", n) as report:
+        for first in range(0, n, CHUNK):
+            count = min(CHUNK, n - first)
+            x = flow.sample(count, temperature=temperature, seed=seed, first=first)
+            nonfinite += int((~x.isfinite()).flatten(1).any(1).sum())
+            chunk = quantize(torch.nan_to_num(x), levels=levels)
+            pixels[first : first + count] = chunk.permute(0, 2, 3, 1).cpu().numpy()
+            report(first + count)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".npy":
+        atomic_save(out, lambda file: np.save(file, pixels))
+    elif data is not None:
+        data_beside_samples(out, data, pixels, levels=levels)
+    else:
+        samples_only(out, pixels, levels=levels)
+    return nonfinite

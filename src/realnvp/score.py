@@ -1,0 +1,87 @@
+"""Scores of single image files: how likely is each?"""
+
+import math
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from realnvp.data import image_files, read_image
+from realnvp.likelihood import log_probs
+from realnvp.flow import Flow
+from realnvp.progress import Report
+
+CHUNK = 64
+
+
+class Score(NamedTuple):
+    """One image's density."""
+
+    path: str
+    log_prob: float
+    """Nats."""
+    bits_per_dim: float
+    rank: int
+    """1 is the least likely."""
+
+
+def files_of(paths: Sequence[Path]) -> list[Path]:
+    """The image files among the paths and in folders among them; ValueError names what is not there."""
+    files = [file for path in paths for file in (image_files(path) if path.is_dir() else [path])]
+    if not files:
+        raise ValueError(f"{', '.join(map(str, paths))}: no image files in it")
+    return files
+
+
+def score(flow: Flow, files: Sequence[Path], *, noise_draws: int = 1, seed: int = 0, report: Report | None = None) -> list[Score]:
+    """The score of each image file.
+
+    An image's noise is a function of its pixels and the seed, so its score does not depend on its neighbours.
+    ValueError names all files that cannot be read or have another size than the flow's.
+    """
+    assert flow.config is not None and flow.config.data.shape is not None
+    shape, levels = flow.config.data.shape, flow.config.data.levels
+    nats: list[float] = []
+    bad: list[str] = []
+    for chunk in _chunks(files):
+        images = [image for file in chunk if (image := _fitting(file, shape, levels, bad)) is not None]
+        if images and not bad:
+            keys = [zlib.crc32(image.tobytes()) for image in images]
+            nats += log_probs(flow, np.stack(images), noise_draws=noise_draws, seed=seed, indices=keys).tolist()
+            if report:
+                report(len(nats))
+    if bad:
+        more = f"; and {len(bad) - 20} more" if len(bad) > 20 else ""
+        raise ValueError("; ".join(bad[:20]) + more)
+    ranks = {index: rank for rank, index in enumerate(sorted(range(len(nats)), key=lambda i: (not math.isnan(nats[i]), nats[i])), 1)}
+    scale = -math.log(2) * math.prod(shape)
+    return [Score(str(file), value, value / scale, ranks[i]) for i, (file, value) in enumerate(zip(files, nats, strict=True))]
+
+
+def _chunks(files: Iterable[Path]) -> Iterator[list[Path]]:
+    remaining = iter(files)
+    while chunk := list(islice(remaining, CHUNK)):
+        yield chunk
+
+
+def _fitting(file: Path, shape: tuple[int, ...], levels: int, bad: list[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None:
+    """The image as (C, H, W), or None with a complaint added to bad."""
+    try:
+        image = read_image(file).transpose(2, 0, 1)
+    except ValueError as error:
+        bad.append(str(error))
+        return None
+    if image.shape != shape:
+        bad.append(f"{file}: {_describe(image.shape)}, but the flow was trained on {_describe(shape)}")
+    elif image.max() >= levels:
+        bad.append(f"{file}: has the value {image.max()}, but the flow knows the levels 0 to {levels - 1}")
+    else:
+        return image
+    return None
+
+
+def _describe(shape: Sequence[int]) -> str:
+    return f"{shape[1]}x{shape[2]} with {shape[0]} channel{'s' if shape[0] > 1 else ''}"

@@ -1,0 +1,96 @@
+"""The dictionary that the contract test runs over: name -> a maker of (bijection, example batch), all in float64."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from realnvp.bijections import (
+    AdditiveCoupling,
+    AffineCoupling,
+    BatchNorm,
+    Bijection,
+    Chain,
+    FactorOut,
+    Logit,
+    Squeezed,
+    channelwise,
+    checkerboard,
+)
+from realnvp.config import Config, DataConfig, ModelConfig
+from realnvp.models import build
+from realnvp.moments import averaging
+from realnvp.nets import KeptHalf, ResNet
+
+Case = Callable[[], tuple[Bijection, Tensor]]
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def pixels(*shape: int, levels: int = 256) -> Tensor:
+    return torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) * levels
+
+
+def moved(bijection: Bijection, x: Tensor) -> Bijection:
+    """float64, eval mode, weights away from their start (at c = 0 errors hide), and moments that fit neither them nor each other."""
+    bijection.double().train()
+    random = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in bijection.parameters():
+            parameter.add_(0.3 * (torch.rand(parameter.shape, dtype=parameter.dtype, generator=random) - 0.3))
+        with averaging(bijection):
+            bijection(x)
+        for buffer in bijection.buffers():
+            buffer.mul_(1 + 0.2 * torch.rand(buffer.shape, dtype=buffer.dtype, generator=random))
+    return bijection.eval()
+
+
+def resnet(channels: int, out: int, *, see_mask: bool) -> ResNet:
+    return ResNet(channels, 6, out, num_blocks=1, see_mask=see_mask)
+
+
+def checkerboard_coupling(channels: int, *, flip: bool = False) -> AffineCoupling:
+    return AffineCoupling(partial(checkerboard, flip=flip), resnet(channels, 2 * channels, see_mask=True), bound=0.0)
+
+
+def channel_coupling(channels: int, *, flip: bool = False) -> AffineCoupling:
+    net = KeptHalf(resnet(channels // 2, channels, see_mask=False), flip=flip)
+    return AffineCoupling(partial(channelwise, flip=flip), net)
+
+
+def image_flow(channels: int, height: int, width: int, num_scales: int, coupling: str = "affine", momentum: float = 0.0) -> Bijection:
+    model = ModelConfig(coupling=coupling, num_scales=num_scales, width=4, num_blocks=1, momentum=momentum)  # type: ignore[arg-type]
+    return build(Config(data=DataConfig(shape=(channels, height, width)), model=model)).bijection
+
+
+CASES: dict[str, Case] = {
+    "affine checkerboard": lambda: (checkerboard_coupling(1), normal(3, 1, 4, 4)),
+    "affine checkerboard flipped, colour": lambda: (checkerboard_coupling(3, flip=True), normal(2, 3, 4, 4)),
+    "affine checkerboard, odd size": lambda: (checkerboard_coupling(2), normal(2, 2, 3, 5)),
+    "affine channelwise": lambda: (channel_coupling(4), normal(2, 4, 4, 4)),
+    "affine channelwise flipped": lambda: (channel_coupling(4, flip=True), normal(2, 4, 3, 3)),
+    "additive checkerboard": lambda: (AdditiveCoupling(checkerboard, resnet(1, 1, see_mask=True)), normal(2, 1, 4, 4)),
+    "additive channelwise": lambda: (
+        AdditiveCoupling(channelwise, KeptHalf(resnet(2, 2, see_mask=False), flip=False)),
+        normal(2, 4, 3, 3),
+    ),
+    "batch norm": lambda: (BatchNorm(3), normal(4, 3, 2, 3)),
+    "logit": lambda: (Logit(), pixels(3, 2, 3, 3)),
+    "logit of 17 levels": lambda: (Logit(alpha=0.1, levels=17), pixels(3, 1, 4, 4, levels=17)),
+    "squeezed": lambda: (Squeezed(channel_coupling(4)), normal(2, 1, 4, 6)),
+    "factored out": lambda: (FactorOut(checkerboard_coupling(2)), normal(2, 1, 4, 6)),
+    "chain": lambda: (Chain([checkerboard_coupling(1), BatchNorm(1), checkerboard_coupling(1, flip=True)]), normal(3, 1, 4, 4)),
+    "image flow 1x4x4, 1 scale": lambda: (image_flow(1, 4, 4, 1), pixels(3, 1, 4, 4)),
+    "image flow 1x4x4, 2 scales": lambda: (image_flow(1, 4, 4, 2), pixels(3, 1, 4, 4)),
+    "image flow 3x4x4, 2 scales": lambda: (image_flow(3, 4, 4, 2), pixels(2, 3, 4, 4)),
+    "image flow 3x8x8, 3 scales": lambda: (image_flow(3, 8, 8, 3), pixels(2, 3, 8, 8)),
+    "image flow 1x8x4, momentum": lambda: (image_flow(1, 8, 4, 2, momentum=0.9), pixels(2, 1, 8, 4)),
+    "nice 3x4x4, 2 scales": lambda: (image_flow(3, 4, 4, 2, coupling="additive"), pixels(2, 3, 4, 4)),
+}
+LARGE: dict[str, Case] = {
+    "image flow 1x16x16, 3 scales": lambda: (image_flow(1, 16, 16, 3), pixels(2, 1, 16, 16)),
+    "image flow 3x32x32, 4 scales": lambda: (image_flow(3, 32, 32, 4), pixels(2, 3, 32, 32)),
+}

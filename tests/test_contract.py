@@ -1,0 +1,70 @@
+"""The laws of a bijection, for every one and for composed flows, fresh and with weights away from their start."""
+
+import pytest
+import torch
+from flows import CASES, LARGE, Case, moved
+
+from realnvp.bijections import Bijection
+
+
+def make(case: Case, *, fresh: bool) -> tuple[Bijection, torch.Tensor]:
+    bijection, x = case()
+    return (bijection.double().eval() if fresh else moved(bijection, x)), x
+
+
+def both(cases: dict[str, Case]) -> pytest.MarkDecorator:
+    pairs = [pytest.param(case, fresh, id=f"{name}, {'fresh' if fresh else 'moved'}") for name, case in cases.items() for fresh in (True, False)]
+    return pytest.mark.parametrize(("case", "fresh"), pairs)
+
+
+@both(CASES | LARGE)
+def test_keeps_the_shape_and_inverts(case: Case, fresh: bool) -> None:
+    bijection, x = make(case, fresh=fresh)
+    with torch.no_grad():
+        z, log_det = bijection(x)
+        assert z.shape == x.shape
+        assert log_det.shape == (len(x),)
+        assert z.isfinite().all()
+        assert (bijection.inverse(z) - x).abs().max() < 1e-10 * x.abs().max()
+        back = bijection(bijection.inverse(z))[0]
+        assert (back - z).abs().max() < 1e-10 * max(1, z.abs().max())
+
+
+@both(CASES)
+def test_log_det_is_the_jacobians(case: Case, fresh: bool) -> None:
+    bijection, x = make(case, fresh=fresh)
+    log_det = bijection(x)[1].detach()
+    for i in range(len(x)):
+        jacobian = torch.func.jacrev(lambda v: bijection(v[None])[0][0])(x[i]).reshape(x[i].numel(), -1)
+        assert abs(torch.linalg.slogdet(jacobian.detach()).logabsdet - log_det[i]) < 1e-9 * x[i].numel()
+
+
+@both(CASES | LARGE)
+def test_each_example_is_mapped_on_its_own(case: Case, fresh: bool) -> None:
+    bijection, x = make(case, fresh=fresh)
+    with torch.no_grad():
+        z, log_det = bijection(x)
+        alone = [bijection(x[i : i + 1]) for i in range(len(x))]
+        assert (torch.cat([z for z, _ in alone]) - z).abs().max() < 1e-11 * max(1, z.abs().max())
+        assert (torch.cat([term for _, term in alone]) - log_det).abs().max() < 1e-10 * max(1, log_det.abs().max())
+
+
+@both(CASES)
+def test_no_inverse_in_training_mode(case: Case, fresh: bool) -> None:
+    bijection, x = make(case, fresh=fresh)
+    with pytest.raises(RuntimeError, match=r"eval"):
+        bijection.train().inverse(x)
+
+
+@both(CASES)
+def test_a_backward_pass_after_another(case: Case, fresh: bool) -> None:
+    """Buffers that carry a graph would make the second one fail."""
+    bijection, x = make(case, fresh=fresh)
+    bijection.train()
+    if not list(bijection.parameters()):
+        pytest.skip("no parameters")
+    for _ in range(2):
+        z, log_det = bijection(x)
+        (z.square().sum() + log_det.sum()).backward()
+    assert all(not buffer.requires_grad for buffer in bijection.buffers())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in bijection.parameters())

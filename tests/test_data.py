@@ -1,0 +1,418 @@
+"""Images in, uint8 splits out; every kind of bad input is one line that names it."""
+
+import json
+import os
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+
+from realnvp.config import PRESETS, DataConfig
+from realnvp.data import Splits, codec_bits_per_dim, dequantise, find_data, open_splits, prepare, quantize, read_image
+from realnvp.data.photos import FLATTEST, MARGIN, PHOTOGRAPHS, SIDES, load_photographs, regions, windows
+from realnvp.data.prepare import atomic_save
+from realnvp.data.source import Part, array_part, cut_off
+
+PHOTOS, DIGITS = PRESETS["photos"].data, PRESETS["digits"].data
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Splits:
+    return prepare(PHOTOS, seed=0, folder=tmp_path_factory.mktemp("photos"))
+
+
+def colour(height: int = 8, width: int = 8) -> Image.Image:
+    return Image.fromarray(RNG.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def picture_folder(folder: Path, count: int = 10) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        colour().save(folder / f"{number:02}.png")
+    return folder
+
+
+def images(source: Path | None, **fields: object) -> DataConfig:
+    return replace(DataConfig(source=source and str(source)), **fields)  # type: ignore[arg-type]
+
+
+def complaint(call: Callable[[], object]) -> str:
+    with pytest.raises(ValueError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# Pixels
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dequantised_pixels_keep_their_grey_level(dtype: torch.dtype) -> None:
+    grey = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    largest = torch.nextafter(torch.ones((), dtype=dtype), torch.zeros((), dtype=dtype))
+    for noise in (torch.zeros(()), torch.full((), 0.5), largest):
+        x = dequantise(grey, noise.to(dtype).expand(grey.shape))
+        assert x.dtype == dtype and torch.equal(x.floor(), grey.to(dtype)) and torch.equal(quantize(x), grey)
+    assert torch.equal(dequantise(grey, torch.full(grey.shape, 0.25, dtype=dtype)), grey + torch.tensor(0.25, dtype=dtype))
+
+
+def test_quantize_clamps_floors_and_refuses_nan() -> None:
+    x = torch.tensor([-3.0, -0.1, 0.9, 16.99, 17.0, 255.9, 300.0, float("inf")])
+    assert quantize(x).tolist() == [0, 0, 0, 16, 17, 255, 255, 255]
+    assert quantize(x, levels=17).tolist() == [0, 0, 0, 16, 16, 16, 16, 16]
+    assert "NaN" in complaint(lambda: quantize(torch.tensor([1.0, float("nan")])))
+
+
+# Digits and photographs
+
+
+def test_digits_are_split_into_disjoint_parts(tmp_path: Path) -> None:
+    splits = prepare(DIGITS, seed=3, folder=tmp_path / "a")
+    assert splits.shape == (1, 8, 8) and splits.levels == 17 and splits.train.max() == 16
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [1437, 180, 180]
+    again, other = prepare(DIGITS, seed=3, folder=tmp_path / "b"), prepare(DIGITS, seed=4, folder=tmp_path / "c")
+    assert np.array_equal(splits.test, again.test) and not np.array_equal(splits.test, other.test)
+
+
+@pytest.mark.parametrize("given", [(), ("validation",), ("test",), ("validation", "test")])
+def test_cut_off_parts_share_no_image(given: tuple[str, ...]) -> None:
+    parts = {split: array_part(np.zeros((3, 1, 1, 1), np.uint8)) for split in given}
+    whole = cut_off(parts | {"train": Part(100, lambda wanted: wanted.astype(np.uint8))}, 0.1, seed=0)
+    cut = [whole[split] for split in whole if split not in given]
+    assert list(whole) == ["train", "validation", "test"] and all(whole[split].count == 3 for split in given)
+    assert sorted(np.concatenate([part.read(np.arange(part.count)) for part in cut]).tolist()) == list(range(100))
+    assert all(part.count == 10 for part in cut[1:])
+
+
+def test_photographs_come_from_the_seed_alone(photos: Splits) -> None:
+    assert photos.shape == (3, 32, 32) and photos.test_groups is not None
+    assert [len(part) for part in (photos.train, photos.validation, photos.test)] == [20000, 500, 1000]
+    assert np.bincount(photos.test_groups).tolist() == [125] * len(PHOTOGRAPHS)
+    first = np.arange(64)
+    again, other = find_data(PHOTOS, seed=0), find_data(PHOTOS, seed=1)
+    for split, stored in {"train": photos.train, "validation": photos.validation, "test": photos.test}.items():
+        assert np.array_equal(again.parts[split].read(first), stored[:64])
+        assert not np.array_equal(other.parts[split].read(first), stored[:64])
+
+
+def test_photograph_splits_share_no_source_pixel() -> None:
+    photographs = load_photographs()
+    drawn = windows(photographs, seed=0)
+    for number, pixels in enumerate(photographs):
+        height, width = pixels.shape[:2]
+        covered = {split: np.zeros((height, width), bool) for split in drawn}
+        grown = {split: np.zeros((height, width), bool) for split in drawn}
+        for split, rows in drawn.items():
+            for left, top, side in rows[rows[:, 0] == number, 1:].tolist():
+                assert 0 <= left <= width - side and 0 <= top <= height - side and SIDES[0] <= side <= SIDES[1]
+                assert split == "train" or pixels[top : top + side, left : left + side].mean(axis=-1).std() >= FLATTEST
+                covered[split][top : top + side, left : left + side] = True
+                near = slice(max(0, top - MARGIN), top + side + MARGIN), slice(max(0, left - MARGIN), left + side + MARGIN)
+                grown[split][near] = True
+        for one in drawn:
+            assert not any((grown[one] & covered[other]).any() for other in drawn if other != one)
+        boxes = regions(PHOTOGRAPHS[number], width, height)
+        assert min(min(box[2] - box[0], box[3] - box[1]) for box in boxes.values()) >= SIDES[1]
+    assert abs(drawn["train"][:, 3].mean() - drawn["test"][:, 3].mean()) < 2
+
+
+def test_codecs_beat_raw_pixels(photos: Splits) -> None:
+    sizes = codec_bits_per_dim(photos.test[:16])
+    assert 3 < sizes["webp"] < sizes["png"] < 8
+    flat = codec_bits_per_dim(np.zeros((2, 32, 32, 1), np.uint8))
+    assert 0 < flat["webp"] < flat["png"] < 1
+
+
+# The prepared folder
+
+
+def test_a_second_preparation_changes_nothing(tmp_path: Path) -> None:
+    prepare(DIGITS, seed=0, folder=tmp_path)
+    before = {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.iterdir()}
+    assert sorted(before) == ["dataset.json", "test.npy", "train.npy", "validation.npy"]
+    splits = prepare(DIGITS, seed=0, folder=tmp_path)
+    assert before == {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.iterdir()}
+    assert isinstance(splits.train, np.memmap) and not splits.train.flags.writeable
+    open_splits(tmp_path, verify=True)
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    prepare(DIGITS, seed=0, folder=tmp_path)
+    assert complaint(lambda: prepare(DIGITS, seed=1, folder=tmp_path)).startswith("seed: ")
+    for field, config in {
+        "data.held_out": replace(DIGITS, held_out=0.2),
+        "data.levels": replace(DIGITS, levels=16),
+        "data.set": replace(DIGITS, set="images"),
+        "data.source": replace(DIGITS, source="elsewhere"),
+        "data.shape": replace(DIGITS, shape=(3, 8, 8)),
+    }.items():
+        assert complaint(lambda config=config: prepare(config, seed=0, folder=tmp_path)).startswith(f"{field}: ")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '"levels": 17->"levels": 300',
+        '"levels": 17->"levels": "x"',
+        '"test_groups": null->"test_groups": [1]',
+    ],
+)
+def test_a_damaged_description_is_named(tmp_path: Path, damage: str) -> None:
+    prepare(DIGITS, seed=0, folder=tmp_path)
+    path = tmp_path / "dataset.json"
+    old, _, new = damage.partition("->")
+    path.write_text(path.read_text().replace(old, new) if new else damage)
+    assert str(path) in complaint(lambda: open_splits(tmp_path))
+    assert str(path) in complaint(lambda: prepare(DIGITS, seed=0, folder=tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "garbage", "dtype", "shape", "levels"])
+def test_a_damaged_split_is_named(tmp_path: Path, damage: str) -> None:
+    array = np.array(prepare(DIGITS, seed=0, folder=tmp_path).validation)
+    path = tmp_path / "validation.npy"
+    content = {"truncated": path.read_bytes()[:-5], "empty": b"", "garbage": b"\x93NUMPY\x01\x00\xff\xff("}
+    arrays: dict[str, npt.NDArray[Any]] = {"dtype": array.astype(np.float32), "shape": array[1:], "levels": array + 1}
+    path.unlink()
+    if damage in content:
+        path.write_bytes(content[damage])
+    elif damage in arrays:
+        np.save(path, arrays[damage])
+    assert str(path) in complaint(lambda: open_splits(tmp_path))
+
+
+def test_checksums_find_a_flipped_bit(tmp_path: Path) -> None:
+    prepare(DIGITS, seed=0, folder=tmp_path)
+    content = bytearray((tmp_path / "test.npy").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "test.npy").write_bytes(content)
+    assert "test.npy: its checksum" in complaint(lambda: open_splits(tmp_path, verify=True))
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    atomic_save(path, lambda file: file.write(b"old"))
+
+    def fail(file: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError):
+        atomic_save(path, fail)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+# The user's own images
+
+
+def test_a_folder_of_images_is_cut_into_splits(tmp_path: Path) -> None:
+    source = picture_folder(tmp_path / "in" / "deep", 20).parent
+    colour().save(source / "deep" / ".hidden.png")
+    (source / "notes.txt").write_text("no image")
+    colour().save(source / "UPPER.BMP")
+    found = find_data(images(source), seed=0)
+    assert found.shape == (3, 8, 8) and found.counts == {"train": 17, "validation": 2, "test": 2}
+    before = sorted(path.name for path in source.rglob("*"))
+    splits = prepare(images(source), seed=0, folder=tmp_path / "out")
+    assert before == sorted(path.name for path in source.rglob("*"))
+    every = {read_image(path).tobytes() for path in source.rglob("*") if path.suffix in (".png", ".BMP") and path.name[0] != "."}
+    assert {image.tobytes() for part in (splits.train, splits.validation, splits.test) for image in part} == every
+    assert len(every) == 21
+
+
+@pytest.mark.parametrize("name", ["validation", "valid", "val"])
+@pytest.mark.parametrize("arrays", [True, False])
+def test_given_splits_are_kept(tmp_path: Path, name: str, arrays: bool) -> None:
+    counts = {"train": 12, name: 3, "test": 4}
+    for split, count in counts.items():
+        if arrays:
+            np.save(tmp_path / f"{split}.npy", RNG.integers(0, 256, (count, 8, 6), dtype=np.uint8))
+        else:
+            picture_folder(tmp_path / split, count)
+    splits = prepare(images(tmp_path), seed=0, folder=tmp_path / "out")
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [12, 3, 4]
+    assert splits.shape == ((1, 8, 6) if arrays else (3, 8, 8))
+    (tmp_path / "train").rename(tmp_path / "away") if not arrays else (tmp_path / "train.npy").unlink()
+    assert "nothing named train" in complaint(lambda: find_data(images(tmp_path), seed=0))
+
+
+def test_imagenet_is_reported_on_its_validation_images(tmp_path: Path) -> None:
+    np.save(tmp_path / "train.npy", np.zeros((200, 1, 1, 3), np.uint8))
+    np.save(tmp_path / "validation.npy", np.ones((49_999, 1, 1, 3), np.uint8))
+    found = find_data(images(tmp_path, set="imagenet32"), seed=0)
+    assert found.counts == {"train": 180, "validation": 20, "test": 49_999}
+    assert found.version and "van den Oord" in found.version
+    assert find_data(images(tmp_path, set="images"), seed=0).version is None
+
+
+def test_a_prepared_folder_is_a_source(tmp_path: Path) -> None:
+    prepare(DIGITS, seed=0, folder=tmp_path / "in")
+    config = replace(DIGITS, source=str(tmp_path / "in"))
+    assert find_data(config, seed=5).counts["test"] == 180
+    assert prepare(config, seed=5, folder=tmp_path / "out").name == "digits" and not (tmp_path / "out").exists()
+    assert "data.set" in complaint(lambda: find_data(replace(config, set="cifar10"), seed=0))
+
+
+def png(path: Path, side: int, depth: int) -> None:
+    """A PNG of RGB as Pillow can read but not write: 16 bits, or a huge header with next to nothing behind it."""
+    rows = b"".join(b"\0" + RNG.bytes(8 * 6) for _ in range(8))
+    head = struct.pack(">IIBBBBB", side, side, depth, 2, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    packed = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+
+
+def cut(path: Path, kind: str) -> None:
+    colour(64, 64).save(path, kind)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.7)])
+
+
+def glass() -> Image.Image:
+    image = colour()
+    image.putalpha(128)
+    return image
+
+
+BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "truncated JPEG": ("x.jpg", lambda path: cut(path, "JPEG"), "truncated"),
+    "truncated PNG": ("x.png", lambda path: cut(path, "PNG"), ""),
+    "truncated GIF": ("x.gif", lambda path: cut(path, "GIF"), ""),
+    "truncated BMP": ("x.bmp", lambda path: cut(path, "BMP"), "truncated"),
+    "truncated TIFF": ("x.tif", lambda path: cut(path, "TIFF"), ""),
+    "no image": ("x.png", lambda path: path.write_text("hello"), "not an image"),
+    "empty file": ("x.png", lambda path: path.touch(), "not an image"),
+    "broken link": ("x.png", lambda path: path.symlink_to(path.with_name("none")), "no such file"),
+    "link to itself": ("x.png", lambda path: path.symlink_to(path), "no such file"),
+    "named pipe": ("x.png", lambda path: os.mkfifo(path), "no such file"),
+    "16-bit grey": ("x.png", lambda path: Image.fromarray(np.full((8, 8), 999, np.uint16)).save(path), "8 bits"),
+    "16-bit colour": ("x.png", lambda path: png(path, 8, 16), "8 bits"),
+    "16-bit PPM": ("x.ppm", lambda path: path.write_bytes(b"P6 8 8 65535\n" + RNG.bytes(384)), "8 bits"),
+    "float": ("x.tif", lambda path: Image.fromarray(np.ones((8, 8), np.float32)).save(path), "mode F"),
+    "CMYK": ("x.jpg", lambda path: colour().convert("CMYK").save(path), "mode CMYK"),
+    "transparent": ("x.png", lambda path: glass().save(path), "transparent"),
+    "transparent grey": ("x.png", lambda path: glass().convert("LA").save(path), "transparent"),
+    "transparent palette": ("x.png", lambda path: colour().convert("P").save(path, transparency=bytes(256)), "transparent"),
+    "animated": ("x.gif", lambda path: colour().save(path, save_all=True, append_images=[colour()]), "2 frames"),
+    "large image": ("x.png", lambda path: png(path, 10_000, 8), "decompression bomb"),
+    "decompression bomb": ("x.png", lambda path: png(path, 20_000, 8), "exceeds limit"),
+    "another size": ("x.png", lambda path: colour(8, 9).save(path), "8 high, 9 wide"),
+    "another channel count": ("x.png", lambda path: colour().convert("L").save(path), "1 channel,"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_image_is_named(tmp_path: Path, kind: str) -> None:
+    source, (name, make, reason) = picture_folder(tmp_path / "in", 3), BAD[kind]
+    make(source / name)
+    said = complaint(lambda: prepare(images(source), seed=0, folder=tmp_path / "out"))
+    assert said.startswith(f"{source / name}: ") and reason in said and said.count(str(source)) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*decompression bomb")
+def test_a_large_image_is_refused_by_its_header(tmp_path: Path) -> None:
+    png(tmp_path / "x.png", 10_000, 8)
+    assert complaint(lambda: read_image(tmp_path / "x.png")).endswith("10000x10000 exceeds limit of 89478485 pixels")
+
+
+def test_all_bad_images_are_named_at_once(tmp_path: Path) -> None:
+    source = picture_folder(tmp_path, 30)
+    for number in (3, 7):
+        (source / f"{number:02}.png").write_bytes(b"")
+    colour(9, 9).save(source / "05.png")
+    said = complaint(lambda: find_data(images(source), seed=0))
+    assert [part.split(": ")[0] for part in said.split("; ")] == [str(source / f"{number:02}.png") for number in (3, 5, 7)]
+    for number in range(25):
+        (source / f"{number:02}.png").write_bytes(b"")
+    said = complaint(lambda: find_data(images(source), seed=0))
+    assert said.count("not an image") == 20 and said.endswith("and 5 more (25 bad files)")
+
+
+def test_harmless_kinds_of_images_are_read(tmp_path: Path) -> None:
+    opaque = colour(4, 6)
+    pixels = np.asarray(opaque)
+    opaque.convert("RGBA").save(tmp_path / "rgba.png")
+    opaque.quantize(200).save(tmp_path / "palette.png")
+    opaque.convert("L").save(tmp_path / "grey.png")
+    opaque.convert("LA").save(tmp_path / "la.png")
+    opaque.convert("1").save(tmp_path / "one.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned a quarter
+    opaque.save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "rgba.png"), pixels)
+    assert np.array_equal(read_image(tmp_path / "palette.png"), np.asarray(opaque.quantize(200).convert("RGB")))
+    grey = np.asarray(opaque.convert("L"))[..., None]
+    assert np.array_equal(read_image(tmp_path / "grey.png"), grey) and np.array_equal(read_image(tmp_path / "la.png"), grey)
+    assert set(np.unique(read_image(tmp_path / "one.png"))) <= {0, 255} and read_image(tmp_path / "one.png").shape == (4, 6, 1)
+    assert np.array_equal(read_image(tmp_path / "turned.png"), np.rot90(pixels, -1))
+
+
+def test_linked_folders_are_not_followed(tmp_path: Path) -> None:
+    source = picture_folder(tmp_path / "in", 5)
+    (source / "loop").symlink_to(source)
+    assert sum(find_data(images(source), seed=0).counts.values()) == 5
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_too_few_images(tmp_path: Path, count: int) -> None:
+    assert "too few training images" in complaint(lambda: find_data(images(picture_folder(tmp_path, count)), seed=0))
+
+
+BAD_ARRAYS = {
+    "float": (np.zeros((9, 8, 8, 3), np.float32), "float32"),
+    "object": (np.array([{}], dtype=object), "Python objects"),
+    "NCHW": (np.zeros((9, 3, 8, 8), np.uint8), "transpose"),
+    "two channels": (np.zeros((9, 8, 8, 2), np.uint8), "2 channels"),
+    "flat": (np.zeros((9, 64), np.uint8), "(9, 64)"),
+    "empty": (np.zeros((0, 8, 8, 3), np.uint8), ""),
+    "too bright": (np.full((9, 8, 8, 3), 40, np.uint8), "pixel of 40"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_ARRAYS)
+def test_a_bad_array_is_named(tmp_path: Path, kind: str) -> None:
+    array, reason = BAD_ARRAYS[kind]
+    np.save(tmp_path / "x.npy", array, allow_pickle=True)
+    said = complaint(lambda: find_data(images(tmp_path / "x.npy", levels=32), seed=0))
+    assert said.startswith(f"{tmp_path / 'x.npy'}: ") and reason in said
+
+
+def test_arrays_of_two_shapes_are_named(tmp_path: Path) -> None:
+    for split, side in {"train": 8, "validation": 8, "test": 4}.items():
+        np.save(tmp_path / f"{split}.npy", np.zeros((3, side, side), np.uint8))
+    assert complaint(lambda: find_data(images(tmp_path), seed=0)).startswith(f"{tmp_path / 'test.npy'}: is 4 high")
+
+
+def test_a_useless_source_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.zip").touch()
+    for name, reason in {"empty": "no image files", "file.zip": "neither", "none": "no such"}.items():
+        assert complaint(lambda name=name: find_data(images(tmp_path / name), seed=0)).startswith(f"{tmp_path / name}: ")  # type: ignore[misc]
+        assert re.search(reason, complaint(lambda name=name: find_data(images(tmp_path / name), seed=0)))  # type: ignore[misc]
+
+
+def test_fields_are_named(tmp_path: Path) -> None:
+    source = picture_folder(tmp_path, 5)
+    for said, config in {
+        "data.source: celeba needs": DataConfig("celeba"),
+        "data.source: images needs": DataConfig(),
+        "data.source: photos comes": replace(PHOTOS, source=str(source)),
+        "data.levels: photos has 256": replace(PHOTOS, levels=17),
+        "data.shape: ": images(source, shape=(3, 9, 9)),
+    }.items():
+        assert complaint(lambda config=config: find_data(config, seed=0)).startswith(said)  # type: ignore[misc]
+    assert complaint(lambda: prepare(images(source), seed=0, folder=source)).startswith("data.source: ")
+    assert str(source / "00.png") in complaint(lambda: find_data(images(source, levels=17), seed=0))
+    assert not list(source.glob("*.json")) and json.dumps(find_data(images(source), seed=0).counts)
