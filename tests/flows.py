@@ -35,7 +35,7 @@ def pixels(*shape: int, levels: int = 256) -> Tensor:
 
 
 def moved(bijection: Bijection, x: Tensor) -> Bijection:
-    """float64, eval mode, weights away from their start (at c = 0 errors hide), and moments that fit neither them nor each other."""
+    """float64, eval mode, weights away from their start (at c = 0 errors hide), and moments that do not quite fit."""
     bijection.double().train()
     random = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -61,8 +61,10 @@ def channel_coupling(channels: int, *, flip: bool = False) -> AffineCoupling:
     return AffineCoupling(partial(channelwise, flip=flip), net)
 
 
-def image_flow(channels: int, height: int, width: int, num_scales: int, coupling: str = "affine", momentum: float = 0.0) -> Bijection:
-    model = ModelConfig(coupling=coupling, num_scales=num_scales, width=4, num_blocks=1, momentum=momentum)  # type: ignore[arg-type]
+def image_flow(
+    channels: int, height: int, width: int, num_scales: int, coupling: str = "affine", momentum: float = 0.0
+) -> Bijection:
+    model = ModelConfig(coupling=coupling, num_scales=num_scales, width=4, num_blocks=1, momentum=momentum)
     return build(Config(data=DataConfig(shape=(channels, height, width)), model=model)).bijection
 
 

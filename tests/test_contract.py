@@ -13,7 +13,11 @@ def make(case: Case, *, fresh: bool) -> tuple[Bijection, torch.Tensor]:
 
 
 def both(cases: dict[str, Case]) -> pytest.MarkDecorator:
-    pairs = [pytest.param(case, fresh, id=f"{name}, {'fresh' if fresh else 'moved'}") for name, case in cases.items() for fresh in (True, False)]
+    pairs = [
+        pytest.param(case, fresh, id=f"{name}, {'fresh' if fresh else 'moved'}")
+        for name, case in cases.items()
+        for fresh in (True, False)
+    ]
     return pytest.mark.parametrize(("case", "fresh"), pairs)
 
 

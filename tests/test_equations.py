@@ -1,5 +1,6 @@
 """Every equation of the paper, spelled out a second way."""
 
+import itertools
 import math
 from functools import partial
 
@@ -8,7 +9,17 @@ import torch
 from flows import image_flow, moved, normal, pixels
 from torch import Tensor, nn
 
-from realnvp.bijections import AffineCoupling, BatchNorm, Chain, FactorOut, Logit, Squeezed, channelwise, checkerboard, latent_levels
+from realnvp.bijections import (
+    AffineCoupling,
+    BatchNorm,
+    Chain,
+    FactorOut,
+    Logit,
+    Squeezed,
+    channelwise,
+    checkerboard,
+    latent_levels,
+)
 from realnvp.flow import Flow
 from realnvp.moments import MovingMoments, averaging
 from realnvp.nets import ResNet, WeightNormConv
@@ -67,7 +78,7 @@ def test_eq_9_masked_form() -> None:
     b = checkerboard(x.shape, CPU).double()
     m, raw = net(b * x, b.bool()).chunk(2, dim=1)
     log_scale = coupling.bound * raw.tanh()
-    z, log_det = coupling(x)  # type: ignore[operator]
+    z, log_det = coupling(x)
     assert torch.allclose(z, b * x + (1 - b) * (x * log_scale.exp() + m), atol=1e-12)
     assert torch.allclose(log_det, ((1 - b) * log_scale).sum((1, 2, 3)), atol=1e-12)
 
@@ -122,7 +133,7 @@ def test_latent_levels_are_where_the_flow_leaves_them(channels: int) -> None:
 
     nested = Count(1)
     for _ in range(2):
-        nested = Chain([Count(1), FactorOut(nested)])  # type: ignore[assignment]
+        nested = Chain([Count(1), FactorOut(nested)])
     z, _ = nested(torch.zeros(1, channels, 8, 8))
     assert torch.equal(z - 1, latent_levels(8, 8, 3).expand_as(z).float())
 
@@ -137,10 +148,10 @@ def test_masks() -> None:
 @pytest.mark.parametrize(("mask", "channels"), [(checkerboard, 1), (partial(checkerboard, flip=True), 2), (channelwise, 4)])
 def test_zero_pattern_of_the_jacobian(mask: object, channels: int) -> None:
     """Section 3.3: kept entries have an identity row; a changed one depends on itself and on kept entries alone."""
-    coupling = AffineCoupling(mask, HalfNet()).double().eval()  # type: ignore[arg-type]
+    coupling = AffineCoupling(mask, HalfNet()).double().eval()
     x = normal(1, channels, 4, 4)
     jacobian = torch.func.jacrev(lambda v: coupling(v)[0])(x).reshape(x.numel(), -1)
-    kept = mask(x.shape, CPU).expand_as(x).flatten()  # type: ignore[operator]
+    kept = mask(x.shape, CPU).expand_as(x).flatten()
     assert torch.equal(jacobian[kept], torch.eye(x.numel()).double()[kept])
     among_changed = jacobian[~kept][:, ~kept]
     assert torch.equal(among_changed, torch.diag(among_changed.diagonal()))
@@ -212,7 +223,7 @@ def test_averaging_gives_the_mean_over_batches() -> None:
 
 def test_weight_norm() -> None:
     conv = WeightNormConv(3, 5, 3, gain=True).double()
-    assert torch.allclose(conv.gain.flatten(), torch.full((5,), 3 / math.sqrt(6)).double())  # type: ignore[union-attr]
+    assert torch.allclose(conv.gain.flatten(), torch.full((5,), 3 / math.sqrt(6)).double())
     assert conv.v.abs().max() <= math.sqrt(2 / 3)
     assert conv.v.abs().max() > 0.9 * math.sqrt(2 / 3)
     h = normal(2, 3, 4, 4)
@@ -255,7 +266,7 @@ def test_density_is_zero_outside_its_support() -> None:
 
 
 def test_mass_of_a_tiny_image_space() -> None:
-    """P(all images) + P(outside) = 1 for a trained-like flow of 1x2x1 pixels and 3 levels, by quadrature in the latent's data space.
+    """P(all images) + P(outside) = 1 for a flow of 1x2x1 pixels and 3 levels, by quadrature.
 
     The support of a pixel is [-w, 3 + w), w = 3a/(1 - 2a): cells [v, v+1) are images, both rims are outside.
     """
@@ -266,8 +277,8 @@ def test_mass_of_a_tiny_image_space() -> None:
     rim = levels * alpha / (1 - 2 * alpha)
     edges = [-rim, *range(levels + 1), levels + rim]
     nodes, weights = gauss_legendre(48)
-    points = torch.cat([a + (b - a) * nodes for a, b in zip(edges, edges[1:], strict=False)])
-    masses = torch.cat([(b - a) * weights for a, b in zip(edges, edges[1:], strict=False)])
+    points = torch.cat([a + (b - a) * nodes for a, b in itertools.pairwise(edges)])
+    masses = torch.cat([(b - a) * weights for a, b in itertools.pairwise(edges)])
     grid = torch.cartesian_prod(points, points)[:, None, :, None]
     with torch.no_grad():
         density = flow.log_prob(grid).exp() * torch.cartesian_prod(masses, masses).prod(1)

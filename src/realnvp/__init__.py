@@ -8,8 +8,8 @@ from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, TrainConfig
 if TYPE_CHECKING:
     from realnvp.checkpoint import load_flow, save_flow
     from realnvp.data import quantize
-    from realnvp.likelihood import bits_per_dim
     from realnvp.flow import Flow
+    from realnvp.likelihood import bits_per_dim
     from realnvp.models import build
 
 __version__ = "0.1.0"

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 
 from realnvp.bijections import Bijection
 from realnvp.data import dequantise
-from realnvp.likelihood import bits_per_dim, evaluating
 from realnvp.flow import Flow
+from realnvp.likelihood import bits_per_dim, evaluating
 from realnvp.noise import Purpose, uniform
 
 Pixels = NDArray[np.uint8]
@@ -46,7 +47,12 @@ def check(flow: Flow, images: Pixels, *, seed: int = 0) -> list[Check]:
         x = dequantise(pixels, noise.to(like))
         return [
             *_layers(flow, x),
-            Check("decode(encode(x)): images, black, white, checkerboards", _gap(flow.decode(flow.encode(x)), x), 1e-3 * _levels(flow) / 256, "grey levels"),
+            Check(
+                "decode(encode(x)): images, black, white, checkerboards",
+                _gap(flow.decode(flow.encode(x)), x),
+                1e-3 * _levels(flow) / 256,
+                "grey levels",
+            ),
             Check("log-det against autograd, float64, of a crop", _log_det_error(flow, x), 1e-9, "nats per dimension"),
             Check("stored moments against a batch's own", _moments_gap(flow, images, seed), 0.2, "bits/dim"),
             Check("log_prob of images, black, white, checkerboards", _nonfinite(flow.log_prob(x)), 0, "not finite"),
@@ -78,15 +84,14 @@ def _nonfinite(values: Tensor) -> float:
 
 
 def _layers(flow: Flow, x: Tensor) -> list[Check]:
-    """For each kind of layer, the worst inverse of any on the activations that x causes."""
+    """The inverse of each layer, in the order of the flow, on the activations that x causes."""
     worst: dict[str, float] = {}
     with _recorded(flow) as calls:
         flow.encode(x)
     for name, layer, before, after in calls:
         error = _gap(layer.inverse(after), before) / max(1.0, before.abs().max().item())
-        number = len(worst)
-        worst[f"layer {number:2d} {type(layer).__name__:16s} {name}"] = error
-    return [Check(f"inverse of {name}", error, 1e-4, "relative") for name, error in worst.items()]
+        worst[f"inverse of layer {name}, {type(layer).__name__}"] = error
+    return [Check(name, error, 1e-4, "relative") for name, error in worst.items()]
 
 
 @contextmanager
@@ -98,7 +103,7 @@ def _recorded(flow: Flow) -> Iterator[list[tuple[str, Bijection, Tensor, Tensor]
         return lambda layer, inputs, outputs: calls.append((name, layer, inputs[0], outputs[0]))
 
     leaves = [(name, module) for name, module in flow.named_modules() if isinstance(module, Bijection) and not _parts(module)]
-    handles = [module.register_forward_hook(record(name.replace("bijection", "").strip("s."))) for name, module in leaves]
+    handles = [module.register_forward_hook(record(".".join(re.findall(r"\d+", name)))) for name, module in leaves]
     try:
         yield calls
     finally:
@@ -119,7 +124,7 @@ def _log_det_error(flow: Flow, x: Tensor) -> float:
     with torch.enable_grad():
         jacobian = torch.func.jacrev(lambda v: double.bijection(v)[0], chunk_size=64)(crop).reshape(crop.numel(), -1)
     log_det = double.bijection(crop)[1]
-    return (torch.linalg.slogdet(jacobian).logabsdet - log_det).abs().item() / crop.numel()
+    return float((torch.linalg.slogdet(jacobian).logabsdet - log_det).abs()) / crop.numel()
 
 
 def _moments_gap(flow: Flow, images: Pixels, seed: int) -> float:

@@ -99,7 +99,9 @@ def save_checkpoint(run_dir: Path, state: TrainState, *, flow: Flow, optimizer: 
         tensors |= {f"adam.{name}.{key}": entries[key] for key in entries} if parameter.requires_grad else {}
     content = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     parent = run_dir / "checkpoints"
-    write_folder(parent / f"step-{state.step:09d}", {"state.safetensors": content, "state.json": json.dumps(asdict(state)).encode()})
+    write_folder(
+        parent / f"step-{state.step:09d}", {"state.safetensors": content, "state.json": json.dumps(asdict(state)).encode()}
+    )
     keep_last(parent, "step", 2)
 
 

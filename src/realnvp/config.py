@@ -27,7 +27,7 @@ class DataConfig:
     flip: bool = False
     """Mirror training images left to right, half of the time; never in evaluation."""
     held_out: float = 0.1
-    """Share of the images cut off for validation, and for test, where the source has no such split."""
+    """Share of the training images cut off for validation, and for test, where the source has no such split."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ _CIFAR10 = Config(
     DataConfig("cifar10", shape=(3, 32, 32), flip=True),
     ModelConfig(num_scales=2, width=64, num_blocks=8, momentum=0.9),
 )
-_IMAGENET32 = Config("imagenet32", DataConfig("imagenet32", shape=(3, 32, 32)), ModelConfig(num_scales=4))
+_IMAGENET32 = Config("imagenet32", DataConfig("imagenet32", shape=(3, 32, 32), held_out=0.01), ModelConfig(num_scales=4))
 _IMAGENET64 = Config(
-    "imagenet64", DataConfig("imagenet64", shape=(3, 64, 64)), ModelConfig(num_scales=5, num_blocks=2)
+    "imagenet64", DataConfig("imagenet64", shape=(3, 64, 64), held_out=0.01), ModelConfig(num_scales=5, num_blocks=2)
 )
 
 
@@ -129,9 +129,7 @@ PRESETS: dict[str, Config] = {
     "photos": Config(
         "photos", DataConfig("photos", shape=(3, 32, 32), flip=True), ModelConfig(num_scales=4, width=16, num_blocks=2), _SHORT
     ),
-    "digits": Config(
-        "digits", DataConfig("digits", shape=(1, 8, 8), levels=17), ModelConfig(num_scales=2, num_blocks=2), _SHORT
-    ),
+    "digits": Config("digits", DataConfig("digits", shape=(1, 8, 8), levels=17), ModelConfig(num_scales=2, num_blocks=2), _SHORT),
     "images": Config(train=_SHORT),
 }
 
@@ -199,13 +197,22 @@ def validate(config: Config) -> Config:
         ("model.momentum", 0 <= model.momentum < 1, "must be in [0, 1)"),
         ("model.alpha", 0 < model.alpha < 0.5, "must be between 0 and 0.5"),
         ("train.lr", 0 < train.lr < float("inf"), "must be positive"),
-        ("train.clip", 0 < train.clip, "must be positive"),
+        ("train.clip", train.clip > 0, "must be positive"),
         ("train.l2", 0 <= train.l2 < float("inf"), "must not be negative"),
         ("train.patience", train.patience >= 0, "must not be negative"),
     ]
     rules += [
         (f"train.{name}", getattr(train, name) >= 1, "must be at least 1")
-        for name in ("max_steps", "batch_size", "log_every", "eval_every", "eval_images", "sample_every", "save_every", "moment_batches")
+        for name in (
+            "max_steps",
+            "batch_size",
+            "log_every",
+            "eval_every",
+            "eval_images",
+            "sample_every",
+            "save_every",
+            "moment_batches",
+        )
     ]
     for path, holds, complaint in rules:
         if not holds:
@@ -273,9 +280,9 @@ def _value(hint: Any, value: Any, path: str) -> Any:
             return float(value)
         if typing.get_origin(option) is Literal and value in typing.get_args(option):
             return value
-        if typing.get_origin(option) is tuple and isinstance(value, list):
-            if len(value) == 3 and all(type(entry) is int for entry in value):
-                return tuple(value)
+        triple = isinstance(value, list) and len(value) == 3 and all(type(entry) is int for entry in value)
+        if typing.get_origin(option) is tuple and triple:
+            return tuple(value)
         if isinstance(option, type) and type(value) is option:
             return value
     wanted = " or ".join(getattr(option, "__name__", str(option)) for option in options)

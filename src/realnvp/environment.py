@@ -36,7 +36,9 @@ def _version(name: str) -> str | None:
 def _git_commit() -> str | None:
     """The commit of the working tree that the program was started in, with '+' if there are changes."""
     try:
-        commit = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--dirty=+"], capture_output=True, text=True, timeout=5)
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+"], capture_output=True, text=True, timeout=5
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return commit.stdout.strip() or None

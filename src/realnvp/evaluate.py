@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from realnvp.config import paper_bits_per_dim
-from realnvp.data import Part, array_part, codec_bits_per_dim, find_split, open_splits
+from realnvp.data import Part, array_part, codec_bits_per_dim, find_split, splits_of_run
 from realnvp.flow import Flow
 from realnvp.likelihood import log_probs, summarise
 from realnvp.progress import progress
@@ -30,9 +30,10 @@ def evaluate(
 
     codecs: also what PNG and lossless WebP take. ValueError if the images do not fit the flow.
     """
-    assert flow.config is not None and flow.config.data.shape is not None
+    assert flow.config is not None
+    assert flow.config.data.shape is not None
     if source is None:
-        splits = open_splits(Path(run, "data"))
+        splits = splits_of_run(Path(run), flow.config.data)
         part, shape = array_part(getattr(splits, split)), splits.shape
         groups = splits.test_groups if split == "test" else None
         name, version, paper = splits.name, splits.version, paper_bits_per_dim(flow.config) if split == "test" else None

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 
 
-def data_beside_samples(path: Path, data: Pixels, samples: Pixels, *, levels: int, captions: tuple[str, str] = ("data", "samples")) -> None:
+def data_beside_samples(
+    path: Path, data: Pixels, samples: Pixels, *, levels: int, captions: tuple[str, str] = ("data", "samples")
+) -> None:
     """Write a PNG with images of the data on the left and samples of the model on the right (figure 5 of the paper).
 
     data, samples: uint8 (N, H, W, C).

@@ -41,7 +41,8 @@ class Flow(nn.Module):
         """
         self._check(x)
         z, log_det = self.bijection(x)
-        return self.prior.log_prob(z) + log_det
+        nats: Tensor = self.prior.log_prob(z) + log_det
+        return nats
 
     forward = log_prob
 
@@ -56,10 +57,12 @@ class Flow(nn.Module):
         self._check(z)
         return self.bijection.inverse(z)
 
-    def sample(self, n: int, shape: Sequence[int] | None = None, *, temperature: float = 1.0, seed: int = 0, first: int = 0) -> Tensor:
+    def sample(
+        self, n: int, shape: Sequence[int] | None = None, *, temperature: float = 1.0, seed: int = 0, first: int = 0
+    ) -> Tensor:
         """(n, *shape): exact samples x = g(temperature * z), z ~ prior, in data units and not rounded.
 
-        Sample i is a function of (seed, first + i), so chunks drawn with first = 0, 64, 128 ... are the samples of one large call.
+        Sample i is a function of (seed, first + i), so chunks with first = 0, 64, 128 ... are the samples of one large call.
         shape defaults to the training images'; a larger one extrapolates (appendix C).
         """
         if shape is None:

@@ -15,7 +15,7 @@ class DamagedError(Exception):
 
 
 def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
-    """Write a folder with these files and a manifest of their sha256, under a temporary name first; flushed to disk, then renamed.
+    """Write a folder with these files and a manifest of their sha256: under a temporary name, flushed to disk, then renamed.
 
     An earlier folder of the same kind is replaced; ValueError if what stands there is something else.
     """
@@ -50,9 +50,9 @@ def write_file(target: Path, text: str) -> None:
 def read_folder(folder: Path) -> dict[str, bytes]:
     """{file name: content} of a folder that `write_folder` wrote; DamagedError names a file that is missing or changed."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = dict(json.loads((folder / MANIFEST).read_bytes()))
         files = {name: (folder / name).read_bytes() for name in manifest if Path(name).name == name}
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise DamagedError(f"{error.filename}: missing") from None
     except (ValueError, TypeError):
         raise DamagedError(f"{folder / MANIFEST}: damaged") from None

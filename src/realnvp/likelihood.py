@@ -52,9 +52,8 @@ def bits_per_dim(
 def summarise(per_image: Tensor, groups: Sequence[int] | NDArray[np.int64] | None = None) -> BitsPerDim:
     """Mean and standard error of per-image bits/dim; with groups, the error of the mean of correlated images (clustered)."""
     mean = per_image.mean()
-    labels = torch.as_tensor(range(len(per_image)) if groups is None else groups)
-    _, members = labels.unique(return_inverse=True)
-    count = int(members.max()) + 1
+    _, labels = np.unique(np.arange(len(per_image)) if groups is None else np.asarray(groups), return_inverse=True)
+    members, count = torch.from_numpy(labels), int(labels.max()) + 1
     deviations = torch.zeros(count, dtype=per_image.dtype).index_add_(0, members, per_image - mean)
     variance = deviations.square().sum() * count / (count - 1) if count > 1 else torch.tensor(math.nan)
     nonfinite = int((~per_image.isfinite()).sum())
@@ -78,7 +77,7 @@ def log_probs(
     with evaluating(flow):
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
-            pixels = torch.as_tensor(np.ascontiguousarray(images[batch])).to(like.device)
+            pixels = _tensor(images[batch], flow).to(like.device)
             for draw in range(noise_draws):
                 noise = uniform(pixels.shape[1:], seed, Purpose.EVALUATE, indices=indices[batch], round=draw)
                 total[batch] += flow.log_prob(dequantise(pixels, noise.to(like))).double().cpu()
@@ -92,6 +91,13 @@ def _check(images: Images, noise_draws: int) -> None:
         raise ValueError(f"images: expected (N, C, H, W) with N > 0, got {tuple(images.shape)}")
     if noise_draws < 1:
         raise ValueError(f"noise_draws: must be at least 1, got {noise_draws}")
+
+
+def _tensor(images: Images, flow: Flow) -> Tensor:
+    pixels = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
+    if flow.config is not None and (largest := int(pixels.max())) >= flow.config.data.levels:
+        raise ValueError(f"images: a pixel is {largest}, but the flow knows the levels 0 to {flow.config.data.levels - 1}")
+    return pixels
 
 
 @contextmanager

@@ -36,7 +36,8 @@ def build(config: Config | str) -> Flow:
     if config.data.shape is None:
         raise ValueError("data.shape: the images decide it; give (channels, height, width)")
     config = resolve(validate(config), config.data.shape)
-    assert config.data.shape is not None and config.model.num_scales is not None
+    assert config.data.shape is not None
+    assert config.model.num_scales is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator(config.seed, Purpose.WEIGHTS).integers(2**63)))
         logit = Logit(alpha=config.model.alpha, levels=config.data.levels)

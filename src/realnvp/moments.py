@@ -54,14 +54,19 @@ def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance, (C,), of x (B, C, ...) over all other axes and all processes; float32 or better."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     axes = [axis for axis in range(x.ndim) if axis != 1]
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        var, mean = torch.var_mean(x, axes, correction=0)
-        return mean, var
-    count = torch.full_like(x[0, :1].flatten()[:1], x.numel() // x.shape[1])
-    total = _AllReduceSum.apply(torch.cat([x.sum(axes), count]))
-    mean = total[:-1] / total[-1]
+    count = x.new_tensor([x.numel() // x.shape[1]])
+    # Two sums: torch.var_mean is two to eight times slower on a CPU.
+    total = _over_processes(torch.cat([x.sum(axes), count]))
+    mean, count = total[:-1] / total[-1], total[-1]
     centred = x - mean.view(-1, *[1] * (x.ndim - 2))
-    return mean, _AllReduceSum.apply(centred.square().sum(axes)) / total[-1]
+    return mean, _over_processes(centred.square().sum(axes)) / count
+
+
+def _over_processes(x: Tensor) -> Tensor:
+    """The sum over all processes, differentiable."""
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    summed: Tensor = _AllReduceSum.apply(x) if several else x  # type: ignore[no-untyped-call]  # torch has no types for it
+    return summed
 
 
 class _AllReduceSum(torch.autograd.Function):

@@ -55,7 +55,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         residual = self.conv1(self.norm1(h).relu())
-        return h + self.conv2(self.norm2(residual).relu())
+        out: Tensor = h + self.conv2(self.norm2(residual).relu())
+        return out
 
 
 class ResNet(nn.Module):
@@ -65,7 +66,9 @@ class ResNet(nn.Module):
     With see_mask the mask is one more input plane, and the input is doubled since half of it is masked to zero.
     """
 
-    def __init__(self, c_in: int, width: int, c_out: int, *, num_blocks: int, momentum: float = 0.0, see_mask: bool = False) -> None:
+    def __init__(
+        self, c_in: int, width: int, c_out: int, *, num_blocks: int, momentum: float = 0.0, see_mask: bool = False
+    ) -> None:
         super().__init__()
         self.see_mask = see_mask
         self.norm_in = Normalise(c_in, momentum=momentum)
@@ -88,7 +91,8 @@ class ResNet(nn.Module):
         for block, skip in zip(self.blocks, self.skips, strict=True):
             h = block(h)
             accumulated = accumulated + skip(h)
-        return self.conv_out(self.norm_out(accumulated).relu())
+        out: Tensor = self.conv_out(self.norm_out(accumulated).relu())
+        return out
 
 
 class KeptHalf(nn.Module):

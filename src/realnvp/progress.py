@@ -43,7 +43,8 @@ def _lines(what: str, total: int, start: int) -> Report:
     def report(done: int, words: str = "") -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last < SECONDS_BETWEEN_LINES and done < total:
+        finished = done >= total and last > began  # what takes no five seconds needs no line
+        if now - last < SECONDS_BETWEEN_LINES and not finished:
             return
         last = now
         left = (now - began) / max(done - start, 1) * (total - done)

@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 
 from realnvp.data import atomic_save, quantize
-from realnvp.likelihood import evaluating
 from realnvp.figures import data_beside_samples, samples_only
 from realnvp.flow import Flow
+from realnvp.likelihood import evaluating
 from realnvp.progress import progress
 
 Pixels = NDArray[np.uint8]
@@ -21,7 +21,8 @@ def write_samples(flow: Flow, out: Path, *, n: int, seed: int, temperature: floa
 
     data: uint8 (N, H, W, C) to show beside the samples in a PNG.
     """
-    assert flow.config is not None and flow.config.data.shape is not None
+    assert flow.config is not None
+    assert flow.config.data.shape is not None
     channels, height, width = flow.config.data.shape
     levels = flow.config.data.levels
     pixels = np.empty((n, height, width, channels), np.uint8)

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from realnvp.data import image_files, read_image
-from realnvp.likelihood import log_probs
 from realnvp.flow import Flow
+from realnvp.likelihood import log_probs
 from realnvp.progress import Report
 
 CHUNK = 64
@@ -42,7 +42,8 @@ def score(flow: Flow, files: Sequence[Path], *, noise_draws: int = 1, seed: int 
     An image's noise is a function of its pixels and the seed, so its score does not depend on its neighbours.
     ValueError names all files that cannot be read or have another size than the flow's.
     """
-    assert flow.config is not None and flow.config.data.shape is not None
+    assert flow.config is not None
+    assert flow.config.data.shape is not None
     shape, levels = flow.config.data.shape, flow.config.data.levels
     nats: list[float] = []
     bad: list[str] = []
@@ -56,7 +57,9 @@ def score(flow: Flow, files: Sequence[Path], *, noise_draws: int = 1, seed: int 
     if bad:
         more = f"; and {len(bad) - 20} more" if len(bad) > 20 else ""
         raise ValueError("; ".join(bad[:20]) + more)
-    ranks = {index: rank for rank, index in enumerate(sorted(range(len(nats)), key=lambda i: (not math.isnan(nats[i]), nats[i])), 1)}
+    ranks = {
+        index: rank for rank, index in enumerate(sorted(range(len(nats)), key=lambda i: (not math.isnan(nats[i]), nats[i])), 1)
+    }
     scale = -math.log(2) * math.prod(shape)
     return [Score(str(file), value, value / scale, ranks[i]) for i, (file, value) in enumerate(zip(files, nats, strict=True))]
 
@@ -67,7 +70,9 @@ def _chunks(files: Iterable[Path]) -> Iterator[list[Path]]:
         yield chunk
 
 
-def _fitting(file: Path, shape: tuple[int, ...], levels: int, bad: list[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None:
+def _fitting(
+    file: Path, shape: tuple[int, ...], levels: int, bad: list[str]
+) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None:
     """The image as (C, H, W), or None with a complaint added to bad."""
     try:
         image = read_image(file).transpose(2, 0, 1)

@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -17,16 +18,18 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
+from realnvp.batches import Batches
 from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, save_checkpoint, save_flow
 from realnvp.config import MAY_CHANGE, Config, differences, from_json, resolve, to_json, validate
-from realnvp.data import Splits, dequantise, prepare, quantize
-from realnvp.likelihood import BitsPerDim, evaluating, log_probs, summarise
+from realnvp.data import Splits, prepare, quantize
+from realnvp.environment import environment
 from realnvp.figures import data_beside_samples
 from realnvp.flow import Flow
 from realnvp.folders import keep_last, sweep, write_file
+from realnvp.likelihood import BitsPerDim, evaluating, log_probs, summarise
 from realnvp.models import build, l2_penalty
 from realnvp.moments import averaging, restore_moments, stored_moments
-from realnvp.noise import Purpose, generator, uniform
+from realnvp.noise import Purpose
 from realnvp.progress import progress
 
 GRID = 36  # images of a grid of samples
@@ -52,11 +55,13 @@ class Run:
     config: Config
     run_dir: Path
     splits: Splits
+    batches: Batches
     flow: Flow
     model: Any  # the flow, wrapped for several processes
     optimizer: Any
     accelerator: Accelerator
     state: TrainState
+    skipped_in_a_row: int = 0
 
     @property
     def finished(self) -> bool:
@@ -71,49 +76,63 @@ def train(config: Config, run_dir: str | Path, *, device: str = "auto", init_fro
     init_from: a run or saved flow whose weights the training starts with. ValueError for bad input; TrainingStopped after SIGINT
     or SIGTERM; TrainingFailed if the numbers are beyond repair.
     """
-    with _stop_signals() as stop:
-        run = start(config, Path(run_dir), device=device, init_from=init_from)
-        if not run.finished:
+    run = start(validate(config), Path(run_dir), device=device, init_from=init_from)
+    if not run.finished:
+        with _stop_signals() as stop:
             _loop(run, stop)
-        run.accelerator.end_training()
+    run.accelerator.end_training()
     return run.state
 
 
 def _loop(run: Run, stop: list[int]) -> None:
     every, state = run.config.train, run.state
-    main = run.accelerator.is_main_process
-    batches = Batches(run.splits, run.config, run.accelerator)
-    began, skipped_in_a_row = time.monotonic() - state.seconds, 0
-    tick, ticked = time.monotonic(), state.step
-    with progress("step", every.max_steps, start=state.step, enabled=main) as report:
+    began = time.monotonic() - state.seconds
+    recent: list[float] = []  # losses since the last line of metrics.jsonl; nan for a skipped step
+    ticked = time.monotonic()
+    with progress("step", every.max_steps, start=state.step, enabled=run.accelerator.is_main_process) as report:
         while not run.finished:
-            loss, norm, stopping = train_step(run, batches.at(state.step), stop=stop)
-            finite = math.isfinite(loss) and math.isfinite(norm)
-            skipped_in_a_row = 0 if finite else skipped_in_a_row + 1
-            if skipped_in_a_row == MAX_SKIPPED:
-                images = batches.indices(state.step).tolist()
-                raise TrainingFailed(f"step {state.step}: loss {loss} for {MAX_SKIPPED} steps in a row, last with images {images}")
-            state.skipped += not finite
+            loss, norm, stopping = train_step(run, run.batches.at(state.step), stop=stop)
+            _count_skipped(run, loss, norm)
             state.step += 1
             state.seconds = time.monotonic() - began
+            recent.append(loss)
 
             last = state.step == every.max_steps
             if state.step % every.log_every == 0 or last:
-                speed = (state.step - ticked) * every.batch_size / (time.monotonic() - tick)
-                tick, ticked = time.monotonic(), state.step
-                bits = loss / (math.log(2) * math.prod(run.splits.shape))
-                _log(run, {"train_bits_per_dim": bits, "gradient_norm": norm, "images_per_second": speed, "skipped": state.skipped})
+                bits = float(np.mean(recent)) / (math.log(2) * math.prod(run.splits.shape))
+                speed = len(recent) * every.batch_size / (time.monotonic() - ticked)
+                _log(
+                    run, {"train_bits_per_dim": bits, "gradient_norm": norm, "images_per_second": speed, "skipped": state.skipped}
+                )
                 report(state.step, f"{bits:.3f} bits/dim  {speed:.0f} images/s  {_best(state)}")
+                recent, ticked = [], time.monotonic()
             if state.step % every.eval_every == 0 or last:
-                _evaluate(run, batches)
-            if (state.step % every.sample_every == 0 or last) and main:
-                write_samples(run)
+                _evaluate(run)
+            if state.step % every.sample_every == 0 or last:
+                _write_samples(run)
             if state.step % every.save_every == 0 or run.finished or stopping:
-                if main:
-                    save_checkpoint(run.run_dir, state, flow=run.flow, optimizer=run.optimizer.optimizer)
-                run.accelerator.wait_for_everyone()
+                _save(run)
             if stopping and not run.finished:
                 raise TrainingStopped(stopping, state.step)
+
+
+def _count_skipped(run: Run, loss: float, norm: float) -> None:
+    """Keep count of steps that changed nothing; TrainingFailed after too many in a row."""
+    if math.isfinite(loss) and math.isfinite(norm):
+        run.skipped_in_a_row = 0
+        return
+    run.skipped_in_a_row += 1
+    run.state.skipped += 1
+    if run.skipped_in_a_row == MAX_SKIPPED:
+        images = run.batches.indices(run.state.step).tolist()
+        found = f"loss {loss}, gradient norm {norm}"
+        raise TrainingFailed(f"step {run.state.step}: {found}, after {MAX_SKIPPED} such steps in a row; training images {images}")
+
+
+def _save(run: Run) -> None:
+    if run.accelerator.is_main_process:
+        save_checkpoint(run.run_dir, run.state, flow=run.flow, optimizer=run.optimizer.optimizer)
+    run.accelerator.wait_for_everyone()
 
 
 def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
@@ -138,43 +157,6 @@ def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, i
     return loss, norm, signal_to_stop
 
 
-class Batches:
-    """Training batches as functions of the step: no state, so a resumed training sees what an uninterrupted one sees."""
-
-    def __init__(self, splits: Splits, config: Config, accelerator: Accelerator) -> None:
-        size, processes = config.train.batch_size, accelerator.num_processes
-        if size > len(splits.train):
-            raise ValueError(f"train.batch_size: {size}, but there are only {len(splits.train)} training images")
-        if size % processes:
-            raise ValueError(f"train.batch_size: {size} cannot be divided among {processes} processes")
-        self.images, self.config, self.device = splits.train, config, accelerator.device
-        self.mine = slice(accelerator.process_index, None, processes)
-        self.per_epoch = len(splits.train) // size
-        self.dtype = torch.float64 if config.train.precision == "float64" else torch.float32
-        self._epoch, self._order, self._flips = -1, np.empty(0, np.int64), np.empty(0, np.bool_)
-
-    def indices(self, step: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Which images step's batch holds, over all processes."""
-        epoch, position = divmod(step, self.per_epoch)
-        if epoch != self._epoch:
-            count, seed = len(self.images), self.config.seed
-            self._order = generator(seed, Purpose.ORDER, round=epoch).permutation(count)
-            self._flips = generator(seed, Purpose.FLIP, round=epoch).random(count) < 0.5
-            self._epoch = epoch
-        size = self.config.train.batch_size
-        return self._order[position * size : (position + 1) * size]
-
-    def at(self, step: int, purpose: Purpose = Purpose.TRAIN) -> Tensor:
-        """x = v + u, (B, C, H, W), this process' part of step's batch, on its device."""
-        mine = self.indices(step)[self.mine]
-        pixels = torch.from_numpy(self.images[mine].transpose(0, 3, 1, 2)).to(self.device)
-        if self.config.data.flip:
-            mirrored = torch.from_numpy(self._flips[mine]).to(self.device)
-            pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
-        noise = uniform(pixels.shape[1:], self.config.seed, purpose, indices=mine, round=self._epoch)
-        return dequantise(pixels, noise.to(self.device, self.dtype))
-
-
 def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path | None) -> Run:
     """Everything that a training works with, as its last checkpoint says."""
     accelerator = Accelerator(
@@ -184,14 +166,14 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
         project_dir=run_dir,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],  # moments are those of the global batch
     )
-    if accelerator.is_main_process:
-        _claim(config, run_dir)
-    accelerator.wait_for_everyone()
+    _check_claim(config, run_dir)
     if accelerator.is_main_process:
         prepare(config.data, seed=config.seed, folder=run_dir / "data")
     accelerator.wait_for_everyone()
     splits = prepare(config.data, seed=config.seed, folder=run_dir / "data")
     config = resolve(config, splits.shape)
+    place = {"process": accelerator.process_index, "processes": accelerator.num_processes}
+    batches = Batches(splits.train, config, device=accelerator.device, **place)
     flow = _initial_flow(config, init_from)
     optimizer = torch.optim.Adam(flow.parameters(), lr=config.train.lr)
     flow.to(accelerator.device)
@@ -199,51 +181,60 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     if accelerator.is_main_process:
         for complaint in complaints:
             warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=2)
-        _cut_metrics(run_dir, state.step)
-        write_file(run_dir / "config.json", to_json(config))
+        _claim(config, run_dir, state)
     if config.train.tracker != "none":
         options = {"tensorboard": {"purge_step": state.step}} if config.train.tracker == "tensorboard" else {}
         accelerator.init_trackers("curves", init_kwargs=options)
     model, prepared = accelerator.prepare(flow, optimizer)
     flow.train()
-    return Run(config, run_dir, splits, flow, model, prepared, accelerator, state)
+    return Run(config, run_dir, splits, batches, flow, model, prepared, accelerator, state)
 
 
-def _claim(config: Config, run_dir: Path) -> None:
-    """Make run_dir this configuration's, or make sure that it is."""
-    validate(config)
+def _check_claim(config: Config, run_dir: Path) -> None:
+    """ValueError names the fields in which the run directory's configuration differs, but for those that may change."""
+    path = run_dir / "config.json"
+    if not path.exists():
+        return
+    old = from_json(path.read_text(), path)
+    assert old.data.shape is not None
+    if changed := [name for name in differences(old, resolve(config, old.data.shape)) if name not in MAY_CHANGE]:
+        raise ValueError(f"{path}: this run was started with another {', '.join(changed)}; take another --run-dir")
+
+
+def _claim(config: Config, run_dir: Path, state: TrainState) -> None:
+    """Make run_dir this training's, from here on: folders, config.json, environment.json, no metrics of steps to come."""
     for folder in (run_dir, run_dir / "model", run_dir / "checkpoints", run_dir / "samples"):
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
-    path = run_dir / "config.json"
-    if not path.exists():
-        write_file(path, to_json(config))
-        return
-    old = from_json(path.read_text(), path)
-    if config.data.shape is None or config.model.num_scales is None:
-        assert old.data.shape is not None
-        config = resolve(config, old.data.shape)
-    if changed := [name for name in differences(old, config) if name not in MAY_CHANGE]:
-        raise ValueError(f"{path}: this run was started with another {', '.join(changed)}; take another --run-dir")
+    write_file(run_dir / "config.json", to_json(config))
+    path = run_dir / "environment.json"
+    sittings = json.loads(path.read_text()) if path.exists() else []
+    write_file(path, json.dumps([*sittings, {"from_step": state.step} | environment()], indent=2) + "\n")
+    path = run_dir / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    write_file(path, "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.step))
 
 
 def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
     flow = build(config)
     if init_from is not None:
         given = load_flow(init_from)
-        assert given.config is not None and flow.config is not None
-        if changed := [name for name in differences(given.config, flow.config) if name in ("data.shape",) or name.startswith("model.")]:
+        assert given.config is not None
+        assert flow.config is not None
+        if changed := [
+            name for name in differences(given.config, flow.config) if name in ("data.shape",) or name.startswith("model.")
+        ]:
             raise ValueError(f"{init_from}: its weights do not fit, since {', '.join(changed)} differs")
         flow.load_state_dict(given.state_dict())
     return flow.double() if config.train.precision == "float64" else flow
 
 
-def _evaluate(run: Run, batches: Batches) -> None:
+def _evaluate(run: Run) -> None:
     """Bits/dim on the validation split with moments re-estimated over training batches; writes the last and the best model."""
     before = stored_moments(run.flow)
     with averaging(run.flow), torch.no_grad():
         for step in range(run.config.train.moment_batches):
-            run.flow.log_prob(batches.at(step, Purpose.MOMENTS))
+            run.flow.log_prob(run.batches.at(step, Purpose.MOMENTS))
     result = _validate(run)
     state = run.state
     better = math.isfinite(result.mean) and (state.best is None or result.mean < state.best)
@@ -271,8 +262,10 @@ def _validate(run: Run) -> BitsPerDim:
     return summarise(total.cpu()[chosen] / (-math.log(2) * math.prod(run.splits.shape)))
 
 
-def write_samples(run: Run) -> None:
+def _write_samples(run: Run) -> None:
     """A grid of data beside samples, from the same z each time, so that one sees it learn."""
+    if not run.accelerator.is_main_process:
+        return
     with evaluating(run.flow):
         samples = quantize(run.flow.sample(GRID, seed=run.config.seed).nan_to_num(), levels=run.splits.levels)
     data = np.asarray(run.splits.validation[:GRID])
@@ -288,14 +281,6 @@ def _log(run: Run, values: dict[str, float]) -> None:
     run.accelerator.log(values, step=run.state.step)
 
 
-def _cut_metrics(run_dir: Path, step: int) -> None:
-    """Drop the lines of steps that will be done again."""
-    path = run_dir / "metrics.jsonl"
-    if path.exists():
-        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        write_file(path, "".join(line for line in lines if json.loads(line)["step"] <= step))
-
-
 def _best(state: TrainState) -> str:
     return "" if state.best is None else f"best validation {state.best:.3f}"
 
@@ -304,6 +289,9 @@ def _best(state: TrainState) -> str:
 def _stop_signals() -> Iterator[list[int]]:
     """A list that gets the number of each SIGINT or SIGTERM that comes; a second one acts at once."""
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
+        yield received
+        return
 
     def receive(signum: int, frame: Any) -> None:
         received.append(signum)

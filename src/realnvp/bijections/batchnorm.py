@@ -23,4 +23,5 @@ class BatchNorm(Bijection):
 
     def _inverse(self, z: Tensor) -> Tensor:
         mean, var = (moment.view(-1, *[1] * (z.ndim - 2)) for moment in self.moments(z))
-        return z * (var + EPS).sqrt() + mean
+        x: Tensor = z * (var + EPS).sqrt() + mean
+        return x

@@ -25,7 +25,8 @@ Command = TypeVar("Command", bound=Callable[[], int])
 
 def parse(command: type[Command], argv: Sequence[str], *, prog: str, default: Command | None = None) -> Command:
     """The command with the values of its flags; a wrong flag prints tyro's message and exits with 2."""
-    return tyro.cli(command, args=argv, prog=prog, default=default, config=())
+    parsed: Command = tyro.cli(command, args=argv, prog=prog, default=default)  # type: ignore[assignment]  # never None
+    return parsed
 
 
 @dataclass
@@ -125,7 +126,7 @@ class Sample:
         if not self.temperature >= 0:
             raise ValueError(f"--temperature: must not be negative, got {self.temperature}")
         flow = load(self.run, self.device, which=self.which)
-        data = _test_images(self.run)[: self.n] if self.beside_data else None
+        data = _test_images(flow, self.run)[: self.n] if self.beside_data else None
         nonfinite = write_samples(flow, out, n=self.n, seed=self.seed, temperature=self.temperature, data=data)
         if self.json:
             facts = {"out": str(out), "num_images": self.n, "seed": self.seed, "temperature": self.temperature}
@@ -135,10 +136,11 @@ class Sample:
         return 1 if nonfinite else 0
 
 
-def _test_images(run: str) -> Any:
-    from realnvp.data import open_splits
+def _test_images(flow: "Flow", run: str) -> Any:
+    from realnvp.data import splits_of_run
 
-    return open_splits(Path(run, "data")).test
+    assert flow.config is not None
+    return splits_of_run(Path(run), flow.config.data).test
 
 
 @dataclass
@@ -213,7 +215,7 @@ class Check:
         from realnvp.check import check
 
         flow = load(self.run, self.device, which=self.which)
-        checks = check(flow, _test_images(self.run)[:64].transpose(0, 3, 1, 2))
+        checks = check(flow, _test_images(flow, self.run)[:64].transpose(0, 3, 1, 2))
         failed = sum(not entry.ok for entry in checks)
         if self.json:
             print_json({"ok": not failed, "checks": [entry._asdict() | {"ok": entry.ok} for entry in checks]})
@@ -243,7 +245,9 @@ class Info:
         folder = Path(self.run)
         path = folder / "config.json"
         if not path.exists():
-            raise ValueError(f"{self.run}: {'no config.json in it, so it is no run' if folder.exists() else 'no such run directory'}")
+            raise ValueError(
+                f"{self.run}: {'no config.json in it, so it is no run' if folder.exists() else 'no such run directory'}"
+            )
         config = from_json(path.read_text(), path)
         facts: dict[str, Any] = {"run": self.run, "config": json.loads(path.read_text())}
         facts["parameters"] = count_parameters(config) if config.data.shape else None
@@ -251,11 +255,17 @@ class Info:
         if self.json:
             print_json(facts)
             return 0
-        rows = [(key, str(value)) for key, value in facts.items() if key not in ("config", "environment", "evaluation", "parameters")]
+        rows = [
+            (key, str(value)) for key, value in facts.items() if key not in ("config", "environment", "evaluation", "parameters")
+        ]
         rows += [("parameters", thousands(facts["parameters"]) if facts["parameters"] else "of the data's size")]
-        rows += [(f"{part}.{key}", str(value)) for part in ("data", "model", "train") for key, value in facts["config"][part].items()]
+        rows += [
+            (f"{part}.{key}", str(value)) for part in ("data", "model", "train") for key, value in facts["config"][part].items()
+        ]
         if evaluation := facts.get("evaluation"):
-            rows.append(("evaluation", f"{evaluation['bits_per_dim']} +- {evaluation['standard_error']} on {evaluation['split']}"))
+            rows.append(
+                ("evaluation", f"{evaluation['bits_per_dim']} +- {evaluation['standard_error']} on {evaluation['split']}")
+            )
         print_table(("", ""), rows)
         return 0
 

@@ -100,7 +100,7 @@ def _known(error: Exception) -> int | None:
     if folders and isinstance(error, folders.DamagedError):
         return 1
     if training and isinstance(error, training.TrainingStopped):
-        return 128 + int(error.signum)  # type: ignore[attr-defined]  # mypy cannot see through sys.modules
+        return 128 + int(error.signum)
     if training and isinstance(error, training.TrainingFailed):
         return 1
     return None
@@ -113,7 +113,9 @@ def _one_line(error: Exception) -> str:
 
 
 def _install_line(module: str) -> str:
-    extra = {"accelerate": "train", "tensorboard": "train", "PIL": "data", "skimage": "data", "sklearn": "data"}.get(module, "all")
+    extra = {"accelerate": "train", "tensorboard": "train", "PIL": "data", "skimage": "data", "sklearn": "data"}.get(
+        module, "all"
+    )
     return f"pip install 'realnvp[{extra}]'"
 
 

@@ -27,13 +27,13 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table on stdout; nothing is cut off, whatever the terminal's width."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(*columns, box=box.SIMPLE_HEAD, show_header=any(columns))
     for row in rows:
         table.add_row(*row)
     width = None if sys.stdout.isatty() else 400

@@ -1,8 +1,8 @@
 """realnvp train, and the presets."""
 
+import inspect
 import json
-import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,22 +12,21 @@ from realnvp.cli.commands import Device, Flag, parse
 from realnvp.cli.output import print_json, print_table, thousands
 from realnvp.config import PAPER, PRESETS, Config, from_json, nearest, to_json, validate
 
-EXAMPLES = """Examples:
-  realnvp train photos --run-dir runs/photos
-  realnvp train images --data.source my-folder --run-dir runs/mine
-  realnvp train photos --run-dir runs/short --train.max-steps 200 --model.width 8
-  torchrun --nproc-per-node 2 -m realnvp train digits --run-dir runs/two
-
-The same command again goes on where the training stopped."""
-
 
 @dataclass
 class Train:
-    __doc__ = f"Train a flow, or go on with the training of the run directory.\n\n{EXAMPLES}"
+    """Train a flow, or go on with the training of the run directory: the same command again goes on where it stopped.
+
+    Example: realnvp train photos --run-dir runs/photos
+
+    Your own images: realnvp train images --data.source my-folder --run-dir runs/mine
+
+    Two processes: torchrun --nproc-per-node 2 -m realnvp train digits --run-dir runs/two
+    """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     run_dir: Path | None = None
-    """Where everything goes; runs/PRESET when not given."""
+    """Where everything goes; runs/PRESET when not given, with --config the folder of that file."""
     init_from: str | None = None
     """Fine-tuning: a run or saved flow whose weights the training starts with."""
     print_config: Flag = False
@@ -41,7 +40,7 @@ class Train:
 
     def __call__(self) -> int:
         config = validate(self.config)
-        run_dir = self.run_dir or Path("runs") / config.name
+        run_dir = self.run_dir or Path("runs", config.name)
         if self.print_config:
             print(to_json(config), end="")
             return 0
@@ -57,18 +56,22 @@ class Train:
             print_json(asdict(state) | {"run_dir": str(run_dir)})
         else:
             best = "" if state.best is None else f"; best validation bits/dim {state.best:.3f} at step {state.best_step}"
-            print(f"{run_dir}: finished, step {state.step}{best}. More steps: --train.max-steps N. Next: realnvp evaluate {run_dir}")
+            print(
+                f"{run_dir}: finished, step {state.step}{best}. More steps: --train.max-steps N. Next: realnvp evaluate {run_dir}"
+            )
         return 0
 
 
 def train(argv: list[str]) -> int:
     """realnvp train PRESET ..., or realnvp train --config FILE ...: the preset or file gives the defaults of all flags."""
+    run_dir = None
     if "--config" in argv:
         at = argv.index("--config")
         if at + 1 == len(argv):
             raise ValueError("--config: name a file, such as runs/photos/config.json")
         path = Path(argv[at + 1])
         config, prog, rest = from_json(path.read_text(), path), "realnvp train --config FILE", argv[:at] + argv[at + 2 :]
+        run_dir = path.parent
     elif argv and not argv[0].startswith("-"):
         if argv[0] not in PRESETS:
             raise ValueError(f"no preset {argv[0]!r}{nearest(argv[0], PRESETS)}; there are {', '.join(PRESETS)}")
@@ -76,10 +79,11 @@ def train(argv: list[str]) -> int:
     elif argv and argv[0] not in ("-h", "--help"):
         raise ValueError(f"train: name a preset before {argv[0]}, or --config FILE; presets: {', '.join(PRESETS)}")
     else:
-        print(f"usage: realnvp train PRESET ...   or   realnvp train --config RUN/config.json ...\n\n{Train.__doc__}\n")
+        print("usage: realnvp train PRESET ...   or   realnvp train --config RUN/config.json ...\n")
+        print(inspect.cleandoc(Train.__doc__ or ""), end="\n\n")
         print(f"Presets: {', '.join(PRESETS)}. All flags and their defaults: realnvp train PRESET --help")
         return 0
-    return parse(Train, rest, prog=prog, default=Train(config))()
+    return parse(Train, rest, prog=prog, default=Train(config, run_dir))()
 
 
 def all_presets() -> Any:

@@ -4,7 +4,7 @@ from realnvp.data.codecs import codec_bits_per_dim
 from realnvp.data.folder import find_split, image_files
 from realnvp.data.images import read_image
 from realnvp.data.pixels import dequantise, quantize
-from realnvp.data.prepare import atomic_save, find_data, prepare
+from realnvp.data.prepare import atomic_save, find_data, prepare, splits_of_run
 from realnvp.data.source import Part, Source, array_part
 from realnvp.data.splits import Splits, open_splits
 
@@ -23,4 +23,5 @@ __all__ = [
     "prepare",
     "quantize",
     "read_image",
+    "splits_of_run",
 ]

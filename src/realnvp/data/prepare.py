@@ -48,10 +48,10 @@ def prepare(config: DataConfig, *, seed: int, folder: Path) -> Splits:
     if (folder / DESCRIPTION).exists():
         _check_settings(config, seed, folder)
         return open_splits(folder)
-    source, given = find_data(config, seed=seed), Path(config.source or "").expanduser()
-    if config.source and (given / DESCRIPTION).exists():
-        return open_splits(given)
-    if config.source and folder.resolve() == given.resolve():
+    source = find_data(config, seed=seed)
+    if prepared := _prepared_source(config):
+        return open_splits(prepared)
+    if config.source and folder.resolve() == Path(config.source).expanduser().resolve():
         raise ValueError(f"data.source: {folder} is also where the prepared data would be written")
     _write(source, _settings(config, seed), folder)
     return open_splits(folder)
@@ -65,15 +65,21 @@ def atomic_save(path: Path, write: Callable[[BinaryIO], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
+def _prepared_source(config: DataConfig) -> Path | None:
+    """The source, where it is a prepared folder itself."""
+    source = Path(config.source).expanduser() if config.source else None
+    return source if source and (source / DESCRIPTION).exists() else None
+
+
 def _find(config: DataConfig, seed: int) -> Source:
-    if config.source and (Path(config.source).expanduser() / DESCRIPTION).exists():
-        return _from_prepared(config, Path(config.source).expanduser())
+    if prepared := _prepared_source(config):
+        return _from_prepared(config, prepared)
     if config.set in ("photos", "digits"):
         if config.source:
             raise ValueError(f"data.source: {config.set} comes with its packages; only a prepared folder can replace it")
@@ -141,3 +147,8 @@ def _save_part(part: Part, shape: Shape, path: Path) -> None:
             file.write(part.read(np.arange(start, min(start + rows, part.count))).tobytes())
 
     atomic_save(path, write)
+
+
+def splits_of_run(run_dir: Path, config: DataConfig) -> Splits:
+    """The data that a run was trained on; ValueError if they are not there any more."""
+    return open_splits(_prepared_source(config) or run_dir / "data")

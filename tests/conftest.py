@@ -1,0 +1,44 @@
+"""A tiny trained run that many tests look at, and a clean Accelerate between tests."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+from realnvp.config import PRESETS, Config, ModelConfig, TrainConfig
+from realnvp.train import train
+
+torch.set_num_threads(2)
+
+TINY = dataclasses.replace(
+    PRESETS["digits"],
+    model=ModelConfig(num_scales=2, width=8, num_blocks=1),
+    train=TrainConfig(
+        max_steps=12, batch_size=32, log_every=5, eval_every=6, eval_images=60, sample_every=6, save_every=4, moment_batches=4
+    ),
+)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps precision and devices in process-wide state; each training here starts a new one."""
+    yield
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+
+
+@pytest.fixture
+def tiny() -> Config:
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished training of `TINY`. Only read it."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    train(TINY, folder, device="cpu")
+    AcceleratorState._reset_state(True)
+    return folder

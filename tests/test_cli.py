@@ -1,0 +1,307 @@
+"""Every command as a user runs it, also with wrong input: exit 2 and one line that names the file or field."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import realnvp
+from realnvp.cli.main import run
+from realnvp.config import Config, to_json
+
+Out = pytest.CaptureFixture[str]
+
+FAST = [
+    *("--model.width", "4", "--model.num-blocks", "1", "--train.max-steps", "2", "--train.batch-size", "8"),
+    *("--train.moment-batches", "2", "--train.tracker", "none", "--device", "cpu"),
+]
+
+
+def answer(out: Out, *argv: str | Path, code: int = 0) -> dict[str, object]:
+    """The JSON object that a command prints with --json, and nothing else on stdout."""
+    assert run([*map(str, argv), "--json"]) == code
+    result: dict[str, object] = json.loads(out.readouterr().out)
+    return result
+
+
+def complaint(out: Out, *argv: str | Path) -> str:
+    """The one line of a command that refuses its input."""
+    assert run([*map(str, argv)]) == 2
+    captured = out.readouterr()
+    lines = [line for line in captured.err.splitlines() if not line.startswith("image ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("realnvp: error: ")
+    assert captured.out == ""
+    return lines[0]
+
+
+def test_what_a_run_directory_holds(run_dir: Path) -> None:
+    names = {path.name for path in run_dir.iterdir()}
+    assert names >= {"config.json", "metrics.jsonl", "environment.json", "checkpoints", "model", "samples", "data", "curves"}
+    assert len(list((run_dir / "checkpoints").iterdir())) == 2
+    assert len(list((run_dir / "samples").iterdir())) == 2
+    sitting = json.loads((run_dir / "environment.json").read_text())[0]
+    assert sitting["versions"]["torch"]
+    assert {"command", "git_commit", "from_step", "threads"} <= sitting.keys()
+    assert list((run_dir / "curves").glob("**/events*"))
+
+
+def test_train_again_says_that_it_is_finished(out_of: Out, tiny: Config, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(to_json(tiny))
+    command = ["train", "--config", tmp_path / "config.json", "--run-dir", tmp_path / "run", "--device", "cpu"]
+    first = answer(out_of, *command)
+    assert first["step"] == 12
+    assert answer(out_of, *command) == first
+    assert run([*map(str, command)]) == 0
+    assert "finished, step 12" in out_of.readouterr().out
+    assert answer(out_of, "train", "--config", tmp_path / "run/config.json", "--train.max-steps", "13")["step"] == 13
+
+
+def test_evaluate(out_of: Out, run_dir: Path) -> None:
+    result = answer(out_of, "evaluate", run_dir, "--split", "validation", "--noise-draws", "2")
+    keys = {"bits_per_dim", "standard_error", "num_images", "noise_draws", "nonfinite", "split", "dataset"}
+    assert result.keys() >= keys | {"dataset_version", "paper", "seconds"}
+    assert (result["num_images"], result["noise_draws"], result["nonfinite"], result["paper"]) == (180, 2, 0, None)
+    assert (result["split"], result["dataset"]) == ("validation", "digits")
+    assert json.loads((run_dir / "evaluation.json").read_text()) == result
+    assert run(["evaluate", str(run_dir), "--codecs"]) == 0
+    text = out_of.readouterr().out
+    assert "bits/dim +- " in text
+    assert "lossless png" in text
+
+
+def test_evaluate_equals_python(out_of: Out, run_dir: Path) -> None:
+    images = np.load(run_dir / "data" / "test.npy").transpose(0, 3, 1, 2)
+    expected = realnvp.bits_per_dim(realnvp.load_flow(run_dir), images, noise_draws=3, seed=1)
+    result = answer(out_of, "evaluate", run_dir, "--noise-draws", "3", "--seed", "1")
+    assert result["bits_per_dim"] == pytest.approx(expected.mean, abs=1e-6)
+    assert result["standard_error"] == pytest.approx(expected.standard_error, abs=1e-6)
+
+
+def test_evaluate_other_images(out_of: Out, run_dir: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "others.npy", np.full((7, 8, 8), 3, np.uint8))
+    result = answer(out_of, "evaluate", run_dir, "--data.source", tmp_path / "others.npy")
+    assert result["num_images"] == 7
+    np.save(tmp_path / "colour.npy", np.full((7, 8, 8, 3), 3, np.uint8))
+    assert "3 channels" in complaint(out_of, "evaluate", run_dir, "--data.source", tmp_path / "colour.npy")
+    np.save(tmp_path / "odd.npy", np.full((7, 9, 8), 3, np.uint8))
+    assert "9x8" in complaint(out_of, "evaluate", run_dir, "--data.source", tmp_path / "odd.npy")
+    assert "levels" in complaint(out_of, "evaluate", run_dir, "--data.source", save(tmp_path / "x.npy", np.full((7, 8, 8), 200)))
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    np.save(path, array.astype(np.uint8))
+    return path
+
+
+def test_sample(out_of: Out, run_dir: Path, tmp_path: Path) -> None:
+    result = answer(out_of, "sample", run_dir, "-n", "70", "--seed", "5", "--out", tmp_path / "s.npy")
+    assert result["nonfinite"] == 0
+    samples = np.load(tmp_path / "s.npy")
+    assert (samples.shape, samples.dtype) == ((70, 8, 8, 1), np.uint8)
+    assert samples.max() <= 16
+    answer(out_of, "sample", run_dir, "-n", "3", "--seed", "5", "--out", tmp_path / "few.npy")
+    assert (np.load(tmp_path / "few.npy") == samples[:3]).all()
+    answer(out_of, "sample", run_dir, "-n", "4", "--beside-data", "--out", tmp_path / "s.png")
+    with Image.open(tmp_path / "s.png") as picture:
+        assert picture.width > 256
+
+
+def test_score(out_of: Out, run_dir: Path, tmp_path: Path) -> None:
+    test = np.load(run_dir / "data" / "test.npy")
+    (tmp_path / "folder").mkdir()
+    for i in range(5):
+        Image.fromarray(test[i, :, :, 0]).save(tmp_path / "folder" / f"{i}.png")
+    Image.fromarray(np.random.default_rng(0).integers(17, size=(8, 8)).astype(np.uint8)).save(tmp_path / "noise.png")
+    paths = [tmp_path / "folder", tmp_path / "noise.png"]
+    assert run(["score", str(run_dir), *map(str, paths), "--out", str(tmp_path / "scores.csv")]) == 0
+    rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
+    assert list(rows[0]) == ["path", "log_prob", "bits_per_dim", "rank"]
+    assert len(rows) == 6
+    assert next(row for row in rows if row["rank"] == "1")["path"].endswith("noise.png")
+    assert sorted(int(row["rank"]) for row in rows) == [1, 2, 3, 4, 5, 6]
+    assert float(rows[0]["bits_per_dim"]) == pytest.approx(-float(rows[0]["log_prob"]) / (64 * np.log(2)))
+    out_of.readouterr()
+    alone = answer(out_of, "score", run_dir, tmp_path / "noise.png")["scores"]
+    assert alone[0]["log_prob"] == pytest.approx(float(rows[5]["log_prob"]), abs=1e-4)
+
+
+def test_check_and_info(out_of: Out, run_dir: Path) -> None:
+    result = answer(out_of, "check", run_dir)
+    assert result["ok"]
+    names = " ".join(entry["name"] for entry in result["checks"])
+    assert all(word in names for word in ("AffineCoupling", "BatchNorm", "autograd", "stored moments", "samples"))
+    info = answer(out_of, "info", run_dir)
+    assert info["step"] == 12
+    assert run(["info", str(run_dir)]) == 0
+    assert "best_validation_bits_per_dim" in out_of.readouterr().out
+
+
+def test_check_fails_on_a_flow_that_is_not_one(out_of: Out, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from realnvp.bijections import BatchNorm
+
+    monkeypatch.setattr(BatchNorm, "_inverse", lambda self, z: z)
+    result = answer(out_of, "check", run_dir, code=1)
+    assert not result["ok"]
+
+
+def test_presets_version_completion_help(out_of: Out) -> None:
+    presets = answer(out_of, "presets")
+    assert presets["cifar10"]["parameters"] == 19_609_545
+    assert presets["cifar10"]["paper"] == 3.49
+    assert run(["--version"]) == 0
+    assert out_of.readouterr().out == f"realnvp {realnvp.__version__}\n"
+    assert run(["completion", "bash"]) == 0
+    assert "evaluate" in out_of.readouterr().out
+    for command in ("evaluate", "sample", "score", "check", "info", "presets", "train photos"):
+        with pytest.raises(SystemExit) as stopped:
+            run([*command.split(), "--help"])
+        assert stopped.value.code == 0
+        assert "Example" in out_of.readouterr().out
+
+
+def test_dry_run_and_print_config(out_of: Out, tmp_path: Path) -> None:
+    assert run(["train", "digits", "--train.lr", "0.5", "--print-config"]) == 0
+    assert json.loads(out_of.readouterr().out)["train"]["lr"] == 0.5
+    result = answer(out_of, "train", "digits", "--dry-run", "--run-dir", tmp_path / "run")
+    assert result.keys() == {"config", "parameters", "training_memory_bytes", "data"}
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_folder_of_images(out_of: Out, tmp_path: Path, channels: int) -> None:
+    random = np.random.default_rng(0)
+    (tmp_path / "pictures" / "inner").mkdir(parents=True)
+    for i in range(40):
+        pixels = random.integers(256, size=(12, 20, channels)).astype(np.uint8)
+        folder = tmp_path / "pictures" / ("inner" if i % 2 else "")
+        Image.fromarray(pixels.squeeze()).save(folder / f"{i}.png")
+    command = ["train", "images", "--data.source", tmp_path / "pictures", "--run-dir", tmp_path / "run", *FAST]
+    assert answer(out_of, *command)["step"] == 2
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["data"]["shape"] == [channels, 12, 20]
+    assert config["model"]["num_scales"] == 2
+    assert [len(np.load(tmp_path / "run" / "data" / f"{split}.npy")) for split in ("train", "validation", "test")] == [32, 4, 4]
+    assert answer(out_of, "evaluate", tmp_path / "run")["num_images"] == 4
+    assert answer(out_of, *command)["step"] == 2
+
+
+def test_a_bad_folder_is_refused_whole_and_can_be_mended(out_of: Out, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(40):
+        Image.fromarray(np.full((8, 8), i, np.uint8)).save(pictures / f"{i:02d}.png")
+    (pictures / "03.png").write_bytes(b"no picture")
+    (pictures / "17.png").write_bytes((pictures / "17.png").read_bytes()[:50])
+    Image.fromarray(np.zeros((8, 9), np.uint8)).save(pictures / "20.png")
+    command = ["train", "images", "--data.source", pictures, "--run-dir", tmp_path / "run", *FAST]
+    line = complaint(out_of, *command)
+    assert all(name in line for name in ("03.png", "17.png", "20.png"))
+    for name in ("03.png", "17.png", "20.png"):
+        (pictures / name).unlink()
+    assert run([*map(str, command)]) == 0
+
+
+def test_wrong_input_is_named(out_of: Out, run_dir: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "large.png")
+    damaged = tmp_path / "config.json"
+    damaged.write_text('{"train": {"lr": 1, "max_stesp": 3}}')
+    cases: list[tuple[list[str | Path], list[str]]] = [
+        (["trian"], ["trian", "train"]),
+        (["train", "photo"], ["photo", "photos"]),
+        (["train", "--run-dir", tmp_path / "x"], ["preset"]),
+        (["train", "--config"], ["--config"]),
+        (["train", "--config", tmp_path / "no.json"], ["no.json", "No such file"]),
+        (["train", "--config", damaged], ["config.json", "train.max_stesp", "max_steps"]),
+        (["train", "images", "--run-dir", tmp_path / "x"], ["data.source"]),
+        (["train", "images", "--data.source", tmp_path / "no", "--run-dir", tmp_path / "x"], ["no"]),
+        (["train", "images", "--data.source", empty, "--run-dir", tmp_path / "x"], ["empty"]),
+        (["train", "cifar10", "--run-dir", tmp_path / "x"], ["data.source"]),
+        (["train", "digits", "--train.batch-size", "0"], ["train.batch_size", "0"]),
+        (["train", "digits", "--train.batch-size", "9999", "--run-dir", tmp_path / "x"], ["train.batch_size", "9999"]),
+        (["train", "digits", "--train.lr", "-1"], ["train.lr"]),
+        (["train", "digits", "--model.num-scales", "5", "--run-dir", tmp_path / "x"], ["8x8", "16"]),
+        (["train", "digits", "--device", "tpu", "--run-dir", tmp_path / "x"], ["--device", "tpu"]),
+        (["train", "digits", "--run-dir", run_dir], ["config.json", "model.width"]),
+        (["train", "digits", "--init-from", tmp_path / "no", "--run-dir", tmp_path / "x"], ["no"]),
+        (["evaluate", tmp_path / "no"], ["no", "no such run"]),
+        (["evaluate", empty], ["empty"]),
+        (["evaluate", run_dir, "--noise-draws", "0"], ["noise_draws"]),
+        (["evaluate", run_dir, "--data.source", tmp_path / "no.npy"], ["no.npy"]),
+        (["sample", run_dir, "-n", "0"], ["-n", "0"]),
+        (["sample", run_dir, "--temperature", "-1"], ["--temperature"]),
+        (["sample", run_dir, "--temperature", "nan"], ["--temperature"]),
+        (["sample", run_dir, "--out", tmp_path / "s.jpg"], ["s.jpg"]),
+        (["sample", run_dir, "--out", run_dir / "config.json" / "s.png"], ["config.json"]),
+        (["score", run_dir, tmp_path / "no.png"], ["no.png"]),
+        (["score", run_dir, tmp_path / "large.png"], ["large.png", "9x9", "8x8"]),
+        (["score", run_dir, empty], ["empty"]),
+        (["check", empty], ["empty"]),
+        (["info", tmp_path / "no"], ["no such run"]),
+        (["info", empty], ["empty", "config.json"]),
+        (["completion", "fish"], ["bash"]),
+    ]
+    for argv, words in cases:
+        line = complaint(out_of, *argv)
+        assert all(word in line for word in words), (argv, line)
+    assert not (tmp_path / "x" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["train", "digits", "--train.max-step", "3"],
+        ["evaluate"],
+        ["evaluate", "x", "--split", "tets"],
+        ["sample", "x", "-n", "many"],
+        ["train", "digits", "--train.precision", "int8"],
+    ],
+)
+def test_a_mistyped_flag_exits_with_2(argv: list[str], capsys: Out) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(argv)
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+
+
+def test_as_a_process(run_dir: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "realnvp"]
+    result = subprocess.run([*command, "evaluate", str(run_dir), "--json"], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, json.loads(result.stdout)["num_images"]) == (0, 180)
+    result = subprocess.run([*command, "evaluate", str(tmp_path / "no")], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+
+
+def test_sigterm_saves_and_exits_with_143(tiny: Config, tmp_path: Path) -> None:
+    import signal
+    import time
+
+    (tmp_path / "config.json").write_text(to_json(tiny).replace('"max_steps": 12', '"max_steps": 100000'))
+    command = [sys.executable, "-m", "realnvp", "train", "--config", "config.json", "--run-dir", "run", "--device", "cpu"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if (tmp_path / "run/checkpoints").exists() and any((tmp_path / "run/checkpoints").iterdir()):
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert out == ""
+    assert "saved; the same command goes on" in err
+    assert "Traceback" not in err
+
+
+@pytest.fixture
+def out_of(capsys: Out) -> Out:
+    """What a command printed."""
+    return capsys

@@ -1,0 +1,90 @@
+"""The house: who may import whom (docs/design.md), and what help must not wait for."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import realnvp
+
+SOURCE = Path(realnvp.__file__).parent
+LAYERS: list[set[str]] = [
+    {"bijections.base", "bijections.masks", "moments", "config", "noise", "prior", "folders", "progress", "environment", "data"},
+    {
+        "bijections",
+        "bijections.coupling",
+        "bijections.multiscale",
+        "bijections.batchnorm",
+        "bijections.logit",
+        "nets",
+        "flow",
+        "batches",
+    },
+    {"models"},
+    {"checkpoint", "memory"},
+    {"likelihood", "evaluate", "score", "check"},
+    {"figures"},
+    {"train", "sampling"},
+    {"cli"},
+]
+LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+# Within a layer, in this order.
+SAME_LAYER_ALLOWED = {
+    ("evaluate", "likelihood"),
+    ("score", "likelihood"),
+    ("check", "likelihood"),
+    ("prior", "noise"),
+    ("data", "config"),
+}
+
+
+def room(module: str) -> str:
+    parts = module.removeprefix("realnvp.").split(".")
+    return parts[0] if parts[0] in ("data", "cli") else ".".join(parts)
+
+
+def imports(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    return {
+        node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("realnvp.")
+    }
+
+
+def test_imports_go_strictly_down() -> None:
+    wrong = []
+    for path in SOURCE.rglob("*.py"):
+        name = ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+        if name in ("__init__", "__main__"):
+            continue
+        here = room(name)
+        for module in imports(path):
+            there = room(module)
+            inside = here == there or here == "bijections" or (here, there) in SAME_LAYER_ALLOWED
+            if not inside and LEVEL[there] >= LEVEL[here]:
+                wrong.append(f"{name} imports {module}")
+    assert wrong == []
+
+
+def test_networks_and_bijections_never_import_each_other() -> None:
+    assert not any(module.startswith("realnvp.nets") for path in (SOURCE / "bijections").glob("*.py") for module in imports(path))
+    assert not any(module.startswith("realnvp.bijections") for module in imports(SOURCE / "nets.py"))
+
+
+def test_help_and_configuration_never_import_torch() -> None:
+    code = (
+        "import sys, realnvp, realnvp.cli.main as cli; realnvp.PRESETS; cli.run(['--help'])\n"
+        "for command in ['evaluate', 'sample', 'score', 'check', 'info', 'presets', 'train', 'train photos']:\n"
+        "    try: cli.run([*command.split(), '--help'])\n"
+        "    except SystemExit: pass\n"
+        "cli.run(['train', 'photos', '--print-config'])\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
+
+
+def test_nothing_loads_pickles_or_evaluates() -> None:
+    forbidden = ("pickle.", "torch.load", "allow_pickle=True", "eval(", "exec(", "yaml.load", "importlib.import_module(config")
+    text = {path: path.read_text().replace(".eval()", "") for path in SOURCE.rglob("*.py")}
+    assert [(path.name, word) for path, content in text.items() for word in forbidden if word in content] == []

@@ -1,0 +1,214 @@
+"""Bits per dimension: per image, each image counted, and every constant in its place."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from realnvp import bits_per_dim, quantize
+from realnvp.bijections import BatchNorm, Chain, Logit
+from realnvp.config import Config, DataConfig, ModelConfig
+from realnvp.data import dequantise
+from realnvp.flow import Flow
+from realnvp.likelihood import evaluating, log_probs, summarise
+from realnvp.models import build
+from realnvp.moments import averaging
+from realnvp.noise import Purpose, uniform
+from realnvp.prior import StandardNormal
+
+CONFIG = Config(data=DataConfig(shape=(3, 8, 8), flip=True), model=ModelConfig(num_scales=2, width=4, num_blocks=1))
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randint(256, (40, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def flow(images: Tensor) -> Flow:
+    flow = build(CONFIG)
+    optimizer = torch.optim.Adam(flow.parameters(), 1e-2)
+    x = images.float() + 0.5
+    for _ in range(5):
+        (-flow.log_prob(x).mean()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with averaging(flow), torch.no_grad():
+        flow.log_prob(x)
+    return flow.eval()
+
+
+def test_batch_size_and_order_do_not_matter(flow: Flow, images: Tensor) -> None:
+    whole = bits_per_dim(flow, images, noise_draws=2, seed=3, batch_size=256).per_image
+    single = bits_per_dim(flow, images, noise_draws=2, seed=3, batch_size=1).per_image
+    assert (whole - single).abs().max() < 1e-6
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
+    nats = log_probs(flow, images[order], noise_draws=2, seed=3, indices=order.tolist(), batch_size=7)
+    assert (-nats / (192 * math.log(2)) - whole[order]).abs().max() < 1e-6
+
+
+def test_numpy_and_torch_give_the_same(flow: Flow, images: Tensor) -> None:
+    nhwc = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+    assert bits_per_dim(flow, nhwc.transpose(0, 3, 1, 2)).mean == pytest.approx(bits_per_dim(flow, images).mean, abs=1e-6)
+
+
+def test_noise_draws_are_a_mean_of_log_p(flow: Flow, images: Tensor) -> None:
+    draws = []
+    for draw in range(4):
+        noise = uniform((3, 8, 8), 5, Purpose.EVALUATE, indices=range(40), round=draw)
+        with torch.no_grad():
+            draws.append(flow.log_prob(dequantise(images, noise)).double())
+    expected = -torch.stack(draws).mean(0) / (192 * math.log(2))
+    assert (bits_per_dim(flow, images, noise_draws=4, seed=5).per_image - expected).abs().max() < 1e-6
+
+
+def test_a_uniform_density_takes_eight_bits() -> None:
+    """Constants: an identity flow with a logistic base that is uniform on the whole support takes log2 of its length."""
+
+    class Logistic(StandardNormal):
+        def log_prob(self, z: Tensor) -> Tensor:
+            return (z - 2 * torch.nn.functional.softplus(z)).flatten(1).sum(1)
+
+    images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(3, -1, -1, -1)
+    flow = Flow(Chain([Logit(), BatchNorm(1)]).double().eval(), Logistic())
+    flow.bijection.bijections[1].moments.var.fill_(1 - 1e-4)
+    assert bits_per_dim(flow, images).mean == pytest.approx(8 - math.log2(0.9), abs=1e-9)
+
+
+def test_nothing_that_is_not_finite_is_dropped(flow: Flow, images: Tensor) -> None:
+    class Hole(StandardNormal):
+        def log_prob(self, z: Tensor) -> Tensor:
+            return super().log_prob(z).index_fill(0, torch.tensor([1]), -math.inf)
+
+    result = bits_per_dim(Flow(flow.bijection, Hole()), images[:5])
+    assert result.nonfinite == 1
+    assert not math.isfinite(result.mean)
+    assert len(result.per_image) == 5
+
+
+def test_standard_error() -> None:
+    values = torch.tensor([1.0, 2.0, 4.0, 5.0]).double()
+    plain = summarise(values)
+    assert plain.mean == 3
+    assert plain.standard_error == pytest.approx(values.std().item() / 2)
+    assert math.isnan(summarise(values[:1]).standard_error)
+    # Copies of an image are no new information: clustered, the error is that of the images without copies.
+    copies = values.repeat_interleave(10)
+    clustered = summarise(copies, groups=[i for i in range(4) for _ in range(10)])
+    assert clustered.standard_error == pytest.approx(plain.standard_error)
+    assert summarise(copies).standard_error < plain.standard_error / 3
+
+
+def test_evaluation_changes_nothing(flow: Flow, images: Tensor) -> None:
+    """Neither the mode of any submodule nor a moment; and it is the same each time."""
+    flow.train()
+    flow.bijection.bijections[0].eval()
+    modes = [module.training for module in flow.modules()]
+    before = {name: tensor.clone() for name, tensor in flow.state_dict().items()}
+    first, second = bits_per_dim(flow, images), bits_per_dim(flow, images)
+    assert torch.equal(first.per_image, second.per_image)
+    assert [module.training for module in flow.modules()] == modes
+    assert all(torch.equal(before[name], tensor) for name, tensor in flow.state_dict().items())
+    flow.eval()
+
+
+def test_reported_numbers_are_float32_even_inside_autocast(flow: Flow, images: Tensor) -> None:
+    plain = bits_per_dim(flow, images).per_image
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(bits_per_dim(flow, images).per_image, plain)
+        with evaluating(flow):
+            assert flow.encode(images.float()).dtype == torch.float32
+
+
+def test_other_images_in_the_batch_do_not_matter(flow: Flow, images: Tensor) -> None:
+    """Statistics of the test batch would make them matter."""
+    other = torch.cat([images[:1], torch.zeros_like(images[1:])])
+    assert bits_per_dim(flow, other).per_image[0] == pytest.approx(bits_per_dim(flow, images).per_image[0].item(), abs=1e-6)
+
+
+def test_noise_covers_the_whole_bin() -> None:
+    noise = uniform((64, 64), 0, Purpose.TRAIN, indices=range(8))
+    assert noise.min() >= 0
+    assert noise.max() < 1
+    assert abs(noise.mean() - 0.5) < 0.01
+    assert abs(noise.var() - 1 / 12) < 0.002
+    assert torch.equal(uniform((4,), 0, Purpose.TRAIN, indices=[7, 3])[1], uniform((4,), 0, Purpose.TRAIN, indices=[3])[0])
+    others = [uniform((4,), *key, indices=[3]) for key in ((1, Purpose.TRAIN), (0, Purpose.EVALUATE))]
+    assert not any(torch.equal(other, uniform((4,), 0, Purpose.TRAIN, indices=[3])) for other in others)
+    assert not torch.equal(uniform((4,), 0, Purpose.TRAIN, indices=[3], round=1), uniform((4,), 0, Purpose.TRAIN, indices=[3]))
+
+
+def test_samples_do_not_depend_on_the_chunk(flow: Flow) -> None:
+    with torch.no_grad():
+        whole = flow.sample(6, seed=2)
+        chunks = torch.cat([flow.sample(4, seed=2), flow.sample(2, seed=2, first=4)])
+    assert (whole - chunks).abs().max() < 1e-3
+    assert not torch.equal(flow.sample(1, seed=3), whole[:1])
+
+
+def test_samples_have_the_density() -> None:
+    """E log q(x) over samples is minus the entropy, and a scale that is wrong by 5 % would show."""
+    flow = Flow(Chain([Logit(), BatchNorm(1)]).double().eval(), StandardNormal(), None)
+    with torch.no_grad():
+        z = flow.encode(flow.sample(4000, shape=(1, 4, 4), seed=1))
+    statistic = (z.square().sum().item() - z.numel()) / math.sqrt(2 * z.numel())  # about N(0, 1)
+    assert abs(statistic) < 3.9  # p > 1e-4
+    assert abs((1.05**2 * z.square().sum().item() - z.numel()) / math.sqrt(2 * z.numel())) > 4.9  # p < 1e-6
+
+
+def test_temperature_and_extrapolation(flow: Flow) -> None:
+    with torch.no_grad():
+        cold = flow.sample(2, temperature=0.0)
+        assert torch.equal(cold[0], cold[1])
+        assert flow.sample(1, shape=(3, 16, 16)).shape == (1, 3, 16, 16)
+        assert flow.sample(1, (3, 80, 80)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda flow, images: flow.log_prob(images), "floating-point"),
+        (lambda flow, images: flow.log_prob(images.float()[0]), r"\(B, 3, H, W\), got \(3, 8, 8\)"),
+        (lambda flow, images: flow.log_prob(images.float()[:, :1]), r"got \(40, 1, 8, 8\)"),
+        (lambda flow, images: flow.encode(torch.zeros(1, 3, 9, 8)), "9x8.*divisible by 2"),
+        (lambda flow, images: flow.sample(0), "n: must be at least 1"),
+        (lambda flow, images: bits_per_dim(flow, images.float()), "uint8"),
+        (lambda flow, images: bits_per_dim(flow, images[:0]), "N > 0"),
+        (lambda flow, images: bits_per_dim(flow, images, noise_draws=0), "noise_draws"),
+        (lambda flow, images: Flow(flow.bijection, StandardNormal()).sample(1), "shape"),
+    ],
+)
+def test_bad_input_is_named(flow: Flow, images: Tensor, call: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(flow, images)
+
+
+def test_round_trip_of_images_is_exact(flow: Flow, images: Tensor) -> None:
+    """encode and decode of v + .5 give the image back, saturated ones included; z of 20 sigma stay finite."""
+    extremes = torch.stack([torch.zeros(3, 8, 8), torch.full((3, 8, 8), 255.0)]).to(torch.uint8)
+    every = torch.cat([images, extremes])
+    with torch.no_grad():
+        assert torch.equal(quantize(flow.decode(flow.encode(every + 0.5))), every)
+        z = 20 * torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+        x = flow.decode(z)
+        assert x.isfinite().all()
+        assert (flow.decode(flow.encode(x)) - x).abs().max() < 1e-3
+        assert flow.log_prob(x).isfinite().all()
+
+
+def test_float64_works_end_to_end(flow: Flow, images: Tensor) -> None:
+    import copy
+
+    double = copy.deepcopy(flow).double()
+    assert double.sample(2).dtype == torch.float64
+    assert bits_per_dim(double, images).mean == pytest.approx(bits_per_dim(flow, images).mean, abs=1e-5)
+
+
+def test_log_prob_encode_and_decode_are_differentiable(flow: Flow, images: Tensor) -> None:
+    x = (images[:2] + 0.5).requires_grad_()
+    assert torch.autograd.grad(flow.log_prob(x).sum(), x)[0].abs().min() > 0
+    assert torch.autograd.grad(flow.encode(x).square().sum(), x)[0].isfinite().all()
+    z = torch.zeros(2, 3, 8, 8, requires_grad=True)
+    assert torch.autograd.grad(flow.decode(z).sum(), z)[0].abs().max() > 0

@@ -1,0 +1,206 @@
+"""Training loses nothing: resume, skipped steps, several processes, and it learns."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from accelerate.state import AcceleratorState
+from torch import Tensor
+
+import realnvp.train
+from realnvp.checkpoint import load_flow
+from realnvp.config import Config, to_json
+from realnvp.evaluate import evaluate
+from realnvp.folders import newest_intact
+from realnvp.train import Run, TrainingFailed, TrainingStopped, train
+
+step_of_the_loop = realnvp.train.train_step
+
+
+def final_tensors(run_dir: Path) -> dict[str, Tensor]:
+    files, complaints = newest_intact(run_dir / "checkpoints", "step")
+    assert files is not None
+    assert not complaints
+    return safetensors.torch.load(files["state.safetensors"])
+
+
+def assert_bit_equal(a: Path, b: Path) -> None:
+    first, second = final_tensors(a), final_tensors(b)
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def with_train(config: Config, **changes: Any) -> Config:
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, steps: set[int], signum: int) -> None:
+    """Send this process a signal while it does these steps, each once."""
+
+    def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
+        if run.state.step in steps:
+            steps.remove(run.state.step)
+            os.kill(os.getpid(), signum)
+        return step_of_the_loop(run, x, stop=stop)
+
+    monkeypatch.setattr(realnvp.train, "train_step", train_step)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_and_resumed_is_bit_equal(
+    tiny: Config, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int
+) -> None:
+    interrupt_at(monkeypatch, {0, 1, 5, 9}, signum)
+    for _ in range(4):
+        with pytest.raises(TrainingStopped, match="goes on") as stopped:
+            train(tiny, tmp_path / "run", device="cpu")
+        assert stopped.value.signum == signum
+    train(tiny, tmp_path / "run", device="cpu")
+    assert_bit_equal(tmp_path / "run", run_dir)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    expected = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [line["step"] for line in expected]
+    assert load_flow(tmp_path / "run").state_dict().keys() == load_flow(run_dir).state_dict().keys()
+    for name, tensor in load_flow(run_dir).state_dict().items():
+        assert torch.equal(tensor, load_flow(tmp_path / "run").state_dict()[name])
+
+
+def test_killed_without_warning_resumes_from_the_last_checkpoint(
+    tiny: Config, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
+        if run.state.step == 10:
+            raise MemoryError  # nothing in the loop handles it, as nothing handles SIGKILL
+        return step_of_the_loop(run, x, stop=stop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(realnvp.train, "train_step", train_step)
+        with pytest.raises(MemoryError):
+            train(tiny, tmp_path / "run", device="cpu")
+    train(tiny, tmp_path / "run", device="cpu")
+    assert_bit_equal(tmp_path / "run", run_dir)
+
+
+def test_more_steps_go_on_from_a_finished_run(tiny: Config, run_dir: Path, tmp_path: Path) -> None:
+    train(with_train(tiny, max_steps=8), tmp_path / "run", device="cpu")
+    train(tiny, tmp_path / "run", device="cpu")
+    assert_bit_equal(tmp_path / "run", run_dir)
+
+
+def test_another_configuration_is_refused_by_its_field(tiny: Config, run_dir: Path) -> None:
+    with pytest.raises(ValueError, match=r"config\.json.*train\.lr"):
+        train(with_train(tiny, lr=0.1), run_dir, device="cpu")
+
+
+def test_a_step_that_is_not_finite_changes_nothing(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run with one NaN in a batch is the run without that batch: weights, Adam's state and moments."""
+
+    def poisoned(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
+        return step_of_the_loop(run, x.where(torch.tensor(run.state.step != 5), torch.nan), stop=stop)
+
+    def without(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
+        return (float("nan"), 0.0, 0) if run.state.step == 5 else step_of_the_loop(run, x, stop=stop)
+
+    for name, train_step in (("poisoned", poisoned), ("without", without)):
+        monkeypatch.setattr(realnvp.train, "train_step", train_step)
+        assert train(tiny, tmp_path / name, device="cpu").skipped == 1
+    assert_bit_equal(tmp_path / "poisoned", tmp_path / "without")
+    assert all(tensor.isfinite().all() for tensor in final_tensors(tmp_path / "poisoned").values())
+
+
+def test_a_training_beyond_repair_says_where(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(realnvp.train, "train_step", lambda run, x, *, stop: (float("nan"), 0.0, 0))
+    with pytest.raises(TrainingFailed, match=r"step 19: loss nan.*20 such steps in a row; training images \[\d"):
+        train(with_train(tiny, max_steps=40), tmp_path / "run", device="cpu")
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_two_processes_take_the_steps_of_one(tiny: Config, tmp_path: Path, momentum: float) -> None:
+    config = with_train(tiny, max_steps=3, eval_every=3, precision="float64", tracker="none")
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, momentum=momentum))
+    (tmp_path / "config.json").write_text(to_json(config))
+    command = ["-m", "realnvp", "train", "--config", str(tmp_path / "config.json"), "--device", "cpu"]
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command, "--run-dir", str(tmp_path / "two")]
+    subprocess.run([sys.executable, *two], check=True, capture_output=True, timeout=120)
+    train(config, tmp_path / "one", device="cpu")
+    one, both = final_tensors(tmp_path / "one"), final_tensors(tmp_path / "two")
+    assert one.keys() == both.keys()
+    assert max((one[name] - both[name]).abs().max().item() for name in one if not name.endswith(".step")) < 1e-9
+    bits = [json.loads((tmp_path / run / "metrics.jsonl").read_text().splitlines()[-1]) for run in ("one", "two")]
+    assert abs(bits[0]["validation_bits_per_dim"] - bits[1]["validation_bits_per_dim"]) < 1e-9
+
+
+def test_best_model_is_chosen_without_the_test_set(
+    tiny: Config, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same run with another test set ends with the same best model."""
+    prepare = realnvp.train.prepare
+
+    def without_test(*args: Any, **settings: Any) -> Any:
+        splits = prepare(*args, **settings)
+        return dataclasses.replace(splits, test=np.zeros_like(splits.test))
+
+    monkeypatch.setattr(realnvp.train, "prepare", without_test)
+    train(tiny, tmp_path / "run", device="cpu")
+    assert_bit_equal(tmp_path / "run", run_dir)
+    files = [newest_intact(folder / "model", "best")[0] for folder in (run_dir, tmp_path / "run")]
+    assert files[0] == files[1]
+
+
+def test_early_stopping(tiny: Config, tmp_path: Path) -> None:
+    """With a learning rate that ruins the model, it stops after `patience` evaluations and keeps the best."""
+    state = train(with_train(tiny, max_steps=200, eval_every=2, patience=2, lr=0.5), tmp_path / "run", device="cpu")
+    assert state.step < 200
+    assert state.evaluations_since_best == 2
+    facts = json.loads((newest_intact(tmp_path / "run/model", "best")[0] or {})["facts.json"])
+    assert facts["step"] == state.best_step < state.step
+    assert train(with_train(tiny, max_steps=200, eval_every=2, patience=2, lr=0.5), tmp_path / "run", device="cpu") == state
+
+
+def test_fine_tuning_starts_with_given_weights(tiny: Config, run_dir: Path, tmp_path: Path) -> None:
+    state = train(with_train(tiny, max_steps=1, eval_every=1, lr=1e-12), tmp_path / "run", device="cpu", init_from=run_dir)
+    assert state.step == 1
+    for name, parameter in load_flow(tmp_path / "run").named_parameters():
+        assert (parameter - dict(load_flow(run_dir).named_parameters())[name]).abs().max() < 1e-6
+    wider = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, width=9))
+    with pytest.raises(ValueError, match=r"model\.width"):
+        train(wider, tmp_path / "wider", device="cpu", init_from=run_dir)
+
+
+def test_bfloat16_stays_in_the_networks(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """State z and log-det are float32 in every bijection, also while the networks compute in bfloat16; so are stored numbers."""
+    seen: set[torch.dtype] = set()
+    inside: set[torch.dtype] = set()
+
+    def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
+        for module in run.flow.modules():
+            if isinstance(module, realnvp.bijections.Bijection):
+                module.register_forward_hook(lambda layer, inputs, outputs: seen.update(tensor.dtype for tensor in outputs))
+            if isinstance(module, realnvp.nets.WeightNormConv):
+                module.register_forward_hook(lambda layer, inputs, output: inside.add(output.dtype))
+        return step_of_the_loop(run, x, stop=stop)
+
+    monkeypatch.setattr(realnvp.train, "train_step", train_step)
+    train(with_train(tiny, max_steps=1, eval_every=1, precision="bfloat16"), tmp_path / "run", device="cpu")
+    assert inside == {torch.bfloat16, torch.float32}  # float32 in validation
+    assert seen == {torch.float32}
+    assert {tensor.dtype for tensor in final_tensors(tmp_path / "run").values()} == {torch.float32}
+    AcceleratorState._reset_state(True)
+
+
+def test_it_learns_the_digits(tiny: Config, tmp_path: Path) -> None:
+    """Clearly better than independent pixels, each with its own 17 frequencies, 2.396 bits/dim."""
+    config = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, width=16))
+    train(with_train(config, max_steps=300, eval_every=100, save_every=300), tmp_path / "run", device="cpu")
+    result = evaluate(load_flow(tmp_path / "run"), tmp_path / "run")
+    assert result["num_images"] == 180
+    assert result["bits_per_dim"] + 3 * result["standard_error"] < 2.396
