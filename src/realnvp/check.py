@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from realnvp.bijections import Bijection
 from realnvp.data import dequantise
-from realnvp.flow import Flow
+from realnvp.flow import Flow, like
 from realnvp.likelihood import bits_per_dim, evaluating
 from realnvp.noise import Purpose, uniform
 
@@ -41,10 +41,9 @@ def check(flow: Flow, images: Pixels, *, seed: int = 0) -> list[Check]:
     images: uint8 (N, C, H, W), some of the data. All but the log-det in the flow's own precision.
     """
     with evaluating(flow):
-        like = next(flow.parameters())
-        pixels = torch.cat([torch.from_numpy(images.copy()), _extremes(images.shape[1:], _levels(flow))]).to(like.device)
+        pixels = torch.cat([torch.from_numpy(images.copy()), _extremes(images.shape[1:], _levels(flow))]).to(like(flow).device)
         noise = uniform(pixels.shape[1:], seed, Purpose.EVALUATE, indices=range(len(pixels)))
-        x = dequantise(pixels, noise.to(like))
+        x = dequantise(pixels, noise.to(like(flow)))
         return [
             *_layers(flow, x),
             Check(
@@ -131,7 +130,7 @@ def _moments_gap(flow: Flow, images: Pixels, seed: int) -> float:
     """|bits/dim with stored moments - bits/dim with the batch's own|: what a user of batch norm has to fear."""
     stored = bits_per_dim(flow, images, seed=seed).mean
     trained = copy.deepcopy(flow).train()
-    pixels = torch.from_numpy(images.copy()).to(next(flow.parameters()).device)
+    pixels = torch.from_numpy(images.copy()).to(like(flow).device)
     noise = uniform(pixels.shape[1:], seed, Purpose.EVALUATE, indices=range(len(pixels)))
-    nats = trained.log_prob(dequantise(pixels, noise.to(next(flow.parameters()))))
+    nats = trained.log_prob(dequantise(pixels, noise.to(like(flow))))
     return abs(stored + nats.mean().item() / (pixels[0].numel() * math.log(2)))

@@ -1,6 +1,7 @@
 """A normalizing flow: a bijection and a prior make an exact density (eq 2-3)."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +21,11 @@ class Prior(Protocol):
 
     def sample(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor:
         """One z of this shape."""
+
+
+def like(module: nn.Module) -> Tensor:
+    """A tensor of the module, for its dtype and device; an empty one on the CPU where it has none."""
+    return next(chain(module.parameters(), module.buffers()), torch.empty(0))
 
 
 class Flow(nn.Module):
@@ -72,8 +78,7 @@ class Flow(nn.Module):
         if n < 1:
             raise ValueError(f"n: must be at least 1, got {n}")
         draws = [self.prior.sample(shape, generator(seed, Purpose.SAMPLE, index=first + i)) for i in range(n)]
-        like = next(self.parameters(), torch.empty(0))
-        return self.decode(temperature * torch.stack(draws).to(like))
+        return self.decode(temperature * torch.stack(draws).to(like(self)))
 
     def _check(self, x: Tensor) -> None:
         if not x.is_floating_point():

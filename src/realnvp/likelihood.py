@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from realnvp.data import dequantise
-from realnvp.flow import Flow
+from realnvp.flow import Flow, like
 from realnvp.noise import Purpose, uniform
 
 Images = Tensor | NDArray[np.uint8]
@@ -72,15 +72,14 @@ def log_probs(
     """(N,), float64: log p in nats of uint8 images (N, C, H, W), the mean over noise draws. indices name the images' noise."""
     _check(images, noise_draws)
     indices = range(len(images)) if indices is None else indices
-    like = next(flow.parameters())
     total = torch.zeros(len(images), dtype=torch.float64)
     with evaluating(flow):
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
-            pixels = _tensor(images[batch], flow).to(like.device)
+            pixels = _tensor(images[batch], flow).to(like(flow).device)
             for draw in range(noise_draws):
                 noise = uniform(pixels.shape[1:], seed, Purpose.EVALUATE, indices=indices[batch], round=draw)
-                total[batch] += flow.log_prob(dequantise(pixels, noise.to(like))).double().cpu()
+                total[batch] += flow.log_prob(dequantise(pixels, noise.to(like(flow)))).double().cpu()
     return total / noise_draws
 
 
@@ -107,9 +106,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     module.eval()
-    device = next((parameter.device.type for parameter in module.parameters()), "cpu")
     try:
-        with torch.no_grad(), torch.autocast(device, enabled=False):
+        with torch.no_grad(), torch.autocast(like(module).device.type, enabled=False):
             yield
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32

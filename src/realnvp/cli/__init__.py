@@ -1,5 +1,1 @@
 """The command line: words to calls."""
-
-from realnvp.cli.main import main
-
-__all__ = ["main"]
