@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from realnvp.config import PAPER, PRESETS, Config, differences, flat, from_json, paper_bits_per_dim, to_json, validate
+from realnvp.config import PAPER, PRESETS, Config, departures, differences, flat, from_json, paper_bits_per_dim, to_json, validate
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -53,5 +53,9 @@ def test_differences_name_leaves() -> None:
 def test_the_papers_numbers_stand_beside_its_models_only() -> None:
     assert paper_bits_per_dim(PRESETS["cifar10"]) == PAPER["cifar10"] == 3.49
     wider = dataclasses.replace(PRESETS["cifar10"].model, width=65)
-    assert paper_bits_per_dim(dataclasses.replace(PRESETS["cifar10"], model=wider)) is None
+    other = dataclasses.replace(PRESETS["cifar10"], model=wider, seed=5)
+    assert departures(other) == ["model.width"]
+    assert paper_bits_per_dim(other) is None
+    assert paper_bits_per_dim(dataclasses.replace(PRESETS["cifar10"], seed=5)) == 3.49
     assert paper_bits_per_dim(Config()) is None
+    assert departures(Config()) == []

@@ -1,5 +1,5 @@
 """python -m realnvp is the command realnvp; torchrun and accelerate launch start it so."""
 
-from realnvp.cli.main import main
+from realnvp.cli import entry
 
-main()
+entry()

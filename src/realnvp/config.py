@@ -150,10 +150,17 @@ PAPER: dict[str, float] = {
 }
 
 
+def departures(config: Config) -> list[str]:
+    """Dotted names of the fields that make this another experiment than the paper's on its data set; none where there is none."""
+    if config.data.set not in PAPER:
+        return []
+    free = MAY_CHANGE | {"name", "seed", "data.source", "data.held_out"}  # the paper says nothing of these
+    return [field for field in differences(PRESETS[config.data.set], config) if field not in free]
+
+
 def paper_bits_per_dim(config: Config) -> float | None:
-    """The paper's bits/dim for this model on this data set, or None where the paper has none."""
-    preset = PRESETS.get(config.data.set)
-    return PAPER.get(config.data.set) if preset and preset.model == config.model else None
+    """The paper's bits/dim for this configuration; None where the paper has none or the configuration departs from it."""
+    return None if departures(config) else PAPER.get(config.data.set)
 
 
 def resolve(config: Config, shape: Shape) -> Config:

@@ -1,1 +1,16 @@
 """The command line: words to calls."""
+
+import sys
+from typing import NoReturn
+
+
+def entry() -> NoReturn:
+    """The command realnvp. Where the library was installed alone, say how to get the command line."""
+    try:
+        from realnvp.cli.main import main
+    except ModuleNotFoundError as error:
+        if error.name not in ("tyro", "rich"):
+            raise
+        print(f"realnvp: error: {error.name} is not installed: pip install 'realnvp[train]'", file=sys.stderr)
+        sys.exit(2)
+    main()
