@@ -126,6 +126,7 @@ def write_dataset(source: Source, about: dict[str, Any], folder: Path, *, keep: 
             _save_part(source.parts[split], shape, path, keep=keep)
     about = about | {
         "version": source.version,
+        "levels": source.levels,
         "shape": source.shape,
         "train_shape": source.train_shape,
         "counts": source.counts,

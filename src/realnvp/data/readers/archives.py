@@ -94,11 +94,11 @@ def _tar(path: Path, magic: bytes, stack: ExitStack, scratch: Path) -> Files:
     file: BinaryIO = stack.enter_context(path.open("rb"))
     for start, unpacker in ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ", lzma)):
         if magic.startswith(start):
-            file = _unpacked(path, stack.enter_context(unpacker.open(file)), stack, scratch)  # type: ignore[attr-defined]
+            file = _unpacked(path, stack.enter_context(unpacker.open(file)), stack, scratch)
     members = []
     with tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
-            tar.members.clear()  # else a million of them take a gigabyte
+            tar.members.clear()  # type: ignore[attr-defined]  # else a million of them take a gigabyte
             if not (member.isdir() or (member.isreg() and not member.issparse())):
                 raise ValueError(f"{path}: member {member.name!r} is a link, a device or sparse; refused")
             if member.isreg():
