@@ -268,9 +268,8 @@ def hostile(kind: str, path: Path) -> None:
     elif kind in ("device", "pipe"):
         member.type = {"device": tarfile.CHRTYPE, "pipe": tarfile.FIFOTYPE}[kind]
     elif kind.startswith("zip"):
-        info = zipfile.ZipInfo(
-            {"zip parent": "a/../../x.png", "zip absolute": "/x.png", "zip drive": "C:\\x.png"}.get(kind, "x.png")
-        )
+        names = {"zip parent": "a/../../x.png", "zip absolute": "/x.png", "zip drive": "C:\\x.png"}
+        info = zipfile.ZipInfo(names.get(kind, "x.png"))
         if kind == "zip symlink":
             info.external_attr = (stat.S_IFLNK | 0o777) << 16
         with zipfile.ZipFile(write_zip(path, good), "a") as archive:
@@ -301,11 +300,11 @@ def hostile(kind: str, path: Path) -> None:
 def test_a_hostile_archive_is_refused(out_of: Out, tmp_path: Path, kind: str) -> None:
     (tmp_path / "in").mkdir()
     hostile(kind, tmp_path / "in" / "x.archive")
-    before = {path for path in tmp_path.rglob("*")}
+    before = set(tmp_path.rglob("*"))
     line = refused(out_of, "prepare", "images", "--source", tmp_path / "in" / "x.archive", "--out", tmp_path / "out")
     assert "x.archive: " in line
     assert "refused" in line
-    assert {path for path in tmp_path.rglob("*")} == before
+    assert set(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("form", ["tar.gz", "zip"])
@@ -525,7 +524,8 @@ def test_bad_celeba(out_of: Out, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def scenes(count: int) -> list[bytes]:
-    return [encoded(smooth(*size), "WEBP") for size, _ in zip([(256, 300), (310, 256), (256, 256)] * count, range(count))]
+    sizes = [(256, 300), (310, 256), (256, 256)]
+    return [encoded(smooth(*sizes[i % 3]), "WEBP") for i in range(count)]
 
 
 def write_lmdb(path: Path, contents: list[bytes]) -> Path:
@@ -570,10 +570,8 @@ def test_lsun(out_of: Out, tmp_path: Path, form: str) -> None:
         assert np.array_equal(stored, whole[top : top + 64, left : left + 64])
     for stored, content in zip(train, contents["train"], strict=True):
         whole = small(content)
-        places = [
-            whole[top : top + 96, left : left + 96] for top in range(whole.shape[0] - 95) for left in range(whole.shape[1] - 95)
-        ]
-        assert any(np.array_equal(stored, place) for place in places)
+        corners = np.ndindex(whole.shape[0] - 95, whole.shape[1] - 95)
+        assert any(np.array_equal(stored, whole[top : top + 96, left : left + 96]) for top, left in corners)
     done(out_of, *command[:-1], tmp_path / "other", "--allow-partial", "--seed", "1")
     other = np.load(tmp_path / "other" / "train.npy")
     assert not np.array_equal(other, train)

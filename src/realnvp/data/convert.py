@@ -48,7 +48,7 @@ def convert(
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"--out: {out} is inside the source, which is only read")
     settings = {"allow_partial": allow_partial, "crop": crop, "resize": resize, "held_out": held_out, "seed": seed}
-    recorded = json.loads(json.dumps({"name": name, "source": source.name} | settings))
+    recorded = json.loads(json.dumps({"name": name, "source": source.absolute().name} | settings))
     if (out / DESCRIPTION).exists():
         return _already(out, source, recorded) | {"already": True}
     with ExitStack() as stack, warnings.catch_warnings():

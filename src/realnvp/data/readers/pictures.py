@@ -1,5 +1,6 @@
 """The user's own images: any folder, zip or tar, cropped or resized to one size."""
 
+import itertools
 from functools import partial
 from pathlib import PurePosixPath
 
@@ -7,6 +8,7 @@ from realnvp.data.folder import NAMES, common_shape, is_image
 from realnvp.data.readers.archives import open_files
 from realnvp.data.readers.request import Found, Place, Request, centre, image_part, resized, smallest_side
 from realnvp.data.source import SPLITS, Part, Pixels, Source, cut_rows
+from realnvp.progress import progress
 
 
 def read_pictures(request: Request) -> Found:
@@ -21,16 +23,18 @@ def read_pictures(request: Request) -> Found:
     if not names:
         raise ValueError(f"{request.source}: no image files in it")
     labels = {files.label(name): name for name in names}
-    change = partial(fitted, request)
+    change, looked_at = partial(fitted, request), itertools.count(1)
 
     def look(label: str) -> Pixels:
+        report(next(looked_at), "images")
         pixels = files.image(labels[label])
         try:
             return change(pixels, 0)[None]
         except ValueError as error:
             raise ValueError(f"{label}: {error}") from None
 
-    shape = common_shape(list(labels), look)
+    with progress("scan", len(labels)) as report:
+        shape = common_shape(list(labels), look)
     places: dict[str, list[Place]] = {}
     for name, split in _splits(names).items():
         places.setdefault(split, []).append((files, name))
