@@ -25,6 +25,7 @@ from realnvp.data import Rows, open_splits, prepare
 from realnvp.data.readers import celeba, cifar10, imagenet, lsun
 from realnvp.data.readers.archives import ALWAYS_ALLOWED
 from realnvp.data.readers.request import resized
+from realnvp.evaluate import _paper
 
 Pixels = NDArray[np.uint8]
 Out = pytest.CaptureFixture[str]
@@ -199,6 +200,14 @@ def test_cifar10_end_to_end(out_of: Out, tmp_path: Path) -> None:
     assert whole == sorted(image.tobytes() for image in images["train"])
     assert not np.array_equal(cut[0].validation, cut[1].validation)
     assert len(prepare(replace(config, held_out=0.4), seed=0, folder=tmp_path / "none").validation) == 6
+
+
+def test_only_the_papers_images_stand_beside_its_number(out_of: Out, tmp_path: Path) -> None:
+    cifar_prepared(out_of, tmp_path)
+    splits = open_splits(tmp_path / "out")
+    with pytest.warns(UserWarning, match=r"cifar10 is binary version, partial: not comparable with the paper's 3.49"):
+        assert _paper(splits, PRESETS["cifar10"]) is None
+    assert _paper(replace(splits, comparable=True), PRESETS["cifar10"]) == 3.49
 
 
 def cifar_prepared(out: Out, tmp_path: Path) -> tuple[Path, dict[str, Pixels]]:
