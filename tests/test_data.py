@@ -259,16 +259,6 @@ def test_given_splits_are_kept(tmp_path: Path, name: str, arrays: bool) -> None:
     assert "nothing named train" in complaint(lambda: find_data(images(tmp_path), seed=0))
 
 
-def test_imagenet_is_reported_on_its_validation_images(tmp_path: Path) -> None:
-    np.save(tmp_path / "train.npy", np.zeros((200, 1, 1, 3), np.uint8))
-    np.save(tmp_path / "validation.npy", np.ones((49_999, 1, 1, 3), np.uint8))
-    found = find_data(images(tmp_path, set="imagenet32"), seed=0)
-    assert found.counts == {"train": 180, "validation": 20, "test": 49_999}
-    assert found.version
-    assert "van den Oord" in found.version
-    assert find_data(images(tmp_path, set="images"), seed=0).version is None
-
-
 def test_a_prepared_folder_is_a_source(tmp_path: Path) -> None:
     prepare(DIGITS, seed=0, folder=tmp_path / "in")
     config = replace(DIGITS, source=str(tmp_path / "in"))

@@ -1,14 +1,16 @@
 """The evaluation of a run: what `realnvp evaluate` reports, with all that one must know to quote the number."""
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from realnvp.config import paper_bits_per_dim
-from realnvp.data import Part, array_part, codec_bits_per_dim, find_split, splits_of_run
+from realnvp.config import Config, paper_bits_per_dim
+from realnvp.data import Part, Splits, array_part, codec_bits_per_dim, find_split, open_splits, splits_of_run
+from realnvp.data.splits import DESCRIPTION
 from realnvp.flow import Flow
 from realnvp.likelihood import log_probs, summarise
 from realnvp.progress import progress
@@ -32,11 +34,12 @@ def evaluate(
     """
     assert flow.config is not None
     assert flow.config.data.shape is not None
-    if source is None:
-        splits = splits_of_run(Path(run), flow.config.data)
+    if source is None or (source / DESCRIPTION).exists():
+        splits = splits_of_run(Path(run), flow.config) if source is None else _other_splits(source, Path(run), flow.config)
         part, shape = array_part(getattr(splits, split)), splits.shape
         groups = splits.test_groups if split == "test" else None
-        name, version, paper = splits.name, splits.version, paper_bits_per_dim(flow.config) if split == "test" else None
+        name, version = splits.name, splits.version
+        paper = _paper(splits, flow.config) if split == "test" else None
     else:
         part, shape = find_split(source, split, levels=flow.config.data.levels)
         name, version, groups, paper = str(source), None, None, None
@@ -58,6 +61,30 @@ def evaluate(
         "seed": seed,
         "shape": shape,
     } | ({"codecs": _codecs(part)} if codecs else {})
+
+
+def _other_splits(source: Path, run: Path, config: Config) -> Splits:
+    """The prepared data in a folder; warns if they are another version of what the run was trained on."""
+    splits = open_splits(source, held_out=config.data.held_out, seed=config.seed)
+    try:
+        own = splits_of_run(run, config)
+    except ValueError:  # not there any more
+        return splits
+    if own.name == splits.name and own.version != splits.version:
+        versions = f"{splits.version or 'of no version'}, the run was trained on {own.version or 'no version'}"
+        warnings.warn(f"{source}: {splits.name} is {versions}: their bits/dim are not comparable", stacklevel=3)
+    return splits
+
+
+def _paper(splits: Splits, config: Config) -> float | None:
+    """The paper's bits/dim, if it is about this model and these images."""
+    paper = paper_bits_per_dim(config)
+    if paper is None or splits.name != config.data.set:
+        return None
+    if not splits.comparable:
+        warnings.warn(f"{splits.name} is {splits.version}: not comparable with the paper's {paper} bits/dim", stacklevel=3)
+        return None
+    return paper
 
 
 def _nats(flow: Flow, part: Part, *, noise_draws: int, seed: int) -> torch.Tensor:

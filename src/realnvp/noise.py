@@ -22,6 +22,8 @@ class Purpose(IntEnum):
     EVALUATE = 5
     SAMPLE = 6
     WEIGHTS = 7
+    CROP = 10
+    SQUARE = 11
 
 
 def generator(seed: int, purpose: Purpose, *, index: int = 0, round: int = 0) -> np.random.Generator:

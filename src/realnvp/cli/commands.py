@@ -140,7 +140,7 @@ def _test_images(flow: "Flow", run: str) -> Any:
     from realnvp.data import splits_of_run
 
     assert flow.config is not None
-    return splits_of_run(Path(run), flow.config.data).test
+    return splits_of_run(Path(run), flow.config).test
 
 
 @dataclass

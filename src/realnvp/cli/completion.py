@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from realnvp.cli import commands
+from realnvp.cli.prepare import Prepare
 from realnvp.cli.train import Presets, all_presets
 
 
@@ -16,6 +17,7 @@ def completion(argv: list[str]) -> str:
     if len(argv) != 1 or argv[0] not in shells:
         raise ValueError(f"completion: name one shell: {', '.join(shells)}, for example: realnvp completion bash")
     named = {
+        "prepare": Prepare,
         "evaluate": commands.Evaluate,
         "sample": commands.Sample,
         "score": commands.Score,

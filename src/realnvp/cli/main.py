@@ -9,10 +9,12 @@ from typing import Any, NoReturn
 
 from realnvp import __version__
 from realnvp.cli import commands
+from realnvp.cli.prepare import Prepare
 from realnvp.cli.train import Presets, train
 from realnvp.config import nearest
 
 COMMANDS: dict[str, Any] = {
+    "prepare": Prepare,
     "train": train,
     "evaluate": commands.Evaluate,
     "sample": commands.Sample,
@@ -27,6 +29,7 @@ USAGE = f"""usage: realnvp COMMAND ...        realnvp COMMAND --help        real
 Exact probability models of images with Real NVP (Dinh, Sohl-Dickstein, Bengio, 2016).
 
   presets    what can be trained: names, image sizes, parameters, the paper's bits/dim
+  prepare    a data set's files, as published, to arrays that training reads
   train      train a flow, or go on with a training
   evaluate   bits/dim on a split, with its standard error
   sample     draw images
@@ -114,7 +117,7 @@ def _one_line(error: Exception) -> str:
 
 def _install_line(module: str) -> str:
     extra = {"accelerate": "train", "tensorboard": "train", "PIL": "data", "skimage": "data", "sklearn": "data"}.get(
-        module, "all"
+        module, "lsun" if module == "lmdb" else "all"
     )
     return f"pip install 'realnvp[{extra}]'"
 

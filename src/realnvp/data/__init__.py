@@ -5,11 +5,13 @@ from realnvp.data.folder import find_split, image_files
 from realnvp.data.images import read_image
 from realnvp.data.pixels import dequantise, quantize
 from realnvp.data.prepare import atomic_save, find_data, prepare, splits_of_run
+from realnvp.data.rows import Rows
 from realnvp.data.source import Part, Source, array_part
 from realnvp.data.splits import Splits, open_splits
 
 __all__ = [
     "Part",
+    "Rows",
     "Source",
     "Splits",
     "array_part",

@@ -5,14 +5,16 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import numpy as np
 
 from realnvp.data.images import read_image
 from realnvp.data.source import Indices, Part, Pixels, Shape, array_part
-from realnvp.data.splits import DESCRIPTION, check_levels, open_npy, open_splits
+from realnvp.data.splits import check_levels, open_npy
 
+Name = TypeVar("Name", str, Path)
 SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"])
 NAMES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 
@@ -29,16 +31,30 @@ def scan(source: Path, *, levels: int) -> tuple[dict[str, Part], Shape]:
     else:
         raise ValueError(f"{source}: {'neither a folder nor an .npy file' if source.exists() else 'no such file or folder'}")
     if arrays:
-        shape = _common_shape(list(arrays.values()), lambda path: _array(path, levels))
+        shape = common_shape(list(arrays.values()), lambda path: _array(path, levels))
         return {split: array_part(_array(path, 256)) for split, path in arrays.items()}, shape
     folders = _splits({path.name: path for path in source.iterdir() if path.is_dir()}, source) or {"train": source}
     files = {split: image_files(folder) for split, folder in folders.items()}
-    shape = _common_shape([path for split in files for path in files[split]], lambda path: _image(path, levels))
+    shape = common_shape([path for split in files for path in files[split]], lambda path: _image(path, levels))
     return {split: _image_part(paths, shape) for split, paths in files.items()}, shape
 
 
 def image_files(folder: Path) -> list[Path]:
     """The image files below a folder, sorted by relative path; none is a ValueError. Not hidden ones, nor linked folders."""
+
+    found = [folder / name for name in walk(folder) if is_image(name)]
+    if not found:
+        raise ValueError(f"{folder}: no image files in it ({' '.join(sorted(SUFFIXES))})")
+    return found
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name should be an image."""
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def walk(folder: Path) -> list[str]:
+    """The files below a folder by their relative paths, sorted. Not hidden ones, nor linked folders."""
 
     def refuse(error: OSError) -> None:
         raise ValueError(f"{error.filename}: {error.strerror}")
@@ -46,10 +62,9 @@ def image_files(folder: Path) -> list[Path]:
     found = []
     for parent, inner, names in os.walk(folder, onerror=refuse):
         inner[:] = [name for name in inner if not name.startswith(".")]
-        found += [Path(parent, name) for name in names if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES]
-    if not found:
-        raise ValueError(f"{folder}: no image files in it ({' '.join(sorted(SUFFIXES))})")
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+        above = Path(parent).relative_to(folder).as_posix()
+        found += [name if above == "." else f"{above}/{name}" for name in names if not name.startswith(".")]
+    return sorted(found)
 
 
 def _splits(entries: dict[str, Path], source: Path) -> dict[str, Path]:
@@ -80,10 +95,10 @@ def _image(path: Path, levels: int) -> Pixels:
     return pixels
 
 
-def _common_shape(paths: Sequence[Path], read: Callable[[Path], Pixels]) -> Shape:
+def common_shape(paths: Sequence[Name], read: Callable[[Name], Pixels]) -> Shape:
     """(C, H, W) of the images; ValueError names the files that cannot be read and those unlike the most, in one line."""
 
-    def look(path: Path) -> tuple[int, ...] | str:
+    def look(path: Name) -> tuple[int, ...] | str:
         try:
             return read(path).shape[1:]
         except ValueError as error:
@@ -133,9 +148,6 @@ def find_split(source: Path, split: str, *, levels: int) -> tuple[Part, Shape]:
 
     ValueError names all bad files, or says which splits there are.
     """
-    if (source / DESCRIPTION).exists():
-        splits = open_splits(source)
-        return array_part(getattr(splits, split)), splits.shape
     parts, shape = scan(source, levels=levels)
     if set(parts) == {"train"}:
         return parts["train"], shape

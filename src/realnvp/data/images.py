@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -20,12 +20,17 @@ def read_image(path: Path) -> Pixels:
 
     ValueError "path: reason" if it is damaged, or is not one still, opaque image of 8 bits per channel.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
+    return decode_image(path, path)
+
+
+def decode_image(file: Path | BinaryIO, name: str | Path) -> Pixels:
+    """The same of an open file; `name` is what the ValueError calls it."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             _check_header(image)
             image.load()  # verify() would let truncated files pass
             return _pixels(ImageOps.exif_transpose(image))
@@ -33,7 +38,7 @@ def read_image(path: Path) -> Pixels:
         reason = "not an image that Pillow can read"
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-    raise ValueError(f"{path}: {reason}")
+    raise ValueError(f"{name}: {reason}")
 
 
 def _check_header(image: "Image.Image") -> None:

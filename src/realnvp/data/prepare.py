@@ -1,5 +1,6 @@
 """From whatever holds the images to a prepared folder: look first, complain, and only then write."""
 
+import io
 import json
 import os
 from collections.abc import Callable
@@ -8,23 +9,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from realnvp.config import DataConfig
+from realnvp.config import Config, DataConfig
 from realnvp.data.digits import digits
 from realnvp.data.folder import scan
 from realnvp.data.photos import photos
 from realnvp.data.source import SPLITS, Part, Shape, Source, array_part, cut_off
 from realnvp.data.splits import DESCRIPTION, Splits, open_splits, read_description, sha256
+from realnvp.progress import progress
 
-_NEEDS = {
-    "cifar10": "50,000 training and 10,000 test images of 32x32 (train, test)",
-    "celeba": "images cropped to 148x148 and resized to 64x64 (train, validation, test)",
-    "imagenet": "downsampled training and validation images (train, validation)",
-    "lsun": "training and validation images cropped to 64x64 (train, validation)",
-}
-# Results on these are reported on what they call validation: it becomes our test, and ours is cut off from training.
-_REPORTED_ON_VALIDATION = ("imagenet", "lsun")
-# There are two downsampled ImageNets, about .25 bits/dim apart; the number of validation images tells which.
-_IMAGENET = {49_999: "van den Oord 2016 (the paper's)", 50_000: "Chrabaszcz 2017 (not the paper's)"}
+BLOCK_BYTES = 2**24
 
 
 def find_data(config: DataConfig, *, seed: int) -> Source:
@@ -50,24 +43,28 @@ def prepare(config: DataConfig, *, seed: int, folder: Path) -> Splits:
         return open_splits(folder)
     source = find_data(config, seed=seed)
     if prepared := _prepared_source(config):
-        return open_splits(prepared)
+        return open_splits(prepared, held_out=config.held_out, seed=seed)
     if config.source and folder.resolve() == Path(config.source).expanduser().resolve():
         raise ValueError(f"data.source: {folder} is also where the prepared data would be written")
-    _write(source, _settings(config, seed), folder)
+    write_dataset(source, _settings(config, seed), folder)
     return open_splits(folder)
 
 
-def atomic_save(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file as a whole or not at all: into a hidden sibling, to the disk, then renamed."""
+def atomic_save(path: Path, write: Callable[[BinaryIO], object], *, keep: bool = False) -> None:
+    """Writes a file as a whole or not at all: into a hidden sibling, to the disk, then renamed.
+
+    keep: what an interrupted call wrote stays in the sibling, and the next `write` finds it.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("r+b" if keep and temporary.exists() else "w+b") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        if not keep:
+            temporary.unlink(missing_ok=True)
         raise
 
 
@@ -79,25 +76,22 @@ def _prepared_source(config: DataConfig) -> Path | None:
 
 def _find(config: DataConfig, seed: int) -> Source:
     if prepared := _prepared_source(config):
-        return _from_prepared(config, prepared)
+        return _from_prepared(config, prepared, seed)
     if config.set in ("photos", "digits"):
         if config.source:
             raise ValueError(f"data.source: {config.set} comes with its packages; only a prepared folder can replace it")
         return photos(seed=seed) if config.set == "photos" else digits(config.held_out, seed=seed)
-    family = config.set.split("-")[0].removesuffix("32").removesuffix("64")
+    if config.set != "images":
+        command = f"realnvp prepare {config.set} --source {config.source or 'DOWNLOAD'} --out DIR"
+        raise ValueError(f"data.source: {config.set} needs a prepared folder: {command}, then --data.source DIR")
     if not config.source:
-        needs = _NEEDS.get(family, "images of one size")
-        raise ValueError(f"data.source: {config.set} needs a folder of images, an .npy file or a prepared folder: {needs}")
+        raise ValueError("data.source: images needs a folder of images of one size, an .npy file or a prepared folder")
     parts, shape = scan(Path(config.source).expanduser(), levels=config.levels)
-    version = None
-    if family in _REPORTED_ON_VALIDATION and "validation" in parts and "test" not in parts:
-        parts["test"] = parts.pop("validation")
-        version = _IMAGENET.get(parts["test"].count) if family == "imagenet" else None
-    return Source(config.set, version, config.levels, shape, cut_off(parts, config.held_out, seed=seed))
+    return Source(config.set, None, config.levels, shape, cut_off(parts, config.held_out, seed=seed))
 
 
-def _from_prepared(config: DataConfig, folder: Path) -> Source:
-    splits = open_splits(folder)
+def _from_prepared(config: DataConfig, folder: Path, seed: int) -> Source:
+    splits = open_splits(folder, held_out=config.held_out, seed=seed)
     if config.set not in (splits.name, "images"):
         raise ValueError(f"data.set: {folder} holds {splits.name}, not {config.set}")
     parts = {split: array_part(getattr(splits, split)) for split in SPLITS}
@@ -119,36 +113,60 @@ def _check_settings(config: DataConfig, seed: int, folder: Path) -> None:
             raise ValueError(f"{field}: {folder} was prepared with {recorded[name]!r}, not {value!r}; name another folder")
 
 
-def _write(source: Source, settings: dict[str, Any], folder: Path) -> None:
+def write_dataset(source: Source, about: dict[str, Any], folder: Path, *, keep: bool = False) -> dict[str, Any]:
+    """Writes a prepared folder; the content of its dataset.json, `about` and what follows from the source.
+
+    keep: goes on where an interrupted call stopped; what is there must come from the same source.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    files = {split: folder / f"{split}.npy" for split in SPLITS}
+    files = {split: folder / f"{split}.npy" for split in source.parts}
     for split, path in files.items():
-        _save_part(source.parts[split], source.shape, path)
-    about = settings | {
+        if not (keep and path.exists()):
+            shape = source.train_shape if split == "train" and source.train_shape else source.shape
+            _save_part(source.parts[split], shape, path, keep=keep)
+    about = about | {
         "version": source.version,
+        "levels": source.levels,
         "shape": source.shape,
+        "train_shape": source.train_shape,
         "counts": source.counts,
         "test_groups": source.test_groups,
+        "comparable": source.comparable,
         "sha256": {path.name: sha256(path) for path in files.values()},
     }
     # Written last: a folder with it is complete.
     atomic_save(folder / DESCRIPTION, lambda file: file.write(json.dumps(about, indent=1).encode()))
+    return about
 
 
-def _save_part(part: Part, shape: Shape, path: Path) -> None:
+def _save_part(part: Part, shape: Shape, path: Path, *, keep: bool) -> None:
     """One split as .npy, uint8 (N, H, W, C), written in blocks: memory stays bounded, and a full disk is an OSError."""
     channels, height, width = shape
-    rows = max(1, 2**24 // (channels * height * width))
-    header = {"descr": "|u1", "fortran_order": False, "shape": (part.count, height, width, channels)}
+    rows = max(1, BLOCK_BYTES // (channels * height * width))
+    header = io.BytesIO()
+    description = {"descr": "|u1", "fortran_order": False, "shape": (part.count, height, width, channels)}
+    np.lib.format.write_array_header_1_0(header, description)
+    begin, block = header.tell(), rows * channels * height * width
 
     def write(file: BinaryIO) -> None:
-        np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, part.count, rows):
-            file.write(part.read(np.arange(start, min(start + rows, part.count))).tobytes())
+        # Each block is flushed before the next is begun, so all but the last are on the disk even after a loss of power.
+        done = max(0, (file.seek(0, os.SEEK_END) - begin) // block - 1)
+        file.truncate(begin + done * block if done else 0)
+        file.seek(0)
+        file.write(header.getvalue())
+        file.seek(0, os.SEEK_END)
+        with progress(path.stem, part.count, start=done * rows, enabled=keep) as report:
+            for start in range(done * rows, part.count, rows):
+                file.write(part.read(np.arange(start, min(start + rows, part.count))).tobytes())
+                if keep:
+                    file.flush()
+                    os.fsync(file.fileno())
+                report(min(start + rows, part.count), "images")
 
-    atomic_save(path, write)
+    atomic_save(path, write, keep=keep)
 
 
-def splits_of_run(run_dir: Path, config: DataConfig) -> Splits:
-    """The data that a run was trained on; ValueError if they are not there any more."""
-    return open_splits(_prepared_source(config) or run_dir / "data")
+def splits_of_run(run_dir: Path, config: Config) -> Splits:
+    """The data that a run of this configuration was trained on; ValueError if they are not there any more."""
+    folder = _prepared_source(config.data) or run_dir / "data"
+    return open_splits(folder, held_out=config.data.held_out, seed=config.seed)

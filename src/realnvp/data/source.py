@@ -1,10 +1,14 @@
 """What a source of images holds, found before anything is written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from realnvp.data.rows import Rows
 
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
@@ -36,6 +40,10 @@ class Source:
     parts: dict[str, Part]
     """By name of the split: train, validation, test."""
     test_groups: list[int] | None = None
+    train_shape: Shape | None = None
+    """Of the stored training images, where training cuts its images out of larger ones."""
+    comparable: bool = True
+    """Whether these are the images that the paper's number is about: its version of the set, and all of it."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -43,8 +51,8 @@ class Source:
         return {split: part.count for split, part in self.parts.items()}
 
 
-def array_part(images: Pixels) -> Part:
-    """A part that reads from an array, (N, H, W, C), which may be memory-mapped."""
+def array_part(images: "Pixels | Rows") -> Part:
+    """A part that reads from an array, (N, H, W, C), which may be memory-mapped or a view of one."""
     return Part(len(images), lambda wanted: images[wanted])
 
 
@@ -53,14 +61,18 @@ def cut_off(parts: dict[str, Part], held_out: float, *, seed: int) -> dict[str, 
 
     The share `held_out` of train goes into each, one image at least. ValueError if train is too small for that.
     """
-    train, missing = parts["train"], [split for split in SPLITS if split not in parts]
-    if missing:
-        held = max(1, round(held_out * train.count))
-        kept = train.count - held * len(missing)
-        if kept < 1:
-            raise ValueError(f"data.source: too few training images ({train.count}) to cut off {' and '.join(missing)}")
-        rest, *pieces = np.split(np.random.default_rng(seed).permutation(train.count), [kept, kept + held][: len(missing)])
-        parts = parts | {split: train.take(piece) for split, piece in zip(missing, pieces, strict=True)}
-        # Sorted, train is read in the order of the disk; the held out stay mixed, so that their first n are a sample.
-        parts["train"] = train.take(np.sort(rest))
+    if missing := [split for split in SPLITS if split not in parts]:
+        rows = cut_rows(parts["train"].count, held_out, missing, seed=seed)
+        parts = parts | {split: parts["train"].take(rows[split]) for split in rows}
     return {split: parts[split] for split in SPLITS}
+
+
+def cut_rows(count: int, held_out: float, missing: Sequence[str], *, seed: int) -> dict[str, Indices]:
+    """Which of `count` training images go into each missing split, and which stay in train."""
+    held = max(1, round(held_out * count))
+    kept = count - held * len(missing)
+    if kept < 1:
+        raise ValueError(f"data.source: too few training images ({count}) to cut off {' and '.join(missing)}")
+    rest, *pieces = np.split(np.random.default_rng(seed).permutation(count), [kept, kept + held][: len(missing)])
+    # Sorted, train is read in the order of the disk; the held out stay mixed, so that their first n are a sample.
+    return {"train": np.sort(rest)} | dict(zip(missing, pieces, strict=True))

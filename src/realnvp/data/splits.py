@@ -1,4 +1,4 @@
-"""A prepared data set: three memory-mapped .npy files and a dataset.json that describes them."""
+"""A prepared data set: memory-mapped train.npy, test.npy, perhaps validation.npy, and a dataset.json that describes them."""
 
 import hashlib
 import json
@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from realnvp.data.source import SPLITS, Pixels, Shape
+from realnvp.config import DataConfig
+from realnvp.data.rows import Images, Rows
+from realnvp.data.source import SPLITS, Pixels, Shape, cut_rows
 
 DESCRIPTION = "dataset.json"
 _FIELDS = {
@@ -19,49 +21,63 @@ _FIELDS = {
     "shape": list,
     "counts": dict,
     "source": str | None,
-    "held_out": float,
+    "held_out": float | None,
     "seed": int,
     "test_groups": list | None,
     "sha256": dict,
+    "train_shape": list | None,
+    "comparable": bool,
 }
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The images of a data set, each split uint8 (N, H, W, C), memory-mapped and read-only."""
+    """The images of a data set, each split uint8 (N, H, W, C), memory-mapped and read-only, or a view of rows."""
 
     name: str
     version: str | None
     levels: int
-    train: Pixels
-    validation: Pixels
-    test: Pixels
+    train: Images
+    validation: Images
+    test: Images
     test_groups: npt.NDArray[np.int64] | None = None
     """(N_test,): which photograph a test image was cut from; standard errors are clustered by it."""
+    comparable: bool = True
+    """Whether these are the images that the paper's number is about."""
 
     @property
     def shape(self) -> Shape:
         """Channels, height, width."""
-        _, height, width, channels = self.train.shape
+        _, height, width, channels = self.test.shape
         return channels, height, width
 
 
-def open_splits(folder: Path, *, verify: bool = False) -> Splits:
+def open_splits(folder: Path, *, held_out: float = DataConfig.held_out, seed: int = 0, verify: bool = False) -> Splits:
     """The prepared data set in a folder; with `verify`, the checksums of its files are compared first.
 
+    Where it has no validation split, the share `held_out` of train is it, by the seed's permutation.
     ValueError names the file that is missing, damaged, or not what dataset.json says.
     """
     about = read_description(folder)
-    arrays = {split: open_npy(folder / f"{split}.npy") for split in SPLITS}
-    for split, array in arrays.items():
-        path, expected = folder / f"{split}.npy", (about["counts"].get(split), *about["shape"][1:], about["shape"][0])
+    present = [split for split in SPLITS if split != "validation" or split in about["counts"]]
+    stored: dict[str, Pixels] = {split: open_npy(folder / f"{split}.npy") for split in present}
+    for split, array in stored.items():
+        channels, *size = about["train_shape"] if split == "train" and about["train_shape"] else about["shape"]
+        path, expected = folder / f"{split}.npy", (about["counts"].get(split), *size, channels)
         if array.shape != expected or array.dtype != np.uint8:
             raise ValueError(f"{path}: {array.dtype} {array.shape}, but {DESCRIPTION} says uint8 {expected}")
         if verify and sha256(path) != about["sha256"].get(path.name):
             raise ValueError(f"{path}: its checksum is not the one in {DESCRIPTION}")
         check_levels(array, about["levels"], path=path)
+    arrays: dict[str, Images] = dict(stored)
+    train, (height, width) = stored["train"], about["shape"][1:]
+    if "validation" not in stored:
+        rows = cut_rows(len(train), held_out, ["validation"], seed=seed)
+        arrays |= {split: Rows(train, rows[split], (height, width)) for split in rows}
+    elif about["train_shape"]:
+        arrays["train"] = Rows(train, np.arange(len(train)), (height, width))
     groups = None if about["test_groups"] is None else np.array(about["test_groups"], dtype=np.int64)
-    return Splits(about["name"], about["version"], about["levels"], **arrays, test_groups=groups)
+    return Splits(about["name"], about["version"], about["levels"], **arrays, test_groups=groups, comparable=about["comparable"])
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -73,12 +89,14 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(about, dict):
         raise ValueError(f"{path}: must hold an object")
+    about = {"train_shape": None, "comparable": True, **about}
     wrong = [name for name, kind in _FIELDS.items() if name not in about or not isinstance(about[name], kind)]
     if not wrong:
         counts, groups = about["counts"].get("test"), about["test_groups"]
         rules = {
             "levels": 2 <= about["levels"] <= 256,
             "shape": len(about["shape"]) == 3,
+            "train_shape": about["train_shape"] is None or len(about["train_shape"]) == 3,
             "test_groups": groups is None or (len(groups) == counts and all(type(group) is int for group in groups)),
         }
         wrong = [name for name, holds in rules.items() if not holds]

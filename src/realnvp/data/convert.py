@@ -1,0 +1,160 @@
+"""From the files as their publisher gives them to a prepared folder: what `realnvp prepare` does."""
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from realnvp.data.prepare import atomic_save, write_dataset
+from realnvp.data.readers import READERS, Found, Request
+from realnvp.data.readers.request import Size
+from realnvp.data.source import SPLITS
+from realnvp.data.splits import DESCRIPTION, open_splits, read_description
+from realnvp.progress import progress
+
+# What the publishers' pages, or torchvision's source, say.
+MD5 = {
+    "cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530",
+    "img_align_celeba.zip": "00d2c5bc6d35e252742224ab0c1e8fcb",
+    "list_eval_partition.txt": "d32c9cbf5e040fd4025c592c306e6668",
+}
+STATE = ".prepare.json"
+# A set of more loose files than this gets one checksum, of what `sha256sum` prints for them.
+LISTED = 32
+BLOCK = 2**20
+
+
+def convert(
+    name: str,
+    source: Path,
+    out: Path,
+    *,
+    allow_partial: bool = False,
+    crop: Size | None = None,
+    resize: Size | None = None,
+    held_out: float = 0.1,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Write the prepared folder `out`, or go on with it; the content of its dataset.json, and whether it was there already.
+
+    ValueError names the file or flag; the source is only read. Warns if a checksum is not the publisher's.
+    """
+    source, out = source.expanduser(), out.expanduser()
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"--out: {out} is inside the source, which is only read")
+    settings = {"allow_partial": allow_partial, "crop": crop, "resize": resize, "held_out": held_out, "seed": seed}
+    recorded = json.loads(json.dumps({"name": name, "source": source.absolute().name} | settings))
+    if (out / DESCRIPTION).exists():
+        return _already(out, source, recorded) | {"already": True}
+    with ExitStack() as stack, warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*decompression bomb")
+        scratch = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+        found = READERS[name](Request(name, source, stack, scratch, **settings))  # type: ignore[arg-type]
+        inputs = _inputs(found, source if source.is_dir() else source.parent)
+        _claim(out, recorded | {"inputs": inputs})
+        about = recorded | {"inputs": inputs, "done": found.done}
+        about = write_dataset(found.source, about, out, keep=True)
+    (out / STATE).unlink()
+    return about | {"already": False}
+
+
+def parse_size(text: str | None, flag: str) -> Size | None:
+    """ "64" -> (64,), "48x64" -> (48, 64)."""
+    if text is None:
+        return None
+    if not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4})?", text):
+        raise ValueError(f"{flag}: {text!r} is no SIDE or HEIGHTxWIDTH, such as 64 or 48x64")
+    return tuple(map(int, text.split("x")))
+
+
+def _already(out: Path, source: Path, recorded: dict[str, Any]) -> dict[str, Any]:
+    """The description of a folder that is complete; ValueError if it was prepared otherwise, or is damaged."""
+    about = read_description(out)
+    for field, value in recorded.items():
+        if about.get(field, value) != value or field not in about:
+            raise ValueError(f"{out}: was prepared with {field} {about.get(field)!r}, not {value!r}; name another --out")
+    base = source if source.is_dir() else source.parent
+    for name, facts in about.get("inputs", {}).items():
+        if (base / name).is_file() and (base / name).stat().st_size != facts["bytes"]:
+            raise ValueError(f"{base / name}: has changed since {out} was prepared; name another --out")
+    open_splits(out)
+    (out / STATE).unlink(missing_ok=True)
+    return about
+
+
+def _claim(out: Path, state: dict[str, Any]) -> None:
+    """Make the folder this preparation's: what another one left half done goes; ValueError if others' files are there."""
+    path, files = out / STATE, [out / f"{split}.npy" for split in SPLITS]
+    if not path.exists():
+        if there := next((file for file in files if file.exists()), None):
+            raise ValueError(f"{there}: is not of this preparation; name another --out")
+    elif path.read_text(encoding="utf-8") == json.dumps(state):
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        file.unlink(missing_ok=True)
+        file.with_name(f".{file.name}.tmp").unlink(missing_ok=True)
+    atomic_save(path, lambda file: file.write(json.dumps(state).encode()))
+
+
+def _inputs(found: Found, base: Path) -> dict[str, Any]:
+    """{name: bytes, sha256, ...} of all files that are read, by their names relative to the base."""
+    by_place: dict[Path, list[Path]] = {}
+    for files, name in found.inputs:
+        paths = by_place.setdefault(files.path, [])
+        if files.path.is_dir():
+            paths.append(files.path / name)
+        elif not paths:
+            paths.append(files.path)
+    total = sum(path.stat().st_size for paths in by_place.values() for path in paths)
+    inputs: dict[str, Any] = {}
+    with progress("checksum", total // BLOCK) as report, ThreadPoolExecutor() as pool:
+        done = 0
+        for place, paths in by_place.items():
+            facts = []
+            for start in range(0, len(paths), 1024):
+                for path, fact in zip(paths[start : start + 1024], pool.map(_facts, paths[start : start + 1024]), strict=True):
+                    facts.append((path, fact))
+                    done += fact["bytes"]
+                    report(done // BLOCK, "MiB")
+            if len(paths) <= LISTED:
+                inputs |= {_relative(path, base): fact for path, fact in facts}
+            else:
+                inputs[f"{_relative(place, base)}/"] = _together(place, facts)
+    for name, facts_of in inputs.items():
+        if facts_of.get("as_published") is False:
+            expected = MD5[Path(name).name]
+            warnings.warn(f"{name}: its MD5 is not the published {expected}; it is used all the same", stacklevel=3)
+    return inputs
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """Size and checksums of a file."""
+    expected = MD5.get(path.name)
+    sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            size += len(block)
+            sha256.update(block)
+            if expected:
+                md5.update(block)
+    facts: dict[str, Any] = {"bytes": size, "sha256": sha256.hexdigest()}
+    return facts | ({"md5": md5.hexdigest(), "as_published": md5.hexdigest() == expected} if expected else {})
+
+
+def _together(place: Path, facts: Iterable[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+    """One entry for many files: `sha256` is that of the lines "CHECKSUM  PATH", as sha256sum prints them in the folder."""
+    lines, size, count = hashlib.sha256(), 0, 0
+    for path, fact in facts:
+        lines.update(f"{fact['sha256']}  {path.relative_to(place).as_posix()}\n".encode())
+        size, count = size + fact["bytes"], count + 1
+    return {"files": count, "bytes": size, "sha256": lines.hexdigest()}
+
+
+def _relative(path: Path, base: Path) -> str:
+    return path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name

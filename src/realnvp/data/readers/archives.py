@@ -1,0 +1,176 @@
+"""The files of a folder, zip or tar, read in place: nothing is ever extracted to a path that an archive names."""
+
+import bz2
+import gzip
+import io
+import lzma
+import mmap
+import re
+import stat
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, TypeVar
+
+from realnvp.data.folder import walk
+from realnvp.data.images import decode_image
+from realnvp.data.source import Pixels
+
+Place = TypeVar("Place")
+SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+# Images and arrays hardly shrink: what unpacks to more than this is no data set.
+MAX_RATIO = 100
+ALWAYS_ALLOWED = 2**26
+
+
+@dataclass(frozen=True)
+class Files:
+    """The regular files of a folder or an archive, hidden ones apart; several threads may open them at once."""
+
+    path: Path
+    """The folder, or the archive."""
+    sizes: dict[str, int]
+    """In bytes, by relative path, sorted."""
+    opener: Callable[[str], BinaryIO]
+
+    def label(self, name: str) -> str:
+        """What a message calls the file."""
+        return f"{self.path}/{name}"
+
+    def read(self, name: str) -> bytes:
+        """The content of a file; ValueError if it is damaged."""
+        try:
+            with self.opener(name) as file:
+                return file.read(self.sizes[name] + 1)
+        except Exception as error:  # a damaged archive raises nearly anything
+            raise ValueError(f"{self.label(name)}: {_reason(error)}") from None
+
+    def image(self, name: str) -> Pixels:
+        """The pixels of an image file, (H, W, C)."""
+        return decode_image(io.BytesIO(self.read(name)), self.label(name))
+
+
+def open_files(path: Path, stack: ExitStack, scratch: Path) -> Files:
+    """The files of a folder, zip or tar, open until the stack is closed; a compressed tar is unpacked to an unnamed file.
+
+    ValueError for an archive that is damaged, a bomb, or has a member that is a link, a device, or leads out of it.
+    """
+    if path.is_dir():
+        return Files(path, {name: _size(path / name) for name in walk(path)}, lambda name: _regular(path / name).open("rb"))
+    try:
+        with path.open("rb") as file:
+            magic = file.read(6)
+        return _zip(path, stack) if magic[:2] == b"PK" else _tar(path, magic, stack, scratch)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, lzma.LZMAError, NotImplementedError) as error:
+        raise ValueError(f"{path}: {_reason(error)}") from None
+
+
+def collect(source: Path, stack: ExitStack, scratch: Path, wanted: Callable[[str], bool]) -> list[Files]:
+    """The folder and the archives somewhere in it whose name is wanted; or the one archive that the source is."""
+    if not source.exists():
+        raise ValueError(f"{source}: no such file or folder")
+    files = open_files(source, stack, scratch)
+    inner = [name for name in files.sizes if source.is_dir() and name.lower().endswith(SUFFIXES) and wanted(Path(name).name)]
+    return [files, *(open_files(source / name, stack, scratch) for name in inner)]
+
+
+def _zip(path: Path, stack: ExitStack) -> Files:
+    archive = stack.enter_context(zipfile.ZipFile(path))
+    members = []
+    for info in archive.infolist():
+        if not info.is_dir():
+            if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
+                raise ValueError(f"{path}: member {info.filename!r} is a link or a device; refused")
+            members.append((info.filename, info, info.file_size))
+    kept = _checked(path, members, path.stat().st_size)
+    return Files(path, {name: info.file_size for name, info in kept.items()}, lambda name: _as_binary(archive.open(kept[name])))
+
+
+def _tar(path: Path, magic: bytes, stack: ExitStack, scratch: Path) -> Files:
+    file: BinaryIO = stack.enter_context(path.open("rb"))
+    for start, unpacker in ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ", lzma)):
+        if magic.startswith(start):
+            file = _unpacked(path, stack.enter_context(unpacker.open(file)), stack, scratch)
+    members = []
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # type: ignore[attr-defined]  # else a million of them take a gigabyte
+            if not (member.isdir() or (member.isreg() and not member.issparse())):
+                raise ValueError(f"{path}: member {member.name!r} is a link, a device or sparse; refused")
+            if member.isreg():
+                members.append((member.name, (member.offset_data, member.size), member.size))
+        file.seek(tar.offset)
+        if any(file.read(512).ljust(512, b"?")):
+            raise ValueError(f"{path}: truncated or damaged: its mark of the end is missing")
+    view = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    kept = _checked(path, members, path.stat().st_size)
+    return Files(
+        path,
+        {name: size for name, (_, size) in kept.items()},
+        lambda name: io.BytesIO(view[kept[name][0] : kept[name][0] + kept[name][1]]),
+    )
+
+
+def _unpacked(path: Path, packed: BinaryIO, stack: ExitStack, scratch: Path) -> BinaryIO:
+    """A file without a name that holds what a compressed file holds."""
+    file: BinaryIO = stack.enter_context(tempfile.TemporaryFile(dir=scratch))  # noqa: SIM115
+    total = 0
+    try:
+        while block := packed.read(2**20):
+            total += len(block)
+            check_bomb(path, total, path.stat().st_size)
+            file.write(block)
+    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {_reason(error)}") from None
+    file.flush()
+    file.seek(0)
+    return file
+
+
+def check_bomb(path: Path | str, unpacked: int, packed: int) -> None:
+    """ValueError if so much cannot come from so little but by a decompression bomb."""
+    if unpacked > max(ALWAYS_ALLOWED, MAX_RATIO * packed):
+        raise ValueError(f"{path}: {packed} bytes unpack to {unpacked} or more: a decompression bomb, refused")
+
+
+def _checked(path: Path, members: Iterable[tuple[str, Place, int]], packed: int) -> dict[str, Place]:
+    """Where each file lies, by its clean name, sorted; ValueError for a path that leads out, a name met twice, a bomb."""
+    kept: dict[str, Place] = {}
+    total = 0
+    for name, place, size in members:
+        total += size
+        check_bomb(path, total, packed)
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        if not parts or ".." in parts or parts[0] == "/" or re.match("[A-Za-z]:", name):
+            raise ValueError(f"{path}: the path of member {name!r} leads out of the archive; refused")
+        if any(part.startswith(".") or part == "__MACOSX" for part in parts):
+            continue
+        if (clean := "/".join(parts)) in kept:
+            raise ValueError(f"{path}: holds {clean!r} twice")
+        kept[clean] = place
+    return dict(sorted(kept.items()))
+
+
+def _regular(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError("no such file")
+    return path
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+
+
+def _as_binary(file: object) -> BinaryIO:
+    assert isinstance(file, io.BufferedIOBase)
+    return file  # type: ignore[return-value]

@@ -1,0 +1,75 @@
+"""The user's own images: any folder, zip or tar, cropped or resized to one size."""
+
+import itertools
+from functools import partial
+from pathlib import PurePosixPath
+
+from realnvp.data.folder import NAMES, common_shape, is_image
+from realnvp.data.readers.archives import open_files
+from realnvp.data.readers.request import Found, Place, Request, centre, image_part, resized, smallest_side
+from realnvp.data.source import SPLITS, Part, Pixels, Source, cut_rows
+from realnvp.progress import progress
+
+
+def read_pictures(request: Request) -> Found:
+    """Folders called train, validation and test are those splits; without a test, it is cut off train by the seed.
+
+    Every file is decoded once before anything is written; ValueError names all that cannot be used.
+    """
+    if not request.source.exists():
+        raise ValueError(f"{request.source}: no such file or folder")
+    files = open_files(request.source, request.stack, request.scratch)
+    names = [name for name in files.sizes if is_image(name)]
+    if not names:
+        raise ValueError(f"{request.source}: no image files in it")
+    labels = {files.label(name): name for name in names}
+    change, looked_at = partial(fitted, request), itertools.count(1)
+
+    def look(label: str) -> Pixels:
+        report(next(looked_at), "images")
+        pixels = files.image(labels[label])
+        try:
+            return change(pixels, 0)[None]
+        except ValueError as error:
+            raise ValueError(f"{label}: {error}") from None
+
+    with progress("scan", len(labels)) as report:
+        shape = common_shape(list(labels), look)
+    places: dict[str, list[Place]] = {}
+    for name, split in _splits(names).items():
+        places.setdefault(split, []).append((files, name))
+    if "train" not in places:
+        raise ValueError(f"{request.source}: has folders called {' and '.join(places)}, but none called train")
+    parts: dict[str, Part] = {split: image_part(part, shape, change) for split, part in places.items()}
+    if "test" not in parts:
+        rows = cut_rows(parts["train"].count, request.held_out, ["test"], seed=request.seed)
+        parts |= {split: parts["train"].take(rows[split]) for split in rows}
+    source = Source("images", None, 256, shape, {split: parts[split] for split in SPLITS if split in parts})
+    return Found(source, [(files, name) for name in names], _words(request))
+
+
+def fitted(request: Request, pixels: Pixels, _: int) -> Pixels:
+    """The image, scaled and then cut as --resize and --crop say."""
+    crop = request.crop
+    if request.resize and len(request.resize) == 1:
+        pixels, crop = smallest_side(pixels, *request.resize), crop or request.resize
+    elif request.resize:
+        pixels = resized(pixels, *request.resize)
+    return centre(pixels, crop[0], crop[-1]) if crop else pixels
+
+
+def _splits(names: list[str]) -> dict[str, str]:
+    """The split of each file, by the uppermost folder in which they differ; train if that one's names say nothing."""
+    parts = [PurePosixPath(name).parts for name in names]
+    depth = 0
+    while all(len(part) > depth + 1 for part in parts) and len({part[depth] for part in parts}) == 1:
+        depth += 1
+    folders = [part[depth] if len(part) > depth + 1 else "" for part in parts]
+    if not any(folder in NAMES for folder in folders):
+        return dict.fromkeys(names, "train")
+    return {name: NAMES[folder] for name, folder in zip(names, folders, strict=True) if folder in NAMES}
+
+
+def _words(request: Request) -> str:
+    words = {"resized to": request.resize, "the middle": request.crop}
+    return ", ".join(f"{word} {'x'.join(map(str, size))}" for word, size in words.items() if size) or "none"
