@@ -22,6 +22,8 @@ class Purpose(IntEnum):
     EVALUATE = 5
     SAMPLE = 6
     WEIGHTS = 7
+    RESAMPLE = 8
+    CHOICE = 9
 
 
 def generator(seed: int, purpose: Purpose, *, index: int = 0, round: int = 0) -> np.random.Generator:
