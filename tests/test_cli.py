@@ -158,7 +158,7 @@ def test_presets_version_completion_help(out_of: Out) -> None:
     assert out_of.readouterr().out == f"realnvp {realnvp.__version__}\n"
     assert run(["completion", "bash"]) == 0
     assert "evaluate" in out_of.readouterr().out
-    for command in ("evaluate", "sample", "score", "check", "info", "presets", "train photos"):
+    for command in ("evaluate", "sample", "score", "check", "figures", "info", "presets", "train photos"):
         with pytest.raises(SystemExit) as stopped:
             run([*command.split(), "--help"])
         assert stopped.value.code == 0

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from realnvp.cli import commands
+from realnvp.cli.figures import Figures
 from realnvp.cli.train import Presets, all_presets
 
 
@@ -20,6 +21,7 @@ def completion(argv: list[str]) -> str:
         "sample": commands.Sample,
         "score": commands.Score,
         "check": commands.Check,
+        "figures": Figures,
         "info": commands.Info,
         "presets": Presets,
     }

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from realnvp import __version__
 from realnvp.cli import commands
+from realnvp.cli.figures import Figures
 from realnvp.cli.train import Presets, train
 from realnvp.config import nearest
 
@@ -18,6 +19,7 @@ COMMANDS: dict[str, Any] = {
     "sample": commands.Sample,
     "score": commands.Score,
     "check": commands.Check,
+    "figures": Figures,
     "info": commands.Info,
     "presets": Presets,
 }
@@ -32,6 +34,7 @@ Exact probability models of images with Real NVP (Dinh, Sohl-Dickstein, Bengio, 
   sample     draw images
   score      log-density of each of your image files, the least likely ranked first
   check      is it invertible, is its log-det right, are all values finite?
+  figures    the paper's figures from one run: manifold, extrapolation, compression, latents, ...
   info       what a run directory holds
   completion shell completion: realnvp completion bash|zsh
 
@@ -113,10 +116,9 @@ def _one_line(error: Exception) -> str:
 
 
 def _install_line(module: str) -> str:
-    extra = {"accelerate": "train", "tensorboard": "train", "PIL": "data", "skimage": "data", "sklearn": "data"}.get(
-        module, "all"
-    )
-    return f"pip install 'realnvp[{extra}]'"
+    extras = {"accelerate": "train", "tensorboard": "train", "matplotlib": "figures"}
+    extras |= dict.fromkeys(("PIL", "skimage", "sklearn"), "data")
+    return f"pip install 'realnvp[{extras.get(module, 'all')}]'"
 
 
 def _complain(words: str, code: int) -> int:
