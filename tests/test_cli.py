@@ -71,7 +71,7 @@ def test_evaluate(out_of: Out, run_dir: Path) -> None:
     assert json.loads((run_dir / "evaluation.json").read_text()) == result
     assert run(["evaluate", str(run_dir), "--codecs"]) == 0
     text = out_of.readouterr().out
-    assert "bits/dim +- " in text
+    assert "bits/dim (standard error over images)" in text
     assert "lossless png" in text
 
 
@@ -158,7 +158,19 @@ def test_presets_version_completion_help(out_of: Out) -> None:
     assert out_of.readouterr().out == f"realnvp {realnvp.__version__}\n"
     assert run(["completion", "bash"]) == 0
     assert "evaluate" in out_of.readouterr().out
-    for command in ("prepare", "evaluate", "sample", "score", "check", "info", "presets", "train photos"):
+    for command in (
+        "prepare",
+        "evaluate",
+        "sample",
+        "score",
+        "check",
+        "figures",
+        "report",
+        "table",
+        "info",
+        "presets",
+        "train photos",
+    ):
         with pytest.raises(SystemExit) as stopped:
             run([*command.split(), "--help"])
         assert stopped.value.code == 0

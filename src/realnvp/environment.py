@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -16,11 +17,11 @@ def environment() -> dict[str, Any]:
     """What decides the bits of a result beside configuration and data."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": ["realnvp", *sys.argv[1:]],
         "versions": {"python": platform.python_version()} | {name: v for name in PACKAGES if (v := _version(name))},
         "git_commit": _git_commit(),
         "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor(),
         "cpus": os.cpu_count(),
         "threads": _threads(),
     }
@@ -42,6 +43,13 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return commit.stdout.strip() or None
+
+
+def _processor() -> str:
+    """Its name where the system tells, else its kind."""
+    path = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*:\s*(.+)$", path.read_text(), re.M) if path.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _threads() -> int | None:

@@ -100,3 +100,10 @@ def _nats(flow: Flow, part: Part, *, noise_draws: int, seed: int) -> torch.Tenso
 
 def _codecs(part: Part) -> dict[str, float]:
     return codec_bits_per_dim(part.read(np.arange(part.count)))
+
+
+def measured(result: dict[str, Any]) -> str:
+    """The bits/dim of an evaluation and its standard error, as text: '3.492 +- 0.012'."""
+    bits, error = result["bits_per_dim"], result["standard_error"]
+    known = [f"{value:.3f}" if value is not None and math.isfinite(value) else "not finite" for value in (bits, error)]
+    return " +- ".join(known)

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 MANIFEST = "manifest.json"
 
@@ -60,6 +61,16 @@ def read_folder(folder: Path) -> dict[str, bytes]:
         if name not in files or hashlib.sha256(files[name]).hexdigest() != digest:
             raise DamagedError(f"{folder / name}: damaged, its sha256 is not the one in {MANIFEST}")
     return files
+
+
+def read_json(path: Path, *, maker: str) -> Any:
+    """What a command wrote to a JSON file; ValueError names the file, and the command where it is missing."""
+    if not path.exists():
+        raise ValueError(f"{path}: no such file; {maker} writes it")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def newest_intact(parent: Path, prefix: str) -> tuple[dict[str, bytes] | None, list[str]]:

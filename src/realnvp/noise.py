@@ -22,12 +22,16 @@ class Purpose(IntEnum):
     EVALUATE = 5
     SAMPLE = 6
     WEIGHTS = 7
+    RESAMPLE = 8
+    CHOICE = 9
     CROP = 10
     SQUARE = 11
 
 
 def generator(seed: int, purpose: Purpose, *, index: int = 0, round: int = 0) -> np.random.Generator:
     """numpy's generator for this seed, purpose, index (of an image, say) and round (an epoch, say)."""
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed: must be between 0 and 2^63 - 1, got {seed}")
     key = np.array([seed, purpose], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, index, round], dtype=np.uint64)))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import tyro
 
 from realnvp.cli.output import print_json, print_table, thousands, to_json
+from realnvp.folders import write_file
 
 if TYPE_CHECKING:
     from realnvp.flow import Flow
@@ -31,7 +32,7 @@ def parse(command: type[Command], argv: Sequence[str], *, prog: str, default: Co
 
 @dataclass
 class Evaluate:
-    """Print the bits/dim of a run's flow on one split, with its standard error. Also written to RUN/evaluation.json.
+    """Print the bits/dim of a run's flow on one split, with its standard error; of its own data also to RUN/evaluation.json.
 
     A bound on the bits that a lossless code needs for each channel of each pixel (uniform dequantisation).
 
@@ -58,6 +59,15 @@ class Evaluate:
     """auto, cpu, cuda or mps."""
 
     def __call__(self) -> int:
+        result = self.write()
+        if self.json:
+            print_json(result)
+        else:
+            _print_evaluation(result)
+        return 1 if result["nonfinite"] else 0
+
+    def write(self) -> dict[str, Any]:
+        """The evaluation, which also goes to RUN/evaluation.json if it is of the run's own data."""
         from realnvp.evaluate import evaluate
 
         flow = load(self.run, self.device, which=self.which)
@@ -67,20 +77,18 @@ class Evaluate:
         )
         result["seconds"] = round(time.monotonic() - began, 2)
         result["which"] = self.which
-        if Path(self.run, "metrics.jsonl").exists():
-            Path(self.run, "evaluation.json").write_text(to_json(result) + "\n")
-        if self.json:
-            print_json(result)
-        else:
-            _print_evaluation(result)
-        return 1 if result["nonfinite"] else 0
+        if self.source is None and Path(self.run, "metrics.jsonl").exists():
+            write_file(Path(self.run, "evaluation.json"), to_json(result) + "\n")
+        return result
 
 
 def _print_evaluation(result: dict[str, Any]) -> None:
+    from realnvp.evaluate import measured
+
     version = f" ({result['dataset_version']})" if result["dataset_version"] else ""
     print(f"{result['dataset']}{version}, {result['split']}: {result['num_images']} images, noise draws: {result['noise_draws']}")
-    error = f"+- {result['standard_error']:.3f}, the standard error over {result['standard_error_over']}"
-    print(f"  {result['bits_per_dim']:.3f} bits/dim {error}; an upper bound (uniform dequantisation)")
+    error = f"standard error over {result['standard_error_over']}"
+    print(f"  {measured(result)} bits/dim ({error}); an upper bound (uniform dequantisation)")
     if result["nonfinite"]:
         print(f"  {result['nonfinite']} images have no finite log-density")
     for name, bits in result.get("codecs", {}).items():
@@ -182,8 +190,6 @@ class Score:
         table.writerow(("path", "log_prob", "bits_per_dim", "rank"))
         table.writerows(scores)
         if self.out:
-            from realnvp.folders import write_file
-
             write_file(self.out, text.getvalue())
         if self.json:
             print_json({"scores": [entry._asdict() for entry in scores]})

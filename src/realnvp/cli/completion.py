@@ -6,27 +6,17 @@ from typing import Annotated, Any
 
 import tyro
 
-from realnvp.cli import commands
-from realnvp.cli.prepare import Prepare
-from realnvp.cli.train import Presets, all_presets
+from realnvp.cli.train import all_presets
+
+SHELLS = ("bash", "zsh", "tcsh")
 
 
-def completion(argv: list[str]) -> str:
-    """The completion script for a shell: bash, zsh or tcsh."""
-    shells = ("bash", "zsh", "tcsh")
-    if len(argv) != 1 or argv[0] not in shells:
-        raise ValueError(f"completion: name one shell: {', '.join(shells)}, for example: realnvp completion bash")
-    named = {
-        "prepare": Prepare,
-        "evaluate": commands.Evaluate,
-        "sample": commands.Sample,
-        "score": commands.Score,
-        "check": commands.Check,
-        "info": commands.Info,
-        "presets": Presets,
-    }
+def completion(argv: list[str], commands: dict[str, Any]) -> str:
+    """The completion script for the shell that argv names."""
+    if len(argv) != 1 or argv[0] not in SHELLS:
+        raise ValueError(f"completion: name one shell: {', '.join(SHELLS)}, for example: realnvp completion bash")
     every: Any = Annotated[all_presets(), tyro.conf.subcommand("train")]
-    for name, command in named.items():
+    for name, command in commands.items():
         every |= Annotated[command, tyro.conf.subcommand(name)]
     script = io.StringIO()
     with contextlib.redirect_stdout(script), contextlib.suppress(SystemExit):

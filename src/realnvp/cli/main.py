@@ -9,7 +9,9 @@ from typing import Any, NoReturn
 
 from realnvp import __version__
 from realnvp.cli import commands
+from realnvp.cli.figures import Figures
 from realnvp.cli.prepare import Prepare
+from realnvp.cli.results import Report, Table
 from realnvp.cli.train import Presets, train
 from realnvp.config import nearest
 
@@ -20,6 +22,9 @@ COMMANDS: dict[str, Any] = {
     "sample": commands.Sample,
     "score": commands.Score,
     "check": commands.Check,
+    "figures": Figures,
+    "report": Report,
+    "table": Table,
     "info": commands.Info,
     "presets": Presets,
 }
@@ -35,6 +40,9 @@ Exact probability models of images with Real NVP (Dinh, Sohl-Dickstein, Bengio, 
   sample     draw images
   score      log-density of each of your image files, the least likely ranked first
   check      is it invertible, is its log-det right, are all values finite?
+  figures    the paper's figures from one run: manifold, extrapolation, compression, latents, ...
+  report     one HTML page of a run: results, figures with what to look for, configuration
+  table      the paper's Table 1 with your runs beside it
   info       what a run directory holds
   completion shell completion: realnvp completion bash|zsh
 
@@ -93,7 +101,7 @@ def _dispatch(argv: list[str]) -> int:
 def _completion(argv: list[str]) -> int:
     from realnvp.cli.completion import completion
 
-    print(completion(argv), end="")
+    print(completion(argv, {name: command for name, command in COMMANDS.items() if name != "train"}), end="")
     return 0
 
 
@@ -116,10 +124,9 @@ def _one_line(error: Exception) -> str:
 
 
 def _install_line(module: str) -> str:
-    extra = {"accelerate": "train", "tensorboard": "train", "PIL": "data", "skimage": "data", "sklearn": "data"}.get(
-        module, "lsun" if module == "lmdb" else "all"
-    )
-    return f"pip install 'realnvp[{extra}]'"
+    extras = {"accelerate": "train", "tensorboard": "train", "matplotlib": "figures", "lmdb": "lsun"}
+    extras |= dict.fromkeys(("PIL", "skimage", "sklearn"), "data")
+    return f"pip install 'realnvp[{extras.get(module, 'all')}]'"
 
 
 def _complain(words: str, code: int) -> int:

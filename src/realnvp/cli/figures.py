@@ -1,0 +1,48 @@
+"""realnvp figures."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from realnvp.cli.commands import Device, Flag, RunDir, load
+from realnvp.cli.output import print_json
+
+
+@dataclass
+class Figures:
+    """Draw the paper's figures from one trained run, and those that show whether its density can be trusted.
+
+    samples, manifold (eq 14), extrapolation, compression, latents, curves; PNG files under RUN/figures.
+
+    Example: realnvp figures runs/photos --only manifold --seed 1
+    """
+
+    run: RunDir
+    """A run directory."""
+    only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
+    """Only this figure; may be repeated."""
+    seed: int = 0
+    """Seed of everything that is chosen or drawn at random."""
+    out: Path | None = None
+    """Another folder than RUN/figures."""
+    arrays: Flag = False
+    """Also write what was drawn, as .npy."""
+    which: Literal["best", "last"] = "best"
+    """The best model by validation bits/dim, or the last one."""
+    json: Flag = False
+    """Print one JSON object."""
+    device: Device = "auto"
+    """auto, cpu, cuda or mps."""
+
+    def __call__(self) -> int:
+        from realnvp.figures import draw_figures
+
+        flow = load(self.run, self.device, which=self.which)
+        written = draw_figures(flow, self.run, only=self.only, seed=self.seed, out=self.out, arrays=self.arrays)
+        if self.json:
+            print_json({"run": self.run, "seed": self.seed, "which": self.which, "files": [str(path) for path in written]})
+        else:
+            print("\n".join(map(str, written)))
+        return 0

@@ -1,0 +1,79 @@
+"""realnvp report and realnvp table: what came out of runs, for readers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from realnvp.cli.commands import Device, Evaluate, Flag, RunDir, load
+from realnvp.cli.output import print_json, print_table
+
+
+@dataclass
+class Report:
+    """Write RUN/report.html: one self-contained page with results, pictures, configuration; evaluates and draws what is missing.
+
+    Example: realnvp report runs/photos
+    """
+
+    run: RunDir
+    """A run directory."""
+    seed: int = 0
+    """Seed of the figures."""
+    redraw: Flag = False
+    """Draw the figures again, also where there are some."""
+    json: Flag = False
+    """Print one JSON object."""
+    device: Device = "auto"
+    """auto, cpu, cuda or mps."""
+
+    def __call__(self) -> int:
+        from realnvp.figures import draw_figures
+        from realnvp.report import report
+
+        run = Path(self.run)
+        flow = load(self.run, self.device, which="best")
+        assert flow.config is not None
+        if not (run / "evaluation.json").exists():
+            Evaluate(self.run, codecs=flow.config.data.levels == 256, device=self.device).write()
+        pictures = sorted((run / "figures").glob("*.png"))
+        if self.redraw or not pictures:
+            pictures = [path for path in draw_figures(flow, self.run, seed=self.seed) if path.suffix == ".png"]
+        page = report(run, flow.config, pictures)
+        if self.json:
+            print_json({"report": str(page), "pictures": [str(path) for path in pictures]})
+        else:
+            print(f"{page}: open it in a browser")
+        return 0
+
+
+@dataclass
+class Table:
+    """Print the paper's Table 1 with your runs beside it: bits/dim, error, the paper's number, other systems, what it took.
+
+    The paper's number stands beside a run only if its configuration is the paper's; else the fields that differ are named.
+
+    Example: realnvp table runs/cifar10 runs/photos --markdown
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
+    """Run directories, each evaluated before."""
+    markdown: Flag = False
+    """Print it in Markdown."""
+    json: Flag = False
+    """Print one JSON object."""
+
+    def __call__(self) -> int:
+        from realnvp.table import COLUMNS, cells, markdown, table
+
+        if not self.runs:
+            raise ValueError("table: name run directories")
+        rows = table(list(self.runs))
+        if self.json:
+            print_json({"rows": rows})
+        elif self.markdown:
+            print(markdown(rows))
+        else:
+            print_table(COLUMNS[:-1], [cells(row)[:-1] for row in rows])  # no terminal has room for commands
+        return 0

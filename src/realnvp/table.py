@@ -1,0 +1,74 @@
+"""Table 1 of the paper with runs of one's own beside it."""
+
+from pathlib import Path
+from typing import Any
+
+from realnvp.checkpoint import last_state
+from realnvp.config import Config, departures, from_json
+from realnvp.evaluate import measured
+from realnvp.folders import read_json
+
+# Bits/dim of the other systems: the paper's Table 1 (test; training in brackets where given), and NICE as later papers report it.
+OTHERS: dict[str, dict[str, str]] = {
+    "cifar10": {"PixelRNN": "3.00", "Conv DRAW": "< 3.59", "NICE": "4.48"},
+    "imagenet32": {"PixelRNN": "3.86 (3.83)", "Conv DRAW": "< 4.40 (4.35)"},
+    "imagenet64": {"PixelRNN": "3.63 (3.57)", "Conv DRAW": "< 4.10 (4.04)"},
+}
+COLUMNS = ("data set", "split", "images", "bits/dim", "the paper", "others", "departs in", "steps", "hardware", "command")
+
+
+def table(runs: list[Path]) -> list[dict[str, Any]]:
+    """One row for each run directory, from what `realnvp evaluate` and the training wrote there.
+
+    ValueError names a run that is none, or was not evaluated on its own data yet.
+    """
+    return [_row(run) for run in runs]
+
+
+def _row(run: Path) -> dict[str, Any]:
+    if not (run / "config.json").exists():
+        raise ValueError(f"{run}: no run directory")
+    result = read_json(run / "evaluation.json", maker=f"realnvp evaluate {run}")
+    environment = read_json(run / "environment.json", maker="realnvp train")[-1]
+    config: Config = from_json((run / "config.json").read_text(), run / "config.json")
+    state = last_state(run)
+    return {
+        "run": str(run),
+        "dataset": result["dataset"],
+        "dataset_version": result["dataset_version"],
+        "split": result["split"],
+        "num_images": result["num_images"],
+        "noise_draws": result["noise_draws"],
+        "bits_per_dim": result["bits_per_dim"],
+        "standard_error": result["standard_error"],
+        "paper": result["paper"],
+        "others": OTHERS.get(config.data.set, {}),
+        "departures": departures(config),
+        "steps": state.step if state else None,
+        "hardware": f"{environment['processor']}, {environment['threads']} threads",
+        "command": " ".join(environment["command"]),
+    }
+
+
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row as text, in the order of `COLUMNS`."""
+    version = f" ({row['dataset_version']})" if row["dataset_version"] else ""
+    others = ", ".join(f"{name} {bits}" for name, bits in row["others"].items())
+    return (
+        row["dataset"] + version,
+        row["split"],
+        str(row["num_images"]),
+        measured(row),
+        "" if row["paper"] is None else f"{row['paper']:.2f}",
+        others,
+        ", ".join(row["departures"]),
+        "" if row["steps"] is None else str(row["steps"]),
+        row["hardware"],
+        row["command"],
+    )
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table in Markdown."""
+    lines = [COLUMNS, tuple("---" for _ in COLUMNS), *map(cells, rows)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

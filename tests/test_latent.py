@@ -1,0 +1,191 @@
+"""The mathematics of the figures against section 8 of the specification, without drawing."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flows import moved, normal, pixels
+from torch import Tensor
+
+from realnvp import latent
+from realnvp.bijections import FactorOut
+from realnvp.checkpoint import load_flow
+from realnvp.config import Config, DataConfig, ModelConfig, Shape
+from realnvp.data import quantize
+from realnvp.flow import Flow
+from realnvp.models import build
+from realnvp.prior import StandardNormal
+
+
+def flow_of(shape: Shape, num_scales: int) -> Flow:
+    """A flow in float64 whose weights are away from their start."""
+    flow = build(Config(data=DataConfig(shape=shape), model=ModelConfig(num_scales=num_scales, width=4, num_blocks=1)))
+    moved(flow.bijection, pixels(4, *shape))
+    return flow.double().eval()
+
+
+def test_eq_14_at_every_point() -> None:
+    z = normal(4, 2, 3, 5)
+    found = latent.manifold(z)
+    assert found.z.shape == (8, 8, 2, 3, 5)
+    for x in range(8):  # phi along x
+        for y in range(8):  # phi' along y
+            phi, other = x * math.pi / 4, y * math.pi / 4
+            first = math.cos(phi) * (math.cos(other) * z[0] + math.sin(other) * z[1])
+            expected = first + math.sin(phi) * (math.cos(other) * z[2] + math.sin(other) * z[3])
+            torch.testing.assert_close(found.z[y, x], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_four_images_stand_on_the_manifold_bit_for_bit(dtype: torch.dtype) -> None:
+    z = normal(4, 3, 8, 8).to(dtype)
+    found = latent.manifold(z)
+    assert found.corners == ((0, 0), (2, 0), (0, 2), (2, 2))
+    for image, (row, column) in zip(z, found.corners, strict=True):
+        assert torch.equal(found.z[row, column], image)
+        assert torch.equal(found.z[row + 4, column + 4], image)
+
+
+def test_every_point_of_the_manifold_is_gaussian_if_the_four_are() -> None:
+    z = normal(4, 3, 32, 32)
+    squares = latent.manifold(z).z.square().flatten(2).mean(2)
+    assert (squares - 1).abs().max() < 5 * math.sqrt(2 / 3072)
+    with pytest.raises(ValueError, match=r"four images.*\(3, "):
+        latent.manifold(z[:3])
+
+
+def test_shares_of_the_latents() -> None:
+    assert latent.shares(5) == [1, 0.5, 0.25, 0.125, 0.0625]
+    assert latent.shares(2) == [1, 0.5]
+    masks = [latent.kept(64, 64, num_scales=5, level=level) for level in range(5)]
+    assert [mask.double().mean().item() for mask in masks] == latent.shares(5)
+    assert all((finer >= coarser).all() for finer, coarser in pairwise(masks))
+    rows, columns = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    assert torch.equal(masks[1], (rows + columns) % 2 == 1)  # section 4: the even squares are factored out first
+    for level in (-1, 2):
+        with pytest.raises(ValueError, match="level: 2 scales have the levels 0 to 1"):
+            latent.kept(8, 8, num_scales=2, level=level)
+
+
+def test_what_is_kept_is_what_the_first_factor_out_sends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow, x = flow_of((1, 8, 8), 3), pixels(1, 1, 8, 8)
+    first = next(module for module in flow.modules() if isinstance(module, FactorOut))
+    inner = first.bijection
+    with torch.no_grad():
+        z = flow.encode(x)
+        monkeypatch.setattr(inner, "forward", lambda h: (h + 100, h.new_zeros(len(h))))
+        changed = flow.encode(x) != z
+    assert torch.equal(changed[0, 0], latent.kept(8, 8, num_scales=3, level=1))
+
+
+@pytest.mark.parametrize("level", range(4))
+def test_resampled_share_and_kept_latents(level: int) -> None:
+    z = normal(3, 2, 16, 16).float()
+    keep = latent.kept(16, 16, num_scales=4, level=level)
+    changed = latent.compress(z, keep, StandardNormal(), seed=1, indices=range(3))
+    same = changed == z
+    assert torch.equal(same, keep.expand_as(z))
+    assert (~same).double().mean().item() == 1 - 0.5**level
+    fresh = changed[~same]
+    if level:
+        assert abs(fresh.mean()) < 5 / math.sqrt(len(fresh))
+        assert abs(fresh.var() - 1) < 5 * math.sqrt(2 / len(fresh))
+
+
+def test_noise_of_compression_is_a_function_of_seed_and_image() -> None:
+    z = normal(4, 1, 8, 8)
+    half, quarter = (latent.kept(8, 8, num_scales=3, level=level) for level in (1, 2))
+
+    def compress(which: list[int], keep: Tensor = half, seed: int = 0) -> Tensor:
+        return latent.compress(z[which], keep, StandardNormal(), seed=seed, indices=which)
+
+    whole = compress([0, 1, 2, 3])
+    assert torch.equal(compress([3, 1]), whole[[3, 1]])
+    assert torch.equal(torch.where(half, z, compress([0, 1, 2, 3], quarter)), whole)
+    assert (compress([0, 1, 2, 3], seed=1) != whole)[:, :, ~half].all()
+    assert (whole[0] != whole[1])[:, ~half].all()
+
+
+def test_level_0_is_the_identity_pixel_for_pixel(run_dir: Path) -> None:
+    flow = load_flow(run_dir)
+    images = torch.from_numpy(np.load(run_dir / "data" / "validation.npy")).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        z = latent.encode(flow, latent.centres(images))
+        keep = latent.kept(8, 8, num_scales=2, level=0)
+        back = quantize(latent.decode(flow, latent.compress(z, keep, flow.prior, indices=range(len(z)))), levels=17)
+    assert torch.equal(back, images)
+
+
+def test_chunks_change_nothing() -> None:
+    flow, x = flow_of((1, 8, 8), 2), pixels(7, 1, 8, 8)
+    told: list[int] = []
+    with torch.no_grad():
+        z = latent.encode(flow, x, chunk=3, report=told.append)
+        torch.testing.assert_close(z, flow.encode(x), rtol=0, atol=1e-12)
+        torch.testing.assert_close(latent.decode(flow, z, chunk=2), x, rtol=0, atol=1e-9)
+    assert told == [3, 6, 7]
+
+
+def test_extrapolation_is_the_flow_built_for_the_larger_size() -> None:
+    small, large = (
+        flow_of((1, 8, 8), 3),
+        build(Config(data=DataConfig(shape=(1, 16, 16)), model=ModelConfig(num_scales=3, width=4, num_blocks=1))),
+    )
+    large.double().eval().load_state_dict(small.state_dict())
+    shape = latent.extrapolated((1, 8, 8), 2)
+    assert shape == (1, 16, 16)
+    with torch.no_grad():
+        x = small.sample(3, shape, seed=4)
+        assert torch.equal(x, large.sample(3, seed=4))
+        assert torch.equal(small.log_prob(x), large.log_prob(x))
+        assert small.sample(1, latent.extrapolated((1, 8, 8), 10)).shape == (1, 1, 80, 80)
+        with pytest.raises(ValueError, match=r"18x18.*divisible by 4"):
+            small.sample(1, (1, 18, 18))
+    with pytest.raises(ValueError, match="factor"):
+        latent.extrapolated((1, 8, 8), 0)
+
+
+def test_latents_by_scale() -> None:
+    z = normal(2, 3, 8, 8)
+    parts = latent.by_scale(z, 3)
+    assert [len(part) for part in parts] == [192, 96, 96]
+    assert torch.equal(torch.cat(parts).sort().values, z.flatten().sort().values)
+    assert torch.equal(parts[0].sort().values, z[..., ~latent.kept(8, 8, num_scales=3, level=1)].flatten().sort().values)
+
+
+def test_quantiles_and_moments() -> None:
+    values = normal(100_000)
+    expected, found = latent.normal_quantiles(values)
+    assert expected.min() < -3.5
+    assert expected.max() > 3.5
+    middle = expected.abs() < 2
+    torch.testing.assert_close(found[middle], expected[middle], rtol=0, atol=0.05)
+    torch.testing.assert_close(latent.normal_quantiles(3 * values + 1)[1], 3 * found + 1)
+    z = normal(500, 3, 4, 4)
+    z[..., 1, 2] = 5 + 2 * z[..., 1, 2]
+    mean, deviation = latent.pixel_moments(z)
+    assert abs(mean[1, 2] - 5) < 0.3
+    assert abs(deviation[1, 2] - 2) < 0.3
+    assert abs(mean[2, 1]) < 0.15
+
+
+@pytest.mark.parametrize("chunk", [1, 200, 2**22])
+def test_nearest_neighbours(chunk: int) -> None:
+    random = np.random.default_rng(0)
+    data = random.integers(256, size=(50, 4, 4, 3)).astype(np.uint8)
+    queries = random.integers(256, size=(9, 4, 4, 3)).astype(np.uint8)
+    queries[3], queries[5] = data[17], data[23, :, ::-1]
+    differences = np.sqrt(((queries[:, None].astype(float) - data[None]) ** 2).mean((2, 3, 4)))
+    told: list[int] = []
+    found = latent.nearest_neighbours(torch.from_numpy(queries), data, chunk=chunk, report=told.append)
+    assert found.where.tolist() == differences.argmin(1).tolist()
+    np.testing.assert_allclose(found.distance, differences.min(1), rtol=1e-12)
+    assert (int(found.where[3]), float(found.distance[3])) == (17, 0.0)
+    assert found.distance[5] > 0
+    assert told[-1] == 50
+    mirrored = latent.nearest_neighbours(torch.from_numpy(queries), data, chunk=chunk, mirrored=True)
+    assert (int(mirrored.where[5]), float(mirrored.distance[5])) == (23, 0.0)
+    assert (mirrored.distance <= found.distance).all()
