@@ -1,4 +1,4 @@
-"""The whole of realnvp in ten minutes: train on photographs, evaluate, sample, check, and go to the latents and back.
+"""The whole of realnvp in ten minutes: train on photographs, evaluate, sample, check, go to the latents and back, and write a report.
 
 python examples/demo.py RUN_DIR
 """
@@ -43,7 +43,9 @@ encode, decode: {exact} of 200 images come back exactly
 
 Pictures
   {picture}
-  {run}/samples/  the same latents while it learned
+  {run}/samples/    the same latents while it learned
+  {run}/figures/    manifold, extrapolation, compression, latents
+  {run}/report.html all of it on one page: open it in a browser
 
 Next
   realnvp train photos --run-dir {run} --train.max-steps 20000     go on: it is far from done
@@ -60,6 +62,7 @@ def main() -> None:
     command("evaluate", run, "--split", "test", "--noise-draws", "4", "--codecs")
     command("sample", run, "-n", "64", "--seed", "0", "--beside-data", "--out", picture)
     command("check", run)
+    command("report", run)
     result = json.loads(Path(run, "evaluation.json").read_text())
     print(summary(run, picture, result, round_trip(run)))
 
