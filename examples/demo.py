@@ -1,4 +1,4 @@
-"""The whole of realnvp in ten minutes: train on photographs, evaluate, sample, check, go to the latents and back, and write a report.
+"""The whole of realnvp in ten minutes: train on photographs, evaluate, sample, check, go to the latents and back, and report.
 
 python examples/demo.py RUN_DIR
 """

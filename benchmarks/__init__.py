@@ -1,0 +1,1 @@
+"""Measurements that take minutes or more; what they found is in docs/."""

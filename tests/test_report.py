@@ -1,0 +1,115 @@
+"""realnvp report and realnvp table; the page in a real browser where there is one."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from realnvp.cli.main import run
+from realnvp.config import PRESETS, to_json
+from realnvp.table import markdown, table
+
+BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="module")
+def reported(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tiny run with a report; its name wants to be HTML."""
+    folder = tmp_path_factory.mktemp("runs") / "a <b>&run"
+    shutil.copytree(run_dir, folder)
+    (folder / "evaluation.json").unlink(missing_ok=True)
+    assert run(["report", str(folder), "--device", "cpu"]) == 0
+    return folder
+
+
+def test_the_page_holds_results_pictures_and_configuration(reported: Path) -> None:
+    page = (reported / "report.html").read_text()
+    result = json.loads((reported / "evaluation.json").read_text())
+    assert f"{result['bits_per_dim']:.3f} +- {result['standard_error']:.3f} bits/dim" in page
+    pictures = sorted((reported / "figures").glob("*.png"))
+    assert page.count("<img") == len(pictures) >= 6
+    assert page.count("data:image/png;base64,") == len(pictures)
+    assert "train.batch_size" in page
+    assert "realnvp figures" in page
+    for sentence in re.findall(r"</h2><p>(.*?)</p><figure>", page):
+        assert len(sentence) > 20
+
+
+def test_text_is_escaped(reported: Path) -> None:
+    page = (reported / "report.html").read_text()
+    assert "<b>&run" not in page
+    assert "a &lt;b&gt;&amp;run" in page
+
+
+def test_nothing_is_loaded_from_elsewhere(reported: Path) -> None:
+    page = (reported / "report.html").read_text()
+    assert re.findall(r"""(?:src|href|url\()\s*=?\s*["']?(?!data:)\w+:""", page) == []
+    assert "<script" not in page
+    assert "default-src 'none'" in page
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here (Debian package chromium): the report was not opened in a browser")
+def test_in_a_browser(reported: Path, tmp_path: Path) -> None:
+    """No console error, every picture loaded, no request leaves the page (its policy forbids any, and breaches are logged)."""
+    page = (reported / "report.html").read_text()
+    script = """<script>addEventListener("load", () => {
+        document.body.dataset.loaded = [...document.images].filter(image => image.complete && image.naturalWidth > 0).length;
+        document.body.dataset.requests = performance.getEntriesByType("resource").filter(e => !e.name.startsWith("data:")).length;
+    })</script>"""
+    watched = page.replace("style-src 'unsafe-inline'", "style-src 'unsafe-inline'; script-src 'unsafe-inline'")
+    (tmp_path / "page.html").write_text(watched.replace("</head>", f"{script}</head>"))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+    flags += [
+        "--disable-component-update",
+        "--disable-sync",
+        "--enable-logging=stderr",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    command = [str(BROWSER), *flags, "--virtual-time-budget=10000", "--dump-dom", f"file://{tmp_path / 'page.html'}"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    pictures = len(list((reported / "figures").glob("*.png")))
+    assert f'data-loaded="{pictures}"' in result.stdout
+    assert 'data-requests="0"' in result.stdout
+    assert [line for line in result.stderr.splitlines() if "CONSOLE" in line] == []
+
+
+def test_the_table_marks_what_is_not_the_papers(reported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paper = tmp_path / "cifar10"
+    paper.mkdir()
+    for name in ("environment.json", "evaluation.json"):
+        shutil.copy(reported / name, paper / name)
+    result = json.loads((paper / "evaluation.json").read_text())
+    (paper / "evaluation.json").write_text(json.dumps(result | {"dataset": "cifar10", "paper": 3.49}))
+    (paper / "config.json").write_text(to_json(PRESETS["cifar10"]))
+    rows = table([reported, paper])
+    assert [row["paper"] for row in rows] == [None, 3.49]
+    assert rows[1]["others"] == {"PixelRNN": "3.00", "Conv DRAW": "< 3.59", "NICE": "4.48"}
+    assert rows[1]["departures"] == []
+    (paper / "config.json").write_text(to_json(PRESETS["cifar10"]).replace('"width": 64', '"width": 32'))
+    assert table([paper])[0]["departures"] == ["model.width"]
+    assert markdown(rows).count("\n") == 3
+    assert run(["table", str(reported), str(paper), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["rows"]) == 2
+    assert run(["table", str(reported)]) == 0
+    assert "digits" in capsys.readouterr().out
+
+
+def test_what_is_missing_is_named(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(to_json(PRESETS["digits"]))
+    for argv, word in (
+        (["table", str(tmp_path / "run")], "evaluation.json"),
+        (["table", str(tmp_path)], "no run"),
+        (["table"], "run directories"),
+    ):
+        try:
+            code = run(argv)
+        except SystemExit as stopped:
+            code = int(str(stopped.code))
+        assert code == 2
+        assert word in capsys.readouterr().err
+    assert run(["report", str(tmp_path / "no")]) == 2
+    assert "no such run" in capsys.readouterr().err
