@@ -22,6 +22,7 @@ SENTENCES = {
     "latents-extremes": "The likeliest and the least likely test images: smooth ones cost few bits, unusual ones many.",
     "latents-neighbours": "Samples beside the training images nearest to them: a copy would mean that the flow memorised.",
     "latents-distances": "Distances to the nearest training image: samples much nearer than test images would be memorised.",
+    "": "Another picture of the run.",
     "curves": "Bits/dim over training: validation that rises while training falls is overfitting.",
 }
 
@@ -55,8 +56,9 @@ def report(run: Path, config: Config, pictures: Iterable[Path]) -> Path:
     name = run.resolve().name
     result = read_json(run / "evaluation.json", maker=f"realnvp evaluate {run}")
     sittings = read_json(run / "environment.json", maker="realnvp train")
-    parts = [f"<h1>{_text(name)}</h1>", _results(result, config), _command(f"realnvp evaluate {run} --split {result['split']}")]
-    for path in pictures:
+    command = f"realnvp evaluate {run} --split {result['split']} --noise-draws {result['noise_draws']}"
+    parts = [f"<h1>{_text(name)}</h1>", _results(result, config), _command(command)]
+    for path in sorted(pictures, key=lambda path: (list(SENTENCES).index(_kind(path)), path.name)):
         parts.append(_figure(path, f"realnvp figures {run} --only {path.stem.split('-')[0]}"))
     parts += ["<h2>Configuration</h2>", _table(flat(config)), _command(" ".join(sittings[-1]["command"]))]
     parts += ["<h2>Environment</h2>", _table(_environment(sittings))]
@@ -79,10 +81,13 @@ def _results(result: dict[str, Any], config: Config) -> str:
 
 
 def _figure(path: Path, command: str) -> str:
-    key = max((key for key in SENTENCES if path.stem.startswith(key)), key=len, default="")
     data = base64.b64encode(path.read_bytes()).decode()
     image = f'<img alt="{_text(path.stem)}" src="data:image/png;base64,{data}">'
-    return f"<h2>{_text(path.stem)}</h2><p>{SENTENCES.get(key, '')}</p><figure>{image}</figure>{_command(command)}"
+    return f"<h2>{_text(path.stem)}</h2><p>{SENTENCES[_kind(path)]}</p><figure>{image}</figure>{_command(command)}"
+
+
+def _kind(path: Path) -> str:
+    return max((kind for kind in SENTENCES if path.stem.startswith(kind)), key=len, default="")
 
 
 def _environment(sittings: list[dict[str, Any]]) -> dict[str, Any]:
