@@ -17,8 +17,8 @@ def test_json_there_and_back(name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train": {"max_stesp": 3}}, r"unknown field 'train.max_stesp'; did you mean 'max_steps'"),
-        ({"trian": {}}, "unknown field 'trian'; did you mean 'train'"),
+        ({"train": {"max_stesp": 3}}, r"unknown field 'train.max_stesp' .did you mean 'max_steps'"),
+        ({"trian": {}}, "unknown field 'trian' .did you mean 'train'"),
         ({"train": {"lr": "fast"}}, "train.lr: 'fast' is no float"),
         ({"train": {"batch_size": 1.5}}, "train.batch_size: 1.5 is no int"),
         ({"train": {"batch_size": True}}, "train.batch_size: True is no int"),

@@ -233,9 +233,9 @@ def validate(config: Config) -> Config:
 
 
 def nearest(word: str, known: typing.Iterable[str]) -> str:
-    """'; did you mean ...?' with the nearest known word, or '' where none is near."""
+    """' (did you mean ...?)' with the nearest known word, or '' where none is near."""
     close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
