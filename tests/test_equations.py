@@ -211,6 +211,19 @@ def test_plain_batch_norm_whitens_its_batch() -> None:
     assert (fresh(x)[0] - x).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_one_forward_pass_that_is_not_finite_leaves_the_stored_moments(bad: float) -> None:
+    """Only of the channels that it hit; the pass itself is not finite, so that the step can be skipped."""
+    moments = MovingMoments(2).double()
+    x = normal(4, 2, 2, 2)
+    x[0, 0, 0, 0] = bad
+    mean, _ = moments(x)
+    assert not mean[0].isfinite()
+    assert (moments.mean[0], moments.var[0]) == (0, 1)
+    assert moments.mean[1] != 0
+    assert moments.var.isfinite().all()
+
+
 def test_averaging_gives_the_mean_over_batches() -> None:
     moments = MovingMoments(1).double()
     batches = [normal(4, 1, 2, 2) * k for k in (1, 2, 3)]
