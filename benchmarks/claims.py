@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from realnvp.config import PRESETS, Config
 
 SEEDS = range(3)
-IMAGES_SEEN = 16_000
+IMAGES_SEEN = 8_000
 
 
 def configured(*, seed: int, batch_size: int, momentum: float = 0.0, width: int = 8) -> Config:

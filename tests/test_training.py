@@ -101,11 +101,17 @@ def test_another_configuration_is_refused_by_its_field(tiny: Config, run_dir: Pa
         train(with_train(tiny, lr=0.1), run_dir, device="cpu")
 
 
-def test_a_step_that_is_not_finite_changes_nothing(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run with one NaN in a batch is the run without that batch: weights, Adam's state and moments."""
+@pytest.mark.parametrize("poison", [torch.nan, 1e3])
+def test_a_step_that_is_not_finite_changes_nothing(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poison: float
+) -> None:
+    """A run with one bad batch is the run without it: weights, Adam's state and moments.
+
+    NaN, or pixels of density 0, whose loss is infinite while all batch norms see finite numbers.
+    """
 
     def poisoned(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
-        return step_of_the_loop(run, x.where(torch.tensor(run.state.step != 5), torch.nan), stop=stop)
+        return step_of_the_loop(run, x.where(torch.tensor(run.state.step != 5), poison), stop=stop)
 
     def without(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
         return (float("nan"), 0.0, 0) if run.state.step == 5 else step_of_the_loop(run, x, stop=stop)
