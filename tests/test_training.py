@@ -21,6 +21,7 @@ from realnvp.checkpoint import load_flow
 from realnvp.config import Config, to_json
 from realnvp.evaluate import evaluate
 from realnvp.folders import newest_intact
+from realnvp.models import build
 from realnvp.train import Run, TrainingFailed, TrainingStopped, train
 
 step_of_the_loop = realnvp.train.train_step
@@ -160,6 +161,24 @@ def test_best_model_is_chosen_without_the_test_set(
     assert_bit_equal(tmp_path / "run", run_dir)
     files = [newest_intact(folder / "model", "best")[0] for folder in (run_dir, tmp_path / "run")]
     assert files[0] == files[1]
+
+
+def test_best_is_the_lowest_on_validation(run_dir: Path) -> None:
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    validation = {line["step"]: line["validation_bits_per_dim"] for line in lines if "validation_bits_per_dim" in line}
+    assert len(validation) == 2
+    facts = json.loads((newest_intact(run_dir / "model", "best")[0] or {})["facts.json"])
+    assert facts["step"] == min(validation, key=lambda step: validation[step])
+    assert facts["validation_bits_per_dim"] == min(validation.values())
+
+
+def test_the_penalty_is_in_the_loss(tiny: Config, tmp_path: Path) -> None:
+    """With a weight that outdoes everything else, each trained gain shrinks by the whole of Adam's three steps."""
+    config = with_train(tiny, max_steps=3, lr=1e-2, l2=1e6)
+    train(config, tmp_path / "run", device="cpu")
+    tensors, start = final_tensors(tmp_path / "run"), build(config).state_dict()
+    shrunk = torch.cat([(start[name] - tensors[f"flow.{name}"]).flatten() for name in start if name.endswith("gain")])
+    assert torch.allclose(shrunk, torch.tensor(0.03), rtol=1e-2)
 
 
 def test_early_stopping(tiny: Config, tmp_path: Path) -> None:
