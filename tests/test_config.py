@@ -19,9 +19,9 @@ def test_json_there_and_back(name: str) -> None:
     [
         ({"train": {"max_stesp": 3}}, r"unknown field 'train.max_stesp' .did you mean 'max_steps'"),
         ({"trian": {}}, "unknown field 'trian' .did you mean 'train'"),
-        ({"train": {"lr": "fast"}}, "train.lr: 'fast' is no float"),
-        ({"train": {"batch_size": 1.5}}, "train.batch_size: 1.5 is no int"),
-        ({"train": {"batch_size": True}}, "train.batch_size: True is no int"),
+        ({"train": {"lr": "fast"}}, "train.lr: 'fast' is not number"),
+        ({"train": {"batch_size": 1.5}}, "train.batch_size: 1.5 is not integer"),
+        ({"train": {"batch_size": True}}, "train.batch_size: True is not integer"),
         ({"data": {"shape": [1, 2]}}, "data.shape"),
         ({"model": {"coupling": "linear"}}, "model.coupling"),
         ({"train": 3}, "train must be an object"),

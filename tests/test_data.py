@@ -101,9 +101,9 @@ def test_cut_off_parts_share_no_image(given: tuple[str, ...]) -> None:
 
 def test_photographs_come_from_the_seed_alone(photos: Splits) -> None:
     assert photos.shape == (3, 32, 32)
-    assert photos.test_groups is not None
+    assert photos.groups is not None
     assert [len(part) for part in (photos.train, photos.validation, photos.test)] == [20000, 500, 1000]
-    assert np.bincount(photos.test_groups).tolist() == [125] * len(PHOTOGRAPHS)
+    assert np.bincount(photos.groups["test"]).tolist() == [125] * len(PHOTOGRAPHS)
     first = np.arange(64)
     again, other = find_data(PHOTOS, seed=0), find_data(PHOTOS, seed=1)
     for split, stored in {"train": photos.train, "validation": photos.validation, "test": photos.test}.items():
@@ -177,7 +177,7 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         "{}",
         '"levels": 17->"levels": 300',
         '"levels": 17->"levels": "x"',
-        '"test_groups": null->"test_groups": [1]',
+        '"groups": null->"groups": {"test": [1]}',
     ],
 )
 def test_a_damaged_description_is_named(tmp_path: Path, damage: str) -> None:

@@ -9,7 +9,19 @@ import realnvp
 
 SOURCE = Path(realnvp.__file__).parent
 LAYERS: list[set[str]] = [
-    {"bijections.base", "bijections.masks", "moments", "config", "noise", "prior", "folders", "progress", "environment", "data"},
+    {
+        "bijections.base",
+        "bijections.masks",
+        "moments",
+        "config",
+        "noise",
+        "prior",
+        "folders",
+        "progress",
+        "environment",
+        "device",
+        "data",
+    },
     {
         "bijections",
         "bijections.coupling",

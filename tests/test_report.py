@@ -81,6 +81,7 @@ def test_the_table_marks_what_is_not_the_papers(reported: Path, tmp_path: Path, 
     paper.mkdir()
     for name in ("environment.json", "evaluation.json"):
         shutil.copy(reported / name, paper / name)
+    shutil.copytree(reported / "model", paper / "model")
     result = json.loads((paper / "evaluation.json").read_text())
     (paper / "evaluation.json").write_text(json.dumps(result | {"dataset": "cifar10", "paper": 3.49}))
     (paper / "config.json").write_text(to_json(PRESETS["cifar10"]))
@@ -95,6 +96,20 @@ def test_the_table_marks_what_is_not_the_papers(reported: Path, tmp_path: Path, 
     assert len(json.loads(capsys.readouterr().out)["rows"]) == 2
     assert run(["table", str(reported)]) == 0
     assert "digits" in capsys.readouterr().out
+
+
+def test_a_number_of_another_split_or_model_is_not_quoted(
+    reported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(reported, tmp_path / "run")
+    path = tmp_path / "run" / "evaluation.json"
+    result = json.loads(path.read_text())
+    for change, words in (({"split": "validation"}, "validation split"), ({"step": 3}, "earlier model")):
+        path.write_text(json.dumps(result | change))
+        assert run(["table", str(tmp_path / "run")]) == 2
+        assert words in capsys.readouterr().err
+    assert run(["report", str(tmp_path / "run"), "--device", "cpu"]) == 0  # evaluates anew
+    assert json.loads(path.read_text())["step"] == result["step"]
 
 
 def test_what_is_missing_is_named(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import realnvp.train
 from realnvp.checkpoint import load_flow
 from realnvp.config import Config, to_json
 from realnvp.evaluate import evaluate
-from realnvp.folders import newest_intact
+from realnvp.folders import lock_folder, newest_intact
 from realnvp.models import build
 from realnvp.train import Run, TrainingFailed, TrainingStopped, train
 
@@ -135,7 +136,7 @@ def test_two_processes_take_the_steps_of_one(tiny: Config, tmp_path: Path, momen
     config = with_train(tiny, max_steps=3, eval_every=3, precision="float64", tracker="none")
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, momentum=momentum))
     (tmp_path / "config.json").write_text(to_json(config))
-    command = ["-m", "realnvp", "train", "--config", str(tmp_path / "config.json"), "--device", "cpu"]
+    command = ["-m", "realnvp", "train", "--config", str(tmp_path / "config.json")]
     two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command, "--run-dir", str(tmp_path / "two")]
     subprocess.run([sys.executable, *two], check=True, capture_output=True, timeout=120)
     train(config, tmp_path / "one", device="cpu")
@@ -161,6 +162,35 @@ def test_best_model_is_chosen_without_the_test_set(
     assert_bit_equal(tmp_path / "run", run_dir)
     files = [newest_intact(folder / "model", "best")[0] for folder in (run_dir, tmp_path / "run")]
     assert files[0] == files[1]
+
+
+def test_evaluations_leave_the_training_alone(tiny: Config, run_dir: Path, tmp_path: Path) -> None:
+    """Moments that are re-estimated for an evaluation are put back: more evaluations, the same weights and moments."""
+    train(with_train(tiny, eval_every=1), tmp_path / "run", device="cpu")
+    first, second = final_tensors(tmp_path / "run"), final_tensors(run_dir)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_second_training_in_the_same_folder_is_refused(tiny: Config, tmp_path: Path) -> None:
+    with lock_folder(tmp_path / "run"), pytest.raises(ValueError, match="another training"):
+        train(tiny, tmp_path / "run", device="cpu")
+    assert train(tiny, tmp_path / "run", device="cpu").step == 12
+
+
+def test_changed_data_are_told(tiny: Config, run_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(run_dir, tmp_path / "run")
+    path = tmp_path / "run" / "data" / "train.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"train\.npy.*checksum"):
+        train(tiny, tmp_path / "run", device="cpu")
+
+
+def test_a_training_that_never_began_does_not_claim_its_folder(tiny: Config, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"train\.batch_size"):
+        train(with_train(tiny, batch_size=100_000), tmp_path / "run", device="cpu")
+    assert train(dataclasses.replace(tiny, seed=1), tmp_path / "run", device="cpu").step == 12
 
 
 def test_best_is_the_lowest_on_validation(run_dir: Path) -> None:

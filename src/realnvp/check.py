@@ -116,8 +116,8 @@ def _log_det_error(flow: Flow, x: Tensor) -> float:
     """|log_det - log |det J|| / D in float64 on the smallest crop with the flow's number of scales."""
     assert flow.config is not None
     side = max(2, 2 ** ((flow.config.model.num_scales or 1) - 1))
-    double = copy.deepcopy(flow).double().eval()
-    crop = x[:1, :, :side, :side].double()
+    double = copy.deepcopy(flow).cpu().double().eval()
+    crop = x[:1, :, :side, :side].cpu().double()
     with torch.enable_grad():
         jacobian = torch.func.jacrev(lambda v: double.bijection(v)[0], chunk_size=64)(crop).reshape(crop.numel(), -1)
     log_det = double.bijection(crop)[1]

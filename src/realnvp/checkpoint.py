@@ -51,6 +51,17 @@ def load_flow(where: str | Path, which: Literal["best", "last"] = "best") -> Flo
     best is the one with the lowest validation bits/dim, last the one of the last evaluation; both with batch norm's moments
     re-estimated. ValueError if there is none; DamagedError if a file has changed since it was written.
     """
+    files, folder = _model_files(where, which)
+    return _flow_from(files, folder)
+
+
+def load_facts(where: str | Path, which: Literal["best", "last"] = "best") -> dict[str, Any]:
+    """What is known of that flow: of a run's, its step and validation bits/dim."""
+    facts: dict[str, Any] = json.loads(_model_files(where, which)[0][FACTS])
+    return facts
+
+
+def _model_files(where: str | Path, which: str) -> tuple[dict[str, bytes], Path]:
     folder = Path(where)
     if which not in ("best", "last"):
         raise ValueError(f"which: must be 'best' or 'last', got {which!r}")
@@ -63,7 +74,9 @@ def load_flow(where: str | Path, which: Literal["best", "last"] = "best") -> Flo
         for complaint in complaints:
             warnings.warn(f"{complaint}; an older model is used", stacklevel=2)
         files = found
-    return _flow_from(files, folder)
+    if missing := {WEIGHTS, CONFIG, FACTS} - files.keys():
+        raise DamagedError(f"{folder}: its manifest lacks {', '.join(sorted(missing))}")
+    return files, folder
 
 
 def _why_no_flow(folder: Path) -> str:
@@ -126,8 +139,10 @@ def load_checkpoint(run_dir: Path, *, flow: Flow, optimizer: torch.optim.Optimiz
 
 
 def last_state(run_dir: Path) -> TrainState | None:
-    """Where the training stood at its newest intact checkpoint; None if there is none."""
-    files, _ = newest_intact(run_dir / "checkpoints", "step")
+    """Where the training stood at its newest intact checkpoint; None if there is none. Warns of damaged ones."""
+    files, complaints = newest_intact(run_dir / "checkpoints", "step")
+    for complaint in complaints:
+        warnings.warn(complaint, stacklevel=2)
     return None if files is None else TrainState(**json.loads(files["state.json"]))
 
 

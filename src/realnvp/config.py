@@ -198,6 +198,8 @@ def validate(config: Config) -> Config:
     data, model, train = config.data, config.model, config.train
     rules = [
         ("name", config.name in PRESETS, f"is no preset{nearest(config.name, PRESETS)}"),
+        ("model.coupling", model.coupling in ("affine", "additive"), "must be affine or additive"),
+        ("train.precision", train.precision in ("float32", "bfloat16", "float64"), "must be float32, bfloat16 or float64"),
         ("seed", 0 <= config.seed < 2**63, "must be between 0 and 2^63 - 1"),
         ("data.set", data.set in PRESETS, f"is no data set{nearest(data.set, PRESETS)}"),
         ("data.shape", data.shape is None or min(data.shape) > 0, "must be positive"),
@@ -266,12 +268,20 @@ def from_json(text: str, source: str | Path = "config") -> Config:
     """
     try:
         tree = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{source}: not JSON: {error}") from None
     try:
         return validate(_build(Config, tree, ""))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{source}: {error}") from None
+
+
+def read_config(path: Path) -> Config:
+    """The configuration in a JSON file; ValueError or OSError names the file, and the field that makes no sense."""
+    try:
+        return from_json(path.read_text(encoding="utf-8"), path)
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not JSON") from None
 
 
 def _build(cls: type, tree: Any, prefix: str) -> Any:
@@ -297,5 +307,6 @@ def _value(hint: Any, value: Any, path: str) -> Any:
             return tuple(value)
         if isinstance(option, type) and type(value) is option:
             return value
-    wanted = " or ".join(getattr(option, "__name__", str(option)) for option in options)
-    raise ValueError(f"{path}: {value!r} is no {wanted.replace('NoneType', 'null')}")
+    names = {float: "number", int: "integer", bool: "true or false", str: "text", types.NoneType: "null", Shape: "three integers"}
+    wanted = " or ".join(names.get(option) or " or ".join(map(repr, typing.get_args(option))) for option in options)
+    raise ValueError(f"{path}: {value!r} is not {wanted}")

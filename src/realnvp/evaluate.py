@@ -37,11 +37,11 @@ def evaluate(
     if source is None or (source / DESCRIPTION).exists():
         splits = splits_of_run(Path(run), flow.config) if source is None else _other_splits(source, Path(run), flow.config)
         part, shape = array_part(getattr(splits, split)), splits.shape
-        groups = splits.test_groups if split == "test" else None
+        groups = (splits.groups or {}).get(split)
         name, version = splits.name, splits.version
         paper = _paper(splits, flow.config) if split == "test" else None
     else:
-        part, shape = find_split(source, split, levels=flow.config.data.levels)
+        part, shape, split = find_split(source, split, levels=flow.config.data.levels)
         name, version, groups, paper = str(source), None, None, None
     if shape[0] != flow.config.data.shape[0]:
         raise ValueError(f"{source}: images of {shape[0]} channels, but the flow was trained on {flow.config.data.shape[0]}")
@@ -50,7 +50,7 @@ def evaluate(
     return {
         "bits_per_dim": result.mean,
         "standard_error": result.standard_error,
-        "standard_error_over": "images" if groups is None else f"{len(np.unique(groups))} photographs",
+        "standard_error_over": "images" if groups is None else f"{len(set(groups))} photographs",
         "num_images": part.count,
         "noise_draws": noise_draws,
         "nonfinite": result.nonfinite,

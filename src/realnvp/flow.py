@@ -23,9 +23,9 @@ class Prior(Protocol):
         """One z of this shape."""
 
 
-def like(module: nn.Module) -> Tensor:
-    """A tensor of the module, for its dtype and device; an empty one on the CPU where it has none."""
-    return next(chain(module.parameters(), module.buffers()), torch.empty(0))
+def like(module: nn.Module, default: Tensor | None = None) -> Tensor:
+    """A tensor of the module, for its dtype and device; where it has none the default, or an empty one on the CPU."""
+    return next(chain(module.parameters(), module.buffers()), torch.empty(0) if default is None else default)
 
 
 class Flow(nn.Module):
@@ -63,11 +63,13 @@ class Flow(nn.Module):
         self._check(z)
         return self.bijection.inverse(z)
 
+    @torch.no_grad()
     def sample(
         self, n: int, shape: Sequence[int] | None = None, *, temperature: float = 1.0, seed: int = 0, first: int = 0
     ) -> Tensor:
         """(n, *shape): exact samples x = g(temperature * z), z ~ prior, in data units and not rounded.
 
+        Without gradients, as torch.distributions' sample; `decode` has them.
         Sample i is a function of (seed, first + i), so chunks with first = 0, 64, 128 ... are the samples of one large call.
         shape defaults to the training images'; a larger one extrapolates (appendix C).
         """
@@ -83,9 +85,12 @@ class Flow(nn.Module):
     def _check(self, x: Tensor) -> None:
         if not x.is_floating_point():
             raise ValueError(f"the flow takes floating-point data (pixels: v + u), got {x.dtype}; see realnvp.bits_per_dim")
+        mine = like(self, x).dtype
+        if x.dtype != mine:
+            raise ValueError(f"the flow computes in {mine}, the data are {x.dtype}: use x.to({mine}) or flow.to({x.dtype})")
         if self.config is None or self.config.data.shape is None:
             return
         channels = self.config.data.shape[0]
-        if x.ndim != 4 or x.shape[1] != channels:
+        if x.ndim != 4 or x.shape[1] != channels or not len(x):
             raise ValueError(f"expected a batch of shape (B, {channels}, H, W), got {tuple(x.shape)}")
         check_divisible(x.shape, self.config.model.num_scales or 1)

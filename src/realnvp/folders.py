@@ -4,9 +4,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 MANIFEST = "manifest.json"
 
@@ -51,7 +53,9 @@ def write_file(target: Path, text: str) -> None:
 def read_folder(folder: Path) -> dict[str, bytes]:
     """{file name: content} of a folder that `write_folder` wrote; DamagedError names a file that is missing or changed."""
     try:
-        manifest = dict(json.loads((folder / MANIFEST).read_bytes()))
+        manifest = {**json.loads((folder / MANIFEST).read_bytes())}
+        if not manifest:
+            raise ValueError
         files = {name: (folder / name).read_bytes() for name in manifest if Path(name).name == name}
     except (FileNotFoundError, IsADirectoryError) as error:
         raise DamagedError(f"{error.filename}: missing") from None
@@ -63,14 +67,38 @@ def read_folder(folder: Path) -> dict[str, bytes]:
     return files
 
 
-def read_json(path: Path, *, maker: str) -> Any:
-    """What a command wrote to a JSON file; ValueError names the file, and the command where it is missing."""
-    if not path.exists():
-        raise ValueError(f"{path}: no such file; {maker} writes it")
+Kind = TypeVar("Kind", dict[str, Any], list[Any])
+
+
+def read_json(path: Path, *, kind: type[Kind], maker: str = "", keys: Iterable[str] = ()) -> Kind:
+    """The object or list in a JSON file; ValueError names the file, and the command that makes it where it is missing."""
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file{maker and f'; {maker} writes it'}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    if not isinstance(content, kind) or not content or not all(key in content for key in keys):
+        raise ValueError(f"{path}: lacks what it should hold")
+    return content
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Within it no other process gets in here; the system lets go of the lock however this one ends (Windows has none).
+
+    ValueError if another process is in.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"{folder}: another training is at work in it") from None
+        yield
 
 
 def newest_intact(parent: Path, prefix: str) -> tuple[dict[str, bytes] | None, list[str]]:

@@ -52,6 +52,8 @@ def bits_per_dim(
 def summarise(per_image: Tensor, groups: Sequence[int] | NDArray[np.int64] | None = None) -> BitsPerDim:
     """Mean and standard error of per-image bits/dim; with groups, the error of the mean of correlated images (clustered)."""
     mean = per_image.mean()
+    if groups is not None and len(groups) != len(per_image):
+        raise ValueError(f"groups: {len(groups)} of them for {len(per_image)} images")
     _, labels = np.unique(np.arange(len(per_image)) if groups is None else np.asarray(groups), return_inverse=True)
     members, count = torch.from_numpy(labels), int(labels.max()) + 1
     deviations = torch.zeros(count, dtype=per_image.dtype).index_add_(0, members, per_image - mean)
@@ -70,7 +72,7 @@ def log_probs(
     batch_size: int = 64,
 ) -> Tensor:
     """(N,), float64: log p in nats of uint8 images (N, C, H, W), the mean over noise draws. indices name the images' noise."""
-    _check(images, noise_draws)
+    _check(images, noise_draws, batch_size)
     indices = range(len(images)) if indices is None else indices
     total = torch.zeros(len(images), dtype=torch.float64)
     with evaluating(flow):
@@ -79,17 +81,18 @@ def log_probs(
             pixels = _tensor(images[batch], flow).to(like(flow).device)
             for draw in range(noise_draws):
                 noise = uniform(pixels.shape[1:], seed, Purpose.EVALUATE, indices=indices[batch], round=draw)
-                total[batch] += flow.log_prob(dequantise(pixels, noise.to(like(flow)))).double().cpu()
+                total[batch] += flow.log_prob(dequantise(pixels, noise.to(like(flow)))).cpu().double()
     return total / noise_draws
 
 
-def _check(images: Images, noise_draws: int) -> None:
+def _check(images: Images, noise_draws: int, batch_size: int) -> None:
     if images.dtype not in (torch.uint8, np.uint8):
         raise ValueError(f"images: expected uint8, got {images.dtype}")
     if images.ndim != 4 or not len(images):
         raise ValueError(f"images: expected (N, C, H, W) with N > 0, got {tuple(images.shape)}")
-    if noise_draws < 1:
-        raise ValueError(f"noise_draws: must be at least 1, got {noise_draws}")
+    for name, value in (("noise_draws", noise_draws), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name}: must be at least 1, got {value}")
 
 
 def _tensor(images: Images, flow: Flow) -> Tensor:

@@ -48,18 +48,18 @@ img {{ max-width: 100%; }} code {{ background: #f4f4f4; padding: .1rem .3rem; }}
 """
 
 
-def report(run: Path, config: Config, pictures: Iterable[Path]) -> Path:
+def report(run: Path, config: Config, result: dict[str, Any], pictures: Iterable[Path], *, seed: int) -> Path:
     """RUN/report.html: results with error bars, pictures with what to look for and the command that made them, configuration.
 
-    pictures: PNG files, embedded. All text is escaped. ValueError if the run has no evaluation yet.
+    result: its evaluation. pictures: PNG files, drawn with this seed; they are embedded. All text is escaped.
     """
     name = run.resolve().name
-    result = read_json(run / "evaluation.json", maker=f"realnvp evaluate {run}")
-    sittings = read_json(run / "environment.json", maker="realnvp train")
-    command = f"realnvp evaluate {run} --split {result['split']} --noise-draws {result['noise_draws']}"
+    sittings = read_json(run / "environment.json", kind=list, maker="realnvp train")
+    flags = f"--noise-draws {result['noise_draws']} --seed {result['seed']} --which {result['which']}"
+    command = f"realnvp evaluate {run} {flags}{' --codecs' * ('codecs' in result)}"
     parts = [f"<h1>{_text(name)}</h1>", _results(result, config), _command(command)]
     for path in sorted(pictures, key=lambda path: (list(SENTENCES).index(_kind(path)), path.name)):
-        parts.append(_figure(path, f"realnvp figures {run} --only {path.stem.split('-')[0]}"))
+        parts.append(_figure(path, f"realnvp figures {run} --only {path.stem.split('-')[0]} --seed {seed}"))
     parts += ["<h2>Configuration</h2>", _table(flat(config)), _command(" ".join(sittings[-1]["command"]))]
     parts += ["<h2>Environment</h2>", _table(_environment(sittings))]
     page = run / "report.html"

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from realnvp.checkpoint import last_state
-from realnvp.config import Config, departures, from_json
+from realnvp.checkpoint import last_state, load_facts
+from realnvp.config import departures, read_config
 from realnvp.evaluate import measured
 from realnvp.folders import read_json
 
@@ -28,9 +28,9 @@ def table(runs: list[Path]) -> list[dict[str, Any]]:
 def _row(run: Path) -> dict[str, Any]:
     if not (run / "config.json").exists():
         raise ValueError(f"{run}: no run directory")
-    result = read_json(run / "evaluation.json", maker=f"realnvp evaluate {run}")
-    environment = read_json(run / "environment.json", maker="realnvp train")[-1]
-    config: Config = from_json((run / "config.json").read_text(), run / "config.json")
+    result = current_evaluation(run)
+    environment = read_json(run / "environment.json", kind=list, maker="realnvp train")[-1]
+    config = read_config(run / "config.json")
     state = last_state(run)
     return {
         "run": str(run),
@@ -48,6 +48,18 @@ def _row(run: Path) -> dict[str, Any]:
         "hardware": f"{environment['processor']}, {environment['threads']} threads",
         "command": " ".join(environment["command"]),
     }
+
+
+def current_evaluation(run: Path) -> dict[str, Any]:
+    """What RUN/evaluation.json holds; ValueError if it is not of the test split, or of another model than the run's by now."""
+    path, maker = run / "evaluation.json", f"realnvp evaluate {run}"
+    keys = ("bits_per_dim", "standard_error", "num_images", "noise_draws", "dataset", "split", "which", "step", "paper", "seed")
+    result = read_json(path, kind=dict, maker=maker, keys=keys)
+    if result["split"] != "test":
+        raise ValueError(f"{path}: is of the {result['split']} split; {maker} takes the test split")
+    if result["step"] != load_facts(run, result["which"]).get("step"):
+        raise ValueError(f"{path}: is of an earlier model; {maker} takes the present one")
+    return result
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -2,13 +2,14 @@
 
 import json
 import math
+import os
 import signal
 import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from torch import Tensor
 
 from realnvp.batches import Batches
 from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, save_checkpoint, save_flow
-from realnvp.config import MAY_CHANGE, Config, differences, from_json, resolve, to_json, validate
-from realnvp.data import Splits, prepare, quantize
+from realnvp.config import MAY_CHANGE, Config, differences, read_config, resolve, to_json, validate
+from realnvp.data import Splits, discard_prepared, prepare, quantize
+from realnvp.device import pick_device
 from realnvp.environment import environment
 from realnvp.figures import data_beside_samples
 from realnvp.flow import Flow
-from realnvp.folders import keep_last, sweep, write_file
+from realnvp.folders import keep_last, lock_folder, numbered, read_json, sweep, write_file
 from realnvp.likelihood import BitsPerDim, evaluating, log_probs, summarise
 from realnvp.models import build, l2_penalty
 from realnvp.moments import averaging, restore_moments, stored_moments
@@ -76,11 +78,13 @@ def train(config: Config, run_dir: str | Path, *, device: str = "auto", init_fro
     init_from: a run or saved flow whose weights the training starts with. ValueError for bad input; TrainingStopped after SIGINT
     or SIGTERM; TrainingFailed if the numbers are beyond repair.
     """
-    run = start(validate(config), Path(run_dir), device=device, init_from=init_from)
-    if not run.finished:
-        with _stop_signals() as stop:
-            _loop(run, stop)
-    run.accelerator.end_training()
+    if config.data.source:  # so that the run can be looked at from any folder
+        config = replace(config, data=replace(config.data, source=str(Path(config.data.source).expanduser().absolute())))
+    with ExitStack() as stack:
+        run = start(validate(config), Path(run_dir), device=device, init_from=init_from, stack=stack)
+        if not run.finished:
+            _loop(run, stack.enter_context(_stop_signals()))
+        run.accelerator.end_training()
     return run.state
 
 
@@ -157,31 +161,40 @@ def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, i
     return loss, norm, signal_to_stop
 
 
-def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path | None) -> Run:
-    """Everything that a training works with, as its last checkpoint says."""
+def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path | None, stack: ExitStack) -> Run:
+    """Everything that a training works with, as its last checkpoint says; the stack holds run_dir's lock."""
+    place = pick_device(device)
     accelerator = Accelerator(
-        cpu=device == "cpu",
+        cpu=place.type == "cpu",
         mixed_precision="bf16" if config.train.precision == "bfloat16" else "no",
         log_with=None if config.train.tracker == "none" else config.train.tracker,
         project_dir=run_dir,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],  # moments are those of the global batch
     )
+    if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
+        raise ValueError(f"--device: {place}: the {os.environ['WORLD_SIZE']} processes cannot be joined on it")
     _check_claim(config, run_dir)
     if accelerator.is_main_process:
-        prepare(config.data, seed=config.seed, folder=run_dir / "data")
+        stack.enter_context(lock_folder(run_dir))
+        if not (run_dir / "config.json").exists():
+            discard_prepared(run_dir / "data")  # of a training that never began
+        prepare(config.data, seed=config.seed, folder=run_dir / "data", verify=True)
     accelerator.wait_for_everyone()
     splits = prepare(config.data, seed=config.seed, folder=run_dir / "data")
     config = resolve(config, splits.shape)
-    place = {"process": accelerator.process_index, "processes": accelerator.num_processes}
-    batches = Batches(splits.train, config, device=accelerator.device, **place)
-    flow = _initial_flow(config, init_from)
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    batches = Batches(splits.train, config, device=accelerator.device, process=rank, processes=processes)
+    begun = bool(numbered(run_dir / "checkpoints", "step"))
+    if begun and init_from is not None and accelerator.is_main_process:
+        warnings.warn(f"--init-from: {run_dir} goes on from its own checkpoint", stacklevel=2)
+    flow = _initial_flow(config, None if begun else init_from)
     optimizer = torch.optim.Adam(flow.parameters(), lr=config.train.lr)
     flow.to(accelerator.device)
     state, complaints = load_checkpoint(run_dir, flow=flow, optimizer=optimizer)
     if accelerator.is_main_process:
         for complaint in complaints:
             warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=2)
-        _claim(config, run_dir, state)
+        _claim(config, run_dir, state, device=str(accelerator.device), processes=processes)
     if config.train.tracker != "none":
         options = {"tensorboard": {"purge_step": state.step}} if config.train.tracker == "tensorboard" else {}
         accelerator.init_trackers("curves", init_kwargs=options)
@@ -195,24 +208,35 @@ def _check_claim(config: Config, run_dir: Path) -> None:
     path = run_dir / "config.json"
     if not path.exists():
         return
-    old = from_json(path.read_text(), path)
-    assert old.data.shape is not None
+    old = read_config(path)
+    if old.data.shape is None:
+        raise ValueError(f"{path}: data.shape is missing")
     if changed := [name for name in differences(old, resolve(config, old.data.shape)) if name not in MAY_CHANGE]:
         raise ValueError(f"{path}: this run was started with another {', '.join(changed)}; take another --run-dir")
 
 
-def _claim(config: Config, run_dir: Path, state: TrainState) -> None:
+def _claim(config: Config, run_dir: Path, state: TrainState, **where: Any) -> None:
     """Make run_dir this training's, from here on: folders, config.json, environment.json, no metrics of steps to come."""
     for folder in (run_dir, run_dir / "model", run_dir / "checkpoints", run_dir / "samples"):
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
     write_file(run_dir / "config.json", to_json(config))
     path = run_dir / "environment.json"
-    sittings = json.loads(path.read_text()) if path.exists() else []
-    write_file(path, json.dumps([*sittings, {"from_step": state.step} | environment()], indent=2) + "\n")
+    sittings = read_json(path, kind=list) if path.exists() else []
+    write_file(path, json.dumps([*sittings, {"from_step": state.step} | environment() | where], indent=2) + "\n")
     path = run_dir / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    write_file(path, "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.step))
+    write_file(path, "".join(line for line in lines if _step_of(line, path) <= state.step))
+
+
+def _step_of(line: str, path: Path) -> float:
+    """The step of a line of metrics.jsonl; infinity for a last line that was not finished."""
+    if not line.endswith("\n"):
+        return math.inf
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: not the metrics of a training") from None
 
 
 def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
@@ -257,9 +281,11 @@ def _validate(run: Run) -> BitsPerDim:
     nats = torch.zeros(len(images), dtype=torch.float64)
     if len(mine):
         nats[mine] = log_probs(run.flow, images[mine].transpose(0, 3, 1, 2), seed=run.config.seed, indices=mine.tolist())
-    total = run.accelerator.reduce(nats.to(run.accelerator.device), "sum")
+    total = run.accelerator.reduce(nats if run.accelerator.num_processes == 1 else nats.to(run.accelerator.device), "sum")
     assert isinstance(total, Tensor)
-    return summarise(total.cpu()[chosen] / (-math.log(2) * math.prod(run.splits.shape)))
+    groups = (run.splits.groups or {}).get("validation")
+    bits = total.cpu()[chosen] / (-math.log(2) * math.prod(run.splits.shape))
+    return summarise(bits, None if groups is None else np.array(groups)[chosen])
 
 
 def _write_samples(run: Run) -> None:

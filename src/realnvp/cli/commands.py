@@ -2,17 +2,16 @@
 
 import csv
 import io
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
 from realnvp.cli.output import print_json, print_table, thousands, to_json
-from realnvp.folders import write_file
+from realnvp.folders import read_json, write_file
 
 if TYPE_CHECKING:
     from realnvp.flow import Flow
@@ -68,6 +67,7 @@ class Evaluate:
 
     def write(self) -> dict[str, Any]:
         """The evaluation, which also goes to RUN/evaluation.json if it is of the run's own data."""
+        from realnvp.checkpoint import load_facts
         from realnvp.evaluate import evaluate
 
         flow = load(self.run, self.device, which=self.which)
@@ -76,7 +76,7 @@ class Evaluate:
             flow, self.run, split=self.split, source=self.source, noise_draws=self.noise_draws, seed=self.seed, codecs=self.codecs
         )
         result["seconds"] = round(time.monotonic() - began, 2)
-        result["which"] = self.which
+        result |= {"which": self.which, "step": load_facts(self.run, self.which).get("step")}
         if self.source is None and Path(self.run, "metrics.jsonl").exists():
             write_file(Path(self.run, "evaluation.json"), to_json(result) + "\n")
         return result
@@ -132,7 +132,7 @@ class Sample:
         if self.n < 1:
             raise ValueError(f"-n: must be at least 1, got {self.n}")
         if not self.temperature >= 0:
-            raise ValueError(f"--temperature: must not be negative, got {self.temperature}")
+            raise ValueError(f"--temperature: must be a number of at least 0, got {self.temperature}")
         flow = load(self.run, self.device, which=self.which)
         data = _test_images(flow, self.run)[: self.n] if self.beside_data else None
         nonfinite = write_samples(flow, out, n=self.n, seed=self.seed, temperature=self.temperature, data=data)
@@ -245,7 +245,7 @@ class Info:
     """Print one JSON object."""
 
     def __call__(self) -> int:
-        from realnvp.config import from_json
+        from realnvp.config import read_config
         from realnvp.memory import count_parameters
 
         folder = Path(self.run)
@@ -254,8 +254,8 @@ class Info:
             raise ValueError(
                 f"{self.run}: {'no config.json in it, so it is no run' if folder.exists() else 'no such run directory'}"
             )
-        config = from_json(path.read_text(), path)
-        facts: dict[str, Any] = {"run": self.run, "config": json.loads(path.read_text())}
+        config = read_config(path)
+        facts: dict[str, Any] = {"run": self.run, "config": asdict(config)}
         facts["parameters"] = count_parameters(config) if config.data.shape else None
         facts |= _stored_facts(folder)
         if self.json:
@@ -286,14 +286,14 @@ def _stored_facts(folder: Path) -> dict[str, Any]:
         facts |= {"best_step": state.best_step, "skipped_steps": state.skipped}
     for name in ("evaluation", "environment", "facts"):
         if (path := folder / f"{name}.json").exists():
-            facts[name] = json.loads(path.read_text())
+            facts[name] = read_json(path, kind=list) if name == "environment" else read_json(path, kind=dict)
     return facts
 
 
 def load(run: str, device: str, *, which: Literal["best", "last"]) -> "Flow":
     """The run's flow on the device."""
     from realnvp.checkpoint import load_flow
-    from realnvp.cli.device import pick_device
+    from realnvp.device import pick_device
 
     place = pick_device(device)
     return load_flow(run, which=which).to(place)

@@ -71,6 +71,8 @@ def run(argv: list[str]) -> int:
         return 1
     except (ValueError, OSError) as error:
         return _complain(_one_line(error), 2)
+    except MemoryError:
+        return _complain("not enough memory for that", 2)
     except ModuleNotFoundError as error:
         return _complain(f"{error.name} is not installed: {_install_line(error.name or '')}", 2)
     except Exception as error:

@@ -12,7 +12,9 @@ from realnvp.cli.output import print_json, print_table
 
 @dataclass
 class Report:
-    """Write RUN/report.html: one self-contained page with results, pictures, configuration; evaluates and draws what is missing.
+    """Write RUN/report.html: one self-contained page with results, pictures, configuration.
+
+    Draws all figures anew, and evaluates the model where that was not done yet.
 
     Example: realnvp report runs/photos
     """
@@ -21,8 +23,6 @@ class Report:
     """A run directory."""
     seed: int = 0
     """Seed of the figures."""
-    redraw: Flag = False
-    """Draw the figures again, also where there are some."""
     json: Flag = False
     """Print one JSON object."""
     device: Device = "auto"
@@ -31,16 +31,17 @@ class Report:
     def __call__(self) -> int:
         from realnvp.figures import draw_figures
         from realnvp.report import report
+        from realnvp.table import current_evaluation
 
         run = Path(self.run)
         flow = load(self.run, self.device, which="best")
         assert flow.config is not None
-        if not (run / "evaluation.json").exists():
-            Evaluate(self.run, codecs=flow.config.data.levels == 256, device=self.device).write()
-        pictures = sorted((run / "figures").glob("*.png"))
-        if self.redraw or not pictures:
-            pictures = [path for path in draw_figures(flow, self.run, seed=self.seed) if path.suffix == ".png"]
-        page = report(run, flow.config, pictures)
+        try:
+            result = current_evaluation(run)
+        except ValueError:  # none, or of another model or split
+            result = Evaluate(self.run, codecs=flow.config.data.levels == 256, device=self.device).write()
+        pictures = [path for path in draw_figures(flow, self.run, seed=self.seed) if path.suffix == ".png"]
+        page = report(run, flow.config, result, pictures, seed=self.seed)
         if self.json:
             print_json({"report": str(page), "pictures": [str(path) for path in pictures]})
         else:

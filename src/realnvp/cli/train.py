@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ import tyro
 
 from realnvp.cli.commands import Device, Flag, parse
 from realnvp.cli.output import print_json, print_table, thousands
-from realnvp.config import PAPER, PRESETS, Config, from_json, nearest, to_json, validate
+from realnvp.config import PAPER, PRESETS, Config, nearest, read_config, to_json, validate
 
 
 @dataclass
@@ -47,11 +48,13 @@ class Train:
         if self.dry_run:
             print_json(_dry_run(config))
             return 0
-        from realnvp.cli.device import pick_device
+        from realnvp.device import pick_device
         from realnvp.train import train as run_training
 
         pick_device(self.device)
         state = run_training(config, run_dir, device=self.device, init_from=self.init_from)
+        if os.environ.get("RANK", "0") != "0":  # one of several processes speaks for all
+            return 0
         if self.json:
             print_json(asdict(state) | {"run_dir": str(run_dir)})
         else:
@@ -65,12 +68,13 @@ class Train:
 def train(argv: list[str]) -> int:
     """realnvp train PRESET ..., or realnvp train --config FILE ...: the preset or file gives the defaults of all flags."""
     run_dir = None
+    argv = [word for long in argv for word in (long.split("=", 1) if long.startswith("--config=") else [long])]
     if "--config" in argv:
         at = argv.index("--config")
         if at + 1 == len(argv):
             raise ValueError("--config: name a file, such as runs/photos/config.json")
         path = Path(argv[at + 1])
-        config, prog, rest = from_json(path.read_text(), path), "realnvp train --config FILE", argv[:at] + argv[at + 2 :]
+        config, prog, rest = read_config(path), "realnvp train --config FILE", argv[:at] + argv[at + 2 :]
         run_dir = path.parent
     elif argv and not argv[0].startswith("-"):
         if argv[0] not in PRESETS:

@@ -34,9 +34,19 @@ def scan(source: Path, *, levels: int) -> tuple[dict[str, Part], Shape]:
         shape = common_shape(list(arrays.values()), lambda path: _array(path, levels))
         return {split: array_part(_array(path, 256)) for split, path in arrays.items()}, shape
     folders = _splits({path.name: path for path in source.iterdir() if path.is_dir()}, source) or {"train": source}
+    _warn_of_others(source, folders)
     files = {split: image_files(folder) for split, folder in folders.items()}
     shape = common_shape([path for split in files for path in files[split]], lambda path: _image(path, levels))
     return {split: _image_part(paths, shape) for split, paths in files.items()}, shape
+
+
+def _warn_of_others(source: Path, folders: dict[str, Path]) -> None:
+    """Say so if there are images beside the folders of the splits."""
+    names = {folder.name for folder in folders.values()}
+    others = [name for name in walk(source) if is_image(name) and name.split("/")[0] not in names]
+    if others and source not in folders.values():
+        words = f"{len(others)} images outside {', '.join(sorted(names))} are not read, {others[0]} first"
+        warnings.warn(f"{source}: {words}", stacklevel=2)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -143,14 +153,14 @@ def _image_part(files: Sequence[Path], shape: Shape) -> Part:
     return Part(len(files), read)
 
 
-def find_split(source: Path, split: str, *, levels: int) -> tuple[Part, Shape]:
-    """A split of images outside any run, and their (C, H, W); all of them where the source has no splits.
+def find_split(source: Path, split: str, *, levels: int) -> tuple[Part, Shape, str]:
+    """A split of images outside any run, their (C, H, W), and its name: "all" where the source has no splits.
 
     ValueError names all bad files, or says which splits there are.
     """
     parts, shape = scan(source, levels=levels)
     if set(parts) == {"train"}:
-        return parts["train"], shape
+        return parts["train"], shape, "all"
     if split not in parts:
         raise ValueError(f"{source}: has no {split} split, only {' and '.join(parts)}")
-    return parts[split], shape
+    return parts[split], shape, split

@@ -58,7 +58,7 @@ def photos(*, seed: int) -> Source:
         return Part(len(boxes), lambda wanted: np.stack([crop(*box) for box in boxes[wanted].tolist()]))
 
     drawn = windows(photographs, seed=seed)
-    groups: list[int] = drawn["test"][:, 0].tolist()
+    groups = {split: boxes[:, 0].tolist() for split, boxes in drawn.items()}
     parts = {split: part(boxes) for split, boxes in drawn.items()}
     return Source("photos", "scikit-image + scikit-learn wheels", 256, (3, SIZE, SIZE), parts, groups)
 

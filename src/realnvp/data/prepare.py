@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,21 +34,28 @@ def find_data(config: DataConfig, *, seed: int) -> Source:
     return source
 
 
-def prepare(config: DataConfig, *, seed: int, folder: Path) -> Splits:
+def prepare(config: DataConfig, *, seed: int, folder: Path, verify: bool = False) -> Splits:
     """The data set, opened; written to the folder first, unless it is there or the source is a prepared folder itself.
 
+    verify: compare the checksums of files that are there.
     ValueError names the field that differs from what the folder was prepared with, or what is wrong with the source.
     """
     if (folder / DESCRIPTION).exists():
         _check_settings(config, seed, folder)
-        return open_splits(folder)
+        return open_splits(folder, verify=verify)
     source = find_data(config, seed=seed)
     if prepared := _prepared_source(config):
-        return open_splits(prepared, held_out=config.held_out, seed=seed)
+        return open_splits(prepared, held_out=config.held_out, seed=seed, verify=verify)
     if config.source and folder.resolve() == Path(config.source).expanduser().resolve():
         raise ValueError(f"data.source: {folder} is also where the prepared data would be written")
     write_dataset(source, _settings(config, seed), folder)
     return open_splits(folder)
+
+
+def discard_prepared(folder: Path) -> None:
+    """Delete a folder that `prepare` has written."""
+    if (folder / DESCRIPTION).exists():
+        shutil.rmtree(folder)
 
 
 def atomic_save(path: Path, write: Callable[[BinaryIO], object], *, keep: bool = False) -> None:
@@ -95,8 +103,7 @@ def _from_prepared(config: DataConfig, folder: Path, seed: int) -> Source:
     if config.set not in (splits.name, "images"):
         raise ValueError(f"data.set: {folder} holds {splits.name}, not {config.set}")
     parts = {split: array_part(getattr(splits, split)) for split in SPLITS}
-    groups = None if splits.test_groups is None else splits.test_groups.tolist()
-    return Source(splits.name, splits.version, splits.levels, splits.shape, parts, groups)
+    return Source(splits.name, splits.version, splits.levels, splits.shape, parts, splits.groups)
 
 
 def _settings(config: DataConfig, seed: int) -> dict[str, Any]:
@@ -130,7 +137,7 @@ def write_dataset(source: Source, about: dict[str, Any], folder: Path, *, keep: 
         "shape": source.shape,
         "train_shape": source.train_shape,
         "counts": source.counts,
-        "test_groups": source.test_groups,
+        "groups": source.groups,
         "comparable": source.comparable,
         "sha256": {path.name: sha256(path) for path in files.values()},
     }

@@ -39,7 +39,8 @@ class Source:
     """Channels, height, width."""
     parts: dict[str, Part]
     """By name of the split: train, validation, test."""
-    test_groups: list[int] | None = None
+    groups: dict[str, list[int]] | None = None
+    """By split: which photograph each image was cut from."""
     train_shape: Shape | None = None
     """Of the stored training images, where training cuts its images out of larger ones."""
     comparable: bool = True

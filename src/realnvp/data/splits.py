@@ -23,7 +23,7 @@ _FIELDS = {
     "source": str | None,
     "held_out": float | None,
     "seed": int,
-    "test_groups": list | None,
+    "groups": dict | None,
     "sha256": dict,
     "train_shape": list | None,
     "comparable": bool,
@@ -40,8 +40,8 @@ class Splits:
     train: Images
     validation: Images
     test: Images
-    test_groups: npt.NDArray[np.int64] | None = None
-    """(N_test,): which photograph a test image was cut from; standard errors are clustered by it."""
+    groups: dict[str, list[int]] | None = None
+    """By split: which photograph each image was cut from; standard errors are clustered by it."""
     comparable: bool = True
     """Whether these are the images that the paper's number is about."""
 
@@ -76,8 +76,8 @@ def open_splits(folder: Path, *, held_out: float = DataConfig.held_out, seed: in
         arrays |= {split: Rows(train, rows[split], (height, width)) for split in rows}
     elif about["train_shape"]:
         arrays["train"] = Rows(train, np.arange(len(train)), (height, width))
-    groups = None if about["test_groups"] is None else np.array(about["test_groups"], dtype=np.int64)
-    return Splits(about["name"], about["version"], about["levels"], **arrays, test_groups=groups, comparable=about["comparable"])
+    about = {name: about[name] for name in ("name", "version", "levels", "groups", "comparable")} | arrays
+    return Splits(**about)
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -92,17 +92,21 @@ def read_description(folder: Path) -> dict[str, Any]:
     about = {"train_shape": None, "comparable": True, **about}
     wrong = [name for name, kind in _FIELDS.items() if name not in about or not isinstance(about[name], kind)]
     if not wrong:
-        counts, groups = about["counts"].get("test"), about["test_groups"]
+        groups = about["groups"] or {}
         rules = {
             "levels": 2 <= about["levels"] <= 256,
             "shape": len(about["shape"]) == 3,
             "train_shape": about["train_shape"] is None or len(about["train_shape"]) == 3,
-            "test_groups": groups is None or (len(groups) == counts and all(type(group) is int for group in groups)),
+            "groups": all(_labels(labels, about["counts"].get(split)) for split, labels in groups.items()),
         }
         wrong = [name for name, holds in rules.items() if not holds]
     if wrong:
         raise ValueError(f"{path}: {wrong[0]} is missing or makes no sense")
     return about
+
+
+def _labels(labels: Any, count: Any) -> bool:
+    return isinstance(labels, list) and len(labels) == count and all(type(label) is int for label in labels)
 
 
 def open_npy(path: Path) -> npt.NDArray[Any]:

@@ -1,5 +1,7 @@
 """Which device a command computes on."""
 
+import re
+
 import torch
 
 
@@ -8,6 +10,6 @@ def pick_device(name: str) -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, available in there.items() if available)
-    if not there.get(name.split(":")[0]):
+    if not there.get(name.split(":")[0]) or not re.fullmatch(r"\w+(:\d+)?", name):
         raise ValueError(f"--device: {name} is not there; available: {', '.join(kind for kind, here in there.items() if here)}")
     return torch.device(name)

@@ -1,0 +1,53 @@
+"""Training batches: each image once an epoch, mirrored half of the time, functions of the step alone."""
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from realnvp.batches import Batches
+from realnvp.config import PRESETS, Config
+
+IMAGES = np.random.default_rng(0).integers(256, size=(50, 4, 4, 3)).astype(np.uint8)
+
+
+def batches(*, flip: bool = True, process: int = 0, processes: int = 1) -> Batches:
+    base = PRESETS["photos"]
+    config: Config = dataclasses.replace(
+        base, data=dataclasses.replace(base.data, flip=flip), train=dataclasses.replace(base.train, batch_size=8)
+    )
+    return Batches(IMAGES, config, device=torch.device("cpu"), process=process, processes=processes)
+
+
+def test_each_image_at_most_once_an_epoch_and_in_another_order_the_next() -> None:
+    ours = batches()
+    epochs = [np.concatenate([ours.indices(step) for step in range(first, first + 6)]) for first in (0, 6)]
+    for seen in epochs:
+        assert len(np.unique(seen)) == 48
+    assert not np.array_equal(*epochs)
+
+
+def test_a_batch_is_a_function_of_its_step() -> None:
+    forwards, backwards = batches(), batches()
+    x = [forwards.at(step) for step in range(12)]
+    assert all(torch.equal(x[step], backwards.at(step)) for step in reversed(range(12)))
+
+
+def test_pixels_and_noise() -> None:
+    """Without flips floor(x) is the images; with flips about half of them are mirrored, and other noise comes each epoch."""
+    plain, mirrored, count = batches(flip=False), batches(), 0
+    for step in range(12):
+        pixels = torch.from_numpy(IMAGES[plain.indices(step)]).permute(0, 3, 1, 2)
+        assert torch.equal(plain.at(step).floor(), pixels.float())
+        same = (mirrored.at(step).floor() == pixels).flatten(1).all(1)
+        flipped = (mirrored.at(step).floor() == pixels.flip(-1)).flatten(1).all(1)
+        assert (same ^ flipped).all()
+        count += int(flipped.sum())
+    assert 30 < count < 66
+    noise = [plain.at(step) % 1 for step in range(12)]
+    assert len({round(float(n.sum()), 4) for n in noise}) == 12
+
+
+def test_processes_share_a_batch() -> None:
+    whole, parts = batches().at(3), [batches(process=i, processes=2).at(3) for i in range(2)]
+    assert torch.equal(torch.stack(parts, 1).flatten(0, 1), whole)
