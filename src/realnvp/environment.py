@@ -23,8 +23,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "cpus": os.cpu_count(),
-        "threads": _threads(),
-    }
+    } | _of_torch()
 
 
 def _version(name: str) -> str | None:
@@ -52,6 +51,9 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _threads() -> int | None:
-    torch = sys.modules.get("torch")
-    return torch.get_num_threads() if torch else None
+def _of_torch() -> dict[str, Any]:
+    """Its threads, and the GPUs that it sees."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"threads": torch.get_num_threads(), "gpus": gpus, "cuda": torch.version.cuda}

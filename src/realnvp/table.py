@@ -45,9 +45,16 @@ def _row(run: Path) -> dict[str, Any]:
         "others": OTHERS.get(config.data.set, {}),
         "departures": departures(config),
         "steps": state.step if state else None,
-        "hardware": f"{environment['processor']}, {environment['threads']} threads",
+        "hardware": _hardware(environment),
         "command": " ".join(environment["command"]),
     }
+
+
+def _hardware(environment: dict[str, Any]) -> str:
+    processes = f", {environment['processes']} processes" if environment.get("processes", 1) > 1 else ""
+    if environment.get("device", "cpu").startswith("cuda"):
+        return f"{environment['gpus'][0]}{processes}"
+    return f"{environment['processor']}, {environment['threads']} threads{processes}"
 
 
 def current_evaluation(run: Path) -> dict[str, Any]:

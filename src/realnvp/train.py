@@ -198,7 +198,9 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     if config.train.tracker != "none":
         options = {"tensorboard": {"purge_step": state.step}} if config.train.tracker == "tensorboard" else {}
         accelerator.init_trackers("curves", init_kwargs=options)
-    model, prepared = accelerator.prepare(flow, optimizer)
+    with warnings.catch_warnings():  # torch 2.13 renames the option, to a name that older ones do not know
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers")
+        model, prepared = accelerator.prepare(flow, optimizer)
     flow.train()
     return Run(config, run_dir, splits, batches, flow, model, prepared, accelerator, state)
 
