@@ -126,4 +126,5 @@ def test_memory_estimate_grows_with_the_batch() -> None:
     config = PRESETS["digits"]
     double = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=64))
     fixed = 4 * 4 * count_parameters(config)
+    assert training_memory(config) > fixed  # weights, gradients, Adam's two moments
     assert math.isclose(training_memory(double) - fixed, 2 * (training_memory(config) - fixed), rel_tol=0.2)
