@@ -255,6 +255,7 @@ def test_wrong_input_is_named(out_of: Out, run_dir: Path, tmp_path: Path) -> Non
         (["score", run_dir, tmp_path / "no.png"], ["no.png"]),
         (["score", run_dir, tmp_path / "large.png"], ["large.png", "9x9", "8x8"]),
         (["score", run_dir, empty], ["empty"]),
+        (["score", run_dir, tmp_path / "large.png", "--out", empty], ["--out", "empty"]),
         (["check", empty], ["empty"]),
         (["info", tmp_path / "no"], ["no such run"]),
         (["info", empty], ["empty", "config.json"]),

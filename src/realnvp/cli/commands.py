@@ -181,6 +181,8 @@ class Score:
 
         if not self.paths:
             raise ValueError("score: name image files or folders after the run")
+        if self.out and self.out.is_dir():
+            raise ValueError(f"--out: {self.out} is a folder; name a CSV file")
         files = files_of(self.paths)
         flow = load(self.run, self.device, which=self.which)
         with progress("image", len(files)) as report:

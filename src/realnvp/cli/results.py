@@ -76,5 +76,6 @@ class Table:
         elif self.markdown:
             print(markdown(rows))
         else:
-            print_table(COLUMNS[:-1], [cells(row)[:-1] for row in rows])  # no terminal has room for commands
+            print_table(COLUMNS[:-1], [cells(row)[:-1] for row in rows])
+            print("\n".join(f"{row['run']}: {row['command']}" for row in rows))  # no terminal has room for them in the table
         return 0
