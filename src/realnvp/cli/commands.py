@@ -17,8 +17,14 @@ if TYPE_CHECKING:
     from realnvp.flow import Flow
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-Device = Annotated[str, tyro.conf.arg(metavar="DEVICE")]
-RunDir = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+Device = Annotated[str, tyro.conf.arg(metavar="DEVICE", help="auto, cpu, cuda or mps.")]
+Json = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="Print one JSON object.")]
+Which = Annotated[
+    Literal["best", "last"], tyro.conf.arg(help="The best model by validation bits/dim, or that of the last evaluation.")
+]
+RunDir = Annotated[
+    str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="A run directory, or a folder with a saved flow.")
+]
 Split = Literal["train", "validation", "test"]
 Command = TypeVar("Command", bound=Callable[[], int])
 
@@ -39,23 +45,19 @@ class Evaluate:
     """
 
     run: RunDir
-    """A run directory, or a folder with a saved flow."""
     split: Split = "test"
     """Which images."""
     noise_draws: int = 1
     """Draws of the dequantisation noise for each image; log p is averaged over them."""
     source: Annotated[Path | None, tyro.conf.arg(name="data.source")] = None
     """Other images than the run's own: a folder, an .npy file, a prepared folder; all of them where they have no splits."""
-    which: Literal["best", "last"] = "best"
-    """The best model by validation bits/dim, or the last one."""
+    which: Which = "best"
     codecs: Flag = False
     """Also print what PNG and lossless WebP need for the same images."""
     seed: int = 0
     """Seed of the noise."""
-    json: Flag = False
-    """Print one JSON object."""
+    json: Json = False
     device: Device = "auto"
-    """auto, cpu, cuda or mps."""
 
     def __call__(self) -> int:
         result = self.write()
@@ -105,7 +107,6 @@ class Sample:
     """
 
     run: RunDir
-    """A run directory, or a folder with a saved flow."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
     """How many."""
     seed: int = 0
@@ -116,12 +117,9 @@ class Sample:
     """A .png or .npy file; RUN/samples.png when not given."""
     beside_data: Flag = False
     """In a PNG, show as many test images of the run on the left."""
-    which: Literal["best", "last"] = "best"
-    """The best model by validation bits/dim, or the last one."""
-    json: Flag = False
-    """Print one JSON object."""
+    which: Which = "best"
+    json: Json = False
     device: Device = "auto"
-    """auto, cpu, cuda or mps."""
 
     def __call__(self) -> int:
         from realnvp.sampling import write_samples
@@ -159,21 +157,17 @@ class Score:
     """
 
     run: RunDir
-    """A run directory, or a folder with a saved flow."""
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH...")]
     """Image files, or folders of them."""
     out: Path | None = None
     """A CSV file to write, with the columns path, log_prob, bits_per_dim, rank; else it goes to stdout."""
     noise_draws: int = 1
     """Draws of the dequantisation noise for each image; log p is averaged over them."""
-    which: Literal["best", "last"] = "best"
-    """The best model by validation bits/dim, or the last one."""
+    which: Which = "best"
     seed: int = 0
     """Seed of the noise."""
-    json: Flag = False
-    """Print one JSON object."""
+    json: Json = False
     device: Device = "auto"
-    """auto, cpu, cuda or mps."""
 
     def __call__(self) -> int:
         from realnvp.progress import progress
@@ -211,13 +205,9 @@ class Check:
     """
 
     run: RunDir
-    """A run directory."""
-    which: Literal["best", "last"] = "best"
-    """The best model by validation bits/dim, or the last one."""
-    json: Flag = False
-    """Print one JSON object."""
+    which: Which = "best"
+    json: Json = False
     device: Device = "auto"
-    """auto, cpu, cuda or mps."""
 
     def __call__(self) -> int:
         from realnvp.check import check
@@ -242,9 +232,7 @@ class Info:
     """
 
     run: RunDir
-    """A run directory, or a folder with a saved flow."""
-    json: Flag = False
-    """Print one JSON object."""
+    json: Json = False
 
     def __call__(self) -> int:
         from realnvp.config import read_config

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from realnvp.cli.commands import Device, Flag, RunDir, load
+from realnvp.cli.commands import Device, Flag, Json, RunDir, Which, load
 from realnvp.cli.output import print_json
 
 
@@ -20,7 +20,6 @@ class Figures:
     """
 
     run: RunDir
-    """A run directory."""
     only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
     """Only this figure; may be repeated."""
     seed: int = 0
@@ -29,12 +28,9 @@ class Figures:
     """Another folder than RUN/figures."""
     arrays: Flag = False
     """Also write what was drawn, as .npy."""
-    which: Literal["best", "last"] = "best"
-    """The best model by validation bits/dim, or the last one."""
-    json: Flag = False
-    """Print one JSON object."""
+    which: Which = "best"
+    json: Json = False
     device: Device = "auto"
-    """auto, cpu, cuda or mps."""
 
     def __call__(self) -> int:
         from realnvp.figures import draw_figures

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from realnvp.cli.commands import Device, Evaluate, Flag, RunDir, load
+from realnvp.cli.commands import Device, Evaluate, Flag, Json, RunDir, load
 from realnvp.cli.output import print_json, print_table
 
 
@@ -20,13 +20,10 @@ class Report:
     """
 
     run: RunDir
-    """A run directory."""
     seed: int = 0
     """Seed of the figures."""
-    json: Flag = False
-    """Print one JSON object."""
+    json: Json = False
     device: Device = "auto"
-    """auto, cpu, cuda or mps."""
 
     def __call__(self) -> int:
         from realnvp.figures import draw_figures
@@ -62,8 +59,7 @@ class Table:
     """Run directories, each evaluated before."""
     markdown: Flag = False
     """Print it in Markdown."""
-    json: Flag = False
-    """Print one JSON object."""
+    json: Json = False
 
     def __call__(self) -> int:
         from realnvp.table import COLUMNS, cells, markdown, table

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from realnvp.cli.commands import Device, Flag, parse
+from realnvp.cli.commands import Device, Flag, Json, parse
 from realnvp.cli.output import print_json, print_table, thousands
 from realnvp.config import PAPER, PRESETS, Config, nearest, read_config, to_json, validate
 
@@ -34,10 +34,8 @@ class Train:
     """Print the configuration as JSON, and stop."""
     dry_run: Flag = False
     """Print the resolved configuration, parameters, a memory estimate and the data found, and stop."""
-    json: Flag = False
-    """Print the result as one JSON object."""
+    json: Json = False
     device: Device = "auto"
-    """auto, cpu, cuda or mps."""
 
     def __call__(self) -> int:
         config = validate(self.config)
@@ -121,8 +119,7 @@ class Presets:
     Example: realnvp presets
     """
 
-    json: Flag = False
-    """Print one JSON object."""
+    json: Json = False
 
     def __call__(self) -> int:
         from realnvp.memory import count_parameters
