@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from realnvp.bijections import Bijection
 from realnvp.data import dequantise
 from realnvp.flow import Flow, like
-from realnvp.likelihood import bits_per_dim, evaluating
+from realnvp.likelihood import bits_per_dim, evaluating, in_bits_per_dim
 from realnvp.noise import Purpose, uniform
 
 Pixels = NDArray[np.uint8]
@@ -131,4 +131,4 @@ def _moments_gap(flow: Flow, images: Pixels, seed: int) -> float:
     pixels = torch.from_numpy(images.copy()).to(like(flow).device)
     noise = uniform(pixels.shape[1:], seed, Purpose.EVALUATE, indices=range(len(pixels)))
     nats = trained.log_prob(dequantise(pixels, noise.to(like(flow))))
-    return abs(stored + nats.mean().item() / (pixels[0].numel() * math.log(2)))
+    return abs(stored - in_bits_per_dim(nats.mean().item(), pixels.shape[1:]))

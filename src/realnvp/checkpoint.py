@@ -108,8 +108,8 @@ def _tensors(content: bytes, path: Path) -> dict[str, Tensor]:
 def save_checkpoint(run_dir: Path, state: TrainState, *, flow: Flow, optimizer: torch.optim.Optimizer) -> None:
     """Write checkpoints/step-N: weights and moments, Adam's state, where the training stands. The last two are kept."""
     tensors = {f"flow.{name}": tensor for name, tensor in flow.state_dict().items()}
-    for (name, parameter), entries in _with_state(flow, optimizer):
-        tensors |= {f"adam.{name}.{key}": entries[key] for key in entries} if parameter.requires_grad else {}
+    for name, parameter in flow.named_parameters():
+        tensors |= {f"adam.{name}.{entry}": value for entry, value in optimizer.state.get(parameter, {}).items()}
     content = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     parent = run_dir / "checkpoints"
     write_folder(
@@ -130,11 +130,12 @@ def load_checkpoint(run_dir: Path, *, flow: Flow, optimizer: torch.optim.Optimiz
         return TrainState(), []
     tensors = _tensors(files["state.safetensors"], run_dir / "checkpoints")
     flow.load_state_dict({name.removeprefix("flow."): tensor for name, tensor in tensors.items() if name.startswith("flow.")})
-    for (name, parameter), _ in _with_state(flow, optimizer):
-        prefix = f"adam.{name}."
-        entries = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-        # Adam keeps its step count on the CPU.
-        optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in entries.items()}
+    parameters = dict(flow.named_parameters())
+    for key, tensor in tensors.items():
+        if key.startswith("adam."):
+            name, entry = key.removeprefix("adam.").rsplit(".", 1)
+            # Adam keeps its step count on the CPU.
+            optimizer.state[parameters[name]][entry] = tensor if entry == "step" else tensor.to(parameters[name].device)
     return TrainState(**json.loads(files["state.json"])), complaints
 
 
@@ -144,7 +145,3 @@ def last_state(run_dir: Path) -> TrainState | None:
     for complaint in complaints:
         warnings.warn(complaint, stacklevel=2)
     return None if files is None else TrainState(**json.loads(files["state.json"]))
-
-
-def _with_state(flow: Flow, optimizer: torch.optim.Optimizer) -> list[tuple[tuple[str, torch.nn.Parameter], dict[str, Tensor]]]:
-    return [((name, parameter), optimizer.state.get(parameter, {})) for name, parameter in flow.named_parameters()]

@@ -12,7 +12,7 @@ from realnvp.config import Config, paper_bits_per_dim
 from realnvp.data import Part, Splits, array_part, codec_bits_per_dim, find_split, open_splits, splits_of_run
 from realnvp.data.splits import DESCRIPTION
 from realnvp.flow import Flow
-from realnvp.likelihood import log_probs, summarise
+from realnvp.likelihood import in_bits_per_dim, log_probs, summarise
 from realnvp.progress import progress
 
 CHUNK = 256
@@ -46,7 +46,7 @@ def evaluate(
     if shape[0] != flow.config.data.shape[0]:
         raise ValueError(f"{source}: images of {shape[0]} channels, but the flow was trained on {flow.config.data.shape[0]}")
     nats = _nats(flow, part, noise_draws=noise_draws, seed=seed)
-    result = summarise(nats / (-math.log(2) * math.prod(shape)), groups)
+    result = summarise(in_bits_per_dim(nats, shape), groups)
     return {
         "bits_per_dim": result.mean,
         "standard_error": result.standard_error,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -45,8 +45,15 @@ def bits_per_dim(
     groups: which images belong together (crops of one photograph); the standard error is then over groups.
     """
     nats = log_probs(flow, images, noise_draws=noise_draws, seed=seed, batch_size=batch_size)
-    per_image = nats / (-math.log(2) * math.prod(images.shape[1:]))
-    return summarise(per_image, groups)
+    return summarise(in_bits_per_dim(nats, images.shape[1:]), groups)
+
+
+Nats = TypeVar("Nats", float, Tensor)
+
+
+def in_bits_per_dim(nats: Nats, shape: Sequence[int]) -> Nats:
+    """-log2 p / D of log-densities in nats, for images of this shape: the only place that knows the constant."""
+    return nats / (-math.log(2) * math.prod(shape))
 
 
 def summarise(per_image: Tensor, groups: Sequence[int] | NDArray[np.int64] | None = None) -> BitsPerDim:

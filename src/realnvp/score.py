@@ -11,7 +11,7 @@ import numpy as np
 
 from realnvp.data import image_files, read_image
 from realnvp.flow import Flow
-from realnvp.likelihood import log_probs
+from realnvp.likelihood import in_bits_per_dim, log_probs
 from realnvp.progress import Report
 
 CHUNK = 64
@@ -60,8 +60,10 @@ def score(flow: Flow, files: Sequence[Path], *, noise_draws: int = 1, seed: int 
     ranks = {
         index: rank for rank, index in enumerate(sorted(range(len(nats)), key=lambda i: (not math.isnan(nats[i]), nats[i])), 1)
     }
-    scale = -math.log(2) * math.prod(shape)
-    return [Score(str(file), value, value / scale, ranks[i]) for i, (file, value) in enumerate(zip(files, nats, strict=True))]
+    return [
+        Score(str(file), value, in_bits_per_dim(value, shape), ranks[i])
+        for i, (file, value) in enumerate(zip(files, nats, strict=True))
+    ]
 
 
 def _chunks(files: Iterable[Path]) -> Iterator[list[Path]]:

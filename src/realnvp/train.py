@@ -28,7 +28,7 @@ from realnvp.environment import environment
 from realnvp.figures import data_beside_samples
 from realnvp.flow import Flow
 from realnvp.folders import keep_last, lock_folder, numbered, read_json, sweep, write_file
-from realnvp.likelihood import BitsPerDim, evaluating, log_probs, summarise
+from realnvp.likelihood import BitsPerDim, evaluating, in_bits_per_dim, log_probs, summarise
 from realnvp.models import build, l2_penalty
 from realnvp.moments import averaging, restore_moments, stored_moments
 from realnvp.noise import Purpose
@@ -103,7 +103,7 @@ def _loop(run: Run, stop: list[int]) -> None:
 
             last = state.step == every.max_steps
             if state.step % every.log_every == 0 or last:
-                bits = float(np.mean(recent)) / (math.log(2) * math.prod(run.splits.shape))
+                bits = in_bits_per_dim(-float(np.mean(recent)), run.splits.shape)
                 speed = len(recent) * every.batch_size / (time.monotonic() - ticked)
                 _log(
                     run, {"train_bits_per_dim": bits, "gradient_norm": norm, "images_per_second": speed, "skipped": state.skipped}
@@ -286,7 +286,7 @@ def _validate(run: Run) -> BitsPerDim:
     total = run.accelerator.reduce(nats if run.accelerator.num_processes == 1 else nats.to(run.accelerator.device), "sum")
     assert isinstance(total, Tensor)
     groups = (run.splits.groups or {}).get("validation")
-    bits = total.cpu()[chosen] / (-math.log(2) * math.prod(run.splits.shape))
+    bits = in_bits_per_dim(total.cpu()[chosen], run.splits.shape)
     return summarise(bits, None if groups is None else np.array(groups)[chosen])
 
 

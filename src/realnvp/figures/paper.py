@@ -1,7 +1,6 @@
 """The paper's figures, and those that show whether a density can be trusted, from one trained run."""
 
 import json
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from realnvp.data import Splits, atomic_save, dequantise, quantize, splits_of_ru
 from realnvp.figures import plots
 from realnvp.figures.grids import Pixels, beside, grid, save_png, stacked
 from realnvp.flow import Flow
-from realnvp.likelihood import evaluating, log_probs
+from realnvp.likelihood import evaluating, in_bits_per_dim, log_probs
 from realnvp.noise import Purpose, generator, uniform
 from realnvp.progress import Report, progress
 
@@ -194,7 +193,7 @@ def latents(subject: Subject) -> Iterator[Drawing]:
     yield Drawing("latents", picture, {"z": z.numpy()})
     mean, deviation = (values.numpy() for values in latent.pixel_moments(z))
     yield Drawing("latents-maps", plots.maps(mean, deviation), {"mean": mean, "deviation": deviation})
-    bits = (log_probs(subject.flow, x, seed=subject.seed) / (-math.log(2) * math.prod(x.shape[1:]))).numpy()
+    bits = in_bits_per_dim(log_probs(subject.flow, x, seed=subject.seed), x.shape[1:]).numpy()
     yield _extremes(subject, images, bits)
     yield from _neighbours(subject)
 
