@@ -20,9 +20,10 @@ from realnvp.bijections import (
     checkerboard,
     latent_levels,
 )
+from realnvp.convolution import WeightNormConv
 from realnvp.flow import Flow
 from realnvp.moments import MovingMoments, averaging
-from realnvp.nets import ResNet, WeightNormConv
+from realnvp.nets import ResNet
 from realnvp.prior import StandardNormal
 
 CPU = torch.device("cpu")

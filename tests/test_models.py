@@ -9,10 +9,11 @@ from torch import Tensor
 import realnvp
 from realnvp.bijections import AdditiveCoupling, AffineCoupling, BatchNorm
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig
+from realnvp.convolution import WeightNormConv
 from realnvp.memory import count_parameters, training_memory
 from realnvp.models import build, l2_penalty
 from realnvp.moments import MovingMoments
-from realnvp.nets import KeptHalf, WeightNormConv
+from realnvp.nets import KeptHalf
 
 
 # The authors' sizes: parameters in millions, couplings.

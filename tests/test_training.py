@@ -241,7 +241,7 @@ def test_bfloat16_stays_in_the_networks(tiny: Config, tmp_path: Path, monkeypatc
         for module in run.flow.modules():
             if isinstance(module, realnvp.bijections.Bijection):
                 module.register_forward_hook(lambda layer, inputs, outputs: seen.update(tensor.dtype for tensor in outputs))
-            if isinstance(module, realnvp.nets.WeightNormConv):
+            if isinstance(module, realnvp.convolution.WeightNormConv):
                 module.register_forward_hook(lambda layer, inputs, output: inside.add(output.dtype))
         return step_of_the_loop(run, x, stop=stop)
 

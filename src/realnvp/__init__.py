@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from realnvp.checkpoint import load_flow, save_flow
     from realnvp.data import quantize
     from realnvp.flow import Flow
+    from realnvp.folded import fast
     from realnvp.likelihood import bits_per_dim
     from realnvp.models import build
 
@@ -22,6 +23,7 @@ __all__ = [
     "TrainConfig",
     "bits_per_dim",
     "build",
+    "fast",
     "load_flow",
     "quantize",
     "save_flow",
@@ -32,6 +34,7 @@ _LAZY = {
     "Flow": "flow",
     "bits_per_dim": "likelihood",
     "build": "models",
+    "fast": "folded",
     "load_flow": "checkpoint",
     "quantize": "data",
     "save_flow": "checkpoint",

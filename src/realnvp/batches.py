@@ -1,5 +1,8 @@
 """Training batches as functions of the step."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -8,6 +11,8 @@ from torch import Tensor
 from realnvp.config import Config
 from realnvp.data import Rows, dequantise
 from realnvp.noise import Purpose, generator, uniform
+
+Arrays = tuple[NDArray[np.uint8], Tensor]
 
 
 class Batches:
@@ -35,32 +40,51 @@ class Batches:
         self.mine = slice(process, None, processes)
         self.per_epoch = len(images) // size
         self.dtype = torch.float64 if config.train.precision == "float64" else torch.float32
-        self._epoch, self._order, self._flips = -1, np.empty(0, np.int64), np.empty(0, np.bool_)
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._ahead: dict[int, Future[Arrays]] = {}
 
     def indices(self, step: int) -> NDArray[np.int64]:
         """Which images step's batch holds, over all processes."""
         epoch, position = divmod(step, self.per_epoch)
-        if epoch != self._epoch:
-            count, seed = len(self.images), self.config.seed
-            self._order = generator(seed, Purpose.ORDER, round=epoch).permutation(count)
-            self._flips = generator(seed, Purpose.FLIP, round=epoch).random(count) < 0.5
-            self._epoch = epoch
         size = self.config.train.batch_size
-        return self._order[position * size : (position + 1) * size]
+        return _order(self.config.seed, epoch, len(self.images))[position * size : (position + 1) * size]
 
     def at(self, step: int, purpose: Purpose = Purpose.TRAIN) -> Tensor:
-        """x = v + u, (B, C, H, W), this process' part of step's batch, on its device."""
-        mine = self.indices(step)[self.mine]
-        pixels = torch.from_numpy(self._read(mine).transpose(0, 3, 1, 2)).to(self.device)
-        if self.config.data.flip:
-            mirrored = torch.from_numpy(self._flips[mine]).to(self.device)
-            pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
-        noise = uniform(pixels.shape[1:], self.config.seed, purpose, indices=mine, round=self._epoch)
-        return dequantise(pixels, noise.to(self.device, self.dtype))
+        """x = v + u, (B, C, H, W), this process' part of step's batch, on its device. Reads the next training batch ahead."""
+        reading = self._ahead.pop(step, None) if purpose == Purpose.TRAIN else None
+        pixels, noise = reading.result() if reading else self._read(step, purpose)
+        if purpose == Purpose.TRAIN:
+            self._ahead = {step + 1: self._reader.submit(self._read, step + 1, purpose)}
+        return dequantise(self._place(torch.from_numpy(pixels).permute(0, 3, 1, 2)), self._place(noise).to(self.dtype))
 
-    def _read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def _place(self, tensor: Tensor) -> Tensor:
+        if self.device.type == "cuda":  # from pinned memory the copy does not hold up this process
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+    def _read(self, step: int, purpose: Purpose) -> Arrays:
+        """Grey levels, (B, H, W, C), mirrored where they are to be, and noise, (B, C, H, W)."""
+        epoch, seed, mine = step // self.per_epoch, self.config.seed, self.indices(step)[self.mine]
+        pixels = self._pixels(mine, epoch)
+        if self.config.data.flip:
+            mirrored = _flips(seed, epoch, len(self.images))[mine]
+            pixels[mirrored] = pixels[mirrored, :, ::-1]
+        _, height, width, channels = pixels.shape
+        return pixels, uniform((channels, height, width), seed, purpose, indices=mine, round=epoch)
+
+    def _pixels(self, indices: NDArray[np.int64], epoch: int) -> NDArray[np.uint8]:
         if not isinstance(self.images, Rows) or self.images.slack == (0, 0):
             return self.images[indices]
         room = np.array(self.images.slack) + 1
-        draws = [generator(self.config.seed, Purpose.CROP, index=int(i), round=self._epoch).integers(room) for i in indices]
+        draws = [generator(self.config.seed, Purpose.CROP, index=int(i), round=epoch).integers(room) for i in indices]
         return self.images.crops(indices, np.stack(draws))
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    return generator(seed, Purpose.ORDER, round=epoch).permutation(count)
+
+
+@lru_cache(maxsize=2)
+def _flips(seed: int, epoch: int, count: int) -> NDArray[np.bool_]:
+    return generator(seed, Purpose.FLIP, round=epoch).random(count) < 0.5

@@ -34,6 +34,8 @@ class TrainState:
 
 def save_flow(flow: Flow, folder: str | Path, *, facts: Mapping[str, Any] | None = None) -> None:
     """Write a folder that `load_flow` reads: model.safetensors, config.json, facts (any JSON), and a manifest of sha256."""
+    if not flow.exact:
+        raise ValueError("a flow made by realnvp.fast cannot be saved: save the flow that it was made from")
     if flow.config is None:
         raise ValueError("flow.config: only a flow that has one can be saved, since it says how to build the flow again")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in flow.state_dict().items()}
@@ -134,8 +136,9 @@ def load_checkpoint(run_dir: Path, *, flow: Flow, optimizer: torch.optim.Optimiz
     for key, tensor in tensors.items():
         if key.startswith("adam."):
             name, entry = key.removeprefix("adam.").rsplit(".", 1)
-            # Adam keeps its step count on the CPU.
-            optimizer.state[parameters[name]][entry] = tensor if entry == "step" else tensor.to(parameters[name].device)
+            # In the memory layout of the parameter, which the fused Adam takes for granted.
+            like = torch.empty((), device=parameters[name].device) if entry == "step" else parameters[name].detach()
+            optimizer.state[parameters[name]][entry] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
     return TrainState(**json.loads(files["state.json"])), complaints
 
 

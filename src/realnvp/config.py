@@ -64,6 +64,8 @@ class TrainConfig:
     """Weight of the penalty on the gains of the weight norm and on the checkerboard couplings' bounds."""
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
     """Arithmetic of the networks; with bfloat16 the state z, the log-det and evaluation stay float32."""
+    recompute: bool = False
+    """Keep only the couplings' inputs for the gradient and compute the rest again: less memory, about a third more time."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
     eval_every: int = 1000
@@ -96,10 +98,8 @@ class Config:
 
 
 # On resume these may differ from the run's; any other changed field is another training.
-MAY_CHANGE = frozenset(
-    f"train.{name}"
-    for name in ("max_steps", "log_every", "eval_every", "eval_images", "sample_every", "save_every", "patience", "tracker")
-)
+_EVERY = ("log_every", "eval_every", "eval_images", "sample_every", "save_every")
+MAY_CHANGE = frozenset(f"train.{name}" for name in ("max_steps", *_EVERY, "patience", "tracker", "recompute"))
 
 _CIFAR10 = Config(
     "cifar10",
@@ -217,16 +217,7 @@ def validate(config: Config) -> Config:
     ]
     rules += [
         (f"train.{name}", getattr(train, name) >= 1, "must be at least 1")
-        for name in (
-            "max_steps",
-            "batch_size",
-            "log_every",
-            "eval_every",
-            "eval_images",
-            "sample_every",
-            "save_every",
-            "moment_batches",
-        )
+        for name in ("max_steps", "batch_size", *_EVERY, "moment_batches")
     ]
     for path, holds, complaint in rules:
         if not holds:

@@ -12,7 +12,7 @@ from realnvp.config import Config, paper_bits_per_dim
 from realnvp.data import Part, Splits, array_part, codec_bits_per_dim, find_split, open_splits, splits_of_run
 from realnvp.data.splits import DESCRIPTION
 from realnvp.flow import Flow
-from realnvp.likelihood import in_bits_per_dim, log_probs, summarise
+from realnvp.likelihood import in_bits_per_dim, log_probs, refuse_fast, summarise
 from realnvp.progress import progress
 
 CHUNK = 256
@@ -32,6 +32,7 @@ def evaluate(
 
     codecs: also what PNG and lossless WebP take. ValueError if the images do not fit the flow.
     """
+    refuse_fast(flow)
     assert flow.config is not None
     assert flow.config.data.shape is not None
     if source is None or (source / DESCRIPTION).exists():

@@ -1,5 +1,6 @@
 """A normalizing flow: a bijection and a prior make an exact density (eq 2-3)."""
 
+import math
 from collections.abc import Sequence
 from itertools import chain
 from typing import Protocol
@@ -28,11 +29,19 @@ def like(module: nn.Module, default: Tensor | None = None) -> Tensor:
     return next(chain(module.parameters(), module.buffers()), torch.empty(0) if default is None else default)
 
 
+def images_at_once(shape: Sequence[int]) -> int:
+    """How many images of this shape to compute at once, so that memory does not grow with their number or size: 64 of 64x64."""
+    return max(1, 64**3 // math.prod(shape[1:]))
+
+
 class Flow(nn.Module):
     """The density of x in data units: for images v + u in [0, levels), u ~ U[0, 1) the dequantisation noise.
 
     config, if any, says which shapes fit and what `sample` draws.
     """
+
+    exact = True
+    """False for what `realnvp.fast` makes: no number of it is to be reported."""
 
     def __init__(self, bijection: Bijection, prior: Prior, config: Config | None = None) -> None:
         super().__init__()
@@ -79,7 +88,11 @@ class Flow(nn.Module):
             shape = self.config.data.shape
         if n < 1:
             raise ValueError(f"n: must be at least 1, got {n}")
-        draws = [self.prior.sample(shape, generator(seed, Purpose.SAMPLE, index=first + i)) for i in range(n)]
+        size = images_at_once(shape)
+        return torch.cat([self._sample(range(i, min(i + size, n)), shape, temperature, seed, first) for i in range(0, n, size)])
+
+    def _sample(self, indices: range, shape: Sequence[int], temperature: float, seed: int, first: int) -> Tensor:
+        draws = [self.prior.sample(shape, generator(seed, Purpose.SAMPLE, index=first + i)) for i in indices]
         return self.decode(temperature * torch.stack(draws).to(like(self)))
 
     def _check(self, x: Tensor) -> None:

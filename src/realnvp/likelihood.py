@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from realnvp.data import dequantise
-from realnvp.flow import Flow, like
+from realnvp.flow import Flow, images_at_once, like
 from realnvp.noise import Purpose, uniform
 
 Images = Tensor | NDArray[np.uint8]
@@ -44,8 +44,17 @@ def bits_per_dim(
     log p is averaged over the noise draws. Image i's noise is a function of (seed, i, draw): batch size and order do not matter.
     groups: which images belong together (crops of one photograph); the standard error is then over groups.
     """
+    refuse_fast(flow)
     nats = log_probs(flow, images, noise_draws=noise_draws, seed=seed, batch_size=batch_size)
     return summarise(in_bits_per_dim(nats, images.shape[1:]), groups)
+
+
+def refuse_fast(flow: Flow) -> None:
+    """ValueError if the flow is one that `realnvp.fast` made: its numbers are for ranking and previews, not for reports."""
+    if not flow.exact:
+        raise ValueError(
+            "this flow was made by realnvp.fast, in low precision: report the numbers of the flow that it was made from"
+        )
 
 
 Nats = TypeVar("Nats", float, Tensor)
@@ -78,8 +87,12 @@ def log_probs(
     indices: Sequence[int] | None = None,
     batch_size: int = 64,
 ) -> Tensor:
-    """(N,), float64: log p in nats of uint8 images (N, C, H, W), the mean over noise draws. indices name the images' noise."""
+    """(N,), float64: log p in nats of uint8 images (N, C, H, W), the mean over noise draws. indices name the images' noise.
+
+    Large images are computed fewer than batch_size at a time.
+    """
     _check(images, noise_draws, batch_size)
+    batch_size = min(batch_size, images_at_once(images.shape[1:]))
     indices = range(len(images)) if indices is None else indices
     total = torch.zeros(len(images), dtype=torch.float64)
     with evaluating(flow):

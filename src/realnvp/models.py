@@ -18,8 +18,9 @@ from realnvp.bijections import (
     checkerboard,
 )
 from realnvp.config import PRESETS, Config, ModelConfig, nearest, resolve, validate
+from realnvp.convolution import WeightNormConv
 from realnvp.flow import Flow
-from realnvp.nets import KeptHalf, ResNet, WeightNormConv
+from realnvp.nets import KeptHalf, ResNet
 from realnvp.noise import Purpose, generator
 from realnvp.prior import StandardNormal
 
@@ -92,3 +93,11 @@ def l2_penalty(flow: Flow) -> Tensor:
     gains = [m.gain for m in flow.modules() if isinstance(m, WeightNormConv) and m.gain is not None]
     bounds = [m.bound for m in flow.modules() if isinstance(m, AffineCoupling) and not isinstance(m.net, KeptHalf)]
     return torch.stack([parameter.square().sum() for parameter in [*gains, *bounds]]).sum()
+
+
+def recompute(flow: Flow) -> Flow:
+    """The same flow; of each coupling and batch norm, training then keeps the input alone, and computes the rest again."""
+    for module in flow.modules():
+        if isinstance(module, AffineCoupling | AdditiveCoupling | BatchNorm):
+            module.recompute = True
+    return flow

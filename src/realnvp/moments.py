@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 EPS = 1e-4
+_recomputing = ContextVar("recomputing", default=False)
 
 
 class MovingMoments(nn.Module):
@@ -26,20 +28,27 @@ class MovingMoments(nn.Module):
         super().__init__()
         self.momentum = momentum
         self.batches_averaged: int | None = None
+        self._before: tuple[Tensor, Tensor] | None = None
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not self.training:
             return self.mean, self.var
-        mean, var = batch_moments(x)
+        mean, var, _ = self.mixed(*batch_moments(x))
+        return mean, var
+
+    def mixed(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor, float]:
+        """mu' and var' of eq 15-16 for a batch with these moments, and their derivative by the batch's, 1 - rho; stores them."""
         momentum, decay = self.momentum, self.momentum or 0.9
         if self.batches_averaged is not None:
             momentum = decay = self.batches_averaged / (self.batches_averaged + 1)
-            self.batches_averaged += 1
-        normalise_with = self.mean.lerp(mean, 1 - momentum), self.var.lerp(var, 1 - momentum)
-        self._store(mean.detach(), var.detach(), decay)
-        return normalise_with
+        if not (_recomputing.get() and self._before):
+            self._before = self.mean, self.var
+            self._store(mean.detach(), var.detach(), decay)
+            self.batches_averaged = None if self.batches_averaged is None else self.batches_averaged + 1
+        old_mean, old_var = self._before
+        return old_mean.lerp(mean, 1 - momentum), old_var.lerp(var, 1 - momentum), 1 - momentum
 
     @torch.no_grad()
     def _store(self, mean: Tensor, var: Tensor, decay: float) -> None:
@@ -51,22 +60,30 @@ class MovingMoments(nn.Module):
 
 
 def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance, (C,), of x (B, C, ...) over all other axes and all processes; float32 or better."""
+    """Mean and biased variance, (C,), of x (B, C, ...) over other axes and processes; float32 or better; differentiable."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     axes = [axis for axis in range(x.ndim) if axis != 1]
-    count = x.new_tensor([x.numel() // x.shape[1]])
     # Two sums: torch.var_mean is two to eight times slower on a CPU.
-    total = _over_processes(torch.cat([x.sum(axes), count]))
-    mean, count = total[:-1] / total[-1], total[-1]
+    total = over_processes(torch.cat([x.sum(axes), x.new_tensor([count(x)])]))
+    mean, everywhere = total[:-1] / total[-1], total[-1]
     centred = x - mean.view(-1, *[1] * (x.ndim - 2))
-    return mean, _over_processes(centred.square().sum(axes)) / count
+    return mean, over_processes(centred.square().sum(axes)) / everywhere
 
 
-def _over_processes(x: Tensor) -> Tensor:
+def count(x: Tensor) -> int:
+    """How many numbers each channel of x, (B, C, ...), has."""
+    return x.numel() // x.shape[1]
+
+
+def over_processes(x: Tensor) -> Tensor:
     """The sum over all processes, differentiable."""
-    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    summed: Tensor = _AllReduceSum.apply(x) if several else x  # type: ignore[no-untyped-call]  # torch has no types for it
+    summed: Tensor = _AllReduceSum.apply(x) if several_processes() else x  # type: ignore[no-untyped-call]  # torch has no types for it
     return summed
+
+
+def several_processes() -> bool:
+    """Whether a batch is spread over processes."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 class _AllReduceSum(torch.autograd.Function):
@@ -111,3 +128,13 @@ def averaging(module: nn.Module) -> Iterator[None]:
     finally:
         for moments, _, _ in stored:
             moments.batches_averaged = None
+
+
+@contextmanager
+def recomputing() -> Iterator[None]:
+    """Within it, forward passes are repetitions of the last ones: each sees the moments that the first saw, and stores none."""
+    token = _recomputing.set(True)
+    try:
+        yield
+    finally:
+        _recomputing.reset(token)

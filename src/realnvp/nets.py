@@ -1,46 +1,11 @@
 """The networks l and m of the couplings: residual, with batch norm, weight norm and skip connections (section 3.7, 4.1)."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from realnvp.moments import EPS, MovingMoments
-
-
-class WeightNormConv(nn.Module):
-    """A zero-padded convolution whose filters have norm g: W = g v / |v|, |v| over (c_in, k, k).
-
-    v ~ U(-d, d), d = sqrt(2 / c_in). The gain g starts at k / sqrt(6) and is trained if gain is True; else it is 1.
-    """
-
-    def __init__(self, c_in: int, c_out: int, kernel: int, *, gain: bool = False, bias: bool = True) -> None:
-        super().__init__()
-        bound = math.sqrt(2 / c_in)
-        self.v = nn.Parameter(torch.empty(c_out, c_in, kernel, kernel).uniform_(-bound, bound))
-        self.gain = nn.Parameter(torch.full((c_out, 1, 1, 1), kernel / math.sqrt(6))) if gain else None
-        self.bias = nn.Parameter(torch.zeros(c_out)) if bias else None
-
-    def forward(self, h: Tensor) -> Tensor:
-        gain = torch.ones_like(self.v[:, :1, :1, :1]) if self.gain is None else self.gain
-        weight = torch._weight_norm(self.v, gain, 0)  # what torch's own weight_norm calls: one kernel instead of five
-        return F.conv2d(h, weight, self.bias, padding="same")
-
-
-class Normalise(nn.Module):
-    """(h - mean) / sqrt(var + eps) + beta for each channel: batch norm with a shift and no gain."""
-
-    def __init__(self, channels: int, *, momentum: float = 0.0) -> None:
-        super().__init__()
-        self.moments = MovingMoments(channels, momentum=momentum)
-        self.beta = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, h: Tensor) -> Tensor:
-        mean, var = self.moments(h)
-        scale = torch.rsqrt(var + EPS)
-        shift = self.beta - mean * scale
-        return torch.addcmul(shift[:, None, None], h, scale[:, None, None]).to(h.dtype)
+from realnvp.convolution import WeightNormConv
+from realnvp.normalise import Normalise
 
 
 class ResidualBlock(nn.Module):
@@ -54,9 +19,8 @@ class ResidualBlock(nn.Module):
         self.conv2 = WeightNormConv(width, width, 3, gain=True)
 
     def forward(self, h: Tensor) -> Tensor:
-        residual = self.conv1(self.norm1(h).relu())
-        out: Tensor = h + self.conv2(self.norm2(residual).relu())
-        return out
+        residual = self.conv1(self.norm1(h))
+        return self.conv2.add_to(h, self.norm2(residual))
 
 
 class ResNet(nn.Module):
@@ -71,7 +35,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.see_mask = see_mask
-        self.norm_in = Normalise(c_in, momentum=momentum)
+        self.norm_in = Normalise(c_in, momentum=momentum, relu=False)
         self.conv_in = WeightNormConv(2 * c_in + see_mask, width, 3)
         self.skip_in = WeightNormConv(width, width, 1, gain=True)
         self.blocks = nn.ModuleList(ResidualBlock(width, momentum=momentum) for _ in range(num_blocks))
@@ -80,19 +44,24 @@ class ResNet(nn.Module):
         self.conv_out = WeightNormConv(width, c_out, 1, gain=True)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        r = self.norm_in(x)
-        if self.see_mask:
-            plane = mask.to(x.dtype).expand(x.shape[0], 1, *x.shape[2:])
-            h = torch.cat([2 * r, -2 * r, plane], dim=1).relu()
-        else:
-            h = torch.cat([r, -r], dim=1).relu()
-        h = self.conv_in(h)
+        h = self.conv_in(both_signs(self.norm_in(x), mask, see_mask=self.see_mask))
         accumulated = self.skip_in(h)
         for block, skip in zip(self.blocks, self.skips, strict=True):
             h = block(h)
-            accumulated = accumulated + skip(h)
-        out: Tensor = self.conv_out(self.norm_out(accumulated).relu())
+            assert isinstance(skip, WeightNormConv)
+            accumulated = skip.add_to(accumulated, h, in_place=True)
+        out: Tensor = self.conv_out(self.norm_out(accumulated))
         return out
+
+
+def both_signs(r: Tensor, mask: Tensor, *, see_mask: bool) -> Tensor:
+    """relu of [r, -r], or with see_mask of [2 r, -2 r, mask]: what the first convolution sees, channels last in memory."""
+    if see_mask:
+        plane = mask.to(r.dtype).expand(r.shape[0], 1, *r.shape[2:])
+        h = torch.cat([2 * r, -2 * r, plane], dim=1)
+    else:
+        h = torch.cat([r, -r], dim=1)
+    return h.relu_().contiguous(memory_format=torch.channels_last)
 
 
 class KeptHalf(nn.Module):

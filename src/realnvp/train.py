@@ -29,7 +29,7 @@ from realnvp.figures import data_beside_samples
 from realnvp.flow import Flow
 from realnvp.folders import keep_last, lock_folder, numbered, read_json, sweep, write_file
 from realnvp.likelihood import BitsPerDim, evaluating, in_bits_per_dim, log_probs, summarise
-from realnvp.models import build, l2_penalty
+from realnvp.models import build, l2_penalty, recompute
 from realnvp.moments import averaging, restore_moments, stored_moments
 from realnvp.noise import Purpose
 from realnvp.progress import progress
@@ -145,8 +145,10 @@ def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, i
     A step whose loss or gradient is not finite changes nothing: neither weights nor moments.
     """
     before = stored_moments(run.flow)
+    low = run.config.train.precision == "bfloat16"
     # The sum over images and D is large; Adam's eps and the clip are relative to nats an image (section 4.1).
-    nats = -run.model(x).mean()
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
+        nats = -run.model(x).mean()
     run.accelerator.backward(nats + run.config.train.l2 * l2_penalty(run.flow))
     norm = torch.as_tensor(run.accelerator.clip_grad_norm_(run.flow.parameters(), run.config.train.clip))
     signum = torch.as_tensor(float(max(stop, default=0)), device=nats.device)
@@ -166,7 +168,7 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     place = pick_device(device)
     accelerator = Accelerator(
         cpu=place.type == "cpu",
-        mixed_precision="bf16" if config.train.precision == "bfloat16" else "no",
+        mixed_precision="no",  # `train_step` casts: Accelerate would keep the first training's precision for all of the process
         log_with=None if config.train.tracker == "none" else config.train.tracker,
         project_dir=run_dir,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],  # moments are those of the global batch
@@ -188,7 +190,7 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     if begun and init_from is not None and accelerator.is_main_process:
         warnings.warn(f"--init-from: {run_dir} goes on from its own checkpoint", stacklevel=2)
     flow = _initial_flow(config, None if begun else init_from)
-    optimizer = torch.optim.Adam(flow.parameters(), lr=config.train.lr)
+    optimizer = torch.optim.Adam(flow.parameters(), lr=config.train.lr, fused=accelerator.device.type in ("cpu", "cuda"))
     flow.to(accelerator.device)
     state, complaints = load_checkpoint(run_dir, flow=flow, optimizer=optimizer)
     if accelerator.is_main_process:
@@ -252,6 +254,8 @@ def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
         ]:
             raise ValueError(f"{init_from}: its weights do not fit, since {', '.join(changed)} differs")
         flow.load_state_dict(given.state_dict())
+    if config.train.recompute:
+        recompute(flow)
     return flow.double() if config.train.precision == "float64" else flow
 
 

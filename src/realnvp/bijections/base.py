@@ -2,9 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from realnvp.moments import recomputing
 
 
 class Bijection(nn.Module, ABC):
@@ -16,6 +20,9 @@ class Bijection(nn.Module, ABC):
       log_det[i] == log |det dz[i]/dx[i]|
       each example is mapped on its own, in eval mode
     """
+
+    recompute = False
+    """Whether a chain that trains keeps x alone of this part and computes the rest again for the gradient: `models.recompute`."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,7 +49,7 @@ class Chain(Bijection):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         log_det = x.new_zeros(x.shape[0])
         for bijection in self.bijections:
-            x, term = bijection(x)
+            x, term = _again(bijection, x) if self.training and bijection.recompute else bijection(x)
             log_det = log_det + term
         return x, log_det
 
@@ -51,6 +58,13 @@ class Chain(Bijection):
             assert isinstance(bijection, Bijection)
             z = bijection.inverse(z)
         return z
+
+
+def _again(bijection: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """bijection(x), run a second time when the gradient asks for what lies between x and z. Batch norm's moments move once."""
+    contexts = (nullcontext(), recomputing())
+    z, log_det = checkpoint(bijection, x, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: contexts)
+    return z, log_det
 
 
 def sum_per_example(x: Tensor) -> Tensor:

@@ -43,3 +43,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 def thousands(number: int) -> str:
     """19_609_545 -> '19.61 M'; small numbers as they are."""
     return f"{number / 1e6:.2f} M" if number >= 10_000 else str(number)
+
+
+def note(text: str) -> None:
+    """A line for people beside the result, on stderr."""
+    print(text, file=sys.stderr)

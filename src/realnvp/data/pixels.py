@@ -10,10 +10,9 @@ def dequantise(images: Tensor, noise: Tensor) -> Tensor:
     images: uint8, grey levels v, (B, C, H, W); noise: u in [0, 1), same shape.
     """
     assert images.shape == noise.shape, f"images {tuple(images.shape)}, noise {tuple(noise.shape)}"
-    grey = images.to(noise.dtype)
-    # float32 has fewer bits after the point the larger v is: from v = 128 on, a u next to 1 would be rounded up to v + 1.
-    below_next = torch.nextafter(grey + 1, grey)
-    return torch.minimum(grey + noise, below_next)
+    # float32 has 24 bits. Of those, v in 128 .. 255 leaves 16 after the point: a u next to 1 would be rounded up, to v + 1.
+    largest = 1 - 128 * torch.finfo(noise.dtype).eps
+    return noise.clamp(max=largest).add_(images.contiguous())
 
 
 def quantize(x: Tensor, *, levels: int = 256) -> Tensor:

@@ -1,0 +1,161 @@
+"""How cost grows, on tables with measured exponents: python -m benchmarks.scaling [time] [memory] [input].
+
+time    images/s of training and log_prob against batch, width, blocks, side, couplings and processes, one varied at a time
+memory  peak of a training step with and without --train.recompute, and of sampling, each in a fresh process
+input   images/s of the batches that training reads, on one thread
+"""
+
+import math
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from realnvp.batches import Batches
+from realnvp.bijections import Chain
+from realnvp.config import PRESETS, Config
+from realnvp.flow import Flow
+from realnvp.models import build, checkerboard_couplings, recompute
+from realnvp.prior import StandardNormal
+
+BASE = replace(PRESETS["imagenet32"], data=replace(PRESETS["imagenet32"].data, shape=(3, 32, 32)))
+BATCH = 32
+VARIED: dict[str, Sequence[int]] = {
+    "batch": (8, 16, 32, 64),
+    "width": (16, 32, 64),
+    "blocks": (1, 2, 4, 8),
+    "side": (16, 32, 64),
+    "couplings": (4, 8, 16),
+}
+
+
+def flow_of(*, width: int = 32, blocks: int = 4, side: int = 32, couplings: int | None = None) -> Flow:
+    """imagenet32's flow with one thing changed; couplings: so many checkerboard couplings at one scale instead."""
+    model = replace(BASE.model, width=width, num_blocks=blocks, num_scales=int(math.log2(side)) - 1)
+    config = Config(data=replace(BASE.data, shape=(3, side, side)), model=model)
+    if couplings is None:
+        return build(config)
+    return Flow(Chain(checkerboard_couplings(model, 3, width, couplings)), StandardNormal())
+
+
+def step_of(flow: Flow, x: torch.Tensor) -> Callable[[], None]:
+    """A training step on the same images each time."""
+    optimizer = torch.optim.Adam(flow.parameters(), lr=1e-5, fused=True)
+
+    def step() -> None:
+        (-flow.train().log_prob(x).mean()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def seconds(run: Callable[[], object], *, repeats: int = 3) -> float:
+    """Median time of a call, after one that is not counted."""
+    times = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[1:])
+
+
+def exponent(values: Sequence[int], times: Sequence[float]) -> float:
+    """The slope of log time over log value."""
+    return float(np.polyfit(np.log(values), np.log(times), 1)[0])
+
+
+def print_time() -> None:
+    """Time of a step and of log_prob for a batch, and how they grow."""
+    print("| varied | values | training, s a batch | exponent | log_prob, s a batch | exponent |\n|---|---|---|---|---|---|")
+    for name, values in VARIED.items():
+        training, evaluation = [], []
+        for value in values:
+            flow = flow_of(**({} if name == "batch" else {name: value}))
+            side = value if name == "side" else 32
+            x = torch.rand(value if name == "batch" else BATCH, 3, side, side) * 255
+            training.append(seconds(step_of(flow, x)))
+            flow.eval()
+            evaluation.append(seconds(torch.no_grad()(lambda flow=flow, x=x: flow.log_prob(x))))
+        cells = [" ".join(f"{t:.2f}" for t in times) + f" | {exponent(values, times):.2f}" for times in (training, evaluation)]
+        print(f"| {name} | {' '.join(map(str, values))} | {' | '.join(cells)} |", flush=True)
+
+
+# name -> what a fresh process does; its weights, gradients and Adam's state are told apart from its peak.
+MEMORY: dict[str, Callable[[], Flow]] = {}
+for _couplings in (4, 8, 16):
+    for _again in (False, True):
+
+        def _train(couplings: int = _couplings, again: bool = _again) -> Flow:
+            flow = flow_of(couplings=couplings)
+            step = step_of(recompute(flow) if again else flow, torch.randn(64, 3, 32, 32))
+            for _ in range(2):
+                step()
+            return flow
+
+        MEMORY[f"training, {_couplings} couplings{', recompute' if _again else ''}"] = _train
+
+
+def _sample(count: int, side: int) -> Flow:
+    flow = build(BASE).eval()
+    flow.sample(count, (3, side, side))
+    return flow
+
+
+MEMORY["sampling 64 images of 32x32"] = lambda: _sample(64, 32)
+MEMORY["sampling 2,000 images of 32x32"] = lambda: _sample(2_000, 32)
+MEMORY["sampling 10,000 images of 32x32"] = lambda: _sample(10_000, 32)
+MEMORY["sampling one image of 640x640"] = lambda: _sample(1, 640)
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def print_peak(name: str) -> None:
+    """In a fresh process: MiB beyond what it held before and beyond weights, with gradients and Adam's moments in training."""
+    before = peak_bytes()
+    began = time.perf_counter()
+    flow = MEMORY[name]()
+    copies = 4 if name.startswith("training") else 1
+    weights = sum(parameter.nbytes for parameter in flow.parameters())
+    print(
+        f"| {name} | {weights * copies / 2**20:.0f} | {(peak_bytes() - before - weights * copies) / 2**20:.0f} | {time.perf_counter() - began:.1f} |"
+    )
+
+
+def print_memory() -> None:
+    """The table of peaks."""
+    print(
+        "| what (batch 64) | weights, gradients, Adam: MiB | the rest at its peak: MiB | seconds |\n|---|---|---|---|", flush=True
+    )
+    for name in MEMORY:
+        subprocess.run([sys.executable, "-m", "benchmarks.scaling", "peak", name], check=True)
+
+
+def print_input() -> None:
+    """Images a second of `Batches` on one thread."""
+    torch.set_num_threads(1)
+    images = np.random.default_rng(0).integers(0, 256, (50_000, 32, 32, 3), dtype=np.uint8)
+    batches = Batches(images, BASE, device=torch.device("cpu"))
+    batches.at(0)
+    began = time.perf_counter()
+    for step in range(1, 201):
+        batches.at(step)
+    print(f"{200 * BASE.train.batch_size / (time.perf_counter() - began):,.0f} prepared images a second")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["peak"]:
+        print_peak(sys.argv[2])
+    else:
+        tasks = {"time": print_time, "memory": print_memory, "input": print_input}
+        for task in sys.argv[1:] or tasks:
+            tasks[task]()
