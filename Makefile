@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: help demo test lint types format lines clean
+.PHONY: help demo test lint types format lines bench clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -31,6 +31,10 @@ format: $(VENV)/.dev  ## let ruff rewrite the code
 
 lines: $(VENV)/.dev  ## bring the line numbers in docs/paper_map.md up to date
 	$(BIN)/python docs/lines.py
+
+bench: $(VENV)/.dev  ## speed and memory: about an hour on 2 idle CPU cores (docs/performance.md)
+	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.scaling
 
 clean:  ## remove the environment and caches, not your runs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
