@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from itertools import chain
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from realnvp.bijections.base import Bijection
+from realnvp.bijections.base import Bijection, like
 from realnvp.config import Config, check_divisible
 from realnvp.noise import Purpose, generator
 
@@ -24,9 +23,14 @@ class Prior(Protocol):
         """One z of this shape."""
 
 
-def like(module: nn.Module, default: Tensor | None = None) -> Tensor:
-    """A tensor of the module, for its dtype and device; where it has none the default, or an empty one on the CPU."""
-    return next(chain(module.parameters(), module.buffers()), torch.empty(0) if default is None else default)
+def state_like(flow: nn.Module) -> Tensor:
+    """A tensor of the type and on the device of z and log-det wherever a number or a picture is made: float64.
+
+    For the inverse the networks' type does not matter, since it calls them with the same numbers; z's does. It costs little:
+    z has few channels. float32 on devices that lack float64.
+    """
+    device = like(flow).device
+    return torch.empty(0, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
 
 
 def images_at_once(shape: Sequence[int]) -> int:
@@ -38,6 +42,8 @@ class Flow(nn.Module):
     """The density of x in data units: for images v + u in [0, levels), u ~ U[0, 1) the dequantisation noise.
 
     config, if any, says which shapes fit and what `sample` draws.
+    The type of x is that of z and log-det, at least the weights'; the weights' is that of the networks. So x.double() gives the
+    density and the inverse of a float32 flow without rounding between the layers.
     """
 
     exact = True
@@ -93,13 +99,13 @@ class Flow(nn.Module):
 
     def _sample(self, indices: range, shape: Sequence[int], temperature: float, seed: int, first: int) -> Tensor:
         draws = [self.prior.sample(shape, generator(seed, Purpose.SAMPLE, index=first + i)) for i in indices]
-        return self.decode(temperature * torch.stack(draws).to(like(self)))
+        return self.decode(temperature * torch.stack(draws).to(state_like(self))).to(like(self))
 
     def _check(self, x: Tensor) -> None:
         if not x.is_floating_point():
             raise ValueError(f"the flow takes floating-point data (pixels: v + u), got {x.dtype}; see realnvp.bits_per_dim")
         mine = like(self, x).dtype
-        if x.dtype != mine:
+        if torch.promote_types(x.dtype, mine) != x.dtype:
             raise ValueError(f"the flow computes in {mine}, the data are {x.dtype}: use x.to({mine}) or flow.to({x.dtype})")
         if self.config is None or self.config.data.shape is None:
             return

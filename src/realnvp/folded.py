@@ -5,8 +5,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from realnvp.bijections.base import like
 from realnvp.convolution import WeightNormConv, conv_add, convolve, has_fused
-from realnvp.flow import Flow, like
+from realnvp.flow import Flow
 from realnvp.moments import EPS
 from realnvp.nets import ResidualBlock, ResNet, both_signs
 from realnvp.normalise import Normalise
@@ -41,10 +42,15 @@ class _FoldedResNet(nn.Module):
     So the residual stream is kept as h + c, where c is that of the block which reads it next.
     """
 
+    scale_in: Tensor
+    shift_in: Tensor
+
     def __init__(self, net: ResNet, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype, self.see_mask = dtype, net.see_mask
-        self.scale_in, self.shift_in = (v[:, None, None] for v in _affine(net.norm_in))
+        scale_in, shift_in = _affine(net.norm_in)
+        self.register_buffer("scale_in", scale_in[:, None, None], persistent=False)
+        self.register_buffer("shift_in", shift_in[:, None, None], persistent=False)
         blocks = [block for block in net.blocks if isinstance(block, ResidualBlock)]
         scales, shifts = zip(*[_scale_and_offset(block.norm1) for block in blocks], strict=True) if blocks else ((), ())
         shifts = (*shifts, torch.zeros_like(net.norm_out.beta))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from realnvp.bijections import latent_levels
 from realnvp.config import Shape
-from realnvp.flow import Flow, Prior, like
+from realnvp.flow import Flow, Prior, state_like
 from realnvp.noise import Purpose, generator
 
 
@@ -77,7 +77,7 @@ def centres(images: Tensor) -> Tensor:
 
 def encode(flow: Flow, x: Tensor, *, chunk: int = 64, report: Callable[[int], None] | None = None) -> Tensor:
     """z = f(x), (N, C, H, W), a chunk at a time; x in data units. report is told how many are done."""
-    return _in_chunks(lambda part: flow.encode(part.to(like(flow))), x, chunk, report)
+    return _in_chunks(lambda part: flow.encode(part.to(state_like(flow))), x, chunk, report)
 
 
 def decode(flow: Flow, z: Tensor, *, chunk: int = 64, report: Callable[[int], None] | None = None) -> Tensor:

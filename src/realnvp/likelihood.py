@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from realnvp.bijections.base import like
 from realnvp.data import dequantise
-from realnvp.flow import Flow, images_at_once, like
+from realnvp.flow import Flow, images_at_once, state_like
 from realnvp.noise import Purpose, uniform
 
 Images = Tensor | NDArray[np.uint8]
@@ -101,7 +102,7 @@ def log_probs(
             pixels = _tensor(images[batch], flow).to(like(flow).device)
             for draw in range(noise_draws):
                 noise = uniform(pixels.shape[1:], seed, Purpose.EVALUATE, indices=indices[batch], round=draw)
-                total[batch] += flow.log_prob(dequantise(pixels, noise.to(like(flow)))).cpu().double()
+                total[batch] += flow.log_prob(dequantise(pixels, noise.to(state_like(flow)))).cpu().double()
     return total / noise_draws
 
 

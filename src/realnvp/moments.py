@@ -35,7 +35,7 @@ class MovingMoments(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not self.training:
             return self.mean, self.var
-        mean, var, _ = self.mixed(*batch_moments(x))
+        mean, var, _ = self.mixed(*(moment.to(self.mean.dtype) for moment in batch_moments(x)))
         return mean, var
 
     def mixed(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor, float]:
@@ -47,6 +47,8 @@ class MovingMoments(nn.Module):
             self._before = self.mean, self.var
             self._store(mean.detach(), var.detach(), decay)
             self.batches_averaged = None if self.batches_averaged is None else self.batches_averaged + 1
+        if momentum == 0:
+            return mean, var, 1.0
         old_mean, old_var = self._before
         return old_mean.lerp(mean, 1 - momentum), old_var.lerp(var, 1 - momentum), 1 - momentum
 

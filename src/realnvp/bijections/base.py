@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import nullcontext
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,11 @@ def _again(bijection: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     contexts = (nullcontext(), recomputing())
     z, log_det = checkpoint(bijection, x, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: contexts)
     return z, log_det
+
+
+def like(module: nn.Module, default: Tensor | None = None) -> Tensor:
+    """A tensor of the module, for its dtype and device; where it has none the default, or an empty one on the CPU."""
+    return next(chain(module.parameters(), module.buffers()), torch.empty(0) if default is None else default)
 
 
 def sum_per_example(x: Tensor) -> Tensor:

@@ -17,11 +17,11 @@ class BatchNorm(Bijection):
         self.moments = MovingMoments(channels, momentum=momentum)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean, var = (moment.view(-1, *[1] * (x.ndim - 2)) for moment in self.moments(x))
+        mean, var = (moment.to(x.dtype).view(-1, *[1] * (x.ndim - 2)) for moment in self.moments(x))
         log_det = -0.5 * (var + EPS).log().expand(x.shape[1:]).sum()
         return (x - mean) * (var + EPS).rsqrt(), log_det.expand(x.shape[0])
 
     def _inverse(self, z: Tensor) -> Tensor:
-        mean, var = (moment.view(-1, *[1] * (z.ndim - 2)) for moment in self.moments(z))
+        mean, var = (moment.to(z.dtype).view(-1, *[1] * (z.ndim - 2)) for moment in self.moments(z))
         x: Tensor = z * (var + EPS).sqrt() + mean
         return x

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from realnvp.bijections.base import Bijection, sum_per_example
+from realnvp.bijections.base import Bijection, like, sum_per_example
 from realnvp.bijections.masks import Mask
 
 
@@ -32,8 +32,7 @@ class AffineCoupling(Bijection):
 
     def _predict(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mask = self.mask(x.shape, x.device)
-        # where, not products: 0 * inf would be nan. The networks may be bfloat16; what touches x and log_det is not.
-        shift, raw = self.net(x.where(mask, 0), mask).to(x.dtype).chunk(2, dim=1)
+        shift, raw = _of_kept_part(self.net, x, mask).chunk(2, dim=1)
         return mask, (self.bound * raw.tanh()).masked_fill(mask, 0), shift
 
 
@@ -58,4 +57,11 @@ class AdditiveCoupling(Bijection):
 
     def _predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mask = self.mask(x.shape, x.device)
-        return mask, self.net(x.where(mask, 0), mask).to(x.dtype)
+        return mask, _of_kept_part(self.net, x, mask)
+
+
+def _of_kept_part(net: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+    """net(b x, b) in x's type. The network has its own, float32 or bfloat16 say; what touches x and log_det has x's."""
+    kept = x.where(mask, 0)  # where, not products: 0 * inf would be nan
+    out: Tensor = net(kept.to(like(net, x).dtype), mask)
+    return out.to(x.dtype)
