@@ -258,7 +258,7 @@ def test_wrong_input_is_named(out_of: Out, run_dir: Path, tmp_path: Path) -> Non
         (["score", run_dir, tmp_path / "large.png", "--out", empty], ["--out", "empty"]),
         (["check", empty], ["empty"]),
         (["info", tmp_path / "no"], ["no such run"]),
-        (["info", empty], ["empty", "config.json"]),
+        (["info", empty], ["empty", "neither"]),
         (["completion", "fish"], ["bash"]),
     ]
     for argv, words in cases:

@@ -18,8 +18,8 @@ from PIL import Image
 from realnvp.config import PRESETS, DataConfig
 from realnvp.data import Splits, codec_bits_per_dim, dequantise, find_data, open_splits, prepare, quantize, read_image
 from realnvp.data.photos import FLATTEST, MARGIN, PHOTOGRAPHS, SIDES, load_photographs, regions, windows
-from realnvp.data.prepare import atomic_save
-from realnvp.data.source import Part, array_part, cut_off
+from realnvp.data.source import SPLITS, Part, array_part, cut_off
+from realnvp.folders import DamagedError, atomic_save
 
 PHOTOS, DIGITS = PRESETS["photos"].data, PRESETS["digits"].data
 RNG = np.random.default_rng(0)
@@ -152,7 +152,7 @@ def test_a_second_preparation_changes_nothing(tmp_path: Path) -> None:
     assert before == {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.iterdir()}
     assert isinstance(splits.train, np.memmap)
     assert not splits.train.flags.writeable
-    open_splits(tmp_path, verify=True)
+    open_splits(tmp_path, verify=SPLITS)
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
@@ -186,7 +186,8 @@ def test_a_damaged_description_is_named(tmp_path: Path, damage: str) -> None:
     old, _, new = damage.partition("->")
     path.write_text(path.read_text().replace(old, new) if new else damage)
     assert str(path) in complaint(lambda: open_splits(tmp_path))
-    assert str(path) in complaint(lambda: prepare(DIGITS, seed=0, folder=tmp_path))
+    with pytest.raises(DamagedError, match=str(path)):
+        prepare(DIGITS, seed=0, folder=tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "garbage", "dtype", "shape", "levels"])
@@ -208,7 +209,7 @@ def test_checksums_find_a_flipped_bit(tmp_path: Path) -> None:
     content = bytearray((tmp_path / "test.npy").read_bytes())
     content[-1] ^= 1
     (tmp_path / "test.npy").write_bytes(content)
-    assert "test.npy: its checksum" in complaint(lambda: open_splits(tmp_path, verify=True))
+    assert "test.npy: its checksum" in complaint(lambda: open_splits(tmp_path, verify=SPLITS))
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:

@@ -48,7 +48,9 @@ SAME_LAYER_ALLOWED = {
     ("prior", "noise"),
     ("data", "config"),
     ("data", "noise"),
+    ("data", "folders"),
     ("data", "progress"),
+    ("environment", "folders"),
 }
 
 

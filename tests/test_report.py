@@ -117,7 +117,7 @@ def test_what_is_missing_is_named(run_dir: Path, tmp_path: Path, capsys: pytest.
     (tmp_path / "run" / "config.json").write_text(to_json(PRESETS["digits"]))
     for argv, word in (
         (["table", str(tmp_path / "run")], "evaluation.json"),
-        (["table", str(tmp_path)], "no run"),
+        (["table", str(tmp_path)], "neither a run"),
         (["table"], "run directories"),
     ):
         try:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from realnvp.config import Config, departures, flat
+from realnvp.environment import read_sittings
 from realnvp.evaluate import measured
-from realnvp.folders import read_json, write_file
+from realnvp.folders import write_file
 
 # What to look for in each picture; the key is the start of the file's name, the longest that fits counts.
 SENTENCES = {
@@ -54,7 +55,7 @@ def report(run: Path, config: Config, result: dict[str, Any], pictures: Iterable
     result: its evaluation. pictures: PNG files, drawn with this seed; they are embedded. All text is escaped.
     """
     name = run.resolve().name
-    sittings = read_json(run / "environment.json", kind=list, maker="realnvp train")
+    sittings = read_sittings(run)
     flags = f"--noise-draws {result['noise_draws']} --seed {result['seed']} --which {result['which']}"
     command = f"realnvp evaluate {run} {flags}{' --codecs' * ('codecs' in result)}"
     parts = [f"<h1>{_text(name)}</h1>", _results(result, config), _command(command)]

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from realnvp.data import atomic_save, quantize
+from realnvp.data import quantize
 from realnvp.figures import data_beside_samples, samples_only
 from realnvp.flow import Flow
+from realnvp.folders import atomic_save
 from realnvp.likelihood import evaluating
 from realnvp.progress import progress
 

@@ -20,14 +20,14 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
 from realnvp.batches import Batches
-from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, save_checkpoint, save_flow
-from realnvp.config import MAY_CHANGE, Config, differences, read_config, resolve, to_json, validate
+from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, read_run_config, save_checkpoint, save_flow
+from realnvp.config import MAY_CHANGE, Config, differences, resolve, to_json, validate
 from realnvp.data import Splits, discard_prepared, prepare, quantize
 from realnvp.device import pick_device
-from realnvp.environment import environment
+from realnvp.environment import environment, read_sittings
 from realnvp.figures import data_beside_samples
 from realnvp.flow import Flow
-from realnvp.folders import keep_last, lock_folder, numbered, read_json, sweep, write_file
+from realnvp.folders import DamagedError, keep_last, lock_folder, numbered, sweep, write_file
 from realnvp.likelihood import BitsPerDim, evaluating, in_bits_per_dim, log_probs, summarise
 from realnvp.models import build, l2_penalty
 from realnvp.moments import averaging, restore_moments, stored_moments
@@ -210,9 +210,9 @@ def _check_claim(config: Config, run_dir: Path) -> None:
     path = run_dir / "config.json"
     if not path.exists():
         return
-    old = read_config(path)
+    old = read_run_config(run_dir)
     if old.data.shape is None:
-        raise ValueError(f"{path}: data.shape is missing")
+        raise DamagedError(f"{path}: data.shape is missing")
     if changed := [name for name in differences(old, resolve(config, old.data.shape)) if name not in MAY_CHANGE]:
         raise ValueError(f"{path}: this run was started with another {', '.join(changed)}; take another --run-dir")
 
@@ -224,7 +224,7 @@ def _claim(config: Config, run_dir: Path, state: TrainState, **where: Any) -> No
         sweep(folder)
     write_file(run_dir / "config.json", to_json(config))
     path = run_dir / "environment.json"
-    sittings = read_json(path, kind=list) if path.exists() else []
+    sittings = read_sittings(run_dir) if path.exists() else []
     write_file(path, json.dumps([*sittings, {"from_step": state.step} | environment() | where], indent=2) + "\n")
     path = run_dir / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
@@ -238,7 +238,7 @@ def _step_of(line: str, path: Path) -> float:
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: not the metrics of a training") from None
+        raise DamagedError(f"{path}: not the metrics of a training") from None
 
 
 def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:

@@ -69,16 +69,19 @@ class Evaluate:
 
     def write(self) -> dict[str, Any]:
         """The evaluation, which also goes to RUN/evaluation.json if it is of the run's own data."""
-        from realnvp.checkpoint import load_facts
+        from realnvp.checkpoint import load_model
+        from realnvp.device import pick_device
         from realnvp.evaluate import evaluate
 
-        flow = load(self.run, self.device, which=self.which)
+        device = pick_device(self.device)
+        flow, facts = load_model(self.run, self.which)
+        flow.to(device)
         began = time.monotonic()
         result = evaluate(
             flow, self.run, split=self.split, source=self.source, noise_draws=self.noise_draws, seed=self.seed, codecs=self.codecs
         )
         result["seconds"] = round(time.monotonic() - began, 2)
-        result |= {"which": self.which, "step": load_facts(self.run, self.which).get("step")}
+        result |= {"which": self.which, "step": facts.get("step")}
         if self.source is None and Path(self.run, "metrics.jsonl").exists():
             write_file(Path(self.run, "evaluation.json"), to_json(result) + "\n")
         return result
@@ -235,16 +238,11 @@ class Info:
     json: Json = False
 
     def __call__(self) -> int:
-        from realnvp.config import read_config
+        from realnvp.checkpoint import read_run_config
         from realnvp.memory import count_parameters
 
         folder = Path(self.run)
-        path = folder / "config.json"
-        if not path.exists():
-            raise ValueError(
-                f"{self.run}: {'no config.json in it, so it is no run' if folder.exists() else 'no such run directory'}"
-            )
-        config = read_config(path)
+        config = read_run_config(folder)
         facts: dict[str, Any] = {"run": self.run, "config": asdict(config)}
         facts["parameters"] = count_parameters(config) if config.data.shape else None
         facts |= _stored_facts(folder)
@@ -269,14 +267,19 @@ class Info:
 def _stored_facts(folder: Path) -> dict[str, Any]:
     """What files of the run say about it, each if it is there."""
     from realnvp.checkpoint import last_state
+    from realnvp.environment import read_sittings
+    from realnvp.table import EVALUATION
 
     facts: dict[str, Any] = {}
     if state := last_state(folder):
         facts |= {"step": state.step, "seconds": round(state.seconds, 1), "best_validation_bits_per_dim": state.best}
         facts |= {"best_step": state.best_step, "skipped_steps": state.skipped}
-    for name in ("evaluation", "environment", "facts"):
-        if (path := folder / f"{name}.json").exists():
-            facts[name] = read_json(path, kind=list) if name == "environment" else read_json(path, kind=dict)
+    if (folder / "evaluation.json").exists():
+        facts["evaluation"] = read_json(folder / "evaluation.json", kind=dict, fields=EVALUATION)
+    if (folder / "environment.json").exists():
+        facts["environment"] = read_sittings(folder)
+    if (folder / "facts.json").exists():
+        facts["facts"] = read_json(folder / "facts.json", kind=dict)
     return facts
 
 

@@ -10,11 +10,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from realnvp.data.prepare import atomic_save, write_dataset
+from realnvp.data.prepare import write_dataset
 from realnvp.data.readers import READERS, Found, Request
 from realnvp.data.readers.request import Size
 from realnvp.data.source import SPLITS
 from realnvp.data.splits import DESCRIPTION, open_splits, read_description
+from realnvp.folders import write_file
 from realnvp.progress import progress
 
 # What the publishers' pages, or torchvision's source, say.
@@ -29,32 +30,22 @@ LISTED = 32
 BLOCK = 2**20
 
 
-def convert(
-    name: str,
-    source: Path,
-    out: Path,
-    *,
-    allow_partial: bool = False,
-    crop: Size | None = None,
-    resize: Size | None = None,
-    held_out: float = 0.1,
-    seed: int = 0,
-) -> dict[str, Any]:
+def convert(name: str, source: Path, out: Path, **settings: Any) -> dict[str, Any]:
     """Write the prepared folder `out`, or go on with it; the content of its dataset.json, and whether it was there already.
 
-    ValueError names the file or flag; the source is only read. Warns if a checksum is not the publisher's.
+    settings: those of a `Request`. ValueError names the file or flag; the source is only read. Warns of other checksums than
+    the publisher's.
     """
     source, out = source.expanduser(), out.expanduser()
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"--out: {out} is inside the source, which is only read")
-    settings = {"allow_partial": allow_partial, "crop": crop, "resize": resize, "held_out": held_out, "seed": seed}
     recorded = json.loads(json.dumps({"name": name, "source": source.absolute().name} | settings))
     if (out / DESCRIPTION).exists():
         return _already(out, source, recorded) | {"already": True}
     with ExitStack() as stack, warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*decompression bomb")
         scratch = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
-        found = READERS[name](Request(name, source, stack, scratch, **settings))  # type: ignore[arg-type]
+        found = READERS[name](Request(name, source, stack, scratch, **settings))
         inputs = _inputs(found, source if source.is_dir() else source.parent)
         _claim(out, recorded | {"inputs": inputs})
         about = recorded | {"inputs": inputs, "done": found.done}
@@ -99,7 +90,7 @@ def _claim(out: Path, state: dict[str, Any]) -> None:
     for file in files:
         file.unlink(missing_ok=True)
         file.with_name(f".{file.name}.tmp").unlink(missing_ok=True)
-    atomic_save(path, lambda file: file.write(json.dumps(state).encode()))
+    write_file(path, json.dumps(state))
 
 
 def _inputs(found: Found, base: Path) -> dict[str, Any]:

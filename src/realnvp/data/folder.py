@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from realnvp.data.images import read_image
-from realnvp.data.source import Indices, Part, Pixels, Shape, array_part
+from realnvp.data.source import Part, Pixels, Shape, array_part, decoded_part
 from realnvp.data.splits import check_levels, open_npy
 
 Name = TypeVar("Name", str, Path)
@@ -141,16 +141,13 @@ def _image_part(files: Sequence[Path], shape: Shape) -> Part:
     """A part that decodes its files when they are read: the scan kept no pixels."""
     channels, height, width = shape
 
-    def read(wanted: Indices) -> Pixels:
-        chosen = [files[index] for index in wanted]
-        with ThreadPoolExecutor() as pool:
-            images = list(pool.map(read_image, chosen))
-        for path, image in zip(chosen, images, strict=True):
-            if image.shape != (height, width, channels):
-                raise ValueError(f"{path}: changed while it was read")
-        return np.stack(images)
+    def one(index: int) -> Pixels:
+        image = read_image(files[index])
+        if image.shape != (height, width, channels):
+            raise ValueError(f"{files[index]}: changed while it was read")
+        return image
 
-    return Part(len(files), read)
+    return decoded_part(len(files), one)
 
 
 def find_split(source: Path, split: str, *, levels: int) -> tuple[Part, Shape, str]:

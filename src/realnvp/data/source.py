@@ -1,6 +1,7 @@
 """What a source of images holds, found before anything is written."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,16 @@ def array_part(images: "Pixels | Rows") -> Part:
     return Part(len(images), lambda wanted: images[wanted])
 
 
+def decoded_part(count: int, decode: Callable[[int], Pixels]) -> Part:
+    """A part that decodes its images when they are read, on all cores; decode(index) gives (H, W, C)."""
+
+    def read(wanted: Indices) -> Pixels:
+        with ThreadPoolExecutor() as pool:
+            return np.stack(list(pool.map(decode, wanted.tolist())))
+
+    return Part(count, read)
+
+
 def cut_off(parts: dict[str, Part], held_out: float, *, seed: int) -> dict[str, Part]:
     """Train, validation and test; one that is missing is cut off from train by the seed's permutation.
 
@@ -66,6 +77,11 @@ def cut_off(parts: dict[str, Part], held_out: float, *, seed: int) -> dict[str, 
         rows = cut_rows(parts["train"].count, held_out, missing, seed=seed)
         parts = parts | {split: parts["train"].take(rows[split]) for split in rows}
     return {split: parts[split] for split in SPLITS}
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in one line."""
+    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
 
 
 def cut_rows(count: int, held_out: float, missing: Sequence[str], *, seed: int) -> dict[str, Indices]:
