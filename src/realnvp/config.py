@@ -79,7 +79,7 @@ class TrainConfig:
     moment_batches: int = 50
     """Training batches over which batch norm's moments are re-estimated before an evaluation."""
     tracker: str = "tensorboard"
-    """Where curves go beside metrics.jsonl: any tracker that Accelerate knows, or none."""
+    """Where curves go beside metrics.jsonl: tensorboard, wandb or another tracker of `TRACKERS`, or none."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,7 @@ _SHORT = TrainConfig(max_steps=2000, batch_size=32, eval_every=250, sample_every
 # Minutes, not days: a higher rate and hardly a clip are worth .1 bits/dim by then (docs/experiments.md).
 _MINUTES = replace(_SHORT, max_steps=1500, batch_size=16, lr=2e-3, clip=1e4, eval_every=300, sample_every=300, save_every=300)
 
+TRACKERS = ("none", "tensorboard", "wandb", "comet_ml", "mlflow", "aim", "clearml", "dvclive")
 # A hundred times the paper's largest model; to build more is a mistake, or an attack.
 MOST_PARAMETERS = 10**10
 
@@ -213,6 +214,7 @@ def validate(config: Config) -> Config:
         ("name", config.name in PRESETS, f"is no preset{nearest(config.name, PRESETS)}"),
         ("model.coupling", model.coupling in ("affine", "additive"), "must be affine or additive"),
         ("train.precision", train.precision in ("float32", "bfloat16", "float64"), "must be float32, bfloat16 or float64"),
+        ("train.tracker", train.tracker in TRACKERS, f"must be one of {', '.join(TRACKERS)}"),
         ("seed", 0 <= config.seed < 2**63, "must be between 0 and 2^63 - 1"),
         ("data.set", data.set in PRESETS, f"is no data set{nearest(data.set, PRESETS)}"),
         ("data.shape", data.shape is None or 0 < min(data.shape) <= max(data.shape) <= 65536, "must be between 1 and 65536"),

@@ -1,5 +1,6 @@
 """A normalizing flow: a bijection and a prior make an exact density (eq 2-3)."""
 
+import math
 from collections.abc import Sequence
 from itertools import chain
 from typing import Protocol
@@ -79,15 +80,19 @@ class Flow(nn.Module):
             shape = self.config.data.shape
         if n < 1:
             raise ValueError(f"n: must be at least 1, got {n}")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"temperature: must be a number of at least 0, got {temperature}")
         draws = [self.prior.sample(shape, generator(seed, Purpose.SAMPLE, index=first + i)) for i in range(n)]
         return self.decode(temperature * torch.stack(draws).to(like(self)))
 
     def _check(self, x: Tensor) -> None:
-        if not x.is_floating_point():
-            raise ValueError(f"the flow takes floating-point data (pixels: v + u), got {x.dtype}; see realnvp.bits_per_dim")
-        mine = like(self, x).dtype
-        if x.dtype != mine:
-            raise ValueError(f"the flow computes in {mine}, the data are {x.dtype}: use x.to({mine}) or flow.to({x.dtype})")
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"the flow takes floating-point tensors (pixels: v + u), got {got}; see realnvp.bits_per_dim")
+        mine = like(self, x)
+        for what, own, other in (("is of", mine.dtype, x.dtype), ("is on", mine.device, x.device)):
+            if own != other:
+                raise ValueError(f"the flow {what} {own}, the data {other}: bring one to the other with .to")
         if self.config is None or self.config.data.shape is None:
             return
         channels = self.config.data.shape[0]

@@ -1,9 +1,12 @@
 """How much memory a training will take, without taking it."""
 
+import os
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from realnvp.config import Config
+from realnvp.config import Config, least_parameters
 from realnvp.models import build
 
 
@@ -11,6 +14,21 @@ def count_parameters(config: Config) -> int:
     """How many numbers the flow of this configuration learns; allocates none of them."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build(config).parameters())
+
+
+def check_memory(config: Config, device: torch.device, *, processes: int = 1) -> None:
+    """ValueError if a training of this (resolved) configuration takes more memory than the device has in all."""
+    if device.type == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory
+    else:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63
+    train = replace(config.train, batch_size=config.train.batch_size // processes)
+    # What is far too much is not even counted: that takes time.
+    if (needed := 16 * least_parameters(config)) <= there:
+        needed = training_memory(replace(config, train=train))
+    if needed > there:
+        sizes = f"{needed / 2**30:,.1f} GiB of memory, {device} has {there / 2**30:,.1f} GiB"
+        raise ValueError(f"model.width, model.num_blocks, train.batch_size: a training needs about {sizes}")
 
 
 def training_memory(config: Config) -> int:

@@ -22,13 +22,14 @@ from torch import Tensor
 from realnvp.batches import Batches
 from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, read_run_config, save_checkpoint, save_flow
 from realnvp.config import MAY_CHANGE, Config, differences, resolve, to_json, validate
-from realnvp.data import Splits, discard_prepared, prepare, quantize
+from realnvp.data import Splits, check_apart, discard_prepared, prepare, quantize
 from realnvp.device import pick_device
 from realnvp.environment import environment, read_sittings
 from realnvp.figures import data_beside_samples
 from realnvp.flow import Flow
 from realnvp.folders import DamagedError, keep_last, lock_folder, numbered, sweep, write_file
 from realnvp.likelihood import BitsPerDim, evaluating, in_bits_per_dim, log_probs, summarise
+from realnvp.memory import check_memory
 from realnvp.models import build, l2_penalty
 from realnvp.moments import averaging, restore_moments, stored_moments
 from realnvp.noise import Purpose
@@ -176,13 +177,14 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     _check_claim(config, run_dir)
     if accelerator.is_main_process:
         stack.enter_context(lock_folder(run_dir))
-        if not (run_dir / "config.json").exists():
-            discard_prepared(run_dir / "data")  # of a training that never began
+        _discard_unbegun(run_dir)
+        stack.callback(_discard_unbegun, run_dir)
         prepare(config.data, seed=config.seed, folder=run_dir / "data", verify=True)
     accelerator.wait_for_everyone()
     splits = prepare(config.data, seed=config.seed, folder=run_dir / "data")
     config = resolve(config, splits.shape)
     rank, processes = accelerator.process_index, accelerator.num_processes
+    check_memory(config, place, processes=processes)
     batches = Batches(splits.train, config, device=accelerator.device, process=rank, processes=processes)
     begun = bool(numbered(run_dir / "checkpoints", "step"))
     if begun and init_from is not None and accelerator.is_main_process:
@@ -205,8 +207,15 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     return Run(config, run_dir, splits, batches, flow, model, prepared, accelerator, state)
 
 
+def _discard_unbegun(run_dir: Path) -> None:
+    """Delete the data of a training that never began."""
+    if not (run_dir / "config.json").exists():
+        discard_prepared(run_dir / "data")
+
+
 def _check_claim(config: Config, run_dir: Path) -> None:
     """ValueError names the fields in which the run directory's configuration differs, but for those that may change."""
+    check_apart(config.data, run_dir, field="--run-dir")
     path = run_dir / "config.json"
     if not path.exists():
         return

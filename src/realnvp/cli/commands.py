@@ -132,8 +132,6 @@ class Sample:
             raise ValueError(f"--out: {out} must end in .png or .npy")
         if self.n < 1:
             raise ValueError(f"-n: must be at least 1, got {self.n}")
-        if not self.temperature >= 0:
-            raise ValueError(f"--temperature: must be a number of at least 0, got {self.temperature}")
         flow = load(self.run, self.device, which=self.which)
         data = _test_images(flow, self.run)[: self.n] if self.beside_data else None
         nonfinite = write_samples(flow, out, n=self.n, seed=self.seed, temperature=self.temperature, data=data)

@@ -50,10 +50,16 @@ def prepare(config: DataConfig, *, seed: int, folder: Path, verify: bool = False
     source = find_data(config, seed=seed)
     if prepared := _prepared_source(config):
         return open_splits(prepared, held_out=config.held_out, seed=seed, verify=doubted)
-    if config.source and folder.resolve() == Path(config.source).expanduser().resolve():
-        raise ValueError(f"data.source: {folder} is also where the prepared data would be written")
+    check_apart(config, folder)
     write_dataset(source, _settings(config, seed), folder)
     return open_splits(folder)
+
+
+def check_apart(config: DataConfig, folder: Path, *, field: str = "data.source") -> None:
+    """ValueError if the folder, where something is to be written, is in the source, which is only read."""
+    source = Path(config.source or ".").expanduser()
+    if config.source and not _prepared_source(config) and source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"{field}: {folder} is inside {source}, whose images are only read")
 
 
 def discard_prepared(folder: Path) -> None:

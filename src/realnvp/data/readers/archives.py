@@ -69,8 +69,6 @@ def open_files(path: Path, stack: ExitStack, scratch: Path) -> Files:
             magic = file.read(6)
         return _zip(path, stack) if magic[:2] == b"PK" else _tar(path, magic, stack, scratch)
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, lzma.LZMAError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno:  # of the disk, not of the content
-            raise
         raise ValueError(f"{path}: {reason(error)}") from None
 
 
@@ -95,8 +93,9 @@ def _tar(path: Path, magic: bytes, stack: ExitStack, scratch: Path) -> Files:
     with tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # types lack it; a million members take a gigabyte
-            if not (member.isdir() or (member.isreg() and not member.issparse())):
-                raise ValueError(f"{path}: member {member.name!r} is a link, a device or sparse; refused")
+            # A negative size would lead back to where it stands, for ever.
+            if member.size < 0 or not (member.isdir() or (member.isreg() and not member.issparse())):
+                raise ValueError(f"{path}: member {member.name!r} is a link, a device, sparse or of negative size; refused")
             if member.isreg():
                 members.append((member.name, (member.offset_data, member.size), member.size))
         file.seek(tar.offset)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from realnvp.data.images import MAX_PIXELS
 from realnvp.data.readers.archives import SUFFIXES, Files, open_files
 from realnvp.data.source import Indices, Part, Pixels, Shape, Source, decoded_part
 
@@ -108,6 +109,8 @@ def resized(pixels: Pixels, height: int, width: int) -> Pixels:
     """Scaled to that size, bilinear, antialiased: each pixel averages all those that it stands for."""
     from PIL import Image
 
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"would be {height} high, {width} wide: more than {MAX_PIXELS} pixels")
     picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
     scaled = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
     return scaled.reshape(height, width, -1)
