@@ -212,8 +212,6 @@ def validate(config: Config) -> Config:
     data, model, train = config.data, config.model, config.train
     rules = [
         ("name", config.name in PRESETS, f"is no preset{nearest(config.name, PRESETS)}"),
-        ("model.coupling", model.coupling in ("affine", "additive"), "must be affine or additive"),
-        ("train.precision", train.precision in ("float32", "bfloat16", "float64"), "must be float32, bfloat16 or float64"),
         ("train.tracker", train.tracker in TRACKERS, f"must be one of {', '.join(TRACKERS)}"),
         ("seed", 0 <= config.seed < 2**63, "must be between 0 and 2^63 - 1"),
         ("data.set", data.set in PRESETS, f"is no data set{nearest(data.set, PRESETS)}"),

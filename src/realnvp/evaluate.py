@@ -64,7 +64,7 @@ def evaluate(
         "paper": paper,
         "seed": seed,
         "shape": shape,
-    } | ({"codecs": _codecs(part)} if codecs else {})
+    } | ({"codecs": codec_bits_per_dim(part.read(np.arange(part.count)))} if codecs else {})
 
 
 def _other_splits(source: Path, run: Path, config: Config, split: str) -> Splits:
@@ -100,10 +100,6 @@ def _nats(flow: Flow, part: Part, *, noise_draws: int, seed: int) -> torch.Tenso
             chunks.append(log_probs(flow, images, noise_draws=noise_draws, seed=seed, indices=indices.tolist()))
             report(int(indices[-1]) + 1)
     return torch.cat(chunks)
-
-
-def _codecs(part: Part) -> dict[str, float]:
-    return codec_bits_per_dim(part.read(np.arange(part.count)))
 
 
 def measured(result: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -22,10 +23,12 @@ def check_memory(config: Config, device: torch.device, *, processes: int = 1) ->
         there = torch.cuda.get_device_properties(device).total_memory
     else:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63
-    train = replace(config.train, batch_size=config.train.batch_size // processes)
-    # What is far too much is not even counted: that takes time.
-    if (needed := 16 * least_parameters(config)) <= there:
-        needed = training_memory(replace(config, train=train))
+    assert config.data.shape is not None
+    least, images = 16 * least_parameters(config), config.train.batch_size // processes
+    most = 4 * least + 400 * images * prod(config.data.shape) * config.model.width * (1 + config.model.num_blocks)
+    # Counting takes seconds; it is spared where rough bounds tell.
+    exactly = least <= there < most
+    needed = training_memory(replace(config, train=replace(config.train, batch_size=images))) if exactly else least
     if needed > there:
         sizes = f"{needed / 2**30:,.1f} GiB of memory, {device} has {there / 2**30:,.1f} GiB"
         raise ValueError(f"model.width, model.num_blocks, train.batch_size: a training needs about {sizes}")

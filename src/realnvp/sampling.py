@@ -36,7 +36,6 @@ def write_samples(flow: Flow, out: Path, *, n: int, seed: int, temperature: floa
             chunk = quantize(torch.nan_to_num(x), levels=levels)
             pixels[first : first + count] = chunk.permute(0, 2, 3, 1).cpu().numpy()
             report(first + count)
-    out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".npy":
         atomic_save(out, lambda file: np.save(file, pixels))
     elif data is not None:

@@ -231,13 +231,13 @@ def _claim(config: Config, run_dir: Path, state: TrainState, **where: Any) -> No
     for folder in (run_dir, run_dir / "model", run_dir / "checkpoints", run_dir / "samples"):
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
+    record, path = run_dir / "environment.json", run_dir / "metrics.jsonl"
+    sittings = read_sittings(run_dir) if record.exists() else []
+    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if _step_of(line, path) <= state.step]
     write_file(run_dir / "config.json", to_json(config))
-    path = run_dir / "environment.json"
-    sittings = read_sittings(run_dir) if path.exists() else []
-    write_file(path, json.dumps([*sittings, {"from_step": state.step} | environment() | where], indent=2) + "\n")
-    path = run_dir / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    write_file(path, "".join(line for line in lines if _step_of(line, path) <= state.step))
+    write_file(record, json.dumps([*sittings, {"from_step": state.step} | environment() | where], indent=2) + "\n")
+    write_file(path, "".join(kept))
 
 
 def _step_of(line: str, path: Path) -> float:

@@ -1,7 +1,9 @@
 """What people do with a trained flow: evaluate, sample, score, check, info."""
 
+import contextlib
 import csv
 import io
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -30,8 +32,16 @@ Command = TypeVar("Command", bound=Callable[[], int])
 
 
 def parse(command: type[Command], argv: Sequence[str], *, prog: str, default: Command | None = None) -> Command:
-    """The command with the values of its flags; a wrong flag prints tyro's message and exits with 2."""
-    parsed: Command = tyro.cli(command, args=argv, prog=prog, default=default)  # type: ignore[assignment]  # never None
+    """The command with the values of its flags; ValueError, in one line, names a wrong flag."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed: Command = tyro.cli(command, args=argv, prog=prog, default=default)  # type: ignore[assignment]  # never None
+    except SystemExit as stopped:
+        if not stopped.code:  # --help
+            raise
+        lines = [line for line in said.getvalue().splitlines()[1:] if re.search(r"\w", line)]  # a title, and rules
+        raise ValueError(" ".join(line.strip(" │") for line in lines)) from None
     return parsed
 
 
@@ -133,6 +143,7 @@ class Sample:
         if self.n < 1:
             raise ValueError(f"-n: must be at least 1, got {self.n}")
         flow = load(self.run, self.device, which=self.which)
+        _make_way(out)
         data = _test_images(flow, self.run)[: self.n] if self.beside_data else None
         nonfinite = write_samples(flow, out, n=self.n, seed=self.seed, temperature=self.temperature, data=data)
         if self.json:
@@ -147,7 +158,7 @@ def _test_images(flow: "Flow", run: str) -> Any:
     from realnvp.data import splits_of_run
 
     assert flow.config is not None
-    return splits_of_run(Path(run), flow.config).test
+    return splits_of_run(Path(run), flow.config, verify=["test"]).test
 
 
 @dataclass
@@ -176,9 +187,8 @@ class Score:
 
         if not self.paths:
             raise ValueError("score: name image files or folders after the run")
-        if self.out and self.out.is_dir():
-            raise ValueError(f"--out: {self.out} is a folder; name a CSV file")
         files = files_of(self.paths)
+        _make_way(self.out)
         flow = load(self.run, self.device, which=self.which)
         with progress("image", len(files)) as report:
             scores = score(flow, files, noise_draws=self.noise_draws, seed=self.seed, report=report)
@@ -279,6 +289,14 @@ def _stored_facts(folder: Path) -> dict[str, Any]:
     if (folder / "facts.json").exists():
         facts["facts"] = read_json(folder / "facts.json", kind=dict)
     return facts
+
+
+def _make_way(out: Path | None) -> None:
+    """Make the folder of a file to be written; ValueError or OSError before anything is computed, if that cannot be."""
+    if out and out.is_dir():
+        raise ValueError(f"--out: {out} is a folder; name a file")
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def load(run: str, device: str, *, which: Literal["best", "last"]) -> "Flow":

@@ -2,10 +2,9 @@
 
 import hashlib
 import json
+import os
 import re
 import warnings
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from realnvp.data.prepare import write_dataset
 from realnvp.data.readers import READERS, Found, Request
 from realnvp.data.readers.request import Size
-from realnvp.data.source import SPLITS
+from realnvp.data.source import SPLITS, in_threads
 from realnvp.data.splits import DESCRIPTION, open_splits, read_description
 from realnvp.folders import write_file
 from realnvp.progress import progress
@@ -37,7 +36,7 @@ def convert(name: str, source: Path, out: Path, **settings: Any) -> dict[str, An
     the publisher's.
     """
     source, out = source.expanduser(), out.expanduser()
-    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+    if source.is_dir() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
         raise ValueError(f"--out: {out} is inside the source, which is only read")
     recorded = json.loads(json.dumps({"name": name, "source": source.absolute().name} | settings))
     if (out / DESCRIPTION).exists():
@@ -97,24 +96,16 @@ def _inputs(found: Found, base: Path) -> dict[str, Any]:
     """{name: bytes, sha256, ...} of all files that are read, by their names relative to the base."""
     by_place: dict[Path, list[Path]] = {}
     for files, name in found.inputs:
-        paths = by_place.setdefault(files.path, [])
-        if files.path.is_dir():
-            paths.append(files.path / name)
-        elif not paths:
-            paths.append(files.path)
-    total = sum(path.stat().st_size for paths in by_place.values() for path in paths)
+        by_place.setdefault(files.path, []).append(files.path / name)
     inputs: dict[str, Any] = {}
-    with progress("checksum", total // BLOCK) as report, ThreadPoolExecutor() as pool:
-        done = 0
-        for place, paths in by_place.items():
-            facts = []
-            for start in range(0, len(paths), 1024):
-                for path, fact in zip(paths[start : start + 1024], pool.map(_facts, paths[start : start + 1024]), strict=True):
-                    facts.append((path, fact))
-                    done += fact["bytes"]
-                    report(done // BLOCK, "MiB")
+    with progress("checksum", len(found.inputs)) as report:
+        for place, inner in by_place.items():
+            paths, facts = inner if place.is_dir() else [place], {}
+            for path, fact in zip(paths, in_threads(_facts, paths), strict=True):
+                facts[path] = fact
+                report(len(facts), "files")
             if len(paths) <= LISTED:
-                inputs |= {_relative(path, base): fact for path, fact in facts}
+                inputs |= {_relative(path, base): fact for path, fact in facts.items()}
             else:
                 inputs[f"{_relative(place, base)}/"] = _together(place, facts)
     for name, facts_of in inputs.items():
@@ -138,13 +129,12 @@ def _facts(path: Path) -> dict[str, Any]:
     return facts | ({"md5": md5.hexdigest(), "as_published": md5.hexdigest() == expected} if expected else {})
 
 
-def _together(place: Path, facts: Iterable[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+def _together(place: Path, facts: dict[Path, dict[str, Any]]) -> dict[str, Any]:
     """One entry for many files: `sha256` is that of the lines "CHECKSUM  PATH", as sha256sum prints them in the folder."""
-    lines, size, count = hashlib.sha256(), 0, 0
-    for path, fact in facts:
+    lines = hashlib.sha256()
+    for path, fact in facts.items():
         lines.update(f"{fact['sha256']}  {path.relative_to(place).as_posix()}\n".encode())
-        size, count = size + fact["bytes"], count + 1
-    return {"files": count, "bytes": size, "sha256": lines.hexdigest()}
+    return {"files": len(facts), "bytes": sum(fact["bytes"] for fact in facts.values()), "sha256": lines.hexdigest()}
 
 
 def _relative(path: Path, base: Path) -> str:

@@ -4,14 +4,13 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 import numpy as np
 
 from realnvp.data.images import read_image
-from realnvp.data.source import Part, Pixels, Shape, array_part, decoded_part
+from realnvp.data.source import Part, Pixels, Shape, array_part, decoded_part, in_threads
 from realnvp.data.splits import check_levels, open_npy
 
 Name = TypeVar("Name", str, Path)
@@ -114,12 +113,10 @@ def common_shape(paths: Sequence[Name], read: Callable[[Name], Pixels]) -> Shape
         except ValueError as error:
             return str(error)
 
-    looks: list[tuple[int, ...] | str] = []
     # Filters of warnings belong to the process, so this one is set once, around the threads.
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+    with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*decompression bomb")
-        for start in range(0, len(paths), 1024):  # a future per file of a million would fill the memory
-            looks += pool.map(look, paths[start : start + 1024])
+        looks = list(in_threads(look, paths))
     shapes = Counter(found for found in looks if isinstance(found, tuple))
     common = max(shapes, key=lambda shape: shapes[shape], default=(0, 0, 0))
     bad = [

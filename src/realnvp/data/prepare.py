@@ -56,10 +56,10 @@ def prepare(config: DataConfig, *, seed: int, folder: Path, verify: bool = False
 
 
 def check_apart(config: DataConfig, folder: Path, *, field: str = "data.source") -> None:
-    """ValueError if the folder, where something is to be written, is in the source, which is only read."""
-    source = Path(config.source or ".").expanduser()
-    if config.source and not _prepared_source(config) and source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
-        raise ValueError(f"{field}: {folder} is inside {source}, whose images are only read")
+    """ValueError if something is to be written where the images come from."""
+    here = os.path.realpath(Path(config.source or "").expanduser())  # Path.resolve raises where a link leads to itself
+    if config.source and here in (os.path.realpath(folder), os.path.realpath(folder / "data")):
+        raise ValueError(f"{field}: {folder} is also data.source, which is only read")
 
 
 def discard_prepared(folder: Path) -> None:

@@ -1,9 +1,9 @@
 """What a source of images holds, found before anything is written."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 Shape = tuple[int, int, int]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 SPLITS = ("train", "validation", "test")
 
 
@@ -60,12 +62,14 @@ def array_part(images: "Pixels | Rows") -> Part:
 
 def decoded_part(count: int, decode: Callable[[int], Pixels]) -> Part:
     """A part that decodes its images when they are read, on all cores; decode(index) gives (H, W, C)."""
+    return Part(count, lambda wanted: np.stack(list(in_threads(decode, wanted.tolist()))))
 
-    def read(wanted: Indices) -> Pixels:
-        with ThreadPoolExecutor() as pool:
-            return np.stack(list(pool.map(decode, wanted.tolist())))
 
-    return Part(count, read)
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """function(item) of each, in their order, on all cores; a future for each of a million at once would fill the memory."""
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(items), 1024):
+            yield from pool.map(function, items[start : start + 1024])
 
 
 def cut_off(parts: dict[str, Part], held_out: float, *, seed: int) -> dict[str, Part]:

@@ -101,6 +101,8 @@ def draw_figures(
     names = _chosen(only)
     assert flow.config is not None
     subject, written, folder = Subject(flow, flow.config, Path(run), seed), [], Path(run, "figures") if out is None else out
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out: {folder} is a file; name a folder")
     with evaluating(flow), progress("figure", len(names)) as report:
         for done, name in enumerate(names):
             subject.say = partial(_say, report, done, name)
