@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from realnvp.config import Config, DataConfig, ModelConfig, TrainConfig, flat, from_json, to_json
+from realnvp.config import Config, DataConfig, ModelConfig, TrainConfig, flat
 from realnvp.train import train
 
 NAN, INF = float("nan"), float("inf")
@@ -71,18 +71,16 @@ def test_any_configuration(source: Path, drawn: tuple[Config, bool]) -> None:
     run_dir = source.parent / "run"
     shutil.rmtree(run_dir, ignore_errors=True)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=str(source)))
+    refusal = ""
     try:
-        state = train(config, run_dir, device="cpu")
+        assert train(config, run_dir, device="cpu").step == 3
     except ValueError as error:
-        event("refused")
-        assert not sensible
-        assert any(name in str(error) for name in flat(config)), error
-        assert {path.name for path in run_dir.rglob("*")} <= {".lock"}
-        with pytest.raises(ValueError, match=r"."):
-            train(from_json(to_json(config)), run_dir, device="cpu")
-    else:
-        event("trained")
-        assert state.step == 3
+        refusal = str(error)
     finally:
         for shared in (AcceleratorState, GradientState, PartialState):
             shared._reset_state()
+    event("refused" if refusal else "trained")
+    assert not (refusal and sensible), refusal
+    if refusal:
+        assert any(name in refusal for name in flat(config)), refusal
+        assert {path.name for path in run_dir.rglob("*")} <= {".lock"}

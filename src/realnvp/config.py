@@ -95,10 +95,10 @@ class Config:
     """Seed of weights, splits, batch order and noise."""
 
 
-_EVERY = ("log", "eval", "sample", "save")
 # On resume these may differ from the run's; any other changed field is another training.
 MAY_CHANGE = frozenset(
-    f"train.{name}" for name in ("max_steps", "eval_images", "patience", "tracker", *(f"{what}_every" for what in _EVERY))
+    f"train.{name}"
+    for name in ("max_steps", "log_every", "eval_every", "eval_images", "sample_every", "save_every", "patience", "tracker")
 )
 
 _CIFAR10 = Config(
@@ -228,10 +228,9 @@ def validate(config: Config) -> Config:
         ("train.l2", 0 <= train.l2 < float("inf"), "must not be negative"),
         ("train.patience", train.patience >= 0, "must not be negative"),
     ]
-    rules += [
-        (f"train.{name}", getattr(train, name) >= 1, "must be at least 1")
-        for name in ("max_steps", "batch_size", "moment_batches", "eval_images", *(f"{what}_every" for what in _EVERY))
-    ]
+    counts = ["max_steps", "batch_size", "moment_batches", "eval_images"]
+    counts += ["log_every", "eval_every", "sample_every", "save_every"]
+    rules += [(f"train.{name}", getattr(train, name) >= 1, "must be at least 1") for name in counts]
     for path, holds, complaint in rules:
         if not holds:
             raise ValueError(f"{path}: {flat(config)[path]!r} {complaint}")

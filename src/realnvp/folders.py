@@ -17,6 +17,8 @@ MANIFEST = "manifest.json"
 class DamagedError(Exception):
     """A stored file is not what was written."""
 
+    exit_code = 1
+
 
 @contextmanager
 def ours() -> Iterator[None]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from realnvp.batches import Batches
 from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, read_run_config, save_checkpoint, save_flow
 from realnvp.config import MAY_CHANGE, Config, differences, resolve, to_json, validate
-from realnvp.data import Splits, check_apart, discard_prepared, prepare, quantize
+from realnvp.data import Splits, discard_prepared, prepare, quantize
 from realnvp.device import pick_device
 from realnvp.environment import environment, read_sittings
 from realnvp.figures import data_beside_samples
@@ -44,11 +44,13 @@ class TrainingStopped(Exception):
 
     def __init__(self, signum: int, step: int) -> None:
         super().__init__(f"stopped at step {step} and saved; the same command goes on from there")
-        self.signum = signum
+        self.exit_code = 128 + signum
 
 
 class TrainingFailed(Exception):
     """The loss or its gradient is not finite, again and again."""
+
+    exit_code = 1
 
 
 @dataclass
@@ -215,7 +217,9 @@ def _discard_unbegun(run_dir: Path) -> None:
 
 def _check_claim(config: Config, run_dir: Path) -> None:
     """ValueError names the fields in which the run directory's configuration differs, but for those that may change."""
-    check_apart(config.data, run_dir, field="--run-dir")
+    source = config.data.source and os.path.realpath(config.data.source)
+    if source in (os.path.realpath(run_dir), os.path.realpath(run_dir / "data")):
+        raise ValueError(f"--run-dir: {run_dir} is also data.source, which is only read")
     path = run_dir / "config.json"
     if not path.exists():
         return
@@ -256,9 +260,8 @@ def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
         given = load_flow(init_from)
         assert given.config is not None
         assert flow.config is not None
-        if changed := [
-            name for name in differences(given.config, flow.config) if name in ("data.shape",) or name.startswith("model.")
-        ]:
+        fields = differences(given.config, flow.config)
+        if changed := [name for name in fields if name.startswith(("data.shape", "model."))]:
             raise ValueError(f"{init_from}: its weights do not fit, since {', '.join(changed)} differs")
         flow.load_state_dict(given.state_dict())
     return flow.double() if config.train.precision == "float64" else flow

@@ -247,6 +247,8 @@ class Info:
 
     def __call__(self) -> int:
         from realnvp.checkpoint import read_run_config
+        from realnvp.config import flat
+        from realnvp.evaluate import measured
         from realnvp.memory import count_parameters
 
         folder = Path(self.run)
@@ -257,17 +259,12 @@ class Info:
         if self.json:
             print_json(facts)
             return 0
-        rows = [
-            (key, str(value)) for key, value in facts.items() if key not in ("config", "environment", "evaluation", "parameters")
-        ]
+        longer = ("config", "environment", "evaluation", "parameters")
+        rows = [(key, str(value)) for key, value in facts.items() if key not in longer]
         rows += [("parameters", thousands(facts["parameters"]) if facts["parameters"] else "of the data's size")]
-        rows += [
-            (f"{part}.{key}", str(value)) for part in ("data", "model", "train") for key, value in facts["config"][part].items()
-        ]
+        rows += [(name, str(value)) for name, value in flat(config).items()]
         if evaluation := facts.get("evaluation"):
-            rows.append(
-                ("evaluation", f"{evaluation['bits_per_dim']} +- {evaluation['standard_error']} on {evaluation['split']}")
-            )
+            rows.append(("evaluation", f"{measured(evaluation)} on {evaluation['split']}"))
         print_table(("", ""), rows)
         return 0
 

@@ -50,7 +50,6 @@ def _warn_of_others(source: Path, folders: dict[str, Path]) -> None:
 
 def image_files(folder: Path) -> list[Path]:
     """The image files below a folder, sorted by relative path; none is a ValueError. Not hidden ones, nor linked folders."""
-
     found = [folder / name for name in walk(folder) if is_image(name)]
     if not found:
         raise ValueError(f"{folder}: no image files in it ({' '.join(sorted(SUFFIXES))})")

@@ -50,16 +50,8 @@ def prepare(config: DataConfig, *, seed: int, folder: Path, verify: bool = False
     source = find_data(config, seed=seed)
     if prepared := _prepared_source(config):
         return open_splits(prepared, held_out=config.held_out, seed=seed, verify=doubted)
-    check_apart(config, folder)
     write_dataset(source, _settings(config, seed), folder)
     return open_splits(folder)
-
-
-def check_apart(config: DataConfig, folder: Path, *, field: str = "data.source") -> None:
-    """ValueError if something is to be written where the images come from."""
-    here = os.path.realpath(Path(config.source or "").expanduser())  # Path.resolve raises where a link leads to itself
-    if config.source and here in (os.path.realpath(folder), os.path.realpath(folder / "data")):
-        raise ValueError(f"{field}: {folder} is also data.source, which is only read")
 
 
 def discard_prepared(folder: Path) -> None:

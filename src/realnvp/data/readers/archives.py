@@ -61,7 +61,8 @@ def open_files(path: Path, stack: ExitStack, scratch: Path) -> Files:
     ValueError for an archive that is damaged, a bomb, or has a member that is a link, a device, or leads out of it.
     """
     if path.is_dir():
-        return Files(path, {name: _size(path / name) for name in walk(path)}, lambda name: _regular(path / name).open("rb"))
+        sizes = {name: (path / name).stat().st_size if (path / name).is_file() else 0 for name in walk(path)}
+        return Files(path, sizes, lambda name: _regular(path / name).open("rb"))
     if not path.exists():
         raise ValueError(f"{path}: no such file or folder")
     try:
@@ -151,7 +152,3 @@ def _regular(path: Path) -> Path:
     if not path.is_file():
         raise ValueError("no such file")
     return path
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
