@@ -9,6 +9,7 @@ import re
 import resource
 import shutil
 import struct
+import tomllib
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -317,3 +318,27 @@ def test_a_page_escapes_all_text(tmp_path: Path) -> None:
     tags = "body code figure h1 h2 head html img meta p style table td th title tr"
     assert " ".join(sorted(set(re.findall(r"<(\w+)", page)))) == tags
     assert not re.search(r"<[^>]*\bonerror=", re.sub(r'"[^"]*"', '""', page))
+
+
+# Dependencies
+
+
+def test_the_lock_holds_versions_only() -> None:
+    """No address, no path, no version of one platform; every dependency of pyproject.toml is in it."""
+    root = Path(__file__).parent.parent
+    lines = (root / "requirements-dev.lock").read_text().splitlines()
+    assert [line for line in lines if not re.fullmatch(r"[\w.-]+==\d[\w.]*", line)] == []
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + [each for extra in project["optional-dependencies"].values() for each in extra]
+    names = {re.match(r"[\w-]+", each).group().lower().replace("_", "-") for each in wanted}  # type: ignore[union-attr]  # all match
+    assert names - {"realnvp"} <= {line.split("==")[0].lower().replace("_", "-") for line in lines}
+
+
+def test_the_workflow_has_the_least_rights() -> None:
+    text = (Path(__file__).parent.parent / ".github/workflows/ci.yml").read_text()
+    assert re.search(r"^permissions:\n  contents: read\n\n", text, re.M)
+    assert text.count("permissions:") == 1
+    assert "secrets." not in text
+    assert "pull_request_target" not in text
+    assert all(re.fullmatch(r"actions/[\w-]+@v\d+", action) for action in re.findall(r"uses: (.*)", text))
+    assert text.count("timeout-minutes:") == text.count("runs-on:")
