@@ -36,10 +36,8 @@ def evaluate(
     assert flow.config is not None
     assert flow.config.data.shape is not None
     if source is None or (source / DESCRIPTION).exists():
-        if source is None:
-            splits = splits_of_run(Path(run), flow.config, verify=[split])
-        else:
-            splits = _other_splits(source, Path(run), flow.config, split)
+        run, config = Path(run), flow.config
+        splits = _other_splits(source, run, config, split) if source else splits_of_run(run, config, verify=[split])
         part, shape = array_part(getattr(splits, split)), splits.shape
         groups = (splits.groups or {}).get(split)
         name, version = splits.name, splits.version

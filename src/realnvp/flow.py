@@ -87,7 +87,7 @@ class Flow(nn.Module):
 
     def _check(self, x: Tensor) -> None:
         if not isinstance(x, Tensor) or not x.is_floating_point():
-            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            got = f"{type(x).__name__} of {getattr(x, 'dtype', 'no type')}"
             raise ValueError(f"the flow takes floating-point tensors (pixels: v + u), got {got}; see realnvp.bits_per_dim")
         mine = like(self, x)
         for what, own, other in (("is of", mine.dtype, x.dtype), ("is on", mine.device, x.device)):

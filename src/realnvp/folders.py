@@ -25,7 +25,9 @@ def ours() -> Iterator[None]:
     """Within it, a file that makes no sense is not bad input but a damaged file of ours."""
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise DamagedError(f"{error.filename}: missing") from None
+    except ValueError as error:
         raise DamagedError(str(error)) from None
 
 
@@ -77,15 +79,9 @@ def atomic_save(path: Path, write: Callable[[BinaryIO], object], *, keep: bool =
 
 def read_folder(folder: Path) -> dict[str, bytes]:
     """{file name: content} of a folder that `write_folder` wrote; DamagedError names a file that is missing or changed."""
-    try:
-        manifest = {**json.loads((folder / MANIFEST).read_bytes())}
-        if not manifest:
-            raise ValueError
+    with ours():
+        manifest = parse_json((folder / MANIFEST).read_bytes(), folder / MANIFEST, kind=dict, fields={})
         files = {name: (folder / name).read_bytes() for name in manifest if Path(name).name == name}
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise DamagedError(f"{error.filename}: missing") from None
-    except (ValueError, TypeError, RecursionError):
-        raise DamagedError(f"{folder / MANIFEST}: damaged") from None
     for name, digest in manifest.items():
         if name not in files or hashlib.sha256(files[name]).hexdigest() != digest:
             raise DamagedError(f"{folder / name}: damaged, its sha256 is not the one in {MANIFEST}")
@@ -93,8 +89,6 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 
 
 Kind = TypeVar("Kind", dict[str, Any], list[Any])
-
-
 Fields = Mapping[str, type | UnionType]
 
 
@@ -107,7 +101,9 @@ def read_json(path: Path, *, kind: type[Kind], maker: str = "", fields: Fields |
 
 
 def parse_json(text: bytes, path: Path, *, kind: type[Kind], fields: Fields | None = None) -> Kind:
-    """The object or list in the text of a JSON file; fields: names and types in that object, or in the list's last one.
+    """The object or list in the text of a JSON file, not empty where fields are wanted.
+
+    fields: names and types in that object, or in the list's last one.
 
     ValueError names the file, and the field that is wrong.
     """
@@ -115,7 +111,7 @@ def parse_json(text: bytes, path: Path, *, kind: type[Kind], fields: Fields | No
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
-    if not isinstance(content, kind) or not (content or not fields):
+    if not isinstance(content, kind) or not (content or fields is None):
         raise ValueError(f"{path}: lacks what it should hold")
     last = content[-1] if isinstance(content, list) else content
     for name, type_ in (fields or {}).items():

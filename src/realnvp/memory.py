@@ -24,11 +24,11 @@ def check_memory(config: Config, device: torch.device, *, processes: int = 1) ->
     else:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63
     assert config.data.shape is not None
-    least, images = 16 * least_parameters(config), config.train.batch_size // processes
-    most = 4 * least + 400 * images * prod(config.data.shape) * config.model.width * (1 + config.model.num_blocks)
-    # Counting takes seconds; it is spared where rough bounds tell.
-    exactly = least <= there < most
-    needed = training_memory(replace(config, train=replace(config.train, batch_size=images))) if exactly else least
+    images, model = config.train.batch_size // processes, config.model
+    rough = 64 * least_parameters(config) + 400 * images * prod(config.data.shape) * model.width * (1 + model.num_blocks)
+    if rough < there:  # far more than it takes; counting takes seconds
+        return
+    needed = training_memory(replace(config, train=replace(config.train, batch_size=images)))
     if needed > there:
         sizes = f"{needed / 2**30:,.1f} GiB of memory, {device} has {there / 2**30:,.1f} GiB"
         raise ValueError(f"model.width, model.num_blocks, train.batch_size: a training needs about {sizes}")

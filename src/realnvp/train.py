@@ -23,6 +23,7 @@ from realnvp.batches import Batches
 from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, read_run_config, save_checkpoint, save_flow
 from realnvp.config import MAY_CHANGE, Config, differences, resolve, to_json, validate
 from realnvp.data import Splits, discard_prepared, prepare, quantize
+from realnvp.data.source import SPLITS
 from realnvp.device import pick_device
 from realnvp.environment import environment, read_sittings
 from realnvp.figures import data_beside_samples
@@ -181,7 +182,7 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
         stack.enter_context(lock_folder(run_dir))
         _discard_unbegun(run_dir)
         stack.callback(_discard_unbegun, run_dir)
-        prepare(config.data, seed=config.seed, folder=run_dir / "data", verify=True)
+        prepare(config.data, seed=config.seed, folder=run_dir / "data", verify=SPLITS)
     accelerator.wait_for_everyone()
     splits = prepare(config.data, seed=config.seed, folder=run_dir / "data")
     config = resolve(config, splits.shape)

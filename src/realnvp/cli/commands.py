@@ -79,13 +79,9 @@ class Evaluate:
 
     def write(self) -> dict[str, Any]:
         """The evaluation, which also goes to RUN/evaluation.json if it is of the run's own data."""
-        from realnvp.checkpoint import load_model
-        from realnvp.device import pick_device
         from realnvp.evaluate import evaluate
 
-        device = pick_device(self.device)
-        flow, facts = load_model(self.run, self.which)
-        flow.to(device)
+        flow, facts = load(self.run, self.device, which=self.which)
         began = time.monotonic()
         result = evaluate(
             flow, self.run, split=self.split, source=self.source, noise_draws=self.noise_draws, seed=self.seed, codecs=self.codecs
@@ -142,7 +138,7 @@ class Sample:
             raise ValueError(f"--out: {out} must end in .png or .npy")
         if self.n < 1:
             raise ValueError(f"-n: must be at least 1, got {self.n}")
-        flow = load(self.run, self.device, which=self.which)
+        flow, _ = load(self.run, self.device, which=self.which)
         _make_way(out)
         data = _test_images(flow, self.run)[: self.n] if self.beside_data else None
         nonfinite = write_samples(flow, out, n=self.n, seed=self.seed, temperature=self.temperature, data=data)
@@ -189,7 +185,7 @@ class Score:
             raise ValueError("score: name image files or folders after the run")
         files = files_of(self.paths)
         _make_way(self.out)
-        flow = load(self.run, self.device, which=self.which)
+        flow, _ = load(self.run, self.device, which=self.which)
         with progress("image", len(files)) as report:
             scores = score(flow, files, noise_draws=self.noise_draws, seed=self.seed, report=report)
         text = io.StringIO()
@@ -223,7 +219,7 @@ class Check:
     def __call__(self) -> int:
         from realnvp.check import check
 
-        flow = load(self.run, self.device, which=self.which)
+        flow, _ = load(self.run, self.device, which=self.which)
         checks = check(flow, _test_images(flow, self.run)[:64].transpose(0, 3, 1, 2))
         failed = sum(not entry.ok for entry in checks)
         if self.json:
@@ -296,10 +292,11 @@ def _make_way(out: Path | None) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
 
 
-def load(run: str, device: str, *, which: Literal["best", "last"]) -> "Flow":
-    """The run's flow on the device."""
-    from realnvp.checkpoint import load_flow
+def load(run: str, device: str, *, which: Literal["best", "last"]) -> "tuple[Flow, dict[str, Any]]":
+    """The run's flow on the device, and what is known of it."""
+    from realnvp.checkpoint import load_model
     from realnvp.device import pick_device
 
     place = pick_device(device)
-    return load_flow(run, which=which).to(place)
+    flow, facts = load_model(run, which)
+    return flow.to(place), facts

@@ -33,7 +33,7 @@ class Report:
         from realnvp.table import current_evaluation
 
         run = Path(self.run)
-        flow = load(self.run, self.device, which="best")
+        flow, _ = load(self.run, self.device, which="best")
         assert flow.config is not None
         sittings = read_sittings(run)
         try:

@@ -6,13 +6,12 @@ from realnvp.data.images import read_image
 from realnvp.data.pixels import dequantise, quantize
 from realnvp.data.prepare import discard_prepared, find_data, prepare, splits_of_run
 from realnvp.data.rows import Rows
-from realnvp.data.source import Part, Source, array_part
+from realnvp.data.source import Part, array_part
 from realnvp.data.splits import Splits, open_splits
 
 __all__ = [
     "Part",
     "Rows",
-    "Source",
     "Splits",
     "array_part",
     "codec_bits_per_dim",

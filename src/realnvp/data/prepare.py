@@ -35,21 +35,20 @@ def find_data(config: DataConfig, *, seed: int) -> Source:
     return source
 
 
-def prepare(config: DataConfig, *, seed: int, folder: Path, verify: bool = False) -> Splits:
+def prepare(config: DataConfig, *, seed: int, folder: Path, verify: Iterable[str] = ()) -> Splits:
     """The data set, opened; written to the folder first, unless it is there or the source is a prepared folder itself.
 
-    verify: compare the checksums of files that are there.
+    verify: the splits whose checksums are compared, where they are there.
     ValueError names the field that differs from what the folder was prepared with, or what is wrong with the source;
     DamagedError what is wrong with the folder.
     """
-    doubted = SPLITS if verify else ()
     if (folder / DESCRIPTION).exists():
         _check_settings(config, seed, folder)
         with ours():
-            return open_splits(folder, verify=doubted)
+            return open_splits(folder, verify=verify)
     source = find_data(config, seed=seed)
     if prepared := _prepared_source(config):
-        return open_splits(prepared, held_out=config.held_out, seed=seed, verify=doubted)
+        return open_splits(prepared, held_out=config.held_out, seed=seed, verify=verify)
     write_dataset(source, _settings(config, seed), folder)
     return open_splits(folder)
 
