@@ -27,9 +27,7 @@ def read_cifar10(request: Request) -> Found:
             break  # the first that has both: a folder may hold the archive and its files
     if not all(found.values()):
         if any(PICKLES.fullmatch(PurePosixPath(name).name) for files in every for name in files.sizes):
-            raise ValueError(
-                f"{request.source}: files are pickles and can run code; get the binary version, cifar-10-binary.tar.gz"
-            )
+            raise ValueError(f"{request.source}: its files are pickles and can run code; get cifar-10-binary.tar.gz")
         raise ValueError(f"{request.source}: lacks data_batch_1.bin ... data_batch_5.bin or test_batch.bin")
     counts = {split: [_count(request, *place) for place in places] for split, places in found.items()}
     complete = request.complete({split: sum(each) for split, each in counts.items()}, COUNTS)
