@@ -21,7 +21,7 @@ import realnvp.train
 from realnvp.checkpoint import load_flow
 from realnvp.config import Config, to_json
 from realnvp.evaluate import evaluate
-from realnvp.folders import lock_folder, newest_intact
+from realnvp.folders import DamagedError, lock_folder, newest_intact
 from realnvp.models import build
 from realnvp.train import Run, TrainingFailed, TrainingStopped, train
 
@@ -184,7 +184,7 @@ def test_changed_data_are_told(tiny: Config, run_dir: Path, tmp_path: Path) -> N
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"train\.npy.*checksum"):
+    with pytest.raises(DamagedError, match=r"train\.npy.*checksum"):
         train(tiny, tmp_path / "run", device="cpu")
 
 
