@@ -5,9 +5,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+AUDIT := $(VENV)/audit/bin
 RUN ?= runs/demo
 
-.PHONY: help demo test lint types format lines bench clean
+.PHONY: help demo test lint types format lines lock audit bench clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -35,9 +36,21 @@ lines: $(VENV)/.dev  ## bring the line numbers in docs/paper_map.md up to date
 bench: $(VENV)/.dev  ## speed and memory: about an hour on 2 idle CPU cores (docs/performance.md)
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.scaling
+# Versions only: hashes, and the local part of a version (+cpu), would bind the list to one platform.
+lock: $(VENV)/.dev  ## requirements-dev.lock anew: the versions that are installed, so test them first
+	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//' > requirements-dev.lock
+
+audit: $(VENV)/.audit  ## known vulnerabilities of what is locked; a package that cannot be looked up fails, too (needs the internet)
+	@$(AUDIT)/pip-audit --strict --no-deps --disable-pip -r requirements-dev.lock || \
+		{ echo "make audit: not passed: vulnerabilities, or packages that could not be looked up, are listed above"; exit 1; }
 
 clean:  ## remove the environment and caches, not your runs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.audit:
+	$(PYTHON) -m venv $(VENV)/audit
+	$(AUDIT)/pip install --disable-pip-version-check pip-audit
+	touch $@
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -219,80 +219,10 @@ def test_a_bad_folder_is_refused_whole_and_can_be_mended(out_of: Out, tmp_path: 
     assert run([*map(str, command)]) == 0
 
 
-def test_wrong_input_is_named(out_of: Out, run_dir: Path, tmp_path: Path) -> None:
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "large.png")
-    damaged = tmp_path / "config.json"
-    damaged.write_text('{"train": {"lr": 1, "max_stesp": 3}}')
-    cases: list[tuple[list[str | Path], list[str]]] = [
-        (["trian"], ["trian", "train"]),
-        (["train", "photo"], ["photo", "photos"]),
-        (["train", "--run-dir", tmp_path / "x"], ["preset"]),
-        (["train", "--config"], ["--config"]),
-        (["train", "--config", tmp_path / "no.json"], ["no.json", "No such file"]),
-        (["train", "--config", damaged], ["config.json", "train.max_stesp", "max_steps"]),
-        (["train", "images", "--run-dir", tmp_path / "x"], ["data.source"]),
-        (["train", "images", "--data.source", tmp_path / "no", "--run-dir", tmp_path / "x"], ["no"]),
-        (["train", "images", "--data.source", empty, "--run-dir", tmp_path / "x"], ["empty"]),
-        (["train", "cifar10", "--run-dir", tmp_path / "x"], ["data.source"]),
-        (["train", "digits", "--train.batch-size", "0"], ["train.batch_size", "0"]),
-        (["train", "digits", "--train.batch-size", "9999", "--run-dir", tmp_path / "x"], ["train.batch_size", "9999"]),
-        (["train", "digits", "--train.lr", "-1"], ["train.lr"]),
-        (["train", "digits", "--model.num-scales", "5", "--run-dir", tmp_path / "x"], ["8x8", "16"]),
-        (["train", "digits", "--device", "tpu", "--run-dir", tmp_path / "x"], ["--device", "tpu"]),
-        (["train", "digits", "--run-dir", run_dir], ["config.json", "model.width"]),
-        (["train", "digits", "--init-from", tmp_path / "no", "--run-dir", tmp_path / "x"], ["no"]),
-        (["evaluate", tmp_path / "no"], ["no", "no such run"]),
-        (["evaluate", empty], ["empty"]),
-        (["evaluate", run_dir, "--noise-draws", "0"], ["noise_draws"]),
-        (["evaluate", run_dir, "--data.source", tmp_path / "no.npy"], ["no.npy"]),
-        (["sample", run_dir, "-n", "0"], ["-n", "0"]),
-        (["sample", run_dir, "--temperature", "-1"], ["--temperature"]),
-        (["sample", run_dir, "--temperature", "nan"], ["--temperature"]),
-        (["sample", run_dir, "--out", tmp_path / "s.jpg"], ["s.jpg"]),
-        (["sample", run_dir, "--out", run_dir / "config.json" / "s.png"], ["config.json"]),
-        (["score", run_dir, tmp_path / "no.png"], ["no.png"]),
-        (["score", run_dir, tmp_path / "large.png"], ["large.png", "9x9", "8x8"]),
-        (["score", run_dir, empty], ["empty"]),
-        (["score", run_dir, tmp_path / "large.png", "--out", empty], ["--out", "empty"]),
-        (["check", empty], ["empty"]),
-        (["info", tmp_path / "no"], ["no such run"]),
-        (["info", empty], ["empty", "config.json"]),
-        (["completion", "fish"], ["bash"]),
-    ]
-    for argv, words in cases:
-        line = complaint(out_of, *argv)
-        assert all(word in line for word in words), (argv, line)
-    assert not (tmp_path / "x" / "config.json").exists()
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ["train", "digits", "--train.max-step", "3"],
-        ["evaluate"],
-        ["evaluate", "x", "--split", "tets"],
-        ["sample", "x", "-n", "many"],
-        ["train", "digits", "--train.precision", "int8"],
-    ],
-)
-def test_a_mistyped_flag_exits_with_2(argv: list[str], capsys: Out) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        run(argv)
-    assert stopped.value.code == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "Traceback" not in captured.err
-
-
 def test_as_a_process(run_dir: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "realnvp"]
     result = subprocess.run([*command, "evaluate", str(run_dir), "--json"], capture_output=True, text=True, timeout=60)
     assert (result.returncode, json.loads(result.stdout)["num_images"]) == (0, 180)
-    result = subprocess.run([*command, "evaluate", str(tmp_path / "no")], capture_output=True, text=True, timeout=60)
-    assert result.returncode == 2
-    assert result.stderr.count("\n") == 1
 
 
 def test_sigterm_saves_and_exits_with_143(tiny: Config, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 import realnvp
-from realnvp import save_flow
 from realnvp.checkpoint import load_flow
 from realnvp.cli.main import run
 from realnvp.data import dequantise
@@ -150,36 +149,6 @@ def test_the_command(run_dir: Path, tmp_path: Path, capsys: Out) -> None:
         run(["figures", "--help"])
     words = capsys.readouterr().out
     assert all(name in words for name in FIGURES)
-
-
-def test_wrong_input_is_named(run_dir: Path, tmp_path: Path, capsys: Out) -> None:
-    save_flow(load_flow(run_dir), tmp_path / "saved")
-    for name, text in (
-        ("broken", '{"step": 1\n'),
-        ("young", '{"step": 5, "seconds": 1, "train_bits_per_dim": 3}\n'),
-        ("odd", "3\n"),
-    ):
-        shutil.copytree(run_dir / "model", tmp_path / name / "model")
-        (tmp_path / name / "metrics.jsonl").write_text(text)
-    cases = [
-        ([run_dir, "--only", "manifod"], ["manifod", "did you mean 'manifold'"]),
-        ([run_dir, "--seed", "-1"], ["seed", "-1"]),
-        ([run_dir, "--only", "curves", "--out", run_dir / "config.json" / "x"], ["config.json"]),
-        ([tmp_path / "no"], ["no such run"]),
-        ([tmp_path / "saved"], ["saved", "dataset.json"]),
-        ([tmp_path / "saved", "--only", "curves"], ["metrics.jsonl", "No such file"]),
-        ([tmp_path / "broken", "--only", "curves"], ["metrics.jsonl", "not the metrics"]),
-        ([tmp_path / "odd", "--only", "curves"], ["metrics.jsonl", "not the metrics"]),
-        ([tmp_path / "young", "--only", "curves"], ["metrics.jsonl", "no bits/dim in it yet"]),
-    ]
-    for argv, words in cases:
-        assert run(["figures", *map(str, argv)]) == 2
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        assert captured.err.startswith("realnvp: error: ")
-        assert captured.err.count("\n") == 1
-        assert all(word in captured.err for word in words), captured.err
-    assert not (tmp_path / "saved" / "figures").exists()
 
 
 def test_a_missing_extra_is_told_before_anything_is_drawn(

@@ -52,7 +52,9 @@ SAME_LAYER_ALLOWED = {
     ("normalise", "moments"),
     ("data", "config"),
     ("data", "noise"),
+    ("data", "folders"),
     ("data", "progress"),
+    ("environment", "folders"),
 }
 
 

@@ -258,6 +258,18 @@ def test_a_truncated_archive(out_of: Out, tmp_path: Path, form: str, share: floa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("mode", ["gz", "bz2", "xz"])
+@pytest.mark.parametrize("at", [20, 0.5, -6])
+def test_flipped_bits_in_a_compressed_tar(out_of: Out, tmp_path: Path, mode: str, at: float) -> None:
+    source = write_tar(tmp_path / "x.tar", {f"{i}.png": encoded(noise(8, 8, 3)) for i in range(4)}, f"w:{mode}")
+    content = bytearray(source.read_bytes())
+    content[int(at * len(content)) if at == 0.5 else int(at)] ^= 0xFF
+    source.write_bytes(content)
+    line = refused(out_of, "prepare", "images", "--source", source, "--out", tmp_path / "out")
+    assert f"{source}: " in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_tar_cut_between_two_members(out_of: Out, tmp_path: Path) -> None:
     pictures = {f"{i}.png": encoded(noise(8, 8, 3)) for i in range(4)}
     source = write_tar(tmp_path / "x.tar", pictures)
@@ -274,6 +286,10 @@ def hostile(kind: str, path: Path) -> None:
     member = tarfile.TarInfo("x.png")
     if kind in ("symlink", "link"):
         member.type, member.linkname = {"symlink": tarfile.SYMTYPE, "link": tarfile.LNKTYPE}[kind], "0.png"
+    elif kind == "negative size":
+        pass
+    elif kind == "pax path":
+        member.pax_headers = {"path": "../x.png"}
     elif kind in ("device", "pipe"):
         member.type = {"device": tarfile.CHRTYPE, "pipe": tarfile.FIFOTYPE}[kind]
     elif kind.startswith("zip"):
@@ -286,8 +302,15 @@ def hostile(kind: str, path: Path) -> None:
         return
     else:
         member.name, member.size = {"parent": "../x.png", "absolute": "/x.png", "inner": "a/../../x.png"}[kind], 3
-    with tarfile.open(write_tar(path, good), "a") as tar:
+    with tarfile.open(write_tar(path, good), "a", format=tarfile.PAX_FORMAT) as tar:
         tar.addfile(member, io.BytesIO(b"abc") if member.size else None)
+    if kind == "negative size":  # the next member is then the same once more: CVE-2025-8194
+        content = bytearray(path.read_bytes())
+        at = content.rindex(b"x.png\0")
+        content[at + 124 : at + 136] = (2**96 - 512).to_bytes(12, "big")
+        content[at + 148 : at + 156] = b" " * 8
+        content[at + 148 : at + 156] = b"%06o\0 " % sum(content[at : at + 512])
+        path.write_bytes(content)
 
 
 @pytest.mark.parametrize(
@@ -300,6 +323,8 @@ def hostile(kind: str, path: Path) -> None:
         "link",
         "device",
         "pipe",
+        "pax path",
+        "negative size",
         "zip parent",
         "zip absolute",
         "zip drive",

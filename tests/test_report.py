@@ -110,21 +110,3 @@ def test_a_number_of_another_split_or_model_is_not_quoted(
         assert words in capsys.readouterr().err
     assert run(["report", str(tmp_path / "run"), "--device", "cpu"]) == 0  # evaluates anew
     assert json.loads(path.read_text())["step"] == result["step"]
-
-
-def test_what_is_missing_is_named(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text(to_json(PRESETS["digits"]))
-    for argv, word in (
-        (["table", str(tmp_path / "run")], "evaluation.json"),
-        (["table", str(tmp_path)], "no run"),
-        (["table"], "run directories"),
-    ):
-        try:
-            code = run(argv)
-        except SystemExit as stopped:
-            code = int(str(stopped.code))
-        assert code == 2
-        assert word in capsys.readouterr().err
-    assert run(["report", str(tmp_path / "no")]) == 2
-    assert "no such run" in capsys.readouterr().err

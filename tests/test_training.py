@@ -21,7 +21,7 @@ import realnvp.train
 from realnvp.checkpoint import load_flow
 from realnvp.config import Config, to_json
 from realnvp.evaluate import evaluate
-from realnvp.folders import lock_folder, newest_intact
+from realnvp.folders import DamagedError, lock_folder, newest_intact
 from realnvp.models import build
 from realnvp.train import Run, TrainingFailed, TrainingStopped, train
 
@@ -65,7 +65,7 @@ def test_stopped_and_resumed_is_bit_equal(
     for _ in range(4):
         with pytest.raises(TrainingStopped, match="goes on") as stopped:
             train(tiny, tmp_path / "run", device="cpu")
-        assert stopped.value.signum == signum
+        assert stopped.value.exit_code == 128 + signum
     train(tiny, tmp_path / "run", device="cpu")
     assert_bit_equal(tmp_path / "run", run_dir)
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
@@ -184,7 +184,7 @@ def test_changed_data_are_told(tiny: Config, run_dir: Path, tmp_path: Path) -> N
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"train\.npy.*checksum"):
+    with pytest.raises(DamagedError, match=r"train\.npy.*checksum"):
         train(tiny, tmp_path / "run", device="cpu")
 
 

@@ -5,19 +5,20 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from realnvp.config import from_json, to_json
+from realnvp.config import Config, from_json, least_parameters, read_config, to_json
 from realnvp.flow import Flow
-from realnvp.folders import DamagedError, keep_last, newest_intact, read_folder, write_folder
+from realnvp.folders import DamagedError, keep_last, newest_intact, ours, parse_json, read_folder, write_folder
 from realnvp.models import build
 
 WEIGHTS, CONFIG, FACTS = "model.safetensors", "config.json", "facts.json"
+TENSORS, STATE = "state.safetensors", "state.json"
 
 
 @dataclass
@@ -53,14 +54,15 @@ def load_flow(where: str | Path, which: Literal["best", "last"] = "best") -> Flo
     best is the one with the lowest validation bits/dim, last the one of the last evaluation; both with batch norm's moments
     re-estimated. ValueError if there is none; DamagedError if a file has changed since it was written.
     """
+    return load_model(where, which)[0]
+
+
+def load_model(where: str | Path, which: Literal["best", "last"] = "best") -> tuple[Flow, dict[str, Any]]:
+    """The same flow, and what is known of it: of a run's, its step and validation bits/dim."""
     files, folder = _model_files(where, which)
-    return _flow_from(files, folder)
-
-
-def load_facts(where: str | Path, which: Literal["best", "last"] = "best") -> dict[str, Any]:
-    """What is known of that flow: of a run's, its step and validation bits/dim."""
-    facts: dict[str, Any] = json.loads(_model_files(where, which)[0][FACTS])
-    return facts
+    flow = _flow_from(from_json(files[CONFIG], folder / CONFIG), files[WEIGHTS], folder / WEIGHTS)
+    with ours():
+        return flow, parse_json(files[FACTS], folder / FACTS, kind=dict)
 
 
 def _model_files(where: str | Path, which: str) -> tuple[dict[str, bytes], Path]:
@@ -81,6 +83,14 @@ def _model_files(where: str | Path, which: str) -> tuple[dict[str, bytes], Path]
     return files, folder
 
 
+def read_run_config(run_dir: Path) -> Config:
+    """The configuration of a run directory; ValueError if it is none, DamagedError if the configuration makes no sense."""
+    if not (run_dir / CONFIG).exists():
+        raise ValueError(_why_no_flow(run_dir))
+    with ours():
+        return read_config(run_dir / CONFIG)
+
+
 def _why_no_flow(folder: Path) -> str:
     if not folder.exists():
         return f"{folder}: no such run directory or saved flow"
@@ -89,14 +99,20 @@ def _why_no_flow(folder: Path) -> str:
     return f"{folder}: neither a run directory nor a saved flow"
 
 
-def _flow_from(files: dict[str, bytes], folder: Path) -> Flow:
-    flow = build(from_json(files[CONFIG].decode(), folder / CONFIG))
-    tensors = _tensors(files[WEIGHTS], folder / WEIGHTS)
-    flow.to(next(iter(tensors.values())).dtype)
+def _flow_from(config: Config, weights: bytes, path: Path) -> Flow:
+    """The flow, in eval mode. What config.json asks for is not allocated before the weights are seen to be as much."""
+    tensors = _tensors(weights, path)
     try:
-        flow.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise DamagedError(f"{folder / WEIGHTS}: does not fit {CONFIG}: {str(error).splitlines()[1].strip()}") from None
+        if least_parameters(config) > sum(tensor.numel() for tensor in tensors.values()):
+            raise ValueError("fewer numbers than it asks for")
+        if {tensor.dtype for tensor in tensors.values()} not in ({torch.float32}, {torch.float64}):
+            raise ValueError("numbers that are neither all float32 nor all float64")
+        with torch.device("meta"):
+            flow = build(config)
+        flow.load_state_dict(tensors, assign=True)
+        flow.to(memory_format=torch.channels_last)  # as `build` lays them out
+    except (RuntimeError, ValueError) as error:
+        raise DamagedError(f"{path}: does not fit {CONFIG}: {str(error).splitlines()[-1].strip()}") from None
     return flow.eval()
 
 
@@ -114,9 +130,7 @@ def save_checkpoint(run_dir: Path, state: TrainState, *, flow: Flow, optimizer: 
         tensors |= {f"adam.{name}.{entry}": value for entry, value in optimizer.state.get(parameter, {}).items()}
     content = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     parent = run_dir / "checkpoints"
-    write_folder(
-        parent / f"step-{state.step:09d}", {"state.safetensors": content, "state.json": json.dumps(asdict(state)).encode()}
-    )
+    write_folder(parent / f"step-{state.step:09d}", {TENSORS: content, STATE: json.dumps(asdict(state)).encode()})
     keep_last(parent, "step", 2)
 
 
@@ -130,16 +144,20 @@ def load_checkpoint(run_dir: Path, *, flow: Flow, optimizer: torch.optim.Optimiz
         if complaints:
             raise DamagedError("; ".join(complaints))
         return TrainState(), []
-    tensors = _tensors(files["state.safetensors"], run_dir / "checkpoints")
-    flow.load_state_dict({name.removeprefix("flow."): tensor for name, tensor in tensors.items() if name.startswith("flow.")})
+    path = run_dir / "checkpoints" / TENSORS
+    tensors = _tensors(files.get(TENSORS, b""), path)
     parameters = dict(flow.named_parameters())
-    for key, tensor in tensors.items():
-        if key.startswith("adam."):
-            name, entry = key.removeprefix("adam.").rsplit(".", 1)
-            # In the memory layout of the parameter, which the fused Adam takes for granted.
-            like = torch.empty((), device=parameters[name].device) if entry == "step" else parameters[name].detach()
-            optimizer.state[parameters[name]][entry] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
-    return TrainState(**json.loads(files["state.json"])), complaints
+    try:
+        flow.load_state_dict({name.removeprefix("flow."): tensor for name, tensor in tensors.items() if name.startswith("flow.")})
+        for key, tensor in tensors.items():
+            if key.startswith("adam."):
+                name, entry = key.removeprefix("adam.").rsplit(".", 1)
+                # In the memory layout of the parameter, which the fused Adam takes for granted.
+                like = torch.empty((), device=parameters[name].device) if entry == "step" else parameters[name].detach()
+                optimizer.state[parameters[name]][entry] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise DamagedError(f"{path}: does not fit {CONFIG}: {str(error).splitlines()[-1].strip()}") from None
+    return _state(files, run_dir), complaints
 
 
 def last_state(run_dir: Path) -> TrainState | None:
@@ -147,4 +165,11 @@ def last_state(run_dir: Path) -> TrainState | None:
     files, complaints = newest_intact(run_dir / "checkpoints", "step")
     for complaint in complaints:
         warnings.warn(complaint, stacklevel=2)
-    return None if files is None else TrainState(**json.loads(files["state.json"]))
+    return None if files is None else _state(files, run_dir)
+
+
+def _state(files: dict[str, bytes], run_dir: Path) -> TrainState:
+    fields = get_type_hints(TrainState)
+    with ours():
+        state = parse_json(files.get(STATE, b""), run_dir / "checkpoints" / STATE, kind=dict, fields=fields)
+    return TrainState(**{name: state[name] for name in fields})

@@ -81,7 +81,7 @@ class TrainConfig:
     moment_batches: int = 50
     """Training batches over which batch norm's moments are re-estimated before an evaluation."""
     tracker: str = "tensorboard"
-    """Where curves go beside metrics.jsonl: any tracker that Accelerate knows, or none."""
+    """Where curves go beside metrics.jsonl: tensorboard, wandb or another tracker of `TRACKERS`, or none."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,10 @@ def _like_imagenet64(name: str) -> Config:
 _SHORT = TrainConfig(max_steps=2000, batch_size=32, eval_every=250, sample_every=250, save_every=250)
 # Minutes, not days: a higher rate and hardly a clip are worth .1 bits/dim by then (docs/experiments.md).
 _MINUTES = replace(_SHORT, max_steps=1500, batch_size=16, lr=2e-3, clip=1e4, eval_every=300, sample_every=300, save_every=300)
+
+TRACKERS = ("none", "tensorboard", "wandb", "comet_ml", "mlflow", "aim", "clearml", "dvclive")
+# A hundred times the paper's largest model; to build more is a mistake, or an attack.
+MOST_PARAMETERS = 10**10
 
 PRESETS: dict[str, Config] = {
     "cifar10": _CIFAR10,
@@ -172,7 +176,16 @@ def resolve(config: Config, shape: Shape) -> Config:
         raise ValueError(f"data.shape: the configuration says {config.data.shape}, the images are {shape}")
     scales = config.model.num_scales or default_num_scales(shape)
     check_divisible(shape, scales)
-    return replace(config, data=replace(config.data, shape=shape), model=replace(config.model, num_scales=scales))
+    config = replace(config, data=replace(config.data, shape=shape), model=replace(config.model, num_scales=scales))
+    if (least := least_parameters(config)) > MOST_PARAMETERS:
+        raise ValueError(f"model.width: {config.model.width} with {scales} scales needs more than {least:.0e} parameters")
+    return config
+
+
+def least_parameters(config: Config) -> int:
+    """A number of parameters that the flow of this (resolved) configuration has at least: those of the last scale's blocks."""
+    width = config.model.width << (config.model.num_scales or 1) - 1
+    return 4 * (1 + 19 * config.model.num_blocks) * width**2
 
 
 def default_num_scales(shape: Shape) -> int:
@@ -195,14 +208,14 @@ def check_divisible(shape: typing.Sequence[int], num_scales: int) -> None:
 
 def validate(config: Config) -> Config:
     """The same configuration; ValueError names the first field whose value makes no sense."""
+    _build(Config, json.loads(to_json(config)), "")  # of the right types?
     data, model, train = config.data, config.model, config.train
     rules = [
         ("name", config.name in PRESETS, f"is no preset{nearest(config.name, PRESETS)}"),
-        ("model.coupling", model.coupling in ("affine", "additive"), "must be affine or additive"),
-        ("train.precision", train.precision in ("float32", "bfloat16", "float64"), "must be float32, bfloat16 or float64"),
+        ("train.tracker", train.tracker in TRACKERS, f"must be one of {', '.join(TRACKERS)}"),
         ("seed", 0 <= config.seed < 2**63, "must be between 0 and 2^63 - 1"),
         ("data.set", data.set in PRESETS, f"is no data set{nearest(data.set, PRESETS)}"),
-        ("data.shape", data.shape is None or min(data.shape) > 0, "must be positive"),
+        ("data.shape", data.shape is None or 0 < min(data.shape) <= max(data.shape) <= 65536, "must be between 1 and 65536"),
         ("data.levels", 2 <= data.levels <= 256, "must be between 2 and 256"),
         ("data.held_out", 0 < data.held_out < 0.5, "must be between 0 and 0.5"),
         ("model.num_scales", model.num_scales is None or 1 <= model.num_scales <= 16, "must be between 1 and 16"),
@@ -215,10 +228,8 @@ def validate(config: Config) -> Config:
         ("train.l2", 0 <= train.l2 < float("inf"), "must not be negative"),
         ("train.patience", train.patience >= 0, "must not be negative"),
     ]
-    rules += [
-        (f"train.{name}", getattr(train, name) >= 1, "must be at least 1")
-        for name in ("max_steps", "batch_size", *_EVERY, "moment_batches")
-    ]
+    counts = ("max_steps", "batch_size", "moment_batches", *_EVERY)
+    rules += [(f"train.{name}", getattr(train, name) >= 1, "must be at least 1") for name in counts]
     for path, holds, complaint in rules:
         if not holds:
             raise ValueError(f"{path}: {flat(config)[path]!r} {complaint}")
@@ -252,7 +263,7 @@ def to_json(config: Config) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
-def from_json(text: str, source: str | Path = "config") -> Config:
+def from_json(text: str | bytes, source: str | Path = "config") -> Config:
     """The configuration in this JSON text.
 
     ValueError names the source and the field that is unknown (with the nearest name) or of another type.
@@ -269,10 +280,7 @@ def from_json(text: str, source: str | Path = "config") -> Config:
 
 def read_config(path: Path) -> Config:
     """The configuration in a JSON file; ValueError or OSError names the file, and the field that makes no sense."""
-    try:
-        return from_json(path.read_text(encoding="utf-8"), path)
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not JSON") from None
+    return from_json(path.read_bytes(), path)
 
 
 def _build(cls: type, tree: Any, prefix: str) -> Any:

@@ -10,7 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from realnvp.folders import read_json
+
 PACKAGES = ("realnvp", "torch", "numpy", "safetensors", "accelerate", "pillow", "scikit-image", "scikit-learn")
+FIELDS = {"command": list, "versions": dict, "gpus": list, "cpus": int, "threads": int}
+FIELDS |= dict.fromkeys(("time", "platform", "processor"), str)
 
 
 def environment() -> dict[str, Any]:
@@ -24,6 +28,11 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cpus": os.cpu_count(),
     } | _of_torch()
+
+
+def read_sittings(run: Path) -> list[dict[str, Any]]:
+    """The environments of a run's sittings, the last one at the end; DamagedError if that is none."""
+    return read_json(run / "environment.json", kind=list, maker="realnvp train", fields=FIELDS)
 
 
 def _version(name: str) -> str | None:

@@ -12,6 +12,7 @@ from realnvp.config import Config, paper_bits_per_dim
 from realnvp.data import Part, Splits, array_part, codec_bits_per_dim, find_split, open_splits, splits_of_run
 from realnvp.data.splits import DESCRIPTION
 from realnvp.flow import Flow
+from realnvp.folders import DamagedError
 from realnvp.likelihood import in_bits_per_dim, log_probs, refuse_fast, summarise
 from realnvp.progress import progress
 
@@ -36,7 +37,8 @@ def evaluate(
     assert flow.config is not None
     assert flow.config.data.shape is not None
     if source is None or (source / DESCRIPTION).exists():
-        splits = splits_of_run(Path(run), flow.config) if source is None else _other_splits(source, Path(run), flow.config)
+        run, config = Path(run), flow.config
+        splits = _other_splits(source, run, config, split) if source else splits_of_run(run, config, verify=[split])
         part, shape = array_part(getattr(splits, split)), splits.shape
         groups = (splits.groups or {}).get(split)
         name, version = splits.name, splits.version
@@ -61,15 +63,15 @@ def evaluate(
         "paper": paper,
         "seed": seed,
         "shape": shape,
-    } | ({"codecs": _codecs(part)} if codecs else {})
+    } | ({"codecs": codec_bits_per_dim(part.read(np.arange(part.count)))} if codecs else {})
 
 
-def _other_splits(source: Path, run: Path, config: Config) -> Splits:
+def _other_splits(source: Path, run: Path, config: Config, split: str) -> Splits:
     """The prepared data in a folder; warns if they are another version of what the run was trained on."""
-    splits = open_splits(source, held_out=config.data.held_out, seed=config.seed)
+    splits = open_splits(source, held_out=config.data.held_out, seed=config.seed, verify=[split])
     try:
         own = splits_of_run(run, config)
-    except ValueError:  # not there any more
+    except (ValueError, DamagedError):  # not there any more
         return splits
     if own.name == splits.name and own.version != splits.version:
         versions = f"{splits.version or 'of no version'}, the run was trained on {own.version or 'no version'}"
@@ -97,10 +99,6 @@ def _nats(flow: Flow, part: Part, *, noise_draws: int, seed: int) -> torch.Tenso
             chunks.append(log_probs(flow, images, noise_draws=noise_draws, seed=seed, indices=indices.tolist()))
             report(int(indices[-1]) + 1)
     return torch.cat(chunks)
-
-
-def _codecs(part: Part) -> dict[str, float]:
-    return codec_bits_per_dim(part.read(np.arange(part.count)))
 
 
 def measured(result: dict[str, Any]) -> str:

@@ -94,6 +94,8 @@ class Flow(nn.Module):
             shape = self.config.data.shape
         if n < 1:
             raise ValueError(f"n: must be at least 1, got {n}")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"temperature: must be a number of at least 0, got {temperature}")
         size = images_at_once(shape)
         return torch.cat([self._sample(range(i, min(i + size, n)), shape, temperature, seed, first) for i in range(0, n, size)])
 
@@ -102,11 +104,14 @@ class Flow(nn.Module):
         return self.decode(temperature * torch.stack(draws).to(state_like(self))).to(like(self))
 
     def _check(self, x: Tensor) -> None:
-        if not x.is_floating_point():
-            raise ValueError(f"the flow takes floating-point data (pixels: v + u), got {x.dtype}; see realnvp.bits_per_dim")
-        mine = like(self, x).dtype
-        if torch.promote_types(x.dtype, mine) != x.dtype:
-            raise ValueError(f"the flow computes in {mine}, the data are {x.dtype}: use x.to({mine}) or flow.to({x.dtype})")
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            got = f"{type(x).__name__} of {getattr(x, 'dtype', 'no type')}"
+            raise ValueError(f"the flow takes floating-point tensors (pixels: v + u), got {got}; see realnvp.bits_per_dim")
+        mine = like(self, x)
+        fits = torch.promote_types(x.dtype, mine.dtype) == x.dtype
+        for what, ok, own, other in (("of", fits, mine.dtype, x.dtype), ("on", mine.device == x.device, mine.device, x.device)):
+            if not ok:
+                raise ValueError(f"the flow is {what} {own}, the data {other}: bring one to the other with .to")
         if self.config is None or self.config.data.shape is None:
             return
         channels = self.config.data.shape[0]

@@ -5,16 +5,30 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, BinaryIO, TypeVar
 
 MANIFEST = "manifest.json"
 
 
 class DamagedError(Exception):
     """A stored file is not what was written."""
+
+    exit_code = 1
+
+
+@contextmanager
+def ours() -> Iterator[None]:
+    """Within it, a file that makes no sense is not bad input but a damaged file of ours."""
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise DamagedError(f"{error.filename}: missing") from None
+    except ValueError as error:
+        raise DamagedError(str(error)) from None
 
 
 def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
@@ -41,26 +55,33 @@ def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
 
 
 def write_file(target: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(target)
+    """Write a file of text whole or not at all."""
+    atomic_save(target, lambda file: file.write(text.encode()))
+
+
+def atomic_save(path: Path, write: Callable[[BinaryIO], object], *, keep: bool = False) -> None:
+    """Writes a file whole or not at all: into a hidden sibling, to the disk, then renamed.
+
+    keep: what an interrupted call wrote stays in the sibling, and the next `write` finds it.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("r+b" if keep and temporary.exists() else "w+b") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        if not keep:
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
     """{file name: content} of a folder that `write_folder` wrote; DamagedError names a file that is missing or changed."""
-    try:
-        manifest = {**json.loads((folder / MANIFEST).read_bytes())}
-        if not manifest:
-            raise ValueError
+    with ours():
+        manifest = parse_json((folder / MANIFEST).read_bytes(), folder / MANIFEST, kind=dict, fields={})
         files = {name: (folder / name).read_bytes() for name in manifest if Path(name).name == name}
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise DamagedError(f"{error.filename}: missing") from None
-    except (ValueError, TypeError):
-        raise DamagedError(f"{folder / MANIFEST}: damaged") from None
     for name, digest in manifest.items():
         if name not in files or hashlib.sha256(files[name]).hexdigest() != digest:
             raise DamagedError(f"{folder / name}: damaged, its sha256 is not the one in {MANIFEST}")
@@ -68,18 +89,34 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 
 
 Kind = TypeVar("Kind", dict[str, Any], list[Any])
+Fields = Mapping[str, type | UnionType]
 
 
-def read_json(path: Path, *, kind: type[Kind], maker: str = "", keys: Iterable[str] = ()) -> Kind:
-    """The object or list in a JSON file; ValueError names the file, and the command that makes it where it is missing."""
+def read_json(path: Path, *, kind: type[Kind], maker: str = "", fields: Fields | None = None) -> Kind:
+    """What `parse_json` makes of a file of ours; ValueError if there is none, with the command that makes it."""
+    if not path.exists():
+        raise ValueError(f"{path}: no such file{maker and f'; {maker} writes it'}")
+    with ours():
+        return parse_json(path.read_bytes(), path, kind=kind, fields=fields)
+
+
+def parse_json(text: bytes, path: Path, *, kind: type[Kind], fields: Fields | None = None) -> Kind:
+    """The object or list in the text of a JSON file, not empty where fields are wanted.
+
+    fields: names and types in that object, or in the list's last one.
+
+    ValueError names the file, and the field that is wrong.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file{maker and f'; {maker} writes it'}") from None
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
-    if not isinstance(content, kind) or not content or not all(key in content for key in keys):
+    if not isinstance(content, kind) or not (content or fields is None):
         raise ValueError(f"{path}: lacks what it should hold")
+    last = content[-1] if isinstance(content, list) else content
+    for name, type_ in (fields or {}).items():
+        if not isinstance(last, dict) or name not in last or not isinstance(last[name], type_):
+            raise ValueError(f"{path}: {name} is missing or makes no sense")
     return content
 
 

@@ -107,10 +107,10 @@ def log_probs(
 
 
 def _check(images: Images, noise_draws: int, batch_size: int) -> None:
-    if images.dtype not in (torch.uint8, np.uint8):
-        raise ValueError(f"images: expected uint8, got {images.dtype}")
-    if images.ndim != 4 or not len(images):
-        raise ValueError(f"images: expected (N, C, H, W) with N > 0, got {tuple(images.shape)}")
+    if not isinstance(images, Tensor | np.ndarray) or images.dtype not in (torch.uint8, np.uint8):
+        raise ValueError(f"images: expected uint8, got {getattr(images, 'dtype', type(images).__name__)}")
+    if images.ndim != 4 or not len(images) or images.device == torch.device("meta"):
+        raise ValueError(f"images: expected (N, C, H, W) with N > 0, got {tuple(images.shape)} on {images.device}")
     for name, value in (("noise_draws", noise_draws), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name}: must be at least 1, got {value}")

@@ -1,12 +1,15 @@
 """How much memory a training will take, without taking it."""
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from realnvp.bijections import Bijection
-from realnvp.config import Config
+from realnvp.config import Config, least_parameters
 from realnvp.models import build, recompute
 
 
@@ -14,6 +17,23 @@ def count_parameters(config: Config) -> int:
     """How many numbers the flow of this configuration learns; allocates none of them."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build(config).parameters())
+
+
+def check_memory(config: Config, device: torch.device, *, processes: int = 1) -> None:
+    """ValueError if a training of this (resolved) configuration takes more memory than the device has in all."""
+    if device.type == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory
+    else:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63
+    assert config.data.shape is not None
+    images, model = config.train.batch_size // processes, config.model
+    rough = 64 * least_parameters(config) + 400 * images * prod(config.data.shape) * model.width * (1 + model.num_blocks)
+    if rough < there:  # far more than it takes; counting takes seconds
+        return
+    needed = training_memory(replace(config, train=replace(config.train, batch_size=images)))
+    if needed > there:
+        sizes = f"{needed / 2**30:,.1f} GiB of memory, {device} has {there / 2**30:,.1f} GiB"
+        raise ValueError(f"model.width, model.num_blocks, train.batch_size: a training needs about {sizes}")
 
 
 def training_memory(config: Config) -> int:

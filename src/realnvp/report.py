@@ -8,7 +8,7 @@ from typing import Any
 
 from realnvp.config import Config, departures, flat
 from realnvp.evaluate import measured
-from realnvp.folders import read_json, write_file
+from realnvp.folders import write_file
 
 # What to look for in each picture; the key is the start of the file's name, the longest that fits counts.
 SENTENCES = {
@@ -48,13 +48,15 @@ img {{ max-width: 100%; }} code {{ background: #f4f4f4; padding: .1rem .3rem; }}
 """
 
 
-def report(run: Path, config: Config, result: dict[str, Any], pictures: Iterable[Path], *, seed: int) -> Path:
+def report(
+    run: Path, config: Config, result: dict[str, Any], pictures: Iterable[Path], sittings: list[dict[str, Any]], *, seed: int
+) -> Path:
     """RUN/report.html: results with error bars, pictures with what to look for and the command that made them, configuration.
 
-    result: its evaluation. pictures: PNG files, drawn with this seed; they are embedded. All text is escaped.
+    result: its evaluation. pictures: PNG files, drawn with this seed; they are embedded.
+    sittings: what `read_sittings` gives. All text is escaped.
     """
     name = run.resolve().name
-    sittings = read_json(run / "environment.json", kind=list, maker="realnvp train")
     flags = f"--noise-draws {result['noise_draws']} --seed {result['seed']} --which {result['which']}"
     command = f"realnvp evaluate {run} {flags}{' --codecs' * ('codecs' in result)}"
     parts = [f"<h1>{_text(name)}</h1>", _results(result, config), _command(command)]

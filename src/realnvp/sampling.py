@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from realnvp.data import atomic_save, quantize
+from realnvp.data import quantize
 from realnvp.figures import data_beside_samples, samples_only
 from realnvp.flow import Flow
+from realnvp.folders import atomic_save
 from realnvp.likelihood import evaluating
 from realnvp.progress import progress
 
@@ -35,7 +36,6 @@ def write_samples(flow: Flow, out: Path, *, n: int, seed: int, temperature: floa
             chunk = quantize(torch.nan_to_num(x), levels=levels)
             pixels[first : first + count] = chunk.permute(0, 2, 3, 1).cpu().numpy()
             report(first + count)
-    out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".npy":
         atomic_save(out, lambda file: np.save(file, pixels))
     elif data is not None:

@@ -2,8 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,8 +52,8 @@ def score(flow: Flow, files: Sequence[Path], *, noise_draws: int = 1, seed: int 
     shape, levels = flow.config.data.shape, flow.config.data.levels
     nats: list[float] = []
     bad: list[str] = []
-    for chunk in _chunks(files):
-        images = [image for file in chunk if (image := _fitting(file, shape, levels, bad)) is not None]
+    for start in range(0, len(files), CHUNK):
+        images = [image for file in files[start : start + CHUNK] if (image := _fitting(file, shape, levels, bad)) is not None]
         if images and not bad:
             keys = [zlib.crc32(image.tobytes()) for image in images]
             nats += log_probs(flow, np.stack(images), noise_draws=noise_draws, seed=seed, indices=keys).tolist()
@@ -70,12 +69,6 @@ def score(flow: Flow, files: Sequence[Path], *, noise_draws: int = 1, seed: int 
         Score(str(file), value, in_bits_per_dim(value, shape), ranks[i])
         for i, (file, value) in enumerate(zip(files, nats, strict=True))
     ]
-
-
-def _chunks(files: Iterable[Path]) -> Iterator[list[Path]]:
-    remaining = iter(files)
-    while chunk := list(islice(remaining, CHUNK)):
-        yield chunk
 
 
 def _fitting(

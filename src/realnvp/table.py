@@ -3,16 +3,23 @@
 from pathlib import Path
 from typing import Any
 
-from realnvp.checkpoint import last_state, load_facts
-from realnvp.config import departures, read_config
+from realnvp.checkpoint import last_state, read_run_config
+from realnvp.config import departures
+from realnvp.environment import read_sittings
 from realnvp.evaluate import measured
-from realnvp.folders import read_json
+from realnvp.folders import numbered, read_json
 
 # Bits/dim of the other systems: the paper's Table 1 (test; training in brackets where given), and NICE as later papers report it.
 OTHERS: dict[str, dict[str, str]] = {
     "cifar10": {"PixelRNN": "3.00", "Conv DRAW": "< 3.59", "NICE": "4.48"},
     "imagenet32": {"PixelRNN": "3.86 (3.83)", "Conv DRAW": "< 4.40 (4.35)"},
     "imagenet64": {"PixelRNN": "3.63 (3.57)", "Conv DRAW": "< 4.10 (4.04)"},
+}
+EVALUATION = {
+    **dict.fromkeys(("num_images", "noise_draws", "step", "seed"), int),
+    **dict.fromkeys(("dataset", "split", "which", "standard_error_over"), str),
+    **dict.fromkeys(("bits_per_dim", "standard_error", "paper"), float | None),
+    "dataset_version": str | None,
 }
 COLUMNS = ("data set", "split", "images", "bits/dim", "the paper", "others", "departs in", "steps", "hardware", "command")
 
@@ -26,11 +33,9 @@ def table(runs: list[Path]) -> list[dict[str, Any]]:
 
 
 def _row(run: Path) -> dict[str, Any]:
-    if not (run / "config.json").exists():
-        raise ValueError(f"{run}: no run directory")
+    config = read_run_config(run)
     result = current_evaluation(run)
-    environment = read_json(run / "environment.json", kind=list, maker="realnvp train")[-1]
-    config = read_config(run / "config.json")
+    environment = read_sittings(run)[-1]
     state = last_state(run)
     return {
         "run": str(run),
@@ -60,11 +65,11 @@ def _hardware(environment: dict[str, Any]) -> str:
 def current_evaluation(run: Path) -> dict[str, Any]:
     """What RUN/evaluation.json holds; ValueError if it is not of the test split, or of another model than the run's by now."""
     path, maker = run / "evaluation.json", f"realnvp evaluate {run}"
-    keys = ("bits_per_dim", "standard_error", "num_images", "noise_draws", "dataset", "split", "which", "step", "paper", "seed")
-    result = read_json(path, kind=dict, maker=maker, keys=keys)
+    result = read_json(path, kind=dict, maker=maker, fields=EVALUATION)
     if result["split"] != "test":
         raise ValueError(f"{path}: is of the {result['split']} split; {maker} takes the test split")
-    if result["step"] != load_facts(run, result["which"]).get("step"):
+    which = "last" if result["which"] == "last" else "best"
+    if [path.name for path in numbered(run / "model", which)[-1:]] != [f"{which}-{result['step']:09d}"]:
         raise ValueError(f"{path}: is of an earlier model; {maker} takes the present one")
     return result
 

@@ -20,15 +20,17 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
 from realnvp.batches import Batches
-from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, save_checkpoint, save_flow
-from realnvp.config import MAY_CHANGE, Config, differences, read_config, resolve, to_json, validate
+from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, read_run_config, save_checkpoint, save_flow
+from realnvp.config import MAY_CHANGE, Config, differences, resolve, to_json, validate
 from realnvp.data import Splits, discard_prepared, prepare, quantize
+from realnvp.data.source import SPLITS
 from realnvp.device import pick_device
-from realnvp.environment import environment
+from realnvp.environment import environment, read_sittings
 from realnvp.figures import data_beside_samples
 from realnvp.flow import Flow
-from realnvp.folders import keep_last, lock_folder, numbered, read_json, sweep, write_file
+from realnvp.folders import DamagedError, keep_last, lock_folder, numbered, sweep, write_file
 from realnvp.likelihood import BitsPerDim, evaluating, in_bits_per_dim, log_probs, summarise
+from realnvp.memory import check_memory
 from realnvp.models import build, l2_penalty, recompute
 from realnvp.moments import averaging, restore_moments, stored_moments
 from realnvp.noise import Purpose
@@ -43,11 +45,13 @@ class TrainingStopped(Exception):
 
     def __init__(self, signum: int, step: int) -> None:
         super().__init__(f"stopped at step {step} and saved; the same command goes on from there")
-        self.signum = signum
+        self.exit_code = 128 + signum
 
 
 class TrainingFailed(Exception):
     """The loss or its gradient is not finite, again and again."""
+
+    exit_code = 1
 
 
 @dataclass
@@ -178,13 +182,14 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     _check_claim(config, run_dir)
     if accelerator.is_main_process:
         stack.enter_context(lock_folder(run_dir))
-        if not (run_dir / "config.json").exists():
-            discard_prepared(run_dir / "data")  # of a training that never began
-        prepare(config.data, seed=config.seed, folder=run_dir / "data", verify=True)
+        _discard_unbegun(run_dir)
+        stack.callback(_discard_unbegun, run_dir)
+        prepare(config.data, seed=config.seed, folder=run_dir / "data", verify=SPLITS)
     accelerator.wait_for_everyone()
     splits = prepare(config.data, seed=config.seed, folder=run_dir / "data")
     config = resolve(config, splits.shape)
     rank, processes = accelerator.process_index, accelerator.num_processes
+    check_memory(config, place, processes=processes)
     batches = Batches(splits.train, config, device=accelerator.device, process=rank, processes=processes)
     begun = bool(numbered(run_dir / "checkpoints", "step"))
     if begun and init_from is not None and accelerator.is_main_process:
@@ -207,14 +212,23 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     return Run(config, run_dir, splits, batches, flow, model, prepared, accelerator, state)
 
 
+def _discard_unbegun(run_dir: Path) -> None:
+    """Delete the data of a training that never began."""
+    if not (run_dir / "config.json").exists():
+        discard_prepared(run_dir / "data")
+
+
 def _check_claim(config: Config, run_dir: Path) -> None:
     """ValueError names the fields in which the run directory's configuration differs, but for those that may change."""
+    source = config.data.source and os.path.realpath(config.data.source)
+    if source in (os.path.realpath(run_dir), os.path.realpath(run_dir / "data")):
+        raise ValueError(f"--run-dir: {run_dir} is also data.source, which is only read")
     path = run_dir / "config.json"
     if not path.exists():
         return
-    old = read_config(path)
+    old = read_run_config(run_dir)
     if old.data.shape is None:
-        raise ValueError(f"{path}: data.shape is missing")
+        raise DamagedError(f"{path}: data.shape is missing")
     if changed := [name for name in differences(old, resolve(config, old.data.shape)) if name not in MAY_CHANGE]:
         raise ValueError(f"{path}: this run was started with another {', '.join(changed)}; take another --run-dir")
 
@@ -224,13 +238,13 @@ def _claim(config: Config, run_dir: Path, state: TrainState, **where: Any) -> No
     for folder in (run_dir, run_dir / "model", run_dir / "checkpoints", run_dir / "samples"):
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
+    record, path = run_dir / "environment.json", run_dir / "metrics.jsonl"
+    sittings = read_sittings(run_dir) if record.exists() else []
+    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if _step_of(line, path) <= state.step]
     write_file(run_dir / "config.json", to_json(config))
-    path = run_dir / "environment.json"
-    sittings = read_json(path, kind=list) if path.exists() else []
-    write_file(path, json.dumps([*sittings, {"from_step": state.step} | environment() | where], indent=2) + "\n")
-    path = run_dir / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    write_file(path, "".join(line for line in lines if _step_of(line, path) <= state.step))
+    write_file(record, json.dumps([*sittings, {"from_step": state.step} | environment() | where], indent=2) + "\n")
+    write_file(path, "".join(kept))
 
 
 def _step_of(line: str, path: Path) -> float:
@@ -240,7 +254,7 @@ def _step_of(line: str, path: Path) -> float:
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: not the metrics of a training") from None
+        raise DamagedError(f"{path}: not the metrics of a training") from None
 
 
 def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
@@ -249,9 +263,8 @@ def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
         given = load_flow(init_from)
         assert given.config is not None
         assert flow.config is not None
-        if changed := [
-            name for name in differences(given.config, flow.config) if name in ("data.shape",) or name.startswith("model.")
-        ]:
+        fields = differences(given.config, flow.config)
+        if changed := [name for name in fields if name.startswith(("data.shape", "model."))]:
             raise ValueError(f"{init_from}: its weights do not fit, since {', '.join(changed)} differs")
         flow.load_state_dict(given.state_dict())
     if config.train.recompute:

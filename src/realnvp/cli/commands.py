@@ -1,7 +1,9 @@
 """What people do with a trained flow: evaluate, sample, score, check, info."""
 
+import contextlib
 import csv
 import io
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -35,8 +37,16 @@ Command = TypeVar("Command", bound=Callable[[], int])
 
 
 def parse(command: type[Command], argv: Sequence[str], *, prog: str, default: Command | None = None) -> Command:
-    """The command with the values of its flags; a wrong flag prints tyro's message and exits with 2."""
-    parsed: Command = tyro.cli(command, args=argv, prog=prog, default=default)  # type: ignore[assignment]  # never None
+    """The command with the values of its flags; ValueError, in one line, names a wrong flag."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed: Command = tyro.cli(command, args=argv, prog=prog, default=default)  # type: ignore[assignment]  # never None
+    except SystemExit as stopped:
+        if not stopped.code:  # --help
+            raise
+        lines = [line for line in said.getvalue().splitlines()[1:] if re.search(r"\w", line)]  # a title, and rules
+        raise ValueError(" ".join(line.strip(" │") for line in lines)) from None
     return parsed
 
 
@@ -74,16 +84,15 @@ class Evaluate:
 
     def write(self) -> dict[str, Any]:
         """The evaluation, which also goes to RUN/evaluation.json if it is of the run's own data."""
-        from realnvp.checkpoint import load_facts
         from realnvp.evaluate import evaluate
 
-        flow = load(self.run, self.device, which=self.which)
+        flow, facts = load(self.run, self.device, which=self.which)
         began = time.monotonic()
         result = evaluate(
             flow, self.run, split=self.split, source=self.source, noise_draws=self.noise_draws, seed=self.seed, codecs=self.codecs
         )
         result["seconds"] = round(time.monotonic() - began, 2)
-        result |= {"which": self.which, "step": load_facts(self.run, self.which).get("step")}
+        result |= {"which": self.which, "step": facts.get("step")}
         if self.source is None and Path(self.run, "metrics.jsonl").exists():
             write_file(Path(self.run, "evaluation.json"), to_json(result) + "\n")
         return result
@@ -136,9 +145,8 @@ class Sample:
             raise ValueError(f"--out: {out} must end in .png or .npy")
         if self.n < 1:
             raise ValueError(f"-n: must be at least 1, got {self.n}")
-        if not self.temperature >= 0:
-            raise ValueError(f"--temperature: must be a number of at least 0, got {self.temperature}")
-        flow = load(self.run, self.device, which=self.which)
+        flow, _ = load(self.run, self.device, which=self.which)
+        _make_way(out)
         data = _test_images(flow, self.run)[: self.n] if self.beside_data else None
         error = None
         if self.fast:
@@ -159,7 +167,7 @@ def _test_images(flow: "Flow", run: str) -> Any:
     from realnvp.data import splits_of_run
 
     assert flow.config is not None
-    return splits_of_run(Path(run), flow.config).test
+    return splits_of_run(Path(run), flow.config, verify=["test"]).test
 
 
 @dataclass
@@ -190,10 +198,10 @@ class Score:
 
         if not self.paths:
             raise ValueError("score: name image files or folders after the run")
-        if self.out and self.out.is_dir():
-            raise ValueError(f"--out: {self.out} is a folder; name a CSV file")
         files = files_of(self.paths)
-        flow, error = load(self.run, self.device, which=self.which), None
+        _make_way(self.out)
+        flow, _ = load(self.run, self.device, which=self.which)
+        error = None
         if self.fast:
             quick = fast(flow)
             error = fast_error(flow, quick, files, seed=self.seed)
@@ -233,7 +241,7 @@ class Check:
     def __call__(self) -> int:
         from realnvp.check import check
 
-        flow = load(self.run, self.device, which=self.which)
+        flow, _ = load(self.run, self.device, which=self.which)
         checks = check(flow, _test_images(flow, self.run)[:64].transpose(0, 3, 1, 2))
         failed = sum(not entry.ok for entry in checks)
         if self.json:
@@ -256,33 +264,25 @@ class Info:
     json: Json = False
 
     def __call__(self) -> int:
-        from realnvp.config import read_config
+        from realnvp.checkpoint import read_run_config
+        from realnvp.config import flat
+        from realnvp.evaluate import measured
         from realnvp.memory import count_parameters
 
         folder = Path(self.run)
-        path = folder / "config.json"
-        if not path.exists():
-            raise ValueError(
-                f"{self.run}: {'no config.json in it, so it is no run' if folder.exists() else 'no such run directory'}"
-            )
-        config = read_config(path)
+        config = read_run_config(folder)
         facts: dict[str, Any] = {"run": self.run, "config": asdict(config)}
         facts["parameters"] = count_parameters(config) if config.data.shape else None
         facts |= _stored_facts(folder)
         if self.json:
             print_json(facts)
             return 0
-        rows = [
-            (key, str(value)) for key, value in facts.items() if key not in ("config", "environment", "evaluation", "parameters")
-        ]
+        longer = ("config", "environment", "evaluation", "parameters")
+        rows = [(key, str(value)) for key, value in facts.items() if key not in longer]
         rows += [("parameters", thousands(facts["parameters"]) if facts["parameters"] else "of the data's size")]
-        rows += [
-            (f"{part}.{key}", str(value)) for part in ("data", "model", "train") for key, value in facts["config"][part].items()
-        ]
+        rows += [(name, str(value)) for name, value in flat(config).items()]
         if evaluation := facts.get("evaluation"):
-            rows.append(
-                ("evaluation", f"{evaluation['bits_per_dim']} +- {evaluation['standard_error']} on {evaluation['split']}")
-            )
+            rows.append(("evaluation", f"{measured(evaluation)} on {evaluation['split']}"))
         print_table(("", ""), rows)
         return 0
 
@@ -290,21 +290,35 @@ class Info:
 def _stored_facts(folder: Path) -> dict[str, Any]:
     """What files of the run say about it, each if it is there."""
     from realnvp.checkpoint import last_state
+    from realnvp.environment import read_sittings
+    from realnvp.table import EVALUATION
 
     facts: dict[str, Any] = {}
     if state := last_state(folder):
         facts |= {"step": state.step, "seconds": round(state.seconds, 1), "best_validation_bits_per_dim": state.best}
         facts |= {"best_step": state.best_step, "skipped_steps": state.skipped}
-    for name in ("evaluation", "environment", "facts"):
-        if (path := folder / f"{name}.json").exists():
-            facts[name] = read_json(path, kind=list) if name == "environment" else read_json(path, kind=dict)
+    if (folder / "evaluation.json").exists():
+        facts["evaluation"] = read_json(folder / "evaluation.json", kind=dict, fields=EVALUATION)
+    if (folder / "environment.json").exists():
+        facts["environment"] = read_sittings(folder)
+    if (folder / "facts.json").exists():
+        facts["facts"] = read_json(folder / "facts.json", kind=dict)
     return facts
 
 
-def load(run: str, device: str, *, which: Literal["best", "last"]) -> "Flow":
-    """The run's flow on the device."""
-    from realnvp.checkpoint import load_flow
+def _make_way(out: Path | None) -> None:
+    """Make the folder of a file to be written; ValueError or OSError before anything is computed, if that cannot be."""
+    if out and out.is_dir():
+        raise ValueError(f"--out: {out} is a folder; name a file")
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def load(run: str, device: str, *, which: Literal["best", "last"]) -> "tuple[Flow, dict[str, Any]]":
+    """The run's flow on the device, and what is known of it."""
+    from realnvp.checkpoint import load_model
     from realnvp.device import pick_device
 
     place = pick_device(device)
-    return load_flow(run, which=which).to(place)
+    flow, facts = load_model(run, which)
+    return flow.to(place), facts

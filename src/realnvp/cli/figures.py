@@ -35,7 +35,7 @@ class Figures:
     def __call__(self) -> int:
         from realnvp.figures import draw_figures
 
-        flow = load(self.run, self.device, which=self.which)
+        flow, _ = load(self.run, self.device, which=self.which)
         written = draw_figures(flow, self.run, only=self.only, seed=self.seed, out=self.out, arrays=self.arrays)
         if self.json:
             print_json({"run": self.run, "seed": self.seed, "which": self.which, "files": [str(path) for path in written]})

@@ -76,10 +76,9 @@ def run(argv: list[str]) -> int:
     except ModuleNotFoundError as error:
         return _complain(f"{error.name} is not installed: {_install_line(error.name or '')}", 2)
     except Exception as error:
-        code = _known(error)
-        if code is None:
+        if not hasattr(error, "exit_code"):  # a defect
             raise
-        return _complain(str(error), code)
+        return _complain(str(error), error.exit_code)
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -107,21 +106,9 @@ def _completion(argv: list[str]) -> int:
     return 0
 
 
-def _known(error: Exception) -> int | None:
-    """The exit code of an error of ours, None for a defect. Looks only at modules that are loaded: torch may not be."""
-    folders, training = sys.modules.get("realnvp.folders"), sys.modules.get("realnvp.train")
-    if folders and isinstance(error, folders.DamagedError):
-        return 1
-    if training and isinstance(error, training.TrainingStopped):
-        return 128 + int(error.signum)
-    if training and isinstance(error, training.TrainingFailed):
-        return 1
-    return None
-
-
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
+        return f"{error.filename2 or error.filename}: {error.strerror}"
     return " ".join(str(error).split())
 
 

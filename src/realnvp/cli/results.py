@@ -26,19 +26,22 @@ class Report:
     device: Device = "auto"
 
     def __call__(self) -> int:
+        from realnvp.environment import read_sittings
         from realnvp.figures import draw_figures
+        from realnvp.folders import DamagedError
         from realnvp.report import report
         from realnvp.table import current_evaluation
 
         run = Path(self.run)
-        flow = load(self.run, self.device, which="best")
+        flow, _ = load(self.run, self.device, which="best")
         assert flow.config is not None
+        sittings = read_sittings(run)
         try:
             result = current_evaluation(run)
-        except ValueError:  # none, or of another model or split
+        except (ValueError, DamagedError):  # none, or of another model or split
             result = Evaluate(self.run, codecs=flow.config.data.levels == 256, device=self.device).write()
         pictures = [path for path in draw_figures(flow, self.run, seed=self.seed) if path.suffix == ".png"]
-        page = report(run, flow.config, result, pictures, seed=self.seed)
+        page = report(run, flow.config, result, pictures, sittings, seed=self.seed)
         if self.json:
             print_json({"report": str(page), "pictures": [str(path) for path in pictures]})
         else:

@@ -2,19 +2,19 @@
 
 import hashlib
 import json
+import os
 import re
 import warnings
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from realnvp.data.prepare import atomic_save, write_dataset
+from realnvp.data.prepare import write_dataset
 from realnvp.data.readers import READERS, Found, Request
 from realnvp.data.readers.request import Size
-from realnvp.data.source import SPLITS
+from realnvp.data.source import SPLITS, in_threads
 from realnvp.data.splits import DESCRIPTION, open_splits, read_description
+from realnvp.folders import write_file
 from realnvp.progress import progress
 
 # What the publishers' pages, or torchvision's source, say.
@@ -29,32 +29,22 @@ LISTED = 32
 BLOCK = 2**20
 
 
-def convert(
-    name: str,
-    source: Path,
-    out: Path,
-    *,
-    allow_partial: bool = False,
-    crop: Size | None = None,
-    resize: Size | None = None,
-    held_out: float = 0.1,
-    seed: int = 0,
-) -> dict[str, Any]:
+def convert(name: str, source: Path, out: Path, **settings: Any) -> dict[str, Any]:
     """Write the prepared folder `out`, or go on with it; the content of its dataset.json, and whether it was there already.
 
-    ValueError names the file or flag; the source is only read. Warns if a checksum is not the publisher's.
+    settings: those of a `Request`. ValueError names the file or flag; the source is only read. Warns of other checksums than
+    the publisher's.
     """
     source, out = source.expanduser(), out.expanduser()
-    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+    if source.is_dir() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
         raise ValueError(f"--out: {out} is inside the source, which is only read")
-    settings = {"allow_partial": allow_partial, "crop": crop, "resize": resize, "held_out": held_out, "seed": seed}
     recorded = json.loads(json.dumps({"name": name, "source": source.absolute().name} | settings))
     if (out / DESCRIPTION).exists():
         return _already(out, source, recorded) | {"already": True}
     with ExitStack() as stack, warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*decompression bomb")
         scratch = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
-        found = READERS[name](Request(name, source, stack, scratch, **settings))  # type: ignore[arg-type]
+        found = READERS[name](Request(name, source, stack, scratch, **settings))
         inputs = _inputs(found, source if source.is_dir() else source.parent)
         _claim(out, recorded | {"inputs": inputs})
         about = recorded | {"inputs": inputs, "done": found.done}
@@ -99,31 +89,23 @@ def _claim(out: Path, state: dict[str, Any]) -> None:
     for file in files:
         file.unlink(missing_ok=True)
         file.with_name(f".{file.name}.tmp").unlink(missing_ok=True)
-    atomic_save(path, lambda file: file.write(json.dumps(state).encode()))
+    write_file(path, json.dumps(state))
 
 
 def _inputs(found: Found, base: Path) -> dict[str, Any]:
     """{name: bytes, sha256, ...} of all files that are read, by their names relative to the base."""
     by_place: dict[Path, list[Path]] = {}
     for files, name in found.inputs:
-        paths = by_place.setdefault(files.path, [])
-        if files.path.is_dir():
-            paths.append(files.path / name)
-        elif not paths:
-            paths.append(files.path)
-    total = sum(path.stat().st_size for paths in by_place.values() for path in paths)
+        by_place.setdefault(files.path, []).append(files.path / name)
     inputs: dict[str, Any] = {}
-    with progress("checksum", total // BLOCK) as report, ThreadPoolExecutor() as pool:
-        done = 0
-        for place, paths in by_place.items():
-            facts = []
-            for start in range(0, len(paths), 1024):
-                for path, fact in zip(paths[start : start + 1024], pool.map(_facts, paths[start : start + 1024]), strict=True):
-                    facts.append((path, fact))
-                    done += fact["bytes"]
-                    report(done // BLOCK, "MiB")
+    with progress("checksum", len(found.inputs)) as report:
+        for place, inner in by_place.items():
+            paths, facts = inner if place.is_dir() else [place], {}
+            for path, fact in zip(paths, in_threads(_facts, paths), strict=True):
+                facts[path] = fact
+                report(len(facts), "files")
             if len(paths) <= LISTED:
-                inputs |= {_relative(path, base): fact for path, fact in facts}
+                inputs |= {_relative(path, base): fact for path, fact in facts.items()}
             else:
                 inputs[f"{_relative(place, base)}/"] = _together(place, facts)
     for name, facts_of in inputs.items():
@@ -147,13 +129,12 @@ def _facts(path: Path) -> dict[str, Any]:
     return facts | ({"md5": md5.hexdigest(), "as_published": md5.hexdigest() == expected} if expected else {})
 
 
-def _together(place: Path, facts: Iterable[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+def _together(place: Path, facts: dict[Path, dict[str, Any]]) -> dict[str, Any]:
     """One entry for many files: `sha256` is that of the lines "CHECKSUM  PATH", as sha256sum prints them in the folder."""
-    lines, size, count = hashlib.sha256(), 0, 0
-    for path, fact in facts:
+    lines = hashlib.sha256()
+    for path, fact in facts.items():
         lines.update(f"{fact['sha256']}  {path.relative_to(place).as_posix()}\n".encode())
-        size, count = size + fact["bytes"], count + 1
-    return {"files": count, "bytes": size, "sha256": lines.hexdigest()}
+    return {"files": len(facts), "bytes": sum(fact["bytes"] for fact in facts.values()), "sha256": lines.hexdigest()}
 
 
 def _relative(path: Path, base: Path) -> str:

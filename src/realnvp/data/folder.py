@@ -4,14 +4,13 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 import numpy as np
 
 from realnvp.data.images import read_image
-from realnvp.data.source import Indices, Part, Pixels, Shape, array_part
+from realnvp.data.source import Part, Pixels, Shape, array_part, decoded_part, in_threads
 from realnvp.data.splits import check_levels, open_npy
 
 Name = TypeVar("Name", str, Path)
@@ -51,7 +50,6 @@ def _warn_of_others(source: Path, folders: dict[str, Path]) -> None:
 
 def image_files(folder: Path) -> list[Path]:
     """The image files below a folder, sorted by relative path; none is a ValueError. Not hidden ones, nor linked folders."""
-
     found = [folder / name for name in walk(folder) if is_image(name)]
     if not found:
         raise ValueError(f"{folder}: no image files in it ({' '.join(sorted(SUFFIXES))})")
@@ -114,12 +112,10 @@ def common_shape(paths: Sequence[Name], read: Callable[[Name], Pixels]) -> Shape
         except ValueError as error:
             return str(error)
 
-    looks: list[tuple[int, ...] | str] = []
     # Filters of warnings belong to the process, so this one is set once, around the threads.
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+    with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*decompression bomb")
-        for start in range(0, len(paths), 1024):  # a future per file of a million would fill the memory
-            looks += pool.map(look, paths[start : start + 1024])
+        looks = list(in_threads(look, paths))
     shapes = Counter(found for found in looks if isinstance(found, tuple))
     common = max(shapes, key=lambda shape: shapes[shape], default=(0, 0, 0))
     bad = [
@@ -141,16 +137,13 @@ def _image_part(files: Sequence[Path], shape: Shape) -> Part:
     """A part that decodes its files when they are read: the scan kept no pixels."""
     channels, height, width = shape
 
-    def read(wanted: Indices) -> Pixels:
-        chosen = [files[index] for index in wanted]
-        with ThreadPoolExecutor() as pool:
-            images = list(pool.map(read_image, chosen))
-        for path, image in zip(chosen, images, strict=True):
-            if image.shape != (height, width, channels):
-                raise ValueError(f"{path}: changed while it was read")
-        return np.stack(images)
+    def one(index: int) -> Pixels:
+        image = read_image(files[index])
+        if image.shape != (height, width, channels):
+            raise ValueError(f"{files[index]}: changed while it was read")
+        return image
 
-    return Part(len(files), read)
+    return decoded_part(len(files), one)
 
 
 def find_split(source: Path, split: str, *, levels: int) -> tuple[Part, Shape, str]:

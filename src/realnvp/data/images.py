@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from realnvp.data.source import Pixels
+from realnvp.data.source import Pixels, reason
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,10 +35,10 @@ def decode_image(file: Path | BinaryIO, name: str | Path) -> Pixels:
             image.load()  # verify() would let truncated files pass
             return _pixels(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
-        reason = "not an image that Pillow can read"
+        why = "not an image that Pillow can read"
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-    raise ValueError(f"{name}: {reason}")
+        why = reason(error)
+    raise ValueError(f"{name}: {why}")
 
 
 def _check_header(image: "Image.Image") -> None:

@@ -18,8 +18,10 @@ def dequantise(images: Tensor, noise: Tensor) -> Tensor:
 def quantize(x: Tensor, *, levels: int = 256) -> Tensor:
     """The grey levels floor(x), uint8, clamped to 0 .. levels - 1; same shape as x, any shape.
 
-    ValueError if x has a NaN, which no grey level stands for.
+    ValueError if x has a NaN, which no grey level stands for, or if levels are more than uint8 has.
     """
+    if not 2 <= levels <= 256:
+        raise ValueError(f"levels: must be between 2 and 256, got {levels}")
     if x.isnan().any():
         raise ValueError(f"{int(x.isnan().sum())} of {x.numel()} pixels are NaN")
     return x.floor().clamp(0, levels - 1).to(torch.uint8)

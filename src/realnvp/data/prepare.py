@@ -4,7 +4,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +16,7 @@ from realnvp.data.folder import scan
 from realnvp.data.photos import photos
 from realnvp.data.source import SPLITS, Part, Shape, Source, array_part, cut_off
 from realnvp.data.splits import DESCRIPTION, Splits, open_splits, read_description, sha256
+from realnvp.folders import atomic_save, ours
 from realnvp.progress import progress
 
 BLOCK_BYTES = 2**24
@@ -34,20 +35,20 @@ def find_data(config: DataConfig, *, seed: int) -> Source:
     return source
 
 
-def prepare(config: DataConfig, *, seed: int, folder: Path, verify: bool = False) -> Splits:
+def prepare(config: DataConfig, *, seed: int, folder: Path, verify: Iterable[str] = ()) -> Splits:
     """The data set, opened; written to the folder first, unless it is there or the source is a prepared folder itself.
 
-    verify: compare the checksums of files that are there.
-    ValueError names the field that differs from what the folder was prepared with, or what is wrong with the source.
+    verify: the splits whose checksums are compared, where they are there.
+    ValueError names the field that differs from what the folder was prepared with, or what is wrong with the source;
+    DamagedError what is wrong with the folder.
     """
     if (folder / DESCRIPTION).exists():
         _check_settings(config, seed, folder)
-        return open_splits(folder, verify=verify)
+        with ours():
+            return open_splits(folder, verify=verify)
     source = find_data(config, seed=seed)
     if prepared := _prepared_source(config):
         return open_splits(prepared, held_out=config.held_out, seed=seed, verify=verify)
-    if config.source and folder.resolve() == Path(config.source).expanduser().resolve():
-        raise ValueError(f"data.source: {folder} is also where the prepared data would be written")
     write_dataset(source, _settings(config, seed), folder)
     return open_splits(folder)
 
@@ -56,24 +57,6 @@ def discard_prepared(folder: Path) -> None:
     """Delete a folder that `prepare` has written."""
     if (folder / DESCRIPTION).exists():
         shutil.rmtree(folder)
-
-
-def atomic_save(path: Path, write: Callable[[BinaryIO], object], *, keep: bool = False) -> None:
-    """Writes a file as a whole or not at all: into a hidden sibling, to the disk, then renamed.
-
-    keep: what an interrupted call wrote stays in the sibling, and the next `write` finds it.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("r+b" if keep and temporary.exists() else "w+b") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        if not keep:
-            temporary.unlink(missing_ok=True)
-        raise
 
 
 def _prepared_source(config: DataConfig) -> Path | None:
@@ -112,7 +95,8 @@ def _settings(config: DataConfig, seed: int) -> dict[str, Any]:
 
 
 def _check_settings(config: DataConfig, seed: int, folder: Path) -> None:
-    recorded = read_description(folder)
+    with ours():
+        recorded = read_description(folder)
     now = _settings(config, seed) | ({"shape": [*config.shape]} if config.shape else {})
     for name, value in now.items():
         if recorded[name] != value:
@@ -173,7 +157,14 @@ def _save_part(part: Part, shape: Shape, path: Path, *, keep: bool) -> None:
     atomic_save(path, write, keep=keep)
 
 
-def splits_of_run(run_dir: Path, config: Config) -> Splits:
-    """The data that a run of this configuration was trained on; ValueError if they are not there any more."""
-    folder = _prepared_source(config.data) or run_dir / "data"
-    return open_splits(folder, held_out=config.data.held_out, seed=config.seed)
+def splits_of_run(run_dir: Path, config: Config, *, verify: Iterable[str] = ()) -> Splits:
+    """The data that a run of this configuration was trained on; the checksums of the splits in `verify` are compared.
+
+    ValueError if they are not there any more, DamagedError if the run's copy of them has changed.
+    """
+    if prepared := _prepared_source(config.data):
+        return open_splits(prepared, held_out=config.data.held_out, seed=config.seed, verify=verify)
+    if not (run_dir / "data").exists():
+        raise ValueError(f"{run_dir / 'data'}: the data that it was trained on are not there any more")
+    with ours():
+        return open_splits(run_dir / "data", verify=verify)

@@ -1,8 +1,9 @@
 """What a source of images holds, found before anything is written."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 Shape = tuple[int, int, int]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 SPLITS = ("train", "validation", "test")
 
 
@@ -57,6 +60,18 @@ def array_part(images: "Pixels | Rows") -> Part:
     return Part(len(images), lambda wanted: images[wanted])
 
 
+def decoded_part(count: int, decode: Callable[[int], Pixels]) -> Part:
+    """A part that decodes its images when they are read, on all cores; decode(index) gives (H, W, C)."""
+    return Part(count, lambda wanted: np.stack(list(in_threads(decode, wanted.tolist()))))
+
+
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """function(item) of each, in their order, on all cores; a future for each of a million at once would fill the memory."""
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(items), 1024):
+            yield from pool.map(function, items[start : start + 1024])
+
+
 def cut_off(parts: dict[str, Part], held_out: float, *, seed: int) -> dict[str, Part]:
     """Train, validation and test; one that is missing is cut off from train by the seed's permutation.
 
@@ -66,6 +81,11 @@ def cut_off(parts: dict[str, Part], held_out: float, *, seed: int) -> dict[str, 
         rows = cut_rows(parts["train"].count, held_out, missing, seed=seed)
         parts = parts | {split: parts["train"].take(rows[split]) for split in rows}
     return {split: parts[split] for split in SPLITS}
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in one line."""
+    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
 
 
 def cut_rows(count: int, held_out: float, missing: Sequence[str], *, seed: int) -> dict[str, Indices]:

@@ -1,7 +1,7 @@
 """A prepared data set: memory-mapped train.npy, test.npy, perhaps validation.npy, and a dataset.json that describes them."""
 
 import hashlib
-import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,23 @@ import numpy.typing as npt
 
 from realnvp.config import DataConfig
 from realnvp.data.rows import Images, Rows
-from realnvp.data.source import SPLITS, Pixels, Shape, cut_rows
+from realnvp.data.source import SPLITS, Pixels, Shape, cut_rows, reason
+from realnvp.folders import Fields, parse_json
 
 DESCRIPTION = "dataset.json"
-_FIELDS = {
+_FIELDS: Fields = {
     "name": str,
     "version": str | None,
-    "levels": int,
-    "shape": list,
-    "counts": dict,
     "source": str | None,
     "held_out": float | None,
     "seed": int,
+    "comparable": bool,
+    "levels": int,
+    "shape": list,
+    "train_shape": list | None,
+    "counts": dict,
     "groups": dict | None,
     "sha256": dict,
-    "train_shape": list | None,
-    "comparable": bool,
 }
 
 
@@ -52,8 +53,8 @@ class Splits:
         return channels, height, width
 
 
-def open_splits(folder: Path, *, held_out: float = DataConfig.held_out, seed: int = 0, verify: bool = False) -> Splits:
-    """The prepared data set in a folder; with `verify`, the checksums of its files are compared first.
+def open_splits(folder: Path, *, held_out: float = DataConfig.held_out, seed: int = 0, verify: Iterable[str] = ()) -> Splits:
+    """The prepared data set in a folder; the checksums of the splits in `verify` are compared first.
 
     Where it has no validation split, the share `held_out` of train is it, by the seed's permutation.
     ValueError names the file that is missing, damaged, or not what dataset.json says.
@@ -61,12 +62,13 @@ def open_splits(folder: Path, *, held_out: float = DataConfig.held_out, seed: in
     about = read_description(folder)
     present = [split for split in SPLITS if split != "validation" or split in about["counts"]]
     stored: dict[str, Pixels] = {split: open_npy(folder / f"{split}.npy") for split in present}
+    doubted = {split if split in stored else "train" for split in verify}
     for split, array in stored.items():
         channels, *size = about["train_shape"] if split == "train" and about["train_shape"] else about["shape"]
         path, expected = folder / f"{split}.npy", (about["counts"].get(split), *size, channels)
         if array.shape != expected or array.dtype != np.uint8:
             raise ValueError(f"{path}: {array.dtype} {array.shape}, but {DESCRIPTION} says uint8 {expected}")
-        if verify and sha256(path) != about["sha256"].get(path.name):
+        if split in doubted and sha256(path) != about["sha256"].get(path.name):
             raise ValueError(f"{path}: its checksum is not the one in {DESCRIPTION}")
         check_levels(array, about["levels"], path=path)
     arrays: dict[str, Images] = dict(stored)
@@ -83,25 +85,15 @@ def open_splits(folder: Path, *, held_out: float = DataConfig.held_out, seed: in
 def read_description(folder: Path) -> dict[str, Any]:
     """The fields of folder/dataset.json, of the right types; ValueError names the file and the field."""
     path = folder / DESCRIPTION
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    if not isinstance(about, dict):
-        raise ValueError(f"{path}: must hold an object")
-    about = {"train_shape": None, "comparable": True, **about}
-    wrong = [name for name, kind in _FIELDS.items() if name not in about or not isinstance(about[name], kind)]
-    if not wrong:
-        groups = about["groups"] or {}
-        rules = {
-            "levels": 2 <= about["levels"] <= 256,
-            "shape": len(about["shape"]) == 3,
-            "train_shape": about["train_shape"] is None or len(about["train_shape"]) == 3,
-            "groups": all(_labels(labels, about["counts"].get(split)) for split, labels in groups.items()),
-        }
-        wrong = [name for name, holds in rules.items() if not holds]
-    if wrong:
-        raise ValueError(f"{path}: {wrong[0]} is missing or makes no sense")
+    about = parse_json(path.read_bytes(), path, kind=dict, fields=_FIELDS)
+    rules = {
+        "levels": 2 <= about["levels"] <= 256,
+        "shape": len(about["shape"]) == 3,
+        "train_shape": about["train_shape"] is None or len(about["train_shape"]) == 3,
+        "groups": all(_labels(labels, about["counts"].get(split)) for split, labels in (about["groups"] or {}).items()),
+    }
+    if wrong := next((name for name, holds in rules.items() if not holds), None):
+        raise ValueError(f"{path}: {wrong} is missing or makes no sense")
     return about
 
 
@@ -114,8 +106,7 @@ def open_npy(path: Path) -> npt.NDArray[Any]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a damaged header is parsed as Python: it can raise nearly anything
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path}: {reason}") from None
+        raise ValueError(f"{path}: {reason(error)}") from None
     if not isinstance(array, np.ndarray) or not array.size:
         raise ValueError(f"{path}: not one array with something in it")
     return array

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from realnvp.data import atomic_save
+from realnvp.folders import atomic_save
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from realnvp import latent
 from realnvp.config import Config, nearest
-from realnvp.data import Splits, atomic_save, dequantise, quantize, splits_of_run
+from realnvp.data import Splits, dequantise, quantize, splits_of_run
 from realnvp.figures import plots
 from realnvp.figures.grids import Pixels, beside, grid, save_png, stacked
 from realnvp.flow import Flow
+from realnvp.folders import DamagedError, atomic_save
 from realnvp.likelihood import evaluating, in_bits_per_dim, log_probs
 from realnvp.noise import Purpose, generator, uniform
 from realnvp.progress import Report, progress
@@ -100,6 +101,8 @@ def draw_figures(
     names = _chosen(only)
     assert flow.config is not None
     subject, written, folder = Subject(flow, flow.config, Path(run), seed), [], Path(run, "figures") if out is None else out
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out: {folder} is a file; name a folder")
     with evaluating(flow), progress("figure", len(names)) as report:
         for done, name in enumerate(names):
             subject.say = partial(_say, report, done, name)
@@ -128,7 +131,7 @@ def _write(drawing: Drawing, folder: Path, *, arrays: bool) -> list[Path]:
     save_png(paths[0], drawing.picture)
     for name, array in drawing.arrays.items() if arrays else ():
         paths.append(folder / f"{drawing.name}-{name}.npy")
-        atomic_save(paths[-1], lambda file, array=array: np.save(file, array))  # type: ignore[misc]
+        atomic_save(paths[-1], partial(np.save, arr=array))
     return paths
 
 
@@ -235,7 +238,7 @@ def curves(subject: Subject) -> Iterator[Drawing]:
         train = _series(entries, bits="train_bits_per_dim")
         validation = _series(entries, bits="validation_bits_per_dim", error="validation_standard_error")
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise ValueError(f"{path}: not the metrics of a training") from None
+        raise DamagedError(f"{path}: not the metrics of a training") from None
     if not len(train["bits"]) or not len(validation["bits"]):
         raise ValueError(f"{path}: no bits/dim in it yet")
     parts = {"train": train, "validation": validation}

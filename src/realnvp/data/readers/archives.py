@@ -10,15 +10,16 @@ import stat
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, TypeVar
+from typing import IO, TypeVar
 
 from realnvp.data.folder import walk
 from realnvp.data.images import decode_image
-from realnvp.data.source import Pixels
+from realnvp.data.source import Pixels, reason
 
 Place = TypeVar("Place")
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -35,7 +36,7 @@ class Files:
     """The folder, or the archive."""
     sizes: dict[str, int]
     """In bytes, by relative path, sorted."""
-    opener: Callable[[str], BinaryIO]
+    opener: Callable[[str], IO[bytes]]
 
     def label(self, name: str) -> str:
         """What a message calls the file."""
@@ -47,7 +48,7 @@ class Files:
             with self.opener(name) as file:
                 return file.read(self.sizes[name] + 1)
         except Exception as error:  # a damaged archive raises nearly anything
-            raise ValueError(f"{self.label(name)}: {_reason(error)}") from None
+            raise ValueError(f"{self.label(name)}: {reason(error)}") from None
 
     def image(self, name: str) -> Pixels:
         """The pixels of an image file, (H, W, C)."""
@@ -60,22 +61,16 @@ def open_files(path: Path, stack: ExitStack, scratch: Path) -> Files:
     ValueError for an archive that is damaged, a bomb, or has a member that is a link, a device, or leads out of it.
     """
     if path.is_dir():
-        return Files(path, {name: _size(path / name) for name in walk(path)}, lambda name: _regular(path / name).open("rb"))
+        sizes = {name: (path / name).stat().st_size if (path / name).is_file() else 0 for name in walk(path)}
+        return Files(path, sizes, lambda name: _regular(path / name).open("rb"))
+    if not path.exists():
+        raise ValueError(f"{path}: no such file or folder")
     try:
         with path.open("rb") as file:
             magic = file.read(6)
         return _zip(path, stack) if magic[:2] == b"PK" else _tar(path, magic, stack, scratch)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, lzma.LZMAError, NotImplementedError) as error:
-        raise ValueError(f"{path}: {_reason(error)}") from None
-
-
-def collect(source: Path, stack: ExitStack, scratch: Path, wanted: Callable[[str], bool]) -> list[Files]:
-    """The folder and the archives somewhere in it whose name is wanted; or the one archive that the source is."""
-    if not source.exists():
-        raise ValueError(f"{source}: no such file or folder")
-    files = open_files(source, stack, scratch)
-    inner = [name for name in files.sizes if source.is_dir() and name.lower().endswith(SUFFIXES) and wanted(Path(name).name)]
-    return [files, *(open_files(source / name, stack, scratch) for name in inner)]
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, lzma.LZMAError, NotImplementedError) as error:
+        raise ValueError(f"{path}: {reason(error)}") from None
 
 
 def _zip(path: Path, stack: ExitStack) -> Files:
@@ -87,20 +82,21 @@ def _zip(path: Path, stack: ExitStack) -> Files:
                 raise ValueError(f"{path}: member {info.filename!r} is a link or a device; refused")
             members.append((info.filename, info, info.file_size))
     kept = _checked(path, members, path.stat().st_size)
-    return Files(path, {name: info.file_size for name, info in kept.items()}, lambda name: _as_binary(archive.open(kept[name])))
+    return Files(path, {name: info.file_size for name, info in kept.items()}, lambda name: archive.open(kept[name]))
 
 
 def _tar(path: Path, magic: bytes, stack: ExitStack, scratch: Path) -> Files:
-    file: BinaryIO = stack.enter_context(path.open("rb"))
+    file: IO[bytes] = stack.enter_context(path.open("rb"))
     for start, unpacker in ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ", lzma)):
         if magic.startswith(start):
             file = _unpacked(path, stack.enter_context(unpacker.open(file)), stack, scratch)
     members = []
     with tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
-            tar.members.clear()  # type: ignore[attr-defined]  # else a million of them take a gigabyte
-            if not (member.isdir() or (member.isreg() and not member.issparse())):
-                raise ValueError(f"{path}: member {member.name!r} is a link, a device or sparse; refused")
+            tar.members.clear()  # type: ignore[attr-defined]  # types lack it; a million members take a gigabyte
+            # A negative size would lead back to where it stands, for ever.
+            if member.size < 0 or not (member.isdir() or (member.isreg() and not member.issparse())):
+                raise ValueError(f"{path}: member {member.name!r} is a link, a device, sparse or of negative size; refused")
             if member.isreg():
                 members.append((member.name, (member.offset_data, member.size), member.size))
         file.seek(tar.offset)
@@ -115,19 +111,14 @@ def _tar(path: Path, magic: bytes, stack: ExitStack, scratch: Path) -> Files:
     )
 
 
-def _unpacked(path: Path, packed: BinaryIO, stack: ExitStack, scratch: Path) -> BinaryIO:
+def _unpacked(path: Path, packed: IO[bytes], stack: ExitStack, scratch: Path) -> IO[bytes]:
     """A file without a name that holds what a compressed file holds."""
-    file: BinaryIO = stack.enter_context(tempfile.TemporaryFile(dir=scratch))  # noqa: SIM115
+    file: IO[bytes] = stack.enter_context(tempfile.TemporaryFile(dir=scratch))  # noqa: SIM115  # the stack closes it
     total = 0
-    try:
-        while block := packed.read(2**20):
-            total += len(block)
-            check_bomb(path, total, path.stat().st_size)
-            file.write(block)
-    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise
-        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {_reason(error)}") from None
+    while block := packed.read(2**20):
+        total += len(block)
+        check_bomb(path, total, path.stat().st_size)
+        file.write(block)
     file.flush()
     file.seek(0)
     return file
@@ -161,16 +152,3 @@ def _regular(path: Path) -> Path:
     if not path.is_file():
         raise ValueError("no such file")
     return path
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-
-
-def _as_binary(file: object) -> BinaryIO:
-    assert isinstance(file, io.BufferedIOBase)
-    return file  # type: ignore[return-value]

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from realnvp.data.folder import is_image
-from realnvp.data.readers.archives import Files, open_files
+from realnvp.data.readers.archives import Files
 from realnvp.data.readers.request import Found, Place, Request, image_part, rgb, some
 from realnvp.data.source import SPLITS, Indices, Pixels, Source
 
@@ -19,7 +19,7 @@ def read_celeba(request: Request) -> Found:
     """A folder with img_align_celeba (a folder or .zip) and list_eval_partition.txt; or the one, with the other beside it."""
     every = request.collect(lambda name: name == "img_align_celeba.zip")
     if not any(_partitions(files) for files in every) and (request.source.parent / PARTITION).exists():
-        every.append(open_files(request.source.parent, request.stack, request.scratch))
+        every.append(request.open(request.source.parent))
     images = next((files for files in every if _images(files)), None)
     partition = next(((files, name) for files in every for name in _partitions(files)), None)
     if images is None or partition is None:

@@ -21,15 +21,13 @@ def read_cifar10(request: Request) -> Found:
     every = request.collect(lambda name: name.startswith("cifar-10-binary"))
     found: dict[str, list[Place]] = {}
     for files in every:
-        named = [(files, name) for name in files.sizes]
-        found = {split: [place for place in named if pattern.fullmatch(_base(place))] for split, pattern in NAMES.items()}
+        names = {name: PurePosixPath(name).name for name in files.sizes}
+        found = {split: [(files, name) for name in names if pattern.fullmatch(names[name])] for split, pattern in NAMES.items()}
         if all(found.values()):
             break  # the first that has both: a folder may hold the archive and its files
     if not all(found.values()):
-        if any(PICKLES.fullmatch(_base((files, name))) for files in every for name in files.sizes):
-            raise ValueError(
-                f"{request.source}: the Python version, whose files are pickles and can run code; get cifar-10-binary.tar.gz"
-            )
+        if any(PICKLES.fullmatch(PurePosixPath(name).name) for files in every for name in files.sizes):
+            raise ValueError(f"{request.source}: its files are pickles and can run code; get cifar-10-binary.tar.gz")
         raise ValueError(f"{request.source}: lacks data_batch_1.bin ... data_batch_5.bin or test_batch.bin")
     counts = {split: [_count(request, *place) for place in places] for split, places in found.items()}
     complete = request.complete({split: sum(each) for split, each in counts.items()}, COUNTS)
@@ -37,10 +35,6 @@ def read_cifar10(request: Request) -> Found:
     version = "binary version" if complete else "binary version, partial"
     source = Source("cifar10", version, 256, (3, 32, 32), parts, comparable=complete)
     return Found(source, [*found["train"], *found["test"]], "channel-major records to rows of pixels")
-
-
-def _base(place: Place) -> str:
-    return PurePosixPath(place[1]).name
 
 
 def _count(request: Request, files: Files, name: str) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from realnvp.data.folder import is_image
 from realnvp.data.readers.archives import Files, check_bomb
 from realnvp.data.readers.request import Found, Place, Request, chained_part, image_part, rgb
-from realnvp.data.source import Part, Pixels, Source
+from realnvp.data.source import Part, Pixels, Source, reason
 
 OLD, NEW = "van den Oord 2016 (the paper's)", "Chrabaszcz 2017 (not the paper's)"
 COUNTS = {OLD: {"train": 1_281_149, "test": 49_999}, NEW: {"train": 1_281_167, "test": 50_000}}
@@ -93,5 +93,5 @@ def _rows(files: Files, name: str, side: int, *, read: bool) -> tuple[int, Pixel
                 if read:
                     rows = np.frombuffer(array.read(), np.uint8).reshape(shape)
     except Exception as error:  # a damaged zip or header raises nearly anything
-        raise ValueError(f"{files.label(name)}: {' '.join(str(error).split()) or type(error).__name__}") from None
+        raise ValueError(f"{files.label(name)}: {reason(error)}") from None
     return shape[0], rows

@@ -14,7 +14,6 @@ import numpy as np
 
 from realnvp.data.folder import is_image
 from realnvp.data.images import decode_image
-from realnvp.data.readers.archives import open_files
 from realnvp.data.readers.request import Found, Place, Request, centre, image_part, rgb, smallest_side
 from realnvp.data.source import Indices, Part, Pixels, Source
 from realnvp.noise import Purpose, generator
@@ -44,7 +43,7 @@ def read_lsun(request: Request) -> Found:
     inputs: list[Place] = []
     for split, word in {"train": "train", "test": "val"}.items():
         folder = _folder(request.source, category, word)
-        files = open_files(folder, request.stack, request.scratch)
+        files = request.open(folder)
         if "data.mdb" in files.sizes:
             parts[split] = _lmdb(request, folder, partial(change, split))
             inputs.append((files, "data.mdb"))

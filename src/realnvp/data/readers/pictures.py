@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from realnvp.data.folder import NAMES, common_shape, is_image
-from realnvp.data.readers.archives import open_files
 from realnvp.data.readers.request import Found, Place, Request, centre, image_part, resized, smallest_side
 from realnvp.data.source import SPLITS, Part, Pixels, Source, cut_rows
 from realnvp.progress import progress
@@ -16,9 +15,7 @@ def read_pictures(request: Request) -> Found:
 
     Every file is decoded once before anything is written; ValueError names all that cannot be used.
     """
-    if not request.source.exists():
-        raise ValueError(f"{request.source}: no such file or folder")
-    files = open_files(request.source, request.stack, request.scratch)
+    files = request.open()
     names = [name for name in files.sizes if is_image(name)]
     if not names:
         raise ValueError(f"{request.source}: no image files in it")

@@ -1,15 +1,15 @@
 """What is to be prepared, and what a reader found."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from realnvp.data.readers.archives import Files, collect
-from realnvp.data.source import Indices, Part, Pixels, Shape, Source
+from realnvp.data.images import MAX_PIXELS
+from realnvp.data.readers.archives import SUFFIXES, Files, open_files
+from realnvp.data.source import Indices, Part, Pixels, Shape, Source, decoded_part
 
 Place = tuple[Files, str]
 """A file in a folder or archive."""
@@ -27,15 +27,21 @@ class Request:
     """Closes the source's files."""
     scratch: Path
     """A folder that temporary files without a name may take space in."""
-    allow_partial: bool = False
-    crop: Size | None = None
-    resize: Size | None = None
-    held_out: float = 0.1
-    seed: int = 0
+    allow_partial: bool
+    crop: Size | None
+    resize: Size | None
+    held_out: float
+    seed: int
 
     def collect(self, wanted: Callable[[str], bool]) -> list[Files]:
-        """The source's files: see `archives.collect`."""
-        return collect(self.source, self.stack, self.scratch, wanted)
+        """The folder and the archives somewhere in it whose name is wanted; or the one archive that the source is."""
+        files = self.open()
+        archives = [name for name in files.sizes if self.source.is_dir() and name.lower().endswith(SUFFIXES)]
+        return [files, *(self.open(self.source / name) for name in archives if wanted(Path(name).name))]
+
+    def open(self, path: Path | None = None) -> Files:
+        """The files of a folder or archive; of the source if none is named."""
+        return open_files(path or self.source, self.stack, self.scratch)
 
     def complete(self, found: dict[str, int], *published: dict[str, int]) -> bool:
         """Whether the counts are some published ones; ValueError if they are not and need be."""
@@ -72,11 +78,7 @@ def image_part(images: Sequence[Place], shape: Shape, change: Callable[[Pixels, 
             raise ValueError(f"{files.label(name)}: has the shape {pixels.shape}, not {(height, width, channels)}")
         return pixels
 
-    def read(wanted: Indices) -> Pixels:
-        with ThreadPoolExecutor() as pool:
-            return np.stack(list(pool.map(one, wanted.tolist())))
-
-    return Part(len(images), read)
+    return decoded_part(len(images), one)
 
 
 def chained_part(counts: Sequence[int], load: Callable[[int], Pixels]) -> Part:
@@ -107,6 +109,8 @@ def resized(pixels: Pixels, height: int, width: int) -> Pixels:
     """Scaled to that size, bilinear, antialiased: each pixel averages all those that it stands for."""
     from PIL import Image
 
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"would be {height} high, {width} wide: more than {MAX_PIXELS} pixels")
     picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
     scaled = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
     return scaled.reshape(height, width, -1)

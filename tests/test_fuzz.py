@@ -1,0 +1,86 @@
+"""Any configuration either trains three steps or is refused with a line that names one of its fields."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+from realnvp.config import Config, DataConfig, ModelConfig, TrainConfig, flat
+from realnvp.train import train
+
+NAN, INF = float("nan"), float("inf")
+# What makes sense (three times as likely), and what may not.
+FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
+    "name": (["images"], ["digits", "imges", "", 3]),
+    "seed": ([0, 7, 2**63 - 1], [-1, 2**63, 1.5]),
+    "data.set": (["images"], ["digits", "celeba", "/etc", None]),
+    "data.shape": ([None], [(1, 8, 8), (3, 8, 8), (0, 8, 8), (8, 8), (10**30, 8, 8)]),
+    "data.levels": ([256], [17, 2, 1, 257, -1]),
+    "data.flip": ([False, True], ["yes", 1]),
+    "data.held_out": ([0.1, 0.3], [0.0, 0.5, -1.0, NAN, INF, 1e-9]),
+    "model.coupling": (["affine", "additive"], ["linear", None]),
+    "model.num_scales": ([None, 1, 2], [3, 5, 16, 17, 0, -1]),
+    "model.width": ([1, 2, 3], [0, 4096, 5000, 2.5, 10**30]),
+    "model.num_blocks": ([0, 1], [-1, 1000, 1001, 10**30]),
+    "model.momentum": ([0.0, 0.9], [1.0, -0.1, NAN, 1 - 1e-12]),
+    "model.alpha": ([0.05, 1e-6], [0.0, 0.5, 0.49999, NAN]),
+    "train.batch_size": ([2, 3, 8], [0, 1, 30, 1000, 10**30]),
+    "train.lr": ([1e-3], [1e3, 1e30, 0.0, NAN, INF]),
+    "train.clip": ([100.0, INF], [0.0, 1e-30, NAN]),
+    "train.l2": ([5e-5, 0.0], [-1.0, INF, NAN, 1e30]),
+    "train.precision": (["float32", "float64", "bfloat16"], ["int8", "float16"]),
+    "train.eval_images": ([1, 9], [0, 10**30]),
+    "train.patience": ([0, 1], [-1, 10**30]),
+    "train.tracker": (["none"], ["os", ""]),
+    "train.log_every": ([1, 10**30], [0]),
+    "train.save_every": ([1, 3, 10**30], [0]),
+}
+
+
+@st.composite
+def configurations(draw: st.DrawFn) -> tuple[Config, bool]:
+    """A configuration, and whether every field makes sense; at most three may not."""
+    odd = draw(st.sets(st.sampled_from(sorted(FIELDS)), max_size=3))
+    chosen = {name: draw(st.sampled_from(FIELDS[name][name in odd])) for name in FIELDS}
+    parts: dict[str, dict[str, Any]] = {"": {}, "data": {}, "model": {}, "train": {}}
+    for name, value in chosen.items():
+        part, _, field = name.rpartition(".")
+        parts[part][field] = value
+    steps = {"max_steps": 3, "moment_batches": 1, "eval_every": 3, "sample_every": 3}
+    data, model = DataConfig(**parts["data"]), ModelConfig(**parts["model"])
+    return Config(**parts[""], data=data, model=model, train=TrainConfig(**parts["train"], **steps)), not odd
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("fuzz") / "images.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 17, (30, 4, 4), dtype=np.uint8))
+    return path
+
+
+@settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(configurations())
+def test_any_configuration(source: Path, drawn: tuple[Config, bool]) -> None:
+    config, sensible = drawn
+    run_dir = source.parent / "run"
+    shutil.rmtree(run_dir, ignore_errors=True)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=str(source)))
+    refusal = ""
+    try:
+        assert train(config, run_dir, device="cpu").step == 3
+    except ValueError as error:
+        refusal = str(error)
+    finally:
+        for shared in (AcceleratorState, GradientState, PartialState):
+            shared._reset_state()
+    event("refused" if refusal else "trained")
+    assert not (refusal and sensible), refusal
+    if refusal:
+        assert any(name in refusal for name in flat(config)), refusal
+        assert {path.name for path in run_dir.rglob("*")} <= {".lock"}
