@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: help demo test lint types format lines clean
+.PHONY: help demo test faults lint types format lines clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -17,6 +17,11 @@ demo: $(VENV)/.demo  ## train on photographs, evaluate, sample, check: about 10 
 
 test: $(VENV)/.dev  ## all tests
 	$(BIN)/python -m pytest
+
+faults: $(VENV)/.dev  ## kill trainings, fill disks, flip bits: hundreds of times, about 10 minutes
+	$(BIN)/python -m tests.faults.kill
+	$(BIN)/python -m tests.faults.storage
+	$(BIN)/python -m tests.faults.others
 
 lint: $(VENV)/.dev  ## ruff: mistakes and format
 	$(BIN)/ruff check .

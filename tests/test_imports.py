@@ -33,7 +33,7 @@ LAYERS: list[set[str]] = [
         "batches",
     },
     {"models", "latent"},
-    {"checkpoint", "memory"},
+    {"checkpoint", "memory", "nonfinite"},
     {"likelihood", "evaluate", "score", "check"},
     {"figures"},
     {"train", "sampling", "table", "report"},
@@ -47,6 +47,7 @@ SAME_LAYER_ALLOWED = {
     ("check", "likelihood"),
     ("prior", "noise"),
     ("data", "config"),
+    ("data", "folders"),
     ("data", "noise"),
     ("data", "progress"),
 }

@@ -26,28 +26,55 @@ def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
         raise ValueError(f"{target}: exists and was not written by this program, so it is not replaced")
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     manifest = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    for name, content in [*files.items(), (MANIFEST, json.dumps(manifest, indent=2).encode())]:
-        with (temporary / name).open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    _flush(temporary)
+    try:
+        with naming(target, sum(map(len, files.values()))):
+            temporary.mkdir(parents=True)
+            for name, content in [*files.items(), (MANIFEST, json.dumps(manifest, indent=2).encode())]:
+                _write(temporary / name, content)
+            _flush(temporary)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     if target.exists():
-        shutil.rmtree(target)
+        discard(target)
     temporary.rename(target)
     _flush(target.parent)
 
 
 def write_file(target: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
+    temporary, content = target.with_name(f".{target.name}.tmp"), text.encode()
+    with naming(target, len(content)):
+        _write(temporary, content)
+    temporary.replace(target)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(target)
+
+
+@contextmanager
+def naming(path: Path, size: int | None = None) -> Iterator[None]:
+    """Within it, an error of the disk names the path and the bytes that it was to hold: the system's own names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        needed = "" if size is None else f"; {size:,} bytes are needed"
+        raise OSError(error.errno, f"{error.strerror}{needed}", str(path)) from None
+
+
+def discard(folder: Path) -> None:
+    """Delete a folder; it is hidden first, so that whoever ends this process leaves no half of it."""
+    hidden = folder.with_name(f".{folder.name}.old.tmp")
+    shutil.rmtree(hidden, ignore_errors=True)
+    folder.rename(hidden)
+    shutil.rmtree(hidden)
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
@@ -121,7 +148,7 @@ def numbered(parent: Path, prefix: str) -> list[Path]:
 def keep_last(parent: Path, prefix: str, count: int) -> None:
     """Delete all folders PREFIX-NUMBER but the last ones."""
     for folder in numbered(parent, prefix)[:-count]:
-        shutil.rmtree(folder)
+        discard(folder)
 
 
 def sweep(parent: Path) -> None:
@@ -133,6 +160,7 @@ def sweep(parent: Path) -> None:
 def _flush(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -121,7 +121,7 @@ def _known(error: Exception) -> int | None:
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
+        return f"{error.filename}: {error.strerror} (errno {error.errno})"
     return " ".join(str(error).split())
 
 

@@ -15,7 +15,8 @@ from realnvp.data.digits import digits
 from realnvp.data.folder import scan
 from realnvp.data.photos import photos
 from realnvp.data.source import SPLITS, Part, Shape, Source, array_part, cut_off
-from realnvp.data.splits import DESCRIPTION, Splits, open_splits, read_description, sha256
+from realnvp.data.splits import DESCRIPTION, Splits, checksum, open_splits, read_description, sha256
+from realnvp.folders import naming
 from realnvp.progress import progress
 
 BLOCK_BYTES = 2**24
@@ -58,14 +59,15 @@ def discard_prepared(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def atomic_save(path: Path, write: Callable[[BinaryIO], object], *, keep: bool = False) -> None:
+def atomic_save(path: Path, write: Callable[[BinaryIO], object], *, size: int | None = None, keep: bool = False) -> None:
     """Writes a file as a whole or not at all: into a hidden sibling, to the disk, then renamed.
 
+    size: the bytes it will take, for the message of a full disk.
     keep: what an interrupted call wrote stays in the sibling, and the next `write` finds it.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("r+b" if keep and temporary.exists() else "w+b") as file:
+        with naming(path, size), temporary.open("r+b" if keep and temporary.exists() else "w+b") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -141,6 +143,7 @@ def write_dataset(source: Source, about: dict[str, Any], folder: Path, *, keep: 
         "comparable": source.comparable,
         "sha256": {path.name: sha256(path) for path in files.values()},
     }
+    about["sha256"][DESCRIPTION] = checksum(about)
     # Written last: a folder with it is complete.
     atomic_save(folder / DESCRIPTION, lambda file: file.write(json.dumps(about, indent=1).encode()))
     return about
@@ -150,17 +153,15 @@ def _save_part(part: Part, shape: Shape, path: Path, *, keep: bool) -> None:
     """One split as .npy, uint8 (N, H, W, C), written in blocks: memory stays bounded, and a full disk is an OSError."""
     channels, height, width = shape
     rows = max(1, BLOCK_BYTES // (channels * height * width))
-    header = io.BytesIO()
-    description = {"descr": "|u1", "fortran_order": False, "shape": (part.count, height, width, channels)}
-    np.lib.format.write_array_header_1_0(header, description)
-    begin, block = header.tell(), rows * channels * height * width
+    header = npy_header((part.count, height, width, channels))
+    begin, block = len(header), rows * channels * height * width
 
     def write(file: BinaryIO) -> None:
         # Each block is flushed before the next is begun, so all but the last are on the disk even after a loss of power.
         done = max(0, (file.seek(0, os.SEEK_END) - begin) // block - 1)
         file.truncate(begin + done * block if done else 0)
         file.seek(0)
-        file.write(header.getvalue())
+        file.write(header)
         file.seek(0, os.SEEK_END)
         with progress(path.stem, part.count, start=done * rows, enabled=keep) as report:
             for start in range(done * rows, part.count, rows):
@@ -170,7 +171,14 @@ def _save_part(part: Part, shape: Shape, path: Path, *, keep: bool) -> None:
                     os.fsync(file.fileno())
                 report(min(start + rows, part.count), "images")
 
-    atomic_save(path, write, keep=keep)
+    atomic_save(path, write, size=begin + part.count * channels * height * width, keep=keep)
+
+
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    """How an .npy file of uint8 of this shape begins; the bytes of the array follow."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return header.getvalue()
 
 
 def splits_of_run(run_dir: Path, config: Config) -> Splits:

@@ -98,11 +98,20 @@ def read_description(folder: Path) -> dict[str, Any]:
             "shape": len(about["shape"]) == 3,
             "train_shape": about["train_shape"] is None or len(about["train_shape"]) == 3,
             "groups": all(_labels(labels, about["counts"].get(split)) for split, labels in groups.items()),
+            "sha256": {*about["sha256"]} - {DESCRIPTION} == {f"{split}.npy" for split in about["counts"]},
         }
         wrong = [name for name, holds in rules.items() if not holds]
     if wrong:
         raise ValueError(f"{path}: {wrong[0]} is missing or makes no sense")
+    if about["sha256"].get(DESCRIPTION, own := checksum(about)) != own:
+        raise ValueError(f"{path}: damaged, its own checksum does not fit")
     return about
+
+
+def checksum(about: dict[str, Any]) -> str:
+    """That of a description itself, which stands in it beside those of the arrays."""
+    others = {name: digest for name, digest in about["sha256"].items() if name != DESCRIPTION}
+    return hashlib.sha256(json.dumps(about | {"sha256": others}, sort_keys=True).encode()).hexdigest()
 
 
 def _labels(labels: Any, count: Any) -> bool:

@@ -1,0 +1,70 @@
+"""SIGKILL at random moments: python -m tests.faults.kill [--times 100] [--seed 0]
+
+A tiny training, `realnvp prepare` and `realnvp figures` are killed and started again with the same command until they end.
+Then all that they wrote is what a run wrote which nobody killed, to the bit; no training has lost more than `save_every` steps.
+"""
+
+import argparse
+import json
+import random
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from realnvp.folders import newest_intact
+
+from .children import Child
+from .subjects import SAVE_EVERY, SUBJECTS, Subject, differences, training, warm
+
+
+class Killed(NamedTuple):
+    """What came of it."""
+
+    kills: int
+    runs: int
+    lost: int
+    """Steps of training, at most."""
+    seconds: float
+    """That one run takes."""
+
+
+def kill(subject: Subject, times: int, folder: Path, choose: random.Random) -> Killed:
+    """Kill the command so many times; AssertionError if it does not end as one that was left alone."""
+    log, kills, runs, lost = folder / "log", 0, 0, 0
+    warm()
+    seconds = Child([*subject.command, folder / "whole"], log).succeed()
+    expected = subject.wrote(folder / "whole")
+    while kills < times:
+        out = folder / f"run-{runs}"
+        while kills < times and Child([*subject.command, out], log).kill(after=choose.uniform(0, seconds)):
+            kills += 1
+            lost = max(lost, lost_steps(out))
+        Child([*subject.command, out], log).succeed()
+        runs += 1
+        assert differences(subject.wrote(out), expected) == [], out
+    return Killed(kills, runs, lost, seconds)
+
+
+def lost_steps(run: Path) -> int:
+    """How many steps a killed training had done after its last checkpoint; AssertionError if half of one can be seen."""
+    files, complaints = newest_intact(run / "checkpoints", "step")
+    assert complaints == []
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
+    done = max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
+    lost: int = done - (json.loads(files["state.json"])["step"] if files else 0)
+    assert lost <= SAVE_EVERY, f"{run}: {lost} steps lost"
+    return lost
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=int, default=100, help="kills of each")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    print("| killed | times | ended bit-equal | most steps lost (save_every = 3) | one run takes |\n|---|---|---|---|---|")
+    for name, make in SUBJECTS.items():
+        with tempfile.TemporaryDirectory() as place:
+            killed = kill(make(Path(place)), given.times, Path(place), random.Random(given.seed))
+        lost = killed.lost if make is training else "-"
+        print(f"| {name} | {killed.kills} | {killed.runs} of {killed.runs} runs | {lost} | {killed.seconds:.2f} s |", flush=True)

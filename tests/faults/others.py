@@ -1,0 +1,66 @@
+"""One of two processes dies or hangs: python -m tests.faults.others
+
+The other one ends with a clear error: at once where it died, after train.timeout where it hangs.
+"""
+
+import dataclasses
+import os
+import signal
+import socket
+import tempfile
+import time
+from pathlib import Path
+
+from realnvp.config import to_json
+
+from .children import Child
+from .subjects import TINY
+
+TIMEOUT = 5.0
+
+
+def pair(folder: Path) -> list[Child]:
+    """Two processes of one training that does not end soon, at its second step or later."""
+    endless = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, max_steps=100_000, timeout=TIMEOUT))
+    (folder / "config.json").write_text(to_json(endless))
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1]), "WORLD_SIZE": "2"}
+    command = ("train", "--config", folder / "config.json", "--device", "cpu", "--run-dir", folder / "run")
+    two = []
+    for rank in ("0", "1"):
+        place = address | {"RANK": rank, "LOCAL_RANK": rank}
+        two.append(Child(command, folder / f"log-{rank}", lambda place=place: os.environ.update(place)))
+    metrics = folder / "run" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("\n") > 1):
+        assert [child.wait(0) for child in two] == [None, None], [child.log.read_text() for child in two]
+        time.sleep(0.01)
+    return two
+
+
+def survivor(folder: Path, *, victim: int, fault: signal.Signals) -> tuple[str, float, float]:
+    """What the other process says, and how long after the fault it said so and had ended.
+
+    AssertionError if it does not exit with 1.
+    """
+    two = pair(folder)
+    try:
+        os.kill(two[victim].pid, fault)
+        began, other = time.monotonic(), two[1 - victim]
+        while "realnvp: error: " not in other.log.read_text() and other.wait(0) is None:
+            time.sleep(0.01)
+        said = time.monotonic() - began
+        assert other.wait() == 1, other.log.read_text()
+        return other.log.read_text(), said, time.monotonic() - began
+    finally:
+        for child in two:
+            child.kill(0)
+
+
+if __name__ == "__main__":
+    print(f"| fault | process | said after | ended after | (train.timeout = {TIMEOUT:g} s)\n|---|---|---|---|---|")
+    for fault in (signal.SIGKILL, signal.SIGSTOP):
+        for victim in (0, 1):
+            with tempfile.TemporaryDirectory() as place:
+                words, said, ended = survivor(Path(place), victim=victim, fault=fault)
+            print(f"| {fault.name} | {victim} | {said:.2f} s | {ended:.2f} s | {words.splitlines()[-1]} |", flush=True)
