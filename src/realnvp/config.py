@@ -99,18 +99,8 @@ class Config:
 
 # On resume these may differ from the run's; any other changed field is another training.
 MAY_CHANGE = frozenset(
-    f"train.{name}"
-    for name in (
-        "max_steps",
-        "log_every",
-        "eval_every",
-        "eval_images",
-        "sample_every",
-        "save_every",
-        "patience",
-        "timeout",
-        "tracker",
-    )
+    [f"train.{name}" for name in ("max_steps", "eval_images", "patience", "timeout", "tracker")]
+    + [f"train.{what}_every" for what in ("log", "eval", "sample", "save")]
 )
 
 _CIFAR10 = Config(

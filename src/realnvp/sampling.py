@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from realnvp.data import atomic_save, npy_header, quantize
+from realnvp.data import atomic_save, quantize
 from realnvp.data.images import MAX_PIXELS
 from realnvp.figures import data_beside_samples, samples_only
 from realnvp.flow import Flow
@@ -43,13 +43,13 @@ def write_samples(flow: Flow, out: Path, *, n: int, seed: int, temperature: floa
                 report(first + count)
 
     def write(file: BinaryIO) -> None:
-        file.write(header)
+        header = {"descr": "|u1", "fortran_order": False, "shape": (n, height, width, channels)}
+        np.lib.format.write_array_header_1_0(file, header)
         file.writelines(chunk.tobytes() for chunk in chunks())
 
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".npy":
-        header = npy_header((n, height, width, channels))
-        atomic_save(out, write, size=len(header) + n * channels * height * width)
+        atomic_save(out, write, size=n * channels * height * width)
     elif data is not None:
         data_beside_samples(out, data, np.concatenate([*chunks()]), levels=levels)
     else:

@@ -22,24 +22,14 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import Tensor
 
 from realnvp.batches import Batches
-from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, save_checkpoint, save_flow
+from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, lost_best, save_checkpoint, save_flow
 from realnvp.config import MAY_CHANGE, Config, differences, read_config, resolve, to_json, validate
 from realnvp.data import Splits, discard_prepared, prepare, quantize
 from realnvp.device import pick_device
 from realnvp.environment import environment
 from realnvp.figures import data_beside_samples
 from realnvp.flow import Flow
-from realnvp.folders import (
-    DamagedError,
-    keep_last,
-    lock_folder,
-    naming,
-    newest_intact,
-    numbered,
-    read_json,
-    sweep,
-    write_file,
-)
+from realnvp.folders import DamagedError, keep_last, lock_folder, naming, numbered, read_json, sweep, write_file
 from realnvp.likelihood import BitsPerDim, evaluating, in_bits_per_dim, log_probs, summarise
 from realnvp.models import build, l2_penalty
 from realnvp.moments import averaging, restore_moments, stored_moments
@@ -109,7 +99,7 @@ def _with_others(timeout: float) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch's own, of no kind of its own on CPUs
-        if not re.search("gloo|nccl|store", str(error), re.IGNORECASE):
+        if not re.search("gloo|NCCL|TCPStore|client socket", str(error)):
             raise
         reason = re.sub(r"^\[\S+\] ", "", str(error)).split(". ")[0]
         words = f"another process has ended, or has not answered for train.timeout = {timeout:g} seconds: {reason}"
@@ -118,14 +108,12 @@ def _with_others(timeout: float) -> Iterator[None]:
 
 def _check_best(run: Run) -> None:
     """DamagedError if the best model of a finished training is lost; else a warning, and the next evaluation writes a new one."""
-    files, complaints = newest_intact(run.run_dir / "model", "best")
-    if run.state.best is None or (files and not complaints):
+    if run.state.best is None or not (lost := lost_best(run.run_dir)):
         return
-    reason = "; ".join(complaints) or f"{run.run_dir / 'model'}: the best model is missing"
     if run.finished:
-        raise DamagedError(f"{reason}; --train.max-steps N trains on and writes a new one")
+        raise DamagedError(f"{lost}; --train.max-steps N trains on and writes a new one")
     if run.accelerator.is_main_process:
-        warnings.warn(f"{reason}; the next evaluation writes a new one", stacklevel=2)
+        warnings.warn(f"{lost}; the next evaluation writes a new one", stacklevel=2)
     run.state.best = None
 
 
@@ -311,6 +299,8 @@ def _evaluate(run: Run) -> None:
     state = run.state
     better = math.isfinite(result.mean) and (state.best is None or result.mean < state.best)
     state.evaluations_since_best = 0 if better else state.evaluations_since_best + 1
+    if result.nonfinite and run.accelerator.is_main_process:
+        warnings.warn(f"step {state.step}: {result.nonfinite} validation images have no finite log-density", stacklevel=2)
     if better:
         state.best, state.best_step = result.mean, state.step
     if run.accelerator.is_main_process:

@@ -4,7 +4,7 @@ from realnvp.data.codecs import codec_bits_per_dim
 from realnvp.data.folder import find_split, image_files
 from realnvp.data.images import read_image
 from realnvp.data.pixels import dequantise, quantize
-from realnvp.data.prepare import atomic_save, discard_prepared, find_data, npy_header, prepare, splits_of_run
+from realnvp.data.prepare import atomic_save, discard_prepared, find_data, prepare, splits_of_run
 from realnvp.data.rows import Rows
 from realnvp.data.source import Part, Source, array_part
 from realnvp.data.splits import Splits, open_splits
@@ -22,7 +22,6 @@ __all__ = [
     "find_data",
     "find_split",
     "image_files",
-    "npy_header",
     "open_splits",
     "prepare",
     "quantize",

@@ -153,15 +153,17 @@ def _save_part(part: Part, shape: Shape, path: Path, *, keep: bool) -> None:
     """One split as .npy, uint8 (N, H, W, C), written in blocks: memory stays bounded, and a full disk is an OSError."""
     channels, height, width = shape
     rows = max(1, BLOCK_BYTES // (channels * height * width))
-    header = npy_header((part.count, height, width, channels))
-    begin, block = len(header), rows * channels * height * width
+    header = io.BytesIO()
+    description = {"descr": "|u1", "fortran_order": False, "shape": (part.count, height, width, channels)}
+    np.lib.format.write_array_header_1_0(header, description)
+    begin, block = header.tell(), rows * channels * height * width
 
     def write(file: BinaryIO) -> None:
         # Each block is flushed before the next is begun, so all but the last are on the disk even after a loss of power.
         done = max(0, (file.seek(0, os.SEEK_END) - begin) // block - 1)
         file.truncate(begin + done * block if done else 0)
         file.seek(0)
-        file.write(header)
+        file.write(header.getvalue())
         file.seek(0, os.SEEK_END)
         with progress(path.stem, part.count, start=done * rows, enabled=keep) as report:
             for start in range(done * rows, part.count, rows):
@@ -172,13 +174,6 @@ def _save_part(part: Part, shape: Shape, path: Path, *, keep: bool) -> None:
                 report(min(start + rows, part.count), "images")
 
     atomic_save(path, write, size=begin + part.count * channels * height * width, keep=keep)
-
-
-def npy_header(shape: tuple[int, ...]) -> bytes:
-    """How an .npy file of uint8 of this shape begins; the bytes of the array follow."""
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    return header.getvalue()
 
 
 def splits_of_run(run_dir: Path, config: Config) -> Splits:
