@@ -7,6 +7,7 @@ import dataclasses
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,17 +43,16 @@ def round_trip(flow: Flow, images: "np.ndarray[tuple[int, ...], np.dtype[np.uint
     return gap if np.isfinite(gap) else float("inf")
 
 
-def drift(run: Path, steps: int, rows: int = 10) -> list[tuple[int, float, float, float, int]]:
-    """(step, validation bits/dim, round trip in float32, in float64, failed checks) at `rows` points of one training."""
-    config, found = configured(steps, rows), []
+def drift(run: Path, steps: int, rows: int = 10) -> Iterator[tuple[int, float, float, float, int]]:
+    """(step, best validation bits/dim, round trip in float32, in float64, failed checks) at `rows` points of one training."""
+    config = configured(steps, rows)
     for step in range(steps // rows, steps + 1, steps // rows):
         state = train(dataclasses.replace(config, train=dataclasses.replace(config.train, max_steps=step)), run, device="cpu")
         images = np.load(run / "data" / "test.npy")[:IMAGES]
         flow = load_flow(run, which="last")
         failed = sum(not entry.ok for entry in check(flow, images[:64].transpose(0, 3, 1, 2)))
         bits = state.best if state.best is not None else float("nan")
-        found.append((state.step, bits, round_trip(flow, images), round_trip(flow.double(), images), failed))
-    return found
+        yield state.step, bits, round_trip(flow, images), round_trip(flow.double(), images), failed
 
 
 if __name__ == "__main__":
