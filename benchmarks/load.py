@@ -45,9 +45,8 @@ def trained(folder: Path) -> Path:
     """A small digits flow."""
     every = ("max-steps", "eval-every", "sample-every", "save-every")
     flags = [word for name in every for word in (f"--train.{name}", "20")]
-    run(
-        "train", "digits", "--run-dir", folder, *flags, "--model.width", "8", "--model.num-blocks", "1", "--train.tracker", "none"
-    )
+    flags += ["--model.width", "8", "--model.num-blocks", "1", "--train.tracker", "none"]
+    run("train", "digits", "--run-dir", folder, *flags)
     return folder
 
 
@@ -119,9 +118,8 @@ def main(many: int, files: int) -> None:
             ("a picture of 40,000 x 40,000, 1.6 GB", run("score", flow, too_large(here / "large.png", 40_000))),
             (f"{many // 2:,} samples as one PNG", run("sample", flow, "-n", half, "--out", here / "s.png")),
         ):
-            print(
-                f"{what}: exit code {refused.code}, {refused.seconds:.0f} s, peak {refused.megabytes:.0f} MB: {refused.said.strip()}"
-            )
+            cost = f"{refused.seconds:.0f} s, peak {refused.megabytes:.0f} MB"
+            print(f"{what}: exit code {refused.code}, {cost}: {refused.said.strip()}")
 
 
 if __name__ == "__main__":
