@@ -20,9 +20,17 @@ from tests.faults.children import Child
 from tests.faults.subjects import SUBJECTS, TINY, training
 
 
-@pytest.mark.parametrize(("name", "times"), [("training", 5), ("preparation", 2), ("figures", 2)])
-def test_killed_at_random_moments(tmp_path: Path, name: str, times: int) -> None:
-    assert kill.kill(SUBJECTS[name](tmp_path), times, tmp_path, random.Random(0)).kills == times
+@pytest.mark.parametrize(
+    ("name", "times", "signum"),
+    [
+        ("training", 5, signal.SIGKILL),
+        ("training", 3, signal.SIGTERM),
+        ("preparation", 2, signal.SIGKILL),
+        ("figures", 2, signal.SIGKILL),
+    ],
+)
+def test_killed_at_random_moments(tmp_path: Path, name: str, times: int, signum: signal.Signals) -> None:
+    assert kill.kill(SUBJECTS[name](tmp_path), times, tmp_path, random.Random(0), signum).kills == times
 
 
 @pytest.mark.parametrize("name", SUBJECTS)

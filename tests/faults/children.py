@@ -42,11 +42,13 @@ class Child:
                 time.sleep(0.001)
         return self.code
 
-    def kill(self, after: float) -> bool:
-        """Whether SIGKILL, so many seconds after its start, came before its end."""
+    def kill(self, after: float, signum: int = signal.SIGKILL) -> float | None:
+        """How long it went on after the signal, which comes so many seconds after its start; None if it had ended well before."""
         if self.wait(after) is None:
-            os.kill(self.pid, signal.SIGKILL)
-        return self.wait() == -signal.SIGKILL
+            os.kill(self.pid, signum)
+        sent = time.monotonic()
+        assert self.wait() in (0, -signum, 128 + signum), self.log.read_text()
+        return None if self.code == 0 else time.monotonic() - sent
 
     def succeed(self) -> float:
         """How many seconds it took; AssertionError with its words if it failed."""

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from realnvp.config import Config, DataConfig, ModelConfig, TrainConfig, to_json
+from realnvp.folders import numbered
 from realnvp.train import train
 
 SAVE_EVERY = 3
@@ -74,8 +75,10 @@ def _of_training(run: Path) -> Content:
     content = {name: data for name, data in files_of(run).items() if name not in (".lock", "environment.json")}
     lines = [json.loads(line) for line in content.pop("metrics.jsonl").splitlines()]
     timeless = [{key: value for key, value in line.items() if "second" not in key} for line in lines]
-    # Of a checkpoint, its state holds seconds and its manifest the state's checksum.
-    content = {name: data for name, data in content.items() if "checkpoints" not in name or name.endswith(".safetensors")}
+    # Of checkpoints the last counts, since the one before is that of the last stop, if one came; its state holds seconds.
+    *before, last = numbered(run / "checkpoints", "step")
+    content = {name: data for name, data in content.items() if "checkpoints" not in name}
+    content |= {f"checkpoint {len(before)}": (last / "state.safetensors").read_bytes()}
     return content | {"metrics.jsonl": json.dumps(timeless).encode()}
 
 
