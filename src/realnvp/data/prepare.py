@@ -19,7 +19,7 @@ from realnvp.data.splits import DESCRIPTION, Splits, checksum, open_splits, read
 from realnvp.folders import naming
 from realnvp.progress import progress
 
-BLOCK_BYTES = 2**24
+BLOCK_BYTES, BLOCK_IMAGES = 2**24, 2**13  # each of small images takes a few kilobytes while it is read
 
 
 def find_data(config: DataConfig, *, seed: int) -> Source:
@@ -152,7 +152,7 @@ def write_dataset(source: Source, about: dict[str, Any], folder: Path, *, keep: 
 def _save_part(part: Part, shape: Shape, path: Path, *, keep: bool) -> None:
     """One split as .npy, uint8 (N, H, W, C), written in blocks: memory stays bounded, and a full disk is an OSError."""
     channels, height, width = shape
-    rows = max(1, BLOCK_BYTES // (channels * height * width))
+    rows = max(1, min(BLOCK_IMAGES, BLOCK_BYTES // (channels * height * width)))
     header = io.BytesIO()
     description = {"descr": "|u1", "fortran_order": False, "shape": (part.count, height, width, channels)}
     np.lib.format.write_array_header_1_0(header, description)
