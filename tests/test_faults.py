@@ -9,11 +9,14 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
+import realnvp.train
 from realnvp.checkpoint import load_flow
 from realnvp.cli.main import run
 from realnvp.config import Config
 from realnvp.folders import numbered
+from realnvp.likelihood import BitsPerDim
 from realnvp.train import train
 from tests.faults import kill, others, storage
 from tests.faults.children import Child
@@ -96,7 +99,11 @@ def test_a_finished_training_tells_that_its_best_model_is_damaged(
     assert "finished" not in captured.out
 
 
-def test_a_training_that_goes_on_replaces_a_lost_best_model(tiny: Config, run_dir: Path, tmp_path: Path) -> None:
+def test_a_training_that_goes_on_replaces_a_lost_best_model(
+    tiny: Config, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by a worse one."""
+    monkeypatch.setattr(realnvp.train, "_validate", lambda run: BitsPerDim(99.0, 0.1, torch.tensor([99.0]), 0))
     shutil.copytree(run_dir, tmp_path / "run")
     weights = damage_best(tmp_path / "run")
     longer = dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, max_steps=13, eval_every=13))
