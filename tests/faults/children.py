@@ -50,6 +50,12 @@ class Child:
         assert self.wait() in (0, -signum, 128 + signum), self.log.read_text()
         return None if self.code == 0 else time.monotonic() - sent
 
+    def end(self) -> None:
+        """Kill it if it is still there."""
+        if self.wait(0) is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait()
+
     def succeed(self) -> float:
         """How many seconds it took; AssertionError with its words if it failed."""
         assert self.wait() == 0, self.log.read_text()

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from realnvp.config import to_json
+from realnvp.train import train
 
 from .children import Child
 from .subjects import TINY
@@ -20,9 +21,13 @@ TIMEOUT = 5.0
 
 
 def pair(folder: Path) -> list[Child]:
-    """Two processes of one training that does not end soon, at its second step or later."""
-    endless = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, max_steps=100_000, timeout=TIMEOUT))
-    (folder / "config.json").write_text(to_json(endless))
+    """Two processes of one training that does not end soon, at its third step or later.
+
+    The first step is taken by this process: on a slow machine neither then waits long for what the other loads or prepares.
+    """
+    begun, endless = (dataclasses.replace(TINY.train, max_steps=steps, timeout=TIMEOUT) for steps in (1, 100_000))
+    train(dataclasses.replace(TINY, train=begun), folder / "run", device="cpu")
+    (folder / "config.json").write_text(to_json(dataclasses.replace(TINY, train=endless)))
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1]), "WORLD_SIZE": "2"}
@@ -32,7 +37,7 @@ def pair(folder: Path) -> list[Child]:
         place = address | {"RANK": rank, "LOCAL_RANK": rank}
         two.append(Child(command, folder / f"log-{rank}", lambda place=place: os.environ.update(place)))
     metrics = folder / "run" / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_text().count("\n") > 1):
+    while '"step": 3' not in metrics.read_text():
         assert [child.wait(0) for child in two] == [None, None], [child.log.read_text() for child in two]
         time.sleep(0.01)
     return two
@@ -55,7 +60,7 @@ def survivor(folder: Path, *, victim: int, fault: signal.Signals) -> tuple[str, 
         return other.log.read_text(), said, time.monotonic() - began
     finally:
         for child in two:
-            child.kill(0)
+            child.end()
 
 
 if __name__ == "__main__":
