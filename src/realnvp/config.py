@@ -78,6 +78,8 @@ class TrainConfig:
     """Stop after so many evaluations without a better one; 0: never."""
     moment_batches: int = 50
     """Training batches over which batch norm's moments are re-estimated before an evaluation."""
+    timeout: float = 1800.0
+    """Seconds that one of several processes waits for another, also for its preparation of the data, before it gives up."""
     tracker: str = "tensorboard"
     """Where curves go beside metrics.jsonl: tensorboard, wandb or another tracker of `TRACKERS`, or none."""
 
@@ -97,8 +99,8 @@ class Config:
 
 # On resume these may differ from the run's; any other changed field is another training.
 MAY_CHANGE = frozenset(
-    f"train.{name}"
-    for name in ("max_steps", "log_every", "eval_every", "eval_images", "sample_every", "save_every", "patience", "tracker")
+    [f"train.{name}" for name in ("max_steps", "eval_images", "patience", "timeout", "tracker")]
+    + [f"train.{what}_every" for what in ("log", "eval", "sample", "save")]
 )
 
 _CIFAR10 = Config(
@@ -226,6 +228,7 @@ def validate(config: Config) -> Config:
         ("train.lr", 0 < train.lr < float("inf"), "must be positive"),
         ("train.clip", train.clip > 0, "must be positive"),
         ("train.l2", 0 <= train.l2 < float("inf"), "must not be negative"),
+        ("train.timeout", 0 < train.timeout < 1e7, "must be positive"),
         ("train.patience", train.patience >= 0, "must not be negative"),
     ]
     counts = ["max_steps", "batch_size", "moment_batches", "eval_images"]
