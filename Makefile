@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 AUDIT := $(VENV)/audit/bin
 RUN ?= runs/demo
 
-.PHONY: help demo test lint types format lines lock audit bench clean
+.PHONY: help demo test faults lint types format lines lock audit bench clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -18,6 +18,11 @@ demo: $(VENV)/.demo  ## train on photographs, evaluate, sample, check: about 10 
 
 test: $(VENV)/.dev  ## all tests
 	$(BIN)/python -m pytest
+
+faults: $(VENV)/.dev  ## kill trainings, fill disks, flip bits: hundreds of times, about 10 minutes
+	$(BIN)/python -m tests.faults.kill
+	$(BIN)/python -m tests.faults.storage
+	$(BIN)/python -m tests.faults.others
 
 lint: $(VENV)/.dev  ## ruff: mistakes and format
 	$(BIN)/ruff check .

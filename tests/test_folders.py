@@ -10,7 +10,7 @@ import torch
 from realnvp import load_flow, save_flow
 from realnvp.cli.main import run
 from realnvp.config import Config
-from realnvp.folders import DamagedError, newest_intact, read_folder, sweep, write_folder
+from realnvp.folders import DamagedError, keep_last, newest_intact, numbered, read_folder, sweep, write_folder
 from realnvp.models import build
 
 
@@ -56,6 +56,27 @@ def test_the_newest_intact_one_is_used_and_bad_ones_named(tmp_path: Path) -> Non
     files, complaints = newest_intact(tmp_path, "step")
     assert files == {"x": b"2"}
     assert "step-10" in complaints[0]
+
+
+def test_a_deletion_that_is_interrupted_leaves_no_half_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a folder would have no manifest: it could neither be read nor replaced."""
+    for number in (1, 2):
+        write_folder(tmp_path / f"step-{number}", {"x": b""})
+
+    def killed(folder: Path, ignore_errors: bool = False) -> None:
+        if folder.exists():
+            (folder / "manifest.json").unlink()
+            raise KeyboardInterrupt
+
+    for delete in (lambda: keep_last(tmp_path, "step", 1), lambda: write_folder(tmp_path / "step-2", {"x": b""})):
+        with monkeypatch.context() as patch:
+            patch.setattr("shutil.rmtree", killed)
+            with pytest.raises(KeyboardInterrupt):
+                delete()
+        assert [read_folder(folder) for folder in numbered(tmp_path, "step")] in ([{"x": b""}], [])
+    write_folder(tmp_path / "step-2", {"x": b""})
+    sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-2"]
 
 
 def test_orphans_of_an_interrupted_write_are_swept(tmp_path: Path) -> None:

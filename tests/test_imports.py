@@ -35,7 +35,7 @@ LAYERS: list[set[str]] = [
         "batches",
     },
     {"models", "latent", "folded"},
-    {"checkpoint", "memory"},
+    {"checkpoint", "memory", "nonfinite"},
     {"likelihood", "evaluate", "score", "check"},
     {"figures"},
     {"train", "sampling", "table", "report"},
@@ -51,8 +51,8 @@ SAME_LAYER_ALLOWED = {
     ("bijections.base", "moments"),
     ("normalise", "moments"),
     ("data", "config"),
-    ("data", "noise"),
     ("data", "folders"),
+    ("data", "noise"),
     ("data", "progress"),
     ("environment", "folders"),
 }

@@ -144,6 +144,7 @@ def test_cifar10(out_of: Out, tmp_path: Path, form: str) -> None:
         assert np.array_equal(stored, expected)
     assert about["counts"] == {"train": 15, "test": 5}
     assert (about["version"], about["shape"], about["comparable"]) == ("binary version, partial", [3, 32, 32], False)
+    assert about["sha256"].pop("dataset.json")
     for name, digest in about["sha256"].items():
         assert hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == digest
     base = source if source.is_dir() else source.parent

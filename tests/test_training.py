@@ -18,6 +18,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 import realnvp.train
+from benchmarks.drift import drift
 from realnvp.checkpoint import load_flow
 from realnvp.config import Config, to_json
 from realnvp.evaluate import evaluate
@@ -251,6 +252,15 @@ def test_bfloat16_stays_in_the_networks(tiny: Config, tmp_path: Path, monkeypatc
     assert seen == {torch.float32, torch.float64}  # float64 in validation and samples
     assert {tensor.dtype for tensor in final_tensors(tmp_path / "run").values()} == {torch.float32}
     AcceleratorState._reset_state(True)
+
+
+def test_the_inverse_does_not_drift(tmp_path: Path) -> None:
+    """The short form of python -m benchmarks.drift."""
+    for _, bits, single, double, failed in drift(tmp_path / "run", 40, rows=2):
+        assert bits < 4
+        assert single < 1e-3 * 17 / 256
+        assert double < 1e-10
+        assert failed == 0
 
 
 def test_it_learns_the_digits(tiny: Config, tmp_path: Path) -> None:

@@ -65,6 +65,12 @@ def load_model(where: str | Path, which: Literal["best", "last"] = "best") -> tu
         return flow, parse_json(files[FACTS], folder / FACTS, kind=dict)
 
 
+def lost_best(run_dir: Path) -> str:
+    """What is wrong with a run's best model; '' if it is there and intact."""
+    files, complaints = newest_intact(run_dir / "model", "best")
+    return "; ".join(complaints) or ("" if files else f"{run_dir / 'model'}: the best model is missing")
+
+
 def _model_files(where: str | Path, which: str) -> tuple[dict[str, bytes], Path]:
     folder = Path(where)
     if which not in ("best", "last"):

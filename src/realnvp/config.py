@@ -80,6 +80,8 @@ class TrainConfig:
     """Stop after so many evaluations without a better one; 0: never."""
     moment_batches: int = 50
     """Training batches over which batch norm's moments are re-estimated before an evaluation."""
+    timeout: float = 1800.0
+    """Seconds that one of several processes waits for another, also for its preparation of the data, before it gives up."""
     tracker: str = "tensorboard"
     """Where curves go beside metrics.jsonl: tensorboard, wandb or another tracker of `TRACKERS`, or none."""
 
@@ -99,7 +101,7 @@ class Config:
 
 # On resume these may differ from the run's; any other changed field is another training.
 _EVERY = ("log_every", "eval_every", "eval_images", "sample_every", "save_every")
-MAY_CHANGE = frozenset(f"train.{name}" for name in ("max_steps", *_EVERY, "patience", "tracker", "recompute"))
+MAY_CHANGE = frozenset(f"train.{name}" for name in ("max_steps", *_EVERY, "patience", "timeout", "tracker", "recompute"))
 
 _CIFAR10 = Config(
     "cifar10",
@@ -226,6 +228,7 @@ def validate(config: Config) -> Config:
         ("train.lr", 0 < train.lr < float("inf"), "must be positive"),
         ("train.clip", train.clip > 0, "must be positive"),
         ("train.l2", 0 <= train.l2 < float("inf"), "must not be negative"),
+        ("train.timeout", 0 < train.timeout < 1e7, "must be positive"),
         ("train.patience", train.patience >= 0, "must not be negative"),
     ]
     counts = ("max_steps", "batch_size", "moment_batches", *_EVERY)

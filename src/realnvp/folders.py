@@ -40,33 +40,37 @@ def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
         raise ValueError(f"{target}: exists and was not written by this program, so it is not replaced")
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     manifest = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    for name, content in [*files.items(), (MANIFEST, json.dumps(manifest, indent=2).encode())]:
-        with (temporary / name).open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    _flush(temporary)
+    try:
+        with naming(target, sum(map(len, files.values()))):
+            temporary.mkdir(parents=True)
+            for name, content in [*files.items(), (MANIFEST, json.dumps(manifest, indent=2).encode())]:
+                _write(temporary / name, content)
+            _flush(temporary)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     if target.exists():
-        shutil.rmtree(target)
+        discard(target)
     temporary.rename(target)
     _flush(target.parent)
 
 
 def write_file(target: Path, text: str) -> None:
     """Write a file of text whole or not at all."""
-    atomic_save(target, lambda file: file.write(text.encode()))
+    content = text.encode()
+    atomic_save(target, lambda file: file.write(content), size=len(content))
 
 
-def atomic_save(path: Path, write: Callable[[BinaryIO], object], *, keep: bool = False) -> None:
+def atomic_save(path: Path, write: Callable[[BinaryIO], object], *, size: int | None = None, keep: bool = False) -> None:
     """Writes a file whole or not at all: into a hidden sibling, to the disk, then renamed.
 
+    size: the bytes it will take, for the message of a full disk.
     keep: what an interrupted call wrote stays in the sibling, and the next `write` finds it.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("r+b" if keep and temporary.exists() else "w+b") as file:
+        with naming(path, size), temporary.open("r+b" if keep and temporary.exists() else "w+b") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -75,6 +79,33 @@ def atomic_save(path: Path, write: Callable[[BinaryIO], object], *, keep: bool =
         if not keep:
             temporary.unlink(missing_ok=True)
         raise
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def naming(path: Path, size: int | None = None) -> Iterator[None]:
+    """Within it, an error of the disk names the path and the bytes that it was to hold: the system's own names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        needed = "" if size is None else f"; {size:,} bytes are needed"
+        raise OSError(error.errno, f"{error.strerror}{needed}", str(path)) from None
+
+
+def discard(folder: Path) -> None:
+    """Delete a folder; it is hidden first, so that whoever ends this process leaves no half of it."""
+    hidden = folder.with_name(f".{folder.name}.old.tmp")
+    shutil.rmtree(hidden, ignore_errors=True)
+    folder.rename(hidden)
+    shutil.rmtree(hidden)
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
@@ -158,7 +189,7 @@ def numbered(parent: Path, prefix: str) -> list[Path]:
 def keep_last(parent: Path, prefix: str, count: int) -> None:
     """Delete all folders PREFIX-NUMBER but the last ones."""
     for folder in numbered(parent, prefix)[:-count]:
-        shutil.rmtree(folder)
+        discard(folder)
 
 
 def sweep(parent: Path) -> None:
@@ -170,6 +201,7 @@ def sweep(parent: Path) -> None:
 def _flush(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

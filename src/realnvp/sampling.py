@@ -1,12 +1,15 @@
 """Samples to files, in bounded memory."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from realnvp.data import quantize
+from realnvp.data.images import MAX_PIXELS
 from realnvp.figures import data_beside_samples, samples_only
 from realnvp.flow import Flow
 from realnvp.folders import atomic_save
@@ -26,22 +29,31 @@ def write_samples(flow: Flow, out: Path, *, n: int, seed: int, temperature: floa
     assert flow.config.data.shape is not None
     channels, height, width = flow.config.data.shape
     levels = flow.config.data.levels
-    pixels = np.empty((n, height, width, channels), np.uint8)
+    if out.suffix != ".npy" and n * max(64, height) * max(64, width) > MAX_PIXELS:  # a grid's images are 64 pixels high or more
+        raise ValueError(f"-n: {n:,} samples are too many for a PNG; name an .npy file")
     nonfinite = 0
-    with evaluating(flow), progress("sample", n) as report:
-        for first in range(0, n, CHUNK):
-            count = min(CHUNK, n - first)
-            x = flow.sample(count, temperature=temperature, seed=seed, first=first)
-            nonfinite += int((~x.isfinite()).flatten(1).any(1).sum())
-            chunk = quantize(torch.nan_to_num(x), levels=levels)
-            pixels[first : first + count] = chunk.permute(0, 2, 3, 1).cpu().numpy()
-            report(first + count)
+
+    def chunks() -> Iterator[Pixels]:
+        nonlocal nonfinite
+        with evaluating(flow), progress("sample", n) as report:
+            for first in range(0, n, CHUNK):
+                count = min(CHUNK, n - first)
+                x = flow.sample(count, temperature=temperature, seed=seed, first=first)
+                nonfinite += int((~x.isfinite()).flatten(1).any(1).sum())
+                yield quantize(torch.nan_to_num(x), levels=levels).permute(0, 2, 3, 1).cpu().numpy()
+                report(first + count)
+
+    def write(file: BinaryIO) -> None:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (n, height, width, channels)}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.writelines(chunk.tobytes() for chunk in chunks())
+
     if out.suffix == ".npy":
-        atomic_save(out, lambda file: np.save(file, pixels))
+        atomic_save(out, write, size=n * channels * height * width)
     elif data is not None:
-        data_beside_samples(out, data, pixels, levels=levels)
+        data_beside_samples(out, data, np.concatenate([*chunks()]), levels=levels)
     else:
-        samples_only(out, pixels, levels=levels)
+        samples_only(out, np.concatenate([*chunks()]), levels=levels)
     return nonfinite
 
 

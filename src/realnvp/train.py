@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -10,17 +11,18 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 
 from realnvp.batches import Batches
-from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, read_run_config, save_checkpoint, save_flow
+from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, lost_best, read_run_config, save_checkpoint, save_flow
 from realnvp.config import MAY_CHANGE, Config, differences, resolve, to_json, validate
 from realnvp.data import Splits, discard_prepared, prepare, quantize
 from realnvp.data.source import SPLITS
@@ -28,12 +30,13 @@ from realnvp.device import pick_device
 from realnvp.environment import environment, read_sittings
 from realnvp.figures import data_beside_samples
 from realnvp.flow import Flow
-from realnvp.folders import DamagedError, keep_last, lock_folder, numbered, sweep, write_file
+from realnvp.folders import DamagedError, keep_last, lock_folder, naming, numbered, sweep, write_file
 from realnvp.likelihood import BitsPerDim, evaluating, in_bits_per_dim, log_probs, summarise
 from realnvp.memory import check_memory
 from realnvp.models import build, l2_penalty, recompute
 from realnvp.moments import averaging, restore_moments, stored_moments
 from realnvp.noise import Purpose
+from realnvp.nonfinite import first_nonfinite
 from realnvp.progress import progress
 
 GRID = 36  # images of a grid of samples
@@ -49,7 +52,7 @@ class TrainingStopped(Exception):
 
 
 class TrainingFailed(Exception):
-    """The loss or its gradient is not finite, again and again."""
+    """The loss or its gradient is not finite, again and again; or another process is gone."""
 
     exit_code = 1
 
@@ -85,11 +88,37 @@ def train(config: Config, run_dir: str | Path, *, device: str = "auto", init_fro
     if config.data.source:  # so that the run can be looked at from any folder
         config = replace(config, data=replace(config.data, source=str(Path(config.data.source).expanduser().absolute())))
     with ExitStack() as stack:
+        stack.enter_context(_with_others(config.train.timeout))
         run = start(validate(config), Path(run_dir), device=device, init_from=init_from, stack=stack)
+        _check_best(run)
         if not run.finished:
             _loop(run, stack.enter_context(_stop_signals()))
         run.accelerator.end_training()
     return run.state
+
+
+@contextmanager
+def _with_others(timeout: float) -> Iterator[None]:
+    """Within it, that another process has ended or does not answer is a TrainingFailed."""
+    try:
+        yield
+    except RuntimeError as error:  # torch's own, of no kind of its own on CPUs
+        if not re.search("gloo|NCCL|TCPStore|client socket", str(error)):
+            raise
+        reason = re.sub(r"^\[\S+\] ", "", str(error)).split(". ")[0]
+        words = f"another process has ended, or has not answered for train.timeout = {timeout:g} seconds: {reason}"
+        raise TrainingFailed(f"{words}; the same command goes on from the last checkpoint") from None
+
+
+def _check_best(run: Run) -> None:
+    """DamagedError if the best model of a finished training is lost; else a warning, and the next evaluation writes a new one."""
+    if run.state.best is None or not (lost := lost_best(run.run_dir)):
+        return
+    if run.finished:
+        raise DamagedError(f"{lost}; --train.max-steps N trains on and writes a new one")
+    if run.accelerator.is_main_process:
+        warnings.warn(f"{lost}; the next evaluation writes a new one", stacklevel=2)
+    run.state.best = None
 
 
 def _loop(run: Run, stop: list[int]) -> None:
@@ -133,7 +162,8 @@ def _count_skipped(run: Run, loss: float, norm: float) -> None:
     run.state.skipped += 1
     if run.skipped_in_a_row == MAX_SKIPPED:
         images = run.batches.indices(run.state.step).tolist()
-        found = f"loss {loss}, gradient norm {norm}"
+        where = first_nonfinite(run.flow, run.batches.at(run.state.step), l2=run.config.train.l2)
+        found = f"loss {loss}, gradient norm {norm}, {where}"
         raise TrainingFailed(f"step {run.state.step}: {found}, after {MAX_SKIPPED} such steps in a row; training images {images}")
 
 
@@ -175,7 +205,10 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
         mixed_precision="no",  # `train_step` casts: Accelerate would keep the first training's precision for all of the process
         log_with=None if config.train.tracker == "none" else config.train.tracker,
         project_dir=run_dir,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],  # moments are those of the global batch
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),  # moments are those of the global batch
+            InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout)),
+        ],
     )
     if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
         raise ValueError(f"--device: {place}: the {os.environ['WORLD_SIZE']} processes cannot be joined on it")
@@ -238,6 +271,7 @@ def _claim(config: Config, run_dir: Path, state: TrainState, **where: Any) -> No
     for folder in (run_dir, run_dir / "model", run_dir / "checkpoints", run_dir / "samples"):
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
+    keep_last(run_dir / "checkpoints", "step", 2)  # one more is left if the last save was interrupted
     record, path = run_dir / "environment.json", run_dir / "metrics.jsonl"
     sittings = read_sittings(run_dir) if record.exists() else []
     lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
@@ -282,6 +316,8 @@ def _evaluate(run: Run) -> None:
     state = run.state
     better = math.isfinite(result.mean) and (state.best is None or result.mean < state.best)
     state.evaluations_since_best = 0 if better else state.evaluations_since_best + 1
+    if result.nonfinite and run.accelerator.is_main_process:
+        warnings.warn(f"step {state.step}: {result.nonfinite} validation images have no finite log-density", stacklevel=2)
     if better:
         state.best, state.best_step = result.mean, state.step
     if run.accelerator.is_main_process:
@@ -321,9 +357,11 @@ def _write_samples(run: Run) -> None:
 def _log(run: Run, values: dict[str, float]) -> None:
     if run.accelerator.is_main_process:
         entry = {"step": run.state.step, "seconds": round(run.state.seconds, 3)} | values
-        with (run.run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        path = run.run_dir / "metrics.jsonl"
+        with naming(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({k: v if math.isfinite(v) else None for k, v in entry.items()}) + "\n")
-    run.accelerator.log(values, step=run.state.step)
+    with naming(run.run_dir / "curves"):
+        run.accelerator.log(values, step=run.state.step)
 
 
 def _best(state: TrainState) -> str:

@@ -108,7 +108,7 @@ def _completion(argv: list[str]) -> int:
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename2 or error.filename}: {error.strerror}"
+        return f"{error.filename2 or error.filename}: {error.strerror} (errno {error.errno})"
     return " ".join(str(error).split())
 
 

@@ -15,11 +15,11 @@ from realnvp.data.digits import digits
 from realnvp.data.folder import scan
 from realnvp.data.photos import photos
 from realnvp.data.source import SPLITS, Part, Shape, Source, array_part, cut_off
-from realnvp.data.splits import DESCRIPTION, Splits, open_splits, read_description, sha256
+from realnvp.data.splits import DESCRIPTION, Splits, checksum, open_splits, read_description, sha256
 from realnvp.folders import atomic_save, ours
 from realnvp.progress import progress
 
-BLOCK_BYTES = 2**24
+BLOCK_BYTES, BLOCK_IMAGES = 2**24, 2**13  # each of small images takes a few kilobytes while it is read
 
 
 def find_data(config: DataConfig, *, seed: int) -> Source:
@@ -125,6 +125,7 @@ def write_dataset(source: Source, about: dict[str, Any], folder: Path, *, keep: 
         "comparable": source.comparable,
         "sha256": {path.name: sha256(path) for path in files.values()},
     }
+    about["sha256"][DESCRIPTION] = checksum(about)
     # Written last: a folder with it is complete.
     atomic_save(folder / DESCRIPTION, lambda file: file.write(json.dumps(about, indent=1).encode()))
     return about
@@ -133,7 +134,7 @@ def write_dataset(source: Source, about: dict[str, Any], folder: Path, *, keep: 
 def _save_part(part: Part, shape: Shape, path: Path, *, keep: bool) -> None:
     """One split as .npy, uint8 (N, H, W, C), written in blocks: memory stays bounded, and a full disk is an OSError."""
     channels, height, width = shape
-    rows = max(1, BLOCK_BYTES // (channels * height * width))
+    rows = max(1, min(BLOCK_IMAGES, BLOCK_BYTES // (channels * height * width)))
     header = io.BytesIO()
     description = {"descr": "|u1", "fortran_order": False, "shape": (part.count, height, width, channels)}
     np.lib.format.write_array_header_1_0(header, description)
@@ -154,7 +155,7 @@ def _save_part(part: Part, shape: Shape, path: Path, *, keep: bool) -> None:
                     os.fsync(file.fileno())
                 report(min(start + rows, part.count), "images")
 
-    atomic_save(path, write, keep=keep)
+    atomic_save(path, write, size=begin + part.count * channels * height * width, keep=keep)
 
 
 def splits_of_run(run_dir: Path, config: Config, *, verify: Iterable[str] = ()) -> Splits:

@@ -1,6 +1,7 @@
 """A prepared data set: memory-mapped train.npy, test.npy, perhaps validation.npy, and a dataset.json that describes them."""
 
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,10 +92,19 @@ def read_description(folder: Path) -> dict[str, Any]:
         "shape": len(about["shape"]) == 3,
         "train_shape": about["train_shape"] is None or len(about["train_shape"]) == 3,
         "groups": all(_labels(labels, about["counts"].get(split)) for split, labels in (about["groups"] or {}).items()),
+        "sha256": {*about["sha256"]} - {DESCRIPTION} == {f"{split}.npy" for split in about["counts"]},
     }
     if wrong := next((name for name, holds in rules.items() if not holds), None):
         raise ValueError(f"{path}: {wrong} is missing or makes no sense")
+    if about["sha256"].get(DESCRIPTION, own := checksum(about)) != own:
+        raise ValueError(f"{path}: damaged, its own checksum does not fit")
     return about
+
+
+def checksum(about: dict[str, Any]) -> str:
+    """That of a description itself, which stands in it beside those of the arrays."""
+    others = {name: digest for name, digest in about["sha256"].items() if name != DESCRIPTION}
+    return hashlib.sha256(json.dumps(about | {"sha256": others}, sort_keys=True).encode()).hexdigest()
 
 
 def _labels(labels: Any, count: Any) -> bool:

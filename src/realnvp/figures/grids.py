@@ -107,7 +107,7 @@ def save_png(path: Path, picture: "Picture") -> None:
 
     content = io.BytesIO()
     ImageOps.expand(picture, MARGIN, "white").save(content, "PNG", optimize=True, dpi=(DOTS_PER_INCH, DOTS_PER_INCH))
-    atomic_save(path, lambda file: file.write(content.getvalue()))
+    atomic_save(path, lambda file: file.write(content.getvalue()), size=content.tell())
 
 
 def _joined(pictures: Sequence["Picture"], gap: int, *, across: bool) -> "Picture":

@@ -1,0 +1,126 @@
+"""Many images: time, peak memory and equality with the small case, each command in a fresh process, as a Markdown table.
+
+python -m benchmarks.load [LARGE] [FILES]    100,000 images and 20,000 files when not given
+"""
+
+import csv
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+SMALL = 1_000
+
+
+class Ran(NamedTuple):
+    """A command that has ended."""
+
+    code: int
+    seconds: float
+    megabytes: float
+    """Its peak memory."""
+    said: str
+
+
+def run(*argv: str | Path) -> Ran:
+    """One realnvp command in a process of its own. This one stays small: its own peak counts as the first of the other's."""
+    began = time.monotonic()
+    with tempfile.TemporaryFile("w+") as words:
+        process = subprocess.Popen([sys.executable, "-m", "realnvp", *map(str, argv)], stdout=words, stderr=words)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        words.seek(0)
+        return Ran(process.returncode, time.monotonic() - began, usage.ru_maxrss / 1024, words.read())
+
+
+def trained(folder: Path) -> Path:
+    """A small digits flow."""
+    every = ("max-steps", "eval-every", "sample-every", "save-every")
+    flags = [word for name in every for word in (f"--train.{name}", "20")]
+    flags += ["--model.width", "8", "--model.num-blocks", "1", "--train.tracker", "none"]
+    run("train", "digits", "--run-dir", folder, *flags)
+    return folder
+
+
+def images(count: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+    """Digits-size images, (N, 8, 8), of which the first are the same whatever N."""
+    return np.random.default_rng(0).integers(17, size=(count, 8, 8)).astype(np.uint8)
+
+
+def pictures(folder: Path, count: int) -> Path:
+    """A folder with as many PNG files."""
+    folder.mkdir()
+    for i, pixels in enumerate(images(count)):
+        Image.fromarray(pixels).save(folder / f"{i:06}.png")
+    return folder
+
+
+def too_large(path: Path, side: int) -> Path:
+    """A true PNG of side x side black pixels, of about a thousandth of their bytes, written row by row."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))]
+    squeeze, rows = zlib.compressobj(9), bytearray()
+    for _ in range(side):
+        rows += squeeze.compress(bytes(side + 1))
+    chunks += [(b"IDAT", bytes(rows + squeeze.flush())), (b"IEND", b"")]
+    packed = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+    return path
+
+
+def log_probs(table: Path) -> list[str]:
+    """The column of a table of scores."""
+    with table.open() as file:
+        return [row["log_prob"] for row in csv.DictReader(file)]
+
+
+def row(what: str, small: Ran, count: int, large: Ran, equal: bool) -> None:
+    """Print a case."""
+    growth = (large.megabytes - small.megabytes) / (count - SMALL) * 1024
+    cells = f"{count:,} | {large.seconds:.0f} s | {small.megabytes:.0f} | {large.megabytes:.0f} | {growth:.2f}"
+    print(f"| {what} | {cells} | {'equal' if equal else 'DIFFERENT'} |", flush=True)
+    assert small.code == large.code == 0, large.said
+
+
+def main(many: int, files: int) -> None:
+    """All cases."""
+    with tempfile.TemporaryDirectory() as place:
+        here = Path(place)
+        flow = trained(here / "run")
+        print(f"| command | images | time | peak MB of {SMALL:,} | peak MB | KB an image | first {SMALL:,} |")
+        print("|---|---|---|---|---|---|---|")
+        for count in (SMALL, many):
+            np.save(here / f"{count}.npy", images(count))
+        small, large = (run("evaluate", flow, "--data.source", here / f"{count}.npy") for count in (SMALL, many))
+        row("evaluate, one .npy", small, many, large, equal=True)
+        few, half = str(SMALL), str(many // 2)
+        small, large = (run("sample", flow, "-n", count, "--out", here / f"s{count}.npy") for count in (few, half))
+        first, all_of_them = (np.load(here / f"s{count}.npy", mmap_mode="r") for count in (SMALL, many // 2))
+        row("sample, .npy", small, many // 2, large, np.array_equal(first, all_of_them[:SMALL]))
+        for count in (SMALL, files):
+            pictures(here / f"p{count}", count)
+        small, large = (run("score", flow, here / f"p{count}", "--out", here / f"{count}.csv") for count in (SMALL, files))
+        first_scores, scores = log_probs(here / f"{SMALL}.csv"), log_probs(here / f"{files}.csv")
+        row("score, PNG files", small, files, large, first_scores == scores[:SMALL])
+        small, large = (run("prepare", "images", "--source", here / f"p{n}", "--out", here / f"d{n}") for n in (SMALL, files))
+        stored = np.concatenate([np.load(here / f"d{files}" / f"{split}.npy") for split in ("train", "test")])[..., 0]
+        same = np.array_equal(np.sort(stored.reshape(files, -1), 0), np.sort(images(files).reshape(files, -1), 0))
+        row("prepare, PNG files", small, files, large, same)
+        print()
+        for what, refused in (
+            ("a picture of 40,000 x 40,000, 1.6 GB", run("score", flow, too_large(here / "large.png", 40_000))),
+            (f"{many // 2:,} samples as one PNG", run("sample", flow, "-n", half, "--out", here / "s.png")),
+        ):
+            cost = f"{refused.seconds:.0f} s, peak {refused.megabytes:.0f} MB"
+            print(f"{what}: exit code {refused.code}, {cost}: {refused.said.strip()}")
+
+
+if __name__ == "__main__":
+    main(*(int(word) for word in [*sys.argv[1:], *("100000", "20000")[len(sys.argv) - 1 :]]))
