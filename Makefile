@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 AUDIT := $(VENV)/audit/bin
 RUN ?= runs/demo
 
-.PHONY: help demo test faults lint types format lines lock audit bench clean
+.PHONY: help demo test faults mutants lint types format lines lock audit bench clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -23,6 +23,9 @@ faults: $(VENV)/.dev  ## kill trainings, fill disks, flip bits: hundreds of time
 	$(BIN)/python -m tests.faults.kill
 	$(BIN)/python -m tests.faults.storage
 	$(BIN)/python -m tests.faults.others
+
+mutants: $(VENV)/.dev  ## plant mistakes in the source and see that the tests tell each: about 15 minutes
+	$(BIN)/python -m tests.mutants
 
 lint: $(VENV)/.dev  ## ruff: mistakes and format
 	$(BIN)/ruff check .
@@ -41,6 +44,7 @@ lines: $(VENV)/.dev  ## bring the line numbers in docs/paper_map.md up to date
 bench: $(VENV)/.dev  ## speed and memory: about an hour on 2 idle CPU cores (docs/performance.md)
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.scaling
+
 # Versions only: hashes, and the local part of a version (+cpu), would bind the list to one platform.
 lock: $(VENV)/.dev  ## requirements-dev.lock anew: the versions that are installed, so test them first
 	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//' > requirements-dev.lock

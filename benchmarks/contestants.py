@@ -1,10 +1,14 @@
-"""What `benchmarks.throughput` times: this project, the stand-in for the public copy, and the limit, as functions to call."""
+"""What `benchmarks.throughput` times: this project, the stand-in for the public copy, other libraries, and the limit."""
 
+import resource
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,7 @@ import realnvp
 from benchmarks import limit
 from benchmarks.public_copy import PublicCopy
 from realnvp.config import PRESETS, Config
+from realnvp.device import pick_device
 from realnvp.models import build
 from realnvp.train import start, train_step
 
@@ -25,78 +30,64 @@ class Case:
 
     task: str
     """train, log_prob, sample ..."""
-    who: str
     run: Callable[[], object]
     images: int
 
 
-def sized(name: str, *, batch: int, precision: str = "float32", **train: object) -> Config:
-    """A preset's architecture on any images."""
+def sized(name: str, *, batch: int) -> Config:
+    """A preset's architecture, on any images."""
     config = PRESETS[name]
-    settings = replace(config.train, batch_size=batch, precision=precision, tracker="none", **train)  # type: ignore[arg-type]
-    return replace(config, name="images", data=replace(config.data, set="images"), train=settings)
+    train = replace(config.train, batch_size=batch, tracker="none")
+    return replace(config, name="images", data=replace(config.data, set="images"), train=train)
 
 
-@contextmanager
-def cases(config: Config, *, batch: int, peers: dict[str, Callable[[Config], nn.Module]]) -> Iterator[list[Case]]:
-    """All cases at one size, ready to be called in any order."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        yield [
-            *(case for precision in ("float32", "bfloat16") for case in limits(config, batch, precision)),
-            training(config, batch, "float32", folder, stack),
-            training(config, batch, "bfloat16", folder, stack),
-            *ours(config, batch),
-            *(
-                case
-                for name, make in ({"public copy": PublicCopy} | peers).items()
-                for case in peer(name, make(config), config, batch)
-            ),
-        ]
+def limits(config: Config, stack: ExitStack, *, precision: str, layout: str) -> list[Case]:
+    """The convolutions alone."""
+    batch = config.train.batch_size
+    convs = limit.convolutions(config, batch, dtype=getattr(torch, precision), layout=layout)
+    return [Case("train", limit.training(convs), batch), Case("log_prob", limit.forward(convs), batch)]
 
 
-def limits(config: Config, batch: int, precision: str) -> Iterator[Case]:
-    """The convolutions alone, in each layout; the quicker one is the limit."""
-    for layout in limit.FORMATS:
-        convs = limit.convolutions(config, batch, dtype=getattr(torch, precision), layout=layout)
-        yield Case("train", f"limit {precision}, {layout}", limit.training(convs), batch)
-        yield Case("log_prob", f"limit {precision}, {layout}", limit.forward(convs), batch)
-
-
-def training(config: Config, batch: int, precision: str, folder: Path, stack: ExitStack, **train: object) -> Case:
+def training(config: Config, stack: ExitStack, *, precision: str) -> list[Case]:
     """The step of `realnvp train`, its batch included: what users wait for."""
-    source = folder / "images.npy"
-    if not source.exists():
-        channels, height, width = config.data.shape or (3, 32, 32)
-        np.save(source, np.random.default_rng(0).integers(0, 256, (8 * batch, height, width, channels), dtype=np.uint8))
-    train_config = replace(config.train, precision=precision, **train)  # type: ignore[arg-type]
-    config = replace(config, data=replace(config.data, source=str(source)), train=train_config)
-    run = start(config, folder / f"{precision}-{len(train)}", device="cpu", init_from=None, stack=stack)
+    folder, batch = Path(stack.enter_context(tempfile.TemporaryDirectory())), config.train.batch_size
+    channels, height, width = config.data.shape or (3, 32, 32)
+    images = np.random.default_rng(0).integers(0, 256, (8 * batch, height, width, channels), dtype=np.uint8)
+    np.save(folder / "images.npy", images)
+    config = replace(config, data=replace(config.data, source=str(folder / "images.npy")))
+    config = replace(config, train=replace(config.train, precision=precision))
+    run = start(config, folder / "run", device="cpu", init_from=None, stack=stack)
 
     def step() -> None:
         train_step(run, run.batches.at(run.state.step), stop=[])
         run.state.step += 1
 
-    return Case("train", f"realnvp {precision}", step, batch)
+    return [Case("train", step, batch)]
 
 
-def ours(config: Config, batch: int) -> Iterator[Case]:
-    """log_prob and sample of the flow as it is, and of `realnvp.fast`."""
+def using(config: Config, stack: ExitStack, *, fast: bool) -> list[Case]:
+    """log_prob and sample of the flow as it is, or of `realnvp.fast`."""
     flow = build(config).eval()
-    quick = realnvp.fast(flow)
-    x = torch.rand(batch, *config.data.shape or ()) * 255
-    for name, model in (("realnvp float32", flow), ("realnvp fast", quick)):
-        for count in (batch, 1):
-            tasks = ("log_prob", "sample") if count > 1 else ("log_prob, batch 1", "sample, batch 1")
-            yield Case(tasks[0], name, partial(torch.no_grad()(model.log_prob), x[:count]), count)
-            yield Case(tasks[1], name, partial(model.sample, count), count)
+    flow = realnvp.fast(flow) if fast else flow
+    x = torch.rand(config.train.batch_size, *config.data.shape or ()) * 255
+    cases = []
+    for count, suffix in ((len(x), ""), (1, ", batch 1")):
+        cases.append(Case(f"log_prob{suffix}", partial(torch.no_grad()(flow.log_prob), x[:count]), count))
+        cases.append(Case(f"sample{suffix}", partial(flow.sample, count), count))
+    return cases
 
 
-def peer(name: str, model: nn.Module, config: Config, batch: int) -> Iterator[Case]:
+def other(config: Config, stack: ExitStack, *, name: str) -> list[Case]:
     """The same tasks of another implementation, written as its users write them."""
-    shape = config.data.shape or ()
+    if name == "public copy":
+        model: nn.Module = PublicCopy(config)
+    else:
+        from benchmarks.peers import PEERS
+
+        model = PEERS[name](config)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    x, z = torch.rand(batch, *shape) * 255, torch.randn(batch, *shape)
+    x = torch.rand(config.train.batch_size, *config.data.shape or ()) * 255
+    z = torch.randn_like(x)
 
     def step() -> None:
         model.train()
@@ -115,7 +106,51 @@ def peer(name: str, model: nn.Module, config: Config, batch: int) -> Iterator[Ca
     def sample(count: int) -> None:
         model.eval().decode(z[:count])
 
-    yield Case("train", name, step, batch)
-    for count in (batch, 1):
-        yield Case("log_prob" if count > 1 else "log_prob, batch 1", name, partial(log_prob, count), count)
-        yield Case("sample" if count > 1 else "sample, batch 1", name, partial(sample, count), count)
+    cases = [Case("train", step, len(x))]
+    for count, suffix in ((len(x), ""), (1, ", batch 1")):
+        cases.append(Case(f"log_prob{suffix}", partial(log_prob, count), count))
+        cases.append(Case(f"sample{suffix}", partial(sample, count), count))
+    return cases
+
+
+PRECISIONS = ("float32", "bfloat16")
+CONTESTANTS: dict[str, Callable[[Config, ExitStack], list[Case]]] = {
+    f"limit {precision}, {layout}": partial(limits, precision=precision, layout=layout)
+    for precision in PRECISIONS
+    for layout in limit.FORMATS
+}
+CONTESTANTS |= {f"training {precision}": partial(training, precision=precision) for precision in PRECISIONS}
+CONTESTANTS |= {"as it is": partial(using, fast=False), "fast": partial(using, fast=True)}
+CONTESTANTS |= {name: partial(other, name=name) for name in ("public copy", "normflows", "nflows")}
+
+
+class Process:
+    """A contestant in a process of its own, so that memory and allocator are its own; it works only while it is called."""
+
+    def __init__(self, who: str, config: Config, threads: int) -> None:
+        self.pipe, theirs = get_context("spawn").Pipe()
+        get_context("spawn").Process(target=_serve, args=(theirs, who, config, threads), daemon=True).start()
+        self.tasks: dict[str, int] = self.pipe.recv()
+
+    def seconds(self, task: str) -> float:
+        """Of one call."""
+        self.pipe.send(task)
+        return float(self.pipe.recv())
+
+    def peak_bytes(self) -> int:
+        """The most memory that it has held; its end."""
+        self.pipe.send(None)
+        return int(self.pipe.recv())
+
+
+def _serve(pipe, who: str, config: Config, threads: int) -> None:  # type: ignore[no-untyped-def]  # multiprocessing's Connection
+    torch.set_num_threads(threads)
+    pick_device("cpu")  # sets the allocator as the commands do, for all alike
+    with ExitStack() as stack:
+        cases = {case.task: case for case in CONTESTANTS[who](config, stack)}
+        pipe.send({task: case.images for task, case in cases.items()})
+        while task := pipe.recv():
+            began = time.perf_counter()
+            cases[task].run()
+            pipe.send(time.perf_counter() - began)
+        pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))

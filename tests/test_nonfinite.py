@@ -163,8 +163,10 @@ def test_data_at_the_edge_of_sense(tmp_path: Path, tiny: Config, name: str) -> N
     flow = load_flow(tmp_path / "run", which="last")
     assert all(parameter.isfinite().all() for parameter in flow.parameters())
     told = [str(warning.message) for warning in caught if "no finite log-density" in str(warning.message)]
-    assert bool(told) == (state.best is None) == (name == "one image of one colour, of 2 x 2, two scales"), told
-    if state.best is None:
+    assert bool(told) == (state.best is None), told
+    # Moments of 2 x 2 equal pixels have no variance: any other image is as good as impossible.
+    assert (state.best is None or state.best > 1e6) == (name == "one image of one colour, of 2 x 2, two scales")
+    if state.best is None or state.best > 1e6:
         return
     images = np.load(tmp_path / "data" / "test.npy").transpose(0, 3, 1, 2)
     x = torch.from_numpy(images.copy()).double() + 0.5

@@ -116,7 +116,7 @@ def _flow_from(config: Config, weights: bytes, path: Path) -> Flow:
         with torch.device("meta"):
             flow = build(config)
         flow.load_state_dict(tensors, assign=True)
-        flow.to(memory_format=torch.channels_last)  # as `build` lays them out
+        flow.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own; as `build` lays them out
     except (RuntimeError, ValueError) as error:
         raise DamagedError(f"{path}: does not fit {CONFIG}: {str(error).splitlines()[-1].strip()}") from None
     return flow.eval()

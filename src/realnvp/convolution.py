@@ -40,17 +40,24 @@ class WeightNormConv(nn.Module):
         return total.add_(out) if in_place else out.add_(total)
 
 
+MKLDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # see moments
+
+
 def has_fused(h: Tensor) -> bool:
     """Whether oneDNN convolves h: only its kernels add, or apply ReLU, to a convolution while they write it."""
-    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # see moments
-    return h.device.type == "cpu" and h.dtype != torch.float64 and available
+    return MKLDNN and h.device.type == "cpu" and h.dtype != torch.float64
+
+
+def packed(weight: Tensor) -> Tensor:
+    """The weight laid out once for `convolve` and `conv_add`, where oneDNN would do it in each call."""
+    return torch.ops.mkldnn._reorder_convolution_weight(weight, *_geometry(weight)) if has_fused(weight) else weight
 
 
 def convolve(h: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = False) -> Tensor:
     """conv(h), or relu(conv(h)), for odd kernels; without a gradient."""
+    out: Tensor
     if has_fused(h):
-        after = "relu" if relu else "none"
-        out: Tensor = torch.ops.mkldnn._convolution_pointwise(h, weight, bias, *_geometry(weight), after, [], "")
+        out = torch.ops.mkldnn._convolution_pointwise(h, weight, bias, *_geometry(weight), "relu" if relu else "none", [], "")
         return out
     out = F.conv2d(h, weight, bias, padding="same")
     return out.relu_() if relu else out
@@ -62,12 +69,9 @@ def conv_add(h: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor, *, i
     if not has_fused(h):
         out = F.conv2d(h, weight, bias, padding="same")
         return total.add_(out) if in_place else out.add_(total)
-    if in_place:
-        out = torch.ops.mkldnn._convolution_pointwise_.binary(
-            total, h, weight, bias, *_geometry(weight), "add", 1.0, None, [], None
-        )
-        return out
-    out = torch.ops.mkldnn._convolution_pointwise.binary(h, total, weight, bias, *_geometry(weight), "add", 1.0, None, [], None)
+    order = (total, h) if in_place else (h, total)
+    kernel = torch.ops.mkldnn._convolution_pointwise_ if in_place else torch.ops.mkldnn._convolution_pointwise
+    out = kernel.binary(*order, weight, bias, *_geometry(weight), "add", 1.0, None, [], None)
     return out
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from realnvp.bijections.base import like
-from realnvp.convolution import WeightNormConv, conv_add, convolve, has_fused
+from realnvp.convolution import WeightNormConv, conv_add, convolve, has_fused, packed
 from realnvp.flow import Flow
 from realnvp.moments import EPS
 from realnvp.nets import ResidualBlock, ResNet, both_signs
@@ -58,13 +58,13 @@ class _FoldedResNet(nn.Module):
 
         self.conv_in = _Convolution(net.conv_in, dtype, plus=shifts[0])
         self.skip_in = _Convolution(net.skip_in, dtype, sees=shifts[0], plus=shift_out)
-        self.blocks = nn.ModuleList()
+        self.blocks = []
         for i, (block, skip) in enumerate(zip(blocks, net.skips, strict=True)):
             assert isinstance(skip, WeightNormConv)
             scale, shift = _affine(block.norm2)
             conv1 = _Convolution(block.conv1, dtype, times_in=scales[i], times_out=scale, plus=shift)
             conv2 = _Convolution(block.conv2, dtype, plus=shifts[i + 1] - shifts[i])
-            self.blocks.append(_Block(conv1, conv2, _Convolution(skip, dtype, sees=shifts[i + 1])))
+            self.blocks.append((conv1, conv2, _Convolution(skip, dtype, sees=shifts[i + 1])))
         self.conv_out = _Convolution(net.conv_out, dtype, times_in=scale_out)
 
     @torch.no_grad()
@@ -72,22 +72,11 @@ class _FoldedResNet(nn.Module):
         r = torch.addcmul(self.shift_in, x, self.scale_in)
         h = self.conv_in(both_signs(r, mask, see_mask=self.see_mask).to(self.dtype))
         accumulated = self.skip_in(h)
-        for block in self.blocks:
-            h, accumulated = block(h, accumulated)
+        for conv1, conv2, skip in self.blocks:
+            h = conv2.add_to(h, conv1(h.relu(), relu=True))
+            accumulated = skip.add_to(accumulated, h)
         out: Tensor = self.conv_out(accumulated.relu_())
         return out
-
-
-class _Block(nn.Module):
-    """A residual block and the skip connection of its output, both in place."""
-
-    def __init__(self, conv1: "_Convolution", conv2: "_Convolution", skip: "_Convolution") -> None:
-        super().__init__()
-        self.conv1, self.conv2, self.skip = conv1, conv2, skip
-
-    def forward(self, h: Tensor, accumulated: Tensor) -> tuple[Tensor, Tensor]:
-        h = self.conv2.add_to(h, self.conv1(h.relu(), relu=True))
-        return h, self.skip.add_to(accumulated, h)
 
 
 def _affine(norm: Normalise) -> tuple[Tensor, Tensor]:
@@ -102,7 +91,7 @@ def _scale_and_offset(norm: Normalise) -> tuple[Tensor, Tensor]:
     return scale, shift / scale
 
 
-class _Convolution(nn.Module):
+class _Convolution:
     """times_out conv(times_in (h - sees)) + plus, for a `WeightNormConv` and vectors over channels, as one convolution.
 
     `sees` is for 1x1 convolutions only: with zero padding a constant has a border.
@@ -118,7 +107,6 @@ class _Convolution(nn.Module):
         sees: Tensor | None = None,
         plus: Tensor | None = None,
     ) -> None:
-        super().__init__()
         weight = conv.weight()
         bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.clone()
         if times_in is not None:
@@ -129,14 +117,9 @@ class _Convolution(nn.Module):
             bias = bias - weight[:, :, 0, 0] @ sees
         if plus is not None:
             bias = bias + plus
-        self.weight = weight.to(dtype, memory_format=torch.channels_last)
-        self.bias = bias.to(dtype)
-        if has_fused(self.weight):  # laid out once, as torch.compile does
-            self.weight = torch.ops.mkldnn._reorder_convolution_weight(
-                self.weight, [kernel // 2 for kernel in weight.shape[2:]], [1, 1], [1, 1], 1
-            )
+        self.weight, self.bias = packed(weight.to(dtype, memory_format=torch.channels_last)), bias.to(dtype)
 
-    def forward(self, h: Tensor, *, relu: bool = False) -> Tensor:
+    def __call__(self, h: Tensor, *, relu: bool = False) -> Tensor:
         return convolve(h, self.weight, self.bias, relu=relu)
 
     def add_to(self, total: Tensor, h: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Batch norm inside the networks, with the ReLU that follows it, in few passes over memory: beside it, convolutions are cheap."""
 
+import math
 from typing import Any
 
 import torch
@@ -52,19 +53,23 @@ class _Normalised(torch.autograd.Function):
         h, out, batch_mean, mean, var = ctx.saved_tensors
         if out is not None:
             g = torch.ops.aten.threshold_backward(g, out, 0)
-        scale, one = torch.rsqrt(var + EPS), torch.ones_like(mean)
-        plain = ctx.share == 1 and not several_processes()  # torch's own batch norm: its kernel does all of it
-        dh, sum_gy, sum_g = torch.ops.aten.native_batch_norm_backward(
-            g, h, one, mean, var, mean, scale, plain, EPS, [plain, True, True]
-        )
-        if plain:
+        scale, share, one = torch.rsqrt(var + EPS), ctx.share, torch.ones_like(mean)
+        backward, along = torch.ops.aten.native_batch_norm_backward, (-1, *[1] * (h.ndim - 2))
+        if not several_processes():
+            # The kernel's own formula is the one above for rho = 0 and mu = mu'. With s sqrt(1 - rho) for its s and the gain
+            # 1 / sqrt(1 - rho), the slope in h is right for any rho; what is left is a constant for each channel.
+            root = math.sqrt(share)
+            dh, sum_gy, sum_g = backward(g, h, one / root, mean, var, mean, scale * root, True, EPS, [True, True, True])
+            if share < 1:
+                drift = share * scale * (sum_gy / root) * (batch_mean - mean)
+                dh = dh + (scale * ((1 - share) * sum_g + drift) / count(h)).to(h.dtype).view(along)
             return dh, sum_g, None, None
-        total = over_processes(torch.cat([sum_g, sum_gy, sum_g.new_tensor([count(h)])]))
-        share = ctx.share / total[-1]
-        total_g, total_gy = total[:-1].chunk(2)
+        _, sum_gy, sum_g = backward(g, h, one, mean, var, None, None, False, EPS, [False, True, True])
+        total_g, total_gy = over_processes(torch.cat([sum_g, sum_gy])).chunk(2)
+        share = share / over_processes(sum_g.new_tensor(count(h)))
         slope = -share * scale.square() * total_gy
         constant = -share * scale * total_g - slope * batch_mean
-        slope, constant, scale = (v.to(h.dtype).view(-1, *[1] * (h.ndim - 2)) for v in (slope, constant, scale))
+        slope, constant, scale = (v.to(h.dtype).view(along) for v in (slope, constant, scale))
         return torch.addcmul(constant, h, slope).addcmul_(g, scale), sum_g, None, None
 
 
