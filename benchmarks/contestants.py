@@ -19,7 +19,7 @@ import realnvp
 from benchmarks import limit
 from benchmarks.public_copy import PublicCopy
 from realnvp.config import PRESETS, Config
-from realnvp.device import pick_device
+from realnvp.device import keep_freed_memory
 from realnvp.models import build
 from realnvp.train import start, train_step
 
@@ -45,7 +45,8 @@ def limits(config: Config, stack: ExitStack, *, precision: str, layout: str) -> 
     """The convolutions alone."""
     batch = config.train.batch_size
     convs = limit.convolutions(config, batch, dtype=getattr(torch, precision), layout=layout)
-    return [Case("train", limit.training(convs), batch), Case("log_prob", limit.forward(convs), batch)]
+    cases = [Case("train", limit.training(convs), batch), Case("log_prob", limit.forward(convs), batch)]
+    return [*cases, Case("log_prob, packed", limit.packed_forward(convs), batch)]
 
 
 def training(config: Config, stack: ExitStack, *, precision: str) -> list[Case]:
@@ -77,8 +78,8 @@ def using(config: Config, stack: ExitStack, *, fast: bool) -> list[Case]:
     return cases
 
 
-def other(config: Config, stack: ExitStack, *, name: str) -> list[Case]:
-    """The same tasks of another implementation, written as its users write them."""
+def other(config: Config, stack: ExitStack, *, name: str, low: bool = False) -> list[Case]:
+    """The same tasks of another implementation, written as its users write them; low: under torch's bf16 autocast."""
     if name == "public copy":
         model: nn.Module = PublicCopy(config)
     else:
@@ -87,12 +88,17 @@ def other(config: Config, stack: ExitStack, *, name: str) -> list[Case]:
         model = PEERS[name](config)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     x = torch.rand(config.train.batch_size, *config.data.shape or ()) * 255
-    z = torch.randn_like(x)
+    cast = partial(torch.autocast, "cpu", torch.bfloat16, enabled=low)
+
+    def mode(training: bool) -> None:
+        if model.training != training:
+            model.train(training)
 
     def step() -> None:
-        model.train()
+        mode(True)
         optimizer.zero_grad()
-        loss = -model.log_prob(x).mean()
+        with cast():
+            loss = -model.log_prob(x).mean()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 100.0)
         optimizer.step()
@@ -100,11 +106,15 @@ def other(config: Config, stack: ExitStack, *, name: str) -> list[Case]:
 
     @torch.no_grad()
     def log_prob(count: int) -> None:
-        model.eval().log_prob(x[:count])
+        mode(False)
+        with cast():
+            model.log_prob(x[:count])
 
     @torch.no_grad()
     def sample(count: int) -> None:
-        model.eval().decode(z[:count])
+        mode(False)
+        with cast():
+            model.decode(torch.randn_like(x[:count]))
 
     cases = [Case("train", step, len(x))]
     for count, suffix in ((len(x), ""), (1, ", batch 1")):
@@ -122,6 +132,7 @@ CONTESTANTS: dict[str, Callable[[Config, ExitStack], list[Case]]] = {
 CONTESTANTS |= {f"training {precision}": partial(training, precision=precision) for precision in PRECISIONS}
 CONTESTANTS |= {"as it is": partial(using, fast=False), "fast": partial(using, fast=True)}
 CONTESTANTS |= {name: partial(other, name=name) for name in ("public copy", "normflows", "nflows")}
+CONTESTANTS |= {"public copy, autocast": partial(other, name="public copy", low=True)}
 
 
 class Process:
@@ -145,7 +156,7 @@ class Process:
 
 def _serve(pipe, who: str, config: Config, threads: int) -> None:  # type: ignore[no-untyped-def]  # multiprocessing's Connection
     torch.set_num_threads(threads)
-    pick_device("cpu")  # sets the allocator as the commands do, for all alike
+    keep_freed_memory()  # as the commands do; for all alike
     with ExitStack() as stack:
         cases = {case.task: case for case in CONTESTANTS[who](config, stack)}
         pipe.send({task: case.images for task, case in cases.items()})

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from realnvp.config import Config
+from realnvp.convolution import convolve, packed
 from realnvp.models import build
 
 FORMATS = {"channels last": torch.channels_last, "NCHW": torch.contiguous_format}
@@ -55,6 +56,19 @@ def forward(convs: list[Convolution]) -> Callable[[], None]:
     def run() -> None:
         for conv in convs:
             F.conv2d(conv.h, conv.weight, conv.bias, padding=conv.weight.shape[-1] // 2)
+
+    return run
+
+
+def packed_forward(convs: list[Convolution]) -> Callable[[], None]:
+    """The same with weights laid out beforehand, as `realnvp.fast` has them."""
+    with torch.no_grad():
+        weights = [packed(conv.weight.detach()) for conv in convs]
+
+    @torch.no_grad()
+    def run() -> None:
+        for conv, weight in zip(convs, weights, strict=True):
+            convolve(conv.h, weight, torch.zeros(len(conv.weight), dtype=conv.h.dtype) if conv.bias is None else conv.bias)
 
     return run
 

@@ -6,6 +6,7 @@ input   images/s of the batches that training reads, on one thread
 """
 
 import math
+import os
 import resource
 import statistics
 import subprocess
@@ -20,6 +21,7 @@ import torch
 from realnvp.batches import Batches
 from realnvp.bijections import Chain
 from realnvp.config import PRESETS, Config
+from realnvp.device import keep_freed_memory
 from realnvp.flow import Flow
 from realnvp.models import build, checkerboard_couplings, recompute
 from realnvp.prior import StandardNormal
@@ -120,6 +122,7 @@ def peak_bytes() -> int:
 
 def print_peak(name: str) -> None:
     """In a fresh process: MiB beyond what it held before and beyond weights, with gradients and Adam's moments in training."""
+    keep_freed_memory()  # as the commands do
     before = peak_bytes()
     began = time.perf_counter()
     flow = MEMORY[name]()
@@ -139,8 +142,9 @@ def print_memory() -> None:
 
 
 def print_input() -> None:
-    """Images a second of `Batches` on one thread."""
+    """Images a second of `Batches` on one core, which the thread that reads ahead shares."""
     torch.set_num_threads(1)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     images = np.random.default_rng(0).integers(0, 256, (50_000, 32, 32, 3), dtype=np.uint8)
     batches = Batches(images, BASE, device=torch.device("cpu"))
     batches.at(0)

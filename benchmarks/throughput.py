@@ -65,8 +65,8 @@ def print_goals(size: str, speeds: Speeds, others: list[str]) -> None:
     for label, task, who, limit, share_goal, ratio_goal in ROWS:
         own, values, share = median[task, who], speeds[task, who], ""
         if limit:
-            of = "log_prob" if task == "sample" else task
-            best = max(value for (t, w), value in median.items() if t == of and w.startswith(limit))
+            of = ("train",) if task == "train" else ("log_prob", "log_prob, packed")
+            best = max(value for (t, w), value in median.items() if t in of and w.startswith(limit))
             share = f"{own / best:.2f} ({share_goal:.2f})"
         ratios = " | ".join(f"{own / median[task, other]:.2f}" for other in others)
         print(f"| {label} | {own:.1f} ({min(values):.1f} to {max(values):.1f}) | {share} | {ratios} ({ratio_goal}) |")
@@ -109,7 +109,7 @@ def main() -> None:
         batch = args.batch or (32 if size == "cifar10" else 64)
         config = sized(size, batch=batch)
         speeds, peaks = measure(config, names, rounds=args.rounds, threads=args.threads)
-        print_goals(f"{size}, batch {batch}", speeds, ["public copy", *args.against])
+        print_goals(f"{size}, batch {batch}", speeds, ["public copy", "public copy, autocast", *args.against])
         print_all(speeds, peaks, 2 * forward_gmac(config), best)
         rows = [{"task": task, "who": who, "images_per_second": values} for (task, who), values in speeds.items()]
         report[size] = {"batch": batch, "speeds": rows, "peak_bytes": peaks}

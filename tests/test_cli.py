@@ -131,6 +131,20 @@ def test_score(out_of: Out, run_dir: Path, tmp_path: Path) -> None:
     assert alone[0]["log_prob"] == pytest.approx(float(rows[5]["log_prob"]), abs=1e-4)
 
 
+def test_fast_tells_how_far_it_is_off(out_of: Out, run_dir: Path, tmp_path: Path) -> None:
+    result = answer(out_of, "sample", run_dir, "-n", "9", "--fast", "--out", tmp_path / "s.npy")
+    assert 0 < result["fast_error_grey_levels"] < 1
+    for i in range(3):
+        Image.fromarray(np.load(tmp_path / "s.npy")[i, :, :, 0]).save(tmp_path / f"{i}.png")
+    exact = answer(out_of, "score", run_dir, tmp_path)
+    quick = answer(out_of, "score", run_dir, tmp_path, "--fast")
+    off = max(abs(a["bits_per_dim"] - b["bits_per_dim"]) for a, b in zip(exact["scores"], quick["scores"], strict=True))
+    assert off == pytest.approx(quick["fast_error_bits_per_dim"])
+    assert 0 < off < 0.05
+    assert run(["score", str(run_dir), str(tmp_path / "0.png"), "--fast"]) == 0
+    assert "fast: off by up to" in out_of.readouterr().err
+
+
 def test_check_and_info(out_of: Out, run_dir: Path) -> None:
     result = answer(out_of, "check", run_dir)
     assert result["ok"]

@@ -23,7 +23,7 @@ from realnvp.bijections import (
 from realnvp.convolution import WeightNormConv
 from realnvp.flow import Flow
 from realnvp.moments import MovingMoments, averaging
-from realnvp.nets import ResNet
+from realnvp.nets import ResNet, both_signs
 from realnvp.prior import StandardNormal
 
 CPU = torch.device("cpu")
@@ -308,3 +308,11 @@ def gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
 
     nodes, weights = np.polynomial.legendre.leggauss(count)
     return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
+
+
+def test_what_the_first_convolution_sees() -> None:
+    """Both signs of the normalised input; twice, and with the mask as a plane, where half of it is masked to zero."""
+    r = torch.tensor([1.5, -0.5]).view(1, 1, 1, 2)
+    mask = torch.tensor([True, False]).view(1, 1, 1, 2)
+    assert both_signs(r, mask, see_mask=False).flatten().tolist() == [1.5, 0, 0, 0.5]
+    assert both_signs(r, mask, see_mask=True).flatten().tolist() == [3, 0, 0, 1, 1, 0]

@@ -2,6 +2,9 @@
 
 import copy
 import dataclasses
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -174,6 +177,45 @@ def test_recomputing_keeps_the_inputs_of_couplings_alone(tiny: Config) -> None:
         flow.log_prob(torch.rand(32, 1, 8, 8) * 17)
     assert sum(kept) < 20 * 32 * 64 * 4  # of z's size; a network alone keeps 100 times as much
     assert memory(2, True) < 0.5 * memory(2, False)
+
+
+def test_recomputing_remembers_the_moments_of_each_pass() -> None:
+    """Two forward passes before the backward pass, and two backward passes."""
+    x = pixels(8, 1, 8, 8)
+    gradients = []
+    for again in (False, True):
+        flow = Flow(image_flow(1, 8, 8, 2, momentum=0.9).double(), StandardNormal()).train()
+        loss = sum((recompute(flow) if again else flow).log_prob(x * scale).mean() for scale in (1.0, 0.3))
+        for retain in (True, False):
+            gradients.append(torch.autograd.grad(loss, list(flow.parameters()), retain_graph=retain, allow_unused=True))
+    for several in zip(*gradients, strict=True):
+        assert all(torch.equal(several[0], other) for other in several[1:])
+
+
+def test_a_fast_flow_stays_where_it_is(run_dir: Path) -> None:
+    quick = realnvp.fast(realnvp.load_flow(run_dir))
+    for change in (copy.deepcopy, realnvp.fast, lambda flow: flow.double(), lambda flow: flow.to("meta")):
+        with pytest.raises(ValueError, match=r"realnvp\.fast"):
+            change(quick)
+    with pytest.raises(ValueError, match="float16"):
+        realnvp.fast(realnvp.load_flow(run_dir), dtype=torch.float16)
+
+
+def test_bfloat16_without_the_instructions_for_it() -> None:
+    """oneDNN's fused kernels refuse bfloat16 on older CPUs; then torch's plain convolutions do it."""
+    code = (
+        "import torch, realnvp\n"
+        "from realnvp.config import Config, DataConfig, ModelConfig\n"
+        "flow = realnvp.build(Config(data=DataConfig(shape=(1, 8, 8)), model=ModelConfig(num_scales=2, width=4, num_blocks=1)))\n"
+        "x = torch.rand(4, 1, 8, 8) * 256\n"
+        "with torch.autocast('cpu', torch.bfloat16): flow.train().log_prob(x).mean().backward()\n"
+        "assert next(flow.parameters()).grad.isfinite().all()\n"
+        "quick = realnvp.fast(flow, dtype=torch.bfloat16)\n"
+        "assert (quick.log_prob(x) - flow.eval().log_prob(x)).abs().max() < 5\n"
+    )
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-600:]
 
 
 def test_averaging_under_recomputation_counts_each_batch_once() -> None:

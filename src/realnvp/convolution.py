@@ -1,6 +1,7 @@
 """The networks' convolutions, with weight norm, and with the sum or ReLU after them in the same pass over memory."""
 
 import math
+from functools import cache
 from typing import Any
 
 import torch
@@ -40,12 +41,17 @@ class WeightNormConv(nn.Module):
         return total.add_(out) if in_place else out.add_(total)
 
 
-MKLDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # see moments
+@cache
+def _fused(dtype: torch.dtype) -> bool:
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # see moments
+    if dtype == torch.bfloat16:  # older CPUs lack the instructions; torch's plain convolution does without
+        return available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return available and dtype == torch.float32
 
 
 def has_fused(h: Tensor) -> bool:
     """Whether oneDNN convolves h: only its kernels add, or apply ReLU, to a convolution while they write it."""
-    return MKLDNN and h.device.type == "cpu" and h.dtype != torch.float64
+    return h.device.type == "cpu" and _fused(h.dtype)
 
 
 def packed(weight: Tensor) -> Tensor:

@@ -14,13 +14,14 @@ def pick_device(name: str) -> torch.device:
         name = next(kind for kind, available in there.items() if available)
     if not there.get(name.split(":")[0]) or not re.fullmatch(r"\w+(:\d+)?", name):
         raise ValueError(f"--device: {name} is not there; available: {', '.join(kind for kind, here in there.items() if here)}")
-    if name == "cpu":
-        _keep_freed_memory()
     return torch.device(name)
 
 
-def _keep_freed_memory() -> None:
-    """Let the allocator keep what is freed: else Linux hands out, and clears, the memory of all activations anew in each step."""
+def keep_freed_memory() -> None:
+    """From here on this process keeps what it frees; else Linux clears the memory of all activations anew in each step.
+
+    For programs that do nothing but compute, such as the commands: no other process gets that memory before this one ends.
+    """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         mmap_threshold, trim_threshold = -3, -1
         libc.mallopt(mmap_threshold, 32 * 2**20)  # the most that glibc takes

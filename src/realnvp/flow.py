@@ -26,8 +26,9 @@ class Prior(Protocol):
 def state_like(flow: nn.Module) -> Tensor:
     """A tensor of the type and on the device of z and log-det wherever a number or a picture is made: float64.
 
-    For the inverse the networks' type does not matter, since it calls them with the same numbers; z's does. It costs little:
-    z has few channels. float32 on devices that lack float64.
+    For the inverse the networks' type hardly matters, since it calls them with the same numbers; z's does. (One image in 10^4 has
+    a number that float32 rounds to the other neighbour on the way back.) It costs little: z has few channels. float32 on devices
+    that lack float64.
     """
     device = like(flow).device
     return torch.empty(0, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)

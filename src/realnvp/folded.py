@@ -1,6 +1,8 @@
 """A flow for pictures, previews and ranking: its networks folded into plain convolutions of low precision."""
 
 import copy
+from collections.abc import Callable
+from typing import NoReturn, Self, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +22,12 @@ def fast(flow: Flow, *, dtype: torch.dtype | None = None) -> Flow:
     thousands; float32 agrees to rounding. Batch norm and weight norm are folded into the convolutions, whose weights are laid
     out for the device that the flow is on. No number of it is to be reported: `bits_per_dim` and `save_flow` refuse it.
     """
+    if not flow.exact:
+        raise ValueError("this flow was made by realnvp.fast already")
     if dtype is None:
         dtype = torch.bfloat16 if _has_bfloat16(like(flow).device) else torch.float32
+    if dtype not in (torch.bfloat16, torch.float32, torch.float64):
+        raise ValueError(f"dtype: must be torch.bfloat16, float32 or float64, got {dtype}")
     with torch.no_grad():
         folded = {id(net): _FoldedResNet(net, dtype) for net in flow.modules() if isinstance(net, ResNet)}
     copied = copy.deepcopy(flow, folded)  # takes the folded networks for copies of the networks
@@ -31,7 +37,7 @@ def fast(flow: Flow, *, dtype: torch.dtype | None = None) -> Flow:
 
 def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cpu":
-        return has_fused(torch.empty(0)) and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return has_fused(torch.empty(0, dtype=torch.bfloat16))
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
@@ -66,6 +72,12 @@ class _FoldedResNet(nn.Module):
             conv2 = _Convolution(block.conv2, dtype, plus=shifts[i + 1] - shifts[i])
             self.blocks.append((conv1, conv2, _Convolution(skip, dtype, sees=shifts[i + 1])))
         self.conv_out = _Convolution(net.conv_out, dtype, times_in=scale_out)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        raise ValueError("a flow made by realnvp.fast stays as it is: move or convert the one that it was made from")
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise ValueError("a flow made by realnvp.fast cannot be copied: copy the one that it was made from")
 
     @torch.no_grad()
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:

@@ -54,8 +54,9 @@ def training_memory(config: Config) -> int:
         kept = _kept_for_gradient(flow.log_prob, x)
         if parts:  # their inputs, and one of them at a time in full
             kept += sum(x.nbytes for _, x in parts) + max(_kept_for_gradient(part, x) for part, x in list(parts))
-    size = 2 if config.train.precision == "float64" else 1
-    return (4 * weights + kept) * size
+    if config.train.precision == "float64":
+        return 2 * (4 * weights + kept)
+    return 4 * weights + (kept // 2 if config.train.precision == "bfloat16" else kept)  # nearly all of it lies in the networks
 
 
 def _kept_for_gradient(function: Callable[[Tensor], object], x: Tensor) -> int:

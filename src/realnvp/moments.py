@@ -10,7 +10,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 EPS = 1e-4
-_recomputing = ContextVar("recomputing", default=False)
 
 
 class MovingMoments(nn.Module):
@@ -28,7 +27,6 @@ class MovingMoments(nn.Module):
         super().__init__()
         self.momentum = momentum
         self.batches_averaged: int | None = None
-        self._before: tuple[Tensor, Tensor] | None = None
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("var", torch.ones(channels))
 
@@ -43,13 +41,14 @@ class MovingMoments(nn.Module):
         momentum, decay = self.momentum, self.momentum or 0.9
         if self.batches_averaged is not None:
             momentum = decay = self.batches_averaged / (self.batches_averaged + 1)
-        if not (_recomputing.get() and self._before):
-            self._before = self.mean, self.var
+        if before := _recomputing.get():
+            old_mean, old_var = before[self]
+        else:
+            old_mean, old_var = self.mean, self.var
             self._store(mean.detach(), var.detach(), decay)
             self.batches_averaged = None if self.batches_averaged is None else self.batches_averaged + 1
         if momentum == 0:
             return mean, var, 1.0
-        old_mean, old_var = self._before
         return old_mean.lerp(mean, 1 - momentum), old_var.lerp(var, 1 - momentum), 1 - momentum
 
     @torch.no_grad()
@@ -103,6 +102,7 @@ class _AllReduceSum(torch.autograd.Function):
 
 
 Stored = list[tuple[MovingMoments, Tensor, Tensor]]
+_recomputing: ContextVar[dict[MovingMoments, tuple[Tensor, Tensor]] | None] = ContextVar("recomputing", default=None)
 
 
 def stored_moments(module: nn.Module) -> Stored:
@@ -132,11 +132,14 @@ def averaging(module: nn.Module) -> Iterator[None]:
             moments.batches_averaged = None
 
 
-@contextmanager
-def recomputing() -> Iterator[None]:
-    """Within it, forward passes are repetitions of the last ones: each sees the moments that the first saw, and stores none."""
-    token = _recomputing.set(True)
-    try:
-        yield
-    finally:
-        _recomputing.reset(token)
+class Recomputing:
+    """Within it, forward passes repeat one that began with these stored moments: each sees those, and stores none."""
+
+    def __init__(self, stored: Stored) -> None:
+        self.before = {moments: (mean, var) for moments, mean, var in stored}
+
+    def __enter__(self) -> None:
+        self.token = _recomputing.set(self.before)
+
+    def __exit__(self, *_: object) -> None:
+        _recomputing.reset(self.token)

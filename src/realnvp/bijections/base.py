@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from realnvp.moments import recomputing
+from realnvp.moments import Recomputing, stored_moments
 
 
 class Bijection(nn.Module, ABC):
@@ -63,8 +63,10 @@ class Chain(Bijection):
 
 def _again(bijection: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """bijection(x), run a second time when the gradient asks for what lies between x and z. Batch norm's moments move once."""
-    contexts = (nullcontext(), recomputing())
-    z, log_det = checkpoint(bijection, x, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: contexts)
+    again = Recomputing(stored_moments(bijection))
+    z, log_det = checkpoint(
+        bijection, x, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: (nullcontext(), again)
+    )
     return z, log_det
 
 

@@ -202,13 +202,12 @@ class Score:
         _make_way(self.out)
         flow, _ = load(self.run, self.device, which=self.which)
         error = None
-        if self.fast:
-            quick = fast(flow)
-            error = fast_error(flow, quick, files, seed=self.seed)
-            note(f"fast: off by up to {error:.5f} bits/dim on the first {min(16, len(files))} images")
-            flow = quick
         with progress("image", len(files)) as report:
-            scores = score(flow, files, noise_draws=self.noise_draws, seed=self.seed, report=report)
+            used = fast(flow) if self.fast else flow
+            scores = score(used, files, noise_draws=self.noise_draws, seed=self.seed, report=report)
+        if self.fast:
+            error = fast_error(flow, scores, noise_draws=self.noise_draws, seed=self.seed)
+            note(f"fast: off by up to {error:.5f} bits/dim on the first {min(16, len(files))} images")
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(("path", "log_prob", "bits_per_dim", "rank"))
@@ -317,8 +316,9 @@ def _make_way(out: Path | None) -> None:
 def load(run: str, device: str, *, which: Literal["best", "last"]) -> "tuple[Flow, dict[str, Any]]":
     """The run's flow on the device, and what is known of it."""
     from realnvp.checkpoint import load_model
-    from realnvp.device import pick_device
+    from realnvp.device import keep_freed_memory, pick_device
 
     place = pick_device(device)
+    keep_freed_memory()
     flow, facts = load_model(run, which)
     return flow.to(place), facts

@@ -46,10 +46,11 @@ class Train:
         if self.dry_run:
             print_json(_dry_run(config))
             return 0
-        from realnvp.device import pick_device
+        from realnvp.device import keep_freed_memory, pick_device
         from realnvp.train import train as run_training
 
         pick_device(self.device)
+        keep_freed_memory()
         state = run_training(config, run_dir, device=self.device, init_from=self.init_from)
         if os.environ.get("RANK", "0") != "0":  # one of several processes speaks for all
             return 0
