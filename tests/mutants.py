@@ -14,6 +14,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
+COPIED = "src tests benchmarks docs examples .github README.md Makefile pyproject.toml requirements-dev.lock"
+    "src",
+    "tests",
+    "benchmarks",
+    "docs",
+    "examples",
+    ".github",
+    "README.md",
+    "Makefile",
+    "pyproject.toml",
+    "requirements-dev.lock",
+)
 CORE = "tests/test_contract.py tests/test_equations.py tests/test_likelihood.py tests/test_models.py tests/test_speed.py"
 TRAIN = "tests/test_training.py tests/test_batches.py tests/test_nonfinite.py tests/test_speed.py"
 FILES = "tests/test_folders.py tests/test_training.py tests/test_hostile.py tests/test_faults.py"
@@ -115,7 +127,7 @@ MUTANTS = [
 def verdict(number: int, mutant: Mutant) -> str:
     """The test that fails, or '' if all pass. Works on a copy of source and tests."""
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("src", "tests", "docs", "examples", "README.md", "pyproject.toml"):
+        for name in COPIED.split():
             source = ROOT / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, Path(folder, name))
         path = Path(folder, "src/realnvp", mutant.file)
@@ -130,8 +142,9 @@ def verdict(number: int, mutant: Mutant) -> str:
             return "(no end within 600 s)"
     if done.returncode == 0:
         return ""
-    found = re.search(r"^(?:FAILED|ERROR) tests/(.+?)(?: - .*)?$", done.stdout, re.M)
-    return found[1] if found else done.stdout[-300:]
+    found = re.search(r"^(?:FAILED|ERROR) tests/(.+?::.+?)(?: - .*)?$", done.stdout, re.M)
+    assert found, f"mutant {number}: the tests did not run: {done.stdout[-300:]}"
+    return found[1]
 
 
 def main() -> int:
