@@ -71,11 +71,14 @@ def using(config: Config, stack: ExitStack, *, fast: bool) -> list[Case]:
     flow = build(config).eval()
     flow = realnvp.fast(flow) if fast else flow
     x = torch.rand(config.train.batch_size, *config.data.shape or ()) * 255
-    cases = []
-    for count, suffix in ((len(x), ""), (1, ", batch 1")):
-        cases.append(Case(f"log_prob{suffix}", partial(torch.no_grad()(flow.log_prob), x[:count]), count))
-        cases.append(Case(f"sample{suffix}", partial(flow.sample, count), count))
-    return cases
+    return at_both_batches(lambda count: torch.no_grad()(flow.log_prob)(x[:count]), flow.sample, len(x))
+
+
+def at_both_batches(log_prob: Callable[[int], object], sample: Callable[[int], object], batch: int) -> list[Case]:
+    """The cases of two functions of a number of images: a batch of them, and one."""
+    tasks = {"log_prob": log_prob, "sample": sample}
+    counts = {"": batch, ", batch 1": 1}
+    return [Case(f"{task}{at}", partial(run, n), n) for at, n in counts.items() for task, run in tasks.items()]
 
 
 def other(config: Config, stack: ExitStack, *, name: str, low: bool = False) -> list[Case]:
@@ -116,11 +119,7 @@ def other(config: Config, stack: ExitStack, *, name: str, low: bool = False) -> 
         with cast():
             model.decode(torch.randn_like(x[:count]))
 
-    cases = [Case("train", step, len(x))]
-    for count, suffix in ((len(x), ""), (1, ", batch 1")):
-        cases.append(Case(f"log_prob{suffix}", partial(log_prob, count), count))
-        cases.append(Case(f"sample{suffix}", partial(sample, count), count))
-    return cases
+    return [Case("train", step, len(x)), *at_both_batches(log_prob, sample, len(x))]
 
 
 PRECISIONS = ("float32", "bfloat16")
@@ -141,6 +140,7 @@ class Process:
     def __init__(self, who: str, config: Config, threads: int) -> None:
         self.pipe, theirs = get_context("spawn").Pipe()
         get_context("spawn").Process(target=_serve, args=(theirs, who, config, threads), daemon=True).start()
+        theirs.close()  # so that the end of the other process is the end of the pipe
         self.tasks: dict[str, int] = self.pipe.recv()
 
     def seconds(self, task: str) -> float:
