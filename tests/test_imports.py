@@ -26,6 +26,7 @@ LAYERS: list[set[str]] = [
     },
     {
         "bijections",
+        "bijections.actnorm",
         "bijections.coupling",
         "bijections.multiscale",
         "bijections.batchnorm",
