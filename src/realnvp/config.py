@@ -204,7 +204,7 @@ def least_parameters(config: Config) -> int:
 
 
 def default_num_scales(shape: Shape) -> int:
-    """1 for vectors; for images, how often the size can be halved until a side is odd or the last scale is 4 pixels (section 4.1), plus one."""
+    """1 for vectors; how often images can be halved until a side is odd or the last scale is 4 pixels (section 4.1), plus one."""
     if len(shape) == 1:
         return 1
     side, scales = min(shape[1:]), 1
@@ -232,6 +232,7 @@ def validate(config: Config) -> Config:
         ("train.tracker", train.tracker in TRACKERS, f"must be one of {', '.join(TRACKERS)}"),
         ("seed", 0 <= config.seed < 2**63, "must be between 0 and 2^63 - 1"),
         ("data.set", data.set in PRESETS, f"is no data set{nearest(data.set, PRESETS)}"),
+        ("data.shape", data.shape is None or len(data.shape) in (1, 3), "must be one or three integers"),
         ("data.shape", data.shape is None or 0 < min(data.shape) <= max(data.shape) <= 65536, "must be between 1 and 65536"),
         ("data.levels", 2 <= data.levels <= 256, "must be between 2 and 256"),
         ("data.held_out", 0 < data.held_out < 0.5, "must be between 0 and 0.5"),
@@ -331,7 +332,7 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         bool: "true or false",
         str: "text",
         types.NoneType: "null",
-        Shape: "three integers (one for a table)",
+        Shape: "one or three integers",
     }
     wanted = " or ".join(names.get(option) or " or ".join(map(repr, typing.get_args(option))) for option in options)
     raise ValueError(f"{path}: {value!r} is not {wanted}")

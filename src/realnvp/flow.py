@@ -57,7 +57,7 @@ class Flow(nn.Module):
         self.config = config
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """(B,): log p(x) = log p_Z(f(x)) + log |det df/dx| in nats (eq 3); x is (B, C, H, W), or (B, D) of a table, in data units.
+        """(B,): log p(x) = log p_Z(f(x)) + log |det df/dx| in nats (eq 3); x is (B, C, H, W) or (B, D), in data units.
 
         -inf where the density is zero. ValueError if the shape does not fit.
         """
