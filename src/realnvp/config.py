@@ -61,12 +61,22 @@ class TrainConfig:
 
     max_steps: int = 200_000
     """Steps of the optimiser."""
+    max_minutes: float | None = None
+    """Minutes of training over all sittings, evaluations not counted; what comes first, these or max_steps, ends it."""
     batch_size: int = 64
     """Images of a step, over all processes together."""
     lr: float = 1e-3
     """Adam's learning rate; its other settings are the defaults, as in the paper."""
+    warmup: int = 0
+    """Steps over which the learning rate rises to lr."""
+    decay: float = 0.0
+    """Share of the training, its last part, over which the learning rate falls to 0, along a cosine."""
+    average: float = 0.0
+    """Evaluations, samples and models use a moving average of the weights that keeps this share each step; 0: the weights."""
     clip: float = 100.0
     """Largest global norm of the gradient of the loss in nats per image."""
+    clip_factor: float | None = None
+    """Largest norm of the gradient beside the typical one of the steps before; None: clip alone decides."""
     l2: float = 5e-5
     """Weight of the penalty on the gains of the weight norm and on the checkerboard couplings' bounds."""
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
@@ -108,7 +118,8 @@ class Config:
 
 # On resume these may differ from the run's; any other changed field is another training.
 _EVERY = ("log_every", "eval_every", "eval_images", "sample_every", "save_every")
-MAY_CHANGE = frozenset(f"train.{name}" for name in ("max_steps", *_EVERY, "patience", "timeout", "tracker", "recompute"))
+_BUDGET = ("max_steps", "max_minutes", "patience", "timeout", "tracker", "recompute")
+MAY_CHANGE = frozenset(f"train.{name}" for name in (*_BUDGET, *_EVERY))
 
 _CIFAR10 = Config(
     "cifar10",
@@ -243,7 +254,12 @@ def validate(config: Config) -> Config:
         ("model.momentum", 0 <= model.momentum < 1, "must be in [0, 1)"),
         ("model.alpha", 0 < model.alpha < 0.5, "must be between 0 and 0.5"),
         ("train.lr", 0 < train.lr < float("inf"), "must be positive"),
+        ("train.max_minutes", train.max_minutes is None or 0 < train.max_minutes < 1e9, "must be positive"),
+        ("train.warmup", train.warmup >= 0, "must not be negative"),
+        ("train.decay", 0 <= train.decay <= 1, "must be between 0 and 1"),
+        ("train.average", 0 <= train.average < 1, "must be in [0, 1)"),
         ("train.clip", train.clip > 0, "must be positive"),
+        ("train.clip_factor", train.clip_factor is None or train.clip_factor > 1, "must be more than 1"),
         ("train.l2", 0 <= train.l2 < float("inf"), "must not be negative"),
         ("train.timeout", 0 < train.timeout < 1e7, "must be positive"),
         ("train.patience", train.patience >= 0, "must not be negative"),
