@@ -22,7 +22,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import Tensor
 
 from realnvp.batches import Batches
-from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, lost_best, read_run_config, save_checkpoint, save_flow
+from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, lost_best, read_run_config, save_checkpoint, save_model
 from realnvp.config import MAY_CHANGE, Config, differences, resolve, to_json, validate
 from realnvp.data import Splits, discard_prepared, prepare, quantize
 from realnvp.data.source import SPLITS
@@ -323,7 +323,7 @@ def _evaluate(run: Run) -> None:
     if run.accelerator.is_main_process:
         facts = {"step": state.step, "validation_bits_per_dim": result.mean, "validation_standard_error": result.standard_error}
         for which in ["last", "best"] if better else ["last"]:
-            save_flow(run.flow, run.run_dir / "model" / f"{which}-{state.step:09d}", facts=facts)
+            save_model(run.flow, run.run_dir / "model" / f"{which}-{state.step:09d}", facts=facts)
             keep_last(run.run_dir / "model", which, 1)
     restore_moments(before)
     _log(run, {"validation_bits_per_dim": result.mean, "validation_standard_error": result.standard_error})
