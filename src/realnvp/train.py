@@ -38,6 +38,7 @@ from realnvp.moments import averaging, restore_moments, stored_moments
 from realnvp.noise import Purpose
 from realnvp.nonfinite import first_nonfinite
 from realnvp.progress import progress
+from realnvp.trackers import check_tracker, end_tracker, log_curves, start_tracker
 
 GRID = 36  # images of a grid of samples
 MAX_SKIPPED = 20  # steps in a row without a finite loss and gradient, before the training gives up
@@ -93,7 +94,7 @@ def train(config: Config, run_dir: str | Path, *, device: str = "auto", init_fro
         _check_best(run)
         if not run.finished:
             _loop(run, stack.enter_context(_stop_signals()))
-        run.accelerator.end_training()
+        end_tracker(run.accelerator)
     return run.state
 
 
@@ -210,6 +211,7 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
             InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout)),
         ],
     )
+    check_tracker(accelerator, config.train.tracker)
     if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
         raise ValueError(f"--device: {place}: the {os.environ['WORLD_SIZE']} processes cannot be joined on it")
     _check_claim(config, run_dir)
@@ -234,10 +236,9 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     if accelerator.is_main_process:
         for complaint in complaints:
             warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=2)
+    start_tracker(accelerator, config, run_dir, step=state.step)
+    if accelerator.is_main_process:
         _claim(config, run_dir, state, device=str(accelerator.device), processes=processes)
-    if config.train.tracker != "none":
-        options = {"tensorboard": {"purge_step": state.step}} if config.train.tracker == "tensorboard" else {}
-        accelerator.init_trackers("curves", init_kwargs=options)
     with warnings.catch_warnings():  # torch 2.13 renames the option, to a name that older ones do not know
         warnings.filterwarnings("ignore", message=".*broadcast_buffers")
         model, prepared = accelerator.prepare(flow, optimizer)
@@ -360,8 +361,7 @@ def _log(run: Run, values: dict[str, float]) -> None:
         path = run.run_dir / "metrics.jsonl"
         with naming(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({k: v if math.isfinite(v) else None for k, v in entry.items()}) + "\n")
-    with naming(run.run_dir / "curves"):
-        run.accelerator.log(values, step=run.state.step)
+    log_curves(run.accelerator, run.run_dir, values, step=run.state.step)
 
 
 def _best(state: TrainState) -> str:
