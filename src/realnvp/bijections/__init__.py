@@ -6,6 +6,7 @@ from realnvp.bijections.batchnorm import BatchNorm
 from realnvp.bijections.coupling import AdditiveCoupling, AffineCoupling
 from realnvp.bijections.logit import Logit
 from realnvp.bijections.masks import bitwise, channelwise, checkerboard
+from realnvp.bijections.mixing import Mixing
 from realnvp.bijections.multiscale import FactorOut, Squeezed, latent_levels
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Chain",
     "FactorOut",
     "Logit",
+    "Mixing",
     "Squeezed",
     "bitwise",
     "channelwise",
