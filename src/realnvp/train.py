@@ -24,7 +24,7 @@ from torch import Tensor
 from realnvp.averages import WeightAverage
 from realnvp.batches import Batches
 from realnvp.bijections import ActNorm, starting
-from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, lost_best, read_run_config, save_checkpoint, save_flow
+from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, lost_best, read_run_config, save_checkpoint, save_model
 from realnvp.config import MAY_CHANGE, Config, TrainConfig, differences, resolve, to_json, validate
 from realnvp.data import Splits, discard_prepared, prepare, quantize
 from realnvp.data.source import SPLITS
@@ -40,6 +40,7 @@ from realnvp.moments import averaging, restore_moments, stored_moments
 from realnvp.noise import Purpose
 from realnvp.nonfinite import first_nonfinite
 from realnvp.progress import progress
+from realnvp.trackers import check_tracker, end_tracker, log_curves, start_tracker
 
 clock = time.monotonic
 GRID = 36  # images of a grid of samples
@@ -105,7 +106,7 @@ def train(config: Config, run_dir: str | Path, *, device: str = "auto", init_fro
         _check_best(run)
         if not run.finished:
             _loop(run, stack.enter_context(_stop_signals()))
-        run.accelerator.end_training()
+        end_tracker(run.accelerator)
     return run.state
 
 
@@ -251,6 +252,7 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
             InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout)),
         ],
     )
+    check_tracker(accelerator, config.train.tracker)
     if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
         raise ValueError(f"--device: {place}: the {os.environ['WORLD_SIZE']} processes cannot be joined on it")
     _check_claim(config, run_dir)
@@ -279,10 +281,9 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     if accelerator.is_main_process:
         for complaint in complaints:
             warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=2)
+    start_tracker(accelerator, config, run_dir, step=state.step)
+    if accelerator.is_main_process:
         _claim(config, run_dir, state, device=str(accelerator.device), processes=processes)
-    if config.train.tracker != "none":
-        options = {"tensorboard": {"purge_step": state.step}} if config.train.tracker == "tensorboard" else {}
-        accelerator.init_trackers("curves", init_kwargs=options)
     with warnings.catch_warnings():  # torch 2.13 renames the option, to a name that older ones do not know
         warnings.filterwarnings("ignore", message=".*broadcast_buffers")
         model, *prepared = accelerator.prepare(flow, *optimizers)
@@ -380,7 +381,7 @@ def _evaluate(run: Run) -> None:
     if run.accelerator.is_main_process:
         facts = {"step": state.step, "validation_bits_per_dim": result.mean, "validation_standard_error": result.standard_error}
         for which in ["last", "best"] if better else ["last"]:
-            save_flow(run.flow, run.run_dir / "model" / f"{which}-{state.step:09d}", facts=facts)
+            save_model(run.flow, run.run_dir / "model" / f"{which}-{state.step:09d}", facts=facts)
             keep_last(run.run_dir / "model", which, 1)
     restore_moments(before)
     _log(run, {"validation_bits_per_dim": result.mean, "validation_standard_error": result.standard_error})
@@ -417,8 +418,7 @@ def _log(run: Run, values: dict[str, float]) -> None:
         path = run.run_dir / "metrics.jsonl"
         with naming(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({k: v if math.isfinite(v) else None for k, v in entry.items()}) + "\n")
-    with naming(run.run_dir / "curves"):
-        run.accelerator.log(values, step=run.state.step)
+    log_curves(run.accelerator, run.run_dir, values, step=run.state.step)
 
 
 def _best(state: TrainState) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import tyro
 
 from realnvp.cli.output import note, print_json, print_table, thousands, to_json
-from realnvp.folders import read_json, write_file
+from realnvp.folders import check_fields, ours, read_json, write_file
 
 if TYPE_CHECKING:
     from realnvp.flow import Flow
@@ -30,7 +30,11 @@ Fast = Annotated[
     tyro.conf.arg(help="Several times as fast, in low precision; how far it is off is measured and printed."),
 ]
 RunDir = Annotated[
-    str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="A run directory, or a folder with a saved flow.")
+    str,
+    tyro.conf.Positional,
+    tyro.conf.arg(
+        metavar="RUN", help="A run directory, a saved flow's folder, photos-small, digits-small, or its id on the Hub."
+    ),
 ]
 Split = Literal["train", "validation", "test"]
 Command = TypeVar("Command", bound=Callable[[], int])
@@ -128,7 +132,7 @@ class Sample:
     temperature: float = 1.0
     """Standard deviation of the latents; 1 gives exact samples of the model."""
     out: Path | None = None
-    """A .png or .npy file; RUN/samples.png when not given."""
+    """A .png or .npy file; samples.png in RUN when not given, or here where RUN is no folder."""
     beside_data: Flag = False
     """In a PNG, show as many test images of the run on the left."""
     which: Which = "best"
@@ -140,13 +144,13 @@ class Sample:
         from realnvp.folded import fast
         from realnvp.sampling import fast_error, write_samples
 
-        out = self.out or Path(self.run, "samples.png")
+        out = self.out or beside(self.run) / "samples.png"
         if out.suffix not in (".png", ".npy"):
             raise ValueError(f"--out: {out} must end in .png or .npy")
         if self.n < 1:
             raise ValueError(f"-n: must be at least 1, got {self.n}")
         flow, _ = load(self.run, self.device, which=self.which)
-        _make_way(out)
+        make_way("--out", out)
         data = _test_images(flow, self.run)[: self.n] if self.beside_data else None
         error = None
         if self.fast:
@@ -199,7 +203,7 @@ class Score:
         if not self.paths:
             raise ValueError("score: name image files or folders after the run")
         files = files_of(self.paths)
-        _make_way(self.out)
+        make_way("--out", self.out)
         flow, _ = load(self.run, self.device, which=self.which)
         error = None
         with progress("image", len(files)) as report:
@@ -266,9 +270,10 @@ class Info:
         from realnvp.checkpoint import read_run_config
         from realnvp.config import flat
         from realnvp.evaluate import measured
+        from realnvp.locate import locate
         from realnvp.memory import count_parameters
 
-        folder = Path(self.run)
+        folder = locate(self.run)
         config = read_run_config(folder)
         facts: dict[str, Any] = {"run": self.run, "config": asdict(config)}
         facts["parameters"] = count_parameters(config) if config.data.shape else None
@@ -276,11 +281,12 @@ class Info:
         if self.json:
             print_json(facts)
             return 0
-        longer = ("config", "environment", "evaluation", "parameters")
-        rows = [(key, str(value)) for key, value in facts.items() if key not in longer]
+        longer = ("config", "environment", "evaluation", "parameters", "facts")
+        known = facts | facts.get("facts", {})
+        rows = [(key, str(value)) for key, value in known.items() if key not in longer]
         rows += [("parameters", thousands(facts["parameters"]) if facts["parameters"] else "of the data's size")]
         rows += [(name, str(value)) for name, value in flat(config).items()]
-        if evaluation := facts.get("evaluation"):
+        if evaluation := known.get("evaluation"):
             rows.append(("evaluation", f"{measured(evaluation)} on {evaluation['split']}"))
         print_table(("", ""), rows)
         return 0
@@ -301,14 +307,21 @@ def _stored_facts(folder: Path) -> dict[str, Any]:
     if (folder / "environment.json").exists():
         facts["environment"] = read_sittings(folder)
     if (folder / "facts.json").exists():
-        facts["facts"] = read_json(folder / "facts.json", kind=dict)
+        facts["facts"] = stored = read_json(folder / "facts.json", kind=dict)
+        with ours():
+            check_fields(stored.get("evaluation"), folder / "facts.json", EVALUATION if "evaluation" in stored else {})
     return facts
 
 
-def _make_way(out: Path | None) -> None:
+def beside(run: str) -> Path:
+    """Where what is made from a flow goes: its folder, or this one for a shipped flow or one from the Hub."""
+    return Path(run) if Path(run).exists() else Path()
+
+
+def make_way(flag: str, out: Path | None) -> None:
     """Make the folder of a file to be written; ValueError or OSError before anything is computed, if that cannot be."""
     if out and out.is_dir():
-        raise ValueError(f"--out: {out} is a folder; name a file")
+        raise ValueError(f"{flag}: {out} is a folder; name a file")
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
 
