@@ -1,0 +1,52 @@
+"""How Sphinx makes the documentation: make docs."""
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+import realnvp
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+
+project = "realnvp"
+author = "the authors of realnvp"
+version = release = realnvp.__version__
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.doctest", "sphinx.ext.mathjax", "sphinx_copybutton"]
+exclude_patterns = ["images"]
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = f"realnvp {version}"
+html_show_copyright = False
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+# Docstrings name code in single backticks, and say types in their signatures.
+default_role = "literal"
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+autodoc_default_options = {"members": True, "exclude-members": "forward, training"}
+python_use_unqualified_type_names = True
+
+# The tutorials are run, in a folder of their own; again only when their code or the library's has changed.
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(
+    ROOT / "build" / "tutorials" / hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()[:16]
+)
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
+nb_merge_streams = True
+os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]  # where the command realnvp is
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # flows this small gain nothing from more
+os.environ["COLUMNS"] = "100"
+
+doctest_global_setup = """
+import torch
+import realnvp
+torch.manual_seed(0)
+"""
