@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import realnvp
 
@@ -24,7 +26,7 @@ html_show_copyright = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
-# Docstrings name code in single backticks, and say types in their signatures.
+# Docstrings are plain text with code in single backticks; signatures have the types.
 default_role = "literal"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
@@ -50,3 +52,14 @@ import torch
 import realnvp
 torch.manual_seed(0)
 """
+
+
+def plain_text(_app: Any, _what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
+    """Docstrings as they are meant: * and | are themselves, and what is indented keeps its lines."""
+    text = "\n".join(line if line.startswith(" ") else re.sub(r"[*|]", r"\\\g<0>", line) for line in lines)
+    lines[:] = re.sub(r":\n(?=  )", "::\n\n", text).split("\n")
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", plain_text)

@@ -37,7 +37,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--quiet", wheel]
     subprocess.run(pip, check=True, env=clean())
     (packages,) = (folder / "env" / "lib").glob("python*/site-packages")
-    (packages / "others.pth").write_text("\n".join(site.getsitepackages()))  # .pth files in there, editable ones, are not followed
+    (packages / "others.pth").write_text(
+        "\n".join(site.getsitepackages())
+    )  # .pth files in there, editable ones, are not followed
     return python
 
 
@@ -68,7 +70,16 @@ def test_the_command_runs(python: Path, run_dir: Path, tmp_path: Path) -> None:
 
 def test_a_strict_type_check_of_a_users_file(python: Path, tmp_path: Path) -> None:
     (tmp_path / "user.py").write_text(USER)
-    mypy = [sys.executable, "-m", "mypy", "--strict", "--python-executable", python, "--cache-dir", ROOT / ".mypy_cache" / "wheel"]
+    mypy = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--python-executable",
+        python,
+        "--cache-dir",
+        ROOT / ".mypy_cache" / "wheel",
+    ]
     run(*mypy, "user.py", cwd=tmp_path)
     (tmp_path / "user.py").write_text(USER + "wrong: str = result.mean\n")
     with pytest.raises(AssertionError, match="Incompatible types"):
