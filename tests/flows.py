@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from realnvp.bijections import (
+    ActNorm,
     AdditiveCoupling,
     AffineCoupling,
     BatchNorm,
@@ -19,7 +20,7 @@ from realnvp.bijections import (
     checkerboard,
 )
 from realnvp.config import Config, DataConfig, ModelConfig
-from realnvp.models import build
+from realnvp.models import build, vector_flow
 from realnvp.moments import averaging
 from realnvp.nets import KeptHalf, ResNet
 
@@ -80,11 +81,16 @@ CASES: dict[str, Case] = {
         normal(2, 4, 3, 3),
     ),
     "batch norm": lambda: (BatchNorm(3), normal(4, 3, 2, 3)),
+    "act norm": lambda: (ActNorm(3), normal(4, 3, 2, 3)),
+    "act norm of vectors": lambda: (ActNorm(3), normal(4, 3)),
     "logit": lambda: (Logit(), pixels(3, 2, 3, 3)),
     "logit of 17 levels": lambda: (Logit(alpha=0.1, levels=17), pixels(3, 1, 4, 4, levels=17)),
     "squeezed": lambda: (Squeezed(channel_coupling(4)), normal(2, 1, 4, 6)),
     "factored out": lambda: (FactorOut(checkerboard_coupling(2)), normal(2, 1, 4, 6)),
     "chain": lambda: (Chain([checkerboard_coupling(1), BatchNorm(1), checkerboard_coupling(1, flip=True)]), normal(3, 1, 4, 4)),
+    "vectors of 1": lambda: (vector_flow(1, width=8).bijection, normal(3, 1)),
+    "vectors of 5, batch norm": lambda: (vector_flow(5, width=8, batch_norm=True).bijection, normal(4, 5)),
+    "additive vectors of 2": lambda: (vector_flow(2, width=8, coupling="additive").bijection, normal(4, 2)),
     "image flow 1x4x4, 1 scale": lambda: (image_flow(1, 4, 4, 1), pixels(3, 1, 4, 4)),
     "image flow 1x4x4, 2 scales": lambda: (image_flow(1, 4, 4, 2), pixels(3, 1, 4, 4)),
     "image flow 3x4x4, 2 scales": lambda: (image_flow(3, 4, 4, 2), pixels(2, 3, 4, 4)),

@@ -1,11 +1,13 @@
 """The models of the paper, as functions that return a `Flow`: the only place where networks meet bijections."""
 
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from realnvp.bijections import (
+    ActNorm,
     AdditiveCoupling,
     AffineCoupling,
     BatchNorm,
@@ -14,13 +16,14 @@ from realnvp.bijections import (
     FactorOut,
     Logit,
     Squeezed,
+    bitwise,
     channelwise,
     checkerboard,
 )
-from realnvp.config import PRESETS, Config, ModelConfig, nearest, resolve, validate
+from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, nearest, resolve, validate
 from realnvp.convolution import WeightNormConv
 from realnvp.flow import Flow
-from realnvp.nets import KeptHalf, ResNet
+from realnvp.nets import MLP, KeptHalf, ResNet
 from realnvp.noise import Purpose, generator
 from realnvp.prior import StandardNormal
 
@@ -41,9 +44,45 @@ def build(config: Config | str) -> Flow:
     assert config.model.num_scales is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator(config.seed, Purpose.WEIGHTS).integers(2**63)))
+        if config.model.architecture == "vector":
+            return Flow(vector(config.model, config.data.shape[0]), StandardNormal(), config)
         logit = Logit(alpha=config.model.alpha, levels=config.data.levels)
         body = multiscale(config.model, config.data.shape[0], config.model.width, config.model.num_scales)
     return Flow(Chain([logit, body]), StandardNormal(), config)
+
+
+def vector_flow(
+    dim: int,
+    *,
+    num_couplings: int = 8,
+    width: int = 64,
+    num_blocks: int = 2,
+    coupling: Literal["affine", "additive"] = "affine",
+    batch_norm: bool = False,
+    seed: int = 0,
+) -> Flow:
+    """A fresh flow of vectors, (B, dim): for tables and points. The same weights each time for the same seed.
+
+    Its first layer is to be the data's standardisation: it is a frozen `ActNorm`, which the first batch within
+    `realnvp.bijections.starting` sets.
+    """
+    model = ModelConfig("vector", coupling, 1, width, num_blocks, num_couplings, batch_norm)
+    return build(Config("table", DataConfig("table", shape=(dim,)), model, seed=seed))
+
+
+def vector(model: ModelConfig, dim: int) -> Chain:
+    """Couplings with fully connected networks, two for each way to divide the entries, after the data's standardisation."""
+    layers: list[Bijection] = [ActNorm(dim).requires_grad_(False)]
+    for i in range(model.num_couplings):
+        mask = partial(bitwise, bit=i // 2, flip=i % 2 == 1)
+        net = partial(MLP, dim, model.width, num_blocks=model.num_blocks)
+        if model.coupling == "additive":
+            layers.append(AdditiveCoupling(mask, net(dim)))
+        else:
+            layers.append(AffineCoupling(mask, net(2 * dim)))
+        if model.batch_norm:
+            layers.append(BatchNorm(dim, momentum=model.momentum))
+    return Chain(layers)
 
 
 def multiscale(model: ModelConfig, channels: int, width: int, num_scales: int) -> Chain:

@@ -81,3 +81,24 @@ class KeptHalf(nn.Module):
         changed = self.net(kept, mask).unflatten(1, (-1, half))  # (B, k, C/2, H, W)
         before, after = (0, half) if self.flip else (half, 0)
         return F.pad(changed, (0, 0, 0, 0, before, after)).flatten(1, 2)
+
+
+class MLP(nn.Module):
+    """(B, c_out) from the kept part of x, (B, c_in): residual, pre-activation; the last layer starts at zero."""
+
+    def __init__(self, c_in: int, width: int, c_out: int, *, num_blocks: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(c_in, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(num_blocks)
+        )
+        self.last = nn.Linear(width, c_out)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        h = self.first(x)
+        for block in self.blocks:
+            h = h + block(h)
+        out: Tensor = self.last(F.silu(h))
+        return out
