@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from docutils.nodes import SkipNode
+from docutils.utils.math.latex2mathml import tex2mathml
+
 import realnvp
 
 ROOT = Path(__file__).parents[1]
@@ -15,14 +18,16 @@ SOURCES = sorted((ROOT / "src").rglob("*.py"))
 project = "realnvp"
 author = "the authors of realnvp"
 version = release = realnvp.__version__
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.doctest", "sphinx.ext.mathjax", "sphinx_copybutton"]
-exclude_patterns = ["images"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.doctest", "sphinx_copybutton"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 
 html_theme = "furo"
 html_title = f"realnvp {version}"
 html_show_copyright = False
+html_math_renderer = "mathml"
+html_static_path = ["_static"]
+html_css_files = ["style.css"]
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
@@ -31,6 +36,7 @@ default_role = "literal"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
+toc_object_entries_show_parents = "hide"
 autodoc_default_options = {"members": True, "exclude-members": "forward, training"}
 python_use_unqualified_type_names = True
 
@@ -60,6 +66,13 @@ def plain_text(_app: Any, _what: str, _name: str, _object: Any, _options: Any, l
     lines[:] = re.sub(r":\n(?=  )", "::\n\n", text).split("\n")
 
 
+def mathml(translator: Any, node: Any) -> None:
+    """Formulas as browsers draw them: no script, no network."""
+    translator.body.append(tex2mathml(node.astext(), as_block="block" in type(node).__name__))
+    raise SkipNode
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
+    app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
     app.connect("autodoc-process-docstring", plain_text)
