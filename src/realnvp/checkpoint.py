@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -133,12 +133,13 @@ def _tensors(content: bytes, path: Path) -> dict[str, Tensor]:
 
 
 def save_checkpoint(
-    run_dir: Path, state: TrainState, *, flow: Flow, optimizer: torch.optim.Optimizer, average: WeightAverage
+    run_dir: Path, state: TrainState, *, flow: Flow, optimizers: Sequence[torch.optim.Optimizer], average: WeightAverage
 ) -> None:
-    """Write checkpoints/step-N: weights, moments, their average, Adam's state, where it stands. The last two are kept."""
+    """Write checkpoints/step-N: weights, moments, averages, the optimisers' state, where it stands. The last two are kept."""
     tensors = {f"flow.{name}": tensor for name, tensor in flow.state_dict().items()}
+    kept = {parameter: entries for optimizer in optimizers for parameter, entries in optimizer.state.items()}
     for name, parameter in flow.named_parameters():
-        tensors |= {f"adam.{name}.{entry}": value for entry, value in optimizer.state.get(parameter, {}).items()}
+        tensors |= {f"optimizer.{name}.{entry}": value for entry, value in kept.get(parameter, {}).items()}
     tensors |= {f"average.{name}": tensor for name, tensor in average.tensors.items()}
     content = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     parent = run_dir / "checkpoints"
@@ -147,7 +148,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    run_dir: Path, *, flow: Flow, optimizer: torch.optim.Optimizer, average: WeightAverage
+    run_dir: Path, *, flow: Flow, optimizers: Sequence[torch.optim.Optimizer], average: WeightAverage
 ) -> tuple[TrainState, list[str]]:
     """Put the newest intact checkpoint into all three; its state (a new one if there is none), and complaints on others.
 
@@ -161,14 +162,16 @@ def load_checkpoint(
     path = run_dir / "checkpoints" / TENSORS
     tensors = _tensors(files.get(TENSORS, b""), path)
     parameters = dict(flow.named_parameters())
+    groups = [(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups]
+    owners = {parameter: optimizer for optimizer, group in groups for parameter in group["params"]}
     try:
         flow.load_state_dict({name.removeprefix("flow."): tensor for name, tensor in tensors.items() if name.startswith("flow.")})
         for key, tensor in tensors.items():
-            if key.startswith("adam."):
-                name, entry = key.removeprefix("adam.").rsplit(".", 1)
+            if key.startswith("optimizer."):
+                name, entry = key.removeprefix("optimizer.").rsplit(".", 1)
                 # In the memory layout of the parameter, which the fused Adam takes for granted.
                 like = torch.empty((), device=parameters[name].device) if entry == "step" else parameters[name].detach()
-                optimizer.state[parameters[name]][entry] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+                owners[parameters[name]].state[parameters[name]][entry] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
         for name, mean in average.tensors.items():
             mean.copy_(tensors[f"average.{name}"])
     except (KeyError, ValueError, RuntimeError) as error:

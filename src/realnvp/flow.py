@@ -119,4 +119,4 @@ class Flow(nn.Module):
         if x.ndim != 2 + len(sides) or x.shape[1] != channels or not len(x):
             raise ValueError(f"expected a batch of shape (B, {channels}{', H, W' if sides else ''}), got {tuple(x.shape)}")
         if sides:
-            check_divisible(x.shape, self.config.model.num_scales or 1)
+            check_divisible(x.shape, self.config.model)

@@ -35,12 +35,13 @@ from realnvp.flow import Flow
 from realnvp.folders import DamagedError, keep_last, lock_folder, naming, numbered, sweep, write_file
 from realnvp.likelihood import BitsPerDim, evaluating, in_bits_per_dim, log_probs, summarise
 from realnvp.memory import check_memory
-from realnvp.models import build, l2_penalty, recompute
+from realnvp.models import build, l2_penalty, matrices, recompute
 from realnvp.moments import averaging, restore_moments, stored_moments
 from realnvp.noise import Purpose
 from realnvp.nonfinite import first_nonfinite
 from realnvp.progress import progress
 
+clock = time.monotonic
 GRID = 36  # images of a grid of samples
 MAX_SKIPPED = 20  # steps in a row without a finite loss and gradient, before the training gives up
 
@@ -69,7 +70,7 @@ class Run:
     batches: Batches
     flow: Flow
     model: Any  # the flow, wrapped for several processes
-    optimizer: Any
+    optimizers: list[Any]
     average: WeightAverage
     accelerator: Accelerator
     state: TrainState
@@ -139,9 +140,9 @@ def _loop(run: Run, stop: list[int]) -> None:
     ticked = time.monotonic()
     with progress("step", every.max_steps, start=state.step, enabled=run.accelerator.is_main_process) as report:
         while not run.finished:
-            step_began = time.monotonic()
+            step_began = clock()
             loss, norm, stopping = train_step(run, run.batches.at(state.step), stop=stop)
-            run.step_seconds = time.monotonic() - step_began
+            run.step_seconds = clock() - step_began
             _count_skipped(run, loss, norm)
             state.step += 1
             state.seconds = time.monotonic() - began
@@ -183,7 +184,9 @@ def _count_skipped(run: Run, loss: float, norm: float) -> None:
 
 def _save(run: Run) -> None:
     if run.accelerator.is_main_process:
-        save_checkpoint(run.run_dir, run.state, flow=run.flow, optimizer=run.optimizer.optimizer, average=run.average)
+        save_checkpoint(
+            run.run_dir, run.state, flow=run.flow, optimizers=[each.optimizer for each in run.optimizers], average=run.average
+        )
     run.accelerator.wait_for_everyone()
 
 
@@ -204,14 +207,15 @@ def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, i
     loss, (_, norm, signal_to_stop, seconds) = everyones[:, 0].mean().item(), everyones.amax(0).tolist()
     state.training_seconds += seconds  # of the slowest process: all must agree on the learning rate
     if math.isfinite(loss) and math.isfinite(norm):
-        for group in run.optimizer.param_groups:
-            group["lr"] = recipe.lr * rate(recipe, state.step, run.progress)
-        run.optimizer.step()
+        for optimizer in run.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * rate(recipe, state.step, run.progress)
+            optimizer.step()
         run.average.update(state.step + 1)
         state.typical_norm = _typical(state.typical_norm, norm)
     else:
         restore_moments(before)
-    run.optimizer.zero_grad()
+    run.flow.zero_grad()
     return loss, norm, int(signal_to_stop)
 
 
@@ -265,13 +269,13 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     if begun and init_from is not None and accelerator.is_main_process:
         warnings.warn(f"--init-from: {run_dir} goes on from its own checkpoint", stacklevel=2)
     flow = _initial_flow(config, None if begun else init_from)
-    optimizer = torch.optim.Adam(flow.parameters(), lr=config.train.lr, fused=accelerator.device.type in ("cpu", "cuda"))
+    optimizers = _optimizers(flow, config.train, fused=accelerator.device.type in ("cpu", "cuda"))
     flow.to(accelerator.device)
     if not begun and init_from is None and any(isinstance(module, ActNorm) for module in flow.modules()):
         with starting(flow), torch.no_grad():
             flow.log_prob(batches.at(0, Purpose.MOMENTS))
     average = WeightAverage(flow, config.train.average)
-    state, complaints = load_checkpoint(run_dir, flow=flow, optimizer=optimizer, average=average)
+    state, complaints = load_checkpoint(run_dir, flow=flow, optimizers=optimizers, average=average)
     if accelerator.is_main_process:
         for complaint in complaints:
             warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=2)
@@ -281,9 +285,21 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
         accelerator.init_trackers("curves", init_kwargs=options)
     with warnings.catch_warnings():  # torch 2.13 renames the option, to a name that older ones do not know
         warnings.filterwarnings("ignore", message=".*broadcast_buffers")
-        model, prepared = accelerator.prepare(flow, optimizer)
+        model, *prepared = accelerator.prepare(flow, *optimizers)
     flow.train()
     return Run(config, run_dir, splits, batches, flow, model, prepared, average, accelerator, state)
+
+
+def _optimizers(flow: Flow, recipe: TrainConfig, *, fused: bool) -> list[torch.optim.Optimizer]:
+    """Adam, for all weights (section 4.1) or for those that are left when Muon has the matrices."""
+    given = [] if recipe.muon_lr is None else matrices(flow)
+    rest = [weight for weight in flow.parameters() if all(weight is not matrix for matrix in given)]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(rest, lr=recipe.lr, fused=fused)]
+    if recipe.muon_lr is not None:
+        optimizers.append(torch.optim.Muon(given, lr=recipe.muon_lr, weight_decay=0.0))
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["initial_lr"] = group["lr"]
+    return optimizers
 
 
 def _discard_unbegun(run_dir: Path) -> None:

@@ -26,4 +26,4 @@ class Mixing(Bijection):
 
 def _product(weight: Tensor, x: Tensor) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
-        return (weight.to(x.dtype) @ x.flatten(2)).view_as(x)
+        return (weight.to(x.dtype) @ x.reshape(*x.shape[:2], -1)).view(x.shape)
