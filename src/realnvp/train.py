@@ -273,7 +273,7 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     flow.to(accelerator.device)
     if not begun and init_from is None and any(isinstance(module, ActNorm) for module in flow.modules()):
         with starting(flow), torch.no_grad():
-            flow.log_prob(batches.at(0, Purpose.MOMENTS))
+            flow.log_prob(torch.cat([batches.at(i, Purpose.MOMENTS) for i in range(-(-128 // config.train.batch_size))]))
     average = WeightAverage(flow, config.train.average)
     state, complaints = load_checkpoint(run_dir, flow=flow, optimizers=optimizers, average=average)
     if accelerator.is_main_process:
