@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 AUDIT := $(VENV)/audit/bin
 RUN ?= runs/demo
 
-.PHONY: help demo test faults mutants lint types format lines lock audit bench shipped clean
+.PHONY: help demo test faults mutants lint types format lines docs lock audit bench shipped clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -41,6 +41,10 @@ format: $(VENV)/.dev  ## let ruff rewrite the code
 lines: $(VENV)/.dev  ## bring the line numbers in docs/paper_map.md up to date
 	$(BIN)/python docs/lines.py
 
+docs: $(VENV)/.docs  ## the documentation, with its tutorials run: build/docs/html/index.html, about 5 minutes at first
+	$(BIN)/sphinx-build -W --keep-going -q -b doctest -d build/docs/doctrees docs build/docs/doctest
+	$(BIN)/sphinx-build -W --keep-going -q -b html -d build/docs/doctrees docs build/docs/html
+
 bench: $(VENV)/.dev  ## speed and memory: about an hour on 2 idle CPU cores (docs/performance.md)
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.scaling
@@ -62,7 +66,7 @@ audit: $(VENV)/.audit  ## known vulnerabilities of what is locked; a package tha
 		{ echo "make audit: not passed: vulnerabilities, or packages that could not be looked up, are listed above"; exit 1; }
 
 clean:  ## remove the environment and caches, not your runs
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.audit:
 	$(PYTHON) -m venv $(VENV)/audit
@@ -72,6 +76,11 @@ $(VENV)/.audit:
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check -e '.[train]'
+	touch $@
+
+$(VENV)/.docs: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check -e '.[docs]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml
