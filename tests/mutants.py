@@ -102,7 +102,7 @@ MUTANTS = [
         TRAIN,
     ),
     Mutant("train.py", "run.optimizer.zero_grad()", "None", TRAIN),
-    Mutant("train.py", "result.mean < state.best", "result.mean > state.best", TRAIN),
+    Mutant("train.py", "unit.sign * result.mean > unit", "unit.sign * result.mean < unit", TRAIN),
     Mutant("batches.py", "self.indices(step)[self.mine]", "self.indices(step)[: len(self.indices(step)[self.mine])]", TRAIN),
     Mutant("batches.py", "pixels[mirrored, :, ::-1]", "pixels[mirrored]", TRAIN),
     Mutant("batches.py", "self._ahead.pop(step, None)", "self._ahead.pop(next(iter(self._ahead), None), None)", TRAIN),

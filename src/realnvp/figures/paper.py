@@ -66,11 +66,17 @@ class Subject:
         """z of images, (N, H, W, C), at the centres of their bins."""
         return latent.encode(self.flow, latent.centres(_channels_first(images)), report=self.telling("encode", len(images)))
 
+    @property
+    def levels(self) -> int:
+        """Grey levels of the run's images."""
+        assert self.config.data.levels is not None
+        return self.config.data.levels
+
     def pixels(self, x: Tensor) -> Pixels:
         """(N, H, W, C), uint8, of x in data units; warns of images that are not finite, whose bad pixels become 0."""
         if bad := int((~x.isfinite()).flatten(1).any(1).sum()):
             warnings.warn(f"{bad} of {len(x)} decoded images are not finite", stacklevel=2)
-        return quantize(torch.nan_to_num(x), levels=self.config.data.levels).permute(0, 2, 3, 1).cpu().numpy()
+        return quantize(torch.nan_to_num(x), levels=self.levels).permute(0, 2, 3, 1).cpu().numpy()
 
     def sampled(self, count: int, *, temperature: float = 1.0, factor: int = 1) -> Pixels:
         """Samples, (N, H, W, C); of larger images fewer at a time, so that memory stays bounded."""
@@ -84,7 +90,7 @@ class Subject:
 
     def grid(self, images: Pixels, **words: Any) -> "Picture":
         """A grid of images with the run's grey levels."""
-        return grid(images, levels=self.config.data.levels, **words)
+        return grid(images, levels=self.levels, **words)
 
     def telling(self, words: str, total: int) -> Callable[[int], None]:
         """A function that says how many are done."""

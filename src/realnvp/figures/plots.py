@@ -84,6 +84,24 @@ def distances(groups: Mapping[str, Array], *, xlabel: str) -> "Picture":
     return plot(6.0, 2.8, draw)
 
 
+def scatter(groups: Mapping[str, Array], columns: Sequence[str]) -> "Picture":
+    """The points of each group, (N, 2), in a panel of its own, all on the axes of the first."""
+    first = next(iter(groups.values()))
+    low, high = first.min(0), first.max(0)
+    room = 0.05 * (high - low) + 1e-12
+
+    def draw(figure: Any) -> None:
+        panels = figure.subplots(1, len(groups), squeeze=False, sharex=True, sharey=True)[0]
+        for axes, (title, points), colour in zip(panels, groups.items(), (BLUE, ORANGE), strict=False):
+            size = min(4.0, max(0.3, 3000 / len(points)))
+            axes.scatter(*points.T, s=size, color=colour, linewidths=0, alpha=0.7)
+            axes.set(title=title, xlabel=columns[0])
+            axes.set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
+        panels[0].set_ylabel(columns[1])
+
+    return plot(4.2 * len(groups), 4.2, draw)
+
+
 def curves(train: Mapping[str, Array], validation: Mapping[str, Array]) -> "Picture":
     """Bits/dim over steps and over time. Both hold step, seconds, bits; validation also error, the standard error."""
     every = np.concatenate([train["bits"][len(train["bits"]) // 20 :], validation["bits"]])
