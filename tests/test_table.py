@@ -22,6 +22,8 @@ from realnvp.checkpoint import last_state, load_flow, save_flow
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, ModelConfig, TrainConfig
 from realnvp.data import find_data, read_table
+from realnvp.figures import draw_figures
+from realnvp.figures.plots import MASSES
 from realnvp.folders import newest_intact
 from realnvp.likelihood import log_probs
 from realnvp.models import standardise, vector_flow
@@ -434,9 +436,65 @@ def test_parquet_without_its_extra_says_what_to_install(capsys: Out, tmp_path: P
     assert "pip install 'realnvp[table]'" in capsys.readouterr().err
 
 
-def test_two_columns_are_drawn(capsys: Out, tmp_path: Path) -> None:
-    source = numbers(tmp_path / "points.npy", ROWS[:, :2])
-    train(of(source), tmp_path / "run", device="cpu")
-    assert run(["sample", str(tmp_path / "run"), "-n", "50", "--beside-data", "--out", str(tmp_path / "s.png")]) == 0
+# Pictures
+
+
+@pytest.fixture(scope="session")
+def points_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished training on two columns. Only read it."""
+    folder = tmp_path_factory.mktemp("points")
+    train(of(numbers(folder / "points.npy", people(4000)[:, :2])), folder / "run", device="cpu")
+    AcceleratorState._reset_state(True)
+    return folder / "run"
+
+
+def test_a_plane_of_points_is_drawn(points_run: Path, tmp_path: Path) -> None:
+    flow = load_flow(points_run)
+    written = draw_figures(flow, points_run, out=tmp_path, arrays=True)
+    assert {path.stem for path in written if path.suffix == ".png"} == {"density", "map", "latents", "curves"}
+    for path in tmp_path.glob("*.png"):
+        with Image.open(path) as picture:
+            assert min(picture.size) > 400
+            assert len(picture.getcolors(2**24) or ()) > 10
+    x, z, samples, sampled_z = (np.load(tmp_path / f"map-{name}.npy") for name in ("x", "z", "samples", "samples-z"))
+    assert np.allclose(flow.decode(torch.from_numpy(z)).detach(), x, atol=1e-9)
+    assert np.allclose(flow.encode(torch.from_numpy(samples)).detach(), sampled_z, atol=1e-9)
+    # The areas hold what they say.
+    inside = (
+        log_probs(flow, flow.sample(4000, seed=9, dtype=torch.float64)).numpy()
+        >= np.load(tmp_path / "density-edges.npy")[:, None]
+    )
+    assert np.allclose(inside.mean(1), MASSES, atol=0.03)
+
+
+def test_pairs_of_columns_are_drawn(capsys: Out, table_run: Path, tmp_path: Path) -> None:
+    assert run(["figures", str(table_run), "--out", str(tmp_path)]) == 0
+    assert {path.stem for path in tmp_path.iterdir()} == {"pairs", "latents", "curves"}
+    assert run(["figures", str(table_run), "--only", "map"]) == 2
+    assert "no figure 'map'; there are pairs, latents, curves" in capsys.readouterr().err
+
+
+def test_samples_as_a_scatter_plot(points_run: Path, tmp_path: Path) -> None:
+    assert run(["sample", str(points_run), "-n", "50", "--beside-data", "--out", str(tmp_path / "s.png")]) == 0
     with Image.open(tmp_path / "s.png") as picture:
         assert picture.width > 1.5 * picture.height
+
+
+def test_report(points_run: Path) -> None:
+    assert run(["report", str(points_run)]) == 0
+    page = (points_run / "report.html").read_text()
+    result = json.loads((points_run / "evaluation.json").read_text())
+    assert f"{result['log_likelihood']:.3f} +- {result['standard_error']:.3f} nats" in page
+    assert page.count("<img") == 4
+    assert "Another picture" not in page
+
+
+def test_samples_do_not_depend_on_how_many_are_drawn(points_run: Path) -> None:
+    flow = load_flow(points_run)
+    whole = flow.sample(2100, seed=3, dtype=torch.float64)
+    parts = torch.cat(
+        [flow.sample(count, seed=3, first=first, dtype=torch.float64) for first, count in ((0, 5), (5, 2000), (2005, 95))]
+    )
+    assert torch.allclose(whole, parts, rtol=1e-6)
+    assert len(whole.unique(dim=0)) == 2100
+    assert not torch.allclose(whole[:5], flow.sample(5, seed=4, dtype=torch.float64))

@@ -23,7 +23,10 @@ SENTENCES = {
     "latents-neighbours": "Samples beside the training images nearest to them: a copy would mean that the flow memorised.",
     "latents-distances": "Distances to the nearest training image: samples much nearer than test images would be memorised.",
     "": "Another picture of the run.",
-    "curves": "Bits/dim over training: validation that rises while training falls is overfitting.",
+    "density": "Data, density, samples: mass between the parts of the data, or edges made soft, is what it has not learned.",
+    "map": "The paper's figure 1: data and their latents above, samples and theirs below; the grid shows where f stretches.",
+    "pairs": "Data and samples in each pair of columns: they should be hard to tell apart.",
+    "curves": "The number over training: validation that gets worse while training gets better is overfitting.",
 }
 
 PAGE = """<!DOCTYPE html>
