@@ -34,14 +34,14 @@ COMMANDS: dict[str, Any] = {
 
 USAGE = f"""usage: realnvp COMMAND ...        realnvp COMMAND --help        realnvp --version
 
-Exact probability models of images with Real NVP (Dinh, Sohl-Dickstein, Bengio, 2016).
+Exact probability models of images and tables with Real NVP (Dinh, Sohl-Dickstein, Bengio, 2016).
 
   presets    what can be trained: names, image sizes, parameters, the paper's bits/dim
   prepare    a data set's files, as published, to arrays that training reads
   train      train a flow, or go on with a training
-  evaluate   bits/dim on a split, with its standard error
-  sample     draw images
-  score      log-density of each of your image files, the least likely ranked first
+  evaluate   bits/dim (of a table: nats) on a split, with its standard error
+  sample     draw images or rows
+  score      log-density of each of your image files or rows, the least likely ranked first
   check      is it invertible, is its log-det right, are all values finite?
   figures    the paper's figures from one run: manifold, extrapolation, compression, latents, ...
   report     one HTML page of a run: results, figures with what to look for, configuration
@@ -118,7 +118,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _install_line(module: str) -> str:
-    extras = {"accelerate": "train", "tensorboard": "train", "matplotlib": "figures", "lmdb": "lsun"}
+    extras = {"accelerate": "train", "tensorboard": "train", "matplotlib": "figures", "lmdb": "lsun", "pyarrow": "table"}
     extras |= {"huggingface_hub": "hub", "onnx": "onnx", "onnxscript": "onnx"}
     extras |= dict.fromkeys(("PIL", "skimage", "sklearn"), "data")
     return f"pip install 'realnvp[{extras.get(module, 'all')}]'"
