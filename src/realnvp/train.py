@@ -248,6 +248,7 @@ def _typical(typical: float, norm: float) -> float:
 def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path | None, stack: ExitStack) -> Run:
     """Everything that a training works with, as its last checkpoint says; the stack holds run_dir's lock."""
     place = pick_device(device)
+    check_tracker(config.train.tracker)
     accelerator = Accelerator(
         cpu=place.type == "cpu",
         mixed_precision="no",  # `train_step` casts: Accelerate would keep the first training's precision for all of the process
@@ -258,7 +259,6 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
             InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout)),
         ],
     )
-    check_tracker(accelerator, config.train.tracker)
     if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
         raise ValueError(f"--device: {place}: the {os.environ['WORLD_SIZE']} processes cannot be joined on it")
     _check_claim(config, run_dir)
