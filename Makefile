@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 AUDIT := $(VENV)/audit/bin
 RUN ?= runs/demo
 
-.PHONY: help demo test faults mutants lint types format lines docs lock audit bench clean
+.PHONY: help demo test faults mutants lint types format lines docs lock audit bench shipped clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -48,6 +48,14 @@ docs: $(VENV)/.docs  ## the documentation, with its tutorials run: build/docs/ht
 bench: $(VENV)/.dev  ## speed and memory: about an hour on 2 idle CPU cores (docs/performance.md)
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.scaling
+
+shipped: $(VENV)/.dev  ## train the two flows inside the package anew: about 10 minutes on one core
+	OMP_NUM_THREADS=1 $(BIN)/realnvp train digits --run-dir runs/digits-small --model.width 16 --device cpu
+	OMP_NUM_THREADS=1 $(BIN)/realnvp train photos --run-dir runs/photos-small --model.width 8 --model.num-scales 3 --train.max-steps 2000 --device cpu
+	for name in digits-small photos-small; do \
+		$(BIN)/realnvp evaluate runs/$$name --noise-draws 4 && \
+		$(BIN)/realnvp share runs/$$name src/realnvp/shipped/$$name --licence mit || exit 1; \
+	done
 
 # Versions only: hashes, and the local part of a version (+cpu), would bind the list to one platform.
 lock: $(VENV)/.dev  ## requirements-dev.lock anew: the versions that are installed, so test them first

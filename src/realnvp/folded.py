@@ -29,6 +29,8 @@ def fast(flow: Flow, *, dtype: torch.dtype | None = None) -> Flow:
         dtype = torch.bfloat16 if _has_bfloat16(like(flow).device) else torch.float32
     if dtype not in (torch.bfloat16, torch.float32, torch.float64):
         raise ValueError(f"dtype: must be torch.bfloat16, float32 or float64, got {dtype}")
+    if not any(isinstance(net, ResNet) for net in flow.modules()):
+        raise ValueError("fast: only flows of images have convolutions to fold; this one is as fast as it gets")
     with torch.no_grad():
         folded: dict[int, nn.Module] = {}
         for net in flow.modules():

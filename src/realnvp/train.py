@@ -24,7 +24,7 @@ from torch import Tensor
 from realnvp.averages import WeightAverage
 from realnvp.batches import Batches
 from realnvp.bijections import ActNorm, starting
-from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, lost_best, read_run_config, save_checkpoint, save_flow
+from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, lost_best, read_run_config, save_checkpoint, save_model
 from realnvp.config import MAY_CHANGE, Config, TrainConfig, differences, resolve, to_json, validate
 from realnvp.data import Splits, discard_prepared, prepare, quantize
 from realnvp.data.source import SPLITS
@@ -33,13 +33,14 @@ from realnvp.environment import environment, read_sittings
 from realnvp.figures import data_beside_samples
 from realnvp.flow import Flow
 from realnvp.folders import DamagedError, keep_last, lock_folder, naming, numbered, sweep, write_file
-from realnvp.likelihood import BitsPerDim, evaluating, in_bits_per_dim, log_probs, summarise
+from realnvp.likelihood import Summary, Unit, evaluating, log_probs, summarise, unit_of
 from realnvp.memory import check_memory
-from realnvp.models import build, l2_penalty, matrices, recompute
+from realnvp.models import build, l2_penalty, matrices, recompute, standardise
 from realnvp.moments import averaging, restore_moments, stored_moments
 from realnvp.noise import Purpose
 from realnvp.nonfinite import first_nonfinite
 from realnvp.progress import progress
+from realnvp.trackers import check_tracker, end_tracker, log_curves, start_tracker
 
 clock = time.monotonic
 GRID = 36  # images of a grid of samples
@@ -78,6 +79,11 @@ class Run:
     step_seconds: float = 0.0
 
     @property
+    def unit(self) -> Unit:
+        """What log-densities are reported in."""
+        return unit_of(self.config)
+
+    @property
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
         train, state = self.config.train, self.state
@@ -105,7 +111,7 @@ def train(config: Config, run_dir: str | Path, *, device: str = "auto", init_fro
         _check_best(run)
         if not run.finished:
             _loop(run, stack.enter_context(_stop_signals()))
-        run.accelerator.end_training()
+        end_tracker(run.accelerator)
     return run.state
 
 
@@ -134,7 +140,7 @@ def _check_best(run: Run) -> None:
 
 
 def _loop(run: Run, stop: list[int]) -> None:
-    every, state = run.config.train, run.state
+    every, state, unit = run.config.train, run.state, run.unit
     began = time.monotonic() - state.seconds
     recent: list[float] = []  # losses since the last line of metrics.jsonl; nan for a skipped step
     ticked = time.monotonic()
@@ -150,12 +156,11 @@ def _loop(run: Run, stop: list[int]) -> None:
 
             last = run.progress >= 1
             if state.step % every.log_every == 0 or last:
-                bits = in_bits_per_dim(-float(np.mean(recent)), run.splits.shape)
+                value = unit.of(-float(np.mean(recent)), run.splits.shape)
                 speed = len(recent) * every.batch_size / (time.monotonic() - ticked)
-                _log(
-                    run, {"train_bits_per_dim": bits, "gradient_norm": norm, "images_per_second": speed, "skipped": state.skipped}
-                )
-                report(state.step, f"{bits:.3f} bits/dim  {speed:.0f} images/s  {_best(state)}")
+                values = {f"train_{unit.key}": value, "gradient_norm": norm, f"{unit.things}_per_second": speed}
+                _log(run, values | {"skipped": state.skipped})
+                report(state.step, f"{value:.3f} {unit.words}  {speed:.0f} {unit.things}/s  {_best(state)}")
                 recent, ticked = [], time.monotonic()
             with run.average.used():
                 if state.step % every.eval_every == 0 or last:
@@ -179,7 +184,9 @@ def _count_skipped(run: Run, loss: float, norm: float) -> None:
         images = run.batches.indices(run.state.step).tolist()
         where = first_nonfinite(run.flow, run.batches.at(run.state.step), l2=run.config.train.l2)
         found = f"loss {loss}, gradient norm {norm}, {where}"
-        raise TrainingFailed(f"step {run.state.step}: {found}, after {MAX_SKIPPED} such steps in a row; training images {images}")
+        raise TrainingFailed(
+            f"step {run.state.step}: {found}, after {MAX_SKIPPED} such steps in a row; training {run.unit.things} {images}"
+        )
 
 
 def _save(run: Run) -> None:
@@ -251,6 +258,7 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
             InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout)),
         ],
     )
+    check_tracker(accelerator, config.train.tracker)
     if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
         raise ValueError(f"--device: {place}: the {os.environ['WORLD_SIZE']} processes cannot be joined on it")
     _check_claim(config, run_dir)
@@ -261,7 +269,7 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
         prepare(config.data, seed=config.seed, folder=run_dir / "data", verify=SPLITS)
     accelerator.wait_for_everyone()
     splits = prepare(config.data, seed=config.seed, folder=run_dir / "data")
-    config = resolve(config, splits.shape)
+    config = resolve(config, splits.shape, splits.columns)
     rank, processes = accelerator.process_index, accelerator.num_processes
     check_memory(config, place, processes=processes)
     batches = Batches(splits.train, config, device=accelerator.device, process=rank, processes=processes)
@@ -271,23 +279,31 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     flow = _initial_flow(config, None if begun else init_from)
     optimizers = _optimizers(flow, config.train, fused=accelerator.device.type in ("cpu", "cuda"))
     flow.to(accelerator.device)
-    if not begun and init_from is None and any(isinstance(module, ActNorm) for module in flow.modules()):
-        with starting(flow), torch.no_grad():
-            flow.log_prob(torch.cat([batches.at(i, Purpose.MOMENTS) for i in range(-(-128 // config.train.batch_size))]))
+    if not begun and init_from is None:
+        _start_from_data(flow, splits, batches)
     average = WeightAverage(flow, config.train.average)
     state, complaints = load_checkpoint(run_dir, flow=flow, optimizers=optimizers, average=average)
     if accelerator.is_main_process:
         for complaint in complaints:
             warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=2)
+    start_tracker(accelerator, config, run_dir, step=state.step)
+    if accelerator.is_main_process:
         _claim(config, run_dir, state, device=str(accelerator.device), processes=processes)
-    if config.train.tracker != "none":
-        options = {"tensorboard": {"purge_step": state.step}} if config.train.tracker == "tensorboard" else {}
-        accelerator.init_trackers("curves", init_kwargs=options)
     with warnings.catch_warnings():  # torch 2.13 renames the option, to a name that older ones do not know
         warnings.filterwarnings("ignore", message=".*broadcast_buffers")
         model, *prepared = accelerator.prepare(flow, *optimizers)
     flow.train()
     return Run(config, run_dir, splits, batches, flow, model, prepared, average, accelerator, state)
+
+
+def _start_from_data(flow: Flow, splits: Splits, batches: Batches) -> None:
+    """Let the parts that can start from the data: of a table all of it, of images the first 128 or so."""
+    if len(splits.shape) == 1:
+        standardise(flow, splits.train[:])
+    elif any(isinstance(module, ActNorm) for module in flow.modules()):
+        first = range(-(-128 // batches.config.train.batch_size))
+        with starting(flow), torch.no_grad():
+            flow.log_prob(torch.cat([batches.at(i, Purpose.MOMENTS) for i in first]))
 
 
 def _optimizers(flow: Flow, recipe: TrainConfig, *, fused: bool) -> list[torch.optim.Optimizer]:
@@ -319,7 +335,8 @@ def _check_claim(config: Config, run_dir: Path) -> None:
     old = read_run_config(run_dir)
     if old.data.shape is None:
         raise DamagedError(f"{path}: data.shape is missing")
-    if changed := [name for name in differences(old, resolve(config, old.data.shape)) if name not in MAY_CHANGE]:
+    now = resolve(config, old.data.shape, old.data.columns)
+    if changed := [name for name in differences(old, now) if name not in MAY_CHANGE]:
         raise ValueError(f"{path}: this run was started with another {', '.join(changed)}; take another --run-dir")
 
 
@@ -364,45 +381,46 @@ def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
 
 
 def _evaluate(run: Run) -> None:
-    """Bits/dim on the validation split with moments re-estimated over training batches; writes the last and the best model."""
+    """Bits/dim, or nats, on validation with moments re-estimated over training batches; writes the last and the best model."""
     before = stored_moments(run.flow)
     with averaging(run.flow), torch.no_grad():
-        for step in range(run.config.train.moment_batches):
+        for step in range(run.config.train.moment_batches if before else 0):
             run.flow.log_prob(run.batches.at(step, Purpose.MOMENTS))
     result = _validate(run)
-    state = run.state
-    better = math.isfinite(result.mean) and (state.best is None or result.mean < state.best)
+    state, unit = run.state, run.unit
+    better = math.isfinite(result.mean) and (state.best is None or unit.sign * result.mean > unit.sign * state.best)
     state.evaluations_since_best = 0 if better else state.evaluations_since_best + 1
     if result.nonfinite and run.accelerator.is_main_process:
-        warnings.warn(f"step {state.step}: {result.nonfinite} validation images have no finite log-density", stacklevel=2)
+        warnings.warn(f"step {state.step}: {result.nonfinite} validation {unit.things} have no finite log-density", stacklevel=2)
     if better:
         state.best, state.best_step = result.mean, state.step
+    measured = {f"validation_{unit.key}": result.mean, "validation_standard_error": result.standard_error}
     if run.accelerator.is_main_process:
-        facts = {"step": state.step, "validation_bits_per_dim": result.mean, "validation_standard_error": result.standard_error}
+        facts = {"step": state.step} | measured
         for which in ["last", "best"] if better else ["last"]:
-            save_flow(run.flow, run.run_dir / "model" / f"{which}-{state.step:09d}", facts=facts)
+            save_model(run.flow, run.run_dir / "model" / f"{which}-{state.step:09d}", facts=facts)
             keep_last(run.run_dir / "model", which, 1)
     restore_moments(before)
-    _log(run, {"validation_bits_per_dim": result.mean, "validation_standard_error": result.standard_error})
+    _log(run, measured)
 
 
-def _validate(run: Run) -> BitsPerDim:
+def _validate(run: Run) -> Summary:
     images = run.splits.validation
     chosen = np.linspace(0, len(images) - 1, min(len(images), run.config.train.eval_images)).astype(int)
     mine = chosen[run.accelerator.process_index :: run.accelerator.num_processes]
     nats = torch.zeros(len(images), dtype=torch.float64)
     if len(mine):
-        nats[mine] = log_probs(run.flow, images[mine].transpose(0, 3, 1, 2), seed=run.config.seed, indices=mine.tolist())
+        nats[mine] = log_probs(run.flow, np.moveaxis(images[mine], -1, 1), seed=run.config.seed, indices=mine.tolist())
     total = run.accelerator.reduce(nats if run.accelerator.num_processes == 1 else nats.to(run.accelerator.device), "sum")
     assert isinstance(total, Tensor)
     groups = (run.splits.groups or {}).get("validation")
-    bits = in_bits_per_dim(total.cpu()[chosen], run.splits.shape)
-    return summarise(bits, None if groups is None else np.array(groups)[chosen])
+    values = run.unit.of(total.cpu()[chosen], run.splits.shape)
+    return summarise(values, None if groups is None else np.array(groups)[chosen])
 
 
 def _write_samples(run: Run) -> None:
-    """A grid of data beside samples, from the same z each time, so that one sees it learn."""
-    if not run.accelerator.is_main_process:
+    """A grid of data beside samples, from the same z each time, so that one sees it learn; none of a table."""
+    if not run.accelerator.is_main_process or run.splits.levels is None:
         return
     with evaluating(run.flow):
         samples = quantize(run.flow.sample(GRID, seed=run.config.seed).nan_to_num(), levels=run.splits.levels)
@@ -417,8 +435,7 @@ def _log(run: Run, values: dict[str, float]) -> None:
         path = run.run_dir / "metrics.jsonl"
         with naming(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({k: v if math.isfinite(v) else None for k, v in entry.items()}) + "\n")
-    with naming(run.run_dir / "curves"):
-        run.accelerator.log(values, step=run.state.step)
+    log_curves(run.accelerator, run.run_dir, values, step=run.state.step)
 
 
 def _best(state: TrainState) -> str:

@@ -13,11 +13,12 @@ class ActNorm(Bijection):
     """z = (x - mean) exp(-log_scale) for each channel;  log_det = -H W sum over channels of log_scale.
 
     Both are weights, so training, evaluation and inverse agree, whatever the batch. A fresh one is the identity; within
-    `starting` the first batch gives it its mean and scale. x is (B, C, ...).
+    `starting` the first batch gives it its mean and scale, exp(2 log_scale) = var + eps. x is (B, C, ...).
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, eps: float = EPS) -> None:
         super().__init__()
+        self.eps = eps
         self.mean = nn.Parameter(torch.zeros(channels))
         self.log_scale = nn.Parameter(torch.zeros(channels))
 
@@ -39,5 +40,6 @@ class ActNorm(Bijection):
     def _start(self, x: Tensor) -> None:
         mean, var = batch_moments(x)  # of the batch of all processes, so that these start alike
         self.mean.copy_(mean)
-        self.log_scale.copy_(0.5 * (var + EPS).log())
+        rounding = (4 * torch.finfo(mean.dtype).eps * mean).square()  # of a constant
+        self.log_scale.copy_(0.5 * torch.where(var > rounding, var + self.eps, 1).log())
         self.starting = False
