@@ -181,12 +181,12 @@ def _modernised(paper: Config, train: TrainConfig, **model: Any) -> Config:
 PRESETS |= {
     f"{name}-modern": _modernised(PRESETS[name], train, **model)
     for name, train, model in (
-        ("photos", replace(_SHORT, max_steps=1500, eval_every=300, sample_every=300, save_every=300), {}),
-        ("digits", _SHORT, {"width": 32}),
+        ("photos", replace(_SHORT, max_steps=1500, eval_every=300, sample_every=300, save_every=300), {"num_scales": 3}),
+        ("digits", _SHORT, {"num_scales": 1, "width": 32}),
         ("images", _SHORT, {}),
-        ("cifar10", TrainConfig(), {"width": 128, "num_couplings": 12}),
-        ("imagenet32", TrainConfig(), {"width": 160, "num_couplings": 16}),
-        ("imagenet64", TrainConfig(), {"width": 128, "num_couplings": 16}),
+        ("cifar10", TrainConfig(), {"num_scales": 3, "width": 128, "num_couplings": 12}),
+        ("imagenet32", TrainConfig(), {"num_scales": 3, "width": 160, "num_couplings": 16}),
+        ("imagenet64", TrainConfig(), {"num_scales": 4, "width": 128, "num_couplings": 16}),
     )
 }
 
