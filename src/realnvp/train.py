@@ -29,9 +29,9 @@ from realnvp.data.source import SPLITS
 from realnvp.device import pick_device
 from realnvp.environment import environment, read_sittings
 from realnvp.figures import data_beside_samples
-from realnvp.flow import Flow
+from realnvp.flow import Flow, images_at_once
 from realnvp.folders import DamagedError, keep_last, lock_folder, naming, numbered, sweep, write_file
-from realnvp.likelihood import BitsPerDim, evaluating, in_bits_per_dim, log_probs, summarise
+from realnvp.likelihood import BitsPerDim, evaluating, full_precision, in_bits_per_dim, log_probs, summarise
 from realnvp.memory import check_memory
 from realnvp.models import build, l2_penalty, recompute
 from realnvp.moments import averaging, restore_moments, stored_moments
@@ -76,7 +76,8 @@ class Run:
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
         train, state = self.config.train, self.state
-        return state.step >= train.max_steps or bool(train.patience and state.evaluations_since_best >= train.patience)
+        enough = state.step >= train.max_steps or bool(train.patience and state.evaluations_since_best >= train.patience)
+        return enough and not state.pending
 
 
 def train(config: Config, run_dir: str | Path, *, device: str = "auto", init_from: str | Path | None = None) -> TrainState:
@@ -127,15 +128,17 @@ def _loop(run: Run, stop: list[int]) -> None:
     recent: list[float] = []  # losses since the last line of metrics.jsonl; nan for a skipped step
     ticked = time.monotonic()
     with progress("step", every.max_steps, start=state.step, enabled=run.accelerator.is_main_process) as report:
+        if state.pending:
+            _conclude(run, stop)
         while not run.finished:
-            loss, norm, stopping = train_step(run, run.batches.at(state.step), stop=stop)
+            loss, norm, signum = train_step(run, run.batches.at(state.step), stop=stop)
             _count_skipped(run, loss, norm)
             state.step += 1
+            state.pending = True
             state.seconds = time.monotonic() - began
             recent.append(loss)
 
-            last = state.step == every.max_steps
-            if state.step % every.log_every == 0 or last:
+            if state.step % every.log_every == 0 or state.step == every.max_steps:
                 bits = in_bits_per_dim(-float(np.mean(recent)), run.splits.shape)
                 speed = len(recent) * every.batch_size / (time.monotonic() - ticked)
                 _log(
@@ -143,14 +146,37 @@ def _loop(run: Run, stop: list[int]) -> None:
                 )
                 report(state.step, f"{bits:.3f} bits/dim  {speed:.0f} images/s  {_best(state)}")
                 recent, ticked = [], time.monotonic()
-            if state.step % every.eval_every == 0 or last:
-                _evaluate(run)
-            if state.step % every.sample_every == 0 or last:
-                _write_samples(run)
-            if state.step % every.save_every == 0 or run.finished or stopping:
-                _save(run)
-            if stopping and not run.finished:
-                raise TrainingStopped(stopping, state.step)
+            _conclude(run, stop, signum)
+
+
+def _conclude(run: Run, stop: list[int], signum: int = 0) -> None:
+    """Evaluate, draw samples and save, where it is time for that after a step.
+
+    TrainingStopped if a signal has come (signum) or comes; then all is saved, and what it cut short is left to the resumed
+    training, which so becomes the one that nobody stopped.
+    """
+    every, state = run.config.train, run.state
+    last = state.step == every.max_steps
+    try:
+        if signum:
+            raise TrainingStopped(signum, state.step)
+        if state.step % every.eval_every == 0 or last:
+            _evaluate(run, stop)
+        if state.step % every.sample_every == 0 or last:
+            _write_samples(run)
+    except TrainingStopped:
+        _save(run)
+        raise
+    state.pending = False
+    if state.step % every.save_every == 0 or run.finished:
+        _save(run)
+
+
+def _heed(run: Run, stop: list[int]) -> None:
+    """TrainingStopped if a signal has come to one of the processes."""
+    signum = torch.tensor([max(stop, default=0)], device=run.accelerator.device)
+    if everyones := int(run.accelerator.gather(signum).max()):
+        raise TrainingStopped(everyones, run.state.step)
 
 
 def _count_skipped(run: Run, loss: float, norm: float) -> None:
@@ -236,7 +262,7 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
             warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=2)
         _claim(config, run_dir, state, device=str(accelerator.device), processes=processes)
     if config.train.tracker != "none":
-        options = {"tensorboard": {"purge_step": state.step}} if config.train.tracker == "tensorboard" else {}
+        options = {"tensorboard": {"purge_step": state.step + 1}} if config.train.tracker == "tensorboard" else {}
         accelerator.init_trackers("curves", init_kwargs=options)
     with warnings.catch_warnings():  # torch 2.13 renames the option, to a name that older ones do not know
         warnings.filterwarnings("ignore", message=".*broadcast_buffers")
@@ -275,18 +301,19 @@ def _claim(config: Config, run_dir: Path, state: TrainState, **where: Any) -> No
     record, path = run_dir / "environment.json", run_dir / "metrics.jsonl"
     sittings = read_sittings(run_dir) if record.exists() else []
     lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if _step_of(line, path) <= state.step]
+    kept = [line for line in lines if _place_of(line, path) <= (state.step, not state.pending)]
     write_file(run_dir / "config.json", to_json(config))
     write_file(record, json.dumps([*sittings, {"from_step": state.step} | environment() | where], indent=2) + "\n")
     write_file(path, "".join(kept))
 
 
-def _step_of(line: str, path: Path) -> float:
-    """The step of a line of metrics.jsonl; infinity for a last line that was not finished."""
+def _place_of(line: str, path: Path) -> tuple[float, bool]:
+    """The step of a line of metrics.jsonl, and whether it is its evaluation's; infinity for a last line that was not finished."""
     if not line.endswith("\n"):
-        return math.inf
+        return math.inf, True
     try:
-        return float(json.loads(line)["step"])
+        entry = json.loads(line)
+        return float(entry["step"]), "validation_bits_per_dim" in entry
     except (ValueError, KeyError, TypeError):
         raise DamagedError(f"{path}: not the metrics of a training") from None
 
@@ -306,13 +333,21 @@ def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
     return flow.double() if config.train.precision == "float64" else flow
 
 
-def _evaluate(run: Run) -> None:
-    """Bits/dim on the validation split with moments re-estimated over training batches; writes the last and the best model."""
+def _evaluate(run: Run, stop: list[int]) -> None:
+    """Bits/dim on the validation split with moments re-estimated over training batches; writes the last and the best model.
+
+    TrainingStopped if a signal comes before it has a result: then nothing has changed.
+    """
     before = stored_moments(run.flow)
-    with averaging(run.flow), torch.no_grad():
-        for step in range(run.config.train.moment_batches):
-            run.flow.log_prob(run.batches.at(step, Purpose.MOMENTS))
-    result = _validate(run)
+    try:
+        with averaging(run.flow), full_precision(), torch.no_grad():
+            for step in range(run.config.train.moment_batches):
+                _heed(run, stop)
+                run.flow.log_prob(run.batches.at(step, Purpose.MOMENTS))
+        result = _validate(run, stop)
+    except TrainingStopped:
+        restore_moments(before)
+        raise
     state = run.state
     better = math.isfinite(result.mean) and (state.best is None or result.mean < state.best)
     state.evaluations_since_best = 0 if better else state.evaluations_since_best + 1
@@ -329,14 +364,16 @@ def _evaluate(run: Run) -> None:
     _log(run, {"validation_bits_per_dim": result.mean, "validation_standard_error": result.standard_error})
 
 
-def _validate(run: Run) -> BitsPerDim:
-    images = run.splits.validation
+def _validate(run: Run, stop: list[int]) -> BitsPerDim:
+    images, rank, processes = run.splits.validation, run.accelerator.process_index, run.accelerator.num_processes
     chosen = np.linspace(0, len(images) - 1, min(len(images), run.config.train.eval_images)).astype(int)
-    mine = chosen[run.accelerator.process_index :: run.accelerator.num_processes]
     nats = torch.zeros(len(images), dtype=torch.float64)
-    if len(mine):
-        nats[mine] = log_probs(run.flow, images[mine].transpose(0, 3, 1, 2), seed=run.config.seed, indices=mine.tolist())
-    total = run.accelerator.reduce(nats if run.accelerator.num_processes == 1 else nats.to(run.accelerator.device), "sum")
+    size = processes * min(64, images_at_once(run.splits.shape))
+    for start in range(0, len(chosen), size):
+        _heed(run, stop)
+        if len(mine := chosen[start : start + size][rank::processes]):
+            nats[mine] = log_probs(run.flow, images[mine].transpose(0, 3, 1, 2), seed=run.config.seed, indices=mine.tolist())
+    total = run.accelerator.reduce(nats if processes == 1 else nats.to(run.accelerator.device), "sum")
     assert isinstance(total, Tensor)
     groups = (run.splits.groups or {}).get("validation")
     bits = in_bits_per_dim(total.cpu()[chosen], run.splits.shape)

@@ -21,7 +21,7 @@ TINY = Config(
     "digits",
     DataConfig("digits", shape=(1, 8, 8), levels=17),
     ModelConfig(num_scales=1, width=4, num_blocks=0),
-    TrainConfig(max_steps=14, batch_size=8, eval_images=20, moment_batches=2, tracker="none", **EVERY),
+    TrainConfig(max_steps=14, batch_size=8, eval_images=20, moment_batches=20, tracker="none", **EVERY),
 )
 Content = dict[str, bytes]
 
