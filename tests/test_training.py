@@ -259,7 +259,7 @@ def test_evaluations_leave_the_training_alone(tiny: Config, tmp_path: Path) -> N
 
 
 def test_a_second_training_in_the_same_folder_is_refused(tiny: Config, tmp_path: Path) -> None:
-    with lock_folder(tmp_path / "run"), pytest.raises(ValueError, match="another training"):
+    with lock_folder(tmp_path / "run"), pytest.raises(ValueError, match="another process"):
         train(tiny, tmp_path / "run", device="cpu")
     assert train(tiny, tmp_path / "run", device="cpu").step == 12
 
