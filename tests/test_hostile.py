@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from pictures import png
 from PIL import Image
-from test_bad_input import png, refused
+from test_bad_input import refused
 
 import realnvp
 from realnvp.cli.main import run
