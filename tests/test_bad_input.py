@@ -189,7 +189,7 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], Argv], list[str]]] = {
     "a word for a number": (lambda t, r: ["sample", "x", "-n", "many"], ["-n", "many"]),
     "unknown precision": (lambda t, r: ["train", "digits", "--train.precision", "int8"], ["--train.precision", "int8"]),
     "unknown set": (lambda t, r: ["prepare", "cifar", "--source", t, "--out", t / "x"], ["'cifar'", "cifar10"]),
-    "two numbers for three": (lambda t, r: ["train", "digits", "--data.shape", "8", "8"], ["--data.shape"]),
+    "two numbers for three": (lambda t, r: ["train", "digits", "--data.shape", "8", "8"], ["data.shape", "one or three"]),
     "unknown shell": (lambda t, r: ["completion", "fish"], ["bash"]),
     # configurations
     "--config without a file": (lambda t, r: ["train", "--config"], ["--config"]),

@@ -273,8 +273,8 @@ def test_a_manifest_without_sense(run_dir: Path, tmp_path: Path, text: str) -> N
 
 
 STATES: dict[str, Callable[[dict[str, Any], dict[str, torch.Tensor]], object]] = {
-    "Adam's state of nobody": lambda state, tensors: tensors.update({"adam.nobody.exp_avg": torch.zeros(1)}),
-    "Adam's state without a name": lambda state, tensors: tensors.update({"adam.x": torch.zeros(1)}),
+    "Adam's state of nobody": lambda state, tensors: tensors.update({"optimizer.nobody.exp_avg": torch.zeros(1)}),
+    "Adam's state without a name": lambda state, tensors: tensors.update({"optimizer.x": torch.zeros(1)}),
     "other shapes": lambda state, tensors: tensors.update({k: v[None] for k, v in tensors.items()}),
     "a step of text": lambda state, tensors: state.update(step="12"),
     "no step": lambda state, tensors: state.pop("step"),

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from realnvp.flow import Flow
     from realnvp.folded import fast
     from realnvp.likelihood import bits_per_dim
-    from realnvp.models import build
+    from realnvp.models import build, vector_flow
 
 __version__ = "0.1.0"
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "load_flow",
     "quantize",
     "save_flow",
+    "vector_flow",
 ]
 
 # Loaded at first use, so that help and configuration never wait for torch.
@@ -38,6 +39,7 @@ _LAZY = {
     "load_flow": "checkpoint",
     "quantize": "data",
     "save_flow": "checkpoint",
+    "vector_flow": "models",
 }
 
 

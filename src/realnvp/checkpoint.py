@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from realnvp.averages import WeightAverage
 from realnvp.config import Config, from_json, least_parameters, read_config, to_json
 from realnvp.flow import Flow
 from realnvp.folders import DamagedError, keep_last, newest_intact, ours, parse_json, read_folder, write_folder
@@ -27,6 +28,8 @@ class TrainState:
 
     step: int = 0
     seconds: float = 0.0
+    training_seconds: float = 0.0
+    typical_norm: float = 0.0
     skipped: int = 0
     best: float | None = None
     best_step: int = 0
@@ -131,19 +134,25 @@ def _tensors(content: bytes, path: Path) -> dict[str, Tensor]:
         raise DamagedError(f"{path}: {error}") from None
 
 
-def save_checkpoint(run_dir: Path, state: TrainState, *, flow: Flow, optimizer: torch.optim.Optimizer) -> None:
-    """Write checkpoints/step-N: weights and moments, Adam's state, where the training stands. The last two are kept."""
+def save_checkpoint(
+    run_dir: Path, state: TrainState, *, flow: Flow, optimizers: Sequence[torch.optim.Optimizer], average: WeightAverage
+) -> None:
+    """Write checkpoints/step-N: weights, moments, averages, the optimisers' state, where it stands. The last two are kept."""
     tensors = {f"flow.{name}": tensor for name, tensor in flow.state_dict().items()}
+    kept = {parameter: entries for optimizer in optimizers for parameter, entries in optimizer.state.items()}
     for name, parameter in flow.named_parameters():
-        tensors |= {f"adam.{name}.{entry}": value for entry, value in optimizer.state.get(parameter, {}).items()}
+        tensors |= {f"optimizer.{name}.{entry}": value for entry, value in kept.get(parameter, {}).items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in average.tensors.items()}
     content = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     parent = run_dir / "checkpoints"
     write_folder(parent / f"step-{state.step:09d}", {TENSORS: content, STATE: json.dumps(asdict(state)).encode()})
     keep_last(parent, "step", 2)
 
 
-def load_checkpoint(run_dir: Path, *, flow: Flow, optimizer: torch.optim.Optimizer) -> tuple[TrainState, list[str]]:
-    """Put the newest intact checkpoint into flow and optimizer; its state (a new one if there is none), and complaints on others.
+def load_checkpoint(
+    run_dir: Path, *, flow: Flow, optimizers: Sequence[torch.optim.Optimizer], average: WeightAverage
+) -> tuple[TrainState, list[str]]:
+    """Put the newest intact checkpoint into all three; its state (a new one if there is none), and complaints on others.
 
     DamagedError if there are checkpoints and none is intact.
     """
@@ -155,14 +164,18 @@ def load_checkpoint(run_dir: Path, *, flow: Flow, optimizer: torch.optim.Optimiz
     path = run_dir / "checkpoints" / TENSORS
     tensors = _tensors(files.get(TENSORS, b""), path)
     parameters = dict(flow.named_parameters())
+    groups = [(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups]
+    owners = {parameter: optimizer for optimizer, group in groups for parameter in group["params"]}
     try:
         flow.load_state_dict({name.removeprefix("flow."): tensor for name, tensor in tensors.items() if name.startswith("flow.")})
         for key, tensor in tensors.items():
-            if key.startswith("adam."):
-                name, entry = key.removeprefix("adam.").rsplit(".", 1)
+            if key.startswith("optimizer."):
+                name, entry = key.removeprefix("optimizer.").rsplit(".", 1)
                 # In the memory layout of the parameter, which the fused Adam takes for granted.
                 like = torch.empty((), device=parameters[name].device) if entry == "step" else parameters[name].detach()
-                optimizer.state[parameters[name]][entry] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+                owners[parameters[name]].state[parameters[name]][entry] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+        for name, mean in average.tensors.items():
+            mean.copy_(tensors[f"average.{name}"])
     except (KeyError, ValueError, RuntimeError) as error:
         raise DamagedError(f"{path}: does not fit {CONFIG}: {str(error).splitlines()[-1].strip()}") from None
     return _state(files, run_dir), complaints

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
+"""(C, H, W) of images, (D,) of vectors."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class DataConfig:
     source: str | None = None
     """Folder of images, .npy file, or prepared folder; photos and digits need none."""
     shape: Shape | None = None
-    """Channels, height, width; taken from the data when not given."""
+    """Channels, height, width of images, or how many columns a table has; taken from the data when not given."""
     levels: int = 256
     """Grey levels of a channel; pixels are 0 .. levels - 1."""
     flip: bool = False
@@ -34,14 +35,22 @@ class DataConfig:
 class ModelConfig:
     """The flow (section 3 of the paper)."""
 
+    architecture: Literal["paper", "modern", "vector"] = "paper"
+    """paper: section 3, for images; modern: what later flows found; vector: fully connected networks, for tables and points."""
     coupling: Literal["affine", "additive"] = "affine"
     """affine: Real NVP (eq 4-9); additive: NICE, the paper's predecessor."""
     num_scales: int | None = None
     """Scales of the recursion (section 3.6); None: until the last one is 4 pixels high or wide."""
     width: int = 32
-    """Feature maps of the networks at the first scale; doubled at every further one."""
+    """Feature maps of the networks at the first scale."""
+    growth: float = 2.0
+    """By what the width grows at each further scale; the paper's doubles."""
     num_blocks: int = 4
     """Residual blocks of each network."""
+    num_couplings: int = 8
+    """modern: how many couplings at each scale; vector: how many in all."""
+    batch_norm: bool = False
+    """vector: whether batch norm (section 3.7) follows each coupling; the paper's images always have it."""
     momentum: float = 0.0
     """rho of eq 15-16 in training; 0: plain batch statistics."""
     alpha: float = 0.05
@@ -54,12 +63,24 @@ class TrainConfig:
 
     max_steps: int = 200_000
     """Steps of the optimiser."""
+    max_minutes: float | None = None
+    """Minutes of training over all sittings, evaluations not counted; what comes first, these or max_steps, ends it."""
     batch_size: int = 64
     """Images of a step, over all processes together."""
     lr: float = 1e-3
     """Adam's learning rate; its other settings are the defaults, as in the paper."""
+    muon_lr: float | None = None
+    """Learning rate of Muon for those weights of the networks that are matrices (modern, vector); None: Adam for all."""
+    warmup: int = 0
+    """Steps over which the learning rate rises to lr."""
+    decay: float = 0.0
+    """Share of the training, its last part, over which the learning rate falls to 0, along a cosine."""
+    average: float = 0.0
+    """Evaluations, samples and models use a moving average of the weights that keeps this share each step; 0: the weights."""
     clip: float = 100.0
     """Largest global norm of the gradient of the loss in nats per image."""
+    clip_factor: float | None = None
+    """Largest norm of the gradient beside the typical one of the steps before; None: clip alone decides."""
     l2: float = 5e-5
     """Weight of the penalty on the gains of the weight norm and on the checkerboard couplings' bounds."""
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
@@ -101,7 +122,8 @@ class Config:
 
 # On resume these may differ from the run's; any other changed field is another training.
 _EVERY = ("log_every", "eval_every", "eval_images", "sample_every", "save_every")
-MAY_CHANGE = frozenset(f"train.{name}" for name in ("max_steps", *_EVERY, "patience", "timeout", "tracker", "recompute"))
+_BUDGET = ("max_steps", "max_minutes", "patience", "timeout", "tracker", "recompute")
+MAY_CHANGE = frozenset(f"train.{name}" for name in (*_BUDGET, *_EVERY))
 
 _CIFAR10 = Config(
     "cifar10",
@@ -142,6 +164,28 @@ PRESETS: dict[str, Config] = {
     ),
     "digits": Config("digits", DataConfig("digits", shape=(1, 8, 8), levels=17), ModelConfig(num_scales=2, num_blocks=2), _SHORT),
     "images": Config(train=_SHORT),
+    "table": Config("table", DataConfig("table"), ModelConfig("vector", width=64, num_blocks=2), _SHORT),
+}
+
+# What later flows found, for the same minutes (docs/experiments.md): not the paper's.
+_MODERN = ModelConfig("modern", width=48, growth=1.5, num_blocks=1, num_couplings=6)
+
+
+def _modernised(paper: Config, train: TrainConfig, **model: Any) -> Config:
+    recipe = replace(train, precision="bfloat16", lr=2e-3, warmup=50, decay=0.5, average=0.998, clip=1e4, l2=0.0)
+    return replace(paper, name=f"{paper.name}-modern", model=replace(_MODERN, **model), train=recipe)
+
+
+PRESETS |= {
+    f"{name}-modern": _modernised(PRESETS[name], train, **model)
+    for name, train, model in (
+        ("photos", replace(_SHORT, max_steps=1500, eval_every=300, sample_every=300, save_every=300), {}),
+        ("digits", _SHORT, {"width": 32}),
+        ("images", _SHORT, {}),
+        ("cifar10", TrainConfig(), {"width": 128, "num_couplings": 12}),
+        ("imagenet32", TrainConfig(), {"width": 160, "num_couplings": 16}),
+        ("imagenet64", TrainConfig(), {"width": 128, "num_couplings": 16}),
+    )
 }
 
 # Bits/dim of the paper: Table 1, and for the 64x64 sets without a number there, its later version (2017).
@@ -176,9 +220,14 @@ def resolve(config: Config, shape: Shape) -> Config:
     """
     if config.data.shape not in (None, shape):
         raise ValueError(f"data.shape: the configuration says {config.data.shape}, the images are {shape}")
+    if (len(shape) == 1) != (config.model.architecture == "vector"):
+        raise ValueError(f"model.architecture: {config.model.architecture} does not fit data of shape {shape}")
     scales = config.model.num_scales or default_num_scales(shape)
-    check_divisible(shape, scales)
+    if config.model.architecture == "modern" and not config.model.num_scales:
+        scales = max(1, scales - 1)  # its last scale is at half the resolution, too
     config = replace(config, data=replace(config.data, shape=shape), model=replace(config.model, num_scales=scales))
+    if len(shape) == 3:
+        check_divisible(shape, config.model)
     if (least := least_parameters(config)) > MOST_PARAMETERS:
         raise ValueError(f"model.width: {config.model.width} with {scales} scales needs more than {least:.0e} parameters")
     return config
@@ -186,26 +235,35 @@ def resolve(config: Config, shape: Shape) -> Config:
 
 def least_parameters(config: Config) -> int:
     """A number of parameters that the flow of this (resolved) configuration has at least: those of the last scale's blocks."""
-    width = config.model.width << (config.model.num_scales or 1) - 1
-    return 4 * (1 + 19 * config.model.num_blocks) * width**2
+    model = config.model
+    last = int(model.width * model.growth ** ((model.num_scales or 1) - 1))
+    each = {"paper": 4 * (1 + 19 * model.num_blocks), "modern": 18 * model.num_couplings * model.num_blocks}
+    return each.get(model.architecture, 2 * model.num_couplings * model.num_blocks) * last**2
 
 
 def default_num_scales(shape: Shape) -> int:
-    """How often the size can be halved until a side is odd or the last scale is 4 pixels (section 4.1), plus one."""
+    """1 for vectors; how often images can be halved until a side is odd or the last scale is 4 pixels (section 4.1), plus one."""
+    if len(shape) == 1:
+        return 1
     side, scales = min(shape[1:]), 1
     while side >= 8 and all(length % 2**scales == 0 for length in shape[1:]):
         side, scales = side // 2, scales + 1
     return scales
 
 
-def check_divisible(shape: typing.Sequence[int], num_scales: int) -> None:
-    """ValueError if height or width is no multiple of 2^(n-1), which n scales need."""
-    factor = 2 ** (num_scales - 1)
+def smallest_side(model: ModelConfig) -> int:
+    """The least height and width that the scales of a (resolved) model allow; others are its multiples."""
+    assert model.num_scales is not None
+    return 1 << model.num_scales - (model.architecture == "paper")
+
+
+def check_divisible(shape: typing.Sequence[int], model: ModelConfig) -> None:
+    """ValueError if height or width is no multiple of what the (resolved) model's scales need."""
+    factor = smallest_side(model)
     height, width = shape[-2:]
     if height % factor or width % factor or not height or not width:
-        raise ValueError(
-            f"images of {height}x{width}: {num_scales} scales need a height and width divisible by {factor} (model.num_scales)"
-        )
+        needed = f"{model.num_scales} scales need a height and width divisible by {factor}"
+        raise ValueError(f"images of {height}x{width}: {needed} (model.num_scales)")
 
 
 def validate(config: Config) -> Config:
@@ -217,16 +275,25 @@ def validate(config: Config) -> Config:
         ("train.tracker", train.tracker in TRACKERS, f"must be one of {', '.join(TRACKERS)}"),
         ("seed", 0 <= config.seed < 2**63, "must be between 0 and 2^63 - 1"),
         ("data.set", data.set in PRESETS, f"is no data set{nearest(data.set, PRESETS)}"),
+        ("data.shape", data.shape is None or len(data.shape) in (1, 3), "must be one or three integers"),
         ("data.shape", data.shape is None or 0 < min(data.shape) <= max(data.shape) <= 65536, "must be between 1 and 65536"),
         ("data.levels", 2 <= data.levels <= 256, "must be between 2 and 256"),
         ("data.held_out", 0 < data.held_out < 0.5, "must be between 0 and 0.5"),
         ("model.num_scales", model.num_scales is None or 1 <= model.num_scales <= 16, "must be between 1 and 16"),
         ("model.width", 1 <= model.width <= 4096, "must be between 1 and 4096"),
+        ("model.growth", 0.25 <= model.growth <= 4, "must be between 0.25 and 4"),
         ("model.num_blocks", 0 <= model.num_blocks <= 1000, "must be between 0 and 1000"),
+        ("model.num_couplings", 1 <= model.num_couplings <= 1000, "must be between 1 and 1000"),
         ("model.momentum", 0 <= model.momentum < 1, "must be in [0, 1)"),
         ("model.alpha", 0 < model.alpha < 0.5, "must be between 0 and 0.5"),
         ("train.lr", 0 < train.lr < float("inf"), "must be positive"),
+        ("train.max_minutes", train.max_minutes is None or 0 < train.max_minutes < 1e9, "must be positive"),
+        ("train.muon_lr", train.muon_lr is None or 0 < train.muon_lr < float("inf"), "must be positive"),
+        ("train.warmup", train.warmup >= 0, "must not be negative"),
+        ("train.decay", 0 <= train.decay <= 1, "must be between 0 and 1"),
+        ("train.average", 0 <= train.average < 1, "must be in [0, 1)"),
         ("train.clip", train.clip > 0, "must be positive"),
+        ("train.clip_factor", train.clip_factor is None or train.clip_factor > 1, "must be more than 1"),
         ("train.l2", 0 <= train.l2 < float("inf"), "must not be negative"),
         ("train.timeout", 0 < train.timeout < 1e7, "must be positive"),
         ("train.patience", train.patience >= 0, "must not be negative"),
@@ -304,11 +371,18 @@ def _value(hint: Any, value: Any, path: str) -> Any:
             return float(value)
         if typing.get_origin(option) is Literal and value in typing.get_args(option):
             return value
-        triple = isinstance(value, list) and len(value) == 3 and all(type(entry) is int for entry in value)
-        if typing.get_origin(option) is tuple and triple:
+        sizes = isinstance(value, list) and len(value) in (1, 3) and all(type(entry) is int for entry in value)
+        if typing.get_origin(option) is tuple and sizes:
             return tuple(value)
         if isinstance(option, type) and type(value) is option:
             return value
-    names = {float: "number", int: "integer", bool: "true or false", str: "text", types.NoneType: "null", Shape: "three integers"}
+    names = {
+        float: "number",
+        int: "integer",
+        bool: "true or false",
+        str: "text",
+        types.NoneType: "null",
+        Shape: "one or three integers",
+    }
     wanted = " or ".join(names.get(option) or " or ".join(map(repr, typing.get_args(option))) for option in options)
     raise ValueError(f"{path}: {value!r} is not {wanted}")

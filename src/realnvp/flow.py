@@ -57,7 +57,7 @@ class Flow(nn.Module):
         self.config = config
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """(B,): log p(x) = log p_Z(f(x)) + log |det df/dx| in nats (eq 3); x is (B, C, H, W) in data units.
+        """(B,): log p(x) = log p_Z(f(x)) + log |det df/dx| in nats (eq 3); x is (B, C, H, W) or (B, D), in data units.
 
         -inf where the density is zero. ValueError if the shape does not fit.
         """
@@ -115,7 +115,8 @@ class Flow(nn.Module):
                 raise ValueError(f"the flow is {what} {own}, the data {other}: bring one to the other with .to")
         if self.config is None or self.config.data.shape is None:
             return
-        channels = self.config.data.shape[0]
-        if x.ndim != 4 or x.shape[1] != channels or not len(x):
-            raise ValueError(f"expected a batch of shape (B, {channels}, H, W), got {tuple(x.shape)}")
-        check_divisible(x.shape, self.config.model.num_scales or 1)
+        channels, *sides = self.config.data.shape
+        if x.ndim != 2 + len(sides) or x.shape[1] != channels or not len(x):
+            raise ValueError(f"expected a batch of shape (B, {channels}{', H, W' if sides else ''}), got {tuple(x.shape)}")
+        if sides:
+            check_divisible(x.shape, self.config.model)

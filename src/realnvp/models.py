@@ -1,11 +1,13 @@
 """The models of the paper, as functions that return a `Flow`: the only place where networks meet bijections."""
 
 from functools import partial
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from realnvp.bijections import (
+    ActNorm,
     AdditiveCoupling,
     AffineCoupling,
     BatchNorm,
@@ -13,14 +15,16 @@ from realnvp.bijections import (
     Chain,
     FactorOut,
     Logit,
+    Mixing,
     Squeezed,
+    bitwise,
     channelwise,
     checkerboard,
 )
-from realnvp.config import PRESETS, Config, ModelConfig, nearest, resolve, validate
-from realnvp.convolution import WeightNormConv
+from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, nearest, resolve, validate
+from realnvp.convolution import MatrixConv, WeightNormConv
 from realnvp.flow import Flow
-from realnvp.nets import KeptHalf, ResNet
+from realnvp.nets import MLP, ConvNet, KeptHalf, ResNet
 from realnvp.noise import Purpose, generator
 from realnvp.prior import StandardNormal
 
@@ -41,20 +45,85 @@ def build(config: Config | str) -> Flow:
     assert config.model.num_scales is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator(config.seed, Purpose.WEIGHTS).integers(2**63)))
+        if config.model.architecture == "vector":
+            return Flow(vector(config.model, config.data.shape[0]), StandardNormal(), config)
         logit = Logit(alpha=config.model.alpha, levels=config.data.levels)
-        body = multiscale(config.model, config.data.shape[0], config.model.width, config.model.num_scales)
+        body = {"paper": multiscale, "modern": modern}[config.model.architecture](
+            config.model, config.data.shape[0], config.model.width, config.model.num_scales
+        )
     return Flow(Chain([logit, body]), StandardNormal(), config)
+
+
+def modern(model: ModelConfig, channels: int, width: int, num_scales: int) -> Chain:
+    """What later flows found (Glow), in the paper's frame: checkerboard couplings at half the resolution, learned mixing.
+
+    The half that is factored out is changed once more, given the half that goes on: that is a Gaussian prior of it, conditional
+    on all that is coarser, written as a coupling, so that all latents are N(0, I) as ever.
+    """
+    layers: list[Bijection] = []
+    for _ in range(model.num_couplings):
+        layers += [ActNorm(4 * channels), Mixing(4 * channels), halves_coupling(model, 4 * channels, width, flip=False)]
+    if num_scales == 1:
+        return Chain([Squeezed(Chain([*layers, ActNorm(4 * channels)]), by_colour=True)])
+    prior = [ActNorm(4 * channels), halves_coupling(model, 4 * channels, width, flip=True)]
+    coarser = modern(model, 2 * channels, int(width * model.growth), num_scales - 1)
+    return Chain([Squeezed(Chain([*layers, *prior]), by_colour=True), FactorOut(coarser)])
+
+
+def halves_coupling(model: ModelConfig, channels: int, width: int, *, flip: bool) -> Bijection:
+    """A channel-wise coupling that changes the second half, with flip the first, by a network without normalisation."""
+    mask, half = partial(channelwise, flip=flip), channels // 2
+    if model.coupling == "additive":
+        return AdditiveCoupling(mask, KeptHalf(ConvNet(half, width, half, num_blocks=model.num_blocks), flip=flip))
+    return AffineCoupling(mask, KeptHalf(ConvNet(half, width, 2 * half, num_blocks=model.num_blocks), flip=flip))
+
+
+def vector_flow(
+    dim: int,
+    *,
+    num_couplings: int = 8,
+    width: int = 64,
+    num_blocks: int = 2,
+    coupling: Literal["affine", "additive"] = "affine",
+    batch_norm: bool = False,
+    seed: int = 0,
+) -> Flow:
+    """A fresh flow of vectors, (B, dim): for tables and points. The same weights each time for the same seed.
+
+    Its first layer is to be the data's standardisation: it is a frozen `ActNorm`, which the first batch within
+    `realnvp.bijections.starting` sets.
+    """
+    model = ModelConfig(
+        "vector", coupling, 1, width=width, num_blocks=num_blocks, num_couplings=num_couplings, batch_norm=batch_norm
+    )
+    return build(Config("table", DataConfig("table", shape=(dim,)), model, seed=seed))
+
+
+def vector(model: ModelConfig, dim: int) -> Chain:
+    """Couplings with fully connected networks, two for each way to divide the entries, after the data's standardisation."""
+    layers: list[Bijection] = [ActNorm(dim).requires_grad_(False)]
+    for i in range(model.num_couplings):
+        mask = partial(bitwise, bit=i // 2, flip=i % 2 == 1)
+        net = partial(MLP, dim, model.width, num_blocks=model.num_blocks)
+        if model.coupling == "additive":
+            layers.append(AdditiveCoupling(mask, net(dim)))
+        else:
+            layers.append(AffineCoupling(mask, net(2 * dim)))
+        if model.batch_norm:
+            layers.append(BatchNorm(dim, momentum=model.momentum))
+    return Chain(layers)
 
 
 def multiscale(model: ModelConfig, channels: int, width: int, num_scales: int) -> Chain:
     """f of section 3.6: eq 10-13 as a recursion over the scales."""
     if num_scales == 1:
         return Chain(checkerboard_couplings(model, channels, width, 4))
+    wider = int(model.growth * width)
     return Chain(
         [
             *checkerboard_couplings(model, channels, width, 3),
-            Squeezed(Chain(channelwise_couplings(model, 4 * channels, 2 * width, 3))),
-            FactorOut(multiscale(model, 2 * channels, 2 * width, num_scales - 1)),
+            Squeezed(Chain(channelwise_couplings(model, 4 * channels, wider, 3))),
+            FactorOut(multiscale(model, 2 * channels, wider, num_scales - 1)),
         ]
     )
 
@@ -92,7 +161,14 @@ def l2_penalty(flow: Flow) -> Tensor:
     """The sum of squares of the weight norm's trained gains and of the checkerboard couplings' bounds."""
     gains = [m.gain for m in flow.modules() if isinstance(m, WeightNormConv) and m.gain is not None]
     bounds = [m.bound for m in flow.modules() if isinstance(m, AffineCoupling) and not isinstance(m.net, KeptHalf)]
-    return torch.stack([parameter.square().sum() for parameter in [*gains, *bounds]]).sum()
+    squares = [parameter.square().sum() for parameter in [*gains, *bounds]]
+    return torch.stack(squares).sum() if squares else torch.zeros(())
+
+
+def matrices(flow: Flow) -> list[Tensor]:
+    """The networks' weights that are matrices, (out, in): what Muon is for."""
+    layers = [module for module in flow.modules() if isinstance(module, MatrixConv | nn.Linear)]
+    return [layer.weight for layer in layers]
 
 
 def recompute(flow: Flow) -> Flow:

@@ -21,9 +21,11 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 
+from realnvp.averages import WeightAverage
 from realnvp.batches import Batches
+from realnvp.bijections import ActNorm, starting
 from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, lost_best, read_run_config, save_checkpoint, save_flow
-from realnvp.config import MAY_CHANGE, Config, differences, resolve, to_json, validate
+from realnvp.config import MAY_CHANGE, Config, TrainConfig, differences, resolve, to_json, validate
 from realnvp.data import Splits, discard_prepared, prepare, quantize
 from realnvp.data.source import SPLITS
 from realnvp.device import pick_device
@@ -33,12 +35,13 @@ from realnvp.flow import Flow, images_at_once
 from realnvp.folders import DamagedError, keep_last, lock_folder, naming, numbered, sweep, write_file
 from realnvp.likelihood import BitsPerDim, evaluating, full_precision, in_bits_per_dim, log_probs, summarise
 from realnvp.memory import check_memory
-from realnvp.models import build, l2_penalty, recompute
+from realnvp.models import build, l2_penalty, matrices, recompute
 from realnvp.moments import averaging, restore_moments, stored_moments
 from realnvp.noise import Purpose
 from realnvp.nonfinite import first_nonfinite
 from realnvp.progress import progress
 
+clock = time.monotonic
 GRID = 36  # images of a grid of samples
 MAX_SKIPPED = 20  # steps in a row without a finite loss and gradient, before the training gives up
 
@@ -67,17 +70,26 @@ class Run:
     batches: Batches
     flow: Flow
     model: Any  # the flow, wrapped for several processes
-    optimizer: Any
+    optimizers: list[Any]
+    average: WeightAverage
     accelerator: Accelerator
     state: TrainState
     skipped_in_a_row: int = 0
+    step_seconds: float = 0.0
 
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
         train, state = self.config.train, self.state
-        enough = state.step >= train.max_steps or bool(train.patience and state.evaluations_since_best >= train.patience)
+        enough = self.progress >= 1 or bool(train.patience and state.evaluations_since_best >= train.patience)
         return enough and not state.pending
+
+    @property
+    def progress(self) -> float:
+        """Which share of its steps or minutes, whichever is more, the training has done."""
+        train, state = self.config.train, self.state
+        minutes = state.training_seconds / 60 / train.max_minutes if train.max_minutes else 0.0
+        return max(state.step / train.max_steps, minutes)
 
 
 def train(config: Config, run_dir: str | Path, *, device: str = "auto", init_from: str | Path | None = None) -> TrainState:
@@ -131,14 +143,16 @@ def _loop(run: Run, stop: list[int]) -> None:
         if state.pending:
             _conclude(run, stop)
         while not run.finished:
+            step_began = clock()
             loss, norm, signum = train_step(run, run.batches.at(state.step), stop=stop)
+            run.step_seconds = clock() - step_began
             _count_skipped(run, loss, norm)
             state.step += 1
             state.pending = True
             state.seconds = time.monotonic() - began
             recent.append(loss)
 
-            if state.step % every.log_every == 0 or state.step == every.max_steps:
+            if state.step % every.log_every == 0 or run.progress >= 1:
                 bits = in_bits_per_dim(-float(np.mean(recent)), run.splits.shape)
                 speed = len(recent) * every.batch_size / (time.monotonic() - ticked)
                 _log(
@@ -155,15 +169,15 @@ def _conclude(run: Run, stop: list[int], signum: int = 0) -> None:
     TrainingStopped if a signal has come (signum) or comes; then all is saved, and what it cut short is left to the resumed
     training, which so becomes the one that nobody stopped.
     """
-    every, state = run.config.train, run.state
-    last = state.step == every.max_steps
+    every, state, last = run.config.train, run.state, run.progress >= 1
     try:
         if signum:
             raise TrainingStopped(signum, state.step)
-        if state.step % every.eval_every == 0 or last:
-            _evaluate(run, stop)
-        if state.step % every.sample_every == 0 or last:
-            _write_samples(run)
+        with run.average.used():
+            if state.step % every.eval_every == 0 or last:
+                _evaluate(run, stop)
+            if state.step % every.sample_every == 0 or last:
+                _write_samples(run)
     except TrainingStopped:
         _save(run)
         raise
@@ -195,7 +209,9 @@ def _count_skipped(run: Run, loss: float, norm: float) -> None:
 
 def _save(run: Run) -> None:
     if run.accelerator.is_main_process:
-        save_checkpoint(run.run_dir, run.state, flow=run.flow, optimizer=run.optimizer.optimizer)
+        save_checkpoint(
+            run.run_dir, run.state, flow=run.flow, optimizers=[each.optimizer for each in run.optimizers], average=run.average
+        )
     run.accelerator.wait_for_everyone()
 
 
@@ -204,23 +220,47 @@ def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, i
 
     A step whose loss or gradient is not finite changes nothing: neither weights nor moments.
     """
-    before = stored_moments(run.flow)
-    low = run.config.train.precision == "bfloat16"
+    before, state, recipe = stored_moments(run.flow), run.state, run.config.train
+    low = recipe.precision == "bfloat16"
     # The sum over images and D is large; Adam's eps and the clip are relative to nats an image (section 4.1).
     with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
         nats = -run.model(x).mean()
-    run.accelerator.backward(nats + run.config.train.l2 * l2_penalty(run.flow))
-    norm = torch.as_tensor(run.accelerator.clip_grad_norm_(run.flow.parameters(), run.config.train.clip))
-    signum = torch.as_tensor(float(max(stop, default=0)), device=nats.device)
-    everyones = run.accelerator.gather(torch.stack([nats.detach(), norm.to(nats), signum.to(nats)])).view(-1, 3)
-    loss, _, _ = everyones.mean(0).tolist()
-    norm, signal_to_stop = everyones[:, 1].max().item(), int(everyones[:, 2].max())
+    run.accelerator.backward(nats + recipe.l2 * l2_penalty(run.flow))
+    norm = torch.as_tensor(run.accelerator.clip_grad_norm_(run.flow.parameters(), _largest_norm(recipe, state)))
+    mine = torch.stack([nats.detach(), norm.to(nats), nats.new_tensor(max(stop, default=0)), nats.new_tensor(run.step_seconds)])
+    everyones = run.accelerator.gather(mine).view(-1, 4)
+    loss, (_, norm, signal_to_stop, seconds) = everyones[:, 0].mean().item(), everyones.amax(0).tolist()
+    state.training_seconds += seconds  # of the slowest process: all must agree on the learning rate
     if math.isfinite(loss) and math.isfinite(norm):
-        run.optimizer.step()
+        for optimizer in run.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * rate(recipe, state.step, run.progress)
+            optimizer.step()
+        run.average.update(state.step + 1)
+        state.typical_norm = _typical(state.typical_norm, norm)
     else:
         restore_moments(before)
-    run.optimizer.zero_grad()
-    return loss, norm, signal_to_stop
+    run.flow.zero_grad()
+    return loss, norm, int(signal_to_stop)
+
+
+def rate(recipe: TrainConfig, step: int, progress: float) -> float:
+    """The learning rate at this step, as a share of lr: it rises to 1, stays there, and falls to 0 along half a cosine."""
+    rising = min(1.0, (step + 1) / (recipe.warmup + 1))
+    falling = min(1.0, (1 - progress) / recipe.decay) if recipe.decay else 1.0
+    return rising * (0.5 - 0.5 * math.cos(math.pi * falling))
+
+
+def _largest_norm(recipe: TrainConfig, state: TrainState) -> float:
+    """To what the gradient is clipped."""
+    if recipe.clip_factor is None or not state.typical_norm:
+        return recipe.clip
+    return min(recipe.clip, recipe.clip_factor * state.typical_norm)
+
+
+def _typical(typical: float, norm: float) -> float:
+    """The geometric mean of the norms so far, of the last fifty or so; one that is far out counts as ten times the typical."""
+    return typical**0.98 * min(norm, 10 * typical) ** 0.02 if typical and norm else norm
 
 
 def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path | None, stack: ExitStack) -> Run:
@@ -254,9 +294,13 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     if begun and init_from is not None and accelerator.is_main_process:
         warnings.warn(f"--init-from: {run_dir} goes on from its own checkpoint", stacklevel=2)
     flow = _initial_flow(config, None if begun else init_from)
-    optimizer = torch.optim.Adam(flow.parameters(), lr=config.train.lr, fused=accelerator.device.type in ("cpu", "cuda"))
+    optimizers = _optimizers(flow, config.train, fused=accelerator.device.type in ("cpu", "cuda"))
     flow.to(accelerator.device)
-    state, complaints = load_checkpoint(run_dir, flow=flow, optimizer=optimizer)
+    if not begun and init_from is None and any(isinstance(module, ActNorm) for module in flow.modules()):
+        with starting(flow), torch.no_grad():
+            flow.log_prob(batches.at(0, Purpose.MOMENTS))
+    average = WeightAverage(flow, config.train.average)
+    state, complaints = load_checkpoint(run_dir, flow=flow, optimizers=optimizers, average=average)
     if accelerator.is_main_process:
         for complaint in complaints:
             warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=2)
@@ -266,9 +310,21 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
         accelerator.init_trackers("curves", init_kwargs=options)
     with warnings.catch_warnings():  # torch 2.13 renames the option, to a name that older ones do not know
         warnings.filterwarnings("ignore", message=".*broadcast_buffers")
-        model, prepared = accelerator.prepare(flow, optimizer)
+        model, *prepared = accelerator.prepare(flow, *optimizers)
     flow.train()
-    return Run(config, run_dir, splits, batches, flow, model, prepared, accelerator, state)
+    return Run(config, run_dir, splits, batches, flow, model, prepared, average, accelerator, state)
+
+
+def _optimizers(flow: Flow, recipe: TrainConfig, *, fused: bool) -> list[torch.optim.Optimizer]:
+    """Adam, for all weights (section 4.1) or for those that are left when Muon has the matrices."""
+    given = [] if recipe.muon_lr is None else matrices(flow)
+    rest = [weight for weight in flow.parameters() if all(weight is not matrix for matrix in given)]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(rest, lr=recipe.lr, fused=fused)]
+    if recipe.muon_lr is not None:
+        optimizers.append(torch.optim.Muon(given, lr=recipe.muon_lr, weight_decay=0.0))
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["initial_lr"] = group["lr"]
+    return optimizers
 
 
 def _discard_unbegun(run_dir: Path) -> None:

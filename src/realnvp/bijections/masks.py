@@ -1,4 +1,4 @@
-"""The two partitions of section 3.4, as functions of the shape, so that no weight and no buffer has a spatial size.
+"""The two partitions of section 3.4, and one for vectors, as functions of the shape: no weight and no buffer has a spatial size.
 
 True (b = 1 in eq 9) means passed through unchanged.
 """
@@ -23,3 +23,13 @@ def channelwise(shape: Sequence[int], device: torch.device, *, flip: bool = Fals
     channels = shape[-3]
     first_half = torch.arange(channels, device=device) < channels // 2
     return (~first_half if flip else first_half)[None, :, None, None]
+
+
+def bitwise(shape: Sequence[int], device: torch.device, *, bit: int, flip: bool = False) -> Tensor:
+    """(1, D) for vectors, True where the index, in binary, has a 1 at this place, counted around; the others with flip.
+
+    So any two entries are on different sides for some bit.
+    """
+    size = shape[-1]
+    place = bit % max(1, (size - 1).bit_length())
+    return ((torch.arange(size, device=device) >> place) % 2 == (0 if flip else 1))[None]
