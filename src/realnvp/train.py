@@ -28,7 +28,7 @@ from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, lost_best
 from realnvp.config import MAY_CHANGE, Config, TrainConfig, differences, resolve, to_json, validate
 from realnvp.data import Splits, discard_prepared, prepare, quantize
 from realnvp.data.source import SPLITS
-from realnvp.device import pick_device
+from realnvp.device import has_bfloat16, pick_device
 from realnvp.environment import environment, read_sittings
 from realnvp.figures import data_beside_samples
 from realnvp.flow import Flow, images_at_once
@@ -228,7 +228,7 @@ def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, i
     A step whose loss or gradient is not finite changes nothing: neither weights nor moments.
     """
     before, state, recipe = stored_moments(run.flow), run.state, run.config.train
-    low = recipe.precision == "bfloat16"
+    low = recipe.precision == "bfloat16" or (recipe.precision == "auto" and has_bfloat16(x.device))
     # The sum over images and D is large; Adam's eps and the clip are relative to nats an image (section 4.1).
     with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
         nats = -run.model(x).mean()
