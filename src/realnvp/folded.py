@@ -21,7 +21,7 @@ def fast(flow: Flow, *, dtype: torch.dtype | None = None) -> Flow:
     """A copy of the flow in eval mode, several times as fast, without gradients; its state z and log-det are those of the flow.
 
     Its networks compute in dtype: bfloat16 (default, where CPU or GPU have instructions for it) is off by some nats of
-    thousands; float32 agrees to rounding. Batch norm and weight norm are folded into the convolutions, whose weights are laid
+    thousands; float32 agrees to rounding. Batch norm and weight norm, if any, are folded into the convolutions, whose weights are laid
     out for the device that the flow is on. No number of it is to be reported: `bits_per_dim` and `save_flow` refuse it.
     """
     if not flow.exact:
@@ -30,7 +30,7 @@ def fast(flow: Flow, *, dtype: torch.dtype | None = None) -> Flow:
         dtype = torch.bfloat16 if has_bfloat16(like(flow).device) else torch.float32
     if dtype not in (torch.bfloat16, torch.float32, torch.float64):
         raise ValueError(f"dtype: must be torch.bfloat16, float32 or float64, got {dtype}")
-    if not any(isinstance(net, ResNet) for net in flow.modules()):
+    if not any(isinstance(net, ResNet | ConvNet) for net in flow.modules()):
         raise ValueError("fast: only flows of images have convolutions to fold; this one is as fast as it gets")
     with torch.no_grad():
         folded: dict[int, nn.Module] = {}
