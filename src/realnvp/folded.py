@@ -21,7 +21,7 @@ def fast(flow: Flow, *, dtype: torch.dtype | None = None) -> Flow:
     """A copy of the flow in eval mode, several times as fast, without gradients; its state z and log-det are those of the flow.
 
     Its networks compute in dtype: bfloat16 (default, where CPU or GPU have instructions for it) is off by some nats of
-    thousands; float32 agrees to rounding. Batch norm and weight norm, if any, are folded into the convolutions, whose weights are laid
+    thousands; float32 agrees to rounding. Batch norm and weight norm are folded into the convolutions, whose weights are laid
     out for the device that the flow is on. No number of it is to be reported: `bits_per_dim` and `save_flow` refuse it.
     """
     if not flow.exact:
