@@ -2,9 +2,9 @@
 
 python -m benchmarks.random_fields --side 8 --minutes 5 --preset images-modern
 
-Grey fields with covariance 40^2 (exp(-d / 4) + 1e-3 [d = 0]) at distance d, around 127.5, rounded to 8 bits. The regret is the flow's
-bits/dim (a bound, by uniform dequantisation) less the truth's, on the same images: what is common to both cancels. Minutes are CPU
-time of one thread.
+Grey fields with covariance 40^2 (exp(-d / 4) + 1e-3 [d = 0]) at distance d, around 127.5, rounded to 8 bits. The regret is the
+flow's bits/dim (a bound, by uniform dequantisation) less the truth's, on the same images: what is common to both cancels. Minutes
+are CPU time of one thread.
 """
 
 import argparse
@@ -77,10 +77,8 @@ def main() -> None:
     truth = true_bits_per_dim(images)
     regret = bits - truth
     error = regret.std() / math.sqrt(len(regret))
-    print(
-        f"{args.preset}, {args.side}x{args.side}, {args.minutes:g} minutes, {state.step} steps: flow {bits.mean():.4f}, ", end=""
-    )
-    print(f"truth {truth.mean():.4f}, regret {regret.mean():.4f} +- {error:.4f} bits/dim")
+    print(f"{args.preset}, {args.side}x{args.side}, {args.minutes:g} minutes, {state.step} steps")
+    print(f"flow {bits.mean():.4f}, truth {truth.mean():.4f}, regret {regret.mean():.4f} +- {error:.4f} bits/dim")
 
 
 if __name__ == "__main__":
