@@ -2,11 +2,13 @@
 
 import math
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from realnvp.config import Config, paper_bits_per_dim
 from realnvp.data import Part, Splits, array_part, codec_bits_per_dim, find_split, open_splits, splits_of_run
@@ -63,7 +65,7 @@ def evaluate(
         "paper": paper,
         "seed": seed,
         "shape": shape,
-    } | ({"codecs": codec_bits_per_dim(part.read(np.arange(part.count)))} if codecs else {})
+    } | ({"codecs": _codecs(part)} if codecs else {})
 
 
 def _other_splits(source: Path, run: Path, config: Config, split: str) -> Splits:
@@ -93,12 +95,27 @@ def _paper(splits: Splits, config: Config) -> float | None:
 def _nats(flow: Flow, part: Part, *, noise_draws: int, seed: int) -> torch.Tensor:
     chunks = []
     with progress("image", part.count) as report:
-        for start in range(0, part.count, CHUNK):
-            indices = np.arange(start, min(start + CHUNK, part.count))
+        for indices in _chunks(part):
             images = part.read(indices).transpose(0, 3, 1, 2)
             chunks.append(log_probs(flow, images, noise_draws=noise_draws, seed=seed, indices=indices.tolist()))
             report(int(indices[-1]) + 1)
     return torch.cat(chunks)
+
+
+def _codecs(part: Part) -> dict[str, float]:
+    totals: dict[str, float] = {}
+    with progress("codecs", part.count) as report:
+        for indices in _chunks(part):
+            for name, bits in codec_bits_per_dim(part.read(indices)).items():
+                totals[name] = totals.get(name, 0.0) + bits * len(indices)
+            report(int(indices[-1]) + 1)
+    return {name: total / part.count for name, total in totals.items()}
+
+
+def _chunks(part: Part) -> Iterator[NDArray[np.int64]]:
+    """The indices of all images, so many at a time that memory does not grow with their number."""
+    for start in range(0, part.count, CHUNK):
+        yield np.arange(start, min(start + CHUNK, part.count))
 
 
 def measured(result: dict[str, Any]) -> str:
