@@ -91,7 +91,7 @@ def test_orphans_of_an_interrupted_write_are_swept(tmp_path: Path) -> None:
 
 
 def test_a_lock_keeps_others_out_and_leaves_nothing(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "new"):
+    for folder in (tmp_path, tmp_path / "new" / "er"):
         with lock_folder(folder):
             with pytest.raises(ValueError, match="another process is at work"), lock_folder(folder):
                 pass

@@ -162,9 +162,9 @@ def check_fields(content: Any, path: Path, fields: Fields) -> None:
 def lock_folder(folder: Path) -> Iterator[None]:
     """Within it no other process gets in here; the system lets go of the lock however this one ends (Windows has none).
 
-    Its file is deleted at the end, and the folder if it was made for it and is still empty. ValueError if another process is in.
+    Its file is deleted at the end, and folders that were made for it and are still empty. ValueError if another process is in.
     """
-    new, path = not folder.exists(), folder / ".lock"
+    new, path = [each for each in (folder, *folder.parents) if not each.exists()], folder / ".lock"
     with _locked(path) as file:
         try:
             yield
@@ -172,8 +172,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
             with suppress(OSError):
                 if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                     path.unlink()  # before the lock goes: whoever has the file open by then finds it deleted
-                if new:
-                    folder.rmdir()
+                for each in new:
+                    each.rmdir()
 
 
 def _locked(path: Path) -> IO[bytes]:
