@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from realnvp.bijections import (
     Chain,
     FactorOut,
     Logit,
+    Mixing,
     Squeezed,
     channelwise,
     checkerboard,
@@ -62,10 +64,8 @@ def channel_coupling(channels: int, *, flip: bool = False) -> AffineCoupling:
     return AffineCoupling(partial(channelwise, flip=flip), net)
 
 
-def image_flow(
-    channels: int, height: int, width: int, num_scales: int, coupling: str = "affine", momentum: float = 0.0
-) -> Bijection:
-    model = ModelConfig(coupling=coupling, num_scales=num_scales, width=4, num_blocks=1, momentum=momentum)
+def image_flow(channels: int, height: int, width: int, num_scales: int, **fields: Any) -> Bijection:
+    model = ModelConfig(**{"num_scales": num_scales, "width": 4, "num_blocks": 1, "num_couplings": 2} | fields)
     return build(Config(data=DataConfig(shape=(channels, height, width)), model=model)).bijection
 
 
@@ -91,6 +91,15 @@ CASES: dict[str, Case] = {
     "vectors of 1": lambda: (vector_flow(1, width=8).bijection, normal(3, 1)),
     "vectors of 5, batch norm": lambda: (vector_flow(5, width=8, batch_norm=True).bijection, normal(4, 5)),
     "additive vectors of 2": lambda: (vector_flow(2, width=8, coupling="additive").bijection, normal(4, 2)),
+    "mixing": lambda: (Mixing(3), normal(2, 3, 2, 2)),
+    "mixing of vectors": lambda: (Mixing(4), normal(3, 4)),
+    "squeezed by colour": lambda: (Squeezed(channel_coupling(4), by_colour=True), normal(2, 1, 4, 6)),
+    "modern 1x4x4, 1 scale": lambda: (image_flow(1, 4, 4, 1, architecture="modern"), pixels(3, 1, 4, 4)),
+    "modern 3x8x4, 2 scales": lambda: (image_flow(3, 8, 4, 2, architecture="modern"), pixels(2, 3, 8, 4)),
+    "modern additive 1x8x8, 3 scales": lambda: (
+        image_flow(1, 8, 8, 3, architecture="modern", coupling="additive"),
+        pixels(2, 1, 8, 8),
+    ),
     "image flow 1x4x4, 1 scale": lambda: (image_flow(1, 4, 4, 1), pixels(3, 1, 4, 4)),
     "image flow 1x4x4, 2 scales": lambda: (image_flow(1, 4, 4, 2), pixels(3, 1, 4, 4)),
     "image flow 3x4x4, 2 scales": lambda: (image_flow(3, 4, 4, 2), pixels(2, 3, 4, 4)),

@@ -9,6 +9,7 @@ import re
 import resource
 import shutil
 import struct
+import subprocess
 import tomllib
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,8 +20,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from pictures import png
 from PIL import Image
-from test_bad_input import png, refused
+from test_bad_input import refused
 
 import realnvp
 from realnvp.cli.main import run
@@ -272,8 +274,8 @@ def test_a_manifest_without_sense(run_dir: Path, tmp_path: Path, text: str) -> N
 
 
 STATES: dict[str, Callable[[dict[str, Any], dict[str, torch.Tensor]], object]] = {
-    "Adam's state of nobody": lambda state, tensors: tensors.update({"adam.nobody.exp_avg": torch.zeros(1)}),
-    "Adam's state without a name": lambda state, tensors: tensors.update({"adam.x": torch.zeros(1)}),
+    "Adam's state of nobody": lambda state, tensors: tensors.update({"optimizer.nobody.exp_avg": torch.zeros(1)}),
+    "Adam's state without a name": lambda state, tensors: tensors.update({"optimizer.x": torch.zeros(1)}),
     "other shapes": lambda state, tensors: tensors.update({k: v[None] for k, v in tensors.items()}),
     "a step of text": lambda state, tensors: state.update(step="12"),
     "no step": lambda state, tensors: state.pop("step"),
@@ -332,6 +334,41 @@ def test_the_lock_holds_versions_only() -> None:
     wanted = project["dependencies"] + [each for extra in project["optional-dependencies"].values() for each in extra]
     names = {re.match(r"[\w-]+", each).group().lower().replace("_", "-") for each in wanted}  # type: ignore[union-attr]  # all match
     assert names - {"realnvp"} <= {line.split("==")[0].lower().replace("_", "-") for line in lines}
+
+
+def test_the_release_has_the_least_rights_and_no_password() -> None:
+    text = (Path(__file__).parent.parent / ".github/workflows/release.yml").read_text()
+    assert re.search(r"^permissions: {}\n\n", text, re.M)
+    assert re.findall(r"^      ([\w-]+): (read|write)\b", text, re.M) == [("contents", "read"), ("id-token", "write")]
+    assert re.search(r'^on:\n  push:\n    tags: \["v\*"\]\n\n', text, re.M)
+    assert "secrets." not in text
+    assert "password" not in text.replace("without a password", "")
+    actions = re.findall(r"uses: (.*)", text)
+    assert all(re.fullmatch(r"actions/[\w-]+@v\d+|pypa/gh-action-pypi-publish@release/v1", action) for action in actions)
+    assert text.count("timeout-minutes:") == text.count("runs-on:")
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "word"),
+    [
+        (0, "No known vulnerabilities found", ""),
+        (1, "Found 2 known vulnerabilities in 1 package", "VULNERABLE"),
+        (1, "ERROR:pip_audit._cli:absl-py: Dependency not found on PyPI and could not be audited", "NOT AUDITED"),
+    ],
+)
+@pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
+def test_what_could_not_be_looked_up_is_not_audited(tmp_path: Path, code: int, said: str, word: str) -> None:
+    """With words that pip-audit 2.10 said."""
+    stand_in = tmp_path / "audit" / "bin" / "pip-audit"
+    stand_in.parent.mkdir(parents=True)
+    (tmp_path / ".audit").touch()
+    stand_in.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit {code}\n")
+    stand_in.chmod(0o755)
+    command = ["make", "--silent", "audit", f"VENV={tmp_path}"]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    assert (done.returncode != 0) == (code != 0)
+    assert done.stdout.splitlines()[0] == said
+    assert [line.split(": ")[1] for line in done.stdout.splitlines()[1:]] == [word] * bool(word)
 
 
 def test_the_workflow_has_the_least_rights() -> None:

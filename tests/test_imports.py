@@ -13,12 +13,15 @@ LAYERS: list[set[str]] = [
         "bijections.base",
         "bijections.masks",
         "moments",
+        "averages",
         "convolution",
         "normalise",
         "config",
         "noise",
         "prior",
         "folders",
+        "locate",
+        "card",
         "progress",
         "environment",
         "device",
@@ -31,15 +34,16 @@ LAYERS: list[set[str]] = [
         "bijections.multiscale",
         "bijections.batchnorm",
         "bijections.logit",
+        "bijections.mixing",
         "nets",
         "flow",
         "batches",
     },
     {"models", "latent", "folded"},
-    {"checkpoint", "memory", "nonfinite"},
+    {"checkpoint", "memory", "nonfinite", "trackers"},
     {"likelihood", "evaluate", "score", "check"},
     {"figures"},
-    {"train", "sampling", "table", "report"},
+    {"train", "sampling", "export", "table", "report", "hub"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -56,6 +60,10 @@ SAME_LAYER_ALLOWED = {
     ("data", "noise"),
     ("data", "progress"),
     ("environment", "folders"),
+    ("locate", "config"),
+    ("locate", "folders"),
+    ("card", "config"),
+    ("hub", "table"),
 }
 
 
@@ -96,7 +104,8 @@ def test_networks_and_bijections_never_import_each_other() -> None:
 def test_help_and_configuration_never_import_torch() -> None:
     code = (
         "import sys, realnvp, realnvp.cli.main as cli; realnvp.PRESETS; cli.run(['--help'])\n"
-        "commands = 'prepare evaluate sample score check figures report table info presets train'.split() + ['train photos']\n"
+        "commands = 'prepare evaluate sample score check figures report table info share export presets train'.split()\n"
+        "commands += ['train photos']\n"
         "for command in commands:\n"
         "    try: cli.run([*command.split(), '--help'])\n"
         "    except SystemExit: pass\n"

@@ -84,7 +84,7 @@ def at_step(
 
 
 def ruin_adam(run: Run) -> None:
-    next(iter(run.optimizer.optimizer.state.values()))["exp_avg"].fill_(torch.nan)
+    next(iter(run.optimizers[0].optimizer.state.values()))["exp_avg"].fill_(torch.nan)
 
 
 def ruin_moments(run: Run) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from realnvp.bijections.base import Bijection, like
+from realnvp.config import smallest_side
 from realnvp.data import dequantise
 from realnvp.flow import Flow, state_like
 from realnvp.likelihood import evaluating, in_bits_per_dim
@@ -138,7 +139,7 @@ def _parts(module: nn.Module) -> bool:
 def _log_det_error(flow: Flow, x: Tensor) -> float:
     """|log_det - log |det J|| / D in float64, of a row, or of the smallest crop with the flow's number of scales."""
     assert flow.config is not None
-    side = max(2, 2 ** ((flow.config.model.num_scales or 1) - 1))
+    side = max(2, smallest_side(flow.config.model))
     double = copy.deepcopy(flow).cpu().double().eval()
     crop = x[:1, :, :side, :side].cpu().double() if x.ndim == 4 else x[:1].cpu().double()
     with torch.enable_grad():

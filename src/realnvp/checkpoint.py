@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -12,12 +12,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from realnvp.averages import WeightAverage
+from realnvp.card import card
 from realnvp.config import Config, from_json, least_parameters, read_config, to_json
 from realnvp.flow import Flow
-from realnvp.folders import DamagedError, keep_last, newest_intact, ours, parse_json, read_folder, write_folder
+from realnvp.folders import CARD, MANIFEST, DamagedError, keep_last, newest_intact, ours, parse_json, read_folder, write_folder
+from realnvp.locate import CONFIG, FACTS, WEIGHTS, locate
 from realnvp.models import build
 
-WEIGHTS, CONFIG, FACTS = "model.safetensors", "config.json", "facts.json"
 TENSORS, STATE = "state.safetensors", "state.json"
 
 
@@ -27,32 +29,59 @@ class TrainState:
 
     step: int = 0
     seconds: float = 0.0
+    training_seconds: float = 0.0
+    typical_norm: float = 0.0
     skipped: int = 0
     best: float | None = None
     best_step: int = 0
     evaluations_since_best: int = 0
+    pending: bool = False
+    """Whether the evaluation and the samples after this step, where it is time for them, are still to come."""
 
 
 def save_flow(flow: Flow, folder: str | Path, *, facts: Mapping[str, Any] | None = None) -> None:
-    """Write a folder that `load_flow` reads: model.safetensors, config.json, facts (any JSON), and a manifest of sha256."""
+    """Write a folder that `load_flow` reads: model.safetensors, config.json, facts.json, a manifest of sha256, README.md.
+
+    facts: any JSON. README.md is a model card, which shows of them evaluation (what `realnvp.evaluate.evaluate` gives), commands
+    (a list of texts), licence (an identifier as the Hugging Face Hub has them, such as mit), environment and step.
+    An earlier such folder is replaced, its card too; ValueError if there is anything else in its place.
+    """
+    folder, facts = Path(folder), dict(facts or {})
+    own = {WEIGHTS, CONFIG, FACTS, MANIFEST, CARD}
+    if folder.is_dir() and (others := sorted({path.name for path in folder.iterdir()} - own)):
+        raise ValueError(f"{folder}: exists and holds {others[0]!r}, which is no part of a saved flow, so it is not replaced")
+    files = _files_of(flow, facts)
+    assert flow.config is not None
+    count = sum(parameter.numel() for parameter in flow.parameters())
+    text = card(folder.resolve().name, flow.config, facts, parameters=count)
+    write_folder(folder, files | {CARD: text.encode()})
+
+
+def save_model(flow: Flow, folder: Path, *, facts: Mapping[str, Any]) -> None:
+    """Write a model of a run: a saved flow without a card."""
+    write_folder(folder, _files_of(flow, facts))
+
+
+def _files_of(flow: Flow, facts: Mapping[str, Any]) -> dict[str, bytes]:
     if not flow.exact:
         raise ValueError("a flow made by realnvp.fast cannot be saved: save the flow that it was made from")
     if flow.config is None:
         raise ValueError("flow.config: only a flow that has one can be saved, since it says how to build the flow again")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in flow.state_dict().items()}
-    files = {
+    return {
         WEIGHTS: safetensors.torch.save(tensors),
         CONFIG: to_json(flow.config).encode(),
-        FACTS: json.dumps(dict(facts or {}), indent=2).encode(),
+        FACTS: json.dumps(dict(facts), indent=2).encode(),
     }
-    write_folder(Path(folder), files)
 
 
 def load_flow(where: str | Path, which: Literal["best", "last"] = "best") -> Flow:
-    """The flow of a run directory or of a folder that `save_flow` wrote, in eval mode, on the CPU.
+    """The flow of a run directory, of a folder that `save_flow` wrote, of that name inside this package (photos-small,
+    digits-small), or of that id on the Hugging Face Hub (user/name, user/name@revision), in this order; in eval mode, on the CPU.
 
     best is the one with the lowest validation bits/dim, last the one of the last evaluation; both with batch norm's moments
-    re-estimated. ValueError if there is none; DamagedError if a file has changed since it was written.
+    re-estimated. From the Hub only safetensors and JSON are taken. ValueError if there is none; DamagedError if a file has
+    changed since it was written.
     """
     return load_model(where, which)[0]
 
@@ -72,9 +101,9 @@ def lost_best(run_dir: Path) -> str:
 
 
 def _model_files(where: str | Path, which: str) -> tuple[dict[str, bytes], Path]:
-    folder = Path(where)
     if which not in ("best", "last"):
         raise ValueError(f"which: must be 'best' or 'last', got {which!r}")
+    folder = locate(where)
     if (folder / WEIGHTS).exists():
         files = read_folder(folder)
     else:
@@ -129,19 +158,25 @@ def _tensors(content: bytes, path: Path) -> dict[str, Tensor]:
         raise DamagedError(f"{path}: {error}") from None
 
 
-def save_checkpoint(run_dir: Path, state: TrainState, *, flow: Flow, optimizer: torch.optim.Optimizer) -> None:
-    """Write checkpoints/step-N: weights and moments, Adam's state, where the training stands. The last two are kept."""
+def save_checkpoint(
+    run_dir: Path, state: TrainState, *, flow: Flow, optimizers: Sequence[torch.optim.Optimizer], average: WeightAverage
+) -> None:
+    """Write checkpoints/step-N: weights, moments, averages, the optimisers' state, where it stands. The last two are kept."""
     tensors = {f"flow.{name}": tensor for name, tensor in flow.state_dict().items()}
+    kept = {parameter: entries for optimizer in optimizers for parameter, entries in optimizer.state.items()}
     for name, parameter in flow.named_parameters():
-        tensors |= {f"adam.{name}.{entry}": value for entry, value in optimizer.state.get(parameter, {}).items()}
+        tensors |= {f"optimizer.{name}.{entry}": value for entry, value in kept.get(parameter, {}).items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in average.tensors.items()}
     content = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     parent = run_dir / "checkpoints"
     write_folder(parent / f"step-{state.step:09d}", {TENSORS: content, STATE: json.dumps(asdict(state)).encode()})
     keep_last(parent, "step", 2)
 
 
-def load_checkpoint(run_dir: Path, *, flow: Flow, optimizer: torch.optim.Optimizer) -> tuple[TrainState, list[str]]:
-    """Put the newest intact checkpoint into flow and optimizer; its state (a new one if there is none), and complaints on others.
+def load_checkpoint(
+    run_dir: Path, *, flow: Flow, optimizers: Sequence[torch.optim.Optimizer], average: WeightAverage
+) -> tuple[TrainState, list[str]]:
+    """Put the newest intact checkpoint into all three; its state (a new one if there is none), and complaints on others.
 
     DamagedError if there are checkpoints and none is intact.
     """
@@ -153,14 +188,18 @@ def load_checkpoint(run_dir: Path, *, flow: Flow, optimizer: torch.optim.Optimiz
     path = run_dir / "checkpoints" / TENSORS
     tensors = _tensors(files.get(TENSORS, b""), path)
     parameters = dict(flow.named_parameters())
+    groups = [(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups]
+    owners = {parameter: optimizer for optimizer, group in groups for parameter in group["params"]}
     try:
         flow.load_state_dict({name.removeprefix("flow."): tensor for name, tensor in tensors.items() if name.startswith("flow.")})
         for key, tensor in tensors.items():
-            if key.startswith("adam."):
-                name, entry = key.removeprefix("adam.").rsplit(".", 1)
+            if key.startswith("optimizer."):
+                name, entry = key.removeprefix("optimizer.").rsplit(".", 1)
                 # In the memory layout of the parameter, which the fused Adam takes for granted.
                 like = torch.empty((), device=parameters[name].device) if entry == "step" else parameters[name].detach()
-                optimizer.state[parameters[name]][entry] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+                owners[parameters[name]].state[parameters[name]][entry] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+        for name, mean in average.tensors.items():
+            mean.copy_(tensors[f"average.{name}"])
     except (KeyError, ValueError, RuntimeError) as error:
         raise DamagedError(f"{path}: does not fit {CONFIG}: {str(error).splitlines()[-1].strip()}") from None
     return _state(files, run_dir), complaints

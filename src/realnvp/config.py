@@ -37,18 +37,20 @@ class DataConfig:
 class ModelConfig:
     """The flow (section 3 of the paper)."""
 
-    architecture: Literal["paper", "vector"] = "paper"
-    """paper: section 3, for images; vector: couplings with fully connected networks, for tables and points."""
+    architecture: Literal["paper", "modern", "vector"] = "paper"
+    """paper: section 3, for images; modern: what later flows found; vector: fully connected networks, for tables and points."""
     coupling: Literal["affine", "additive"] = "affine"
     """affine: Real NVP (eq 4-9); additive: NICE, the paper's predecessor."""
     num_scales: int | None = None
     """Scales of the recursion (section 3.6); None: until the last one is 4 pixels high or wide."""
     width: int = 32
-    """Feature maps of the networks at the first scale; doubled at every further one."""
+    """Feature maps of the networks at the first scale."""
+    growth: float = 2.0
+    """By what the width grows at each further scale; the paper's doubles."""
     num_blocks: int = 4
     """Residual blocks of each network."""
     num_couplings: int = 8
-    """vector: how many couplings."""
+    """modern: how many couplings at each scale; vector: how many in all."""
     batch_norm: bool = False
     """vector: whether batch norm (section 3.7) follows each coupling; the paper's images always have it."""
     momentum: float = 0.0
@@ -63,12 +65,24 @@ class TrainConfig:
 
     max_steps: int = 200_000
     """Steps of the optimiser."""
+    max_minutes: float | None = None
+    """Minutes of training over all sittings, evaluations not counted; what comes first, these or max_steps, ends it."""
     batch_size: int = 64
     """Images of a step, over all processes together."""
     lr: float = 1e-3
     """Adam's learning rate; its other settings are the defaults, as in the paper."""
+    muon_lr: float | None = None
+    """Learning rate of Muon for those weights of the networks that are matrices (modern, vector); None: Adam for all."""
+    warmup: int = 0
+    """Steps over which the learning rate rises to lr."""
+    decay: float = 0.0
+    """Share of the training, its last part, over which the learning rate falls to 0, along a cosine."""
+    average: float = 0.0
+    """Evaluations, samples and models use a moving average of the weights that keeps this share each step; 0: the weights."""
     clip: float = 100.0
     """Largest global norm of the gradient of the loss in nats per image."""
+    clip_factor: float | None = None
+    """Largest norm of the gradient beside the typical one of the steps before; None: clip alone decides."""
     l2: float = 5e-5
     """Weight of the penalty on the gains of the weight norm and on the checkerboard couplings' bounds."""
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
@@ -110,7 +124,8 @@ class Config:
 
 # On resume these may differ from the run's; any other changed field is another training.
 _EVERY = ("log_every", "eval_every", "eval_images", "sample_every", "save_every")
-MAY_CHANGE = frozenset(f"train.{name}" for name in ("max_steps", *_EVERY, "patience", "timeout", "tracker", "recompute"))
+_BUDGET = ("max_steps", "max_minutes", "patience", "timeout", "tracker", "recompute")
+MAY_CHANGE = frozenset(f"train.{name}" for name in (*_BUDGET, *_EVERY))
 
 _CIFAR10 = Config(
     "cifar10",
@@ -154,6 +169,27 @@ PRESETS: dict[str, Config] = {
     "table": Config("table", DataConfig("table", levels=None), ModelConfig("vector", width=64, num_blocks=2), _SHORT),
 }
 
+# What later flows found, for the same minutes (docs/experiments.md): not the paper's.
+_MODERN = ModelConfig("modern", width=48, growth=1.5, num_blocks=1, num_couplings=6)
+
+
+def _modernised(paper: Config, train: TrainConfig, **model: Any) -> Config:
+    recipe = replace(train, precision="bfloat16", lr=2e-3, warmup=50, decay=0.5, average=0.998, clip=1e4, l2=0.0)
+    return replace(paper, name=f"{paper.name}-modern", model=replace(_MODERN, **model), train=recipe)
+
+
+PRESETS |= {
+    f"{name}-modern": _modernised(PRESETS[name], train, **model)
+    for name, train, model in (
+        ("photos", replace(_SHORT, max_steps=1500, eval_every=300, sample_every=300, save_every=300), {"num_scales": 3}),
+        ("digits", _SHORT, {"num_scales": 1, "width": 32}),
+        ("images", _SHORT, {}),
+        ("cifar10", TrainConfig(), {"num_scales": 3, "width": 128, "num_couplings": 12}),
+        ("imagenet32", TrainConfig(), {"num_scales": 3, "width": 160, "num_couplings": 16}),
+        ("imagenet64", TrainConfig(), {"num_scales": 4, "width": 128, "num_couplings": 16}),
+    )
+}
+
 # Bits/dim of the paper: Table 1, and for the 64x64 sets without a number there, its later version (2017).
 PAPER: dict[str, float] = {
     "cifar10": 3.49,
@@ -189,10 +225,12 @@ def resolve(config: Config, shape: Shape, columns: tuple[str, ...] | None = None
     if (len(shape) == 1) != (config.model.architecture == "vector"):
         raise ValueError(f"model.architecture: {config.model.architecture} does not fit data of shape {shape}")
     scales = config.model.num_scales or default_num_scales(shape)
-    if len(shape) == 3:
-        check_divisible(shape, scales)
+    if config.model.architecture == "modern" and not config.model.num_scales:
+        scales = max(1, scales - 1)  # its last scale is at half the resolution, too
     data = replace(config.data, shape=shape, columns=config.data.columns or columns)
     config = replace(config, data=data, model=replace(config.model, num_scales=scales))
+    if len(shape) == 3:
+        check_divisible(shape, config.model)
     if (least := least_parameters(config)) > MOST_PARAMETERS:
         raise ValueError(f"model.width: {config.model.width} with {scales} scales needs more than {least:.0e} parameters")
     return config
@@ -200,10 +238,10 @@ def resolve(config: Config, shape: Shape, columns: tuple[str, ...] | None = None
 
 def least_parameters(config: Config) -> int:
     """A number of parameters that the flow of this (resolved) configuration has at least: those of the last scale's blocks."""
-    if config.model.architecture == "vector":
-        return config.model.num_couplings * 2 * config.model.num_blocks * config.model.width**2
-    width = config.model.width << (config.model.num_scales or 1) - 1
-    return 4 * (1 + 19 * config.model.num_blocks) * width**2
+    model = config.model
+    last = int(model.width * model.growth ** ((model.num_scales or 1) - 1))
+    each = {"paper": 4 * (1 + 19 * model.num_blocks), "modern": 18 * model.num_couplings * model.num_blocks}
+    return each.get(model.architecture, 2 * model.num_couplings * model.num_blocks) * last**2
 
 
 def default_num_scales(shape: Shape) -> int:
@@ -216,14 +254,19 @@ def default_num_scales(shape: Shape) -> int:
     return scales
 
 
-def check_divisible(shape: typing.Sequence[int], num_scales: int) -> None:
-    """ValueError if height or width is no multiple of 2^(n-1), which n scales need."""
-    factor = 2 ** (num_scales - 1)
+def smallest_side(model: ModelConfig) -> int:
+    """The least height and width that the scales of a (resolved) model allow; others are its multiples."""
+    assert model.num_scales is not None
+    return 1 << model.num_scales - (model.architecture == "paper")
+
+
+def check_divisible(shape: typing.Sequence[int], model: ModelConfig) -> None:
+    """ValueError if height or width is no multiple of what the (resolved) model's scales need."""
+    factor = smallest_side(model)
     height, width = shape[-2:]
     if height % factor or width % factor or not height or not width:
-        raise ValueError(
-            f"images of {height}x{width}: {num_scales} scales need a height and width divisible by {factor} (model.num_scales)"
-        )
+        needed = f"{model.num_scales} scales need a height and width divisible by {factor}"
+        raise ValueError(f"images of {height}x{width}: {needed} (model.num_scales)")
 
 
 def validate(config: Config) -> Config:
@@ -245,12 +288,19 @@ def validate(config: Config) -> Config:
         ("data.held_out", 0 < data.held_out < 0.5, "must be between 0 and 0.5"),
         ("model.num_scales", model.num_scales is None or 1 <= model.num_scales <= 16, "must be between 1 and 16"),
         ("model.width", 1 <= model.width <= 4096, "must be between 1 and 4096"),
+        ("model.growth", 0.25 <= model.growth <= 4, "must be between 0.25 and 4"),
         ("model.num_blocks", 0 <= model.num_blocks <= 1000, "must be between 0 and 1000"),
         ("model.num_couplings", 1 <= model.num_couplings <= 1000, "must be between 1 and 1000"),
         ("model.momentum", 0 <= model.momentum < 1, "must be in [0, 1)"),
         ("model.alpha", 0 < model.alpha < 0.5, "must be between 0 and 0.5"),
         ("train.lr", 0 < train.lr < float("inf"), "must be positive"),
+        ("train.max_minutes", train.max_minutes is None or 0 < train.max_minutes < 1e9, "must be positive"),
+        ("train.muon_lr", train.muon_lr is None or 0 < train.muon_lr < float("inf"), "must be positive"),
+        ("train.warmup", train.warmup >= 0, "must not be negative"),
+        ("train.decay", 0 <= train.decay <= 1, "must be between 0 and 1"),
+        ("train.average", 0 <= train.average < 1, "must be in [0, 1)"),
         ("train.clip", train.clip > 0, "must be positive"),
+        ("train.clip_factor", train.clip_factor is None or train.clip_factor > 1, "must be more than 1"),
         ("train.l2", 0 <= train.l2 < float("inf"), "must not be negative"),
         ("train.timeout", 0 < train.timeout < 1e7, "must be positive"),
         ("train.patience", train.patience >= 0, "must not be negative"),

@@ -135,7 +135,7 @@ class Flow(nn.Module):
         if self.config is None or self.config.data.shape is None:
             return
         channels, *sides = self.config.data.shape
-        if x.ndim != 2 + len(sides) or x.shape[1] != channels or not len(x):
+        if x.ndim != 2 + len(sides) or x.shape[1] != channels or x.shape[0] < 1:
             raise ValueError(f"expected a batch of shape (B, {channels}{', H, W' if sides else ''}), got {tuple(x.shape)}")
         if sides:
-            check_divisible(x.shape, self.config.model.num_scales or 1)
+            check_divisible(x.shape, self.config.model)

@@ -6,12 +6,13 @@ from typing import NoReturn, Self, SupportsIndex
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from realnvp.bijections.base import like
-from realnvp.convolution import WeightNormConv, conv_add, convolve, has_fused, packed
+from realnvp.convolution import MatrixConv, WeightNormConv, conv_add, convolve, has_fused, packed
 from realnvp.flow import Flow
 from realnvp.moments import EPS
-from realnvp.nets import ResidualBlock, ResNet, both_signs
+from realnvp.nets import ConvNet, ResidualBlock, ResNet, both_signs
 from realnvp.normalise import Normalise
 
 
@@ -31,7 +32,12 @@ def fast(flow: Flow, *, dtype: torch.dtype | None = None) -> Flow:
     if not any(isinstance(net, ResNet) for net in flow.modules()):
         raise ValueError("fast: only flows of images have convolutions to fold; this one is as fast as it gets")
     with torch.no_grad():
-        folded = {id(net): _FoldedResNet(net, dtype) for net in flow.modules() if isinstance(net, ResNet)}
+        folded: dict[int, nn.Module] = {}
+        for net in flow.modules():
+            if isinstance(net, ResNet):
+                folded[id(net)] = _FoldedResNet(net, dtype)
+            if isinstance(net, ConvNet):
+                folded[id(net)] = _PackedConvNet(net, dtype)
     copied = copy.deepcopy(flow, folded)  # takes the folded networks for copies of the networks
     copied.exact = False
     return copied.eval().requires_grad_(False)
@@ -43,7 +49,35 @@ def _has_bfloat16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-class _FoldedResNet(nn.Module):
+class _Fixed(nn.Module):
+    """A network that stays as it was made: its weights are laid out for one type and one device."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        raise ValueError("a flow made by realnvp.fast stays as it is: move or convert the one that it was made from")
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise ValueError("a flow made by realnvp.fast cannot be copied: copy the one that it was made from")
+
+
+class _PackedConvNet(_Fixed):
+    """What a `ConvNet` computes."""
+
+    def __init__(self, net: ConvNet, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        convs = [_Convolution(module, dtype) for module in net.modules() if isinstance(module, MatrixConv)]
+        self.conv_in, *inner, self.conv_out = convs
+        self.blocks = list(zip(inner[::2], inner[1::2], strict=True))
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        h = self.conv_in(x.to(self.dtype, memory_format=torch.channels_last))
+        for conv1, conv2 in self.blocks:
+            h = conv2.add_to(h, F.silu(conv1(F.silu(h)), inplace=True))
+        return self.conv_out(F.silu(h, inplace=True))
+
+
+class _FoldedResNet(_Fixed):
     """What a `ResNet` computes in eval mode, as convolutions, ReLUs and sums.
 
     relu(norm(h)) = s relu(h + c), with s > 0: s goes into the weights of the next convolution, c into the bias of those before.
@@ -75,12 +109,6 @@ class _FoldedResNet(nn.Module):
             self.blocks.append((conv1, conv2, _Convolution(skip, dtype, sees=shifts[i + 1])))
         self.conv_out = _Convolution(net.conv_out, dtype, times_in=scale_out)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        raise ValueError("a flow made by realnvp.fast stays as it is: move or convert the one that it was made from")
-
-    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        raise ValueError("a flow made by realnvp.fast cannot be copied: copy the one that it was made from")
-
     @torch.no_grad()
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         r = torch.addcmul(self.shift_in, x, self.scale_in)
@@ -106,14 +134,14 @@ def _scale_and_offset(norm: Normalise) -> tuple[Tensor, Tensor]:
 
 
 class _Convolution:
-    """times_out conv(times_in (h - sees)) + plus, for a `WeightNormConv` and vectors over channels, as one convolution.
+    """times_out conv(times_in (h - sees)) + plus, for a convolution and vectors over channels, as one convolution.
 
     `sees` is for 1x1 convolutions only: with zero padding a constant has a border.
     """
 
     def __init__(
         self,
-        conv: WeightNormConv,
+        conv: WeightNormConv | MatrixConv,
         dtype: torch.dtype,
         *,
         times_in: Tensor | None = None,
@@ -121,7 +149,7 @@ class _Convolution:
         sees: Tensor | None = None,
         plus: Tensor | None = None,
     ) -> None:
-        weight = conv.weight()
+        weight = conv.filters()
         bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.clone()
         if times_in is not None:
             weight = weight * times_in[None, :, None, None]

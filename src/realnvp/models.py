@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
+from torch import Tensor, nn
 
 from realnvp.bijections import (
     ActNorm,
@@ -17,6 +17,7 @@ from realnvp.bijections import (
     Chain,
     FactorOut,
     Logit,
+    Mixing,
     Squeezed,
     bitwise,
     channelwise,
@@ -25,9 +26,9 @@ from realnvp.bijections import (
 )
 from realnvp.bijections.base import like
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, nearest, resolve, validate
-from realnvp.convolution import WeightNormConv
+from realnvp.convolution import MatrixConv, WeightNormConv
 from realnvp.flow import Flow
-from realnvp.nets import MLP, KeptHalf, ResNet
+from realnvp.nets import MLP, ConvNet, KeptHalf, ResNet
 from realnvp.noise import Purpose, generator
 from realnvp.prior import StandardNormal
 
@@ -52,8 +53,34 @@ def build(config: Config | str) -> Flow:
             return Flow(vector(config.model, config.data.shape[0]), StandardNormal(), config)
         assert config.data.levels is not None
         logit = Logit(alpha=config.model.alpha, levels=config.data.levels)
-        body = multiscale(config.model, config.data.shape[0], config.model.width, config.model.num_scales)
+        body = {"paper": multiscale, "modern": modern}[config.model.architecture](
+            config.model, config.data.shape[0], config.model.width, config.model.num_scales
+        )
     return Flow(Chain([logit, body]), StandardNormal(), config)
+
+
+def modern(model: ModelConfig, channels: int, width: int, num_scales: int) -> Chain:
+    """What later flows found (Glow), in the paper's frame: checkerboard couplings at half the resolution, learned mixing.
+
+    The half that is factored out is changed once more, given the half that goes on: that is a Gaussian prior of it, conditional
+    on all that is coarser, written as a coupling, so that all latents are N(0, I) as ever.
+    """
+    layers: list[Bijection] = []
+    for _ in range(model.num_couplings):
+        layers += [ActNorm(4 * channels), Mixing(4 * channels), halves_coupling(model, 4 * channels, width, flip=False)]
+    if num_scales == 1:
+        return Chain([Squeezed(Chain([*layers, ActNorm(4 * channels)]), by_colour=True)])
+    prior = [ActNorm(4 * channels), halves_coupling(model, 4 * channels, width, flip=True)]
+    coarser = modern(model, 2 * channels, int(width * model.growth), num_scales - 1)
+    return Chain([Squeezed(Chain([*layers, *prior]), by_colour=True), FactorOut(coarser)])
+
+
+def halves_coupling(model: ModelConfig, channels: int, width: int, *, flip: bool) -> Bijection:
+    """A channel-wise coupling that changes the second half, with flip the first, by a network without normalisation."""
+    mask, half = partial(channelwise, flip=flip), channels // 2
+    if model.coupling == "additive":
+        return AdditiveCoupling(mask, KeptHalf(ConvNet(half, width, half, num_blocks=model.num_blocks), flip=flip))
+    return AffineCoupling(mask, KeptHalf(ConvNet(half, width, 2 * half, num_blocks=model.num_blocks), flip=flip))
 
 
 def vector_flow(
@@ -71,7 +98,9 @@ def vector_flow(
     Its first layers are to be the data's standardisation: `standardise` sets them, or the first batch within
     `realnvp.bijections.starting`. The density is in the units of the data.
     """
-    model = ModelConfig("vector", coupling, 1, width, num_blocks, num_couplings, batch_norm)
+    model = ModelConfig(
+        "vector", coupling, 1, width=width, num_blocks=num_blocks, num_couplings=num_couplings, batch_norm=batch_norm
+    )
     return build(Config("table", DataConfig("table", shape=(dim,), levels=None), model, seed=seed))
 
 
@@ -110,11 +139,12 @@ def multiscale(model: ModelConfig, channels: int, width: int, num_scales: int) -
     """f of section 3.6: eq 10-13 as a recursion over the scales."""
     if num_scales == 1:
         return Chain(checkerboard_couplings(model, channels, width, 4))
+    wider = int(model.growth * width)
     return Chain(
         [
             *checkerboard_couplings(model, channels, width, 3),
-            Squeezed(Chain(channelwise_couplings(model, 4 * channels, 2 * width, 3))),
-            FactorOut(multiscale(model, 2 * channels, 2 * width, num_scales - 1)),
+            Squeezed(Chain(channelwise_couplings(model, 4 * channels, wider, 3))),
+            FactorOut(multiscale(model, 2 * channels, wider, num_scales - 1)),
         ]
     )
 
@@ -153,6 +183,12 @@ def l2_penalty(flow: Flow) -> Tensor:
     gains = [m.gain for m in flow.modules() if isinstance(m, WeightNormConv) and m.gain is not None]
     bounds = [m.bound for m in flow.modules() if isinstance(m, AffineCoupling) and not isinstance(m.net, KeptHalf)]
     return torch.stack([like(flow).new_zeros(()), *(parameter.square().sum() for parameter in [*gains, *bounds])]).sum()
+
+
+def matrices(flow: Flow) -> list[Tensor]:
+    """The networks' weights that are matrices, (out, in): what Muon is for."""
+    layers = [module for module in flow.modules() if isinstance(module, MatrixConv | nn.Linear)]
+    return [layer.weight for layer in layers]
 
 
 def recompute(flow: Flow) -> Flow:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from realnvp.convolution import WeightNormConv
+from realnvp.convolution import MatrixConv, WeightNormConv
 from realnvp.normalise import Normalise
 
 
@@ -83,6 +83,26 @@ class KeptHalf(nn.Module):
         return F.pad(changed, (0, 0, 0, 0, before, after)).flatten(1, 2)
 
 
+class ConvNet(nn.Module):
+    """(B, c_out, H, W) from (B, c_in, H, W): residual, pre-activation, without normalisation; the last layer starts at zero."""
+
+    def __init__(self, c_in: int, width: int, c_out: int, *, num_blocks: int) -> None:
+        super().__init__()
+        self.conv_in = MatrixConv(c_in, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.SiLU(), MatrixConv(width, width), nn.SiLU(), MatrixConv(width, width)) for _ in range(num_blocks)
+        )
+        self.conv_out = MatrixConv(width, c_out)
+        nn.init.zeros_(self.conv_out.weight)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        h = self.conv_in(x.contiguous(memory_format=torch.channels_last))
+        for block in self.blocks:
+            h = h + block(h)
+        out: Tensor = self.conv_out(F.silu(h))
+        return out
+
+
 class MLP(nn.Module):
     """(B, c_out) from the kept part of x, (B, c_in): residual, pre-activation; the last layer starts at zero."""
 
@@ -93,8 +113,8 @@ class MLP(nn.Module):
             nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(num_blocks)
         )
         self.last = nn.Linear(width, c_out)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         h = self.first(x)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from realnvp.checkpoint import last_state, read_run_config
-from realnvp.config import departures
+from realnvp.config import Config, departures
 from realnvp.environment import read_sittings
 from realnvp.evaluate import measured
 from realnvp.folders import numbered, read_json
@@ -68,8 +68,13 @@ def _hardware(environment: dict[str, Any]) -> str:
 
 def read_evaluation(run: Path) -> dict[str, Any]:
     """What RUN/evaluation.json holds; ValueError if there is none, DamagedError if it makes no sense."""
-    fields = _FIELDS | (_OF_ROWS if read_run_config(run).data.levels is None else _OF_IMAGES)
+    fields = evaluation_fields(read_run_config(run))
     return read_json(run / "evaluation.json", kind=dict, maker=f"realnvp evaluate {run}", fields=fields)
+
+
+def evaluation_fields(config: Config) -> dict[str, Any]:
+    """What an evaluation of such a run says, and of which type."""
+    return _FIELDS | (_OF_ROWS if config.data.levels is None else _OF_IMAGES)
 
 
 def current_evaluation(run: Path) -> dict[str, Any]:

@@ -21,24 +21,28 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 
+from realnvp.averages import WeightAverage
 from realnvp.batches import Batches
-from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, lost_best, read_run_config, save_checkpoint, save_flow
-from realnvp.config import MAY_CHANGE, Config, differences, resolve, to_json, validate
+from realnvp.bijections import ActNorm, starting
+from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, lost_best, read_run_config, save_checkpoint, save_model
+from realnvp.config import MAY_CHANGE, Config, TrainConfig, differences, resolve, to_json, validate
 from realnvp.data import Splits, discard_prepared, prepare, quantize
 from realnvp.data.source import SPLITS
 from realnvp.device import pick_device
 from realnvp.environment import environment, read_sittings
 from realnvp.figures import data_beside_samples
-from realnvp.flow import Flow
+from realnvp.flow import Flow, images_at_once
 from realnvp.folders import DamagedError, keep_last, lock_folder, naming, numbered, sweep, write_file
-from realnvp.likelihood import Summary, Unit, evaluating, log_probs, summarise, unit_of
+from realnvp.likelihood import Summary, Unit, evaluating, full_precision, log_probs, summarise, unit_of
 from realnvp.memory import check_memory
-from realnvp.models import build, l2_penalty, recompute, standardise
+from realnvp.models import build, l2_penalty, matrices, recompute, standardise
 from realnvp.moments import averaging, restore_moments, stored_moments
 from realnvp.noise import Purpose
 from realnvp.nonfinite import first_nonfinite
 from realnvp.progress import progress
+from realnvp.trackers import check_tracker, end_tracker, log_curves, start_tracker
 
+clock = time.monotonic
 GRID = 36  # images of a grid of samples
 MAX_SKIPPED = 20  # steps in a row without a finite loss and gradient, before the training gives up
 
@@ -67,10 +71,12 @@ class Run:
     batches: Batches
     flow: Flow
     model: Any  # the flow, wrapped for several processes
-    optimizer: Any
+    optimizers: list[Any]
+    average: WeightAverage
     accelerator: Accelerator
     state: TrainState
     skipped_in_a_row: int = 0
+    step_seconds: float = 0.0
 
     @property
     def unit(self) -> Unit:
@@ -81,7 +87,15 @@ class Run:
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
         train, state = self.config.train, self.state
-        return state.step >= train.max_steps or bool(train.patience and state.evaluations_since_best >= train.patience)
+        enough = self.progress >= 1 or bool(train.patience and state.evaluations_since_best >= train.patience)
+        return enough and not state.pending
+
+    @property
+    def progress(self) -> float:
+        """Which share of its steps or minutes, whichever is more, the training has done."""
+        train, state = self.config.train, self.state
+        minutes = state.training_seconds / 60 / train.max_minutes if train.max_minutes else 0.0
+        return max(state.step / train.max_steps, minutes)
 
 
 def train(config: Config, run_dir: str | Path, *, device: str = "auto", init_from: str | Path | None = None) -> TrainState:
@@ -98,7 +112,7 @@ def train(config: Config, run_dir: str | Path, *, device: str = "auto", init_fro
         _check_best(run)
         if not run.finished:
             _loop(run, stack.enter_context(_stop_signals()))
-        run.accelerator.end_training()
+        end_tracker(run.accelerator)
     return run.state
 
 
@@ -132,29 +146,56 @@ def _loop(run: Run, stop: list[int]) -> None:
     recent: list[float] = []  # losses since the last line of metrics.jsonl; nan for a skipped step
     ticked = time.monotonic()
     with progress("step", every.max_steps, start=state.step, enabled=run.accelerator.is_main_process) as report:
+        if state.pending:
+            _conclude(run, stop)
         while not run.finished:
-            loss, norm, stopping = train_step(run, run.batches.at(state.step), stop=stop)
+            step_began = clock()
+            loss, norm, signum = train_step(run, run.batches.at(state.step), stop=stop)
+            run.step_seconds = clock() - step_began
             _count_skipped(run, loss, norm)
             state.step += 1
+            state.pending = True
             state.seconds = time.monotonic() - began
             recent.append(loss)
 
-            last = state.step == every.max_steps
-            if state.step % every.log_every == 0 or last:
+            if state.step % every.log_every == 0 or run.progress >= 1:
                 value = unit.of(-float(np.mean(recent)), run.splits.shape)
                 speed = len(recent) * every.batch_size / (time.monotonic() - ticked)
                 values = {f"train_{unit.key}": value, "gradient_norm": norm, f"{unit.things}_per_second": speed}
                 _log(run, values | {"skipped": state.skipped})
                 report(state.step, f"{value:.3f} {unit.words}  {speed:.0f} {unit.things}/s  {_best(state)}")
                 recent, ticked = [], time.monotonic()
+            _conclude(run, stop, signum)
+
+
+def _conclude(run: Run, stop: list[int], signum: int = 0) -> None:
+    """Evaluate, draw samples and save, where it is time for that after a step.
+
+    TrainingStopped if a signal has come (signum) or comes; then all is saved, and what it cut short is left to the resumed
+    training, which so becomes the one that nobody stopped.
+    """
+    every, state, last = run.config.train, run.state, run.progress >= 1
+    try:
+        if signum:
+            raise TrainingStopped(signum, state.step)
+        with run.average.used():
             if state.step % every.eval_every == 0 or last:
-                _evaluate(run)
+                _evaluate(run, stop)
             if state.step % every.sample_every == 0 or last:
                 _write_samples(run)
-            if state.step % every.save_every == 0 or run.finished or stopping:
-                _save(run)
-            if stopping and not run.finished:
-                raise TrainingStopped(stopping, state.step)
+    except TrainingStopped:
+        _save(run)
+        raise
+    state.pending = False
+    if state.step % every.save_every == 0 or run.finished:
+        _save(run)
+
+
+def _heed(run: Run, stop: list[int]) -> None:
+    """TrainingStopped if a signal has come to one of the processes."""
+    signum = torch.tensor([max(stop, default=0)], device=run.accelerator.device)
+    if everyones := int(run.accelerator.gather(signum).max()):
+        raise TrainingStopped(everyones, run.state.step)
 
 
 def _count_skipped(run: Run, loss: float, norm: float) -> None:
@@ -175,7 +216,9 @@ def _count_skipped(run: Run, loss: float, norm: float) -> None:
 
 def _save(run: Run) -> None:
     if run.accelerator.is_main_process:
-        save_checkpoint(run.run_dir, run.state, flow=run.flow, optimizer=run.optimizer.optimizer)
+        save_checkpoint(
+            run.run_dir, run.state, flow=run.flow, optimizers=[each.optimizer for each in run.optimizers], average=run.average
+        )
     run.accelerator.wait_for_everyone()
 
 
@@ -184,38 +227,65 @@ def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, i
 
     A step whose loss or gradient is not finite changes nothing: neither weights nor moments.
     """
-    before = stored_moments(run.flow)
-    low = run.config.train.precision == "bfloat16"
+    before, state, recipe = stored_moments(run.flow), run.state, run.config.train
+    low = recipe.precision == "bfloat16"
     # The sum over images and D is large; Adam's eps and the clip are relative to nats an image (section 4.1).
     with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
         nats = -run.model(x).mean()
-    run.accelerator.backward(nats + run.config.train.l2 * l2_penalty(run.flow))
-    norm = torch.as_tensor(run.accelerator.clip_grad_norm_(run.flow.parameters(), run.config.train.clip))
-    signum = torch.as_tensor(float(max(stop, default=0)), device=nats.device)
-    everyones = run.accelerator.gather(torch.stack([nats.detach(), norm.to(nats), signum.to(nats)])).view(-1, 3)
-    loss, _, _ = everyones.mean(0).tolist()
-    norm, signal_to_stop = everyones[:, 1].max().item(), int(everyones[:, 2].max())
+    run.accelerator.backward(nats + recipe.l2 * l2_penalty(run.flow))
+    norm = torch.as_tensor(run.accelerator.clip_grad_norm_(run.flow.parameters(), _largest_norm(recipe, state)))
+    mine = torch.stack([nats.detach(), norm.to(nats), nats.new_tensor(max(stop, default=0)), nats.new_tensor(run.step_seconds)])
+    everyones = run.accelerator.gather(mine).view(-1, 4)
+    loss, (_, norm, signal_to_stop, seconds) = everyones[:, 0].mean().item(), everyones.amax(0).tolist()
+    state.training_seconds += seconds  # of the slowest process: all must agree on the learning rate
     if math.isfinite(loss) and math.isfinite(norm):
-        run.optimizer.step()
+        for optimizer in run.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * rate(recipe, state.step, run.progress)
+            optimizer.step()
+        run.average.update(state.step + 1)
+        state.typical_norm = _typical(state.typical_norm, norm)
     else:
         restore_moments(before)
-    run.optimizer.zero_grad()
-    return loss, norm, signal_to_stop
+    run.flow.zero_grad()
+    return loss, norm, int(signal_to_stop)
+
+
+def rate(recipe: TrainConfig, step: int, progress: float) -> float:
+    """The learning rate at this step, as a share of lr: it rises to 1, stays there, and falls to 0 along half a cosine."""
+    rising = min(1.0, (step + 1) / (recipe.warmup + 1))
+    falling = min(1.0, (1 - progress) / recipe.decay) if recipe.decay else 1.0
+    return rising * (0.5 - 0.5 * math.cos(math.pi * falling))
+
+
+def _largest_norm(recipe: TrainConfig, state: TrainState) -> float:
+    """To what the gradient is clipped."""
+    if recipe.clip_factor is None or not state.typical_norm:
+        return recipe.clip
+    return min(recipe.clip, recipe.clip_factor * state.typical_norm)
+
+
+def _typical(typical: float, norm: float) -> float:
+    """The geometric mean of the norms so far, of the last fifty or so; one that is far out counts as ten times the typical."""
+    return typical**0.98 * min(norm, 10 * typical) ** 0.02 if typical and norm else norm
 
 
 def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path | None, stack: ExitStack) -> Run:
     """Everything that a training works with, as its last checkpoint says; the stack holds run_dir's lock."""
     place = pick_device(device)
-    accelerator = Accelerator(
-        cpu=place.type == "cpu",
-        mixed_precision="no",  # `train_step` casts: Accelerate would keep the first training's precision for all of the process
-        log_with=None if config.train.tracker == "none" else config.train.tracker,
-        project_dir=run_dir,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False),  # moments are those of the global batch
-            InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout)),
-        ],
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`log_with=")  # `check_tracker` says it
+        accelerator = Accelerator(
+            cpu=place.type == "cpu",
+            mixed_precision="no",  # `train_step` casts; Accelerate would keep a process' first precision
+            log_with=None if config.train.tracker == "none" else config.train.tracker,
+            project_dir=run_dir,
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False),  # moments are those of the global batch
+                InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout)),
+            ],
+        )
+    check_tracker(accelerator, config.train.tracker)
     if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
         raise ValueError(f"--device: {place}: the {os.environ['WORLD_SIZE']} processes cannot be joined on it")
     _check_claim(config, run_dir)
@@ -234,23 +304,45 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     if begun and init_from is not None and accelerator.is_main_process:
         warnings.warn(f"--init-from: {run_dir} goes on from its own checkpoint", stacklevel=2)
     flow = _initial_flow(config, None if begun else init_from)
-    if len(splits.shape) == 1 and not begun and init_from is None:
-        standardise(flow, splits.train[:])
-    optimizer = torch.optim.Adam(flow.parameters(), lr=config.train.lr, fused=accelerator.device.type in ("cpu", "cuda"))
+    optimizers = _optimizers(flow, config.train, fused=accelerator.device.type in ("cpu", "cuda"))
     flow.to(accelerator.device)
-    state, complaints = load_checkpoint(run_dir, flow=flow, optimizer=optimizer)
+    if not begun and init_from is None:
+        _start_from_data(flow, splits, batches)
+    average = WeightAverage(flow, config.train.average)
+    state, complaints = load_checkpoint(run_dir, flow=flow, optimizers=optimizers, average=average)
     if accelerator.is_main_process:
         for complaint in complaints:
             warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=2)
+    start_tracker(accelerator, config, run_dir, step=state.step)
+    if accelerator.is_main_process:
         _claim(config, run_dir, state, device=str(accelerator.device), processes=processes)
-    if config.train.tracker != "none":
-        options = {"tensorboard": {"purge_step": state.step}} if config.train.tracker == "tensorboard" else {}
-        accelerator.init_trackers("curves", init_kwargs=options)
     with warnings.catch_warnings():  # torch 2.13 renames the option, to a name that older ones do not know
         warnings.filterwarnings("ignore", message=".*broadcast_buffers")
-        model, prepared = accelerator.prepare(flow, optimizer)
+        model, *prepared = accelerator.prepare(flow, *optimizers)
     flow.train()
-    return Run(config, run_dir, splits, batches, flow, model, prepared, accelerator, state)
+    return Run(config, run_dir, splits, batches, flow, model, prepared, average, accelerator, state)
+
+
+def _start_from_data(flow: Flow, splits: Splits, batches: Batches) -> None:
+    """Let the parts that can start from the data: of a table all of it, of images the first 128 or so."""
+    if len(splits.shape) == 1:
+        standardise(flow, splits.train[:])
+    elif any(isinstance(module, ActNorm) for module in flow.modules()):
+        first = range(-(-128 // batches.config.train.batch_size))
+        with starting(flow), torch.no_grad():
+            flow.log_prob(torch.cat([batches.at(i, Purpose.MOMENTS) for i in first]))
+
+
+def _optimizers(flow: Flow, recipe: TrainConfig, *, fused: bool) -> list[torch.optim.Optimizer]:
+    """Adam, for all weights (section 4.1) or for those that are left when Muon has the matrices."""
+    given = [] if recipe.muon_lr is None else matrices(flow)
+    rest = [weight for weight in flow.parameters() if all(weight is not matrix for matrix in given)]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(rest, lr=recipe.lr, fused=fused)]
+    if recipe.muon_lr is not None:
+        optimizers.append(torch.optim.Muon(given, lr=recipe.muon_lr, weight_decay=0.0))
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["initial_lr"] = group["lr"]
+    return optimizers
 
 
 def _discard_unbegun(run_dir: Path) -> None:
@@ -284,18 +376,19 @@ def _claim(config: Config, run_dir: Path, state: TrainState, **where: Any) -> No
     record, path = run_dir / "environment.json", run_dir / "metrics.jsonl"
     sittings = read_sittings(run_dir) if record.exists() else []
     lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if _step_of(line, path) <= state.step]
+    kept = [line for line in lines if _place_of(line, path) <= (state.step, not state.pending)]
     write_file(run_dir / "config.json", to_json(config))
     write_file(record, json.dumps([*sittings, {"from_step": state.step} | environment() | where], indent=2) + "\n")
     write_file(path, "".join(kept))
 
 
-def _step_of(line: str, path: Path) -> float:
-    """The step of a line of metrics.jsonl; infinity for a last line that was not finished."""
+def _place_of(line: str, path: Path) -> tuple[float, bool]:
+    """The step of a line of metrics.jsonl, and whether it is its evaluation's; infinity for a last line that was not finished."""
     if not line.endswith("\n"):
-        return math.inf
+        return math.inf, True
     try:
-        return float(json.loads(line)["step"])
+        entry = json.loads(line)
+        return float(entry["step"]), "validation_bits_per_dim" in entry
     except (ValueError, KeyError, TypeError):
         raise DamagedError(f"{path}: not the metrics of a training") from None
 
@@ -315,13 +408,21 @@ def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
     return flow.double() if config.train.precision == "float64" else flow
 
 
-def _evaluate(run: Run) -> None:
-    """Bits/dim, or nats, on validation with moments re-estimated over training batches; writes the last and the best model."""
+def _evaluate(run: Run, stop: list[int]) -> None:
+    """Bits/dim, or nats, on validation with moments re-estimated over training batches; writes the last and the best model.
+
+    TrainingStopped if a signal comes before it has a result: then nothing has changed.
+    """
     before = stored_moments(run.flow)
-    with averaging(run.flow), torch.no_grad():
-        for step in range(run.config.train.moment_batches if before else 0):
-            run.flow.log_prob(run.batches.at(step, Purpose.MOMENTS))
-    result = _validate(run)
+    try:
+        with averaging(run.flow), full_precision(), torch.no_grad():
+            for step in range(run.config.train.moment_batches if before else 0):
+                _heed(run, stop)
+                run.flow.log_prob(run.batches.at(step, Purpose.MOMENTS))
+        result = _validate(run, stop)
+    except TrainingStopped:
+        restore_moments(before)
+        raise
     state, unit = run.state, run.unit
     better = math.isfinite(result.mean) and (state.best is None or unit.sign * result.mean > unit.sign * state.best)
     state.evaluations_since_best = 0 if better else state.evaluations_since_best + 1
@@ -333,20 +434,22 @@ def _evaluate(run: Run) -> None:
     if run.accelerator.is_main_process:
         facts = {"step": state.step} | measured
         for which in ["last", "best"] if better else ["last"]:
-            save_flow(run.flow, run.run_dir / "model" / f"{which}-{state.step:09d}", facts=facts)
+            save_model(run.flow, run.run_dir / "model" / f"{which}-{state.step:09d}", facts=facts)
             keep_last(run.run_dir / "model", which, 1)
     restore_moments(before)
     _log(run, measured)
 
 
-def _validate(run: Run) -> Summary:
-    images = run.splits.validation
+def _validate(run: Run, stop: list[int]) -> Summary:
+    images, rank, processes = run.splits.validation, run.accelerator.process_index, run.accelerator.num_processes
     chosen = np.linspace(0, len(images) - 1, min(len(images), run.config.train.eval_images)).astype(int)
-    mine = chosen[run.accelerator.process_index :: run.accelerator.num_processes]
     nats = torch.zeros(len(images), dtype=torch.float64)
-    if len(mine):
-        nats[mine] = log_probs(run.flow, np.moveaxis(images[mine], -1, 1), seed=run.config.seed, indices=mine.tolist())
-    total = run.accelerator.reduce(nats if run.accelerator.num_processes == 1 else nats.to(run.accelerator.device), "sum")
+    size = processes * min(64, images_at_once(run.splits.shape))
+    for start in range(0, len(chosen), size):
+        _heed(run, stop)
+        if len(mine := chosen[start : start + size][rank::processes]):
+            nats[mine] = log_probs(run.flow, np.moveaxis(images[mine], -1, 1), seed=run.config.seed, indices=mine.tolist())
+    total = run.accelerator.reduce(nats if processes == 1 else nats.to(run.accelerator.device), "sum")
     assert isinstance(total, Tensor)
     groups = (run.splits.groups or {}).get("validation")
     values = run.unit.of(total.cpu()[chosen], run.splits.shape)
@@ -370,8 +473,7 @@ def _log(run: Run, values: dict[str, float]) -> None:
         path = run.run_dir / "metrics.jsonl"
         with naming(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({k: v if math.isfinite(v) else None for k, v in entry.items()}) + "\n")
-    with naming(run.run_dir / "curves"):
-        run.accelerator.log(values, step=run.state.step)
+    log_curves(run.accelerator, run.run_dir, values, step=run.state.step)
 
 
 def _best(state: TrainState) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 import realnvp.train
+from realnvp.averages import WeightAverage
 from realnvp.checkpoint import load_checkpoint, load_flow
 from realnvp.config import read_config
 from realnvp.data import open_splits
@@ -67,7 +68,8 @@ def _expect(run: Path, path: Path) -> None:
     kind = path.relative_to(run).parts[0]
     if kind == "checkpoints":
         flow = build(read_config(run / "config.json"))
-        state, complaints = load_checkpoint(run, flow=flow, optimizer=torch.optim.Adam(flow.parameters()))
+        optimizers = [torch.optim.Adam(flow.parameters())]
+        state, complaints = load_checkpoint(run, flow=flow, optimizers=optimizers, average=WeightAverage(flow, 0))
         previous = numbered(run / "checkpoints", "step")[0]
         assert f"step-{state.step:09d}" == previous.name, path
         words = "; ".join(complaints)

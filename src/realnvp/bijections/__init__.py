@@ -1,11 +1,12 @@
 """Invertible maps with a tractable log-determinant."""
 
-from realnvp.bijections.actnorm import ActNorm, starting
-from realnvp.bijections.base import Bijection, Chain
+from realnvp.bijections.actnorm import ActNorm
+from realnvp.bijections.base import Bijection, Chain, starting
 from realnvp.bijections.batchnorm import BatchNorm
 from realnvp.bijections.coupling import AdditiveCoupling, AffineCoupling
 from realnvp.bijections.logit import Logit
 from realnvp.bijections.masks import bitwise, channelwise, checkerboard
+from realnvp.bijections.mixing import Mixing
 from realnvp.bijections.multiscale import FactorOut, Squeezed, latent_levels
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Chain",
     "FactorOut",
     "Logit",
+    "Mixing",
     "Squeezed",
     "bitwise",
     "channelwise",

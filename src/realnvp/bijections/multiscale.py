@@ -8,18 +8,29 @@ from realnvp.bijections.base import Bijection
 
 
 class Squeezed(Bijection):
-    """unsqueeze . f . squeeze: f sees (4C, H/2, W/2), each 2x2 square of pixels as channels; log_det is f's."""
+    """unsqueeze . f . squeeze: f sees (4C, H/2, W/2), each 2x2 square of pixels as channels; log_det is f's.
 
-    def __init__(self, bijection: Bijection) -> None:
+    by_colour: the channels of the even squares of the checkerboard come first, those of the odd squares after them, so that a
+    channel-wise coupling is a checkerboard coupling at half the resolution.
+    """
+
+    def __init__(self, bijection: Bijection, *, by_colour: bool = False) -> None:
         super().__init__()
         self.bijection = bijection
+        self.by_colour = by_colour
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z, log_det = self.bijection(pixel_unshuffle(x, 2))
-        return pixel_shuffle(z, 2), log_det
+        z, log_det = self.bijection(self._squeeze(x))
+        return self._unsqueeze(z), log_det
 
     def _inverse(self, z: Tensor) -> Tensor:
-        return pixel_shuffle(self.bijection.inverse(pixel_unshuffle(z, 2)), 2)
+        return self._unsqueeze(self.bijection.inverse(self._squeeze(z)))
+
+    def _squeeze(self, x: Tensor) -> Tensor:
+        return torch.cat([even_squares(x), odd_squares(x)], dim=1) if self.by_colour else pixel_unshuffle(x, 2)
+
+    def _unsqueeze(self, h: Tensor) -> Tensor:
+        return from_squares(*h.chunk(2, dim=1)) if self.by_colour else pixel_shuffle(h, 2)
 
 
 class FactorOut(Bijection):
@@ -34,10 +45,15 @@ class FactorOut(Bijection):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         h, log_det = self.bijection(odd_squares(x))
-        return with_odd_squares(x, h), log_det
+        return from_squares(even_squares(x), h), log_det
 
     def _inverse(self, z: Tensor) -> Tensor:
-        return with_odd_squares(z, self.bijection.inverse(odd_squares(z)))
+        return from_squares(even_squares(z), self.bijection.inverse(odd_squares(z)))
+
+
+def even_squares(x: Tensor) -> Tensor:
+    """(B, 2C, H/2, W/2): of each 2x2 square the upper left pixel's channels, then the lower right one's."""
+    return torch.cat([x[..., 0::2, 0::2], x[..., 1::2, 1::2]], dim=1)
 
 
 def odd_squares(x: Tensor) -> Tensor:
@@ -45,10 +61,11 @@ def odd_squares(x: Tensor) -> Tensor:
     return torch.cat([x[..., 0::2, 1::2], x[..., 1::2, 0::2]], dim=1)
 
 
-def with_odd_squares(x: Tensor, h: Tensor) -> Tensor:
-    """x with its odd squares replaced by h, (B, 2C, H/2, W/2)."""
-    upper_right, lower_left = h.chunk(2, dim=1)
-    offsets = torch.stack([x[..., 0::2, 0::2], upper_right, lower_left, x[..., 1::2, 1::2]], dim=2)
+def from_squares(even: Tensor, odd: Tensor) -> Tensor:
+    """(B, C, H, W) from its even and odd squares, (B, 2C, H/2, W/2) each."""
+    upper_left, lower_right = even.chunk(2, dim=1)
+    upper_right, lower_left = odd.chunk(2, dim=1)
+    offsets = torch.stack([upper_left, upper_right, lower_left, lower_right], dim=2)
     return pixel_shuffle(offsets.flatten(1, 2), 2)
 
 
@@ -57,5 +74,5 @@ def latent_levels(height: int, width: int, num_scales: int) -> Tensor:
     levels = torch.zeros(1, 1, height, width, dtype=torch.long)
     if num_scales > 1:
         coarser = latent_levels(height // 2, width // 2, num_scales - 1) + 1
-        levels = with_odd_squares(levels, coarser.expand(1, 2, -1, -1))
+        levels = from_squares(even_squares(levels), coarser.expand(1, 2, -1, -1))
     return levels[0, 0]

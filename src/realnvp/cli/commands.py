@@ -14,7 +14,7 @@ import tyro
 
 from realnvp.cli.output import note, print_json, print_table, thousands, to_json
 from realnvp.config import Config
-from realnvp.folders import read_json, write_file
+from realnvp.folders import check_fields, ours, read_json, write_file
 
 if TYPE_CHECKING:
     from realnvp.flow import Flow
@@ -31,7 +31,11 @@ Fast = Annotated[
     tyro.conf.arg(help="Several times as fast, in low precision; how far it is off is measured and printed."),
 ]
 RunDir = Annotated[
-    str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="A run directory, or a folder with a saved flow.")
+    str,
+    tyro.conf.Positional,
+    tyro.conf.arg(
+        metavar="RUN", help="A run directory, a saved flow's folder, photos-small, digits-small, or its id on the Hub."
+    ),
 ]
 Split = Literal["train", "validation", "test"]
 Command = TypeVar("Command", bound=Callable[[], int])
@@ -138,7 +142,7 @@ class Sample:
     temperature: float = 1.0
     """Standard deviation of the latents; 1 gives exact samples of the model."""
     out: Path | None = None
-    """A .png or .npy file, of a table also .csv; RUN/samples.png or RUN/samples.csv when not given."""
+    """A .png or .npy file, of a table also .csv; RUN/samples.png (.csv) when not given, or here if RUN is no folder."""
     beside_data: Flag = False
     """In a PNG, show as many test images (rows) of the run on the left."""
     which: Which = "best"
@@ -154,10 +158,10 @@ class Sample:
             raise ValueError(f"-n: must be at least 1, got {self.n}")
         flow, _ = load(self.run, self.device, which=self.which)
         things, suffixes = ("rows", [".csv", ".npy", ".png"]) if _of_table(flow) else ("images", [".png", ".npy"])
-        out = self.out or Path(self.run, f"samples{suffixes[0]}")
+        out = self.out or beside(self.run) / f"samples{suffixes[0]}"
         if out.suffix not in suffixes:
             raise ValueError(f"--out: {out} must end in {' or '.join(suffixes)}")
-        _make_way(out)
+        make_way("--out", out)
         data = _test_split(flow, self.run)[: self.n] if self.beside_data else None
         error = None
         if self.fast:
@@ -217,6 +221,7 @@ class Score:
 
         if not self.paths:
             raise ValueError("score: name image files or folders, or tables, after the run")
+        make_way("--out", self.out)
         flow, _ = load(self.run, self.device, which=self.which)
         scores, facts = self._rows(flow) if _of_table(flow) else self._images(flow)
         text = io.StringIO()
@@ -242,7 +247,7 @@ class Score:
         from realnvp.score import fast_error, files_of, score
 
         files = files_of(self.paths)
-        _make_way(self.out)
+        make_way("--out", self.out)
         with progress("image", len(files)) as report:
             used = fast(flow) if self.fast else flow
             scores = score(used, files, noise_draws=self.noise_draws, seed=self.seed, report=report)
@@ -258,7 +263,7 @@ class Score:
 
         if self.fast or self.noise_draws != 1:
             raise ValueError(f"--{'fast' if self.fast else 'noise-draws'}: is for images; {self.run} is of a table")
-        _make_way(self.out)
+        make_way("--out", self.out)
         return score_rows(flow, self.paths), {}
 
 
@@ -306,9 +311,10 @@ class Info:
         from realnvp.checkpoint import read_run_config
         from realnvp.config import flat
         from realnvp.evaluate import measured
+        from realnvp.locate import locate
         from realnvp.memory import count_parameters
 
-        folder = Path(self.run)
+        folder = locate(self.run)
         config = read_run_config(folder)
         facts: dict[str, Any] = {"run": self.run, "config": asdict(config)}
         facts["parameters"] = count_parameters(config) if config.data.shape else None
@@ -316,11 +322,12 @@ class Info:
         if self.json:
             print_json(facts)
             return 0
-        longer = ("config", "environment", "evaluation", "parameters")
-        rows = [(key, str(value)) for key, value in facts.items() if key not in longer]
+        longer = ("config", "environment", "evaluation", "parameters", "facts")
+        known = facts | facts.get("facts", {})
+        rows = [(key, str(value)) for key, value in known.items() if key not in longer]
         rows += [("parameters", thousands(facts["parameters"]) if facts["parameters"] else "of the data's size")]
         rows += [(name, str(value)) for name, value in flat(config).items()]
-        if evaluation := facts.get("evaluation"):
+        if evaluation := known.get("evaluation"):
             rows.append(("evaluation", f"{measured(evaluation)} on {evaluation['split']}"))
         print_table(("", ""), rows)
         return 0
@@ -331,7 +338,7 @@ def _stored_facts(folder: Path, config: Config) -> dict[str, Any]:
     from realnvp.checkpoint import last_state
     from realnvp.environment import read_sittings
     from realnvp.likelihood import unit_of
-    from realnvp.table import read_evaluation
+    from realnvp.table import evaluation_fields, read_evaluation
 
     facts: dict[str, Any] = {}
     if state := last_state(folder):
@@ -343,14 +350,22 @@ def _stored_facts(folder: Path, config: Config) -> dict[str, Any]:
     if (folder / "environment.json").exists():
         facts["environment"] = read_sittings(folder)
     if (folder / "facts.json").exists():
-        facts["facts"] = read_json(folder / "facts.json", kind=dict)
+        facts["facts"] = stored = read_json(folder / "facts.json", kind=dict)
+        if "evaluation" in stored:
+            with ours():
+                check_fields(stored["evaluation"], folder / "facts.json", evaluation_fields(config))
     return facts
 
 
-def _make_way(out: Path | None) -> None:
+def beside(run: str) -> Path:
+    """Where what is made from a flow goes: its folder, or this one for a shipped flow or one from the Hub."""
+    return Path(run) if Path(run).exists() else Path()
+
+
+def make_way(flag: str, out: Path | None) -> None:
     """Make the folder of a file to be written; ValueError or OSError before anything is computed, if that cannot be."""
     if out and out.is_dir():
-        raise ValueError(f"--out: {out} is a folder; name a file")
+        raise ValueError(f"{flag}: {out} is a folder; name a file")
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
 

@@ -12,6 +12,7 @@ from realnvp.cli import commands
 from realnvp.cli.figures import Figures
 from realnvp.cli.prepare import Prepare
 from realnvp.cli.results import Report, Table
+from realnvp.cli.share import Export, Share
 from realnvp.cli.train import Presets, train
 from realnvp.config import nearest
 
@@ -26,6 +27,8 @@ COMMANDS: dict[str, Any] = {
     "report": Report,
     "table": Table,
     "info": commands.Info,
+    "share": Share,
+    "export": Export,
     "presets": Presets,
 }
 
@@ -44,6 +47,8 @@ Exact probability models of images and tables with Real NVP (Dinh, Sohl-Dickstei
   report     one HTML page of a run: results, figures with what to look for, configuration
   table      the paper's Table 1 with your runs beside it
   info       what a run directory holds
+  share      a folder to share from a run: weights, configuration, model card
+  export     log_prob, encode or decode as an ONNX file
   completion shell completion: realnvp completion bash|zsh
 
 Start:   realnvp train digits --run-dir runs/digits
@@ -114,6 +119,7 @@ def _one_line(error: Exception) -> str:
 
 def _install_line(module: str) -> str:
     extras = {"accelerate": "train", "tensorboard": "train", "matplotlib": "figures", "lmdb": "lsun", "pyarrow": "table"}
+    extras |= {"huggingface_hub": "hub", "onnx": "onnx", "onnxscript": "onnx"}
     extras |= dict.fromkeys(("PIL", "skimage", "sklearn"), "data")
     return f"pip install 'realnvp[{extras.get(module, 'all')}]'"
 

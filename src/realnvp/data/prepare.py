@@ -168,11 +168,21 @@ def _save_part(part: Part, shape: Sequence[int], path: Path, *, real: bool, keep
 def splits_of_run(run_dir: Path, config: Config, *, verify: Iterable[str] = ()) -> Splits:
     """The data that a run of this configuration was trained on; the checksums of the splits in `verify` are compared.
 
+    Sets that come with their packages are made anew, the same, where the run has none: for flows that are shared.
     ValueError if they are not there any more, DamagedError if the run's copy of them has changed.
     """
     if prepared := _prepared_source(config.data):
         return open_splits(prepared, held_out=config.data.held_out, seed=config.seed, verify=verify)
     if not (run_dir / "data").exists():
+        if config.data.set in ("photos", "digits") and not config.data.source:
+            return _in_memory(find_data(config.data, seed=config.seed))
         raise ValueError(f"{run_dir / 'data'}: the data that it was trained on are not there any more")
     with ours():
         return open_splits(run_dir / "data", verify=verify)
+
+
+def _in_memory(source: Source) -> Splits:
+    train, validation, test = (part.read(np.arange(part.count)) for part in (source.parts[split] for split in SPLITS))
+    return Splits(
+        source.name, source.version, source.levels, train, validation, test, groups=source.groups, comparable=source.comparable
+    )

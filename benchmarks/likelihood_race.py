@@ -1,0 +1,183 @@
+"""Test bits/dim after equal minutes: presets, with other fields where wanted, beside the stand-in for the public copy.
+
+python -m benchmarks.likelihood_race --minutes 6 --data PATH photos photos-modern photos-modern:model.width=64,train.lr=1e-3
+
+PATH holds train.npy, valid.npy and test.npy, uint8 (N, H, W, 3). Each contestant trains in a process of its own, on one thread,
+for so many minutes of that process' CPU time, so that other work on the machine does not decide. All are judged on the same
+images with the same noise. Rounds go over the contestants one seed after the other; --jobs says how many train side by side.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+
+import realnvp.train
+from benchmarks.public_copy import PublicCopy
+from realnvp.batches import Batches
+from realnvp.config import PRESETS, Config, flat, from_json, resolve, to_json
+from realnvp.likelihood import in_bits_per_dim
+from realnvp.noise import Purpose, uniform
+
+PUBLIC_COPY = "public-copy"
+
+
+def configured(variant: str, *, data: Path, seed: int, minutes: float) -> Config:
+    """'PRESET' or 'PRESET:field=value,field=value' as a configuration with this budget."""
+    preset, _, changes = variant.partition(":")
+    tree = json.loads(to_json(PRESETS[preset]))
+    budget = {
+        "train.max_steps": 10**6,
+        "train.max_minutes": minutes,
+        "seed": seed,
+        "data.source": str(data),
+        "data.set": "images",
+    }
+    never = {"train.eval_every": 10**6, "train.sample_every": 10**6, "train.save_every": 10**6, "train.tracker": "none"}
+    for name, value in (budget | never | dict(change.split("=") for change in changes.split(",") if change)).items():
+        if name not in flat(PRESETS[preset]):
+            raise SystemExit(f"{variant}: no field {name}")
+        *parents, last = name.split(".")
+        place = tree
+        for parent in parents:
+            place = place[parent]
+        place[last] = _parsed(value)
+    return from_json(json.dumps(tree), variant)
+
+
+def _parsed(value: Any) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def judge(log_prob: Any, images: np.ndarray[Any, Any], *, draws: int) -> torch.Tensor:
+    """(N,), bits/dim of each image."""
+    nats = torch.zeros(len(images), dtype=torch.float64)
+    for start in range(0, len(images), 50):
+        indices = np.arange(start, min(start + 50, len(images)))
+        x = torch.from_numpy(images[indices]).permute(0, 3, 1, 2).float()
+        for draw in range(draws):
+            noise = uniform(x.shape[1:], 0, Purpose.EVALUATE, indices=indices, round=draw)
+            with torch.no_grad():
+                nats[indices] += log_prob(x + noise).double() / draws
+    return in_bits_per_dim(nats, tuple(x.shape[1:]))
+
+
+def train_public_copy(config: Config, images: np.ndarray[Any, Any]) -> tuple[Any, int, float]:
+    """The stand-in, trained as its originals are: Adam, rate 1e-3, norm clipped to 100, penalty 5e-5 on all gains."""
+    config = resolve(config, (images.shape[3], *images.shape[1:3]))
+    torch.manual_seed(config.seed)
+    model = PublicCopy(config).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    gains = [parameter for name, parameter in model.named_parameters() if name.endswith("weight_g")]
+    batches = Batches(images, config, device=torch.device("cpu"))
+    began, step, losses = time.process_time(), 0, []
+    assert config.train.max_minutes
+    while time.process_time() - began < 60 * config.train.max_minutes:
+        optimizer.zero_grad()
+        loss = -model.log_prob(batches.at(step)).mean()
+        (loss + 5e-5 * torch.stack([gain.square().sum() for gain in gains]).sum()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 100)
+        optimizer.step()
+        losses.append(loss.item())
+        step += 1
+    return model.eval().log_prob, step, mean(losses[-100:])
+
+
+def contest(variant: str, seed: int, data: Path, minutes: float, draws: int, split: str, every: int) -> dict[str, Any]:
+    """What one contestant reached."""
+    torch.set_num_threads(1)
+    public = variant == PUBLIC_COPY
+    config = configured("photos" if public else variant, data=data, seed=seed, minutes=minutes)
+    if public:
+        log_prob, steps, loss = train_public_copy(config, np.load(data / "train.npy", mmap_mode="r"))
+        train_bits = in_bits_per_dim(-loss, (3, 32, 32))
+    else:
+        realnvp.train.clock = time.process_time
+        with tempfile.TemporaryDirectory() as folder:
+            steps = realnvp.train.train(config, folder, device="cpu").step
+            lines = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
+            log_prob = realnvp.load_flow(folder, "last").log_prob
+        train_bits = mean([line["train_bits_per_dim"] for line in lines if "train_bits_per_dim" in line][-10:])
+    bits = judge(log_prob, np.load(data / f"{split}.npy", mmap_mode="r")[::every], draws=draws)
+    return {
+        "variant": variant,
+        "seed": seed,
+        "minutes": minutes,
+        "steps": steps,
+        "train_bits_per_dim": train_bits,
+        "bits_per_dim": bits.mean().item(),
+        "standard_error": bits.std().item() / math.sqrt(len(bits)),
+        "worst_image": bits.max().item(),
+        "num_images": len(bits),
+    }
+
+
+def main() -> None:
+    """Run the race and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variants", nargs="+", metavar="VARIANT", help=f"a preset, with changes after a colon, or {PUBLIC_COPY}")
+    parser.add_argument("--minutes", type=float, default=6.0)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--split", choices=["valid", "test"], default="test")
+    parser.add_argument("--every", type=int, default=2, help="judge on every so many-th image")
+    parser.add_argument("--draws", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="a JSON file, one line for each contestant, appended")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # a contestant's own process
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(contest(args.variants[0], args.seeds[0], args.data, args.minutes, args.draws, args.split, args.every)))
+        return
+    waiting = [(variant, seed) for seed in args.seeds for variant in args.variants]
+    running: list[tuple[str, subprocess.Popen[str]]] = []
+    results = []
+    while waiting or running:
+        if waiting and len(running) < args.jobs:
+            variant, seed = waiting.pop(0)
+            words = ["--one", variant, "--seeds", str(seed), "--minutes", str(args.minutes), "--data", str(args.data)]
+            words += ["--draws", str(args.draws), "--split", args.split, "--every", str(args.every)]
+            command = [sys.executable, "-m", "benchmarks.likelihood_race", *words]
+            running.append((variant, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)))
+            continue
+        variant, process = running.pop(0)
+        out, err = process.communicate()
+        if process.returncode:
+            raise SystemExit(f"{variant}: {err}")
+        results.append(json.loads(out.splitlines()[-1]))
+        print(out.splitlines()[-1], flush=True)
+        if args.out:
+            with args.out.open("a") as file:
+                file.write(out.splitlines()[-1] + "\n")
+    print_table(args.variants, results)
+
+
+def print_table(variants: list[str], results: list[dict[str, Any]]) -> None:
+    """Means over seeds, as Markdown."""
+    print("| variant | seeds | steps | training bits/dim | bits/dim | deviation over seeds | error over images | worst image |")
+    print("|---|---|---|---|---|---|---|---|")
+    for variant in variants:
+        mine = [result for result in results if result["variant"] == variant]
+        bits = [result["bits_per_dim"] for result in mine]
+        spread = f"{stdev(bits):.3f}" if len(bits) > 1 else ""
+        averages = [mean(result[key] for result in mine) for key in ("steps", "train_bits_per_dim", "standard_error")]
+        steps, training, error = averages
+        worst = max(result["worst_image"] for result in mine)
+        cells = f"{len(mine)} | {steps:.0f} | {training:.3f} | **{mean(bits):.3f}** | {spread} | {error:.3f} | {worst:.2f}"
+        print(f"| {variant} | {cells} |")
+
+
+if __name__ == "__main__":
+    main()
