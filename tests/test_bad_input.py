@@ -8,10 +8,8 @@ import json
 import os
 import re
 import shutil
-import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pictures import colour, pictures, png
 from PIL import Image
 
 import realnvp
@@ -29,13 +28,12 @@ from realnvp.data import read_image
 
 Out = pytest.CaptureFixture[str]
 Argv = list[str | Path]
-RNG = np.random.default_rng(0)
 
 
 def listing(*folders: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of everything below the folders. Locks may stay: they are empty, and nobody's once their process ended."""
+    """Size and time of everything below the folders."""
     paths = [path for folder in folders for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
-    return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in paths if path.name != ".lock"}
+    return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in paths}
 
 
 def refused(out: Out, argv: Argv, *folders: Path, code: int = 2) -> str:
@@ -54,26 +52,6 @@ def training(folder: Path, *more: str | Path) -> Argv:
 
 
 # Image files
-
-
-def colour(height: int = 8, width: int = 8) -> Image.Image:
-    return Image.fromarray(RNG.integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-def pictures(folder: Path, count: int = 10) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        colour().save(folder / f"{number:02}.png")
-    return folder
-
-
-def png(path: Path, side: int, depth: int) -> None:
-    """A PNG of RGB as Pillow can read but not write: 16 bits, or a huge header with next to nothing behind it."""
-    rows = b"".join(b"\0" + RNG.bytes(8 * 6) for _ in range(8))
-    head = struct.pack(">IIBBBBB", side, side, depth, 2, 0, 0, 0)
-    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    packed = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks]
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
 
 
 def cut(path: Path, kind: str) -> None:
@@ -101,7 +79,7 @@ IMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "named pipe": ("x.png", lambda path: os.mkfifo(path), "no such file"),
     "16-bit grey": ("x.png", lambda path: Image.fromarray(np.full((8, 8), 999, np.uint16)).save(path), "8 bits"),
     "16-bit colour": ("x.png", lambda path: png(path, 8, 16), "8 bits"),
-    "16-bit PPM": ("x.ppm", lambda path: path.write_bytes(b"P6 8 8 65535\n" + RNG.bytes(384)), "8 bits"),
+    "16-bit PPM": ("x.ppm", lambda path: path.write_bytes(b"P6 8 8 65535\n" + bytes(range(192)) * 2), "8 bits"),
     "float": ("x.tif", lambda path: Image.fromarray(np.ones((8, 8), np.float32)).save(path), "mode F"),
     "NaN": ("x.tif", lambda path: Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(path), "mode F"),
     "CMYK": ("x.jpg", lambda path: colour().convert("CMYK").save(path), "mode CMYK"),
@@ -355,6 +333,7 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], Argv], list[str]]] = {
     "sample below zero": (lambda t, r: ["sample", r, "--temperature", "-1"], ["temperature"]),
     "sample at NaN": (lambda t, r: ["sample", r, "--temperature", "nan"], ["temperature"]),
     "sample to a JPEG": (lambda t, r: ["sample", r, "--out", t / "s.jpg"], ["--out", "s.jpg"]),
+    "sample more than a picture holds": (lambda t, r: ["sample", r, "-n", "50000", "--out", t / "s.png"], ["-n: 50,000", ".npy"]),
     "sample into a file": (lambda t, r: ["sample", r, "-n", "1", "--out", r / "config.json" / "s.png"], ["config.json"]),
     "sample onto a folder": (lambda t, r: ["sample", r, "-n", "1", "--out", empty(t / "s.npy")], ["--out", "s.npy is a folder"]),
     "score nothing": (lambda t, r: ["score", r], ["name image files"]),

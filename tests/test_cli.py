@@ -13,6 +13,7 @@ from PIL import Image
 import realnvp
 from realnvp.cli.main import run
 from realnvp.config import Config, to_json
+from realnvp.data import codec_bits_per_dim
 
 Out = pytest.CaptureFixture[str]
 
@@ -81,6 +82,13 @@ def test_evaluate_equals_python(out_of: Out, run_dir: Path) -> None:
     result = answer(out_of, "evaluate", run_dir, "--noise-draws", "3", "--seed", "1")
     assert result["bits_per_dim"] == pytest.approx(expected.mean, abs=1e-6)
     assert result["standard_error"] == pytest.approx(expected.standard_error, abs=1e-6)
+
+
+def test_codecs_in_pieces(out_of: Out, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never more than a few hundred images in memory, and the same mean over all of them."""
+    expected = codec_bits_per_dim(np.load(run_dir / "data" / "test.npy"))
+    monkeypatch.setattr("realnvp.evaluate.CHUNK", 50)
+    assert answer(out_of, "evaluate", run_dir, "--codecs")["codecs"] == pytest.approx(expected, rel=1e-12)
 
 
 def test_evaluate_other_images(out_of: Out, run_dir: Path, tmp_path: Path) -> None:

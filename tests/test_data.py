@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from pictures import colour, pictures
 from PIL import Image
 
 from realnvp.config import PRESETS, DataConfig
@@ -24,17 +25,6 @@ RNG = np.random.default_rng(0)
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Splits:
     return prepare(PHOTOS, seed=0, folder=tmp_path_factory.mktemp("photos"))
-
-
-def colour(height: int = 8, width: int = 8) -> Image.Image:
-    return Image.fromarray(RNG.integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-def picture_folder(folder: Path, count: int = 10) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        colour().save(folder / f"{number:02}.png")
-    return folder
 
 
 def images(source: Path | None, **fields: object) -> DataConfig:
@@ -225,7 +215,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_images_is_cut_into_splits(tmp_path: Path) -> None:
-    source = picture_folder(tmp_path / "in" / "deep", 20).parent
+    source = pictures(tmp_path / "in" / "deep", 20).parent
     colour().save(source / "deep" / ".hidden.png")
     (source / "notes.txt").write_text("no image")
     colour().save(source / "UPPER.BMP")
@@ -248,7 +238,7 @@ def test_given_splits_are_kept(tmp_path: Path, name: str, arrays: bool) -> None:
         if arrays:
             np.save(tmp_path / f"{split}.npy", RNG.integers(0, 256, (count, 8, 6), dtype=np.uint8))
         else:
-            picture_folder(tmp_path / split, count)
+            pictures(tmp_path / split, count)
     splits = prepare(images(tmp_path), seed=0, folder=tmp_path / "out")
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [12, 3, 4]
     assert splits.shape == ((1, 8, 6) if arrays else (3, 8, 8))
@@ -266,7 +256,7 @@ def test_a_prepared_folder_is_a_source(tmp_path: Path) -> None:
 
 
 def test_all_bad_images_are_named_at_once(tmp_path: Path) -> None:
-    source = picture_folder(tmp_path, 30)
+    source = pictures(tmp_path, 30)
     for number in (3, 7):
         (source / f"{number:02}.png").write_bytes(b"")
     colour(9, 9).save(source / "05.png")
@@ -301,6 +291,6 @@ def test_harmless_kinds_of_images_are_read(tmp_path: Path) -> None:
 
 
 def test_linked_folders_are_not_followed(tmp_path: Path) -> None:
-    source = picture_folder(tmp_path / "in", 5)
+    source = pictures(tmp_path / "in", 5)
     (source / "loop").symlink_to(source)
     assert sum(find_data(images(source), seed=0).counts.values()) == 5

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+import realnvp
+
 ROOT = Path(__file__).parents[1]
 TUTORIALS = {*(ROOT / "docs" / "tutorials").glob("*.md")}  # make docs runs them
 PAGES = [ROOT / "README.md", *sorted({*(ROOT / "docs").rglob("*.md")} - TUTORIALS)]
@@ -42,3 +44,7 @@ def test_every_module_is_in_the_file_map() -> None:
     modules = [path for path in (ROOT / "src" / "realnvp").iterdir() if path.suffix == ".py" or path.is_dir()]
     expected = {path.name + "/" * path.is_dir() for path in modules if not path.name.startswith("__")}
     assert expected - names == set()
+
+
+def test_the_citation_names_this_version() -> None:
+    assert f"\nversion: {realnvp.__version__}\n" in (ROOT / "CITATION.cff").read_text()

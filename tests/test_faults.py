@@ -1,26 +1,31 @@
 """Shorter forms of tests/faults: kills, bad disks, flipped bits, a lost process; and a best model that is lost."""
 
 import dataclasses
+import itertools
 import os
 import random
 import shutil
 import signal
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import realnvp.train
 from realnvp.checkpoint import load_flow
 from realnvp.cli.main import run
 from realnvp.config import Config
+from realnvp.flow import Flow
 from realnvp.folders import numbered
 from realnvp.likelihood import BitsPerDim
 from realnvp.train import train
 from tests.faults import kill, others, storage
 from tests.faults.children import Child
-from tests.faults.subjects import SUBJECTS, TINY, training
+from tests.faults.others import joined
+from tests.faults.subjects import SUBJECTS, TINY, differences, training, warm
 
 
 @pytest.mark.parametrize(
@@ -82,6 +87,33 @@ def test_one_of_two_processes_is_lost(tmp_path: Path, victim: int, fault: signal
     assert "Traceback" not in words
 
 
+def test_a_signal_to_one_of_two_processes_stops_both(tmp_path: Path) -> None:
+    """In the middle of an evaluation; when they are resumed, the run becomes the one that nobody stopped."""
+    warm()
+    subject, batches = training(tmp_path), itertools.count(1)
+
+    def signalled(rank: int) -> None:
+        log_prob = Flow.log_prob
+
+        def signalling(flow: Flow, x: Tensor) -> Tensor:
+            if next(batches) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return log_prob(flow, x)
+
+        if rank == 1:
+            Flow.log_prob = signalling  # type: ignore[method-assign]
+
+    def both(run: str, code: int, words: str, first: Callable[[int], object] = lambda rank: None) -> None:
+        two = joined([*subject.command, tmp_path / run], tmp_path, first)
+        assert [child.wait() for child in two] == [code, code], [child.log.read_text() for child in two]
+        assert words in two[0].log.read_text()
+
+    both("run", 143, "stopped at step 4 and saved", signalled)
+    both("run", 0, "finished")
+    both("whole", 0, "finished")
+    assert differences(subject.wrote(tmp_path / "run"), subject.wrote(tmp_path / "whole")) == []
+
+
 def damage_best(run_dir: Path) -> str:
     weights = numbered(run_dir / "model", "best")[-1] / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
@@ -103,7 +135,7 @@ def test_a_training_that_goes_on_replaces_a_lost_best_model(
     tiny: Config, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also by a worse one."""
-    monkeypatch.setattr(realnvp.train, "_validate", lambda run: BitsPerDim(99.0, 0.1, torch.tensor([99.0]), 0))
+    monkeypatch.setattr(realnvp.train, "_validate", lambda run, stop: BitsPerDim(99.0, 0.1, torch.tensor([99.0]), 0))
     shutil.copytree(run_dir, tmp_path / "run")
     weights = damage_best(tmp_path / "run")
     longer = dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, max_steps=13, eval_every=13))

@@ -1,8 +1,11 @@
 """Stored files: whole or not at all, and a changed bit is told."""
 
+import itertools
 import random
+import shutil
 import warnings
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ import torch
 from realnvp import load_flow, save_flow
 from realnvp.cli.main import run
 from realnvp.config import Config
-from realnvp.folders import DamagedError, keep_last, newest_intact, numbered, read_folder, sweep, write_folder
+from realnvp.folders import DamagedError, keep_last, lock_folder, newest_intact, numbered, read_folder, sweep, write_folder
 from realnvp.models import build
 
 
@@ -85,6 +88,33 @@ def test_orphans_of_an_interrupted_write_are_swept(tmp_path: Path) -> None:
     (tmp_path / ".config.json.tmp").write_text("")
     sweep(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_keeps_others_out_and_leaves_nothing(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "new" / "er"):
+        with lock_folder(folder):
+            with pytest.raises(ValueError, match="another process is at work"), lock_folder(folder):
+                pass
+            assert (folder / ".lock").exists()
+    with lock_folder(tmp_path / "kept"):
+        (tmp_path / "kept" / "x").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["kept", "x"]
+
+
+def test_a_lock_whose_file_was_deleted_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its holder deletes the file, and the folder, while another process has opened the one and not yet locked it."""
+    fcntl = pytest.importorskip("fcntl")
+    flock, times = fcntl.flock, itertools.count()
+
+    def late(file: IO[bytes], how: int) -> None:
+        if next(times) == 0:
+            shutil.rmtree(tmp_path / "run")
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with lock_folder(tmp_path / "run"), pytest.raises(ValueError, match="another process"), lock_folder(tmp_path / "run"):
+        pass
+    assert not (tmp_path / "run").exists()
 
 
 def test_save_and_load_a_flow(tiny: Config, tmp_path: Path) -> None:

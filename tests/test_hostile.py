@@ -9,6 +9,7 @@ import re
 import resource
 import shutil
 import struct
+import subprocess
 import tomllib
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,8 +20,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from pictures import png
 from PIL import Image
-from test_bad_input import png, refused
+from test_bad_input import refused
 
 import realnvp
 from realnvp.cli.main import run
@@ -344,6 +346,29 @@ def test_the_release_has_the_least_rights_and_no_password() -> None:
     actions = re.findall(r"uses: (.*)", text)
     assert all(re.fullmatch(r"actions/[\w-]+@v\d+|pypa/gh-action-pypi-publish@release/v1", action) for action in actions)
     assert text.count("timeout-minutes:") == text.count("runs-on:")
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "word"),
+    [
+        (0, "No known vulnerabilities found", ""),
+        (1, "Found 2 known vulnerabilities in 1 package", "VULNERABLE"),
+        (1, "ERROR:pip_audit._cli:absl-py: Dependency not found on PyPI and could not be audited", "NOT AUDITED"),
+    ],
+)
+@pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
+def test_what_could_not_be_looked_up_is_not_audited(tmp_path: Path, code: int, said: str, word: str) -> None:
+    """With words that pip-audit 2.10 said."""
+    stand_in = tmp_path / "audit" / "bin" / "pip-audit"
+    stand_in.parent.mkdir(parents=True)
+    (tmp_path / ".audit").touch()
+    stand_in.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit {code}\n")
+    stand_in.chmod(0o755)
+    command = ["make", "--silent", "audit", f"VENV={tmp_path}"]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    assert (done.returncode != 0) == (code != 0)
+    assert done.stdout.splitlines()[0] == said
+    assert [line.split(": ")[1] for line in done.stdout.splitlines()[1:]] == [word] * bool(word)
 
 
 def test_the_workflow_has_the_least_rights() -> None:

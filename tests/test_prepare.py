@@ -26,6 +26,7 @@ from realnvp.data.readers import celeba, cifar10, imagenet, lsun
 from realnvp.data.readers.archives import ALWAYS_ALLOWED
 from realnvp.data.readers.request import resized
 from realnvp.evaluate import _paper
+from realnvp.folders import lock_folder
 
 Pixels = NDArray[np.uint8]
 Out = pytest.CaptureFixture[str]
@@ -738,6 +739,32 @@ def test_crop_and_resize(out_of: Out, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "flags", "words"),
+    [
+        ("images", (8, 8), ["--resize", "99999"], "would be 99999 high, 99999 wide"),
+        ("images", (8, 8), ["--resize", "9999x8999"], "would be 9999 high, 8999 wide"),
+        ("images", (3, 900), ["--resize", "999"], "would be 999 high, 299700 wide"),
+        ("lsun-tower", (1, 20_000), ["--allow-partial"], "would be 96 high, 1920000 wide"),
+    ],
+)
+def test_a_size_beyond_reason_is_refused_before_memory_is_taken(
+    out_of: Out, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, size: tuple[int, int], flags: list[str], words: str
+) -> None:
+    for split in ("train", "val"):
+        write_folder(tmp_path / "in" / split, {"0.png": encoded(noise(*size, 3))})
+    monkeypatch.setattr(Image.Image, "resize", lambda *_: pytest.fail("it is resized"))
+    command = [name, "--source", tmp_path / "in", "--out", tmp_path / "out", *flags]
+    assert f"train/0.png: {words}: more than 89478485 pixels" in refused(out_of, "prepare", *command)
+
+
+def test_the_limit_of_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("realnvp.data.readers.request.MAX_PIXELS", 100)
+    assert resized(noise(3, 3, 3), 10, 10).shape == (10, 10, 3)
+    with pytest.raises(ValueError, match="would be 10 high, 11 wide"):
+        resized(noise(3, 3, 3), 10, 11)
+
+
 def test_upright_and_all_bad_files_at_once(out_of: Out, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned a quarter
@@ -772,6 +799,19 @@ def test_a_second_preparation_changes_nothing(out_of: Out, tmp_path: Path) -> No
     source.unlink()
     assert done(out_of, *command, "--allow-partial")["already"]
     assert everything(tmp_path / "out") == before
+
+
+def test_a_second_preparation_at_the_same_time_is_refused(out_of: Out, tmp_path: Path) -> None:
+    """What is complete needs no lock: it may lie where nobody may write."""
+    source = write_tar(tmp_path / "c.tar", cifar()[0])
+    command = ["cifar10", "--source", source, "--out", tmp_path / "out", "--allow-partial"]
+    with lock_folder(tmp_path / "out"):
+        assert f"{tmp_path / 'out'}: another process is at work in it" in refused(out_of, "prepare", *command)
+    assert not (tmp_path / "out").exists()
+    assert not done(out_of, *command)["already"]
+    assert names_in(tmp_path / "out") == {"train.npy", "test.npy", "dataset.json"}
+    with lock_folder(tmp_path / "out"):
+        assert done(out_of, *command)["already"]
 
 
 def test_other_files_are_left_alone(out_of: Out, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Training loses nothing: resume, skipped steps, several processes, and it learns."""
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -19,9 +20,10 @@ from torch import Tensor
 
 import realnvp.train
 from benchmarks.drift import drift
-from realnvp.checkpoint import load_flow
+from realnvp.checkpoint import last_state, load_flow
 from realnvp.config import Config, to_json
 from realnvp.evaluate import evaluate
+from realnvp.flow import Flow
 from realnvp.folders import DamagedError, lock_folder, newest_intact
 from realnvp.models import build
 from realnvp.train import Run, TrainingFailed, TrainingStopped, train
@@ -75,6 +77,88 @@ def test_stopped_and_resumed_is_bit_equal(
     assert load_flow(tmp_path / "run").state_dict().keys() == load_flow(run_dir).state_dict().keys()
     for name, tensor in load_flow(run_dir).state_dict().items():
         assert torch.equal(tensor, load_flow(tmp_path / "run").state_dict()[name])
+
+
+def test_a_signal_cuts_an_evaluation_short(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No batch of it is computed after the signal, and the resumed training makes up for it, also after a crash while it does."""
+    config = with_train(tiny, log_every=1, eval_images=180, average=0.9, tracker="none")  # 4 batches for moments, then 3
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, momentum=0.9))
+    train(config, tmp_path / "whole", device="cpu")
+    log_prob = Flow.log_prob
+
+    def sitting(*, signal_at: int) -> None:
+        """Train; a signal comes while that batch of evaluations is computed."""
+        batches = itertools.count(1)
+
+        def signalling(flow: Flow, x: Tensor) -> Tensor:
+            batch = next(batches)
+            assert batch <= signal_at
+            if batch == signal_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return log_prob(flow, x)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Flow, "log_prob", signalling)
+            train(config, tmp_path / "run", device="cpu")
+
+    for batch in (2, 6):
+        with pytest.raises(TrainingStopped, match="at step 6 and saved") as stopped:
+            sitting(signal_at=batch)
+        assert stopped.value.exit_code == 143
+    with monkeypatch.context() as patch:
+        patch.setattr(realnvp.train, "_write_samples", lambda run: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            sitting(signal_at=1000)
+    with pytest.raises(TrainingStopped, match="at step 12 and saved"):
+        sitting(signal_at=7 + 1)
+    sitting(signal_at=1000)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """All that two trainings left is equal, but for times and the checkpoint before the last."""
+    assert_bit_equal(a, b)
+    lines = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (a, b)]
+    numbers = [[{name: value for name, value in line.items() if "second" not in name} for line in each] for each in lines]
+    assert numbers[0] == numbers[1]
+    states = [state for run in (a, b) if (state := last_state(run))]
+    timeless = [dataclasses.replace(state, seconds=0, training_seconds=0) for state in states]
+    assert timeless[0] == timeless[1]
+    files = [
+        sorted(path for kind in ("model", "samples") for path in (run / kind).rglob("*") if path.is_file()) for run in (a, b)
+    ]
+    assert [path.relative_to(a) for path in files[0]] == [path.relative_to(b) for path in files[1]]
+    assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
+
+
+def test_moments_are_re_estimated_in_full_precision(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32 is off for all that an evaluation computes, and for nothing else."""
+    matmul, seen, log_prob = torch.backends.cuda.matmul, set(), Flow.log_prob
+    before, matmul.allow_tf32 = matmul.allow_tf32, True
+
+    def log_prob_seen(flow: Flow, x: Tensor) -> Tensor:
+        seen.add((flow.training, torch.backends.cudnn.allow_tf32, matmul.allow_tf32))
+        return log_prob(flow, x)
+
+    monkeypatch.setattr(Flow, "log_prob", log_prob_seen)
+    try:
+        train(with_train(tiny, max_steps=1, eval_every=1), tmp_path / "run", device="cpu")
+        assert seen == {(True, False, False), (False, False, False)}
+        assert (torch.backends.cudnn.allow_tf32, matmul.allow_tf32) == (True, True)
+    finally:
+        matmul.allow_tf32 = before
+
+
+def test_curves_go_on_without_a_gap(tiny: Config, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The points of the step that a training was stopped at are kept in TensorBoard's files, too."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    interrupt_at(monkeypatch, {4}, signal.SIGTERM)
+    with pytest.raises(TrainingStopped):
+        train(tiny, tmp_path / "run", device="cpu")
+    train(tiny, tmp_path / "run", device="cpu")
+    curves = EventAccumulator(str(next((tmp_path / "run").rglob("events.out.*")).parent)).Reload()
+    assert [point.step for point in curves.Scalars("train_bits_per_dim")] == [5, 10, 12]
 
 
 def test_killed_without_warning_resumes_from_the_last_checkpoint(
@@ -174,7 +258,7 @@ def test_evaluations_leave_the_training_alone(tiny: Config, tmp_path: Path) -> N
 
 
 def test_a_second_training_in_the_same_folder_is_refused(tiny: Config, tmp_path: Path) -> None:
-    with lock_folder(tmp_path / "run"), pytest.raises(ValueError, match="another training"):
+    with lock_folder(tmp_path / "run"), pytest.raises(ValueError, match="another process"):
         train(tiny, tmp_path / "run", device="cpu")
     assert train(tiny, tmp_path / "run", device="cpu").step == 12
 

@@ -35,6 +35,8 @@ class TrainState:
     best: float | None = None
     best_step: int = 0
     evaluations_since_best: int = 0
+    pending: bool = False
+    """Whether the evaluation and the samples after this step, where it is time for them, are still to come."""
 
 
 def save_flow(flow: Flow, folder: str | Path, *, facts: Mapping[str, Any] | None = None) -> None:

@@ -85,8 +85,9 @@ class TrainConfig:
     """Largest norm of the gradient beside the typical one of the steps before; None: clip alone decides."""
     l2: float = 5e-5
     """Weight of the penalty on the gains of the weight norm and on the checkerboard couplings' bounds."""
-    precision: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Arithmetic of the networks; with bfloat16 the state z and the log-det stay float32, and evaluation does without."""
+    precision: Literal["float32", "bfloat16", "auto", "float64"] = "float32"
+    """Arithmetic of the networks; auto: bfloat16 where the device is faster with it, else float32. With bfloat16 the state
+    z and the log-det stay float32, and evaluation does without."""
     recompute: bool = False
     """Keep only the couplings' inputs for the gradient and compute the rest again: less memory, about a third more time."""
     log_every: int = 10
@@ -174,19 +175,19 @@ _MODERN = ModelConfig("modern", width=48, growth=1.5, num_blocks=1, num_coupling
 
 
 def _modernised(paper: Config, train: TrainConfig, **model: Any) -> Config:
-    recipe = replace(train, precision="bfloat16", lr=2e-3, warmup=50, decay=0.5, average=0.998, clip=1e4, l2=0.0)
+    recipe = replace(train, precision="auto", lr=5e-3, muon_lr=0.02, warmup=50, decay=0.5, average=0.998, clip=1e4, l2=0.0)
     return replace(paper, name=f"{paper.name}-modern", model=replace(_MODERN, **model), train=recipe)
 
 
 PRESETS |= {
     f"{name}-modern": _modernised(PRESETS[name], train, **model)
     for name, train, model in (
-        ("photos", replace(_SHORT, max_steps=1500, eval_every=300, sample_every=300, save_every=300), {}),
-        ("digits", _SHORT, {"width": 32}),
+        ("photos", replace(_SHORT, max_steps=1500, eval_every=300, sample_every=300, save_every=300), {"num_scales": 3}),
+        ("digits", _SHORT, {"num_scales": 1, "width": 32}),
         ("images", _SHORT, {}),
-        ("cifar10", TrainConfig(), {"width": 128, "num_couplings": 12}),
-        ("imagenet32", TrainConfig(), {"width": 160, "num_couplings": 16}),
-        ("imagenet64", TrainConfig(), {"width": 128, "num_couplings": 16}),
+        ("cifar10", TrainConfig(), {"num_scales": 3, "width": 128, "num_couplings": 12}),
+        ("imagenet32", TrainConfig(), {"num_scales": 3, "width": 160, "num_couplings": 16}),
+        ("imagenet64", TrainConfig(), {"num_scales": 4, "width": 128, "num_couplings": 16}),
     )
 }
 

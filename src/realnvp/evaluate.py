@@ -2,12 +2,13 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from realnvp.config import Config, paper_bits_per_dim
 from realnvp.data import Part, Splits, array_part, codec_bits_per_dim, find_rows, find_split, open_splits, splits_of_run
@@ -71,7 +72,7 @@ def evaluate(
     }
     if unit is BITS_PER_DIM:
         evaluation |= {"noise_draws": noise_draws, "paper": paper}
-    return evaluation | ({"codecs": codec_bits_per_dim(part.read(np.arange(part.count)))} if codecs else {})
+    return evaluation | ({"codecs": _codecs(part)} if codecs else {})
 
 
 def _words(shape: Sequence[int]) -> str:
@@ -103,14 +104,29 @@ def _paper(splits: Splits, config: Config) -> float | None:
 
 
 def _nats(flow: Flow, part: Part, unit: Unit, *, noise_draws: int, seed: int) -> torch.Tensor:
-    chunks, size = [], CHUNK if unit is BITS_PER_DIM else 16 * CHUNK
+    chunks = []
     with progress(unit.things[:-1], part.count) as report:
-        for start in range(0, part.count, size):
-            indices = np.arange(start, min(start + size, part.count))
+        for indices in _chunks(part, CHUNK if unit is BITS_PER_DIM else 16 * CHUNK):
             images = np.moveaxis(part.read(indices), -1, 1)
             chunks.append(log_probs(flow, images, noise_draws=noise_draws, seed=seed, indices=indices.tolist()))
             report(int(indices[-1]) + 1)
     return torch.cat(chunks)
+
+
+def _codecs(part: Part) -> dict[str, float]:
+    totals: dict[str, float] = {}
+    with progress("codecs", part.count) as report:
+        for indices in _chunks(part):
+            for name, bits in codec_bits_per_dim(part.read(indices)).items():
+                totals[name] = totals.get(name, 0.0) + bits * len(indices)
+            report(int(indices[-1]) + 1)
+    return {name: total / part.count for name, total in totals.items()}
+
+
+def _chunks(part: Part, size: int = CHUNK) -> Iterator[NDArray[np.int64]]:
+    """The indices of all images or rows, so many at a time that memory does not grow with their number."""
+    for start in range(0, part.count, size):
+        yield np.arange(start, min(start + size, part.count))
 
 
 def measured(result: dict[str, Any]) -> str:

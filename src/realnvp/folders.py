@@ -6,10 +6,10 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import UnionType
-from typing import Any, BinaryIO, TypeVar
+from typing import IO, Any, BinaryIO, TypeVar
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
@@ -162,18 +162,35 @@ def check_fields(content: Any, path: Path, fields: Fields) -> None:
 def lock_folder(folder: Path) -> Iterator[None]:
     """Within it no other process gets in here; the system lets go of the lock however this one ends (Windows has none).
 
-    ValueError if another process is in.
+    Its file is deleted at the end, and folders that were made for it and are still empty. ValueError if another process is in.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        if sys.platform != "win32":
-            import fcntl
+    new, path = [each for each in (folder, *folder.parents) if not each.exists()], folder / ".lock"
+    with _locked(path) as file:
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                    path.unlink()  # before the lock goes: whoever has the file open by then finds it deleted
+                for each in new:
+                    each.rmdir()
 
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(f"{folder}: another training is at work in it") from None
-        yield
+
+def _locked(path: Path) -> IO[bytes]:
+    """A file, open and locked until it is closed; made where it is missing."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            file = path.open("wb")
+            if sys.platform != "win32":
+                import fcntl
+
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise ValueError(f"{path.parent}: another process is at work in it") from None
+            if os.path.samestat(path.stat(), os.fstat(file.fileno())):  # else it was deleted just now, and would keep nobody out
+                return file
 
 
 def newest_intact(parent: Path, prefix: str) -> tuple[dict[str, bytes] | None, list[str]]:

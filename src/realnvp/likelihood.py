@@ -175,16 +175,24 @@ def _tensor(images: Images, flow: Flow) -> Tensor:
 
 
 @contextmanager
+def full_precision() -> Iterator[None]:
+    """Within it, no float32 is rounded to TF32 on the way into a product."""
+    tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32
+
+
+@contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Within it: eval mode, no gradient, full precision. Afterwards each submodule is in the mode that it was in."""
     modes = [(child, child.training) for child in module.modules()]
-    tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     module.eval()
     try:
-        with torch.no_grad(), torch.autocast(like(module).device.type, enabled=False):
+        with full_precision(), torch.no_grad(), torch.autocast(like(module).device.type, enabled=False):
             yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32
         for child, mode in modes:
             child.training = mode

@@ -24,7 +24,7 @@ def start_tracker(accelerator: Accelerator, config: Config, run_dir: Path, *, st
     if name == "none":
         return
     if name == "tensorboard":
-        accelerator.init_trackers("curves", init_kwargs={name: {"purge_step": step}})
+        accelerator.init_trackers("curves", init_kwargs={name: {"purge_step": step + 1}})
         return
     options = {
         "wandb": {"name": run_dir.name, "group": run_dir.name, "dir": str(run_dir)},

@@ -28,12 +28,12 @@ from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, lost_best
 from realnvp.config import MAY_CHANGE, Config, TrainConfig, differences, resolve, to_json, validate
 from realnvp.data import Splits, discard_prepared, prepare, quantize
 from realnvp.data.source import SPLITS
-from realnvp.device import pick_device
+from realnvp.device import has_bfloat16, pick_device
 from realnvp.environment import environment, read_sittings
 from realnvp.figures import data_beside_samples
-from realnvp.flow import Flow
+from realnvp.flow import Flow, images_at_once
 from realnvp.folders import DamagedError, keep_last, lock_folder, naming, numbered, sweep, write_file
-from realnvp.likelihood import Summary, Unit, evaluating, log_probs, summarise, unit_of
+from realnvp.likelihood import Summary, Unit, evaluating, full_precision, log_probs, summarise, unit_of
 from realnvp.memory import check_memory
 from realnvp.models import build, l2_penalty, matrices, recompute, standardise
 from realnvp.moments import averaging, restore_moments, stored_moments
@@ -87,7 +87,8 @@ class Run:
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
         train, state = self.config.train, self.state
-        return self.progress >= 1 or bool(train.patience and state.evaluations_since_best >= train.patience)
+        enough = self.progress >= 1 or bool(train.patience and state.evaluations_since_best >= train.patience)
+        return enough and not state.pending
 
     @property
     def progress(self) -> float:
@@ -145,32 +146,57 @@ def _loop(run: Run, stop: list[int]) -> None:
     recent: list[float] = []  # losses since the last line of metrics.jsonl; nan for a skipped step
     ticked = time.monotonic()
     with progress("step", every.max_steps, start=state.step, enabled=run.accelerator.is_main_process) as report:
+        if state.pending:
+            _conclude(run, stop)
         while not run.finished:
             step_began = clock()
-            loss, norm, stopping = train_step(run, run.batches.at(state.step), stop=stop)
+            loss, norm, signum = train_step(run, run.batches.at(state.step), stop=stop)
             run.step_seconds = clock() - step_began
             _count_skipped(run, loss, norm)
             state.step += 1
+            state.pending = True
             state.seconds = time.monotonic() - began
             recent.append(loss)
 
-            last = run.progress >= 1
-            if state.step % every.log_every == 0 or last:
+            if state.step % every.log_every == 0 or run.progress >= 1:
                 value = unit.of(-float(np.mean(recent)), run.splits.shape)
                 speed = len(recent) * every.batch_size / (time.monotonic() - ticked)
                 values = {f"train_{unit.key}": value, "gradient_norm": norm, f"{unit.things}_per_second": speed}
                 _log(run, values | {"skipped": state.skipped})
-                report(state.step, f"{value:.3f} {unit.words}  {speed:.0f} {unit.things}/s  {_best(state)}")
+                words = f"{value:.3f} {unit.words}  {speed:.0f} {unit.things}/s  {_best(state)}"
+                report(state.step, words, round(state.step / run.progress))
                 recent, ticked = [], time.monotonic()
-            with run.average.used():
-                if state.step % every.eval_every == 0 or last:
-                    _evaluate(run)
-                if state.step % every.sample_every == 0 or last:
-                    _write_samples(run)
-            if state.step % every.save_every == 0 or run.finished or stopping:
-                _save(run)
-            if stopping and not run.finished:
-                raise TrainingStopped(stopping, state.step)
+            _conclude(run, stop, signum)
+
+
+def _conclude(run: Run, stop: list[int], signum: int = 0) -> None:
+    """Evaluate, draw samples and save, where it is time for that after a step.
+
+    TrainingStopped if a signal has come (signum) or comes; then all is saved, and what it cut short is left to the resumed
+    training, which so becomes the one that nobody stopped.
+    """
+    every, state, last = run.config.train, run.state, run.progress >= 1
+    try:
+        if signum:
+            raise TrainingStopped(signum, state.step)
+        with run.average.used():
+            if state.step % every.eval_every == 0 or last:
+                _evaluate(run, stop)
+            if state.step % every.sample_every == 0 or last:
+                _write_samples(run)
+    except TrainingStopped:
+        _save(run)
+        raise
+    state.pending = False
+    if state.step % every.save_every == 0 or run.finished:
+        _save(run)
+
+
+def _heed(run: Run, stop: list[int]) -> None:
+    """TrainingStopped if a signal has come to one of the processes."""
+    signum = torch.tensor([max(stop, default=0)], device=run.accelerator.device)
+    if everyones := int(run.accelerator.gather(signum).max()):
+        raise TrainingStopped(everyones, run.state.step)
 
 
 def _count_skipped(run: Run, loss: float, norm: float) -> None:
@@ -203,7 +229,7 @@ def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, i
     A step whose loss or gradient is not finite changes nothing: neither weights nor moments.
     """
     before, state, recipe = stored_moments(run.flow), run.state, run.config.train
-    low = recipe.precision == "bfloat16"
+    low = recipe.precision == "bfloat16" or (recipe.precision == "auto" and has_bfloat16(x.device))
     # The sum over images and D is large; Adam's eps and the clip are relative to nats an image (section 4.1).
     with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
         nats = -run.model(x).mean()
@@ -349,18 +375,19 @@ def _claim(config: Config, run_dir: Path, state: TrainState, **where: Any) -> No
     record, path = run_dir / "environment.json", run_dir / "metrics.jsonl"
     sittings = read_sittings(run_dir) if record.exists() else []
     lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if _step_of(line, path) <= state.step]
+    kept = [line for line in lines if _place_of(line, path) <= (state.step, not state.pending)]
     write_file(run_dir / "config.json", to_json(config))
     write_file(record, json.dumps([*sittings, {"from_step": state.step} | environment() | where], indent=2) + "\n")
     write_file(path, "".join(kept))
 
 
-def _step_of(line: str, path: Path) -> float:
-    """The step of a line of metrics.jsonl; infinity for a last line that was not finished."""
+def _place_of(line: str, path: Path) -> tuple[float, bool]:
+    """The step of a line of metrics.jsonl, and whether it is its evaluation's; infinity for a last line that was not finished."""
     if not line.endswith("\n"):
-        return math.inf
+        return math.inf, True
     try:
-        return float(json.loads(line)["step"])
+        entry = json.loads(line)
+        return float(entry["step"]), "validation_bits_per_dim" in entry
     except (ValueError, KeyError, TypeError):
         raise DamagedError(f"{path}: not the metrics of a training") from None
 
@@ -380,13 +407,21 @@ def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
     return flow.double() if config.train.precision == "float64" else flow
 
 
-def _evaluate(run: Run) -> None:
-    """Bits/dim, or nats, on validation with moments re-estimated over training batches; writes the last and the best model."""
+def _evaluate(run: Run, stop: list[int]) -> None:
+    """Bits/dim, or nats, on validation with moments re-estimated over training batches; writes the last and the best model.
+
+    TrainingStopped if a signal comes before it has a result: then nothing has changed.
+    """
     before = stored_moments(run.flow)
-    with averaging(run.flow), torch.no_grad():
-        for step in range(run.config.train.moment_batches if before else 0):
-            run.flow.log_prob(run.batches.at(step, Purpose.MOMENTS))
-    result = _validate(run)
+    try:
+        with averaging(run.flow), full_precision(), torch.no_grad():
+            for step in range(run.config.train.moment_batches if before else 0):
+                _heed(run, stop)
+                run.flow.log_prob(run.batches.at(step, Purpose.MOMENTS))
+        result = _validate(run, stop)
+    except TrainingStopped:
+        restore_moments(before)
+        raise
     state, unit = run.state, run.unit
     better = math.isfinite(result.mean) and (state.best is None or unit.sign * result.mean > unit.sign * state.best)
     state.evaluations_since_best = 0 if better else state.evaluations_since_best + 1
@@ -404,14 +439,16 @@ def _evaluate(run: Run) -> None:
     _log(run, measured)
 
 
-def _validate(run: Run) -> Summary:
-    images = run.splits.validation
+def _validate(run: Run, stop: list[int]) -> Summary:
+    images, rank, processes = run.splits.validation, run.accelerator.process_index, run.accelerator.num_processes
     chosen = np.linspace(0, len(images) - 1, min(len(images), run.config.train.eval_images)).astype(int)
-    mine = chosen[run.accelerator.process_index :: run.accelerator.num_processes]
     nats = torch.zeros(len(images), dtype=torch.float64)
-    if len(mine):
-        nats[mine] = log_probs(run.flow, np.moveaxis(images[mine], -1, 1), seed=run.config.seed, indices=mine.tolist())
-    total = run.accelerator.reduce(nats if run.accelerator.num_processes == 1 else nats.to(run.accelerator.device), "sum")
+    size = processes * min(64, images_at_once(run.splits.shape))
+    for start in range(0, len(chosen), size):
+        _heed(run, stop)
+        if len(mine := chosen[start : start + size][rank::processes]):
+            nats[mine] = log_probs(run.flow, np.moveaxis(images[mine], -1, 1), seed=run.config.seed, indices=mine.tolist())
+    total = run.accelerator.reduce(nats if processes == 1 else nats.to(run.accelerator.device), "sum")
     assert isinstance(total, Tensor)
     groups = (run.splits.groups or {}).get("validation")
     values = run.unit.of(total.cpu()[chosen], run.splits.shape)

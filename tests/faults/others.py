@@ -9,6 +9,8 @@ import signal
 import socket
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from realnvp.config import to_json
@@ -20,6 +22,19 @@ from .subjects import TINY
 TIMEOUT = 5.0
 
 
+def joined(command: Sequence[str | Path], folder: Path, first: Callable[[int], object] = lambda rank: None) -> list[Child]:
+    """Two processes of one training; first(rank) prepares a fault in them."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1]), "WORLD_SIZE": "2"}
+
+    def begin(rank: int) -> None:
+        os.environ.update(address | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        first(rank)
+
+    return [Child(command, folder / f"log-{rank}", partial(begin, rank)) for rank in (0, 1)]
+
+
 def pair(folder: Path) -> list[Child]:
     """Two processes of one training that does not end soon, at its third step or later.
 
@@ -28,14 +43,7 @@ def pair(folder: Path) -> list[Child]:
     begun, endless = (dataclasses.replace(TINY.train, max_steps=steps, timeout=TIMEOUT) for steps in (1, 100_000))
     train(dataclasses.replace(TINY, train=begun), folder / "run", device="cpu")
     (folder / "config.json").write_text(to_json(dataclasses.replace(TINY, train=endless)))
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1]), "WORLD_SIZE": "2"}
-    command = ("train", "--config", folder / "config.json", "--device", "cpu", "--run-dir", folder / "run")
-    two = []
-    for rank in ("0", "1"):
-        place = address | {"RANK": rank, "LOCAL_RANK": rank}
-        two.append(Child(command, folder / f"log-{rank}", lambda place=place: os.environ.update(place)))
+    two = joined(("train", "--config", folder / "config.json", "--device", "cpu", "--run-dir", folder / "run"), folder)
     metrics = folder / "run" / "metrics.jsonl"
     while '"step": 3' not in metrics.read_text():
         assert [child.wait(0) for child in two] == [None, None], [child.log.read_text() for child in two]

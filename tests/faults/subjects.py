@@ -21,7 +21,7 @@ TINY = Config(
     "digits",
     DataConfig("digits", shape=(1, 8, 8), levels=17),
     ModelConfig(num_scales=1, width=4, num_blocks=0),
-    TrainConfig(max_steps=14, batch_size=8, eval_images=20, moment_batches=2, tracker="none", **EVERY),
+    TrainConfig(max_steps=14, batch_size=8, eval_images=20, moment_batches=20, tracker="none", **EVERY),
 )
 Content = dict[str, bytes]
 
@@ -72,7 +72,7 @@ def files_of(folder: Path) -> Content:
 
 
 def _of_training(run: Path) -> Content:
-    content = {name: data for name, data in files_of(run).items() if name not in (".lock", "environment.json")}
+    content = {name: data for name, data in files_of(run).items() if name != "environment.json"}
     lines = [json.loads(line) for line in content.pop("metrics.jsonl").splitlines()]
     timeless = [{key: value for key, value in line.items() if "second" not in key} for line in lines]
     # Of checkpoints the last counts, since the one before is that of the last stop, if one came; its state holds seconds.

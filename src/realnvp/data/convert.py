@@ -14,7 +14,7 @@ from realnvp.data.readers import READERS, Found, Request
 from realnvp.data.readers.request import Size
 from realnvp.data.source import SPLITS, in_threads
 from realnvp.data.splits import DESCRIPTION, open_splits, read_description
-from realnvp.folders import write_file
+from realnvp.folders import lock_folder, write_file
 from realnvp.progress import progress
 
 # What the publishers' pages, or torchvision's source, say.
@@ -39,17 +39,18 @@ def convert(name: str, source: Path, out: Path, **settings: Any) -> dict[str, An
     if source.is_dir() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
         raise ValueError(f"--out: {out} is inside the source, which is only read")
     recorded = json.loads(json.dumps({"name": name, "source": source.absolute().name} | settings))
-    if (out / DESCRIPTION).exists():
-        return _already(out, source, recorded) | {"already": True}
     with ExitStack() as stack, warnings.catch_warnings():
+        if not (out / DESCRIPTION).exists():  # what is complete may be read by many, where nobody may write
+            stack.enter_context(lock_folder(out))
+        if (out / DESCRIPTION).exists():
+            return _already(out, source, recorded) | {"already": True}
         warnings.filterwarnings("error", message=".*decompression bomb")
-        scratch = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
-        found = READERS[name](Request(name, source, stack, scratch, **settings))
+        found = READERS[name](Request(name, source, stack, out, **settings))
         inputs = _inputs(found, source if source.is_dir() else source.parent)
         _claim(out, recorded | {"inputs": inputs})
         about = recorded | {"inputs": inputs, "done": found.done}
         about = write_dataset(found.source, about, out, keep=True)
-    (out / STATE).unlink()
+        (out / STATE).unlink()
     return about | {"already": False}
 
 

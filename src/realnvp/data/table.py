@@ -1,7 +1,6 @@
 """The user's own table: a .csv, .npy or .parquet file of numbers, or a folder of them, to float64 rows with named columns."""
 
 import csv
-import importlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,7 +119,9 @@ def _read_npy(path: Path, columns: Columns | None) -> tuple[Reals, Columns, dict
 
 
 def _read_parquet(path: Path, columns: Columns | None) -> tuple[Reals, Columns, dict[str, str]]:
-    arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    import pyarrow as arrow
+    from pyarrow import parquet
+
     try:
         there = parquet.read_schema(path).names
         chosen = [there[i] for i in _chosen(path, there, columns)]
