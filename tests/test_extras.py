@@ -37,8 +37,6 @@ NEEDS = {
     "sklearn": "train digits --run-dir NEW",
     "matplotlib": "figures RUN --only latents",
     "lmdb": "prepare lsun-tower --source SOURCE --out NEW",
-    "huggingface_hub": "sample user/name",
-    "onnxscript": "export RUN --onnx NEW.onnx",
     "accelerate": "train digits --run-dir NEW",
     "tensorboard": "train digits --run-dir NEW",
     "pyarrow": "train table --data.source SOURCE/x.parquet --run-dir NEW",
