@@ -87,6 +87,7 @@ def fit(model: nn.Module, x: Tensor, config: Config, *, rate: float, seconds: fl
 
 
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="*", choices=[[], *KNOWN], help="all when none is named")
     parser.add_argument("--against", nargs="*", default=[], choices=["zuko", "nflows"], help="needs benchmarks/peers.txt")

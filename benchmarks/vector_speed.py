@@ -1,7 +1,7 @@
 """Flows of vectors against other libraries' of the same architecture: python -m benchmarks.vector_speed [--help]
 
-One process, one thread, CPU time; the contestants take turns, round after round. The table has medians of the ratio to ours of the
-same round: above 1 they are slower.
+One process, one thread, CPU time; the contestants take turns, round after round. The table has medians of the ratio to ours of
+the same round: above 1 they are slower.
 """
 
 import argparse
@@ -45,6 +45,7 @@ def tasks(model: nn.Module, log_prob: Callable[[Tensor], Tensor], sample: Callab
 
 
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against", nargs="*", default=[*PEERS], choices=[*PEERS], help="needs benchmarks/peers.txt")
     parser.add_argument("--dims", nargs="+", type=int, default=[2, 16])
