@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 AUDIT := $(VENV)/audit/bin
 RUN ?= runs/demo
 
-.PHONY: help demo test faults mutants lint types format lines lock audit bench clean
+.PHONY: help demo test faults mutants lint types format lines docs lock audit bench shipped clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -41,9 +41,21 @@ format: $(VENV)/.dev  ## let ruff rewrite the code
 lines: $(VENV)/.dev  ## bring the line numbers in docs/paper_map.md up to date
 	$(BIN)/python docs/lines.py
 
+docs: $(VENV)/.docs  ## the documentation, with its tutorials run: build/docs/html/index.html, about 5 minutes at first
+	$(BIN)/sphinx-build -W --keep-going -q -b doctest -d build/docs/doctrees docs build/docs/doctest
+	$(BIN)/sphinx-build -W --keep-going -q -b html -d build/docs/doctrees docs build/docs/html
+
 bench: $(VENV)/.dev  ## speed and memory: about an hour on 2 idle CPU cores (docs/performance.md)
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.scaling
+
+shipped: $(VENV)/.dev  ## train the two flows inside the package anew: about 10 minutes on one core
+	OMP_NUM_THREADS=1 $(BIN)/realnvp train digits --run-dir runs/digits-small --model.width 16 --device cpu
+	OMP_NUM_THREADS=1 $(BIN)/realnvp train photos --run-dir runs/photos-small --model.width 8 --model.num-scales 3 --train.max-steps 2000 --device cpu
+	for name in digits-small photos-small; do \
+		$(BIN)/realnvp evaluate runs/$$name --noise-draws 4 && \
+		$(BIN)/realnvp share runs/$$name src/realnvp/shipped/$$name --licence mit || exit 1; \
+	done
 
 # Versions only: hashes, and the local part of a version (+cpu), would bind the list to one platform.
 lock: $(VENV)/.dev  ## requirements-dev.lock anew: the versions that are installed, so test them first
@@ -56,7 +68,7 @@ audit: $(VENV)/.audit  ## known vulnerabilities of what is locked; a package tha
 		*) echo "make audit: NOT AUDITED: a package could not be looked up, so nothing is known of any (no internet?)"; exit 1 ;; esac
 
 clean:  ## remove the environment and caches, not your runs
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.audit:
 	$(PYTHON) -m venv $(VENV)/audit
@@ -66,6 +78,11 @@ $(VENV)/.audit:
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check -e '.[train]'
+	touch $@
+
+$(VENV)/.docs: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check -e '.[docs]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml

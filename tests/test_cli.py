@@ -190,6 +190,8 @@ def test_presets_version_completion_help(out_of: Out) -> None:
         "report",
         "table",
         "info",
+        "share",
+        "export",
         "presets",
         "train photos",
     ):

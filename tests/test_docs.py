@@ -1,16 +1,46 @@
-"""What the pages say of the code is true: lines of the paper map, files of the file map."""
+"""What the pages say of the code is true: lines of the paper map, files of the file map, examples in Python."""
 
 import re
 import runpy
 from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import realnvp
+from tests.mutants import MUTANTS
 
 ROOT = Path(__file__).parents[1]
+TUTORIALS = {*(ROOT / "docs" / "tutorials").glob("*.md")}  # make docs runs them
+PAGES = [ROOT / "README.md", *sorted({*(ROOT / "docs").rglob("*.md")} - TUTORIALS)]
+
+
+def python_blocks(page: Path) -> list[str]:
+    """The examples of a page that are marked as Python."""
+    return re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page)], ids=lambda page: page.name)
+def test_examples_in_python_run(page: Path, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mine").symlink_to(run_dir)
+    names: dict[str, Any] = {}
+    with torch.random.fork_rng():
+        for block in python_blocks(page):
+            exec(compile(block, str(page), "exec"), names)
 
 
 def test_line_numbers_of_the_paper_map() -> None:
     lines = runpy.run_path(str(ROOT / "docs" / "lines.py"))
     text = (ROOT / "docs" / "paper_map.md").read_text()
     assert lines["renumbered"](text) == text, "run: make lines"
+
+
+def test_every_mutant_can_be_planted() -> None:
+    for mutant in MUTANTS:
+        assert mutant.old in (ROOT / "src" / "realnvp" / mutant.file).read_text(), mutant
 
 
 def test_every_module_is_in_the_file_map() -> None:
@@ -20,3 +50,7 @@ def test_every_module_is_in_the_file_map() -> None:
     modules = [path for path in (ROOT / "src" / "realnvp").iterdir() if path.suffix == ".py" or path.is_dir()]
     expected = {path.name + "/" * path.is_dir() for path in modules if not path.name.startswith("__")}
     assert expected - names == set()
+
+
+def test_the_citation_names_this_version() -> None:
+    assert f"\nversion: {realnvp.__version__}\n" in (ROOT / "CITATION.cff").read_text()

@@ -336,6 +336,18 @@ def test_the_lock_holds_versions_only() -> None:
     assert names - {"realnvp"} <= {line.split("==")[0].lower().replace("_", "-") for line in lines}
 
 
+def test_the_release_has_the_least_rights_and_no_password() -> None:
+    text = (Path(__file__).parent.parent / ".github/workflows/release.yml").read_text()
+    assert re.search(r"^permissions: {}\n\n", text, re.M)
+    assert re.findall(r"^      ([\w-]+): (read|write)\b", text, re.M) == [("contents", "read"), ("id-token", "write")]
+    assert re.search(r'^on:\n  push:\n    tags: \["v\*"\]\n\n', text, re.M)
+    assert "secrets." not in text
+    assert "password" not in text.replace("without a password", "")
+    actions = re.findall(r"uses: (.*)", text)
+    assert all(re.fullmatch(r"actions/[\w-]+@v\d+|pypa/gh-action-pypi-publish@release/v1", action) for action in actions)
+    assert text.count("timeout-minutes:") == text.count("runs-on:")
+
+
 @pytest.mark.parametrize(
     ("code", "said", "word"),
     [

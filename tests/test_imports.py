@@ -20,6 +20,8 @@ LAYERS: list[set[str]] = [
         "noise",
         "prior",
         "folders",
+        "locate",
+        "card",
         "progress",
         "environment",
         "device",
@@ -38,10 +40,10 @@ LAYERS: list[set[str]] = [
         "batches",
     },
     {"models", "latent", "folded"},
-    {"checkpoint", "memory", "nonfinite"},
+    {"checkpoint", "memory", "nonfinite", "trackers"},
     {"likelihood", "evaluate", "score", "check"},
     {"figures"},
-    {"train", "sampling", "table", "report"},
+    {"train", "sampling", "export", "table", "report", "hub"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -58,6 +60,10 @@ SAME_LAYER_ALLOWED = {
     ("data", "noise"),
     ("data", "progress"),
     ("environment", "folders"),
+    ("locate", "config"),
+    ("locate", "folders"),
+    ("card", "config"),
+    ("hub", "table"),
 }
 
 
@@ -98,7 +104,8 @@ def test_networks_and_bijections_never_import_each_other() -> None:
 def test_help_and_configuration_never_import_torch() -> None:
     code = (
         "import sys, realnvp, realnvp.cli.main as cli; realnvp.PRESETS; cli.run(['--help'])\n"
-        "commands = 'prepare evaluate sample score check figures report table info presets train'.split() + ['train photos']\n"
+        "commands = 'prepare evaluate sample score check figures report table info share export presets train'.split()\n"
+        "commands += ['train photos']\n"
         "for command in commands:\n"
         "    try: cli.run([*command.split(), '--help'])\n"
         "    except SystemExit: pass\n"

@@ -43,10 +43,12 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'realnvp' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"realnvp.{_LAZY[name]}"), name)
+if not TYPE_CHECKING:  # or a type checker would take any misspelt name for one of these
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LAZY:
+            raise AttributeError(f"module 'realnvp' has no attribute {name!r}")
+        return getattr(importlib.import_module(f"realnvp.{_LAZY[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -2,6 +2,7 @@
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,19 +13,19 @@ from realnvp.config import Config
 from realnvp.data import Rows, dequantise
 from realnvp.noise import Purpose, generator, uniform
 
-Arrays = tuple[NDArray[np.uint8], Tensor]
+Values = NDArray[Any]
 
 
 class Batches:
-    """Batches of images, uint8 (N, H, W, C), without a state: a resumed training sees what an uninterrupted one sees.
+    """Batches of images, uint8 (N, H, W, C), or rows, float64 (N, D): what a resumed training sees an uninterrupted one sees.
 
-    Of images that are stored larger, each epoch sees another crop, a function of (seed, epoch, image).
+    There is no state. Of images that are stored larger, each epoch sees another crop, a function of (seed, epoch, image).
     Each of several processes gets its part of the same batch. ValueError names train.batch_size if it does not fit.
     """
 
     def __init__(
         self,
-        images: NDArray[np.uint8] | Rows,
+        images: Values | Rows,
         config: Config,
         *,
         device: torch.device,
@@ -33,15 +34,16 @@ class Batches:
     ) -> None:
         size = config.train.batch_size
         if size > len(images):
-            raise ValueError(f"train.batch_size: {size}, but there are only {len(images)} training images")
+            raise ValueError(f"train.batch_size: {size}, but there are only {len(images)} training images (rows)")
         if size % processes:
             raise ValueError(f"train.batch_size: {size} cannot be divided among {processes} processes")
         self.images, self.config, self.device = images, config, device
         self.mine = slice(process, None, processes)
         self.per_epoch = len(images) // size
-        self.dtype = torch.float64 if config.train.precision == "float64" else torch.float32
+        double = config.train.precision == "float64" or (config.data.levels is None and device.type != "mps")
+        self.dtype = torch.float64 if double else torch.float32
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self._ahead: dict[int, Future[Arrays]] = {}
+        self._ahead: dict[int, Future[tuple[Values, Tensor | None]]] = {}
 
     def indices(self, step: int) -> NDArray[np.int64]:
         """Which images step's batch holds, over all processes."""
@@ -50,21 +52,27 @@ class Batches:
         return _order(self.config.seed, epoch, len(self.images))[position * size : (position + 1) * size]
 
     def at(self, step: int, purpose: Purpose = Purpose.TRAIN) -> Tensor:
-        """x = v + u, (B, C, H, W), this process' part of step's batch, on its device. Reads the next training batch ahead."""
+        """x, (B, C, H, W) or (B, D), this process' part of step's batch, on its device. Reads the next training batch ahead.
+
+        v + u of images; a table's rows in float64, so that nothing is rounded before the flow has standardised it.
+        """
         reading = self._ahead.pop(step, None) if purpose == Purpose.TRAIN else None
-        pixels, noise = reading.result() if reading else self._read(step, purpose)
+        values, noise = reading.result() if reading else self._read(step, purpose)
         if purpose == Purpose.TRAIN:
             self._ahead = {step + 1: self._reader.submit(self._read, step + 1, purpose)}
-        return dequantise(self._place(torch.from_numpy(pixels).permute(0, 3, 1, 2)), self._place(noise).to(self.dtype))
+        x = torch.from_numpy(values).movedim(-1, 1)
+        return self._place(x.to(self.dtype)) if noise is None else dequantise(self._place(x), self._place(noise).to(self.dtype))
 
     def _place(self, tensor: Tensor) -> Tensor:
         if self.device.type == "cuda":  # from pinned memory the copy does not hold up this process
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
-    def _read(self, step: int, purpose: Purpose) -> Arrays:
-        """Grey levels, (B, H, W, C), mirrored where they are to be, and noise, (B, C, H, W)."""
+    def _read(self, step: int, purpose: Purpose) -> tuple[Values, Tensor | None]:
+        """Grey levels, (B, H, W, C), mirrored where they are to be, and noise, (B, C, H, W). Of a table rows, and no noise."""
         epoch, seed, mine = step // self.per_epoch, self.config.seed, self.indices(step)[self.mine]
+        if self.config.data.levels is None:
+            return self.images[mine], None
         pixels = self._pixels(mine, epoch)
         if self.config.data.flip:
             mirrored = _flips(seed, epoch, len(self.images))[mine]
@@ -72,8 +80,8 @@ class Batches:
         _, height, width, channels = pixels.shape
         return pixels, uniform((channels, height, width), seed, purpose, indices=mine, round=epoch)
 
-    def _pixels(self, indices: NDArray[np.int64], epoch: int) -> NDArray[np.uint8]:
-        if not isinstance(self.images, Rows) or self.images.slack == (0, 0):
+    def _pixels(self, indices: NDArray[np.int64], epoch: int) -> Values:
+        if not isinstance(self.images, Rows) or not any(self.images.slack):
             return self.images[indices]
         room = np.array(self.images.slack) + 1
         draws = [generator(self.config.seed, Purpose.CROP, index=int(i), round=epoch).integers(room) for i in indices]

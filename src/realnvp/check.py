@@ -16,10 +16,9 @@ from realnvp.bijections.base import Bijection, like
 from realnvp.config import smallest_side
 from realnvp.data import dequantise
 from realnvp.flow import Flow, state_like
-from realnvp.likelihood import bits_per_dim, evaluating, in_bits_per_dim
+from realnvp.likelihood import evaluating, in_bits_per_dim
+from realnvp.moments import stored_moments
 from realnvp.noise import Purpose, generator, uniform
-
-Pixels = NDArray[np.uint8]
 
 
 class Check(NamedTuple):
@@ -36,42 +35,56 @@ class Check(NamedTuple):
         return self.value <= self.bound
 
 
-def check(flow: Flow, images: Pixels, *, seed: int = 0) -> list[Check]:
+def check(flow: Flow, data: NDArray[Any], *, seed: int = 0) -> list[Check]:
     """Invertibility of each layer and of the whole, log-det against autograd, batch norm's agreement, finite values.
 
-    images: uint8 (N, C, H, W), some of the data. All but the log-det in the flow's own precision.
+    data: some of it, uint8 (N, C, H, W), or rows of a table, (N, D). All but the log-det in the flow's own precision.
     """
+    assert flow.config is not None
+    levels = flow.config.data.levels
     with evaluating(flow):
-        pixels = torch.cat([torch.from_numpy(images.copy()), _extremes(images.shape[1:], _levels(flow))]).to(like(flow).device)
-        noise = uniform(pixels.shape[1:], seed, Purpose.EVALUATE, indices=range(len(pixels)))
-        x = dequantise(pixels, noise.to(state_like(flow)))
-        back, grey = flow.decode(flow.encode(x)), _levels(flow) / 256
+        if levels is None:
+            x, far = _with_corners(flow, data), "far out, 20 sigma, of its size, all rows but one"
+            scale, bound, unit, what = x[: len(data)].std(0, correction=0) + 1e-30, 1e-6, "deviations", "rows, least, largest"
+        else:
+            x, far = _with_extremes(flow, data, levels, seed), "the same far out, 20 sigma, all images but one"
+            scale, bound, unit, what = x.new_ones(()), 1e-3 * levels / 256, "grey levels", "images, black, white, checkerboards"
+        samples = flow.sample(64, seed=seed)
         return [
             *_layers(flow, x),
-            Check("decode(encode(x)): images, black, white, checkerboards", _gap(back, x), 1e-3 * grey, "grey levels"),
-            Check("the same far out, 20 sigma, all images but one", _far_out(flow, x, seed), 1e-3 * grey, "grey levels"),
-            Check("log-det against autograd, float64, of a crop", _log_det_error(flow, x), 1e-9, "nats per dimension"),
-            Check("stored moments against a batch's own", _moments_gap(flow, images, seed), 0.2, "bits/dim"),
-            Check("log_prob of images, black, white, checkerboards", _nonfinite(flow.log_prob(x)), 0, "not finite"),
-            Check("samples", _nonfinite(flow.sample(64, seed=seed)), 0, "not finite"),
-            Check("log_prob of the samples", _nonfinite(flow.log_prob(flow.sample(64, seed=seed))), 0, "not finite"),
+            Check(f"decode(encode(x)): {what}", _gap(flow.decode(flow.encode(x)) / scale, x / scale), bound, unit),
+            Check(far, _far_out(flow, x, scale, seed), bound, unit),
+            Check("log-det against autograd, float64, of one", _log_det_error(flow, x), 1e-9, "nats per dimension"),
+            *_moments(flow, data, x),
+            Check(f"log_prob of {what}", _nonfinite(flow.log_prob(x)), 0, "not finite"),
+            Check("samples", _nonfinite(samples), 0, "not finite"),
+            Check("log_prob of the samples", _nonfinite(flow.log_prob(samples)), 0, "not finite"),
         ]
 
 
-def _far_out(flow: Flow, x: Tensor, seed: int) -> float:
-    """By how much images that latents of 20 standard deviations make change on the way there and back, all but the worst.
+def _with_extremes(flow: Flow, images: NDArray[Any], levels: int, seed: int) -> Tensor:
+    """v + u of the images, and of the extremes behind them."""
+    pixels = torch.cat([torch.from_numpy(images.copy()), _extremes(images.shape[1:], levels)]).to(like(flow).device)
+    noise = uniform(pixels.shape[1:], seed, Purpose.EVALUATE, indices=range(len(pixels)))
+    return dequantise(pixels, noise.to(state_like(flow)))
 
-    One image in 10^4 has a number that the way back rounds, for a network, to the other neighbour in float32.
+
+def _with_corners(flow: Flow, rows: NDArray[Any]) -> Tensor:
+    """The rows, and behind them one with the least value of each column, and one with the largest."""
+    return torch.from_numpy(np.concatenate([rows, rows.min(0, keepdims=True), rows.max(0, keepdims=True)])).to(state_like(flow))
+
+
+def _far_out(flow: Flow, x: Tensor, scale: Tensor, seed: int) -> float:
+    """By how much what latents of 20 standard deviations make changes on the way there and back, all but the worst.
+
+    In scales; of what has no bounds, as the rows of a table, relative to what it is in those. One image in 10^4 has a number that
+    the way back rounds, for a network, to the other neighbour in float32.
     """
     far = torch.from_numpy(generator(seed, Purpose.SAMPLE).standard_normal(tuple(x.shape))).to(x)
-    image = flow.decode(20 * far)
-    gaps = (flow.decode(flow.encode(image)) - image).abs().flatten(1).amax(1).nan_to_num(math.inf)
+    there = flow.decode(20 * far)
+    size = torch.maximum(scale, there.abs()) if x.ndim == 2 else scale
+    gaps = ((flow.decode(flow.encode(there)) - there) / size).abs().flatten(1).amax(1).nan_to_num(math.inf)
     return float(gaps.sort().values[-2])
-
-
-def _levels(flow: Flow) -> int:
-    assert flow.config is not None
-    return flow.config.data.levels
 
 
 def _extremes(shape: tuple[int, ...], levels: int) -> Tensor:
@@ -124,22 +137,21 @@ def _parts(module: nn.Module) -> bool:
 
 
 def _log_det_error(flow: Flow, x: Tensor) -> float:
-    """|log_det - log |det J|| / D in float64 on the smallest crop with the flow's number of scales."""
+    """|log_det - log |det J|| / D in float64, of a row, or of the smallest crop with the flow's number of scales."""
     assert flow.config is not None
     side = max(2, smallest_side(flow.config.model))
     double = copy.deepcopy(flow).cpu().double().eval()
-    crop = x[:1, :, :side, :side].cpu().double()
+    crop = x[:1, :, :side, :side].cpu().double() if x.ndim == 4 else x[:1].cpu().double()
     with torch.enable_grad():
         jacobian = torch.func.jacrev(lambda v: double.bijection(v)[0], chunk_size=64)(crop).reshape(crop.numel(), -1)
     log_det = double.bijection(crop)[1]
     return float((torch.linalg.slogdet(jacobian).logabsdet - log_det).abs()) / crop.numel()
 
 
-def _moments_gap(flow: Flow, images: Pixels, seed: int) -> float:
+def _moments(flow: Flow, data: NDArray[Any], x: Tensor) -> Iterator[Check]:
     """|bits/dim with stored moments - bits/dim with the batch's own|: what a user of batch norm has to fear."""
-    stored = bits_per_dim(flow, images, seed=seed).mean
+    if not stored_moments(flow):
+        return
     trained = copy.deepcopy(flow).train()
-    pixels = torch.from_numpy(images.copy()).to(like(flow).device)
-    noise = uniform(pixels.shape[1:], seed, Purpose.EVALUATE, indices=range(len(pixels)))
-    nats = trained.log_prob(dequantise(pixels, noise.to(like(flow))))
-    return abs(stored - in_bits_per_dim(nats.mean().item(), pixels.shape[1:]))
+    gap = flow.log_prob(x[: len(data)]).mean() - trained.log_prob(x[: len(data)]).mean()
+    yield Check("stored moments against a batch's own", abs(in_bits_per_dim(gap.item(), x.shape[1:])), 0.2, "bits/dim")

@@ -13,12 +13,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from realnvp.averages import WeightAverage
+from realnvp.card import card
 from realnvp.config import Config, from_json, least_parameters, read_config, to_json
 from realnvp.flow import Flow
-from realnvp.folders import DamagedError, keep_last, newest_intact, ours, parse_json, read_folder, write_folder
+from realnvp.folders import CARD, MANIFEST, DamagedError, keep_last, newest_intact, ours, parse_json, read_folder, write_folder
+from realnvp.locate import CONFIG, FACTS, WEIGHTS, locate
 from realnvp.models import build
 
-WEIGHTS, CONFIG, FACTS = "model.safetensors", "config.json", "facts.json"
 TENSORS, STATE = "state.safetensors", "state.json"
 
 
@@ -39,25 +40,48 @@ class TrainState:
 
 
 def save_flow(flow: Flow, folder: str | Path, *, facts: Mapping[str, Any] | None = None) -> None:
-    """Write a folder that `load_flow` reads: model.safetensors, config.json, facts (any JSON), and a manifest of sha256."""
+    """Write a folder that `load_flow` reads: model.safetensors, config.json, facts.json, a manifest of sha256, README.md.
+
+    facts: any JSON. README.md is a model card, which shows of them evaluation (what `realnvp.evaluate.evaluate` gives), commands
+    (a list of texts), licence (an identifier as the Hugging Face Hub has them, such as mit), environment and step.
+    An earlier such folder is replaced, its card too; ValueError if there is anything else in its place.
+    """
+    folder, facts = Path(folder), dict(facts or {})
+    own = {WEIGHTS, CONFIG, FACTS, MANIFEST, CARD}
+    if folder.is_dir() and (others := sorted({path.name for path in folder.iterdir()} - own)):
+        raise ValueError(f"{folder}: exists and holds {others[0]!r}, which is no part of a saved flow, so it is not replaced")
+    files = _files_of(flow, facts)
+    assert flow.config is not None
+    count = sum(parameter.numel() for parameter in flow.parameters())
+    text = card(folder.resolve().name, flow.config, facts, parameters=count)
+    write_folder(folder, files | {CARD: text.encode()})
+
+
+def save_model(flow: Flow, folder: Path, *, facts: Mapping[str, Any]) -> None:
+    """Write a model of a run: a saved flow without a card."""
+    write_folder(folder, _files_of(flow, facts))
+
+
+def _files_of(flow: Flow, facts: Mapping[str, Any]) -> dict[str, bytes]:
     if not flow.exact:
         raise ValueError("a flow made by realnvp.fast cannot be saved: save the flow that it was made from")
     if flow.config is None:
         raise ValueError("flow.config: only a flow that has one can be saved, since it says how to build the flow again")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in flow.state_dict().items()}
-    files = {
+    return {
         WEIGHTS: safetensors.torch.save(tensors),
         CONFIG: to_json(flow.config).encode(),
-        FACTS: json.dumps(dict(facts or {}), indent=2).encode(),
+        FACTS: json.dumps(dict(facts), indent=2).encode(),
     }
-    write_folder(Path(folder), files)
 
 
 def load_flow(where: str | Path, which: Literal["best", "last"] = "best") -> Flow:
-    """The flow of a run directory or of a folder that `save_flow` wrote, in eval mode, on the CPU.
+    """The flow of a run directory, of a folder that `save_flow` wrote, of that name inside this package (photos-small,
+    digits-small), or of that id on the Hugging Face Hub (user/name, user/name@revision), in this order; in eval mode, on the CPU.
 
     best is the one with the lowest validation bits/dim, last the one of the last evaluation; both with batch norm's moments
-    re-estimated. ValueError if there is none; DamagedError if a file has changed since it was written.
+    re-estimated. From the Hub only safetensors and JSON are taken. ValueError if there is none; DamagedError if a file has
+    changed since it was written.
     """
     return load_model(where, which)[0]
 
@@ -77,9 +101,9 @@ def lost_best(run_dir: Path) -> str:
 
 
 def _model_files(where: str | Path, which: str) -> tuple[dict[str, bytes], Path]:
-    folder = Path(where)
     if which not in ("best", "last"):
         raise ValueError(f"which: must be 'best' or 'last', got {which!r}")
+    folder = locate(where)
     if (folder / WEIGHTS).exists():
         files = read_folder(folder)
     else:

@@ -15,20 +15,22 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The images."""
+    """The images, or the table."""
 
     set: str = "images"
-    """Name of the data set: photos, digits, images, cifar10, imagenet32, ..."""
+    """Name of the data set: photos, digits, images, table, cifar10, imagenet32, ..."""
     source: str | None = None
-    """Folder of images, .npy file, or prepared folder; photos and digits need none."""
+    """Folder of images, .npy file, table (.csv, .npy, .parquet), or prepared folder; photos and digits need none."""
     shape: Shape | None = None
     """Channels, height, width of images, or how many columns a table has; taken from the data when not given."""
-    levels: int = 256
-    """Grey levels of a channel; pixels are 0 .. levels - 1."""
+    columns: tuple[str, ...] | None = None
+    """Names of the columns of a table to take; all when not given."""
+    levels: int | None = 256
+    """Grey levels of a channel; pixels are 0 .. levels - 1. None: real numbers, a table."""
     flip: bool = False
     """Mirror training images left to right, half of the time; never in evaluation."""
     held_out: float = 0.1
-    """Share of the training images cut off for validation, and for test, where the source has no such split."""
+    """Share of the training images (rows) cut off for validation, and for test, where the source has no such split."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,9 @@ class TrainConfig:
     """Largest norm of the gradient beside the typical one of the steps before; None: clip alone decides."""
     l2: float = 5e-5
     """Weight of the penalty on the gains of the weight norm and on the checkerboard couplings' bounds."""
-    precision: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Arithmetic of the networks; with bfloat16 the state z and the log-det stay float32, and evaluation does without."""
+    precision: Literal["float32", "bfloat16", "auto", "float64"] = "float32"
+    """Arithmetic of the networks; auto: bfloat16 where the device is faster with it, else float32. With bfloat16 the state
+    z and the log-det stay float32, and evaluation does without."""
     recompute: bool = False
     """Keep only the couplings' inputs for the gradient and compute the rest again: less memory, about a third more time."""
     log_every: int = 10
@@ -164,7 +167,7 @@ PRESETS: dict[str, Config] = {
     ),
     "digits": Config("digits", DataConfig("digits", shape=(1, 8, 8), levels=17), ModelConfig(num_scales=2, num_blocks=2), _SHORT),
     "images": Config(train=_SHORT),
-    "table": Config("table", DataConfig("table"), ModelConfig("vector", width=64, num_blocks=2), _SHORT),
+    "table": Config("table", DataConfig("table", levels=None), ModelConfig("vector", width=64, num_blocks=2), _SHORT),
 }
 
 # What later flows found, for the same minutes (docs/experiments.md): not the paper's.
@@ -172,19 +175,19 @@ _MODERN = ModelConfig("modern", width=48, growth=1.5, num_blocks=1, num_coupling
 
 
 def _modernised(paper: Config, train: TrainConfig, **model: Any) -> Config:
-    recipe = replace(train, precision="bfloat16", lr=2e-3, warmup=50, decay=0.5, average=0.998, clip=1e4, l2=0.0)
+    recipe = replace(train, precision="auto", lr=5e-3, muon_lr=0.02, warmup=50, decay=0.5, average=0.998, clip=1e4, l2=0.0)
     return replace(paper, name=f"{paper.name}-modern", model=replace(_MODERN, **model), train=recipe)
 
 
 PRESETS |= {
     f"{name}-modern": _modernised(PRESETS[name], train, **model)
     for name, train, model in (
-        ("photos", replace(_SHORT, max_steps=1500, eval_every=300, sample_every=300, save_every=300), {}),
-        ("digits", _SHORT, {"width": 32}),
+        ("photos", replace(_SHORT, max_steps=1500, eval_every=300, sample_every=300, save_every=300), {"num_scales": 3}),
+        ("digits", _SHORT, {"num_scales": 1, "width": 32}),
         ("images", _SHORT, {}),
-        ("cifar10", TrainConfig(), {"width": 128, "num_couplings": 12}),
-        ("imagenet32", TrainConfig(), {"width": 160, "num_couplings": 16}),
-        ("imagenet64", TrainConfig(), {"width": 128, "num_couplings": 16}),
+        ("cifar10", TrainConfig(), {"num_scales": 3, "width": 128, "num_couplings": 12}),
+        ("imagenet32", TrainConfig(), {"num_scales": 3, "width": 160, "num_couplings": 16}),
+        ("imagenet64", TrainConfig(), {"num_scales": 4, "width": 128, "num_couplings": 16}),
     )
 }
 
@@ -213,19 +216,20 @@ def paper_bits_per_dim(config: Config) -> float | None:
     return None if departures(config) else PAPER.get(config.data.set)
 
 
-def resolve(config: Config, shape: Shape) -> Config:
-    """The configuration with the image shape and the number of scales filled in.
+def resolve(config: Config, shape: Shape, columns: tuple[str, ...] | None = None) -> Config:
+    """The configuration with the shape, a table's columns and the number of scales filled in.
 
     ValueError names the field where the data and the configuration disagree.
     """
     if config.data.shape not in (None, shape):
-        raise ValueError(f"data.shape: the configuration says {config.data.shape}, the images are {shape}")
+        raise ValueError(f"data.shape: the configuration says {config.data.shape}, the data are {shape}")
     if (len(shape) == 1) != (config.model.architecture == "vector"):
         raise ValueError(f"model.architecture: {config.model.architecture} does not fit data of shape {shape}")
     scales = config.model.num_scales or default_num_scales(shape)
     if config.model.architecture == "modern" and not config.model.num_scales:
         scales = max(1, scales - 1)  # its last scale is at half the resolution, too
-    config = replace(config, data=replace(config.data, shape=shape), model=replace(config.model, num_scales=scales))
+    data = replace(config.data, shape=shape, columns=config.data.columns or columns)
+    config = replace(config, data=data, model=replace(config.model, num_scales=scales))
     if len(shape) == 3:
         check_divisible(shape, config.model)
     if (least := least_parameters(config)) > MOST_PARAMETERS:
@@ -277,7 +281,11 @@ def validate(config: Config) -> Config:
         ("data.set", data.set in PRESETS, f"is no data set{nearest(data.set, PRESETS)}"),
         ("data.shape", data.shape is None or len(data.shape) in (1, 3), "must be one or three integers"),
         ("data.shape", data.shape is None or 0 < min(data.shape) <= max(data.shape) <= 65536, "must be between 1 and 65536"),
-        ("data.levels", 2 <= data.levels <= 256, "must be between 2 and 256"),
+        ("data.levels", data.levels is None or 2 <= data.levels <= 256, "must be between 2 and 256"),
+        ("data.levels", (data.levels is None) == (model.architecture == "vector"), f"does not fit {model.architecture!r} models"),
+        ("data.columns", data.columns is None or len({*data.columns}) == len(data.columns), "must be different names"),
+        ("data.columns", data.columns is None or data.levels is None, "is for tables"),
+        ("data.flip", not data.flip or data.levels is not None, "is for images"),
         ("data.held_out", 0 < data.held_out < 0.5, "must be between 0 and 0.5"),
         ("model.num_scales", model.num_scales is None or 1 <= model.num_scales <= 16, "must be between 1 and 16"),
         ("model.width", 1 <= model.width <= 4096, "must be between 1 and 4096"),
@@ -371,9 +379,10 @@ def _value(hint: Any, value: Any, path: str) -> Any:
             return float(value)
         if typing.get_origin(option) is Literal and value in typing.get_args(option):
             return value
-        sizes = isinstance(value, list) and len(value) in (1, 3) and all(type(entry) is int for entry in value)
-        if typing.get_origin(option) is tuple and sizes:
-            return tuple(value)
+        if typing.get_origin(option) is tuple and isinstance(value, list):
+            kind = typing.get_args(option)[0]
+            if all(type(entry) is kind for entry in value) and (kind is str or len(value) in (1, 3)):
+                return tuple(value)
         if isinstance(option, type) and type(value) is option:
             return value
     names = {
@@ -383,6 +392,7 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         str: "text",
         types.NoneType: "null",
         Shape: "one or three integers",
+        tuple[str, ...]: "a list of names",
     }
     wanted = " or ".join(names.get(option) or " or ".join(map(repr, typing.get_args(option))) for option in options)
     raise ValueError(f"{path}: {value!r} is not {wanted}")

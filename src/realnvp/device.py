@@ -17,6 +17,13 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether it computes faster in bfloat16 than in float32: CPUs and GPUs with instructions for it."""
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def keep_freed_memory() -> None:
     """From here on this process keeps what it frees; else Linux clears the memory of all activations anew in each step.
 

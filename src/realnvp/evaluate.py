@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from realnvp.config import Config, paper_bits_per_dim
-from realnvp.data import Part, Splits, array_part, codec_bits_per_dim, find_split, open_splits, splits_of_run
+from realnvp.data import Part, Splits, array_part, codec_bits_per_dim, find_rows, find_split, open_splits, splits_of_run
 from realnvp.data.splits import DESCRIPTION
 from realnvp.flow import Flow
 from realnvp.folders import DamagedError
-from realnvp.likelihood import in_bits_per_dim, log_probs, refuse_fast, summarise
+from realnvp.likelihood import BITS_PER_DIM, LOG_LIKELIHOOD, Unit, log_probs, refuse_fast, summarise, unit_of
 from realnvp.progress import progress
 
 CHUNK = 256
@@ -31,13 +31,16 @@ def evaluate(
     seed: int = 0,
     codecs: bool = False,
 ) -> dict[str, Any]:
-    """Bits/dim of the run's flow on a split of the run's data, or of other images from `source`.
+    """Bits/dim, of a table nats a row, of the run's flow on a split of the run's data, or of other data from `source`.
 
-    codecs: also what PNG and lossless WebP take. ValueError if the images do not fit the flow.
+    codecs: also what PNG and lossless WebP take. ValueError if the data do not fit the flow.
     """
     refuse_fast(flow)
     assert flow.config is not None
     assert flow.config.data.shape is not None
+    unit, levels = unit_of(flow.config), flow.config.data.levels
+    if unit is LOG_LIKELIHOOD and (codecs or noise_draws != 1):
+        raise ValueError(f"{'--codecs' if codecs else '--noise-draws'}: is for images; {run} is of a table")
     if source is None or (source / DESCRIPTION).exists():
         run, config = Path(run), flow.config
         splits = _other_splits(source, run, config, split) if source else splits_of_run(run, config, verify=[split])
@@ -46,26 +49,34 @@ def evaluate(
         name, version = splits.name, splits.version
         paper = _paper(splits, flow.config) if split == "test" else None
     else:
-        part, shape, split = find_split(source, split, levels=flow.config.data.levels)
         name, version, groups, paper = str(source), None, None, None
-    if shape[0] != flow.config.data.shape[0]:
-        raise ValueError(f"{source}: images of {shape[0]} channels, but the flow was trained on {flow.config.data.shape[0]}")
-    nats = _nats(flow, part, noise_draws=noise_draws, seed=seed)
-    result = summarise(in_bits_per_dim(nats, shape), groups)
-    return {
-        "bits_per_dim": result.mean,
+        if levels is None:
+            part, columns, split = find_rows(source, split, flow.config.data.columns)
+            shape = (len(columns),)
+        else:
+            part, shape, split = find_split(source, split, levels=levels)
+    if (len(shape), shape[0]) != (len(flow.config.data.shape), flow.config.data.shape[0]):
+        raise ValueError(f"{source}: {_words(shape)}, but the flow was trained on {_words(flow.config.data.shape)}")
+    result = summarise(unit.of(_nats(flow, part, unit, noise_draws=noise_draws, seed=seed), shape), groups)
+    evaluation = {
+        unit.key: result.mean,
         "standard_error": result.standard_error,
-        "standard_error_over": "images" if groups is None else f"{len(set(groups))} photographs",
-        "num_images": part.count,
-        "noise_draws": noise_draws,
+        "standard_error_over": unit.things if groups is None else f"{len(set(groups))} photographs",
+        f"num_{unit.things}": part.count,
         "nonfinite": result.nonfinite,
         "split": split,
         "dataset": name,
         "dataset_version": version,
-        "paper": paper,
         "seed": seed,
         "shape": shape,
-    } | ({"codecs": _codecs(part)} if codecs else {})
+    }
+    if unit is BITS_PER_DIM:
+        evaluation |= {"noise_draws": noise_draws, "paper": paper}
+    return evaluation | ({"codecs": _codecs(part)} if codecs else {})
+
+
+def _words(shape: Sequence[int]) -> str:
+    return f"rows of {shape[0]} columns" if len(shape) == 1 else f"images of {shape[0]} channels"
 
 
 def _other_splits(source: Path, run: Path, config: Config, split: str) -> Splits:
@@ -92,11 +103,11 @@ def _paper(splits: Splits, config: Config) -> float | None:
     return paper
 
 
-def _nats(flow: Flow, part: Part, *, noise_draws: int, seed: int) -> torch.Tensor:
+def _nats(flow: Flow, part: Part, unit: Unit, *, noise_draws: int, seed: int) -> torch.Tensor:
     chunks = []
-    with progress("image", part.count) as report:
-        for indices in _chunks(part):
-            images = part.read(indices).transpose(0, 3, 1, 2)
+    with progress(unit.things[:-1], part.count) as report:
+        for indices in _chunks(part, CHUNK if unit is BITS_PER_DIM else 16 * CHUNK):
+            images = np.moveaxis(part.read(indices), -1, 1)
             chunks.append(log_probs(flow, images, noise_draws=noise_draws, seed=seed, indices=indices.tolist()))
             report(int(indices[-1]) + 1)
     return torch.cat(chunks)
@@ -105,21 +116,22 @@ def _nats(flow: Flow, part: Part, *, noise_draws: int, seed: int) -> torch.Tenso
 def _codecs(part: Part) -> dict[str, float]:
     totals: dict[str, float] = {}
     with progress("codecs", part.count) as report:
-        for indices in _chunks(part):
+        for indices in _chunks(part, CHUNK):
             for name, bits in codec_bits_per_dim(part.read(indices)).items():
                 totals[name] = totals.get(name, 0.0) + bits * len(indices)
             report(int(indices[-1]) + 1)
     return {name: total / part.count for name, total in totals.items()}
 
 
-def _chunks(part: Part) -> Iterator[NDArray[np.int64]]:
-    """The indices of all images, so many at a time that memory does not grow with their number."""
-    for start in range(0, part.count, CHUNK):
-        yield np.arange(start, min(start + CHUNK, part.count))
+def _chunks(part: Part, size: int) -> Iterator[NDArray[np.int64]]:
+    """All indices, so many at a time that memory does not grow with their number."""
+    for start in range(0, part.count, size):
+        yield np.arange(start, min(start + size, part.count))
 
 
 def measured(result: dict[str, Any]) -> str:
-    """The bits/dim of an evaluation and its standard error, as text: '3.492 +- 0.012'."""
-    bits, error = result["bits_per_dim"], result["standard_error"]
-    known = [f"{value:.3f}" if value is not None and math.isfinite(value) else "not finite" for value in (bits, error)]
-    return " +- ".join(known)
+    """The number of an evaluation, its standard error and its unit, as text: '3.492 +- 0.012 bits/dim'."""
+    unit = LOG_LIKELIHOOD if LOG_LIKELIHOOD.key in result else BITS_PER_DIM
+    value, error = result[unit.key], result["standard_error"]
+    known = [f"{value:.3f}" if value is not None and math.isfinite(value) else "not finite" for value in (value, error)]
+    return f"{' +- '.join(known)} {unit.words}"

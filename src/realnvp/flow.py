@@ -12,6 +12,8 @@ from realnvp.bijections.base import Bijection, like
 from realnvp.config import Config, check_divisible
 from realnvp.noise import Purpose, generator
 
+ROWS = 1024  # of a table at once
+
 
 class Prior(Protocol):
     """The distribution of z."""
@@ -20,7 +22,7 @@ class Prior(Protocol):
         """(B,): nats."""
 
     def sample(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor:
-        """One z of this shape."""
+        """z of this shape: one for images, (C, H, W), many for rows, (n, D)."""
 
 
 def state_like(flow: nn.Module) -> Tensor:
@@ -35,8 +37,11 @@ def state_like(flow: nn.Module) -> Tensor:
 
 
 def images_at_once(shape: Sequence[int]) -> int:
-    """How many images of this shape to compute at once, so that memory does not grow with their number or size: 64 of 64x64."""
-    return max(1, 64**3 // math.prod(shape[1:]))
+    """How many images of this shape to compute at once, so that memory does not grow with their number or size: 64 of 64x64.
+
+    Of a table's rows, (D,), so many that Python's share of the time is small, and their hidden units still fit into caches.
+    """
+    return max(1, 64**3 // math.prod(shape[1:])) if len(shape) > 1 else ROWS
 
 
 class Flow(nn.Module):
@@ -81,13 +86,20 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def sample(
-        self, n: int, shape: Sequence[int] | None = None, *, temperature: float = 1.0, seed: int = 0, first: int = 0
+        self,
+        n: int,
+        shape: Sequence[int] | None = None,
+        *,
+        temperature: float = 1.0,
+        seed: int = 0,
+        first: int = 0,
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
         """(n, *shape): exact samples x = g(temperature * z), z ~ prior, in data units and not rounded.
 
         Without gradients, as torch.distributions' sample; `decode` has them.
         Sample i is a function of (seed, first + i), so chunks with first = 0, 64, 128 ... are the samples of one large call.
-        shape defaults to the training images'; a larger one extrapolates (appendix C).
+        shape defaults to the training data's; a larger one of images extrapolates (appendix C). dtype: the weights' by default.
         """
         if shape is None:
             if self.config is None or self.config.data.shape is None:
@@ -97,12 +109,19 @@ class Flow(nn.Module):
             raise ValueError(f"n: must be at least 1, got {n}")
         if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature: must be a number of at least 0, got {temperature}")
-        size = images_at_once(shape)
-        return torch.cat([self._sample(range(i, min(i + size, n)), shape, temperature, seed, first) for i in range(0, n, size)])
+        kind, size, end = like(self).dtype if dtype is None else dtype, images_at_once(shape), first + n
+        chunks = [range(start, min(start + size, end)) for start in range(first, end, size)]
+        return torch.cat([self.decode(temperature * self._latents(chunk, shape, seed)).to(kind) for chunk in chunks])
 
-    def _sample(self, indices: range, shape: Sequence[int], temperature: float, seed: int, first: int) -> Tensor:
-        draws = [self.prior.sample(shape, generator(seed, Purpose.SAMPLE, index=first + i)) for i in indices]
-        return self.decode(temperature * torch.stack(draws).to(state_like(self))).to(like(self))
+    def _latents(self, indices: range, shape: Sequence[int], seed: int) -> Tensor:
+        """(n, *shape): z ~ prior, each a function of the seed and its index."""
+        if len(shape) > 1:
+            z = torch.stack([self.prior.sample(shape, generator(seed, Purpose.SAMPLE, index=i)) for i in indices])
+            return z.to(state_like(self))
+        # A generator for each row would take longer than all the rest.
+        blocks = range(indices.start // ROWS, (indices.stop - 1) // ROWS + 1)
+        z = torch.cat([self.prior.sample((ROWS, *shape), generator(seed, Purpose.SAMPLE, index=i)) for i in blocks])
+        return z[indices.start - ROWS * blocks.start :][: len(indices)].to(state_like(self))
 
     def _check(self, x: Tensor) -> None:
         if not isinstance(x, Tensor) or not x.is_floating_point():
@@ -116,7 +135,7 @@ class Flow(nn.Module):
         if self.config is None or self.config.data.shape is None:
             return
         channels, *sides = self.config.data.shape
-        if x.ndim != 2 + len(sides) or x.shape[1] != channels or not len(x):
+        if x.ndim != 2 + len(sides) or x.shape[1] != channels or x.shape[0] < 1:
             raise ValueError(f"expected a batch of shape (B, {channels}{', H, W' if sides else ''}), got {tuple(x.shape)}")
         if sides:
             check_divisible(x.shape, self.config.model)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from realnvp.bijections.base import like
-from realnvp.convolution import MatrixConv, WeightNormConv, conv_add, convolve, has_fused, packed
+from realnvp.convolution import MatrixConv, WeightNormConv, conv_add, convolve, packed
+from realnvp.device import has_bfloat16
 from realnvp.flow import Flow
 from realnvp.moments import EPS
 from realnvp.nets import ConvNet, ResidualBlock, ResNet, both_signs
@@ -26,9 +27,11 @@ def fast(flow: Flow, *, dtype: torch.dtype | None = None) -> Flow:
     if not flow.exact:
         raise ValueError("this flow was made by realnvp.fast already")
     if dtype is None:
-        dtype = torch.bfloat16 if _has_bfloat16(like(flow).device) else torch.float32
+        dtype = torch.bfloat16 if has_bfloat16(like(flow).device) else torch.float32
     if dtype not in (torch.bfloat16, torch.float32, torch.float64):
         raise ValueError(f"dtype: must be torch.bfloat16, float32 or float64, got {dtype}")
+    if not any(isinstance(net, ResNet | ConvNet) for net in flow.modules()):
+        raise ValueError("fast: only flows of images have convolutions to fold; this one is as fast as it gets")
     with torch.no_grad():
         folded: dict[int, nn.Module] = {}
         for net in flow.modules():
@@ -39,12 +42,6 @@ def fast(flow: Flow, *, dtype: torch.dtype | None = None) -> Flow:
     copied = copy.deepcopy(flow, folded)  # takes the folded networks for copies of the networks
     copied.exact = False
     return copied.eval().requires_grad_(False)
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cpu":
-        return has_fused(torch.empty(0, dtype=torch.bfloat16))
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 class _Fixed(nn.Module):

@@ -12,6 +12,7 @@ from types import UnionType
 from typing import IO, Any, BinaryIO, TypeVar
 
 MANIFEST = "manifest.json"
+CARD = "README.md"
 
 
 class DamagedError(Exception):
@@ -34,13 +35,15 @@ def ours() -> Iterator[None]:
 def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
     """Write a folder with these files and a manifest of their sha256: under a temporary name, flushed to disk, then renamed.
 
+    README.md is not in the manifest: people edit it.
+
     An earlier folder of the same kind is replaced; ValueError if what stands there is something else.
     """
     if target.exists() and not (target / MANIFEST).exists():
         raise ValueError(f"{target}: exists and was not written by this program, so it is not replaced")
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    manifest = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    manifest = {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != CARD}
     try:
         with naming(target, sum(map(len, files.values()))):
             temporary.mkdir(parents=True)
@@ -144,11 +147,15 @@ def parse_json(text: bytes, path: Path, *, kind: type[Kind], fields: Fields | No
         raise ValueError(f"{path}: not JSON: {error}") from None
     if not isinstance(content, kind) or not (content or fields is None):
         raise ValueError(f"{path}: lacks what it should hold")
-    last = content[-1] if isinstance(content, list) else content
-    for name, type_ in (fields or {}).items():
-        if not isinstance(last, dict) or name not in last or not isinstance(last[name], type_):
-            raise ValueError(f"{path}: {name} is missing or makes no sense")
+    check_fields(content[-1] if isinstance(content, list) else content, path, fields or {})
     return content
+
+
+def check_fields(content: Any, path: Path, fields: Fields) -> None:
+    """ValueError names the file, and the first of the fields that is missing or of another type."""
+    for name, type_ in fields.items():
+        if not isinstance(content, dict) or name not in content or not isinstance(content[name], type_):
+            raise ValueError(f"{path}: {name} is missing or makes no sense")
 
 
 @contextmanager

@@ -1,9 +1,9 @@
-"""Numbers about a trained flow: bits per dimension."""
+"""Numbers about a trained flow: bits per dimension of images, nats of a table's rows."""
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -11,11 +11,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from realnvp.bijections.base import like
+from realnvp.config import Config
 from realnvp.data import dequantise
 from realnvp.flow import Flow, images_at_once, state_like
 from realnvp.noise import Purpose, uniform
 
-Images = Tensor | NDArray[np.uint8]
+Images = Tensor | NDArray[Any]
+
+
+class Summary(NamedTuple):
+    """A mean over images, or over a table's rows."""
+
+    mean: float
+    """Not finite if one of them is not."""
+    standard_error: float
+    """Over images, or over groups of them; nan for a single one."""
+    nonfinite: int
+    """How many have no finite value."""
 
 
 class BitsPerDim(NamedTuple):
@@ -46,8 +58,12 @@ def bits_per_dim(
     groups: which images belong together (crops of one photograph); the standard error is then over groups.
     """
     refuse_fast(flow)
+    if unit_of(flow.config) is not BITS_PER_DIM:
+        raise ValueError("bits/dim is of images; this flow is of a table: flow.log_prob(rows).mean() is its log-likelihood")
     nats = log_probs(flow, images, noise_draws=noise_draws, seed=seed, batch_size=batch_size)
-    return summarise(in_bits_per_dim(nats, images.shape[1:]), groups)
+    per_image = in_bits_per_dim(nats, images.shape[1:])
+    summary = summarise(per_image, groups)
+    return BitsPerDim(summary.mean, summary.standard_error, per_image, summary.nonfinite)
 
 
 def refuse_fast(flow: Flow) -> None:
@@ -66,8 +82,33 @@ def in_bits_per_dim(nats: Nats, shape: Sequence[int]) -> Nats:
     return nats / (-math.log(2) * math.prod(shape))
 
 
-def summarise(per_image: Tensor, groups: Sequence[int] | NDArray[np.int64] | None = None) -> BitsPerDim:
-    """Mean and standard error of per-image bits/dim; with groups, the error of the mean of correlated images (clustered)."""
+class Unit(NamedTuple):
+    """What the log-densities of a run are reported in."""
+
+    key: str
+    """Its name in JSON."""
+    words: str
+    things: str
+    """Whose log-densities they are."""
+    sign: int
+    """1 where more is better, -1 where less is."""
+
+    def of(self, nats: Nats, shape: Sequence[int]) -> Nats:
+        """Log-densities in this unit."""
+        return in_bits_per_dim(nats, shape) if self.sign < 0 else nats
+
+
+BITS_PER_DIM = Unit("bits_per_dim", "bits/dim", "images", -1)
+LOG_LIKELIHOOD = Unit("log_likelihood", "nats", "rows", 1)
+
+
+def unit_of(config: Config | None) -> Unit:
+    """Bits/dim for images; the log-likelihood in nats a row for tables, whose density is in the units of their columns."""
+    return LOG_LIKELIHOOD if config is not None and config.data.levels is None else BITS_PER_DIM
+
+
+def summarise(per_image: Tensor, groups: Sequence[int] | NDArray[np.int64] | None = None) -> Summary:
+    """Mean and standard error of a number for each image or row; with groups, the error of correlated ones' mean (clustered)."""
     mean = per_image.mean()
     if groups is not None and len(groups) != len(per_image):
         raise ValueError(f"groups: {len(groups)} of them for {len(per_image)} images")
@@ -76,7 +117,7 @@ def summarise(per_image: Tensor, groups: Sequence[int] | NDArray[np.int64] | Non
     deviations = torch.zeros(count, dtype=per_image.dtype).index_add_(0, members, per_image - mean)
     variance = deviations.square().sum() * count / (count - 1) if count > 1 else torch.tensor(math.nan)
     nonfinite = int((~per_image.isfinite()).sum())
-    return BitsPerDim(mean.item(), variance.sqrt().item() / len(per_image), per_image, nonfinite)
+    return Summary(mean.item(), variance.sqrt().item() / len(per_image), nonfinite)
 
 
 def log_probs(
@@ -90,8 +131,10 @@ def log_probs(
 ) -> Tensor:
     """(N,), float64: log p in nats of uint8 images (N, C, H, W), the mean over noise draws. indices name the images' noise.
 
-    Large images are computed fewer than batch_size at a time.
+    Or of a table's rows, real numbers (N, D), which get no noise. Large images are computed fewer than batch_size at a time.
     """
+    if unit_of(flow.config) is LOG_LIKELIHOOD:
+        return _of_rows(flow, torch.as_tensor(images))
     _check(images, noise_draws, batch_size)
     batch_size = min(batch_size, images_at_once(images.shape[1:]))
     indices = range(len(images)) if indices is None else indices
@@ -106,6 +149,13 @@ def log_probs(
     return total / noise_draws
 
 
+def _of_rows(flow: Flow, rows: Tensor) -> Tensor:
+    size = images_at_once(rows.shape[1:])
+    with evaluating(flow):
+        parts = [rows[start : start + size].to(state_like(flow)) for start in range(0, len(rows), size)]
+        return torch.cat([flow.log_prob(part).cpu().double() for part in parts])
+
+
 def _check(images: Images, noise_draws: int, batch_size: int) -> None:
     if not isinstance(images, Tensor | np.ndarray) or images.dtype not in (torch.uint8, np.uint8):
         raise ValueError(f"images: expected uint8, got {getattr(images, 'dtype', type(images).__name__)}")
@@ -118,8 +168,9 @@ def _check(images: Images, noise_draws: int, batch_size: int) -> None:
 
 def _tensor(images: Images, flow: Flow) -> Tensor:
     pixels = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
-    if flow.config is not None and (largest := int(pixels.max())) >= flow.config.data.levels:
-        raise ValueError(f"images: a pixel is {largest}, but the flow knows the levels 0 to {flow.config.data.levels - 1}")
+    levels = flow.config and flow.config.data.levels
+    if levels and (largest := int(pixels.max())) >= levels:
+        raise ValueError(f"images: a pixel is {largest}, but the flow knows the levels 0 to {levels - 1}")
     return pixels
 
 

@@ -3,7 +3,9 @@
 from functools import partial
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from realnvp.bijections import (
@@ -20,7 +22,9 @@ from realnvp.bijections import (
     bitwise,
     channelwise,
     checkerboard,
+    starting,
 )
+from realnvp.bijections.base import like
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, nearest, resolve, validate
 from realnvp.convolution import MatrixConv, WeightNormConv
 from realnvp.flow import Flow
@@ -39,7 +43,7 @@ def build(config: Config | str) -> Flow:
             raise ValueError(f"no preset {config!r}{nearest(config, PRESETS)}; there are {', '.join(PRESETS)}")
         config = PRESETS[config]
     if config.data.shape is None:
-        raise ValueError("data.shape: the images decide it; give (channels, height, width)")
+        raise ValueError("data.shape: the data decide it; give (channels, height, width), or (columns,) of a table")
     config = resolve(validate(config), config.data.shape)
     assert config.data.shape is not None
     assert config.model.num_scales is not None
@@ -47,6 +51,7 @@ def build(config: Config | str) -> Flow:
         torch.manual_seed(int(generator(config.seed, Purpose.WEIGHTS).integers(2**63)))
         if config.model.architecture == "vector":
             return Flow(vector(config.model, config.data.shape[0]), StandardNormal(), config)
+        assert config.data.levels is not None
         logit = Logit(alpha=config.model.alpha, levels=config.data.levels)
         body = {"paper": multiscale, "modern": modern}[config.model.architecture](
             config.model, config.data.shape[0], config.model.width, config.model.num_scales
@@ -90,18 +95,22 @@ def vector_flow(
 ) -> Flow:
     """A fresh flow of vectors, (B, dim): for tables and points. The same weights each time for the same seed.
 
-    Its first layer is to be the data's standardisation: it is a frozen `ActNorm`, which the first batch within
-    `realnvp.bijections.starting` sets.
+    Its first layers are to be the data's standardisation: `standardise` sets them, or the first batch within
+    `realnvp.bijections.starting`. The density is in the units of the data.
     """
     model = ModelConfig(
         "vector", coupling, 1, width=width, num_blocks=num_blocks, num_couplings=num_couplings, batch_norm=batch_norm
     )
-    return build(Config("table", DataConfig("table", shape=(dim,)), model, seed=seed))
+    return build(Config("table", DataConfig("table", shape=(dim,), levels=None), model, seed=seed))
 
 
 def vector(model: ModelConfig, dim: int) -> Chain:
-    """Couplings with fully connected networks, two for each way to divide the entries, after the data's standardisation."""
-    layers: list[Bijection] = [ActNorm(dim).requires_grad_(False)]
+    """Couplings with fully connected networks, two for each way to divide the entries, after the data's standardisation.
+
+    That is two layers, since weights are float32: where a column lies at 1.7e9 +- 10, seconds since 1970 say, the second one
+    takes what rounding left of its mean.
+    """
+    layers: list[Bijection] = [ActNorm(dim, eps=0.0).requires_grad_(False) for _ in range(2)]
     for i in range(model.num_couplings):
         mask = partial(bitwise, bit=i // 2, flip=i % 2 == 1)
         net = partial(MLP, dim, model.width, num_blocks=model.num_blocks)
@@ -112,6 +121,18 @@ def vector(model: ModelConfig, dim: int) -> Chain:
         if model.batch_norm:
             layers.append(BatchNorm(dim, momentum=model.momentum))
     return Chain(layers)
+
+
+def standardise(flow: Flow, rows: ArrayLike) -> Flow:
+    """The same flow of vectors, its frozen first layers set to the mean and deviation of the rows, (N, D), real numbers."""
+    assert isinstance(flow.bijection, Chain)
+    x = torch.tensor(np.asarray(rows), dtype=torch.float64)
+    for layer in flow.bijection.bijections:
+        if not isinstance(layer, ActNorm) or layer.mean.requires_grad:
+            break
+        with starting(layer):
+            x, _ = layer(x)
+    return flow
 
 
 def multiscale(model: ModelConfig, channels: int, width: int, num_scales: int) -> Chain:
@@ -161,8 +182,7 @@ def l2_penalty(flow: Flow) -> Tensor:
     """The sum of squares of the weight norm's trained gains and of the checkerboard couplings' bounds."""
     gains = [m.gain for m in flow.modules() if isinstance(m, WeightNormConv) and m.gain is not None]
     bounds = [m.bound for m in flow.modules() if isinstance(m, AffineCoupling) and not isinstance(m.net, KeptHalf)]
-    squares = [parameter.square().sum() for parameter in [*gains, *bounds]]
-    return torch.stack(squares).sum() if squares else torch.zeros(())
+    return torch.stack([like(flow).new_zeros(()), *(parameter.square().sum() for parameter in [*gains, *bounds])]).sum()
 
 
 def matrices(flow: Flow) -> list[Tensor]:

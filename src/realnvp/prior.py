@@ -16,5 +16,5 @@ class StandardNormal(nn.Module):
         return -0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).sum(1)
 
     def sample(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor:
-        """One float64 z of this shape."""
+        """z of this shape, float64."""
         return torch.from_numpy(generator.standard_normal(tuple(shape)))

@@ -10,16 +10,16 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Report(Protocol):
-    """Called with how many steps are done and a few words."""
+    """Called with how many steps are done, a few words, and how many there will be, if that is known better by now."""
 
-    def __call__(self, done: int, words: str = "") -> None: ...
+    def __call__(self, done: int, words: str = "", total: int | None = None) -> None: ...
 
 
 @contextmanager
 def progress(what: str, total: int, *, start: int = 0, enabled: bool = True) -> Iterator[Report]:
     """A function that reports progress; time left counts from `start`."""
     if not enabled:
-        yield lambda done, words="": None
+        yield lambda done, words="", total=None: None
     elif sys.stderr.isatty():
         yield from _bar(what, total, start)
     else:
@@ -33,22 +33,23 @@ def _bar(what: str, total: int, start: int) -> Iterator[Report]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=total, completed=start, words="")
-        yield lambda done, words="": bar.update(task, completed=done, words=words)
+        yield lambda done, words="", total=None: bar.update(task, completed=done, words=words, total=total)
 
 
 def _lines(what: str, total: int, start: int) -> Report:
     began = time.monotonic()
-    last = began
+    last, known = began, total
 
-    def report(done: int, words: str = "") -> None:
-        nonlocal last
+    def report(done: int, words: str = "", total: int | None = None) -> None:
+        nonlocal last, known
+        known = total or known
         now = time.monotonic()
-        finished = done >= total and last > began  # what takes no five seconds needs no line
+        finished = done >= known and last > began  # what takes no five seconds needs no line
         if now - last < SECONDS_BETWEEN_LINES and not finished:
             return
         last = now
-        left = (now - began) / max(done - start, 1) * (total - done)
-        print(f"{what} {done}/{total}  {words}  {duration(left)} left".replace("    ", "  "), file=sys.stderr, flush=True)
+        left = (now - began) / max(done - start, 1) * (known - done)
+        print(f"{what} {done}/{known}  {words}  {duration(left)} left".replace("    ", "  "), file=sys.stderr, flush=True)
 
     return report
 

@@ -23,7 +23,10 @@ SENTENCES = {
     "latents-neighbours": "Samples beside the training images nearest to them: a copy would mean that the flow memorised.",
     "latents-distances": "Distances to the nearest training image: samples much nearer than test images would be memorised.",
     "": "Another picture of the run.",
-    "curves": "Bits/dim over training: validation that rises while training falls is overfitting.",
+    "density": "Data, density, samples: mass between the parts of the data, or edges made soft, is what it has not learned.",
+    "map": "The paper's figure 1: data and their latents above, samples and theirs below; the grid shows where f stretches.",
+    "pairs": "Data and samples in each pair of columns: they should be hard to tell apart.",
+    "curves": "The number over training: validation that gets worse while training gets better is overfitting.",
 }
 
 PAGE = """<!DOCTYPE html>
@@ -57,8 +60,9 @@ def report(
     sittings: what `read_sittings` gives. All text is escaped.
     """
     name = run.resolve().name
-    flags = f"--noise-draws {result['noise_draws']} --seed {result['seed']} --which {result['which']}"
-    command = f"realnvp evaluate {run} {flags}{' --codecs' * ('codecs' in result)}"
+    draws = f"--noise-draws {result['noise_draws']} " if "noise_draws" in result else ""
+    command = f"realnvp evaluate {run} {draws}--seed {result['seed']} --which {result['which']}"
+    command += " --codecs" * ("codecs" in result)
     parts = [f"<h1>{_text(name)}</h1>", _results(result, config), _command(command)]
     for path in sorted(pictures, key=lambda path: (list(SENTENCES).index(_kind(path)), path.name)):
         parts.append(_figure(path, f"realnvp figures {run} --only {path.stem.split('-')[0]} --seed {seed}"))
@@ -71,14 +75,18 @@ def report(
 
 def _results(result: dict[str, Any], config: Config) -> str:
     version = f" ({result['dataset_version']})" if result["dataset_version"] else ""
+    rows = {"standard error over": result["standard_error_over"]}
+    number = f'<p class="number">{_text(measured(result))}</p>'
+    if "num_rows" in result:
+        what = f"{result['dataset']}{version}, {result['num_rows']} rows of the {result['split']} split"
+        return f"{number}<p>{_text(what)}. The mean of log p in the units of the columns.</p>{_table(rows)}"
     what = f"{result['dataset']}{version}, {result['num_images']} images of the {result['split']} split"
-    rows = {"standard error over": result["standard_error_over"], "noise draws": result["noise_draws"]}
+    rows["noise draws"] = result["noise_draws"]
     rows |= {f"lossless {name}": f"{value:.3f} bits/dim" for name, value in result.get("codecs", {}).items()}
     if result["paper"] is not None:
         rows["the paper"] = f"{result['paper']:.2f} bits/dim"
     elif fields := departures(config):
         rows["departs from the paper in"] = ", ".join(fields)
-    number = f'<p class="number">{_text(measured(result))} bits/dim</p>'
     return f"{number}<p>{_text(what)}. An upper bound (uniform dequantisation).</p>{_table(rows)}"
 
 

@@ -1,5 +1,7 @@
 """Samples to files, in bounded memory."""
 
+import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -10,14 +12,16 @@ from numpy.typing import NDArray
 
 from realnvp.data import quantize
 from realnvp.data.images import MAX_PIXELS
-from realnvp.figures import data_beside_samples, samples_only
-from realnvp.flow import Flow
+from realnvp.figures import data_beside_samples, samples_only, save_png, scatter
+from realnvp.flow import Flow, state_like
 from realnvp.folders import atomic_save
 from realnvp.likelihood import evaluating
 from realnvp.progress import progress
 
 Pixels = NDArray[np.uint8]
+Rows = NDArray[np.float64]
 CHUNK = 64
+MANY = 16_384  # rows at a time
 
 
 def write_samples(flow: Flow, out: Path, *, n: int, seed: int, temperature: float, data: Pixels | None = None) -> int:
@@ -29,6 +33,7 @@ def write_samples(flow: Flow, out: Path, *, n: int, seed: int, temperature: floa
     assert flow.config.data.shape is not None
     channels, height, width = flow.config.data.shape
     levels = flow.config.data.levels
+    assert levels is not None
     if out.suffix != ".npy" and n * max(64, height) * max(64, width) > MAX_PIXELS:  # a grid's images are 64 pixels high or more
         raise ValueError(f"-n: {n:,} samples are too many for a PNG; name an .npy file")
     nonfinite = 0
@@ -54,6 +59,49 @@ def write_samples(flow: Flow, out: Path, *, n: int, seed: int, temperature: floa
         data_beside_samples(out, data, np.concatenate([*chunks()]), levels=levels)
     else:
         samples_only(out, np.concatenate([*chunks()]), levels=levels)
+    return nonfinite
+
+
+def write_rows(flow: Flow, out: Path, *, n: int, seed: int, temperature: float, data: Rows | None = None) -> int:
+    """How many sampled rows have an entry that is not finite. Writes out, .csv with a header, .npy, or a .png of two columns.
+
+    data: (N, 2), to show beside the samples in a PNG.
+    """
+    assert flow.config is not None
+    assert flow.config.data.shape is not None
+    (count,) = flow.config.data.shape
+    columns = flow.config.data.columns or tuple(f"x{i + 1}" for i in range(count))
+    if out.suffix == ".png" and count != 2:
+        raise ValueError(f"--out: {out} can show tables of two columns only, this one has {count}; name a .csv or .npy file")
+    nonfinite, kind = 0, state_like(flow).dtype
+
+    def chunks() -> Iterator[Rows]:
+        nonlocal nonfinite
+        with evaluating(flow), progress("sample", n) as report:
+            for first in range(0, n, MANY):
+                rows = min(MANY, n - first)
+                x = flow.sample(rows, temperature=temperature, seed=seed, first=first, dtype=kind).cpu().double()
+                nonfinite += int((~x.isfinite()).any(1).sum())
+                yield x.numpy()
+                report(first + rows)
+
+    def as_npy(file: BinaryIO) -> None:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (n, count)})
+        file.writelines(chunk.tobytes() for chunk in chunks())
+
+    def as_csv(file: BinaryIO) -> None:
+        text = io.TextIOWrapper(file, "utf-8", newline="")
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(columns)
+        for chunk in chunks():
+            table.writerows(chunk.tolist())
+        text.detach()
+
+    if out.suffix == ".png":
+        groups = {} if data is None else {"data": np.asarray(data)}
+        save_png(out, scatter(groups | {"samples": np.concatenate([*chunks()])}, columns))
+    else:
+        atomic_save(out, as_npy if out.suffix == ".npy" else as_csv)
     return nonfinite
 
 

@@ -1,4 +1,4 @@
-"""Scores of single image files: how likely is each?"""
+"""Scores of single image files, or of a table's rows: how likely is each?"""
 
 import math
 import zlib
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from realnvp.data import image_files, read_image
+from realnvp.data import image_files, read_image, read_table
 from realnvp.flow import Flow
 from realnvp.likelihood import in_bits_per_dim, log_probs
 from realnvp.progress import Report
@@ -23,6 +23,18 @@ class Score(NamedTuple):
     log_prob: float
     """Nats."""
     bits_per_dim: float
+    rank: int
+    """1 is the least likely."""
+
+
+class RowScore(NamedTuple):
+    """One row's density."""
+
+    path: str
+    row: int
+    """1 is the first after the header."""
+    log_prob: float
+    """Nats, in the units of the columns."""
     rank: int
     """1 is the least likely."""
 
@@ -50,6 +62,7 @@ def score(flow: Flow, files: Sequence[Path], *, noise_draws: int = 1, seed: int 
     assert flow.config is not None
     assert flow.config.data.shape is not None
     shape, levels = flow.config.data.shape, flow.config.data.levels
+    assert levels is not None
     nats: list[float] = []
     bad: list[str] = []
     for start in range(0, len(files), CHUNK):
@@ -62,13 +75,33 @@ def score(flow: Flow, files: Sequence[Path], *, noise_draws: int = 1, seed: int 
     if bad:
         more = f"; and {len(bad) - 20} more" if len(bad) > 20 else ""
         raise ValueError("; ".join(bad[:20]) + more)
-    ranks = {
-        index: rank for rank, index in enumerate(sorted(range(len(nats)), key=lambda i: (not math.isnan(nats[i]), nats[i])), 1)
-    }
-    return [
-        Score(str(file), value, in_bits_per_dim(value, shape), ranks[i])
-        for i, (file, value) in enumerate(zip(files, nats, strict=True))
-    ]
+    scored = zip(files, nats, _ranks(nats), strict=True)
+    return [Score(str(file), value, in_bits_per_dim(value, shape), rank) for file, value, rank in scored]
+
+
+def score_rows(flow: Flow, files: Sequence[Path]) -> list[RowScore]:
+    """The score of each row of some tables, ranked together; columns are found by their names, others are not looked at.
+
+    ValueError names the file, and the columns that are missing or hold no finite numbers.
+    """
+    assert flow.config is not None
+    assert flow.config.data.shape is not None
+    places: list[tuple[str, int]] = []
+    nats: list[float] = []
+    for file in files:
+        rows, columns = read_table(file, flow.config.data.columns)
+        if len(columns) != flow.config.data.shape[0]:
+            raise ValueError(f"{file}: {len(columns)} columns, but the flow was trained on {flow.config.data.shape[0]}")
+        nats += log_probs(flow, rows).tolist()
+        places += [(str(file), i + 1) for i in range(len(rows))]
+    return [RowScore(*place, value, rank) for place, value, rank in zip(places, nats, _ranks(nats), strict=True)]
+
+
+def _ranks(nats: list[float]) -> list[int]:
+    """1 for the least likely, of which what is no number comes first."""
+    order = sorted(range(len(nats)), key=lambda i: (not math.isnan(nats[i]), nats[i]))
+    ranks = dict(zip(order, range(1, len(order) + 1), strict=True))
+    return [ranks[i] for i in range(len(nats))]
 
 
 def _fitting(

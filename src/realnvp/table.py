@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from realnvp.checkpoint import last_state, read_run_config
-from realnvp.config import departures
+from realnvp.config import Config, departures
 from realnvp.environment import read_sittings
 from realnvp.evaluate import measured
 from realnvp.folders import numbered, read_json
@@ -15,12 +15,14 @@ OTHERS: dict[str, dict[str, str]] = {
     "imagenet32": {"PixelRNN": "3.86 (3.83)", "Conv DRAW": "< 4.40 (4.35)"},
     "imagenet64": {"PixelRNN": "3.63 (3.57)", "Conv DRAW": "< 4.10 (4.04)"},
 }
-EVALUATION = {
-    **dict.fromkeys(("num_images", "noise_draws", "step", "seed"), int),
+_FIELDS = {
+    **dict.fromkeys(("step", "seed"), int),
     **dict.fromkeys(("dataset", "split", "which", "standard_error_over"), str),
-    **dict.fromkeys(("bits_per_dim", "standard_error", "paper"), float | None),
+    "standard_error": float | None,
     "dataset_version": str | None,
 }
+_OF_IMAGES = {"num_images": int, "noise_draws": int, "bits_per_dim": float | None, "paper": float | None}
+_OF_ROWS = {"num_rows": int, "log_likelihood": float | None}
 COLUMNS = ("data set", "split", "images", "bits/dim", "the paper", "others", "departs in", "steps", "hardware", "command")
 
 
@@ -34,6 +36,8 @@ def table(runs: list[Path]) -> list[dict[str, Any]]:
 
 def _row(run: Path) -> dict[str, Any]:
     config = read_run_config(run)
+    if config.data.levels is None:
+        raise ValueError(f"{run}: is of a table of numbers; the paper's Table 1 has images only")
     result = current_evaluation(run)
     environment = read_sittings(run)[-1]
     state = last_state(run)
@@ -62,10 +66,21 @@ def _hardware(environment: dict[str, Any]) -> str:
     return f"{environment['processor']}, {environment['threads']} threads{processes}"
 
 
+def read_evaluation(run: Path) -> dict[str, Any]:
+    """What RUN/evaluation.json holds; ValueError if there is none, DamagedError if it makes no sense."""
+    fields = evaluation_fields(read_run_config(run))
+    return read_json(run / "evaluation.json", kind=dict, maker=f"realnvp evaluate {run}", fields=fields)
+
+
+def evaluation_fields(config: Config) -> dict[str, Any]:
+    """What an evaluation of such a run says, and of which type."""
+    return _FIELDS | (_OF_ROWS if config.data.levels is None else _OF_IMAGES)
+
+
 def current_evaluation(run: Path) -> dict[str, Any]:
-    """What RUN/evaluation.json holds; ValueError if it is not of the test split, or of another model than the run's by now."""
+    """The same; ValueError if it is not of the test split, or of another model than the run's by now."""
     path, maker = run / "evaluation.json", f"realnvp evaluate {run}"
-    result = read_json(path, kind=dict, maker=maker, fields=EVALUATION)
+    result = read_evaluation(run)
     if result["split"] != "test":
         raise ValueError(f"{path}: is of the {result['split']} split; {maker} takes the test split")
     which = "last" if result["which"] == "last" else "best"
@@ -82,7 +97,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         row["dataset"] + version,
         row["split"],
         str(row["num_images"]),
-        measured(row),
+        measured(row).removesuffix(" bits/dim"),
         "" if row["paper"] is None else f"{row['paper']:.2f}",
         others,
         ", ".join(row["departures"]),

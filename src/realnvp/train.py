@@ -24,22 +24,23 @@ from torch import Tensor
 from realnvp.averages import WeightAverage
 from realnvp.batches import Batches
 from realnvp.bijections import ActNorm, starting
-from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, lost_best, read_run_config, save_checkpoint, save_flow
+from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, lost_best, read_run_config, save_checkpoint, save_model
 from realnvp.config import MAY_CHANGE, Config, TrainConfig, differences, resolve, to_json, validate
 from realnvp.data import Splits, discard_prepared, prepare, quantize
 from realnvp.data.source import SPLITS
-from realnvp.device import pick_device
+from realnvp.device import has_bfloat16, pick_device
 from realnvp.environment import environment, read_sittings
 from realnvp.figures import data_beside_samples
 from realnvp.flow import Flow, images_at_once
 from realnvp.folders import DamagedError, keep_last, lock_folder, naming, numbered, sweep, write_file
-from realnvp.likelihood import BitsPerDim, evaluating, full_precision, in_bits_per_dim, log_probs, summarise
+from realnvp.likelihood import Summary, Unit, evaluating, full_precision, log_probs, summarise, unit_of
 from realnvp.memory import check_memory
-from realnvp.models import build, l2_penalty, matrices, recompute
+from realnvp.models import build, l2_penalty, matrices, recompute, standardise
 from realnvp.moments import averaging, restore_moments, stored_moments
 from realnvp.noise import Purpose
 from realnvp.nonfinite import first_nonfinite
 from realnvp.progress import progress
+from realnvp.trackers import check_tracker, end_tracker, log_curves, start_tracker
 
 clock = time.monotonic
 GRID = 36  # images of a grid of samples
@@ -78,6 +79,11 @@ class Run:
     step_seconds: float = 0.0
 
     @property
+    def unit(self) -> Unit:
+        """What log-densities are reported in."""
+        return unit_of(self.config)
+
+    @property
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
         train, state = self.config.train, self.state
@@ -106,7 +112,7 @@ def train(config: Config, run_dir: str | Path, *, device: str = "auto", init_fro
         _check_best(run)
         if not run.finished:
             _loop(run, stack.enter_context(_stop_signals()))
-        run.accelerator.end_training()
+        end_tracker(run.accelerator)
     return run.state
 
 
@@ -135,7 +141,7 @@ def _check_best(run: Run) -> None:
 
 
 def _loop(run: Run, stop: list[int]) -> None:
-    every, state = run.config.train, run.state
+    every, state, unit = run.config.train, run.state, run.unit
     began = time.monotonic() - state.seconds
     recent: list[float] = []  # losses since the last line of metrics.jsonl; nan for a skipped step
     ticked = time.monotonic()
@@ -153,12 +159,12 @@ def _loop(run: Run, stop: list[int]) -> None:
             recent.append(loss)
 
             if state.step % every.log_every == 0 or run.progress >= 1:
-                bits = in_bits_per_dim(-float(np.mean(recent)), run.splits.shape)
+                value = unit.of(-float(np.mean(recent)), run.splits.shape)
                 speed = len(recent) * every.batch_size / (time.monotonic() - ticked)
-                _log(
-                    run, {"train_bits_per_dim": bits, "gradient_norm": norm, "images_per_second": speed, "skipped": state.skipped}
-                )
-                report(state.step, f"{bits:.3f} bits/dim  {speed:.0f} images/s  {_best(state)}")
+                values = {f"train_{unit.key}": value, "gradient_norm": norm, f"{unit.things}_per_second": speed}
+                _log(run, values | {"skipped": state.skipped})
+                words = f"{value:.3f} {unit.words}  {speed:.0f} {unit.things}/s  {_best(state)}"
+                report(state.step, words, round(state.step / run.progress))
                 recent, ticked = [], time.monotonic()
             _conclude(run, stop, signum)
 
@@ -204,7 +210,9 @@ def _count_skipped(run: Run, loss: float, norm: float) -> None:
         images = run.batches.indices(run.state.step).tolist()
         where = first_nonfinite(run.flow, run.batches.at(run.state.step), l2=run.config.train.l2)
         found = f"loss {loss}, gradient norm {norm}, {where}"
-        raise TrainingFailed(f"step {run.state.step}: {found}, after {MAX_SKIPPED} such steps in a row; training images {images}")
+        raise TrainingFailed(
+            f"step {run.state.step}: {found}, after {MAX_SKIPPED} such steps in a row; training {run.unit.things} {images}"
+        )
 
 
 def _save(run: Run) -> None:
@@ -221,7 +229,7 @@ def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, i
     A step whose loss or gradient is not finite changes nothing: neither weights nor moments.
     """
     before, state, recipe = stored_moments(run.flow), run.state, run.config.train
-    low = recipe.precision == "bfloat16"
+    low = recipe.precision == "bfloat16" or (recipe.precision == "auto" and has_bfloat16(x.device))
     # The sum over images and D is large; Adam's eps and the clip are relative to nats an image (section 4.1).
     with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
         nats = -run.model(x).mean()
@@ -266,16 +274,19 @@ def _typical(typical: float, norm: float) -> float:
 def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path | None, stack: ExitStack) -> Run:
     """Everything that a training works with, as its last checkpoint says; the stack holds run_dir's lock."""
     place = pick_device(device)
-    accelerator = Accelerator(
-        cpu=place.type == "cpu",
-        mixed_precision="no",  # `train_step` casts: Accelerate would keep the first training's precision for all of the process
-        log_with=None if config.train.tracker == "none" else config.train.tracker,
-        project_dir=run_dir,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False),  # moments are those of the global batch
-            InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout)),
-        ],
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`log_with=")  # `check_tracker` says it
+        accelerator = Accelerator(
+            cpu=place.type == "cpu",
+            mixed_precision="no",  # `train_step` casts; Accelerate would keep a process' first precision
+            log_with=None if config.train.tracker == "none" else config.train.tracker,
+            project_dir=run_dir,
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False),  # moments are those of the global batch
+                InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout)),
+            ],
+        )
+    check_tracker(accelerator, config.train.tracker)
     if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
         raise ValueError(f"--device: {place}: the {os.environ['WORLD_SIZE']} processes cannot be joined on it")
     _check_claim(config, run_dir)
@@ -286,7 +297,7 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
         prepare(config.data, seed=config.seed, folder=run_dir / "data", verify=SPLITS)
     accelerator.wait_for_everyone()
     splits = prepare(config.data, seed=config.seed, folder=run_dir / "data")
-    config = resolve(config, splits.shape)
+    config = resolve(config, splits.shape, splits.columns)
     rank, processes = accelerator.process_index, accelerator.num_processes
     check_memory(config, place, processes=processes)
     batches = Batches(splits.train, config, device=accelerator.device, process=rank, processes=processes)
@@ -296,23 +307,31 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     flow = _initial_flow(config, None if begun else init_from)
     optimizers = _optimizers(flow, config.train, fused=accelerator.device.type in ("cpu", "cuda"))
     flow.to(accelerator.device)
-    if not begun and init_from is None and any(isinstance(module, ActNorm) for module in flow.modules()):
-        with starting(flow), torch.no_grad():
-            flow.log_prob(batches.at(0, Purpose.MOMENTS))
+    if not begun and init_from is None:
+        _start_from_data(flow, splits, batches)
     average = WeightAverage(flow, config.train.average)
     state, complaints = load_checkpoint(run_dir, flow=flow, optimizers=optimizers, average=average)
     if accelerator.is_main_process:
         for complaint in complaints:
             warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=2)
+    start_tracker(accelerator, config, run_dir, step=state.step)
+    if accelerator.is_main_process:
         _claim(config, run_dir, state, device=str(accelerator.device), processes=processes)
-    if config.train.tracker != "none":
-        options = {"tensorboard": {"purge_step": state.step + 1}} if config.train.tracker == "tensorboard" else {}
-        accelerator.init_trackers("curves", init_kwargs=options)
     with warnings.catch_warnings():  # torch 2.13 renames the option, to a name that older ones do not know
         warnings.filterwarnings("ignore", message=".*broadcast_buffers")
         model, *prepared = accelerator.prepare(flow, *optimizers)
     flow.train()
     return Run(config, run_dir, splits, batches, flow, model, prepared, average, accelerator, state)
+
+
+def _start_from_data(flow: Flow, splits: Splits, batches: Batches) -> None:
+    """Let the parts that can start from the data: of a table all of it, of images the first 128 or so."""
+    if len(splits.shape) == 1:
+        standardise(flow, splits.train[:])
+    elif any(isinstance(module, ActNorm) for module in flow.modules()):
+        first = range(-(-128 // batches.config.train.batch_size))
+        with starting(flow), torch.no_grad():
+            flow.log_prob(torch.cat([batches.at(i, Purpose.MOMENTS) for i in first]))
 
 
 def _optimizers(flow: Flow, recipe: TrainConfig, *, fused: bool) -> list[torch.optim.Optimizer]:
@@ -344,7 +363,8 @@ def _check_claim(config: Config, run_dir: Path) -> None:
     old = read_run_config(run_dir)
     if old.data.shape is None:
         raise DamagedError(f"{path}: data.shape is missing")
-    if changed := [name for name in differences(old, resolve(config, old.data.shape)) if name not in MAY_CHANGE]:
+    now = resolve(config, old.data.shape, old.data.columns)
+    if changed := [name for name in differences(old, now) if name not in MAY_CHANGE]:
         raise ValueError(f"{path}: this run was started with another {', '.join(changed)}; take another --run-dir")
 
 
@@ -369,7 +389,7 @@ def _place_of(line: str, path: Path) -> tuple[float, bool]:
         return math.inf, True
     try:
         entry = json.loads(line)
-        return float(entry["step"]), "validation_bits_per_dim" in entry
+        return float(entry["step"]), "validation_standard_error" in entry
     except (ValueError, KeyError, TypeError):
         raise DamagedError(f"{path}: not the metrics of a training") from None
 
@@ -390,55 +410,57 @@ def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
 
 
 def _evaluate(run: Run, stop: list[int]) -> None:
-    """Bits/dim on the validation split with moments re-estimated over training batches; writes the last and the best model.
+    """Bits/dim, or nats, on validation with moments re-estimated over training batches; writes the last and the best model.
 
     TrainingStopped if a signal comes before it has a result: then nothing has changed.
     """
     before = stored_moments(run.flow)
     try:
         with averaging(run.flow), full_precision(), torch.no_grad():
-            for step in range(run.config.train.moment_batches):
+            for step in range(run.config.train.moment_batches if before else 0):
                 _heed(run, stop)
                 run.flow.log_prob(run.batches.at(step, Purpose.MOMENTS))
         result = _validate(run, stop)
     except TrainingStopped:
         restore_moments(before)
         raise
-    state = run.state
-    better = math.isfinite(result.mean) and (state.best is None or result.mean < state.best)
+    state, unit = run.state, run.unit
+    better = math.isfinite(result.mean) and (state.best is None or unit.sign * result.mean > unit.sign * state.best)
     state.evaluations_since_best = 0 if better else state.evaluations_since_best + 1
     if result.nonfinite and run.accelerator.is_main_process:
-        warnings.warn(f"step {state.step}: {result.nonfinite} validation images have no finite log-density", stacklevel=2)
+        warnings.warn(f"step {state.step}: {result.nonfinite} validation {unit.things} have no finite log-density", stacklevel=2)
     if better:
         state.best, state.best_step = result.mean, state.step
+    measured = {f"validation_{unit.key}": result.mean, "validation_standard_error": result.standard_error}
     if run.accelerator.is_main_process:
-        facts = {"step": state.step, "validation_bits_per_dim": result.mean, "validation_standard_error": result.standard_error}
+        facts = {"step": state.step} | measured
         for which in ["last", "best"] if better else ["last"]:
-            save_flow(run.flow, run.run_dir / "model" / f"{which}-{state.step:09d}", facts=facts)
+            save_model(run.flow, run.run_dir / "model" / f"{which}-{state.step:09d}", facts=facts)
             keep_last(run.run_dir / "model", which, 1)
     restore_moments(before)
-    _log(run, {"validation_bits_per_dim": result.mean, "validation_standard_error": result.standard_error})
+    _log(run, measured)
 
 
-def _validate(run: Run, stop: list[int]) -> BitsPerDim:
+def _validate(run: Run, stop: list[int]) -> Summary:
     images, rank, processes = run.splits.validation, run.accelerator.process_index, run.accelerator.num_processes
     chosen = np.linspace(0, len(images) - 1, min(len(images), run.config.train.eval_images)).astype(int)
     nats = torch.zeros(len(images), dtype=torch.float64)
-    size = processes * min(64, images_at_once(run.splits.shape))
+    at_once = images_at_once(run.splits.shape)
+    size = processes * (at_once if run.splits.levels is None else min(64, at_once))
     for start in range(0, len(chosen), size):
         _heed(run, stop)
         if len(mine := chosen[start : start + size][rank::processes]):
-            nats[mine] = log_probs(run.flow, images[mine].transpose(0, 3, 1, 2), seed=run.config.seed, indices=mine.tolist())
+            nats[mine] = log_probs(run.flow, np.moveaxis(images[mine], -1, 1), seed=run.config.seed, indices=mine.tolist())
     total = run.accelerator.reduce(nats if processes == 1 else nats.to(run.accelerator.device), "sum")
     assert isinstance(total, Tensor)
     groups = (run.splits.groups or {}).get("validation")
-    bits = in_bits_per_dim(total.cpu()[chosen], run.splits.shape)
-    return summarise(bits, None if groups is None else np.array(groups)[chosen])
+    values = run.unit.of(total.cpu()[chosen], run.splits.shape)
+    return summarise(values, None if groups is None else np.array(groups)[chosen])
 
 
 def _write_samples(run: Run) -> None:
-    """A grid of data beside samples, from the same z each time, so that one sees it learn."""
-    if not run.accelerator.is_main_process:
+    """A grid of data beside samples, from the same z each time, so that one sees it learn; none of a table."""
+    if not run.accelerator.is_main_process or run.splits.levels is None:
         return
     with evaluating(run.flow):
         samples = quantize(run.flow.sample(GRID, seed=run.config.seed).nan_to_num(), levels=run.splits.levels)
@@ -453,8 +475,7 @@ def _log(run: Run, values: dict[str, float]) -> None:
         path = run.run_dir / "metrics.jsonl"
         with naming(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({k: v if math.isfinite(v) else None for k, v in entry.items()}) + "\n")
-    with naming(run.run_dir / "curves"):
-        run.accelerator.log(values, step=run.state.step)
+    log_curves(run.accelerator, run.run_dir, values, step=run.state.step)
 
 
 def _best(state: TrainState) -> str:

@@ -1,7 +1,7 @@
 """Invertible maps with a tractable log-determinant."""
 
-from realnvp.bijections.actnorm import ActNorm, starting
-from realnvp.bijections.base import Bijection, Chain
+from realnvp.bijections.actnorm import ActNorm
+from realnvp.bijections.base import Bijection, Chain, starting
 from realnvp.bijections.batchnorm import BatchNorm
 from realnvp.bijections.coupling import AdditiveCoupling, AffineCoupling
 from realnvp.bijections.logit import Logit

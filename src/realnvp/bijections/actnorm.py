@@ -1,7 +1,5 @@
 """A learned affine map of each channel that starts as the data's standardisation (Kingma & Dhariwal 2018, section 3.1)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import prod
 
 import torch
@@ -14,15 +12,15 @@ from realnvp.moments import EPS, batch_moments
 class ActNorm(Bijection):
     """z = (x - mean) exp(-log_scale) for each channel;  log_det = -H W sum over channels of log_scale.
 
-    Both are weights, so training, evaluation and inverse agree, whatever the batch. A fresh one is the identity; the first batch
-    within `starting` gives it its mean and scale. x is (B, C, ...).
+    Both are weights, so training, evaluation and inverse agree, whatever the batch. A fresh one is the identity; within
+    `starting` the first batch gives it its mean and scale, exp(2 log_scale) = var + eps. x is (B, C, ...).
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, eps: float = EPS) -> None:
         super().__init__()
+        self.eps = eps
         self.mean = nn.Parameter(torch.zeros(channels))
         self.log_scale = nn.Parameter(torch.zeros(channels))
-        self.starting = False
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.starting:
@@ -42,18 +40,6 @@ class ActNorm(Bijection):
     def _start(self, x: Tensor) -> None:
         mean, var = batch_moments(x)  # of the batch of all processes, so that these start alike
         self.mean.copy_(mean)
-        self.log_scale.copy_(0.5 * (var + EPS).log())
+        rounding = (4 * torch.finfo(mean.dtype).eps * mean).square()  # of a constant
+        self.log_scale.copy_(0.5 * torch.where(var > rounding, var + self.eps, 1).log())
         self.starting = False
-
-
-@contextmanager
-def starting(module: nn.Module) -> Iterator[None]:
-    """Within it, the first forward pass puts each ActNorm's mean and deviation to those of what it sees, layer after layer."""
-    layers = [child for child in module.modules() if isinstance(child, ActNorm)]
-    for layer in layers:
-        layer.starting = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.starting = False

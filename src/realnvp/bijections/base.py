@@ -1,8 +1,8 @@
 """The protocol that every bijection keeps, and composition."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 
 import torch
@@ -24,6 +24,9 @@ class Bijection(nn.Module, ABC):
 
     recompute = False
     """Whether a chain that trains keeps x alone of this part and computes the rest again for the gradient: `models.recompute`."""
+
+    starting = False
+    """Whether the next batch decides where this part starts: `starting`."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,6 +62,19 @@ class Chain(Bijection):
             assert isinstance(bijection, Bijection)
             z = bijection.inverse(z)
         return z
+
+
+@contextmanager
+def starting(module: nn.Module) -> Iterator[None]:
+    """Within it, the first forward pass lets each part that can, `ActNorm` and `Mixing`, start from what it sees."""
+    parts = [child for child in module.modules() if isinstance(child, Bijection)]
+    for part in parts:
+        part.starting = True
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.starting = False
 
 
 def _again(bijection: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

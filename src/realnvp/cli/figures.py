@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from realnvp.cli.commands import Device, Flag, Json, RunDir, Which, load
+from realnvp.cli.commands import Device, Flag, Json, RunDir, Which, beside, load
 from realnvp.cli.output import print_json
 
 
@@ -36,7 +36,8 @@ class Figures:
         from realnvp.figures import draw_figures
 
         flow, _ = load(self.run, self.device, which=self.which)
-        written = draw_figures(flow, self.run, only=self.only, seed=self.seed, out=self.out, arrays=self.arrays)
+        out = self.out or beside(self.run) / "figures"
+        written = draw_figures(flow, self.run, only=self.only, seed=self.seed, out=out, arrays=self.arrays)
         if self.json:
             print_json({"run": self.run, "seed": self.seed, "which": self.which, "files": [str(path) for path in written]})
         else:

@@ -12,6 +12,7 @@ from realnvp.cli import commands
 from realnvp.cli.figures import Figures
 from realnvp.cli.prepare import Prepare
 from realnvp.cli.results import Report, Table
+from realnvp.cli.share import Export, Share
 from realnvp.cli.train import Presets, train
 from realnvp.config import nearest
 
@@ -26,24 +27,28 @@ COMMANDS: dict[str, Any] = {
     "report": Report,
     "table": Table,
     "info": commands.Info,
+    "share": Share,
+    "export": Export,
     "presets": Presets,
 }
 
 USAGE = f"""usage: realnvp COMMAND ...        realnvp COMMAND --help        realnvp --version
 
-Exact probability models of images with Real NVP (Dinh, Sohl-Dickstein, Bengio, 2016).
+Exact probability models of images and tables with Real NVP (Dinh, Sohl-Dickstein, Bengio, 2016).
 
   presets    what can be trained: names, image sizes, parameters, the paper's bits/dim
   prepare    a data set's files, as published, to arrays that training reads
   train      train a flow, or go on with a training
-  evaluate   bits/dim on a split, with its standard error
-  sample     draw images
-  score      log-density of each of your image files, the least likely ranked first
+  evaluate   bits/dim (of a table: nats) on a split, with its standard error
+  sample     draw images or rows
+  score      log-density of each of your image files or rows, the least likely ranked first
   check      is it invertible, is its log-det right, are all values finite?
   figures    the paper's figures from one run: manifold, extrapolation, compression, latents, ...
   report     one HTML page of a run: results, figures with what to look for, configuration
   table      the paper's Table 1 with your runs beside it
   info       what a run directory holds
+  share      a folder to share from a run: weights, configuration, model card
+  export     log_prob, encode or decode as an ONNX file
   completion shell completion: realnvp completion bash|zsh
 
 Start:   realnvp train digits --run-dir runs/digits
@@ -113,7 +118,8 @@ def _one_line(error: Exception) -> str:
 
 
 def _install_line(module: str) -> str:
-    extras = {"accelerate": "train", "tensorboard": "train", "matplotlib": "figures", "lmdb": "lsun"}
+    extras = {"accelerate": "train", "tensorboard": "train", "matplotlib": "figures", "lmdb": "lsun", "pyarrow": "table"}
+    extras |= {"huggingface_hub": "hub", "onnx": "onnx", "onnxscript": "onnx"}
     extras |= dict.fromkeys(("PIL", "skimage", "sklearn"), "data")
     return f"pip install 'realnvp[{extras.get(module, 'all')}]'"
 

@@ -47,6 +47,7 @@ class Train:
             print_json(_dry_run(config))
             return 0
         from realnvp.device import keep_freed_memory, pick_device
+        from realnvp.likelihood import unit_of
         from realnvp.train import train as run_training
 
         pick_device(self.device)
@@ -57,7 +58,8 @@ class Train:
         if self.json:
             print_json(asdict(state) | {"run_dir": str(run_dir)})
         else:
-            best = "" if state.best is None else f"; best validation bits/dim {state.best:.3f} at step {state.best_step}"
+            words = unit_of(config).words
+            best = "" if state.best is None else f"; best validation {words} {state.best:.3f} at step {state.best_step}"
             print(
                 f"{run_dir}: finished, step {state.step}{best}. More steps: --train.max-steps N. Next: realnvp evaluate {run_dir}"
             )
@@ -104,7 +106,7 @@ def _dry_run(config: Config) -> dict[str, Any]:
     from realnvp.memory import count_parameters, training_memory
 
     found = find_data(config.data, seed=config.seed)
-    resolved = resolve(config, found.shape)
+    resolved = resolve(config, found.shape, found.columns)
     return {
         "config": json.loads(to_json(resolved)),
         "parameters": count_parameters(resolved),
@@ -144,6 +146,7 @@ class Presets:
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    scales = "" if row["levels"] is None else str(row["num_scales"] or "by size")
     size = "of your data" if row["shape"] is None else "{1}x{2}x{0}".format(*row["shape"])
     parameters = "" if row["parameters"] is None else thousands(row["parameters"])
-    return size, str(row["num_scales"] or "by size"), parameters, "" if row["paper"] is None else f"{row['paper']:.2f}"
+    return size, scales, parameters, "" if row["paper"] is None else f"{row['paper']:.2f}"

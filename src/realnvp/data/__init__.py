@@ -1,4 +1,4 @@
-"""Images to uint8 arrays: found, checked, prepared once, and memory-mapped from then on."""
+"""Images to uint8 arrays, tables to float64 ones: found, checked, prepared once, and memory-mapped from then on."""
 
 from realnvp.data.codecs import codec_bits_per_dim
 from realnvp.data.folder import find_split, image_files
@@ -8,6 +8,7 @@ from realnvp.data.prepare import discard_prepared, find_data, prepare, splits_of
 from realnvp.data.rows import Rows
 from realnvp.data.source import Part, array_part
 from realnvp.data.splits import Splits, open_splits
+from realnvp.data.table import find_rows, read_table
 
 __all__ = [
     "Part",
@@ -18,11 +19,13 @@ __all__ = [
     "dequantise",
     "discard_prepared",
     "find_data",
+    "find_rows",
     "find_split",
     "image_files",
     "open_splits",
     "prepare",
     "quantize",
     "read_image",
+    "read_table",
     "splits_of_run",
 ]

@@ -26,13 +26,13 @@ def scan(source: Path, *, levels: int) -> tuple[dict[str, Part], Shape]:
     if source.is_file() and source.suffix.lower() == ".npy":
         arrays = {"train": source}
     elif source.is_dir():
-        arrays = _splits({path.stem: path for path in source.glob("*.npy")}, source)
+        arrays = split_entries({path.stem: path for path in source.glob("*.npy")}, source)
     else:
         raise ValueError(f"{source}: {'neither a folder nor an .npy file' if source.exists() else 'no such file or folder'}")
     if arrays:
         shape = common_shape(list(arrays.values()), lambda path: _array(path, levels))
         return {split: array_part(_array(path, 256)) for split, path in arrays.items()}, shape
-    folders = _splits({path.name: path for path in source.iterdir() if path.is_dir()}, source) or {"train": source}
+    folders = split_entries({path.name: path for path in source.iterdir() if path.is_dir()}, source) or {"train": source}
     _warn_of_others(source, folders)
     files = {split: image_files(folder) for split, folder in folders.items()}
     shape = common_shape([path for split in files for path in files[split]], lambda path: _image(path, levels))
@@ -75,7 +75,7 @@ def walk(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def _splits(entries: dict[str, Path], source: Path) -> dict[str, Path]:
+def split_entries(entries: dict[str, Path], source: Path) -> dict[str, Path]:
     """Those entries of a folder that are named like a split; ValueError if there are some, but none for train."""
     found = {split: entries[name] for name, split in reversed(NAMES.items()) if name in entries}
     if found and "train" not in found:

@@ -1,10 +1,11 @@
-"""From whatever holds the images to a prepared folder: look first, complain, and only then write."""
+"""From whatever holds the data to a prepared folder: look first, complain, and only then write."""
 
 import io
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,8 +15,9 @@ from realnvp.config import Config, DataConfig
 from realnvp.data.digits import digits
 from realnvp.data.folder import scan
 from realnvp.data.photos import photos
-from realnvp.data.source import SPLITS, Part, Shape, Source, array_part, cut_off
+from realnvp.data.source import SPLITS, Part, Source, array_part, cut_off
 from realnvp.data.splits import DESCRIPTION, Splits, checksum, open_splits, read_description, sha256
+from realnvp.data.table import table
 from realnvp.folders import atomic_save, ours
 from realnvp.progress import progress
 
@@ -31,7 +33,7 @@ def find_data(config: DataConfig, *, seed: int) -> Source:
     if source.levels != config.levels:
         raise ValueError(f"data.levels: {source.name} has {source.levels} grey levels, not {config.levels}")
     if config.shape not in (None, source.shape):
-        raise ValueError(f"data.shape: the configuration says {config.shape}, the images are {source.shape}")
+        raise ValueError(f"data.shape: the configuration says {config.shape}, the data are {source.shape}")
     return source
 
 
@@ -72,21 +74,24 @@ def _find(config: DataConfig, seed: int) -> Source:
         if config.source:
             raise ValueError(f"data.source: {config.set} comes with its packages; only a prepared folder can replace it")
         return photos(seed=seed) if config.set == "photos" else digits(config.held_out, seed=seed)
+    if config.set == "table":
+        return table(config, seed=seed)
     if config.set != "images":
         command = f"realnvp prepare {config.set} --source {config.source or 'DOWNLOAD'} --out DIR"
         raise ValueError(f"data.source: {config.set} needs a prepared folder: {command}, then --data.source DIR")
     if not config.source:
         raise ValueError("data.source: images needs a folder of images of one size, an .npy file or a prepared folder")
+    assert config.levels is not None
     parts, shape = scan(Path(config.source).expanduser(), levels=config.levels)
     return Source(config.set, None, config.levels, shape, cut_off(parts, config.held_out, seed=seed))
 
 
 def _from_prepared(config: DataConfig, folder: Path, seed: int) -> Source:
     splits = open_splits(folder, held_out=config.held_out, seed=seed)
-    if config.set not in (splits.name, "images"):
+    if config.set not in (splits.name, "images") or (splits.levels is None) != (config.levels is None):
         raise ValueError(f"data.set: {folder} holds {splits.name}, not {config.set}")
     parts = {split: array_part(getattr(splits, split)) for split in SPLITS}
-    return Source(splits.name, splits.version, splits.levels, splits.shape, parts, splits.groups)
+    return Source(splits.name, splits.version, splits.levels, splits.shape, parts, splits.groups, columns=splits.columns)
 
 
 def _settings(config: DataConfig, seed: int) -> dict[str, Any]:
@@ -97,7 +102,7 @@ def _settings(config: DataConfig, seed: int) -> dict[str, Any]:
 def _check_settings(config: DataConfig, seed: int, folder: Path) -> None:
     with ours():
         recorded = read_description(folder)
-    now = _settings(config, seed) | ({"shape": [*config.shape]} if config.shape else {})
+    now = _settings(config, seed) | {name: [*wanted] for name in ("shape", "columns") if (wanted := getattr(config, name))}
     for name, value in now.items():
         if recorded[name] != value:
             field = {"name": "data.set", "seed": "seed"}.get(name, f"data.{name}")
@@ -114,11 +119,12 @@ def write_dataset(source: Source, about: dict[str, Any], folder: Path, *, keep: 
     for split, path in files.items():
         if not (keep and path.exists()):
             shape = source.train_shape if split == "train" and source.train_shape else source.shape
-            _save_part(source.parts[split], shape, path, keep=keep)
+            _save_part(source.parts[split], shape, path, real=source.levels is None, keep=keep)
     about = about | {
         "version": source.version,
         "levels": source.levels,
         "shape": source.shape,
+        "columns": source.columns,
         "train_shape": source.train_shape,
         "counts": source.counts,
         "groups": source.groups,
@@ -131,14 +137,15 @@ def write_dataset(source: Source, about: dict[str, Any], folder: Path, *, keep: 
     return about
 
 
-def _save_part(part: Part, shape: Shape, path: Path, *, keep: bool) -> None:
-    """One split as .npy, uint8 (N, H, W, C), written in blocks: memory stays bounded, and a full disk is an OSError."""
-    channels, height, width = shape
-    rows = max(1, min(BLOCK_IMAGES, BLOCK_BYTES // (channels * height * width)))
+def _save_part(part: Part, shape: Sequence[int], path: Path, *, real: bool, keep: bool) -> None:
+    """One split as .npy, uint8 (N, H, W, C) or float64 (N, D), in blocks: memory stays bounded, a full disk is an OSError."""
+    channels, *size = shape
+    each = math.prod(shape) * (8 if real else 1)
+    rows = max(1, min(BLOCK_IMAGES, BLOCK_BYTES // each))
     header = io.BytesIO()
-    description = {"descr": "|u1", "fortran_order": False, "shape": (part.count, height, width, channels)}
+    description = {"descr": "<f8" if real else "|u1", "fortran_order": False, "shape": (part.count, *size, channels)}
     np.lib.format.write_array_header_1_0(header, description)
-    begin, block = header.tell(), rows * channels * height * width
+    begin, block = header.tell(), rows * each
 
     def write(file: BinaryIO) -> None:
         # Each block is flushed before the next is begun, so all but the last are on the disk even after a loss of power.
@@ -155,17 +162,27 @@ def _save_part(part: Part, shape: Shape, path: Path, *, keep: bool) -> None:
                     os.fsync(file.fileno())
                 report(min(start + rows, part.count), "images")
 
-    atomic_save(path, write, size=begin + part.count * channels * height * width, keep=keep)
+    atomic_save(path, write, size=begin + part.count * each, keep=keep)
 
 
 def splits_of_run(run_dir: Path, config: Config, *, verify: Iterable[str] = ()) -> Splits:
     """The data that a run of this configuration was trained on; the checksums of the splits in `verify` are compared.
 
+    Sets that come with their packages are made anew, the same, where the run has none: for flows that are shared.
     ValueError if they are not there any more, DamagedError if the run's copy of them has changed.
     """
     if prepared := _prepared_source(config.data):
         return open_splits(prepared, held_out=config.data.held_out, seed=config.seed, verify=verify)
     if not (run_dir / "data").exists():
+        if config.data.set in ("photos", "digits") and not config.data.source:
+            return _in_memory(find_data(config.data, seed=config.seed))
         raise ValueError(f"{run_dir / 'data'}: the data that it was trained on are not there any more")
     with ours():
         return open_splits(run_dir / "data", verify=verify)
+
+
+def _in_memory(source: Source) -> Splits:
+    train, validation, test = (part.read(np.arange(part.count)) for part in (source.parts[split] for split in SPLITS))
+    return Splits(
+        source.name, source.version, source.levels, train, validation, test, groups=source.groups, comparable=source.comparable
+    )

@@ -1,9 +1,9 @@
-"""What a source of images holds, found before anything is written."""
+"""What a source of images or rows holds, found before anything is written."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
+Values = npt.NDArray[Any]
+"""Pixels, or a table's float64 rows."""
 Shape = tuple[int, int, int]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -21,10 +23,10 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Part:
-    """One split: so many images, and a way to read any of them, (n,) indices -> uint8 (n, H, W, C)."""
+    """One split: so many images (rows), and a way to read any of them, (n,) indices -> uint8 (n, H, W, C), float64 (n, D)."""
 
     count: int
-    read: Callable[[Indices], Pixels]
+    read: Callable[[Indices], Values]
 
     def take(self, indices: Indices) -> "Part":
         """The part with only these images, in this order."""
@@ -33,13 +35,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that could be prepared; its pixels are read only on demand."""
+    """A data set that could be prepared; its pixels are read only on demand. A table's levels are None: real numbers."""
 
     name: str
     version: str | None
-    levels: int
-    shape: Shape
-    """Channels, height, width."""
+    levels: int | None
+    shape: tuple[int, ...]
+    """Channels, height, width; of a table how many columns."""
     parts: dict[str, Part]
     """By name of the split: train, validation, test."""
     groups: dict[str, list[int]] | None = None
@@ -48,6 +50,8 @@ class Source:
     """Of the stored training images, where training cuts its images out of larger ones."""
     comparable: bool = True
     """Whether these are the images that the paper's number is about: its version of the set, and all of it."""
+    columns: tuple[str, ...] | None = None
+    """A table's, by name."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -55,8 +59,8 @@ class Source:
         return {split: part.count for split, part in self.parts.items()}
 
 
-def array_part(images: "Pixels | Rows") -> Part:
-    """A part that reads from an array, (N, H, W, C), which may be memory-mapped or a view of one."""
+def array_part(images: "Values | Rows") -> Part:
+    """A part that reads from an array, (N, H, W, C) or (N, D), which may be memory-mapped or a view of one."""
     return Part(len(images), lambda wanted: images[wanted])
 
 
@@ -93,7 +97,7 @@ def cut_rows(count: int, held_out: float, missing: Sequence[str], *, seed: int) 
     held = max(1, round(held_out * count))
     kept = count - held * len(missing)
     if kept < 1:
-        raise ValueError(f"data.source: too few training images ({count}) to cut off {' and '.join(missing)}")
+        raise ValueError(f"data.source: too few training images (rows), {count}, to cut off {' and '.join(missing)}")
     rest, *pieces = np.split(np.random.default_rng(seed).permutation(count), [kept, kept + held][: len(missing)])
     # Sorted, train is read in the order of the disk; the held out stay mixed, so that their first n are a sample.
     return {"train": np.sort(rest)} | dict(zip(missing, pieces, strict=True))

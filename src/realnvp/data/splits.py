@@ -1,4 +1,7 @@
-"""A prepared data set: memory-mapped train.npy, test.npy, perhaps validation.npy, and a dataset.json that describes them."""
+"""A prepared data set: memory-mapped train.npy, test.npy, perhaps validation.npy, and a dataset.json that describes them.
+
+Its levels are None where it is a table, of real numbers.
+"""
 
 import hashlib
 import json
@@ -11,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from realnvp.config import DataConfig
-from realnvp.data.rows import Images, Rows
-from realnvp.data.source import SPLITS, Pixels, Shape, cut_rows, reason
+from realnvp.data.rows import Rows
+from realnvp.data.source import SPLITS, Pixels, Values, cut_rows, reason
 from realnvp.folders import Fields, parse_json
 
 DESCRIPTION = "dataset.json"
@@ -23,7 +26,7 @@ _FIELDS: Fields = {
     "held_out": float | None,
     "seed": int,
     "comparable": bool,
-    "levels": int,
+    "levels": int | None,
     "shape": list,
     "train_shape": list | None,
     "counts": dict,
@@ -34,24 +37,26 @@ _FIELDS: Fields = {
 
 @dataclass(frozen=True)
 class Splits:
-    """The images of a data set, each split uint8 (N, H, W, C), memory-mapped and read-only, or a view of rows."""
+    """A data set, each split uint8 (N, H, W, C) or float64 (N, D), memory-mapped and read-only, or a view of rows."""
 
     name: str
     version: str | None
-    levels: int
-    train: Images
-    validation: Images
-    test: Images
+    levels: int | None
+    train: Values | Rows
+    validation: Values | Rows
+    test: Values | Rows
     groups: dict[str, list[int]] | None = None
     """By split: which photograph each image was cut from; standard errors are clustered by it."""
     comparable: bool = True
     """Whether these are the images that the paper's number is about."""
+    columns: tuple[str, ...] | None = None
+    """A table's, by name."""
 
     @property
-    def shape(self) -> Shape:
-        """Channels, height, width."""
-        _, height, width, channels = self.test.shape
-        return channels, height, width
+    def shape(self) -> tuple[int, ...]:
+        """Channels, height, width; of a table how many columns."""
+        _, *size, channels = self.test.shape
+        return channels, *size
 
 
 def open_splits(folder: Path, *, held_out: float = DataConfig.held_out, seed: int = 0, verify: Iterable[str] = ()) -> Splits:
@@ -62,25 +67,28 @@ def open_splits(folder: Path, *, held_out: float = DataConfig.held_out, seed: in
     """
     about = read_description(folder)
     present = [split for split in SPLITS if split != "validation" or split in about["counts"]]
-    stored: dict[str, Pixels] = {split: open_npy(folder / f"{split}.npy") for split in present}
+    stored: dict[str, Values] = {split: open_npy(folder / f"{split}.npy") for split in present}
     doubted = {split if split in stored else "train" for split in verify}
+    dtype = np.dtype(np.float64 if about["levels"] is None else np.uint8)
     for split, array in stored.items():
         channels, *size = about["train_shape"] if split == "train" and about["train_shape"] else about["shape"]
         path, expected = folder / f"{split}.npy", (about["counts"].get(split), *size, channels)
-        if array.shape != expected or array.dtype != np.uint8:
-            raise ValueError(f"{path}: {array.dtype} {array.shape}, but {DESCRIPTION} says uint8 {expected}")
+        if array.shape != expected or array.dtype != dtype:
+            raise ValueError(f"{path}: {array.dtype} {array.shape}, but {DESCRIPTION} says {dtype} {expected}")
         if split in doubted and sha256(path) != about["sha256"].get(path.name):
             raise ValueError(f"{path}: its checksum is not the one in {DESCRIPTION}")
-        check_levels(array, about["levels"], path=path)
-    arrays: dict[str, Images] = dict(stored)
-    train, (height, width) = stored["train"], about["shape"][1:]
+        if about["levels"] is not None:
+            check_levels(array, about["levels"], path=path)
+    arrays: dict[str, Values | Rows] = dict(stored)
+    train, size = stored["train"], about["shape"][1:]
     if "validation" not in stored:
         rows = cut_rows(len(train), held_out, ["validation"], seed=seed)
-        arrays |= {split: Rows(train, rows[split], (height, width)) for split in rows}
+        arrays |= {split: Rows(train, rows[split], size) for split in rows}
     elif about["train_shape"]:
-        arrays["train"] = Rows(train, np.arange(len(train)), (height, width))
+        arrays["train"] = Rows(train, np.arange(len(train)), size)
+    columns = about.get("columns")
     about = {name: about[name] for name in ("name", "version", "levels", "groups", "comparable")} | arrays
-    return Splits(**about)
+    return Splits(**about, columns=columns and tuple(columns))
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -88,8 +96,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     about = parse_json(path.read_bytes(), path, kind=dict, fields=_FIELDS)
     rules = {
-        "levels": 2 <= about["levels"] <= 256,
-        "shape": len(about["shape"]) == 3,
+        "levels": about["levels"] is None or 2 <= about["levels"] <= 256,
+        "shape": len(about["shape"]) == (1 if about["levels"] is None else 3),
+        "columns": _names(about.get("columns"), about["shape"]),
         "train_shape": about["train_shape"] is None or len(about["train_shape"]) == 3,
         "groups": all(_labels(labels, about["counts"].get(split)) for split, labels in (about["groups"] or {}).items()),
         "sha256": {*about["sha256"]} - {DESCRIPTION} == {f"{split}.npy" for split in about["counts"]},
@@ -109,6 +118,13 @@ def checksum(about: dict[str, Any]) -> str:
 
 def _labels(labels: Any, count: Any) -> bool:
     return isinstance(labels, list) and len(labels) == count and all(type(label) is int for label in labels)
+
+
+def _names(columns: Any, shape: list[int]) -> bool:
+    """Whether these are the names of a table's columns; images have none."""
+    if len(shape) == 3:
+        return columns is None
+    return isinstance(columns, list) and [len(columns)] == shape and all(isinstance(name, str) for name in columns)
 
 
 def open_npy(path: Path) -> npt.NDArray[Any]:

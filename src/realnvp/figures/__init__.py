@@ -1,6 +1,8 @@
 """Pictures. The only room that draws."""
 
-from realnvp.figures.grids import data_beside_samples, samples_only
-from realnvp.figures.paper import FIGURES, draw_figures
+from realnvp.figures.draw import IMAGES as FIGURES
+from realnvp.figures.draw import draw_figures, figures_of
+from realnvp.figures.grids import data_beside_samples, samples_only, save_png, side_by_side
+from realnvp.figures.plots import scatter
 
-__all__ = ["FIGURES", "data_beside_samples", "draw_figures", "samples_only"]
+__all__ = ["FIGURES", "data_beside_samples", "draw_figures", "figures_of", "samples_only", "save_png", "scatter", "side_by_side"]

@@ -1,7 +1,7 @@
 """Grids of images with few words on them, by Pillow."""
 
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +19,17 @@ GAP, RED, MARGIN = 2, 4, 8  # white between images, width of a red border, white
 DOTS_PER_INCH = 150
 
 
-def data_beside_samples(
-    path: Path, data: Pixels, samples: Pixels, *, levels: int, captions: tuple[str, str] = ("data", "samples")
-) -> None:
+def data_beside_samples(path: Path, data: Pixels, samples: Pixels, *, levels: int) -> None:
     """Write a PNG with images of the data on the left and samples of the model on the right (figure 5 of the paper).
 
     data, samples: uint8 (N, H, W, C).
     """
-    pairs = zip((data, samples), captions, strict=True)
-    save_png(path, beside([grid(images, levels=levels, title=caption) for images, caption in pairs]))
+    side_by_side(path, {"data": data, "samples": samples}, levels=levels)
+
+
+def side_by_side(path: Path, panels: Mapping[str, Pixels], *, levels: int) -> None:
+    """Write a PNG with a grid for each panel, under its caption; uint8 (N, H, W, C) each."""
+    save_png(path, beside([grid(images, levels=levels, title=caption) for caption, images in panels.items()]))
 
 
 def samples_only(path: Path, samples: Pixels, *, levels: int) -> None:

@@ -1,138 +1,21 @@
-"""The paper's figures, and those that show whether a density can be trusted, from one trained run."""
+"""The paper's figures, and those that show whether a density can be trusted, from one run of images."""
 
-import json
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from realnvp import latent
-from realnvp.config import Config, nearest
-from realnvp.data import Splits, dequantise, quantize, splits_of_run
+from realnvp.data import dequantise
 from realnvp.figures import plots
-from realnvp.figures.grids import Pixels, beside, grid, save_png, stacked
-from realnvp.flow import Flow
-from realnvp.folders import DamagedError, atomic_save
-from realnvp.likelihood import evaluating, in_bits_per_dim, log_probs
-from realnvp.noise import Purpose, generator, uniform
-from realnvp.progress import Report, progress
+from realnvp.figures.grids import Pixels, beside, stacked
+from realnvp.figures.subject import Array, Drawing, Subject, channels_first
+from realnvp.likelihood import in_bits_per_dim, log_probs
+from realnvp.noise import Purpose, uniform
 
-if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
-
-Array = NDArray[Any]
 TEMPERATURES = (0.6, 0.7, 0.8, 0.9, 1.0)
 EXAMINED = 256  # test images whose latents are looked at
 SAMPLED = 128  # samples, and as many test images, whose nearest training images are looked for
-
-
-class Drawing(NamedTuple):
-    """One picture, and what was drawn."""
-
-    name: str
-    picture: "Picture"
-    arrays: dict[str, Array]
-
-
-@dataclass
-class Subject:
-    """What is drawn: a flow in eval mode and the run it comes from; the seed decides all that is chosen or drawn at random."""
-
-    flow: Flow
-    config: Config
-    run: Path
-    seed: int
-    say: Callable[[str], None] = lambda words: None
-    """Told what is being done."""
-
-    @cached_property
-    def splits(self) -> Splits:
-        """The run's data."""
-        return splits_of_run(self.run, self.config)
-
-    def some(self, images: latent.Images, count: int) -> Pixels:
-        """So many of the images, (count, H, W, C), chosen by the seed; all where there are no more."""
-        rng = generator(self.seed, Purpose.CHOICE)
-        return np.array(images[np.sort(rng.choice(len(images), min(count, len(images)), replace=False))])
-
-    def encoded(self, images: Pixels) -> Tensor:
-        """z of images, (N, H, W, C), at the centres of their bins."""
-        return latent.encode(self.flow, latent.centres(_channels_first(images)), report=self.telling("encode", len(images)))
-
-    def pixels(self, x: Tensor) -> Pixels:
-        """(N, H, W, C), uint8, of x in data units; warns of images that are not finite, whose bad pixels become 0."""
-        if bad := int((~x.isfinite()).flatten(1).any(1).sum()):
-            warnings.warn(f"{bad} of {len(x)} decoded images are not finite", stacklevel=2)
-        return quantize(torch.nan_to_num(x), levels=self.config.data.levels).permute(0, 2, 3, 1).cpu().numpy()
-
-    def sampled(self, count: int, *, temperature: float = 1.0, factor: int = 1) -> Pixels:
-        """Samples, (N, H, W, C); of larger images fewer at a time, so that memory stays bounded."""
-        assert self.config.data.shape is not None
-        shape, chunk, parts = latent.extrapolated(self.config.data.shape, factor), max(1, 64 // factor**2), []
-        for first in range(0, count, chunk):
-            n = min(chunk, count - first)
-            parts.append(self.pixels(self.flow.sample(n, shape, temperature=temperature, seed=self.seed, first=first)))
-            self.say(f"{shape[1]}x{shape[2]} sample {first + n}/{count}")
-        return np.concatenate(parts)
-
-    def grid(self, images: Pixels, **words: Any) -> "Picture":
-        """A grid of images with the run's grey levels."""
-        return grid(images, levels=self.config.data.levels, **words)
-
-    def telling(self, words: str, total: int) -> Callable[[int], None]:
-        """A function that says how many are done."""
-        return lambda done: self.say(f"{words} {done}/{total}")
-
-
-def draw_figures(
-    flow: Flow, run: str | Path, *, only: Sequence[str] = (), seed: int = 0, out: Path | None = None, arrays: bool = False
-) -> list[Path]:
-    """The files written: figures of a trained run, all or those named in `only`, under RUN/figures or out.
-
-    arrays: also what was drawn, as NAME-ARRAY.npy. ValueError names an unknown figure, or what the run lacks.
-    """
-    names = _chosen(only)
-    assert flow.config is not None
-    subject, written, folder = Subject(flow, flow.config, Path(run), seed), [], Path(run, "figures") if out is None else out
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--out: {folder} is a file; name a folder")
-    with evaluating(flow), progress("figure", len(names)) as report:
-        for done, name in enumerate(names):
-            subject.say = partial(_say, report, done, name)
-            for drawing in FIGURES[name](subject):
-                written += _write(drawing, folder, arrays=arrays)
-        report(len(names))
-    return written
-
-
-def _say(report: Report, done: int, name: str, words: str) -> None:
-    report(done, f"{name}: {words}")
-
-
-def _chosen(only: Sequence[str]) -> list[str]:
-    if unknown := next((name for name in only if name not in FIGURES), None):
-        raise ValueError(f"--only: no figure {unknown!r}{nearest(unknown, FIGURES)}; there are {', '.join(FIGURES)}")
-    names = [name for name in FIGURES if name in only or not only]
-    if {"latents", "curves"} & {*names}:
-        import matplotlib  # noqa: F401  # a missing extra is told before anything is computed
-    return names
-
-
-def _write(drawing: Drawing, folder: Path, *, arrays: bool) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{drawing.name}.png"]
-    save_png(paths[0], drawing.picture)
-    for name, array in drawing.arrays.items() if arrays else ():
-        paths.append(folder / f"{drawing.name}-{name}.npy")
-        atomic_save(paths[-1], partial(np.save, arr=array))
-    return paths
 
 
 def samples(subject: Subject) -> Iterator[Drawing]:
@@ -187,7 +70,7 @@ def compression(subject: Subject) -> Iterator[Drawing]:
 def latents(subject: Subject) -> Iterator[Drawing]:
     """What one looks at to trust a density: z against N(0, 1), where it differs, extreme images, neighbours of samples."""
     images = subject.some(subject.splits.test, EXAMINED)
-    x = _channels_first(images)
+    x = channels_first(images)
     noise = uniform(x.shape[1:], subject.seed, Purpose.EVALUATE, indices=range(len(x)))
     z = latent.encode(subject.flow, dequantise(x, noise), report=subject.telling("encode", len(x))).cpu()
     scales = latent.by_scale(z, subject.config.model.num_scales or 1)
@@ -229,39 +112,10 @@ def _neighbours(subject: Subject) -> Iterator[Drawing]:
     yield Drawing("latents-distances", picture, {"samples": near, "test": usual})
 
 
-def curves(subject: Subject) -> Iterator[Drawing]:
-    """Bits/dim of train and validation over steps and over time, from metrics.jsonl."""
-    path = subject.run / "metrics.jsonl"
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    try:
-        entries = [json.loads(line) for line in lines]
-        train = _series(entries, bits="train_bits_per_dim")
-        validation = _series(entries, bits="validation_bits_per_dim", error="validation_standard_error")
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise DamagedError(f"{path}: not the metrics of a training") from None
-    if not len(train["bits"]) or not len(validation["bits"]):
-        raise ValueError(f"{path}: no bits/dim in it yet")
-    parts = {"train": train, "validation": validation}
-    arrays = {f"{split}-{key}": values for split, part in parts.items() for key, values in part.items()}
-    yield Drawing("curves", plots.curves(train, validation), arrays)
-
-
-def _series(entries: list[dict[str, Any]], **keys: str) -> dict[str, Array]:
-    """Step, seconds and these keys of the entries that have them all; values that were not finite are null there."""
-    keys |= {"step": "step", "seconds": "seconds"}
-    chosen = [entry for entry in entries if all(entry.get(key) is not None for key in keys.values())]
-    return {name: np.array([entry[key] for entry in chosen], float) for name, key in keys.items()}
-
-
-def _channels_first(images: Pixels) -> Tensor:
-    return torch.from_numpy(images.transpose(0, 3, 1, 2))
-
-
 FIGURES: dict[str, Callable[[Subject], Iterator[Drawing]]] = {
     "samples": samples,
     "manifold": manifold,
     "extrapolation": extrapolation,
     "compression": compression,
     "latents": latents,
-    "curves": curves,
 }

@@ -1,0 +1,78 @@
+"""How Sphinx makes the documentation: make docs."""
+
+import hashlib
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from docutils.nodes import SkipNode
+from docutils.utils.math.latex2mathml import tex2mathml
+
+import realnvp
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+
+project = "realnvp"
+author = "the authors of realnvp"
+version = release = realnvp.__version__
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.doctest", "sphinx_copybutton"]
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = f"realnvp {version}"
+html_show_copyright = False
+html_math_renderer = "mathml"
+html_static_path = ["_static"]
+html_css_files = ["style.css"]
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+# Docstrings are plain text with code in single backticks; signatures have the types.
+default_role = "literal"
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+toc_object_entries_show_parents = "hide"
+autodoc_default_options = {"members": True, "exclude-members": "forward, training"}
+python_use_unqualified_type_names = True
+
+# The tutorials are run, in a folder of their own; again only when their code or the library's has changed.
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(
+    ROOT / "build" / "tutorials" / hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()[:16]
+)
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
+nb_merge_streams = True
+os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]  # where the command realnvp is
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # flows this small gain nothing from more
+os.environ["COLUMNS"] = "100"
+
+doctest_global_setup = """
+import torch
+import realnvp
+torch.manual_seed(0)
+"""
+
+
+def plain_text(_app: Any, _what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
+    """Docstrings as they are meant: * and | are themselves, and what is indented keeps its lines."""
+    text = "\n".join(line if line.startswith(" ") else re.sub(r"[*|]", r"\\\g<0>", line) for line in lines)
+    lines[:] = re.sub(r":\n(?=  )", "::\n\n", text).split("\n")
+
+
+def mathml(translator: Any, node: Any) -> None:
+    """Formulas as browsers draw them: no script, no network."""
+    translator.body.append(tex2mathml(node.astext(), as_block="block" in type(node).__name__))
+    raise SkipNode
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
+    app.connect("autodoc-process-docstring", plain_text)

@@ -1,0 +1,70 @@
+"""realnvp share and realnvp export: a flow for others, and for other programs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from realnvp.cli.commands import Json, RunDir, Which, load, make_way
+from realnvp.cli.output import print_json
+
+
+@dataclass
+class Share:
+    """Make a folder to share from an evaluated run: weights, configuration, and a model card (README.md) to be completed by you.
+
+    Where the data came from on this machine is left out. `hf upload user/name DIR` puts the folder on the Hugging Face Hub.
+
+    Example: realnvp share runs/photos my-flow --licence mit
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="A run directory, evaluated before.")]
+    folder: Annotated[
+        Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help="The folder to write; an earlier one is replaced whole.")
+    ]
+    licence: str | None = None
+    """Of the weights, as the Hub names it: mit, cc-by-4.0, ..."""
+    json: Json = False
+
+    def __call__(self) -> int:
+        from realnvp.evaluate import measured
+        from realnvp.hub import share
+
+        facts = share(self.run, self.folder, licence=self.licence)
+        size = sum(path.stat().st_size for path in self.folder.iterdir())
+        if self.json:
+            print_json({"folder": str(self.folder), "bytes": size, "facts": facts})
+        else:
+            print(f"{self.folder}: {size / 1e6:.2f} MB, {measured(facts['evaluation'])} bits/dim; its card is README.md")
+        return 0
+
+
+@dataclass
+class Export:
+    """Write one function of a flow as an ONNX file, for images of the training's size, any number at once.
+
+    log_prob and encode take x = v + u, pixels with their noise; decode takes z and gives x. Nothing is rounded.
+
+    Example: realnvp export runs/photos --onnx log_prob.onnx
+    """
+
+    run: RunDir
+    onnx: Path
+    """The .onnx file to write."""
+    call: Literal["log_prob", "encode", "decode"] = "log_prob"
+    """Which function."""
+    which: Which = "best"
+    json: Json = False
+
+    def __call__(self) -> int:
+        from realnvp.export import export_onnx
+
+        make_way("--onnx", self.onnx)
+        flow, _ = load(self.run, "cpu", which=self.which)
+        export_onnx(flow, self.onnx, call=self.call)
+        if self.json:
+            print_json({"onnx": str(self.onnx), "call": self.call, "bytes": self.onnx.stat().st_size})
+        else:
+            print(f"{self.onnx}: {self.call}, {self.onnx.stat().st_size / 1e6:.2f} MB")
+        return 0

@@ -1,0 +1,78 @@
+"""A flow as a program of plain operations: torch.export, and ONNX for other runtimes."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from realnvp.bijections.base import like
+from realnvp.flow import Flow
+from realnvp.folders import atomic_save
+from realnvp.likelihood import evaluating
+
+Call = Literal["log_prob", "encode", "decode"]
+
+
+class _Function(nn.Module):
+    """One function of a flow as a module's forward, which is what torch exports."""
+
+    def __init__(self, flow: Flow, call: Call) -> None:
+        super().__init__()
+        self.flow, self.call = flow, call
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = getattr(self.flow, self.call)(x)
+        return out
+
+
+def export_program(
+    flow: Flow, shape: Sequence[int] | None = None, *, call: Call = "log_prob", dtype: torch.dtype | None = None
+) -> ExportedProgram:
+    """The flow's function as a graph of plain operations without gradients, in eval mode, for batches (B, *shape) with any B.
+
+    call: log_prob and encode take x in data units, for images v + u, so the noise is the caller's; decode takes z.
+    shape: of one x, the training's when not given. dtype: of x, the weights' when not given; float64 keeps float32 networks and
+    computes what lies between them in float64. ValueError if the shape does not fit.
+    """
+    if not flow.exact:
+        raise ValueError("a flow made by realnvp.fast cannot be exported: export the flow that it was made from")
+    if call not in ("log_prob", "encode", "decode"):
+        raise ValueError(f"call: must be 'log_prob', 'encode' or 'decode', got {call!r}")
+    if shape is None:
+        if flow.config is None or flow.config.data.shape is None:
+            raise ValueError("shape: this flow has no training shape, so give one")
+        shape = flow.config.data.shape
+    x = torch.zeros(2, *shape, dtype=dtype or like(flow).dtype, device=like(flow).device)  # 2: torch takes 1 for a constant
+    with evaluating(flow), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's, of itself
+        getattr(flow, call)(x)  # a shape that does not fit is told in our words
+        return torch.export.export(_Function(flow, call), (x,), dynamic_shapes=({0: Dim("batch")},))
+
+
+def export_onnx(
+    flow: Flow,
+    path: str | Path,
+    shape: Sequence[int] | None = None,
+    *,
+    call: Call = "log_prob",
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write the same function as an ONNX file: input x, output named as the call. Needs realnvp[onnx]."""
+    program = export_program(flow, shape, call=call, dtype=dtype)
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns of packages that nobody here needs
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = torch.onnx.export(program, dynamo=True, input_names=["x"], output_names=[call], verbose=False)
+    finally:
+        log.setLevel(level)
+    assert model is not None
+    content = model.model_proto.SerializeToString()
+    atomic_save(Path(path), lambda file: file.write(content), size=len(content))

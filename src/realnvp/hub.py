@@ -1,0 +1,63 @@
+"""To give a flow to others: a run as a folder with a card, and such a folder on the Hugging Face Hub."""
+
+import shlex
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from realnvp.checkpoint import load_model, save_flow
+from realnvp.environment import read_sittings
+from realnvp.flow import Flow
+from realnvp.folders import CARD, MANIFEST
+from realnvp.locate import CONFIG, FACTS, WEIGHTS, locate
+from realnvp.table import current_evaluation
+
+
+def share(run: str | Path, folder: str | Path, *, licence: str | None = None) -> dict[str, Any]:
+    """The facts of the folder written: the run's evaluated model, its evaluation, commands and environment, and a card.
+
+    data.source, a path of this machine, stays behind. licence: an identifier as the Hub has them, such as mit. ValueError if the
+    run was not evaluated on its test split, or if the folder holds anything but an earlier saved flow, which is replaced.
+    """
+    run = Path(run)
+    evaluation, sittings = current_evaluation(run), read_sittings(run)
+    flow, facts = load_model(run, "last" if evaluation["which"] == "last" else "best")
+    assert flow.config is not None
+    flow.config = replace(flow.config, data=replace(flow.config.data, source=None))
+    flags = f"--noise-draws {evaluation['noise_draws']} --seed {evaluation['seed']} --which {evaluation['which']}"
+    trained = dict.fromkeys(shlex.join(map(str, sitting["command"])) for sitting in sittings)
+    facts |= {
+        "evaluation": evaluation,
+        "commands": [*trained, f"realnvp evaluate {shlex.quote(str(run))} {flags}"],
+        "environment": {name: value for name, value in sittings[-1].items() if name != "command"},
+        "licence": licence,
+    }
+    save_flow(flow, folder, facts=facts)
+    return facts
+
+
+def push_to_hub(flow: Flow | str | Path, repo_id: str, *, private: bool = False, message: str = "Upload a flow") -> str:
+    """The address of the commit: puts a flow, or a folder that `share` or `save_flow` wrote, on the Hugging Face Hub.
+
+    repo_id: user/name, made if it is not there. Who you are is the Hub's own business: `hf auth login`, or HF_TOKEN.
+    `realnvp.load_flow(repo_id)` gets it back.
+    """
+    try:
+        from huggingface_hub import HfApi
+    except ModuleNotFoundError:
+        raise ValueError("huggingface_hub is not installed: pip install 'realnvp[hub]'") from None
+    api = HfApi()
+    with tempfile.TemporaryDirectory() as temporary:
+        if isinstance(flow, Flow):
+            folder = Path(temporary, repo_id.rpartition("/")[2] or "flow")
+            save_flow(flow, folder)
+        else:
+            folder = locate(flow)
+            load_model(folder)  # only what is whole
+            if not (folder / WEIGHTS).exists():
+                raise ValueError(f"{folder}: a run; realnvp share {folder} DIR makes the folder that goes to the Hub")
+        repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        files = [WEIGHTS, CONFIG, FACTS, MANIFEST, CARD]
+        done = api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=files, commit_message=message)
+    return str(done.commit_url)

@@ -1,0 +1,95 @@
+"""The package alone builds, loads, gives log_prob and samples; a missing package of an extra is told with its install line."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = {"pillow": "PIL", "scikit-image": "skimage", "scikit-learn": "sklearn"}  # where a package is not imported by its name
+MISSING = """
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *rest: None if name.partition(".")[0] in {modules} else find(name, *rest)
+"""
+CORE = """
+import sys, torch, realnvp
+flow = realnvp.build("digits").eval()
+x = flow.sample(2, seed=0)
+assert flow.log_prob(x).isfinite().all()
+assert (flow.decode(flow.encode(x.double())) - x).abs().max() < 1e-3
+assert realnvp.bits_per_dim(flow, realnvp.quantize(x, levels=17)).mean > 0
+realnvp.save_flow(flow, sys.argv[1] + "/saved")
+again = realnvp.load_flow(sys.argv[1] + "/saved")
+assert torch.equal(again.sample(2, seed=0), x)
+assert realnvp.fast(flow).log_prob(x).isfinite().all()
+"""
+# What needs each of the extras' packages, as a command line; RUN is a run, NEW a folder that is not there.
+NEEDS = {
+    "tyro": "presets",
+    "PIL": "score RUN NEW.png",
+    "skimage": "train photos --run-dir NEW",
+    "sklearn": "train digits --run-dir NEW",
+    "matplotlib": "figures RUN --only latents",
+    "lmdb": "prepare lsun-tower --source SOURCE --out NEW",
+    "accelerate": "train digits --run-dir NEW",
+    "tensorboard": "train digits --run-dir NEW",
+    "pyarrow": "train table --data.source SOURCE/x.parquet --run-dir NEW",
+    "huggingface_hub": "sample nobody/nothing --out NEW.png",
+    "onnxscript": "export RUN --onnx NEW.onnx",
+}
+
+
+def extras() -> dict[str, set[str]]:
+    """The modules that each extra for users brings, those of other extras in it included."""
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+    def modules(extra: str) -> set[str]:
+        names: set[str] = set()
+        for requirement in found[extra]:
+            inner = re.fullmatch(r"realnvp\[(.*)\]", requirement)
+            name = re.split(r"[^\w-]", requirement)[0]
+            names |= {*chain.from_iterable(map(modules, inner[1].split(",")))} if inner else {MODULES.get(name, name)}
+        return names
+
+    return {extra: modules(extra) for extra in found if extra not in ("dev", "docs")}
+
+
+def without(modules: Iterable[str], code: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    """Python where these modules are not installed."""
+    words = [sys.executable, "-c", MISSING.format(modules={*modules}) + code, *argv]
+    return subprocess.run(words, capture_output=True, text=True, timeout=120)
+
+
+def test_the_package_alone_builds_loads_and_samples(tmp_path: Path) -> None:
+    others = {module for modules in extras().values() for module in modules}
+    done = without(others | {"scipy", "pandas", "pytest"}, CORE, str(tmp_path))
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_package_of_an_extra_is_tried() -> None:
+    assert extras()["all"] == {*NEEDS, "rich"}  # tyro brings rich
+
+
+@pytest.mark.parametrize("module", NEEDS)
+def test_a_missing_package_is_told_with_its_install_line(module: str, run_dir: Path, tmp_path: Path) -> None:
+    for name in ("new.png", "source/x.parquet", "source/train/data.mdb", "source/val/data.mdb"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    words = (
+        NEEDS[module]
+        .replace("RUN", str(run_dir))
+        .replace("NEW", str(tmp_path / "new"))
+        .replace("SOURCE", str(tmp_path / "source"))
+    )
+    done = without([module], "from realnvp.cli import entry\nentry()", *words.split())
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "warning:" not in line]  # Accelerate has one on trackers
+    (extra,) = re.findall(r"pip install 'realnvp\[(\w+)\]'", line)
+    assert extra != "all"
+    assert module in extras()[extra], line

@@ -1,0 +1,212 @@
+"""What the modern presets add: parts that start from data, couplings at half the resolution, the recipe of training."""
+
+import dataclasses
+import math
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from flows import image_flow, moved, normal, pixels
+from test_training import assert_bit_equal, interrupt_at, with_train
+from torch import Tensor, nn
+
+import realnvp.train
+from realnvp.averages import WeightAverage
+from realnvp.bijections import (
+    ActNorm,
+    AffineCoupling,
+    Chain,
+    FactorOut,
+    Mixing,
+    Squeezed,
+    channelwise,
+    checkerboard,
+    starting,
+)
+from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
+from realnvp.checkpoint import load_flow
+from realnvp.config import PRESETS, Config, TrainConfig
+from realnvp.latent import compress, kept
+from realnvp.models import build, halves_coupling
+from realnvp.nets import ConvNet, KeptHalf
+from realnvp.prior import StandardNormal
+from realnvp.train import TrainingStopped, rate, train
+
+
+def modern(config: Config, **recipe: object) -> Config:
+    """The tiny training with the architecture and the recipe of the modern presets."""
+    model = dataclasses.replace(PRESETS["digits-modern"].model, width=8, num_couplings=2)
+    recipe = {"lr": 2e-3, "muon_lr": 0.02, "warmup": 3, "decay": 0.5, "average": 0.9, "clip": 1e4, "clip_factor": 3.0} | recipe
+    return with_train(dataclasses.replace(config, model=model), **recipe)
+
+
+def test_act_norm_starts_as_standardisation_and_mixing_as_whitening() -> None:
+    x = normal(50, 4, 3, 3) * torch.tensor([1.0, 5.0, 0.1, 2.0], dtype=torch.float64)[:, None, None] + 3
+    x[:, 1] += 4 * x[:, 0]
+    chain = Chain([ActNorm(4), Mixing(4)]).double().train()
+    with starting(chain):
+        first = chain(x)[0]
+    z = chain(x)[0]
+    assert torch.equal(first, z)
+    rows = z.transpose(0, 1).flatten(1)
+    assert rows.mean(1).abs().max() < 1e-9
+    assert (rows @ rows.T / rows.shape[1] - torch.eye(4)).abs().max() < 1e-3  # eps in both
+    before = {name: weight.clone() for name, weight in chain.named_parameters()}
+    with starting(chain):
+        chain(x)
+        chain(x * 7)  # only the first batch counts
+    chain(x * 9)
+    assert all(torch.allclose(weight, before[name], atol=1e-9) for name, weight in chain.named_parameters())
+
+
+def test_the_largest_axis_is_what_the_first_coupling_keeps() -> None:
+    x = normal(500, 2, 2, 2) * torch.tensor([0.5, 3.0], dtype=torch.float64)[:, None, None]
+    mixing = Mixing(2).double()
+    with starting(mixing):
+        mixing(x)
+    assert mixing.weight[0].abs().argmax() == 1  # channel 0 of z is the direction of the largest variance
+
+
+def test_mixing_is_not_low_precision_under_autocast() -> None:
+    mixing, x = Mixing(6), normal(3, 6, 2, 2).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        z, _ = mixing(x)
+    assert torch.equal(z, mixing(x)[0])
+    assert z.dtype == torch.float32
+
+
+class Conjugated(nn.Module):
+    """A network for a masked checkerboard coupling that computes what another does at half the resolution."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        packed = torch.cat([even_squares(x), odd_squares(x)], dim=1)
+        shift, raw = self.net(packed, mask).chunk(2, dim=1)
+        return torch.cat([from_squares(*half.chunk(2, dim=1)) for half in (shift, raw)], dim=1)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_packed_checkerboard_is_the_masked_one(flip: bool) -> None:
+    """Squeezed by colour, a channel-wise coupling is a checkerboard coupling: to the last bit the same map."""
+    net = KeptHalf(ConvNet(6, 8, 12, num_blocks=1), flip=flip)
+    packed = Squeezed(AffineCoupling(partial(channelwise, flip=flip), net), by_colour=True)
+    x = normal(2, 3, 4, 6)
+    moved(packed, x)
+    masked = AffineCoupling(partial(checkerboard, flip=not flip), Conjugated(net)).double()
+    masked.bound = packed.bijection.bound
+    z, log_det = packed(x)
+    assert torch.equal(masked(x)[0], z)
+    assert torch.allclose(masked(x)[1], log_det, atol=1e-12)
+
+
+def test_the_last_coupling_before_factoring_out_is_a_conditional_gaussian_prior() -> None:
+    """N(0, I) after it is N(m, exp(-l)) of the factored part given the rest: what Glow writes as a prior."""
+    model = PRESETS["digits-modern"].model
+    coupling, h = halves_coupling(model, 8, 6, flip=True), normal(3, 8, 2, 2)
+    moved(coupling, h)
+    factored, rest = h.chunk(2, dim=1)
+    shift, raw = (part[:, :4] for part in coupling.net(h, channelwise(h.shape, h.device, flip=True)).chunk(2, dim=1))
+    log_scale = coupling.bound * raw.tanh()
+    z, log_det = coupling(h)
+    assert torch.equal(z[:, 4:], rest)
+    prior = torch.distributions.Normal(-shift * torch.exp(-log_scale), torch.exp(-log_scale))
+    expected = prior.log_prob(factored).flatten(1).sum(1)
+    assert torch.allclose(StandardNormal().log_prob(z[:, :4]) + log_det, expected, atol=1e-9)
+
+
+def test_compression_resamples_what_was_factored_out_given_what_is_kept() -> None:
+    x = pixels(2, 3, 8, 8)
+    flow = moved(image_flow(3, 8, 8, 2, architecture="modern"), x)
+    z = flow(x)[0]
+    keep = kept(8, 8, num_scales=2, level=1)
+    assert keep.sum() == 32
+    again = compress(z, keep, StandardNormal(), seed=0, indices=[0, 1])
+    whole = flow.bijections[1]
+    inner = whole.bijections[1]
+    assert isinstance(inner, FactorOut)
+    back, first = (odd_squares(inner.inverse(latent)) for latent in (again, z))
+    assert torch.equal(back, first)  # what goes on to coarser scales is as it was
+    assert not torch.allclose(flow.inverse(again), flow.inverse(z))
+
+
+def test_rate_rises_stays_and_falls_to_zero() -> None:
+    recipe = TrainConfig(max_steps=100, warmup=9, decay=0.5)
+    rates = [rate(recipe, step, step / 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9:51] == pytest.approx([1.0] * 42)
+    assert rates[75] == pytest.approx(0.5)
+    assert rates[50:] == sorted(rates[50:], reverse=True)
+    assert rate(recipe, 100, 1.0) == 0
+    assert {rate(TrainConfig(), step, step / 100) for step in range(100)} == {1.0}  # the paper's, to the bit
+
+
+def test_weight_average_of_a_known_sequence() -> None:
+    layer = nn.Linear(1, 1, bias=False).double()
+    average = WeightAverage(layer, 0.75)
+    expected = layer.weight.item()
+    for step in range(1, 60):
+        with torch.no_grad():
+            layer.weight.fill_(step)
+        average.update(step)
+        decay = min(0.75, step / (step + 9))
+        expected = decay * expected + (1 - decay) * step
+    with average.used():
+        assert layer.weight.item() == pytest.approx(expected, abs=1e-12)
+    assert layer.weight.item() == 59
+
+
+def test_modern_training_stopped_and_resumed_is_bit_equal(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = modern(tiny)
+    train(config, tmp_path / "whole", device="cpu")
+    interrupt_at(monkeypatch, {0, 5, 9}, signal.SIGTERM)
+    for _ in range(3):
+        with pytest.raises(TrainingStopped):
+            train(config, tmp_path / "parts", device="cpu")
+    train(config, tmp_path / "parts", device="cpu")
+    assert_bit_equal(tmp_path / "parts", tmp_path / "whole")
+    flows = [load_flow(tmp_path / name).state_dict() for name in ("parts", "whole")]
+    assert all(torch.equal(flows[0][name], flows[1][name]) for name in flows[0])
+
+
+def test_a_model_holds_the_average_and_a_checkpoint_the_weights(tiny: Config, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(modern(tiny, average=0.5), run, device="cpu")
+    from test_training import final_tensors
+
+    saved, model = final_tensors(run), load_flow(run, "last").state_dict()
+    assert all(torch.equal(model[name], saved[f"average.{name}"]) for name in model)
+    assert not all(torch.equal(model[name], saved[f"flow.{name}"]) for name in model)
+
+
+def test_a_budget_in_minutes_counts_training_over_all_sittings(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(realnvp.train, "clock", lambda: float(next(ticks)))  # each step takes one second
+    config = modern(tiny, max_minutes=0.1, max_steps=1000)
+    interrupt_at(monkeypatch, {3}, signal.SIGTERM)
+    with pytest.raises(TrainingStopped):
+        train(config, tmp_path / "run", device="cpu")
+    state = train(config, tmp_path / "run", device="cpu")
+    assert state.training_seconds == pytest.approx(6)
+    assert state.step in (7, 8)  # a step knows of those before it; the sitting's last second is lost
+    assert load_flow(tmp_path / "run", "last")
+
+
+def test_modern_presets_halve_to_four_pixels() -> None:
+    for name, config in PRESETS.items():
+        if name.endswith("-modern") and config.data.shape:
+            with torch.device("meta"):
+                assert build(config).config is not None
+            assert config.model.num_scales == round(math.log2(config.data.shape[-1])) - 2
+
+
+def test_odd_images_are_refused_by_the_field() -> None:
+    config = PRESETS["images-modern"]
+    with pytest.raises(ValueError, match=r"images of 7x7: 1 scales .* divisible by 2 \(model.num_scales\)"):
+        build(dataclasses.replace(config, data=dataclasses.replace(config.data, shape=(1, 7, 7))))

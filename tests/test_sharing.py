@@ -1,0 +1,348 @@
+"""Flows for others: the folder with its card, the flows inside the package, the Hugging Face Hub (a stand-in on this machine)."""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from local_hub import local_hub
+
+import realnvp
+from realnvp.card import card
+from realnvp.checkpoint import load_model
+from realnvp.cli.main import run
+from realnvp.config import Config, read_config
+from realnvp.data import find_data
+from realnvp.folders import DamagedError
+from realnvp.hub import push_to_hub, share
+from realnvp.locate import SHIPPED, locate, shipped
+
+Out = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def evaluated(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the finished training, evaluated on its test split. Only read it."""
+    copy = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(run_dir, copy)
+    assert run(["evaluate", str(copy), "--noise-draws", "2"]) == 0
+    return copy
+
+
+def weights_of(flow: realnvp.Flow) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in flow.state_dict().items()}
+
+
+def same(a: realnvp.Flow, b: realnvp.Flow) -> bool:
+    old, new = weights_of(a), weights_of(b)
+    return old.keys() == new.keys() and all(torch.equal(old[name], new[name]) for name in old)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_share_takes_what_is_known_of_a_run(evaluated: Path, tmp_path: Path, capsys: Out) -> None:
+    folder = tmp_path / "my-flow"
+    assert run(["share", str(evaluated), str(folder), "--licence", "cc-by-4.0"]) == 0
+    result = json.loads((evaluated / "evaluation.json").read_text())
+    assert f"{result['bits_per_dim']:.3f} +- {result['standard_error']:.3f}" in capsys.readouterr().out
+    assert {path.name for path in folder.iterdir()} == {
+        *("model.safetensors", "config.json", "facts.json", "manifest.json", "README.md")
+    }
+    flow, facts = load_model(folder)
+    assert same(flow, realnvp.load_flow(evaluated))
+    assert facts["evaluation"] == result
+    assert facts["commands"][-1] == f"realnvp evaluate {evaluated} --noise-draws 2 --seed 0 --which best"
+    assert facts["environment"]["versions"]["torch"]
+    text = (folder / "README.md").read_text()
+    assert f"{result['bits_per_dim']:.3f} +- {result['standard_error']:.3f}" in text
+    assert all(f"    {command}\n" in text for command in facts["commands"])
+    assert "scikit-learn load\\_digits" in text
+    assert "## Intended use" in text
+    data = ModelCard(text).data
+    assert (data.license, data.library_name) == ("cc-by-4.0", "realnvp")
+    [entry] = data.eval_results
+    assert (entry.dataset_name, entry.dataset_split, entry.metric_type) == ("digits", "test", "bits_per_dim")
+    assert entry.metric_value == pytest.approx(result["bits_per_dim"], abs=1e-4)
+    assert run(["info", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["facts"] == facts
+
+
+def test_share_leaves_paths_of_this_machine_behind(evaluated: Path, tmp_path: Path) -> None:
+    config = read_config(evaluated / "config.json")
+    flow, facts = load_model(evaluated)
+    flow.config = dataclasses.replace(config, data=dataclasses.replace(config.data, source="/home/me/secret"))
+    shutil.copytree(evaluated, tmp_path / "run")
+    [best] = (tmp_path / "run" / "model").glob("best-*")
+    realnvp.save_flow(flow, best, facts=facts)
+    share(tmp_path / "run", tmp_path / "flow")
+    assert all(b"secret" not in content for content in files(tmp_path / "flow").values())
+
+
+def test_share_is_of_the_model_that_was_evaluated(evaluated: Path, tmp_path: Path, capsys: Out) -> None:
+    copy = shutil.copytree(evaluated, tmp_path / "run")
+    [best], [last] = ((copy / "model").glob(f"{which}-*") for which in ("best", "last"))
+    flow = realnvp.load_flow(copy)
+    with torch.no_grad():
+        next(flow.parameters()).add_(1)
+    realnvp.save_flow(flow, last, facts=json.loads((last / "facts.json").read_text()))
+    assert run(["evaluate", str(copy), "--which", "last"]) == 0
+    share(copy, tmp_path / "flow")
+    assert same(realnvp.load_flow(tmp_path / "flow"), flow)
+    assert not same(realnvp.load_flow(best), flow)
+    assert run(["evaluate", str(copy), "--split", "validation"]) == 0
+    capsys.readouterr()
+    assert run(["share", str(copy), str(tmp_path / "other")]) == 2
+    assert "is of the validation split" in capsys.readouterr().err
+
+
+def test_share_replaces_a_saved_flow_and_nothing_else(evaluated: Path, tmp_path: Path, capsys: Out) -> None:
+    share(evaluated, tmp_path / "flow")
+    share(evaluated, tmp_path / "flow", licence="mit")
+    assert load_model(tmp_path / "flow")[1]["licence"] == "mit"
+    (tmp_path / "flow" / ".git").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    copy = shutil.copytree(evaluated, tmp_path / "run")
+    before = files(tmp_path)
+    [checkpoint, *_] = (copy / "checkpoints").iterdir()
+    for target in (tmp_path / "flow", tmp_path / "notes.txt", tmp_path / "empty", copy, checkpoint, copy / "data"):
+        assert run(["share", str(evaluated), str(target)]) == 2
+        assert f"{target}: exists" in capsys.readouterr().err
+    assert files(tmp_path) == before
+
+
+def test_people_may_edit_a_card(evaluated: Path, tmp_path: Path) -> None:
+    share(evaluated, tmp_path / "flow")
+    for text in ("# Mine", None):
+        (tmp_path / "flow" / "README.md").unlink() if text is None else (tmp_path / "flow" / "README.md").write_text(text)
+        realnvp.load_flow(tmp_path / "flow")
+
+
+HOSTILE = "x|y`<script>alert(1)</script>**\n---\nlicense: evil\n# [a](http://b) \x00\u202e\u2028\\|"
+
+
+def test_no_name_breaks_out_of_a_card(tiny: Config) -> None:
+    evaluation = {"bits_per_dim": 2.5, "standard_error": 0.1, "dataset": HOSTILE, "dataset_version": HOSTILE, "split": HOSTILE}
+    environment = {"versions": {HOSTILE: HOSTILE}}
+    facts = {"evaluation": evaluation, "commands": [HOSTILE], "licence": HOSTILE, "environment": environment, "step": HOSTILE}
+    text = card(HOSTILE, tiny, facts, parameters=3)
+    data = ModelCard(text).data
+    seen = "x|y`<script>alert(1)</script>** --- license: evil # [a](http://b) \\|"
+    assert data.license == data.eval_results[0].dataset_name == data.model_name == seen
+    plain = card("name", tiny, {"evaluation": {"bits_per_dim": 2.5}, "commands": ["x"], "licence": "y", "step": 1}, parameters=3)
+    assert [line for line in text.splitlines() if line.startswith("#")][1:] == [
+        line for line in plain.splitlines() if line.startswith("#")
+    ][1:]
+    assert text.splitlines().count("---") == 2
+    body = text.split("---\n", 2)[2]
+    in_code = [line for line in body.splitlines() if line.startswith("    ")]
+    rest = [line for line in body.splitlines() if not line.startswith("    ")]
+    assert len(in_code) == 4
+    assert not any("<script>" in line or "**\n" in line for line in rest)
+    assert all(line.replace("\\\\", "").replace("\\|", "").count("|") == 3 for line in rest if line.startswith("|"))
+
+
+@pytest.mark.parametrize("bits", [math.nan, math.inf, None])
+def test_a_card_of_a_failed_flow_says_so(tiny: Config, bits: float | None) -> None:
+    text = card("x", tiny, {"evaluation": {"bits_per_dim": bits, "standard_error": bits}}, parameters=1)
+    assert "not finite" in text
+    assert ModelCard(text).data.eval_results is None
+
+
+def test_the_least_card(tmp_path: Path) -> None:
+    """Of a flow of nothing but weights, and of one of vectors."""
+    for flow in (realnvp.build("digits"), realnvp.vector_flow(3)):
+        realnvp.save_flow(flow, tmp_path / "flow")
+        text = (tmp_path / "flow" / "README.md").read_text()
+        assert text.startswith("---\nlibrary_name: realnvp\n")
+        assert "licence | not stated" in text
+        assert "bits/dim" not in text
+        assert ("image-generation" in text) == (flow.config.data.set == "digits")
+    assert "| columns | 3 |" in text
+
+
+# The flows inside the package.
+
+
+def test_shipped_flows_are_small() -> None:
+    assert shipped() == ["digits-small", "photos-small"]
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*")) < 4e6
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_the_bits_per_dim_that_a_shipped_flow_records(name: str) -> None:
+    flow, facts = load_model(name)
+    config, recorded = flow.config, facts["evaluation"]
+    assert config is not None
+    source = find_data(config.data, seed=config.seed)
+    assert (source.name, source.version) == (recorded["dataset"], recorded["dataset_version"])
+    part = source.parts["test"]
+    images = part.read(torch.arange(part.count).numpy()).transpose(0, 3, 1, 2)
+    measured = realnvp.bits_per_dim(flow, images, seed=recorded["seed"], groups=(source.groups or {}).get("test"))
+    # One draw of the noise instead of the recorded ones: what that changes is a thousandth of a standard error, or two.
+    assert measured.mean == pytest.approx(recorded["bits_per_dim"], abs=3e-3)
+    assert measured.standard_error == pytest.approx(recorded["standard_error"], rel=0.05)
+    text = (SHIPPED / name / "README.md").read_text()
+    assert f"**{recorded['bits_per_dim']:.3f} +- {recorded['standard_error']:.3f}**" in text
+    assert f"    {facts['commands'][0]}\n" in text
+    assert facts["commands"][0].startswith(f"realnvp train {config.name} --run-dir runs/{name} ")
+    assert ModelCard(text).data.license == "mit"
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_commands_take_a_shipped_flow(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["sample", name, "-n", "4"]) == 0
+    assert capsys.readouterr().out == "samples.png: 4 samples\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.png"]
+    assert run(["info", name]) == 0
+    assert "realnvp train" in capsys.readouterr().out
+    if name == "digits-small":
+        from PIL import Image
+
+        Image.new("L", (8, 8)).save("black.png")
+        assert run(["score", name, "black.png"]) == 0
+        assert run(["check", name]) == 0
+        assert "checks passed" in capsys.readouterr().out
+        assert run(["evaluate", name, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["num_images"] == 180
+        assert {path.name for path in tmp_path.iterdir()} == {"samples.png", "black.png"}
+
+
+def test_a_path_comes_first(evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert locate("digits-small") == SHIPPED / "digits-small"
+    share(evaluated, "digits-small")
+    assert locate("digits-small") == Path("digits-small")
+    assert same(realnvp.load_flow("digits-small"), realnvp.load_flow(evaluated))
+
+
+# The Hub.
+
+
+@pytest.fixture
+def without_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where huggingface_hub is not installed."""
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+
+
+@pytest.mark.usefixtures("without_hub")
+def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["sample", "user/name"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("realnvp: error: user/name: no such run directory or saved flow, and no shipped flow")
+    assert line.endswith("pip install 'realnvp[hub]'")
+    with pytest.raises(ValueError, match=r"pip install 'realnvp\[hub\]'"):
+        push_to_hub("digits-small", "user/name")
+    realnvp.save_flow(realnvp.load_flow("digits-small"), "mine")
+    realnvp.load_flow("mine")
+
+
+@pytest.mark.usefixtures("without_hub")
+@pytest.mark.parametrize("name", ["runs/mine", "../mine", "/mine", "mine", "a/b/c", "user/", "./user/name", "user/na me", ""])
+def test_a_mistyped_path_is_not_looked_for_on_the_hub(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"no such run directory or saved flow|neither a run") as caught:
+        realnvp.load_flow(name)
+    assert "hub" not in str(caught.value).lower()
+
+
+def test_the_nearest_shipped_flow_is_named() -> None:
+    with pytest.raises(ValueError, match=r"did you mean 'photos-small'\?\): digits-small, photos-small"):
+        realnvp.load_flow("photo-small")
+
+
+def python(code: str, address: str, home: Path) -> "subprocess.CompletedProcess[str]":
+    """Runs it with the Hub at this address and its cache in this folder; nothing else is asked."""
+    given = {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_TOKEN": "hf_none", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=os.environ | given, cwd=home, capture_output=True, text=True, timeout=120)
+
+
+LOAD = """
+import sys, realnvp.cli.main
+sys.exit(realnvp.cli.main.run(["sample", "someone/flow", "-n", "2", "--out", "s.npy", "--json"]))
+"""
+
+
+def test_to_the_hub_and_back(evaluated: Path, tmp_path: Path) -> None:
+    """By way of a server of our own: what is pushed, what is asked for, and what is refused."""
+    home = tmp_path / "home"
+    home.mkdir()
+    share(evaluated, tmp_path / "mine")
+    (tmp_path / "mine" / "private.txt").write_text("not for others")
+    with local_hub(repos := {}) as (address, asked):
+        push = f"from realnvp.hub import push_to_hub; print(push_to_hub({str(tmp_path / 'mine')!r}, 'someone/flow'))"
+        done = python(push, address, home)
+        assert done.stdout == f"{address}/someone/flow/commit/0123456789abcdef0123456789abcdef01234567\n", done.stderr
+        assert repos["someone/flow"] == {k: v for k, v in files(tmp_path / "mine").items() if k != "private.txt"}
+
+        repos["someone/flow"] |= {"README.md": b"edited on the Hub", "model.pkl": b"cos\nsystem\n", "code.py": b"evil"}
+        asked.clear()
+        code = "import realnvp; realnvp.save_flow(realnvp.load_flow('someone/flow'), 'got')"
+        done = python(code, address, home)
+        assert done.returncode == 0, done.stderr
+        assert same(realnvp.load_flow(home / "got"), realnvp.load_flow(evaluated))
+        taken = {line.rpartition("/")[2] for line in asked if "/resolve/" in line}
+        assert taken == {"model.safetensors", "config.json", "facts.json", "manifest.json"}
+        assert not any(line.startswith("POST") for line in asked)
+
+        code = "import realnvp; from realnvp.hub import push_to_hub; push_to_hub(realnvp.build('digits'), 'someone/fresh')"
+        done = python(code, address, home)
+        assert done.returncode == 0, done.stderr
+        assert b"# fresh\n" in repos["someone/fresh"]["README.md"]
+
+    done = python(LOAD, address, home)  # the Hub is gone; the cache is there
+    assert (done.returncode, (home / "s.npy").exists()) == (0, True), done.stderr
+    shutil.rmtree(home / "hub")
+    done = python(LOAD, address, home)
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith("realnvp: error: someone/flow: no such run directory or saved flow, and no shipped flow")
+    assert "Hugging Face Hub" in line
+
+
+def test_what_the_hub_gives_is_not_trusted(evaluated: Path, tmp_path: Path) -> None:
+    share(evaluated, tmp_path / "mine")
+    good = files(tmp_path / "mine")
+    changed = bytearray(good["model.safetensors"])
+    changed[len(changed) // 2] ^= 1
+    cases: dict[str, tuple[dict[str, bytes], int, str]] = {
+        "changed": (good | {"model.safetensors": bytes(changed)}, 1, "model.safetensors: damaged"),
+        "another": ({"config.json": b"{}", "pytorch_model.bin": b"pickle"}, 2, "someone/flow: no flow of realnvp"),
+        "none": ({}, 2, "Not Found"),
+    }
+    for name, (content, code, words) in cases.items():
+        home = tmp_path / name
+        home.mkdir()
+        with local_hub({"someone/flow": content} if content else {}) as (address, asked):
+            done = python(LOAD, address, home)
+        assert (done.returncode, done.stdout) == (code, ""), done.stderr
+        assert words in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr
+        assert not any("pytorch_model" in line for line in asked)
+
+
+def test_a_run_is_not_pushed_whole(evaluated: Path) -> None:
+    with pytest.raises(ValueError, match="realnvp share"):
+        push_to_hub(evaluated, "someone/flow")
+    with pytest.raises(ValueError, match="no such run"):
+        push_to_hub("nowhere", "someone/flow")
+
+
+def test_a_damaged_folder_is_not_pushed(evaluated: Path, tmp_path: Path) -> None:
+    share(evaluated, tmp_path / "mine")
+    (tmp_path / "mine" / "facts.json").write_text("{}")
+    with pytest.raises(DamagedError, match=r"facts\.json"):
+        push_to_hub(tmp_path / "mine", "someone/flow")
