@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import realnvp
+from tests.mutants import MUTANTS
 
 ROOT = Path(__file__).parents[1]
 TUTORIALS = {*(ROOT / "docs" / "tutorials").glob("*.md")}  # make docs runs them
@@ -35,6 +36,11 @@ def test_line_numbers_of_the_paper_map() -> None:
     lines = runpy.run_path(str(ROOT / "docs" / "lines.py"))
     text = (ROOT / "docs" / "paper_map.md").read_text()
     assert lines["renumbered"](text) == text, "run: make lines"
+
+
+def test_every_mutant_can_be_planted() -> None:
+    for mutant in MUTANTS:
+        assert mutant.old in (ROOT / "src" / "realnvp" / mutant.file).read_text(), mutant
 
 
 def test_every_module_is_in_the_file_map() -> None:

@@ -802,7 +802,7 @@ def test_a_second_preparation_changes_nothing(out_of: Out, tmp_path: Path) -> No
 
 
 def test_a_second_preparation_at_the_same_time_is_refused(out_of: Out, tmp_path: Path) -> None:
-    """What is complete needs no lock: it may lie where nobody may write."""
+    """What is complete needs no lock: it may lie where nobody may write. What a killed preparation left there goes."""
     source = write_tar(tmp_path / "c.tar", cifar()[0])
     command = ["cifar10", "--source", source, "--out", tmp_path / "out", "--allow-partial"]
     with lock_folder(tmp_path / "out"):
@@ -810,8 +810,11 @@ def test_a_second_preparation_at_the_same_time_is_refused(out_of: Out, tmp_path:
     assert not (tmp_path / "out").exists()
     assert not done(out_of, *command)["already"]
     assert names_in(tmp_path / "out") == {"train.npy", "test.npy", "dataset.json"}
+    for left in (".lock", ".prepare.json"):
+        (tmp_path / "out" / left).touch()
     with lock_folder(tmp_path / "out"):
         assert done(out_of, *command)["already"]
+    assert names_in(tmp_path / "out") == {"train.npy", "test.npy", "dataset.json"}
 
 
 def test_other_files_are_left_alone(out_of: Out, tmp_path: Path) -> None:

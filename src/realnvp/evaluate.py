@@ -116,7 +116,7 @@ def _nats(flow: Flow, part: Part, unit: Unit, *, noise_draws: int, seed: int) ->
 def _codecs(part: Part) -> dict[str, float]:
     totals: dict[str, float] = {}
     with progress("codecs", part.count) as report:
-        for indices in _chunks(part):
+        for indices in _chunks(part, CHUNK):
             for name, bits in codec_bits_per_dim(part.read(indices)).items():
                 totals[name] = totals.get(name, 0.0) + bits * len(indices)
             report(int(indices[-1]) + 1)
@@ -124,7 +124,7 @@ def _codecs(part: Part) -> dict[str, float]:
 
 
 def _chunks(part: Part, size: int = CHUNK) -> Iterator[NDArray[np.int64]]:
-    """The indices of all images or rows, so many at a time that memory does not grow with their number."""
+    """All indices, so many at a time that memory does not grow with their number."""
     for start in range(0, part.count, size):
         yield np.arange(start, min(start + size, part.count))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import IO, Any, BinaryIO, TypeVar
 
-MANIFEST = "manifest.json"
+MANIFEST, LOCK = "manifest.json", ".lock"
 CARD = "README.md"
 
 
@@ -164,7 +164,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
     Its file is deleted at the end, and folders that were made for it and are still empty. ValueError if another process is in.
     """
-    new, path = [each for each in (folder, *folder.parents) if not each.exists()], folder / ".lock"
+    new, path = [each for each in (folder, *folder.parents) if not each.exists()], folder / LOCK
     with _locked(path) as file:
         try:
             yield

@@ -387,7 +387,7 @@ def _place_of(line: str, path: Path) -> tuple[float, bool]:
         return math.inf, True
     try:
         entry = json.loads(line)
-        return float(entry["step"]), "validation_bits_per_dim" in entry
+        return float(entry["step"]), "validation_standard_error" in entry
     except (ValueError, KeyError, TypeError):
         raise DamagedError(f"{path}: not the metrics of a training") from None
 
@@ -443,7 +443,8 @@ def _validate(run: Run, stop: list[int]) -> Summary:
     images, rank, processes = run.splits.validation, run.accelerator.process_index, run.accelerator.num_processes
     chosen = np.linspace(0, len(images) - 1, min(len(images), run.config.train.eval_images)).astype(int)
     nats = torch.zeros(len(images), dtype=torch.float64)
-    size = processes * min(64, images_at_once(run.splits.shape))
+    at_once = images_at_once(run.splits.shape)
+    size = processes * (at_once if run.splits.levels is None else min(64, at_once))
     for start in range(0, len(chosen), size):
         _heed(run, stop)
         if len(mine := chosen[start : start + size][rank::processes]):

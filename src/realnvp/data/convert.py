@@ -14,7 +14,7 @@ from realnvp.data.readers import READERS, Found, Request
 from realnvp.data.readers.request import Size
 from realnvp.data.source import SPLITS, in_threads
 from realnvp.data.splits import DESCRIPTION, open_splits, read_description
-from realnvp.folders import lock_folder, write_file
+from realnvp.folders import LOCK, lock_folder, write_file
 from realnvp.progress import progress
 
 # What the publishers' pages, or torchvision's source, say.
@@ -50,7 +50,7 @@ def convert(name: str, source: Path, out: Path, **settings: Any) -> dict[str, An
         _claim(out, recorded | {"inputs": inputs})
         about = recorded | {"inputs": inputs, "done": found.done}
         about = write_dataset(found.source, about, out, keep=True)
-        (out / STATE).unlink()
+        (out / STATE).unlink(missing_ok=True)
     return about | {"already": False}
 
 
@@ -74,7 +74,8 @@ def _already(out: Path, source: Path, recorded: dict[str, Any]) -> dict[str, Any
         if (base / name).is_file() and (base / name).stat().st_size != facts["bytes"]:
             raise ValueError(f"{base / name}: has changed since {out} was prepared; name another --out")
     open_splits(out)
-    (out / STATE).unlink(missing_ok=True)
+    for left in (STATE, LOCK):  # by one that was killed when all was done
+        (out / left).unlink(missing_ok=True)
     return about
 
 
