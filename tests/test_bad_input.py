@@ -23,7 +23,7 @@ from PIL import Image
 import realnvp
 from realnvp import Config, Flow
 from realnvp.cli.main import run
-from realnvp.config import PRESETS, from_json, to_json
+from realnvp.config import PRESETS, DataConfig, ModelConfig, from_json, to_json
 from realnvp.data import read_image
 
 Out = pytest.CaptureFixture[str]
@@ -321,7 +321,7 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], Argv], list[str]]] = {
         ["in: this run has no model yet"],
     ),
     "evaluate without the data": (
-        lambda t, r: ["evaluate", model_of(r)],
+        lambda t, r: ["evaluate", of_images(t)],
         ["data: the data that it was trained on"],
     ),
     "evaluate a draw of none": (lambda t, r: ["evaluate", r, "--noise-draws", "0"], ["noise_draws"]),
@@ -349,7 +349,7 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], Argv], list[str]]] = {
     "an unknown figure": (lambda t, r: ["figures", r, "--only", "manifolds"], ["--only", "did you mean 'manifold'"]),
     "figures onto a file": (lambda t, r: ["figures", r, "--out", written(t / "out")], ["--out", "out is a file"]),
     "figures with a seed below 0": (lambda t, r: ["figures", r, "--seed", "-1"], ["seed", "-1"]),
-    "figures without the data": (lambda t, r: ["figures", model_of(r)], ["data: the data that it was trained on"]),
+    "figures without the data": (lambda t, r: ["figures", of_images(t)], ["data: the data that it was trained on"]),
     "curves without metrics": (lambda t, r: ["figures", model_of(r), "--only", "curves"], ["metrics.jsonl: No such file"]),
     "curves of the first steps": (
         lambda t, r: ["figures", young(t, r), "--only", "curves"],
@@ -364,6 +364,13 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], Argv], list[str]]] = {
     ),
     "info on nothing": (lambda t, r: ["info", t / "no"], ["no: no such run"]),
 }
+
+
+def of_images(folder: Path) -> Path:
+    """A saved flow of images that nobody has."""
+    config = Config(data=DataConfig(shape=(1, 8, 8)), model=ModelConfig(width=4, num_blocks=1))
+    realnvp.save_flow(realnvp.build(config), folder / "in")
+    return folder / "in"
 
 
 def model_of(run_dir: Path) -> Path:

@@ -40,8 +40,6 @@ NEEDS = {
     "accelerate": "train digits --run-dir NEW",
     "tensorboard": "train digits --run-dir NEW",
     "pyarrow": "train table --data.source SOURCE/x.parquet --run-dir NEW",
-    "huggingface_hub": "sample nobody/nothing --out NEW.png",
-    "onnxscript": "export RUN --onnx NEW.onnx",
 }
 
 

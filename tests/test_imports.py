@@ -39,7 +39,7 @@ LAYERS: list[set[str]] = [
         "flow",
         "batches",
     },
-    {"models", "latent", "folded"},
+    {"models", "latent", "folded", "distributions"},
     {"checkpoint", "memory", "nonfinite", "trackers"},
     {"likelihood", "evaluate", "score", "check"},
     {"figures"},

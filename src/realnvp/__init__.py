@@ -8,6 +8,7 @@ from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, TrainConfig
 if TYPE_CHECKING:
     from realnvp.checkpoint import load_flow, save_flow
     from realnvp.data import quantize
+    from realnvp.distributions import as_distribution
     from realnvp.flow import Flow
     from realnvp.folded import fast
     from realnvp.likelihood import bits_per_dim
@@ -21,6 +22,7 @@ __all__ = [
     "Flow",
     "ModelConfig",
     "TrainConfig",
+    "as_distribution",
     "bits_per_dim",
     "build",
     "fast",
@@ -33,6 +35,7 @@ __all__ = [
 # Loaded at first use, so that help and configuration never wait for torch.
 _LAZY = {
     "Flow": "flow",
+    "as_distribution": "distributions",
     "bits_per_dim": "likelihood",
     "build": "models",
     "fast": "folded",

@@ -42,32 +42,36 @@ def _front_matter(name: str, config: Config, facts: Mapping[str, Any], evaluatio
     if facts.get("licence"):
         yield f"license: {_quoted(facts['licence'])}"
     yield "library_name: realnvp"
-    if config.model.architecture != "vector":
+    if config.data.levels is not None:
         yield "pipeline_tag: unconditional-image-generation"
     yield "tags: [normalizing-flow, real-nvp, density-estimation]"
-    bits = evaluation.get("bits_per_dim")
-    if isinstance(bits, float) and math.isfinite(bits):
+    key, unit = _unit(config)
+    value = evaluation.get(key)
+    if isinstance(value, float) and math.isfinite(value):
         data, split = _quoted(evaluation.get("dataset", config.data.set)), _quoted(evaluation.get("split", "test"))
         result = f"task: {{type: density-estimation}}, dataset: {{name: {data}, type: {data}, split: {split}}}"
-        metrics = f"[{{type: bits_per_dim, name: bits/dim, value: {bits:.4f}}}]"
+        metrics = f"[{{type: {key}, name: {unit}, value: {value:.4f}}}]"
         yield f"model-index:\n- name: {_quoted(name)}\n  results:\n  - {{{result}, metrics: {metrics}}}"
 
 
 def _rows(config: Config, facts: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     version = evaluation.get("dataset_version")
     yield "data", _text(evaluation.get("dataset", config.data.set)) + (f" ({_text(version)})" if version else "")
-    if config.data.shape and len(config.data.shape) == 3:
-        channels, height, width = config.data.shape
-        yield "images", f"{height}x{width}, {channels} channel{'s' * (channels > 1)}, {config.data.levels} levels"
+    if config.data.columns:
+        yield "columns", _text(", ".join(config.data.columns))
     elif config.data.shape:
-        yield "columns", str(config.data.shape[0])
-    if "bits_per_dim" in evaluation:
-        over, images = _text(evaluation.get("standard_error_over", "images")), evaluation.get("num_images", "?")
-        counted = f"{_text(images)} images, noise draws: {_text(evaluation.get('noise_draws', 1))}, standard error over {over}"
-        bits = f"**{_number(evaluation['bits_per_dim'])} +- {_number(evaluation.get('standard_error'))}**"
-        yield f"bits/dim, {_text(evaluation.get('split', 'test'))} split", f"{bits} ({counted}); an upper bound"
-    elif "validation_bits_per_dim" in facts:
-        yield "bits/dim, validation split", f"{_number(facts['validation_bits_per_dim'])}; it chose the model"
+        sizes = "x".join(map(str, (*config.data.shape[1:], config.data.shape[0])))
+        yield ("images", f"{sizes}, {config.data.levels} levels") if config.data.levels else ("columns", sizes)
+    key, unit = _unit(config)
+    if key in evaluation:
+        things = [f"{_text(evaluation[f'num_{name}'])} {name}" for name in ("images", "rows") if f"num_{name}" in evaluation]
+        draws = [f"noise draws: {_text(evaluation['noise_draws'])}"] if "noise_draws" in evaluation else []
+        counted = ", ".join([*things, *draws, f"standard error over {_text(evaluation.get('standard_error_over'))}"])
+        measured = f"**{_number(evaluation[key])} +- {_number(evaluation.get('standard_error'))}**"
+        meaning = "; an upper bound" if key == "bits_per_dim" else "; the mean log-density of a row, in the units of the columns"
+        yield f"{unit}, {_text(evaluation.get('split', 'test'))} split", f"{measured} ({counted}){meaning}"
+    elif f"validation_{key}" in facts:
+        yield f"{unit}, validation split", f"{_number(facts[f'validation_{key}'])}; it chose the model"
     if (paper := evaluation.get("paper")) is not None:
         yield "bits/dim in the paper", _number(paper)
     elif fields := departures(config):
@@ -77,6 +81,11 @@ def _rows(config: Config, facts: Mapping[str, Any], evaluation: Mapping[str, Any
     if versions := (facts.get("environment") or {}).get("versions"):
         yield "made with", _text(", ".join(f"{package} {version}" for package, version in versions.items()))
     yield "licence", _text(facts["licence"]) if facts.get("licence") else "not stated: ask whoever shares it"
+
+
+def _unit(config: Config) -> tuple[str, str]:
+    """What an evaluation calls its number, and its unit."""
+    return ("log_likelihood", "nats") if config.data.levels is None else ("bits_per_dim", "bits/dim")
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:

@@ -123,7 +123,7 @@ def _codecs(part: Part) -> dict[str, float]:
     return {name: total / part.count for name, total in totals.items()}
 
 
-def _chunks(part: Part, size: int) -> Iterator[NDArray[np.int64]]:
+def _chunks(part: Part, size: int = CHUNK) -> Iterator[NDArray[np.int64]]:
     """All indices, so many at a time that memory does not grow with their number."""
     for start in range(0, part.count, size):
         yield np.arange(start, min(start + size, part.count))

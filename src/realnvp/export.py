@@ -3,11 +3,12 @@
 import logging
 import warnings
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from realnvp.bijections.base import like
@@ -51,7 +52,37 @@ def export_program(
     with evaluating(flow), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's, of itself
         getattr(flow, call)(x)  # a shape that does not fit is told in our words
-        return torch.export.export(_Function(flow, call), (x,), dynamic_shapes=({0: Dim("batch")},))
+        return _traced(_folded(_traced(_Function(flow, call), x)), x)
+
+
+def _traced(module: nn.Module, x: Tensor) -> ExportedProgram:
+    return torch.export.export(module, (x,), dynamic_shapes=({0: Dim("batch")},))
+
+
+def _folded(program: ExportedProgram) -> nn.Module:
+    """What the program computes; what depends on weights alone is computed once: weight norm, masks, inverses, determinants.
+
+    ONNX has no word for the last two.
+    """
+    module = program.run_decompositions({}).module()
+    assert isinstance(module, fx.GraphModule)
+    known: dict[fx.Node, Any] = {}
+    for node in list(module.graph.nodes):
+        if node.op == "get_attr":
+            known[node] = attrgetter(node.target)(module)
+        elif node.op == "call_function" and all(given in known for given in node.all_input_nodes):
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
+            known[node] = node.target(*args, **kwargs)
+    for number, (node, value) in enumerate(known.items()):
+        if node.op != "get_attr" and not node.users.keys() <= known.keys():
+            module.register_buffer(f"constant_{number}", value)
+            with module.graph.inserting_before(node):
+                node.replace_all_uses_with(module.graph.get_attr(f"constant_{number}"))
+    for node in reversed(known):
+        if not node.users:
+            module.graph.erase_node(node)
+    module.recompile()
+    return module
 
 
 def export_onnx(
@@ -63,6 +94,8 @@ def export_onnx(
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write the same function as an ONNX file: input x, output named as the call. Needs realnvp[onnx]."""
+    import onnxscript  # noqa: F401  # that it is missing is told before anything is computed
+
     program = export_program(flow, shape, call=call, dtype=dtype)
     log = logging.getLogger("torch.onnx")
     level = log.level

@@ -17,19 +17,20 @@ from realnvp.table import current_evaluation
 def share(run: str | Path, folder: str | Path, *, licence: str | None = None) -> dict[str, Any]:
     """The facts of the folder written: the run's evaluated model, its evaluation, commands and environment, and a card.
 
-    data.source, a path of this machine, stays behind. licence: an identifier as the Hub has them, such as mit. ValueError if the
-    run was not evaluated on its test split, or if the folder holds anything but an earlier saved flow, which is replaced.
+    data.source, a path of this machine, stays behind; commands are shown as they were typed. licence: an identifier as the Hub
+    has them, such as mit. ValueError if the run was not evaluated on its test split, or if the folder holds anything but an
+    earlier saved flow, which is replaced.
     """
     run = Path(run)
     evaluation, sittings = current_evaluation(run), read_sittings(run)
     flow, facts = load_model(run, "last" if evaluation["which"] == "last" else "best")
     assert flow.config is not None
     flow.config = replace(flow.config, data=replace(flow.config.data, source=None))
-    flags = f"--noise-draws {evaluation['noise_draws']} --seed {evaluation['seed']} --which {evaluation['which']}"
+    flags = [f"--{name.replace('_', '-')} {evaluation[name]}" for name in ("noise_draws", "seed", "which") if name in evaluation]
     trained = dict.fromkeys(shlex.join(map(str, sitting["command"])) for sitting in sittings)
     facts |= {
         "evaluation": evaluation,
-        "commands": [*trained, f"realnvp evaluate {shlex.quote(str(run))} {flags}"],
+        "commands": [*trained, f"realnvp evaluate {shlex.quote(str(run))} {' '.join(flags)}"],
         "environment": {name: value for name, value in sittings[-1].items() if name != "command"},
         "licence": licence,
     }

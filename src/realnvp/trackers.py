@@ -5,14 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 
 from realnvp.config import Config, flat
 from realnvp.folders import naming
 
 
-def check_tracker(accelerator: Accelerator, name: str) -> None:
-    """ValueError, with what to do, if the tracker's package is not installed: Accelerate does without it, and does not say so."""
-    if name != "none" and not accelerator.log_with:
+def check_tracker(name: str) -> None:
+    """ValueError, with what to do, if the tracker's package is not installed: Accelerate would do without it."""
+    if name not in ("none", *(tracker.value for tracker in get_available_trackers())):
         package = "'realnvp[train]'" if name == "tensorboard" else name
         raise ValueError(f"train.tracker: {name} is not installed: pip install {package}, or --train.tracker none")
 

@@ -274,19 +274,17 @@ def _typical(typical: float, norm: float) -> float:
 def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path | None, stack: ExitStack) -> Run:
     """Everything that a training works with, as its last checkpoint says; the stack holds run_dir's lock."""
     place = pick_device(device)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`log_with=")  # `check_tracker` says it
-        accelerator = Accelerator(
-            cpu=place.type == "cpu",
-            mixed_precision="no",  # `train_step` casts; Accelerate would keep a process' first precision
-            log_with=None if config.train.tracker == "none" else config.train.tracker,
-            project_dir=run_dir,
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(broadcast_buffers=False),  # moments are those of the global batch
-                InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout)),
-            ],
-        )
-    check_tracker(accelerator, config.train.tracker)
+    check_tracker(config.train.tracker)
+    accelerator = Accelerator(
+        cpu=place.type == "cpu",
+        mixed_precision="no",  # `train_step` casts: Accelerate would keep the first training's precision for all of the process
+        log_with=None if config.train.tracker == "none" else config.train.tracker,
+        project_dir=run_dir,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),  # moments are those of the global batch
+            InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout)),
+        ],
+    )
     if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
         raise ValueError(f"--device: {place}: the {os.environ['WORLD_SIZE']} processes cannot be joined on it")
     _check_claim(config, run_dir)

@@ -14,7 +14,7 @@ from realnvp.cli.output import print_json
 class Share:
     """Make a folder to share from an evaluated run: weights, configuration, and a model card (README.md) to be completed by you.
 
-    Where the data came from on this machine is left out. `hf upload user/name DIR` puts the folder on the Hugging Face Hub.
+    The path of your data stays behind; commands are shown as they were typed. `hf upload user/name DIR` puts it on the Hub.
 
     Example: realnvp share runs/photos my-flow --licence mit
     """
@@ -36,7 +36,7 @@ class Share:
         if self.json:
             print_json({"folder": str(self.folder), "bytes": size, "facts": facts})
         else:
-            print(f"{self.folder}: {size / 1e6:.2f} MB, {measured(facts['evaluation'])} bits/dim; its card is README.md")
+            print(f"{self.folder}: {size / 1e6:.2f} MB, {measured(facts['evaluation'])}; its card is README.md")
         return 0
 
 

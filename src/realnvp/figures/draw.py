@@ -39,7 +39,7 @@ def draw_figures(
     """
     assert flow.config is not None
     figures = figures_of(flow.config)
-    names = _chosen(figures, only)
+    names = _chosen(figures, only, Path(run))
     subject, written, folder = Subject(flow, flow.config, Path(run), seed), [], Path(run, "figures") if out is None else out
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out: {folder} is a file; name a folder")
@@ -56,10 +56,11 @@ def _say(report: Report, done: int, name: str, words: str) -> None:
     report(done, f"{name}: {words}")
 
 
-def _chosen(figures: Figures, only: Sequence[str]) -> list[str]:
+def _chosen(figures: Figures, only: Sequence[str], run: Path) -> list[str]:
     if unknown := next((name for name in only if name not in figures), None):
         raise ValueError(f"--only: no figure {unknown!r}{nearest(unknown, figures)}; there are {', '.join(figures)}")
-    names = [name for name in figures if name in only or not only]
+    lacks = set() if (run / "metrics.jsonl").exists() else {"curves"}  # a shared flow does not tell how it was trained
+    names = [name for name in figures if name in only or not (only or name in lacks)]
     if PLOTTED & {*names}:
         import matplotlib  # noqa: F401  # a missing extra is told before anything is computed
     return names

@@ -1,0 +1,147 @@
+"""A flow as a torch.distributions.Distribution: shapes, gradients, and both uses, as a guide and as a prior."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Independent, Normal, TransformedDistribution, constraints
+from torch.distributions.transforms import AffineTransform
+
+import realnvp
+from realnvp.flow import Flow
+from realnvp.prior import StandardNormal
+from tests.flows import moved, normal
+
+
+def vectors(dim: int = 3) -> Flow:
+    """A flow of vectors in float64, away from its start."""
+    flow = realnvp.vector_flow(dim, width=8, num_couplings=4)
+    moved(flow.bijection, normal(5, dim))
+    return flow.eval()
+
+
+def test_is_the_flow() -> None:
+    flow = vectors()
+    distribution = realnvp.as_distribution(flow)
+    x = normal(5, 3)
+    assert (distribution.batch_shape, distribution.event_shape) == ((), (3,))
+    assert torch.equal(distribution.log_prob(x), flow.log_prob(x))
+    assert torch.equal(distribution.log_prob(x[0]), flow.log_prob(x[:1])[0])
+    assert distribution.has_rsample
+    assert distribution.support.event_dim == 1
+    assert distribution.arg_constraints == {}
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (2, 4)])
+@pytest.mark.parametrize("sample", [(), (3,), (3, 1), (0,)])
+def test_shapes_are_those_of_torch(batch: tuple[int, ...], sample: tuple[int, ...]) -> None:
+    distribution = realnvp.as_distribution(vectors()).expand(batch)
+    like = Independent(Normal(torch.zeros(*batch, 3), 1.0), 1)
+    x = distribution.sample(sample)
+    assert (distribution.batch_shape, x.shape) == (like.batch_shape, like.sample(sample).shape)
+    if x.numel():
+        assert distribution.log_prob(x).shape == like.log_prob(x).shape
+    assert distribution.log_prob(x.new_zeros(3)).shape == like.log_prob(x.new_zeros(3)).shape
+    assert x.reshape(-1, 3).unique(dim=0).shape[0] == math.prod((*sample, *batch))
+
+
+def test_images_reach_a_little_beyond_their_levels() -> None:
+    flow = realnvp.build("digits").eval()
+    distribution = realnvp.as_distribution(flow)
+    x = torch.full((2, 1, 8, 8), -0.01)
+    assert distribution.event_shape == (1, 8, 8)
+    assert distribution.support.event_dim == 3
+    assert torch.equal(distribution.log_prob(x), flow.log_prob(x))  # and is not refused by the support
+    assert distribution.log_prob(x).isfinite().all()
+    assert distribution.sample((2, 3)).shape == (2, 3, 1, 8, 8)
+
+
+def test_samples_follow_torchs_generator_and_have_no_gradient() -> None:
+    distribution = realnvp.as_distribution(vectors())
+    torch.manual_seed(0)
+    first, second = distribution.sample((4,)), distribution.sample((4,))
+    torch.manual_seed(0)
+    again = distribution.rsample((4,))
+    assert torch.equal(first, again)
+    assert not (first == second).any()
+    assert (again.requires_grad, first.requires_grad) == (True, False)
+
+
+def test_samples_have_the_density() -> None:
+    """KL(p || q) of samples beside the negative entropy, by another way: log p(x) = log N(z) + log |det|, E log N(z) known."""
+    flow, n = vectors(2), 20_000
+    torch.manual_seed(0)
+    with torch.no_grad():
+        x = realnvp.as_distribution(flow).sample((n,))
+        z, log_det = flow.bijection(x)
+        expected = -(1 + math.log(2 * math.pi)) + log_det.mean()
+        assert abs(flow.log_prob(x).mean() - expected) < 4 / math.sqrt(n)
+        assert z.mean(0).abs().max() < 4 / math.sqrt(n)
+        assert (z.std(0) - 1).abs().max() < 4 / math.sqrt(2 * n)
+
+
+def test_gradients_are_reparameterised() -> None:
+    """d/dw E[h(x)] through rsample is the derivative of g(z; w) at fixed z."""
+    flow = vectors()
+    weight = next(p for p in flow.parameters() if p.requires_grad and p.ndim == 2)
+
+    def value() -> Tensor:
+        torch.manual_seed(3)
+        return realnvp.as_distribution(flow).rsample((6,)).square().mean()
+
+    (gradient,) = torch.autograd.grad(value(), weight)
+    direction = torch.randn(weight.shape, dtype=weight.dtype, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        values = []
+        for sign in (1, -1):
+            weight.add_(sign * 1e-5 * direction)
+            values.append(value())
+            weight.sub_(sign * 1e-5 * direction)
+    assert (values[0] - values[1]) / 2e-5 == pytest.approx((gradient * direction).sum().item(), rel=1e-6)
+
+
+def test_bad_input_is_named() -> None:
+    flow = vectors()
+    with pytest.raises(ValueError, match="shape: this flow has no training shape"):
+        realnvp.as_distribution(Flow(flow.bijection, StandardNormal()))
+    assert realnvp.as_distribution(Flow(flow.bijection, StandardNormal()), shape=(3,)).sample((2,)).shape == (2, 3)
+    with pytest.raises(ValueError, match="within the support"):
+        realnvp.as_distribution(flow).log_prob(torch.full((3,), math.nan, dtype=torch.float64))
+    assert realnvp.as_distribution(flow, validate_args=False).log_prob(torch.full((3,), math.nan, dtype=torch.float64)).isnan()
+    with pytest.raises(ValueError, match="must match event_shape"):
+        realnvp.as_distribution(flow).log_prob(normal(4, 2))
+    with pytest.raises(RuntimeError, match="eval mode"):
+        realnvp.as_distribution(flow.train()).sample()
+
+
+def test_goes_into_torchs_own() -> None:
+    flow = vectors()
+    shifted = TransformedDistribution(realnvp.as_distribution(flow), AffineTransform(1.0, 2.0, event_dim=1))
+    x = normal(4, 3)
+    assert torch.allclose(shifted.log_prob(1 + 2 * x), flow.log_prob(x) - 3 * math.log(2))
+    assert constraints.independent(constraints.real, 1).check(shifted.sample()).all()
+    assert Independent(realnvp.as_distribution(flow).expand((4,)), 1).log_prob(x).shape == ()
+
+
+def test_a_guide_finds_a_banana() -> None:
+    """Variational inference by the reparameterised gradient: KL(guide || posterior), whose density is known, goes to 0."""
+
+    def log_posterior(x: Tensor) -> Tensor:
+        return Normal(0.0, 2.0).log_prob(x[..., 1]) + Normal(x[..., 1].square() / 4, 1.0).log_prob(x[..., 0])
+
+    torch.manual_seed(0)
+    flow = realnvp.vector_flow(2, num_couplings=4, width=16, num_blocks=1).eval()
+    guide = realnvp.as_distribution(flow)
+    optimizer = torch.optim.Adam([weight for weight in flow.parameters() if weight.requires_grad], lr=1e-2)
+    for step in range(150):
+        optimizer.param_groups[0]["lr"] = 1e-2 * (1 - step / 150)
+        x = guide.rsample((128,))
+        kl = (guide.log_prob(x) - log_posterior(x)).mean()
+        optimizer.zero_grad()
+        kl.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    with torch.no_grad():
+        x = guide.sample((4000,))
+        differences = guide.log_prob(x) - log_posterior(x)
+    assert differences.mean() + 3 * differences.std() / math.sqrt(4000) < 0.05
