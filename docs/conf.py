@@ -48,7 +48,7 @@ nb_execution_cache_path = str(
 )
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 600
+nb_execution_timeout = 3600  # of a cell; on an idle core none takes a minute
 nb_merge_streams = True
 os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]  # where the command realnvp is
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # flows this small gain nothing from more
