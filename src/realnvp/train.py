@@ -31,7 +31,7 @@ from realnvp.data.source import SPLITS
 from realnvp.device import pick_device
 from realnvp.environment import environment, read_sittings
 from realnvp.figures import data_beside_samples
-from realnvp.flow import Flow, images_at_once
+from realnvp.flow import ROWS, Flow, images_at_once
 from realnvp.folders import DamagedError, keep_last, lock_folder, naming, numbered, sweep, write_file
 from realnvp.likelihood import Summary, Unit, evaluating, full_precision, log_probs, summarise, unit_of
 from realnvp.memory import check_memory
@@ -388,7 +388,7 @@ def _place_of(line: str, path: Path) -> tuple[float, bool]:
         return math.inf, True
     try:
         entry = json.loads(line)
-        return float(entry["step"]), "validation_bits_per_dim" in entry
+        return float(entry["step"]), "validation_standard_error" in entry
     except (ValueError, KeyError, TypeError):
         raise DamagedError(f"{path}: not the metrics of a training") from None
 
@@ -444,7 +444,7 @@ def _validate(run: Run, stop: list[int]) -> Summary:
     images, rank, processes = run.splits.validation, run.accelerator.process_index, run.accelerator.num_processes
     chosen = np.linspace(0, len(images) - 1, min(len(images), run.config.train.eval_images)).astype(int)
     nats = torch.zeros(len(images), dtype=torch.float64)
-    size = processes * min(64, images_at_once(run.splits.shape))
+    size = processes * (min(64, images_at_once(run.splits.shape)) if run.splits.levels else ROWS)
     for start in range(0, len(chosen), size):
         _heed(run, stop)
         if len(mine := chosen[start : start + size][rank::processes]):
