@@ -31,7 +31,7 @@ from realnvp.data.source import SPLITS
 from realnvp.device import has_bfloat16, pick_device
 from realnvp.environment import environment, read_sittings
 from realnvp.figures import data_beside_samples
-from realnvp.flow import Flow, images_at_once
+from realnvp.flow import ROWS, Flow, images_at_once
 from realnvp.folders import DamagedError, keep_last, lock_folder, naming, numbered, sweep, write_file
 from realnvp.likelihood import Summary, Unit, evaluating, full_precision, log_probs, summarise, unit_of
 from realnvp.memory import check_memory
@@ -453,8 +453,7 @@ def _validate(run: Run, stop: list[int]) -> Summary:
     images, rank, processes = run.splits.validation, run.accelerator.process_index, run.accelerator.num_processes
     chosen = np.linspace(0, len(images) - 1, min(len(images), run.config.train.eval_images)).astype(int)
     nats = torch.zeros(len(images), dtype=torch.float64)
-    at_once = images_at_once(run.splits.shape)
-    size = processes * (at_once if run.splits.levels is None else min(64, at_once))
+    size = processes * (min(64, images_at_once(run.splits.shape)) if run.splits.levels else ROWS)
     for start in range(0, len(chosen), size):
         _heed(run, stop)
         if len(mine := chosen[start : start + size][rank::processes]):
