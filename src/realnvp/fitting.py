@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from realnvp.averages import WeightAverage
 from realnvp.bijections import starting
 from realnvp.flow import Flow
 from realnvp.likelihood import evaluating
