@@ -140,10 +140,10 @@ def test_warm_start_goes_on() -> None:
     x = points()
     density = small(warm_start=True).fit(x)
     before, norms = density.score(x), density.flow_.bijection.bijections[0]
-    density.set_params(max_iter=60, early_stopping=False).fit(x + [10.0, 0.0])
+    density.set_params(max_iter=60, early_stopping=False).fit(x + np.array([10.0, 0.0]))
     assert density.score(x) > before + 0.01
     assert torch.equal(density.flow_.bijection.bijections[0].mean, norms.mean)  # the standardisation stays
-    assert not torch.equal(small().fit(x + [10.0, 0.0]).flow_.bijection.bijections[0].mean, norms.mean)
+    assert not torch.equal(small().fit(x + np.array([10.0, 0.0])).flow_.bijection.bijections[0].mean, norms.mean)
     with pytest.raises(ValueError, match="warm_start"):
         density.set_params(width=9).fit(x)
     with pytest.raises(ValueError, match="features"):
