@@ -15,7 +15,7 @@ from realnvp.config import Config, DataConfig, ModelConfig, TrainConfig, flat
 from realnvp.train import train
 
 NAN, INF = float("nan"), float("inf")
-# What makes sense (three times as likely), and what may not.
+# What makes sense, and what may not.
 FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
     "name": (["images"], ["digits", "imges", "", 3]),
     "seed": ([0, 7, 2**63 - 1], [-1, 2**63, 1.5]),
@@ -23,15 +23,27 @@ FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
     "data.shape": ([None], [(1, 8, 8), (3, 8, 8), (0, 8, 8), (8, 8), (10**30, 8, 8)]),
     "data.levels": ([256], [17, 2, 1, 257, -1]),
     "data.flip": ([False, True], ["yes", 1]),
+    "data.columns": ([None], [("a",), ("a", "a"), (3,)]),
     "data.held_out": ([0.1, 0.3], [0.0, 0.5, -1.0, NAN, INF, 1e-9]),
+    "model.architecture": (["paper", "modern"], ["vector", "resnet", None]),
     "model.coupling": (["affine", "additive"], ["linear", None]),
     "model.num_scales": ([None, 1, 2], [3, 5, 16, 17, 0, -1]),
     "model.width": ([1, 2, 3], [0, 4096, 5000, 2.5, 10**30]),
+    "model.growth": ([1.0, 1.5, 2.0], [0.0, -1.0, 1e30, NAN]),
+    "model.num_couplings": ([1, 2, 3], [0, 1001, 10**30]),
+    "model.batch_norm": ([False, True], ["yes"]),
     "model.num_blocks": ([0, 1], [-1, 1000, 1001, 10**30]),
     "model.momentum": ([0.0, 0.9], [1.0, -0.1, NAN, 1 - 1e-12]),
     "model.alpha": ([0.05, 1e-6], [0.0, 0.5, 0.49999, NAN]),
     "train.batch_size": ([2, 3, 8], [0, 1, 30, 1000, 10**30]),
     "train.lr": ([1e-3], [1e3, 1e30, 0.0, NAN, INF]),
+    "train.max_minutes": ([None, 60.0], [0.0, NAN, INF]),
+    "train.muon_lr": ([None, 0.01], [0.0, 1e30, NAN]),
+    "train.warmup": ([0, 2, 10**30], [-1]),
+    "train.decay": ([0.0, 0.5, 1.0], [1.1, NAN]),
+    "train.average": ([0.0, 0.9], [1.0, NAN]),
+    "train.clip_factor": ([None, 2.0, INF], [1.0, NAN]),
+    "train.recompute": ([False, True], [1]),
     "train.clip": ([100.0, INF], [0.0, 1e-30, NAN]),
     "train.l2": ([5e-5, 0.0], [-1.0, INF, NAN, 1e30]),
     "train.precision": (["float32", "float64", "bfloat16"], ["int8", "float16"]),
@@ -43,32 +55,46 @@ FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
 }
 
 
+OF_TABLES = {"name": "table", "data.set": "table", "data.levels": None, "data.flip": False, "model.architecture": "vector"}
+STEPS = {"max_steps": 3, "moment_batches": 1, "eval_every": 3, "sample_every": 3}
+
+
 @st.composite
 def configurations(draw: st.DrawFn) -> tuple[Config, bool]:
-    """A configuration, and whether every field makes sense; at most three may not."""
+    """A configuration, for a table if its data set is one, and whether every field makes sense; at most three may not."""
     odd = draw(st.sets(st.sampled_from(sorted(FIELDS)), max_size=3))
     chosen = {name: draw(st.sampled_from(FIELDS[name][name in odd])) for name in FIELDS}
+    if draw(st.booleans()):
+        chosen |= {name: value for name, value in OF_TABLES.items() if name not in odd}
+    if chosen["model.architecture"] == "paper" and "train.muon_lr" not in odd:
+        chosen["train.muon_lr"] = None
     parts: dict[str, dict[str, Any]] = {"": {}, "data": {}, "model": {}, "train": {}}
     for name, value in chosen.items():
         part, _, field = name.rpartition(".")
         parts[part][field] = value
-    steps = {"max_steps": 3, "moment_batches": 1, "eval_every": 3, "sample_every": 3}
     data, model = DataConfig(**parts["data"]), ModelConfig(**parts["model"])
-    return Config(**parts[""], data=data, model=model, train=TrainConfig(**parts["train"], **steps)), not odd
+    return Config(**parts[""], data=data, model=model, train=TrainConfig(**parts["train"], **STEPS)), not odd
+
+
+def test_every_field_is_drawn() -> None:
+    fixed = {f"train.{name}" for name in STEPS} | {"train.timeout", "data.source"}
+    assert flat(Config()).keys() == FIELDS.keys() | fixed
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("fuzz") / "images.npy"
-    np.save(path, np.random.default_rng(0).integers(0, 17, (30, 4, 4), dtype=np.uint8))
-    return path
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With images.npy and table.npy."""
+    folder, random = tmp_path_factory.mktemp("fuzz"), np.random.default_rng(0)
+    np.save(folder / "images.npy", random.integers(0, 17, (30, 4, 4), dtype=np.uint8))
+    np.save(folder / "table.npy", random.normal(size=(30, 3)))
+    return folder
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(configurations())
-def test_any_configuration(source: Path, drawn: tuple[Config, bool]) -> None:
+def test_any_configuration(folder: Path, drawn: tuple[Config, bool]) -> None:
     config, sensible = drawn
-    run_dir = source.parent / "run"
+    run_dir, source = folder / "run", folder / ("table.npy" if config.data.set == "table" else "images.npy")
     shutil.rmtree(run_dir, ignore_errors=True)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=str(source)))
     refusal = ""

@@ -297,6 +297,7 @@ def validate(config: Config) -> Config:
         ("train.lr", 0 < train.lr < float("inf"), "must be positive"),
         ("train.max_minutes", train.max_minutes is None or 0 < train.max_minutes < 1e9, "must be positive"),
         ("train.muon_lr", train.muon_lr is None or 0 < train.muon_lr < float("inf"), "must be positive"),
+        ("train.muon_lr", train.muon_lr is None or model.architecture != "paper", "is for modern and vector models"),
         ("train.warmup", train.warmup >= 0, "must not be negative"),
         ("train.decay", 0 <= train.decay <= 1, "must be between 0 and 1"),
         ("train.average", 0 <= train.average < 1, "must be in [0, 1)"),
