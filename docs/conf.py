@@ -18,7 +18,7 @@ SOURCES = sorted((ROOT / "src").rglob("*.py"))
 project = "realnvp"
 author = "the authors of realnvp"
 version = release = realnvp.__version__
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.doctest", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.doctest", "sphinx.ext.napoleon", "sphinx_copybutton"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 
@@ -31,7 +31,8 @@ html_css_files = ["style.css"]
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
-# Docstrings are plain text with code in single backticks; signatures have the types.
+# Docstrings are plain text with code in single backticks, scikit-learn's estimators' in its style; signatures have the types.
+napoleon_google_docstring = False
 default_role = "literal"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
@@ -47,7 +48,7 @@ nb_execution_cache_path = str(
 )
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 600
+nb_execution_timeout = 3600  # of a cell; on an idle core none takes a minute
 nb_merge_streams = True
 os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]  # where the command realnvp is
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # flows this small gain nothing from more
@@ -75,4 +76,4 @@ def mathml(translator: Any, node: Any) -> None:
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
-    app.connect("autodoc-process-docstring", plain_text)
+    app.connect("autodoc-process-docstring", plain_text, priority=400)  # before napoleon

@@ -37,6 +37,8 @@ NEEDS = {
     "sklearn": "train digits --run-dir NEW",
     "matplotlib": "figures RUN --only latents",
     "lmdb": "prepare lsun-tower --source SOURCE --out NEW",
+    "huggingface_hub": "sample nobody/nothing --out NEW.png",
+    "onnxscript": "export RUN --onnx NEW.onnx",
     "accelerate": "train digits --run-dir NEW",
     "tensorboard": "train digits --run-dir NEW",
     "pyarrow": "train table --data.source SOURCE/x.parquet --run-dir NEW",

@@ -128,7 +128,7 @@ def test_neighbours_are_pairs_at_the_smallest_distances(drawn: Path) -> None:
 def test_curves_are_those_of_the_metrics(drawn: Path, run_dir: Path) -> None:
     entries = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     expected = [entry["validation_bits_per_dim"] for entry in entries if "validation_bits_per_dim" in entry]
-    assert array(drawn, "curves-validation-bits").tolist() == expected
+    assert array(drawn, "curves-validation-value").tolist() == expected
     assert array(drawn, "curves-train-step").tolist() == [5, 10, 12]
 
 

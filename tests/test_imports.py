@@ -43,7 +43,7 @@ LAYERS: list[set[str]] = [
     {"checkpoint", "memory", "nonfinite", "trackers"},
     {"likelihood", "evaluate", "score", "check"},
     {"figures"},
-    {"train", "sampling", "export", "table", "report", "hub"},
+    {"train", "fitting", "sklearn", "sampling", "export", "table", "report", "hub"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -64,6 +64,7 @@ SAME_LAYER_ALLOWED = {
     ("locate", "folders"),
     ("card", "config"),
     ("hub", "table"),
+    ("sklearn", "fitting"),
 }
 
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from realnvp.checkpoint import load_flow, save_flow
     from realnvp.data import quantize
     from realnvp.distributions import as_distribution
+    from realnvp.fitting import fit
     from realnvp.flow import Flow
     from realnvp.folded import fast
     from realnvp.likelihood import bits_per_dim
@@ -26,6 +27,7 @@ __all__ = [
     "bits_per_dim",
     "build",
     "fast",
+    "fit",
     "load_flow",
     "quantize",
     "save_flow",
@@ -39,6 +41,7 @@ _LAZY = {
     "bits_per_dim": "likelihood",
     "build": "models",
     "fast": "folded",
+    "fit": "fitting",
     "load_flow": "checkpoint",
     "quantize": "data",
     "save_flow": "checkpoint",

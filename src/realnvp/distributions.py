@@ -8,8 +8,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
 from realnvp.bijections.base import like
-from realnvp.flow import Flow, state_like
-from realnvp.noise import Purpose, generator
+from realnvp.flow import Flow
 
 
 def as_distribution(flow: Flow, shape: Sequence[int] | None = None, *, validate_args: bool | None = None) -> "FlowDistribution":
@@ -60,11 +59,9 @@ class FlowDistribution(Distribution):
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """(*sample_shape, *batch_shape, *event_shape): x = g(z), with gradients for the flow's weights."""
         shape = self._extended_shape(Size(sample_shape))
-        random = generator(int(torch.randint(2**63 - 1, ())), Purpose.SAMPLE)
-        count = shape[: len(shape) - len(self.event_shape)].numel()
-        draws = [self.flow.prior.sample(self.event_shape, random) for _ in range(count)]
-        z = torch.stack(draws) if draws else torch.empty(0, *self.event_shape)
-        return self._of_each(self.flow.decode, z.view(shape).to(state_like(self.flow)), self.event_shape).to(like(self.flow))
+        count, seed = shape[: len(shape) - len(self.event_shape)].numel(), int(torch.randint(2**63 - 1, ()))
+        z = self.flow.latents(range(count), self.event_shape, seed) if count else torch.empty(0)
+        return self._of_each(self.flow.decode, z.view(shape), self.event_shape).to(like(self.flow))
 
     def _of_each(self, function: Callable[[Tensor], Tensor], x: Tensor, event: Sequence[int]) -> Tensor:
         """The function, for batches (B, *event_shape), of x with any axes before its event."""

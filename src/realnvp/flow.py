@@ -111,9 +111,9 @@ class Flow(nn.Module):
             raise ValueError(f"temperature: must be a number of at least 0, got {temperature}")
         kind, size, end = like(self).dtype if dtype is None else dtype, images_at_once(shape), first + n
         chunks = [range(start, min(start + size, end)) for start in range(first, end, size)]
-        return torch.cat([self.decode(temperature * self._latents(chunk, shape, seed)).to(kind) for chunk in chunks])
+        return torch.cat([self.decode(temperature * self.latents(chunk, shape, seed)).to(kind) for chunk in chunks])
 
-    def _latents(self, indices: range, shape: Sequence[int], seed: int) -> Tensor:
+    def latents(self, indices: range, shape: Sequence[int], seed: int) -> Tensor:
         """(n, *shape): z ~ prior, each a function of the seed and its index."""
         if len(shape) > 1:
             z = torch.stack([self.prior.sample(shape, generator(seed, Purpose.SAMPLE, index=i)) for i in indices])

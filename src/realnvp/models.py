@@ -27,7 +27,7 @@ from realnvp.bijections import (
 from realnvp.bijections.base import like
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, nearest, resolve, validate
 from realnvp.convolution import MatrixConv, WeightNormConv
-from realnvp.flow import Flow
+from realnvp.flow import Flow, state_like
 from realnvp.nets import MLP, ConvNet, KeptHalf, ResNet
 from realnvp.noise import Purpose, generator
 from realnvp.prior import StandardNormal
@@ -126,7 +126,7 @@ def vector(model: ModelConfig, dim: int) -> Chain:
 def standardise(flow: Flow, rows: ArrayLike) -> Flow:
     """The same flow of vectors, its frozen first layers set to the mean and deviation of the rows, (N, D), real numbers."""
     assert isinstance(flow.bijection, Chain)
-    x = torch.tensor(np.asarray(rows), dtype=torch.float64)
+    x = torch.tensor(np.asarray(rows)).to(state_like(flow))
     for layer in flow.bijection.bijections:
         if not isinstance(layer, ActNorm) or layer.mean.requires_grad:
             break

@@ -31,7 +31,7 @@ from realnvp.data.source import SPLITS
 from realnvp.device import has_bfloat16, pick_device
 from realnvp.environment import environment, read_sittings
 from realnvp.figures import data_beside_samples
-from realnvp.flow import Flow, images_at_once
+from realnvp.flow import ROWS, Flow, images_at_once
 from realnvp.folders import DamagedError, keep_last, lock_folder, naming, numbered, sweep, write_file
 from realnvp.likelihood import Summary, Unit, evaluating, full_precision, log_probs, summarise, unit_of
 from realnvp.memory import check_memory
@@ -312,9 +312,10 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     if accelerator.is_main_process:
         for complaint in complaints:
             warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=2)
+        past = _past(run_dir, state)
     start_tracker(accelerator, config, run_dir, step=state.step)
     if accelerator.is_main_process:
-        _claim(config, run_dir, state, device=str(accelerator.device), processes=processes)
+        _claim(config, run_dir, state, past, device=str(accelerator.device), processes=processes)
     with warnings.catch_warnings():  # torch 2.13 renames the option, to a name that older ones do not know
         warnings.filterwarnings("ignore", message=".*broadcast_buffers")
         model, *prepared = accelerator.prepare(flow, *optimizers)
@@ -366,19 +367,28 @@ def _check_claim(config: Config, run_dir: Path) -> None:
         raise ValueError(f"{path}: this run was started with another {', '.join(changed)}; take another --run-dir")
 
 
-def _claim(config: Config, run_dir: Path, state: TrainState, **where: Any) -> None:
+Past = tuple[list[dict[str, Any]], list[str]]
+
+
+def _past(run_dir: Path, state: TrainState) -> Past:
+    """The sittings so far, and the lines of metrics.jsonl up to this state; DamagedError if they make no sense."""
+    path = run_dir / "metrics.jsonl"
+    sittings = read_sittings(run_dir) if (run_dir / "environment.json").exists() else []
+    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
+    return sittings, [line for line in lines if _place_of(line, path) <= (state.step, not state.pending)]
+
+
+def _claim(config: Config, run_dir: Path, state: TrainState, past: Past, **where: Any) -> None:
     """Make run_dir this training's, from here on: folders, config.json, environment.json, no metrics of steps to come."""
     for folder in (run_dir, run_dir / "model", run_dir / "checkpoints", run_dir / "samples"):
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
     keep_last(run_dir / "checkpoints", "step", 2)  # one more is left if the last save was interrupted
-    record, path = run_dir / "environment.json", run_dir / "metrics.jsonl"
-    sittings = read_sittings(run_dir) if record.exists() else []
-    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if _place_of(line, path) <= (state.step, not state.pending)]
+    sittings, metrics = past
+    sittings = [*sittings, {"from_step": state.step} | environment() | where]
     write_file(run_dir / "config.json", to_json(config))
-    write_file(record, json.dumps([*sittings, {"from_step": state.step} | environment() | where], indent=2) + "\n")
-    write_file(path, "".join(kept))
+    write_file(run_dir / "environment.json", json.dumps(sittings, indent=2) + "\n")
+    write_file(run_dir / "metrics.jsonl", "".join(metrics))
 
 
 def _place_of(line: str, path: Path) -> tuple[float, bool]:
@@ -443,8 +453,7 @@ def _validate(run: Run, stop: list[int]) -> Summary:
     images, rank, processes = run.splits.validation, run.accelerator.process_index, run.accelerator.num_processes
     chosen = np.linspace(0, len(images) - 1, min(len(images), run.config.train.eval_images)).astype(int)
     nats = torch.zeros(len(images), dtype=torch.float64)
-    at_once = images_at_once(run.splits.shape)
-    size = processes * (at_once if run.splits.levels is None else min(64, at_once))
+    size = processes * (min(64, images_at_once(run.splits.shape)) if run.splits.levels else ROWS)
     for start in range(0, len(chosen), size):
         _heed(run, stop)
         if len(mine := chosen[start : start + size][rank::processes]):

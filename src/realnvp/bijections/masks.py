@@ -4,6 +4,7 @@ True (b = 1 in eq 9) means passed through unchanged.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -32,4 +33,12 @@ def bitwise(shape: Sequence[int], device: torch.device, *, bit: int, flip: bool 
     """
     size = shape[-1]
     place = bit % max(1, (size - 1).bit_length())
-    return ((torch.arange(size, device=device) >> place) % 2 == (0 if flip else 1))[None]
+    # Small flows of vectors would spend a tenth of their time on it; a tracer's tensors are not to be kept.
+    make = _bits.__wrapped__ if torch.compiler.is_compiling() else _bits
+    return make(size, place, flip, device)
+
+
+@lru_cache(maxsize=256)
+def _bits(size: int, place: int, flip: bool, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return ((torch.arange(size, device=device) >> place) % 2 == (0 if flip else 1))[None]

@@ -1,0 +1,136 @@
+"""A flow fitted to rows in memory, in seconds: for points and tables, and what `realnvp.sklearn` does."""
+
+import copy
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from realnvp.bijections import starting
+from realnvp.flow import Flow
+from realnvp.likelihood import evaluating
+from realnvp.noise import Purpose, generator
+
+LOOK_EVERY = 25  # steps
+MOST_HELD_OUT = 2000  # rows
+WARMUP = 0.05  # of the steps
+CLIP = 10.0  # norm of the gradient of nats a row
+
+
+@dataclass
+class Fit:
+    """How a fit went, in nats a row."""
+
+    loss: list[float] = field(default_factory=list)
+    """Minus the mean log-density of each step's batch."""
+    validation: list[float] = field(default_factory=list)
+    """The mean log-density of the rows held out, at the start and after each 25 steps; empty if none were."""
+    best_step: int = 0
+    """The step at which the weights kept were found."""
+
+
+def fit(
+    flow: Flow,
+    x: Tensor,
+    *,
+    max_steps: int = 500,
+    batch_size: int = 256,
+    lr: float = 5e-3,
+    noise: float = 0.02,
+    held_out: float = 0.1,
+    patience: int = 200,
+    tol: float = 1e-4,
+    start: bool = True,
+    seed: int = 0,
+    verbose: bool = False,
+) -> Fit:
+    """How it went to fit the flow to the rows x by maximum likelihood: it is changed in place, and then in eval mode.
+
+    x is (N, D), or (N, C, H, W), in data units; if it is float64, so are z and log-det between the layers, whatever the networks
+    are. Adam's learning rate rises to lr and falls to 0 over max_steps. A share held_out of the rows, at most 2,000, chooses the
+    weights that are kept, and ends the fit once they were not better by tol for patience steps; with 0 the last ones are kept.
+    Each batch gets Gaussian noise of so many deviations of each entry: the density would have no bound where entries repeat or
+    depend on others. start: the first layers take the mean and deviation of the rows; False: an earlier fit goes on.
+    The same seed gives the same weights, and torch's own generators are left alone. ValueError names what is out of range.
+    """
+    _check(x, max_steps=max_steps, batch_size=batch_size, lr=lr, noise=noise, held_out=held_out, patience=patience, tol=tol)
+    random = generator(seed, Purpose.TRAIN)
+    order = torch.from_numpy(random.permutation(len(x)))
+    held = min(math.ceil(held_out * len(x)), MOST_HELD_OUT)
+    validation, train = x[order[:held]], x[order[held:]]
+    deviation = train.std(0, correction=0)
+    sigma = noise * torch.where(deviation > 0, deviation, 1)
+    if start:
+        with starting(flow), evaluating(flow):
+            flow.log_prob(train)
+    weights = [weight for weight in flow.parameters() if weight.requires_grad]
+    optimizer = torch.optim.Adam(weights, fused=x.device.type in ("cpu", "cuda"))
+    best = _Best(flow, validation, tol)
+    best.look(0)
+    losses = []
+    flow.train()
+    for step in range(1, max_steps + 1):
+        rows = torch.from_numpy(random.integers(len(train), size=min(batch_size, len(train))))
+        batch = train[rows]
+        batch = batch + sigma * torch.from_numpy(random.standard_normal(batch.shape)).to(batch)
+        loss = -flow.log_prob(batch).mean()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.param_groups[0]["lr"] = lr * _rate(step / max_steps)
+        if torch.nn.utils.clip_grad_norm_(weights, CLIP).isfinite():
+            optimizer.step()
+        losses.append(loss.item())
+        if step % LOOK_EVERY == 0 or step == max_steps:
+            best.look(step)
+            if verbose:
+                print(f"step {step} of {max_steps}: loss {losses[-1]:.3f}, best {best.nats:.3f} nats at step {best.step}")
+            if step - best.improved >= patience:
+                break
+    best.restore()
+    flow.eval()
+    return Fit(losses, best.seen, best.step)
+
+
+def _rate(progress: float) -> float:
+    """The share of the learning rate: up along a line, down along a cosine."""
+    return min(1.0, progress / WARMUP) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class _Best:
+    """The weights that gave rows held out their highest mean log-density yet; without such rows, the last."""
+
+    def __init__(self, flow: Flow, rows: Tensor, tol: float) -> None:
+        self.flow, self.rows, self.tol = flow, rows, tol
+        self.seen: list[float] = []
+        self.nats, self.step, self.improved = -math.inf, 0, 0
+        self.weights: dict[str, Tensor] = {}
+
+    def look(self, step: int) -> None:
+        """Compare the weights as they are after this step."""
+        if not len(self.rows):
+            self.step = self.improved = step
+            return
+        with evaluating(self.flow):
+            nats = self.flow.log_prob(self.rows).mean().item()
+        self.seen.append(nats)
+        if nats > self.nats + self.tol:
+            self.improved = step
+        if nats > self.nats:
+            self.nats, self.step, self.weights = nats, step, copy.deepcopy(self.flow.state_dict())
+
+    def restore(self) -> None:
+        """Give them to the flow."""
+        if self.weights:
+            self.flow.load_state_dict(self.weights)
+
+
+def _check(x: Tensor, *, held_out: float, **values: float) -> None:
+    least = {"max_steps": 1, "batch_size": 1, "patience": 1, "noise": 0}
+    for name, value in values.items():
+        if not least.get(name, 0) <= value < math.inf or (name == "lr" and value == 0):
+            raise ValueError(f"{name}: is out of range, {value}")
+    if not 0 <= held_out < 1 or math.ceil(held_out * len(x)) >= len(x):
+        raise ValueError(f"held_out: no row of {len(x)} is left to fit to with {held_out}")
+    if not x.isfinite().all():
+        raise ValueError("x: must be finite")

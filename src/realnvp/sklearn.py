@@ -1,0 +1,242 @@
+"""Flows as scikit-learn's estimators: a density of tables, and outliers by it. Needs the extra `realnvp[sklearn]`."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from realnvp.fitting import fit
+from realnvp.flow import Flow, images_at_once
+from realnvp.models import vector_flow
+
+try:
+    from sklearn.base import (
+        BaseEstimator,
+        ClassNamePrefixFeaturesOutMixin,
+        DensityMixin,
+        OutlierMixin,
+        TransformerMixin,
+        clone,
+    )
+    from sklearn.utils import check_array, check_random_state
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError as error:
+    raise ImportError(
+        "realnvp.sklearn needs scikit-learn 1.6 or later: pip install 'realnvp[sklearn]'", name="sklearn"
+    ) from error
+
+Array = NDArray[np.float64]
+# The estimator's names, which are scikit-learn's, and `realnvp.fit`'s.
+RECIPE = {
+    "learning_rate": "lr",
+    "max_iter": "max_steps",
+    "batch_size": "batch_size",
+    "noise": "noise",
+    "validation_fraction": "held_out",
+    "n_iter_no_change": "patience",
+    "tol": "tol",
+    "verbose": "verbose",
+}
+
+
+class RealNVPDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[misc]
+    """The density of rows of numbers by a flow with affine couplings: exact log-densities, samples, and latents.
+
+    Columns are standardised inside, so numbers are in the units of the data: `score_samples` gives nats per row. Fitted with
+    float32 networks, then float64 throughout. One column alone gives a Gaussian: couplings have nothing to look at.
+
+    Parameters
+    ----------
+    num_couplings, width, num_blocks, coupling
+        Those of `realnvp.vector_flow`: how many couplings, their networks' size, affine or additive.
+    learning_rate, max_iter, batch_size
+        Adam's learning rate, which falls to 0 over max_iter steps, and the rows of a step: time does not grow with the data.
+    noise
+        Gaussian noise in each batch, in deviations of each column: a floor under what repeated or dependent columns can gain.
+    early_stopping, validation_fraction, n_iter_no_change, tol
+        Hold out rows (at most 2,000), keep the weights that are best on them, and stop when these were not better by tol nats
+        for n_iter_no_change steps. Without, small tables are learned by heart.
+    warm_start
+        Whether `fit` goes on from the flow of the fit before, standardisation included.
+    random_state
+        Of the split, the weights, the batches, and `sample`. torch's generators are left alone.
+    verbose
+        Whether to print the progress.
+
+    Attributes
+    ----------
+    flow_
+        The fitted `realnvp.Flow`, float64, in eval mode. Saved by scikit-learn's habit, with pickle or joblib, the estimator runs
+        code when it is loaded, as all of scikit-learn's do; `realnvp.save_flow(estimator.flow_, folder)` needs no pickle.
+    n_iter_, best_iter_
+        Steps taken, and the step whose weights were kept.
+    loss_curve_, validation_scores_
+        Minus the mean log-density of each step's batch; the mean log-density of the rows held out, each 25 steps.
+    """
+
+    flow_: Flow
+
+    def __init__(
+        self,
+        *,
+        num_couplings: int = 8,
+        width: int = 64,
+        num_blocks: int = 2,
+        coupling: Literal["affine", "additive"] = "affine",
+        learning_rate: float = 5e-3,
+        max_iter: int = 500,
+        batch_size: int = 256,
+        noise: float = 0.02,
+        early_stopping: bool = True,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 200,
+        tol: float = 1e-4,
+        warm_start: bool = False,
+        random_state: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        self.num_couplings = num_couplings
+        self.width = width
+        self.num_blocks = num_blocks
+        self.coupling = coupling
+        self.learning_rate = learning_rate
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.noise = noise
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any = None) -> "RealNVPDensity":
+        """Fit the flow to the rows of X, (N, D). y is ignored."""
+        again = self.warm_start and hasattr(self, "flow_")
+        rows = torch.tensor(validate_data(self, X, dtype=np.float64, ensure_min_samples=2, reset=not again))
+        architecture = {name: getattr(self, name) for name in ("num_couplings", "width", "num_blocks", "coupling")}
+        seed = self._seed()
+        flow = vector_flow(rows.shape[1], **architecture, seed=seed)
+        if again:
+            try:
+                flow.load_state_dict(self.flow_.state_dict())
+            except RuntimeError:
+                raise ValueError(
+                    "warm_start: the fit before was of another num_couplings, width, num_blocks or coupling"
+                ) from None
+        recipe = {name: getattr(self, own) for own, name in RECIPE.items()}
+        if not self.early_stopping:
+            recipe["held_out"] = 0.0
+        try:
+            result = fit(flow, rows, **recipe, start=not again, seed=seed)
+        except ValueError as wrong:
+            name, rest = str(wrong).split(":", 1)
+            own = {name: own for own, name in RECIPE.items()}.get(name, name)
+            raise ValueError(f"{own}:{rest}") from None
+        self.flow_ = flow.double()
+        self.n_iter_, self.best_iter_ = len(result.loss), result.best_step
+        self.loss_curve_, self.validation_scores_ = result.loss, result.validation
+        return self
+
+    def score_samples(self, X: Any) -> Array:
+        """(N,): the log-density of each row, nats."""
+        rows = self._rows(X)
+        return self._each(self.flow_.log_prob, rows)
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """The mean log-density of a row, nats: as GaussianMixture's; KernelDensity's is the sum."""
+        return float(self.score_samples(X).mean())
+
+    def sample(self, n_samples: int = 1) -> Array:
+        """(n_samples, D): new rows; the same each time if random_state is an integer."""
+        check_is_fitted(self)
+        samples: Array = self.flow_.sample(n_samples, seed=self._seed()).numpy()
+        return samples
+
+    def transform(self, X: Any) -> Array:
+        """(N, D): the latents z = f(x), which are standard normal where the fit is good."""
+        rows = self._rows(X)
+        return self._each(self.flow_.encode, rows)
+
+    def inverse_transform(self, X: Any) -> Array:
+        """(N, D): the rows x = g(z) of the latents X, in the units of the data."""
+        check_is_fitted(self)
+        latents = check_array(X, dtype=np.float64)
+        if latents.shape[1] != self.n_features_in_:
+            raise ValueError(f"X has {latents.shape[1]} features, but {type(self).__name__} has {self.n_features_in_} latents")
+        return self._each(self.flow_.decode, latents)
+
+    @property
+    def _n_features_out(self) -> int:
+        return int(self.n_features_in_)
+
+    def _seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+
+    def _rows(self, X: Any) -> Array:
+        check_is_fitted(self)
+        rows: Array = validate_data(self, X, dtype=np.float64, reset=False)
+        return rows
+
+    @torch.no_grad()
+    def _each(self, method: Callable[[Tensor], Tensor], rows: Array) -> Array:
+        size = images_at_once(rows.shape[1:])
+        parts = [method(torch.tensor(rows[i : i + size])) for i in range(0, len(rows), size)]
+        found: Array = torch.cat(parts).numpy()
+        return found
+
+
+class RealNVPOutlier(OutlierMixin, BaseEstimator):  # type: ignore[misc]
+    """Outliers: the rows to which a flow, fitted to the same or to normal rows, gives the lowest density.
+
+    Parameters
+    ----------
+    density
+        The unfitted `RealNVPDensity` to use, one with its default settings if None; or another density with `score_samples`.
+    contamination
+        The share of the rows of `fit` that are to be outliers, above 0 and at most 0.5.
+    random_state
+        The density's, unless None.
+
+    Attributes
+    ----------
+    density_
+        The fitted density.
+    offset_
+        The log-density, nats, below which a row is an outlier.
+    """
+
+    def __init__(self, density: Any = None, *, contamination: float = 0.1, random_state: Any = None) -> None:
+        self.density = density
+        self.contamination = contamination
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> "RealNVPOutlier":
+        """Fit the density to the rows of X, (N, D), and put offset_ where contamination says. y is ignored."""
+        if not 0 < self.contamination <= 0.5:
+            raise ValueError(f"contamination: must be above 0 and at most 0.5, got {self.contamination}")
+        rows = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        density = RealNVPDensity() if self.density is None else clone(self.density)
+        if self.random_state is not None:
+            density.set_params(random_state=self.random_state)
+        self.density_ = density.fit(rows)
+        self.offset_ = float(np.percentile(density.score_samples(rows), 100 * self.contamination))
+        return self
+
+    def score_samples(self, X: Any) -> Array:
+        """(N,): the log-density of each row, nats; the lower, the more an outlier."""
+        check_is_fitted(self)
+        scores: Array = self.density_.score_samples(validate_data(self, X, dtype=np.float64, reset=False))
+        return scores
+
+    def decision_function(self, X: Any) -> Array:
+        """(N,): score_samples - offset_, negative for outliers."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> NDArray[np.int64]:
+        """(N,): -1 for outliers, 1 for the others."""
+        return np.where(self.decision_function(X) < 0, -1, 1)

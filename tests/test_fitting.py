@@ -1,0 +1,133 @@
+"""Rows in memory, fitted in seconds: what is kept, what is left alone, what is refused."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import realnvp
+from realnvp.flow import Flow
+from realnvp.noise import Purpose, generator
+
+QUICK: dict[str, Any] = {"max_steps": 50, "lr": 1e-2}
+
+
+def small(dim: int = 2, seed: int = 0) -> Flow:
+    return realnvp.vector_flow(dim, num_couplings=4, width=16, num_blocks=1, seed=seed)
+
+
+def curved(n: int = 400) -> Tensor:
+    """Points around a parabola, far from 0 and of small deviation."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(n, 2, dtype=torch.float64, generator=random)
+    x[:, 1] = x[:, 0].square() + 0.3 * x[:, 1]
+    return 1000 + 0.01 * x
+
+
+def test_beats_the_gaussian_that_it_starts_from_on_rows_it_never_saw() -> None:
+    x = curved(1200)
+    flow = small()
+    result = realnvp.fit(flow, x[:400], max_steps=100, lr=1e-2)
+    with torch.no_grad():
+        fitted = flow.log_prob(x[400:]).mean().item()
+    gaussian = -sum((x[:400].std(0)).log()).item() - math.log(2 * math.pi) - 1
+    assert not flow.training
+    assert result.validation[0] == pytest.approx(gaussian, abs=0.5)
+    assert fitted > gaussian + 0.5
+    assert len(result.loss) == 100
+    assert len(result.validation) == 5
+
+
+def test_the_weights_kept_are_the_best_on_rows_held_out() -> None:
+    x, flow = curved(60), small()
+    result = realnvp.fit(flow, x, max_steps=200, lr=3e-2, noise=0.0, seed=3)
+    held = generator(3, Purpose.TRAIN).permutation(60)[:6]
+    with torch.no_grad():
+        assert flow.log_prob(x[torch.from_numpy(held)]).mean().item() == max(result.validation)
+    assert result.best_step == 25 * result.validation.index(max(result.validation))
+    assert max(result.validation) > result.validation[-1]  # else this shows nothing
+
+
+def test_without_rows_held_out_the_last_weights_are_kept() -> None:
+    x, flow = curved(60), small()
+    result = realnvp.fit(flow, x, max_steps=200, lr=3e-2, noise=0.0, held_out=0.0, patience=1)
+    assert (result.best_step, len(result.loss), result.validation) == (200, 200, [])
+    with torch.no_grad():
+        assert -flow.log_prob(x).mean() < min(result.loss) + 0.5
+
+
+def test_stops_when_rows_held_out_gain_nothing() -> None:
+    result = realnvp.fit(small(), torch.randn(40, 2, generator=torch.Generator().manual_seed(0)), max_steps=400, patience=50)
+    assert len(result.loss) < 400
+    assert len(result.loss) - result.best_step <= 50 + 25
+
+
+def test_same_seed_same_weights_and_torchs_generator_is_left_alone() -> None:
+    x = curved()
+    first, again, other = small(), small(), small()
+    realnvp.fit(first, x, **QUICK)
+    torch.rand(3)
+    state = torch.get_rng_state()
+    realnvp.fit(again, x, **QUICK)
+    assert torch.equal(state, torch.get_rng_state())
+    realnvp.fit(other, x, **QUICK, seed=1)
+    with torch.no_grad():
+        assert torch.equal(first.log_prob(x), again.log_prob(x))
+        assert not torch.equal(first.log_prob(x), other.log_prob(x))
+
+
+def test_a_fit_goes_on() -> None:
+    x, flow = curved(), small()
+    realnvp.fit(flow, x, **QUICK)
+    with torch.no_grad():
+        before = flow.log_prob(x)
+    held = torch.from_numpy(generator(1, Purpose.TRAIN).permutation(len(x))[:40])
+    result = realnvp.fit(flow, x, **QUICK, start=False, seed=1)
+    assert result.validation[0] == before[held].mean().item()
+    assert result.best_step > 0
+
+
+def test_noise_bounds_what_repeated_columns_gain() -> None:
+    """A column twice, or a constant, has no density: the noise, of .02 deviations, is all that the couplings can find."""
+    column = torch.randn(300, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = torch.cat([column, column, torch.ones_like(column)], dim=1)
+    flow = small(3)
+    result = realnvp.fit(flow, x, max_steps=150, lr=1e-2, held_out=0.0)
+    floor = 3 * math.log(math.sqrt(2 * math.pi * math.e) * 0.02)  # of three columns of such noise
+    assert math.isfinite(sum(result.loss))
+    assert min(result.loss) > floor
+    with torch.no_grad():
+        assert flow.log_prob(x).isfinite().all()
+        assert (flow.sample(50)[:, 2] - 1).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_images_too(dtype: torch.dtype) -> None:
+    flow = realnvp.build("digits")
+    x = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0)).to(dtype) * 17
+    result = realnvp.fit(flow, x, max_steps=3, batch_size=10, noise=0.0)
+    assert len(result.loss) == 3
+    assert flow.log_prob(x).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"max_steps": 0}, "max_steps: "),
+        ({"batch_size": 0}, "batch_size: "),
+        ({"lr": 0.0}, "lr: "),
+        ({"lr": math.nan}, "lr: "),
+        ({"noise": -1.0}, "noise: "),
+        ({"held_out": 1.0}, "held_out: "),
+        ({"held_out": 0.99}, "held_out: no row of 10"),
+        ({"patience": 0}, "patience: "),
+        ({"tol": -1.0}, "tol: "),
+        ({"x": torch.full((10, 2), math.inf)}, "x: must be finite"),
+        ({"x": torch.zeros(10, 3)}, "expected a batch of shape"),
+    ],
+)
+def test_what_is_out_of_range_is_named(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        realnvp.fit(small(), **({"x": torch.zeros(10, 2)} | wrong))
