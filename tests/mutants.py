@@ -78,7 +78,7 @@ MUTANTS = [
     Mutant("prior.py", "math.log(2 * math.pi)", "math.log(math.pi)"),
     Mutant("prior.py", "standard_normal(tuple(shape))", "standard_normal(tuple(shape)) * 1.05"),
     Mutant("flow.py", "for start in range(first, end, size)", "for start in range(0, n, size)"),
-    Mutant("flow.py", "temperature * self._latents", "self._latents"),
+    Mutant("flow.py", "temperature * self.latents", "self.latents"),
     Mutant("models.py", "4 * channels, wider, 3", "4 * channels, width, 3"),
     Mutant("models.py", "2 * channels, wider, num_scales - 1", "2 * channels, width, num_scales - 1"),
     Mutant("models.py", "bound=0.0", "bound=1.0"),
