@@ -68,10 +68,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=100, help="kills of each")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--signals", nargs="*", default=["SIGKILL", "SIGTERM", "SIGINT"], help="only these")
     given = parser.parse_args()
     print("| signal | to | times | ended bit-equal | most steps lost (save_every = 3) | ends within |\n|---|---|---|---|---|---|")
     cases = [(name, signal.SIGKILL) for name in SUBJECTS]
-    for name, signum in [*cases, ("training", signal.SIGTERM), ("training", signal.SIGINT)]:
+    cases += [("training", signal.SIGTERM), ("training", signal.SIGINT)]
+    for name, signum in [case for case in cases if case[1].name in given.signals]:
         with tempfile.TemporaryDirectory() as place:
             killed = kill(SUBJECTS[name](Path(place)), given.times, Path(place), random.Random(given.seed), signum)
         cells = f"{killed.runs} of {killed.runs} runs | {killed.lost if name == 'training' else '-'} | {killed.seconds:.2f} s"
