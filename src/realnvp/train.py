@@ -164,7 +164,7 @@ def _loop(run: Run, stop: list[int]) -> None:
                 values = {f"train_{unit.key}": value, "gradient_norm": norm, f"{unit.things}_per_second": speed}
                 _log(run, values | {"skipped": state.skipped})
                 words = f"{value:.3f} {unit.words}  {speed:.0f} {unit.things}/s  {_best(state)}"
-                report(state.step, words, round(state.step / run.progress))
+                report(state.step, words, max(state.step, round(state.step / run.progress)))
                 recent, ticked = [], time.monotonic()
             _conclude(run, stop, signum)
 
