@@ -238,11 +238,13 @@ def resolve(config: Config, shape: Shape, columns: tuple[str, ...] | None = None
 
 
 def least_parameters(config: Config) -> int:
-    """A number of parameters that the flow of this (resolved) configuration has at least: those of the last scale's blocks."""
-    model = config.model
-    last = int(model.width * model.growth ** ((model.num_scales or 1) - 1))
-    each = {"paper": 4 * (1 + 19 * model.num_blocks), "modern": 18 * model.num_couplings * model.num_blocks}
-    return each.get(model.architecture, 2 * model.num_couplings * model.num_blocks) * last**2
+    """A number of parameters that the flow of this (resolved) configuration has at least: those of its blocks."""
+    model, scales = config.model, config.model.num_scales or 1
+    widths = [int(model.width * model.growth**scale) for scale in range(scales)]
+    if model.architecture == "paper":  # of the last scale
+        return 4 * (1 + 19 * model.num_blocks) * widths[-1] ** 2
+    each = 18 if model.architecture == "modern" else 2
+    return each * model.num_couplings * model.num_blocks * sum(width**2 for width in widths)
 
 
 def default_num_scales(shape: Shape) -> int:

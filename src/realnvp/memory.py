@@ -31,6 +31,8 @@ def check_memory(config: Config, device: torch.device, *, processes: int = 1) ->
     if rough < there:  # far more than it takes; counting takes seconds
         return
     needed = training_memory(replace(config, train=replace(config.train, batch_size=images)))
+    # A save holds weights, Adam's two moments and the average as they are, as copies and as the bytes of the file.
+    needed = max(needed, 48 * count_parameters(config))
     if needed > there:
         sizes = f"{needed / 2**30:,.1f} GiB of memory, {device} has {there / 2**30:,.1f} GiB"
         raise ValueError(f"model.width, model.num_blocks, train.batch_size: a training needs about {sizes}")
