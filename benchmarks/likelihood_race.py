@@ -10,10 +10,9 @@ images with the same noise. Rounds go over the contestants one seed after the ot
 import argparse
 import json
 import math
-import subprocess
-import sys
-import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -21,31 +20,24 @@ from typing import Any
 import numpy as np
 import torch
 
-import realnvp.train
+from benchmarks.budget import trained
 from benchmarks.public_copy import PublicCopy
 from realnvp.batches import Batches
 from realnvp.config import PRESETS, Config, flat, from_json, resolve, to_json
-from realnvp.likelihood import in_bits_per_dim
 from realnvp.noise import Purpose, uniform
+from realnvp.units import in_bits_per_dim
 
 PUBLIC_COPY = "public-copy"
 # About 5 million parameters, as deep as the copies' CIFAR-10; with four scales it does not leave 8 bits/dim in six minutes.
 PUBLIC_SIZE = "photos:model.num_scales=2,model.width=32,model.num_blocks=8,train.batch_size=32"
 
 
-def configured(variant: str, *, data: Path, seed: int, minutes: float) -> Config:
-    """'PRESET' or 'PRESET:field=value,field=value' as a configuration with this budget."""
+def configured(variant: str, *, data: Path, seed: int) -> Config:
+    """'PRESET' or 'PRESET:field=value,field=value' as a configuration for these data."""
     preset, _, changes = variant.partition(":")
     tree = json.loads(to_json(PRESETS[preset]))
-    budget = {
-        "train.max_steps": 10**6,
-        "train.max_minutes": minutes,
-        "seed": seed,
-        "data.source": str(data),
-        "data.set": "images",
-    }
-    never = {"train.eval_every": 10**6, "train.sample_every": 10**6, "train.save_every": 10**6, "train.tracker": "none"}
-    for name, value in (budget | never | dict(change.split("=") for change in changes.split(",") if change)).items():
+    given = {"seed": seed, "data.source": str(data), "data.set": "images"}
+    for name, value in (given | dict(change.split("=") for change in changes.split(",") if change)).items():
         if name not in flat(PRESETS[preset]):
             raise SystemExit(f"{variant}: no field {name}")
         *parents, last = name.split(".")
@@ -76,7 +68,7 @@ def judge(log_prob: Any, images: np.ndarray[Any, Any], *, draws: int) -> torch.T
     return in_bits_per_dim(nats, tuple(x.shape[1:]))
 
 
-def train_public_copy(config: Config, images: np.ndarray[Any, Any]) -> tuple[Any, int, float]:
+def train_public_copy(config: Config, images: np.ndarray[Any, Any], minutes: float) -> tuple[Any, int, float]:
     """The stand-in, trained as its originals are: Adam, rate 1e-3, norm clipped to 100, penalty 5e-5 on all gains."""
     config = resolve(config, (images.shape[3], *images.shape[1:3]))
     torch.manual_seed(config.seed)
@@ -85,8 +77,7 @@ def train_public_copy(config: Config, images: np.ndarray[Any, Any]) -> tuple[Any
     gains = [parameter for name, parameter in model.named_parameters() if name.endswith("weight_g")]
     batches = Batches(images, config, device=torch.device("cpu"))
     began, step, losses = time.process_time(), 0, []
-    assert config.train.max_minutes
-    while time.process_time() - began < 60 * config.train.max_minutes:
+    while time.process_time() - began < 60 * minutes:
         optimizer.zero_grad()
         loss = -model.log_prob(batches.at(step)).mean()
         (loss + 5e-5 * torch.stack([gain.square().sum() for gain in gains]).sum()).backward()
@@ -101,16 +92,13 @@ def contest(variant: str, seed: int, data: Path, minutes: float, draws: int, spl
     """What one contestant reached."""
     torch.set_num_threads(1)
     public = variant == PUBLIC_COPY
-    config = configured(PUBLIC_SIZE if public else variant, data=data, seed=seed, minutes=minutes)
+    config = configured(PUBLIC_SIZE if public else variant, data=data, seed=seed)
     if public:
-        log_prob, steps, loss = train_public_copy(config, np.load(data / "train.npy", mmap_mode="r"))
+        log_prob, steps, loss = train_public_copy(config, np.load(data / "train.npy", mmap_mode="r"), minutes)
         train_bits = in_bits_per_dim(-loss, (3, 32, 32))
     else:
-        realnvp.train.clock = time.process_time
-        with tempfile.TemporaryDirectory() as folder:
-            steps = realnvp.train.train(config, folder, device="cpu").step
-            lines = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
-            log_prob = realnvp.load_flow(folder, "last").log_prob
+        flow, steps, lines = trained(config, minutes)
+        log_prob = flow.log_prob
         train_bits = mean([line["train_bits_per_dim"] for line in lines if "train_bits_per_dim" in line][-10:])
     bits = judge(log_prob, np.load(data / f"{split}.npy", mmap_mode="r")[::every], draws=draws)
     return {
@@ -138,31 +126,18 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=2, help="judge on every so many-th image")
     parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--out", type=Path, help="a JSON file, one line for each contestant, appended")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # a contestant's own process
     args = parser.parse_args()
-    if args.one:
-        print(json.dumps(contest(args.variants[0], args.seeds[0], args.data, args.minutes, args.draws, args.split, args.every)))
-        return
-    waiting = [(variant, seed) for seed in args.seeds for variant in args.variants]
-    running: list[tuple[str, subprocess.Popen[str]]] = []
+    how = (args.data, args.minutes, args.draws, args.split, args.every)
     results = []
-    while waiting or running:
-        if waiting and len(running) < args.jobs:
-            variant, seed = waiting.pop(0)
-            words = ["--one", variant, "--seeds", str(seed), "--minutes", str(args.minutes), "--data", str(args.data)]
-            words += ["--draws", str(args.draws), "--split", args.split, "--every", str(args.every)]
-            command = [sys.executable, "-m", "benchmarks.likelihood_race", *words]
-            running.append((variant, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)))
-            continue
-        variant, process = running.pop(0)
-        out, err = process.communicate()
-        if process.returncode:
-            raise SystemExit(f"{variant}: {err}")
-        results.append(json.loads(out.splitlines()[-1]))
-        print(out.splitlines()[-1], flush=True)
-        if args.out:
-            with args.out.open("a") as file:
-                file.write(out.splitlines()[-1] + "\n")
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        waiting = [pool.submit(contest, variant, seed, *how) for seed in args.seeds for variant in args.variants]
+        for done in as_completed(waiting):
+            results.append(done.result())
+            line = json.dumps(results[-1])
+            print(line, flush=True)
+            if args.out:
+                with args.out.open("a") as file:
+                    file.write(line + "\n")
     print_table(args.variants, results)
 
 

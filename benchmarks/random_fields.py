@@ -10,15 +10,13 @@ are CPU time of one thread.
 import argparse
 import math
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-import realnvp.train
+from benchmarks.budget import trained
 from realnvp.config import PRESETS
 from realnvp.likelihood import bits_per_dim
 
@@ -59,25 +57,19 @@ def main() -> None:
     parser.add_argument("--width", type=int)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    realnvp.train.clock = time.process_time
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "data")
-        source.mkdir()
         for split, count, seed in (("train", args.count, 1), ("valid", 500, 2), ("test", 4000, 3)):
-            np.save(source / f"{split}.npy", fields(count, args.side, seed + 10 * args.seed))
+            np.save(Path(folder, f"{split}.npy"), fields(count, args.side, seed + 10 * args.seed))
+        images = np.load(Path(folder, "test.npy"))
         config = PRESETS[args.preset]
-        recipe = replace(config.train, max_steps=10**6, max_minutes=args.minutes, eval_every=10**6, sample_every=10**6)
         model = replace(config.model, width=args.width or config.model.width)
-        data = replace(config.data, source=str(source))
-        config = replace(config, data=data, model=model, seed=args.seed, train=replace(recipe, save_every=10**6, tracker="none"))
-        state = realnvp.train.train(config, Path(folder, "run"), device="cpu")
-        images = np.load(source / "test.npy")
-        bits = bits_per_dim(realnvp.load_flow(Path(folder, "run"), "last"), images.transpose(0, 3, 1, 2)).per_image.numpy()
+        config = replace(config, data=replace(config.data, source=folder), model=model, seed=args.seed)
+        flow, steps, _ = trained(config, args.minutes)
+    bits = bits_per_dim(flow, images.transpose(0, 3, 1, 2)).per_image.numpy()
     truth = true_bits_per_dim(images)
     regret = bits - truth
     error = regret.std() / math.sqrt(len(regret))
-    print(f"{args.preset}, {args.side}x{args.side}, {args.minutes:g} minutes, {state.step} steps")
+    print(f"{args.preset}, {args.side}x{args.side}, {args.minutes:g} minutes, {steps} steps")
     print(f"flow {bits.mean():.4f}, truth {truth.mean():.4f}, regret {regret.mean():.4f} +- {error:.4f} bits/dim")
 
 

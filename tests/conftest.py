@@ -1,6 +1,7 @@
 """A tiny trained run that many tests look at, and a clean Accelerate between tests."""
 
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
+from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, ModelConfig, TrainConfig
 from realnvp.train import train
 
@@ -42,3 +44,12 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train(TINY, folder, device="cpu")
     AcceleratorState._reset_state(True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def evaluated(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the finished training, evaluated on its test split. Only read it."""
+    copy = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(run_dir, copy)
+    assert run(["evaluate", str(copy), "--noise-draws", "2", "--device", "cpu"]) == 0
+    return copy

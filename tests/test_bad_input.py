@@ -439,14 +439,6 @@ DAMAGES: dict[str, tuple[list[str], str, Callable[[bytes], bytes] | None]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def evaluated(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "evaluated"
-    shutil.copytree(run_dir, folder)
-    assert run(["evaluate", str(folder), "--device", "cpu"]) == 0
-    return folder
-
-
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_damaged_run_exits_with_1(capsys: Out, evaluated: Path, tmp_path: Path, kind: str) -> None:
     argv, pattern, change = DAMAGES[kind]

@@ -21,6 +21,7 @@ LAYERS: list[set[str]] = [
         "prior",
         "folders",
         "locate",
+        "units",
         "card",
         "progress",
         "environment",
@@ -63,6 +64,8 @@ SAME_LAYER_ALLOWED = {
     ("locate", "config"),
     ("locate", "folders"),
     ("card", "config"),
+    ("card", "units"),
+    ("units", "config"),
     ("hub", "table"),
     ("sklearn", "fitting"),
 }

@@ -29,7 +29,7 @@ from realnvp.bijections.multiscale import even_squares, from_squares, odd_square
 from realnvp.checkpoint import load_flow
 from realnvp.config import PRESETS, Config, TrainConfig
 from realnvp.latent import compress, kept
-from realnvp.models import build, halves_coupling
+from realnvp.models import build, half_coupling
 from realnvp.nets import ConvNet, KeptHalf
 from realnvp.prior import StandardNormal
 from realnvp.train import TrainingStopped, rate, train
@@ -107,7 +107,8 @@ def test_the_packed_checkerboard_is_the_masked_one(flip: bool) -> None:
 def test_the_last_coupling_before_factoring_out_is_a_conditional_gaussian_prior() -> None:
     """N(0, I) after it is N(m, exp(-l)) of the factored part given the rest: what Glow writes as a prior."""
     model = PRESETS["digits-modern"].model
-    coupling, h = halves_coupling(model, 8, 6, flip=True), normal(3, 8, 2, 2)
+    net, h = partial(ConvNet, 4, 6, num_blocks=1), normal(3, 8, 2, 2)
+    coupling = half_coupling(model, net, 8, flip=True)
     moved(coupling, h)
     factored, rest = h.chunk(2, dim=1)
     shift, raw = (part[:, :4] for part in coupling.net(h, channelwise(h.shape, h.device, flip=True)).chunk(2, dim=1))

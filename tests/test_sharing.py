@@ -27,15 +27,6 @@ from realnvp.locate import SHIPPED, locate, shipped
 Out = pytest.CaptureFixture[str]
 
 
-@pytest.fixture(scope="module")
-def evaluated(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the finished training, evaluated on its test split. Only read it."""
-    copy = tmp_path_factory.mktemp("evaluated") / "run"
-    shutil.copytree(run_dir, copy)
-    assert run(["evaluate", str(copy), "--noise-draws", "2"]) == 0
-    return copy
-
-
 def weights_of(flow: realnvp.Flow) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in flow.state_dict().items()}
 

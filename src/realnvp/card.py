@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from realnvp.config import Config, departures
+from realnvp.units import BITS_PER_DIM, unit_of
 
 INTENDED = """\
 For exact log-densities, samples, latents, interpolation and compression studies of data like those that it was trained on, and to
@@ -45,12 +46,12 @@ def _front_matter(name: str, config: Config, facts: Mapping[str, Any], evaluatio
     if config.data.levels is not None:
         yield "pipeline_tag: unconditional-image-generation"
     yield "tags: [normalizing-flow, real-nvp, density-estimation]"
-    key, unit = _unit(config)
-    value = evaluation.get(key)
+    unit = unit_of(config)
+    value = evaluation.get(unit.key)
     if isinstance(value, float) and math.isfinite(value):
         data, split = _quoted(evaluation.get("dataset", config.data.set)), _quoted(evaluation.get("split", "test"))
         result = f"task: {{type: density-estimation}}, dataset: {{name: {data}, type: {data}, split: {split}}}"
-        metrics = f"[{{type: {key}, name: {unit}, value: {value:.4f}}}]"
+        metrics = f"[{{type: {unit.key}, name: {unit.words}, value: {value:.4f}}}]"
         yield f"model-index:\n- name: {_quoted(name)}\n  results:\n  - {{{result}, metrics: {metrics}}}"
 
 
@@ -62,16 +63,16 @@ def _rows(config: Config, facts: Mapping[str, Any], evaluation: Mapping[str, Any
     elif config.data.shape:
         sizes = "x".join(map(str, (*config.data.shape[1:], config.data.shape[0])))
         yield ("images", f"{sizes}, {config.data.levels} levels") if config.data.levels else ("columns", sizes)
-    key, unit = _unit(config)
-    if key in evaluation:
+    unit = unit_of(config)
+    if unit.key in evaluation:
         things = [f"{_text(evaluation[f'num_{name}'])} {name}" for name in ("images", "rows") if f"num_{name}" in evaluation]
         draws = [f"noise draws: {_text(evaluation['noise_draws'])}"] if "noise_draws" in evaluation else []
         counted = ", ".join([*things, *draws, f"standard error over {_text(evaluation.get('standard_error_over'))}"])
-        measured = f"**{_number(evaluation[key])} +- {_number(evaluation.get('standard_error'))}**"
-        meaning = "; an upper bound" if key == "bits_per_dim" else "; the mean log-density of a row, in the units of the columns"
-        yield f"{unit}, {_text(evaluation.get('split', 'test'))} split", f"{measured} ({counted}){meaning}"
-    elif f"validation_{key}" in facts:
-        yield f"{unit}, validation split", f"{_number(facts[f'validation_{key}'])}; it chose the model"
+        measured = f"**{_number(evaluation[unit.key])} +- {_number(evaluation.get('standard_error'))}**"
+        meaning = "; an upper bound" if unit is BITS_PER_DIM else "; the mean log-density of a row, in the units of the columns"
+        yield f"{unit.words}, {_text(evaluation.get('split', 'test'))} split", f"{measured} ({counted}){meaning}"
+    elif f"validation_{unit.key}" in facts:
+        yield f"{unit.words}, validation split", f"{_number(facts[f'validation_{unit.key}'])}; it chose the model"
     if (paper := evaluation.get("paper")) is not None:
         yield "bits/dim in the paper", _number(paper)
     elif fields := departures(config):
@@ -81,11 +82,6 @@ def _rows(config: Config, facts: Mapping[str, Any], evaluation: Mapping[str, Any
     if versions := (facts.get("environment") or {}).get("versions"):
         yield "made with", _text(", ".join(f"{package} {version}" for package, version in versions.items()))
     yield "licence", _text(facts["licence"]) if facts.get("licence") else "not stated: ask whoever shares it"
-
-
-def _unit(config: Config) -> tuple[str, str]:
-    """What an evaluation calls its number, and its unit."""
-    return ("log_likelihood", "nats") if config.data.levels is None else ("bits_per_dim", "bits/dim")
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:

@@ -16,9 +16,10 @@ from realnvp.bijections.base import Bijection, like
 from realnvp.config import smallest_side
 from realnvp.data import dequantise
 from realnvp.flow import Flow, state_like
-from realnvp.likelihood import evaluating, in_bits_per_dim
+from realnvp.likelihood import evaluating
 from realnvp.moments import stored_moments
 from realnvp.noise import Purpose, generator, uniform
+from realnvp.units import in_bits_per_dim
 
 
 class Check(NamedTuple):

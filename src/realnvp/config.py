@@ -240,11 +240,18 @@ def resolve(config: Config, shape: Shape, columns: tuple[str, ...] | None = None
 def least_parameters(config: Config) -> int:
     """A number of parameters that the flow of this (resolved) configuration has at least: those of its blocks."""
     model, scales = config.model, config.model.num_scales or 1
-    widths = [int(model.width * model.growth**scale) for scale in range(scales)]
+    widths = [model.width]
+    while len(widths) < scales:
+        widths.append(wider(model, widths[-1]))
     if model.architecture == "paper":  # of the last scale
         return 4 * (1 + 19 * model.num_blocks) * widths[-1] ** 2
     each = 18 if model.architecture == "modern" else 2
     return each * model.num_couplings * model.num_blocks * sum(width**2 for width in widths)
+
+
+def wider(model: ModelConfig, width: int) -> int:
+    """The width of the scale after one of this width."""
+    return int(model.growth * width)
 
 
 def default_num_scales(shape: Shape) -> int:

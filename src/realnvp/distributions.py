@@ -18,11 +18,7 @@ def as_distribution(flow: Flow, shape: Sequence[int] | None = None, *, validate_
     torch's global generator (`torch.manual_seed`) and need the flow in eval mode. shape, of one x, defaults to the training
     data's; ValueError if there is none.
     """
-    if shape is None:
-        if flow.config is None or flow.config.data.shape is None:
-            raise ValueError("shape: this flow has no training shape, so give one")
-        shape = flow.config.data.shape
-    return FlowDistribution(flow, shape, validate_args=validate_args)
+    return FlowDistribution(flow, flow.shape_of_one(shape), validate_args=validate_args)
 
 
 class FlowDistribution(Distribution):

@@ -15,8 +15,9 @@ from realnvp.data import Part, Splits, array_part, codec_bits_per_dim, find_rows
 from realnvp.data.splits import DESCRIPTION
 from realnvp.flow import Flow
 from realnvp.folders import DamagedError
-from realnvp.likelihood import BITS_PER_DIM, LOG_LIKELIHOOD, Unit, log_probs, refuse_fast, summarise, unit_of
+from realnvp.likelihood import log_probs, refuse_fast, summarise
 from realnvp.progress import progress
+from realnvp.units import BITS_PER_DIM, LOG_LIKELIHOOD, Unit, unit_of
 
 CHUNK = 256
 

@@ -44,10 +44,7 @@ def export_program(
         raise ValueError("a flow made by realnvp.fast cannot be exported: export the flow that it was made from")
     if call not in ("log_prob", "encode", "decode"):
         raise ValueError(f"call: must be 'log_prob', 'encode' or 'decode', got {call!r}")
-    if shape is None:
-        if flow.config is None or flow.config.data.shape is None:
-            raise ValueError("shape: this flow has no training shape, so give one")
-        shape = flow.config.data.shape
+    shape = flow.shape_of_one(shape)
     x = torch.zeros(2, *shape, dtype=dtype or like(flow).dtype, device=like(flow).device)  # 2: torch takes 1 for a constant
     with evaluating(flow), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's, of itself

@@ -101,10 +101,7 @@ class Flow(nn.Module):
         Sample i is a function of (seed, first + i), so chunks with first = 0, 64, 128 ... are the samples of one large call.
         shape defaults to the training data's; a larger one of images extrapolates (appendix C). dtype: the weights' by default.
         """
-        if shape is None:
-            if self.config is None or self.config.data.shape is None:
-                raise ValueError("shape: this flow has no training shape, so give one")
-            shape = self.config.data.shape
+        shape = self.shape_of_one(shape)
         if n < 1:
             raise ValueError(f"n: must be at least 1, got {n}")
         if not 0 <= temperature < math.inf:
@@ -112,6 +109,14 @@ class Flow(nn.Module):
         kind, size, end = like(self).dtype if dtype is None else dtype, images_at_once(shape), first + n
         chunks = [range(start, min(start + size, end)) for start in range(first, end, size)]
         return torch.cat([self.decode(temperature * self.latents(chunk, shape, seed)).to(kind) for chunk in chunks])
+
+    def shape_of_one(self, shape: Sequence[int] | None = None) -> Sequence[int]:
+        """The shape of one x: the one given, else the training data's; ValueError if there is none."""
+        if shape is not None:
+            return shape
+        if self.config is None or self.config.data.shape is None:
+            raise ValueError("shape: this flow has no training shape, so give one")
+        return self.config.data.shape
 
     def latents(self, indices: range, shape: Sequence[int], seed: int) -> Tensor:
         """(n, *shape): z ~ prior, each a function of the seed and its index."""

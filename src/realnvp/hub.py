@@ -9,8 +9,8 @@ from typing import Any
 from realnvp.checkpoint import load_model, save_flow
 from realnvp.environment import read_sittings
 from realnvp.flow import Flow
-from realnvp.folders import CARD, MANIFEST
-from realnvp.locate import CONFIG, FACTS, WEIGHTS, locate
+from realnvp.folders import CARD
+from realnvp.locate import FILES, WEIGHTS, locate
 from realnvp.table import current_evaluation
 
 
@@ -59,6 +59,5 @@ def push_to_hub(flow: Flow | str | Path, repo_id: str, *, private: bool = False,
             if not (folder / WEIGHTS).exists():
                 raise ValueError(f"{folder}: a run; realnvp share {folder} DIR makes the folder that goes to the Hub")
         repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        files = [WEIGHTS, CONFIG, FACTS, MANIFEST, CARD]
-        done = api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=files, commit_message=message)
+        done = api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=[*FILES, CARD], commit_message=message)
     return str(done.commit_url)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from realnvp.bijections.base import like
-from realnvp.config import Config
 from realnvp.data import dequantise
 from realnvp.flow import Flow, images_at_once, state_like
 from realnvp.noise import Purpose, uniform
+from realnvp.units import BITS_PER_DIM, LOG_LIKELIHOOD, in_bits_per_dim, unit_of
 
 Images = Tensor | NDArray[Any]
 
@@ -72,39 +72,6 @@ def refuse_fast(flow: Flow) -> None:
         raise ValueError(
             "this flow was made by realnvp.fast, in low precision: report the numbers of the flow that it was made from"
         )
-
-
-Nats = TypeVar("Nats", float, Tensor)
-
-
-def in_bits_per_dim(nats: Nats, shape: Sequence[int]) -> Nats:
-    """-log2 p / D of log-densities in nats, for images of this shape: the only place that knows the constant."""
-    return nats / (-math.log(2) * math.prod(shape))
-
-
-class Unit(NamedTuple):
-    """What the log-densities of a run are reported in."""
-
-    key: str
-    """Its name in JSON."""
-    words: str
-    things: str
-    """Whose log-densities they are."""
-    sign: int
-    """1 where more is better, -1 where less is."""
-
-    def of(self, nats: Nats, shape: Sequence[int]) -> Nats:
-        """Log-densities in this unit."""
-        return in_bits_per_dim(nats, shape) if self.sign < 0 else nats
-
-
-BITS_PER_DIM = Unit("bits_per_dim", "bits/dim", "images", -1)
-LOG_LIKELIHOOD = Unit("log_likelihood", "nats", "rows", 1)
-
-
-def unit_of(config: Config | None) -> Unit:
-    """Bits/dim for images; the log-likelihood in nats a row for tables, whose density is in the units of their columns."""
-    return LOG_LIKELIHOOD if config is not None and config.data.levels is None else BITS_PER_DIM
 
 
 def summarise(per_image: Tensor, groups: Sequence[int] | NDArray[np.int64] | None = None) -> Summary:

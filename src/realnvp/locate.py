@@ -7,6 +7,7 @@ from realnvp.config import nearest
 from realnvp.folders import MANIFEST
 
 WEIGHTS, CONFIG, FACTS = "model.safetensors", "config.json", "facts.json"
+FILES = (WEIGHTS, CONFIG, FACTS, MANIFEST)  # all that is read of a flow
 SHIPPED = Path(__file__).parent / "shipped"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
@@ -35,16 +36,15 @@ def locate(where: str | Path) -> Path:
 def _download(name: str, tried: str) -> Path:
     """The folder with the files of a flow, and no others, that the Hub or its cache on this machine has."""
     repo_id, _, revision = name.partition("@")
-    files = [WEIGHTS, CONFIG, FACTS, MANIFEST]
     try:
         from huggingface_hub import snapshot_download
     except ModuleNotFoundError:
         raise ValueError(f"{tried}; if it is on the Hugging Face Hub: pip install 'realnvp[hub]'") from None
     try:
-        folder = Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=files))
+        folder = Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=[*FILES]))
     except Exception as error:  # the network library's own kinds, too, which change with the Hub's client
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{tried}; nor does the Hugging Face Hub give it: {reason[:300]}") from None
-    if missing := [file for file in files if not (folder / file).exists()]:
+    if missing := [file for file in FILES if not (folder / file).exists()]:
         raise ValueError(f"{name}: no flow of realnvp: this repository of the Hugging Face Hub lacks {', '.join(missing)}")
     return folder

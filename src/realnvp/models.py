@@ -1,5 +1,6 @@
 """The models of the paper, as functions that return a `Flow`: the only place where networks meet bijections."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -25,7 +26,8 @@ from realnvp.bijections import (
     starting,
 )
 from realnvp.bijections.base import like
-from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, nearest, resolve, validate
+from realnvp.bijections.masks import Mask
+from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, nearest, resolve, validate, wider
 from realnvp.convolution import MatrixConv, WeightNormConv
 from realnvp.flow import Flow, state_like
 from realnvp.nets import MLP, ConvNet, KeptHalf, ResNet
@@ -65,22 +67,27 @@ def modern(model: ModelConfig, channels: int, width: int, num_scales: int) -> Ch
     The half that is factored out is changed once more, given the half that goes on: that is a Gaussian prior of it, conditional
     on all that is coarser, written as a coupling, so that all latents are N(0, I) as ever.
     """
+    net = partial(ConvNet, 2 * channels, width, num_blocks=model.num_blocks)
     layers: list[Bijection] = []
     for _ in range(model.num_couplings):
-        layers += [ActNorm(4 * channels), Mixing(4 * channels), halves_coupling(model, 4 * channels, width, flip=False)]
+        layers += [ActNorm(4 * channels), Mixing(4 * channels), half_coupling(model, net, 4 * channels, flip=False)]
     if num_scales == 1:
         return Chain([Squeezed(Chain([*layers, ActNorm(4 * channels)]), by_colour=True)])
-    prior = [ActNorm(4 * channels), halves_coupling(model, 4 * channels, width, flip=True)]
-    coarser = modern(model, 2 * channels, int(width * model.growth), num_scales - 1)
+    prior = [ActNorm(4 * channels), half_coupling(model, net, 4 * channels, flip=True)]
+    coarser = modern(model, 2 * channels, wider(model, width), num_scales - 1)
     return Chain([Squeezed(Chain([*layers, *prior]), by_colour=True), FactorOut(coarser)])
 
 
-def halves_coupling(model: ModelConfig, channels: int, width: int, *, flip: bool) -> Bijection:
-    """A channel-wise coupling that changes the second half, with flip the first, by a network without normalisation."""
-    mask, half = partial(channelwise, flip=flip), channels // 2
+def half_coupling(model: ModelConfig, net: Callable[[int], nn.Module], channels: int, *, flip: bool) -> Bijection:
+    """A channel-wise coupling that changes the second half, with flip the first; its network sees the other half alone."""
+    return coupling(model, partial(channelwise, flip=flip), lambda c_out: KeptHalf(net(c_out), flip=flip), channels // 2)
+
+
+def coupling(model: ModelConfig, mask: Mask, net: Callable[[int], nn.Module], channels: int, *, bound: float = 1.0) -> Bijection:
+    """The model's kind of coupling; net makes a network with so many outputs, and channels is how many the coupling changes."""
     if model.coupling == "additive":
-        return AdditiveCoupling(mask, KeptHalf(ConvNet(half, width, half, num_blocks=model.num_blocks), flip=flip))
-    return AffineCoupling(mask, KeptHalf(ConvNet(half, width, 2 * half, num_blocks=model.num_blocks), flip=flip))
+        return AdditiveCoupling(mask, net(channels))
+    return AffineCoupling(mask, net(2 * channels), bound=bound)
 
 
 def vector_flow(
@@ -113,11 +120,7 @@ def vector(model: ModelConfig, dim: int) -> Chain:
     layers: list[Bijection] = [ActNorm(dim, eps=0.0).requires_grad_(False) for _ in range(2)]
     for i in range(model.num_couplings):
         mask = partial(bitwise, bit=i // 2, flip=i % 2 == 1)
-        net = partial(MLP, dim, model.width, num_blocks=model.num_blocks)
-        if model.coupling == "additive":
-            layers.append(AdditiveCoupling(mask, net(dim)))
-        else:
-            layers.append(AffineCoupling(mask, net(2 * dim)))
+        layers.append(coupling(model, mask, partial(MLP, dim, model.width, num_blocks=model.num_blocks), dim))
         if model.batch_norm:
             layers.append(BatchNorm(dim, momentum=model.momentum))
     return Chain(layers)
@@ -139,12 +142,12 @@ def multiscale(model: ModelConfig, channels: int, width: int, num_scales: int) -
     """f of section 3.6: eq 10-13 as a recursion over the scales."""
     if num_scales == 1:
         return Chain(checkerboard_couplings(model, channels, width, 4))
-    wider = int(model.growth * width)
+    further = wider(model, width)
     return Chain(
         [
             *checkerboard_couplings(model, channels, width, 3),
-            Squeezed(Chain(channelwise_couplings(model, 4 * channels, wider, 3))),
-            FactorOut(multiscale(model, 2 * channels, wider, num_scales - 1)),
+            Squeezed(Chain(channelwise_couplings(model, 4 * channels, further, 3))),
+            FactorOut(multiscale(model, 2 * channels, further, num_scales - 1)),
         ]
     )
 
@@ -155,11 +158,7 @@ def checkerboard_couplings(model: ModelConfig, channels: int, width: int, count:
     for i in range(count):
         net = partial(ResNet, channels, width, num_blocks=model.num_blocks, momentum=model.momentum, see_mask=True)
         mask = partial(checkerboard, flip=i % 2 == 1)
-        if model.coupling == "additive":
-            layers.append(AdditiveCoupling(mask, net(channels)))
-        else:
-            layers.append(AffineCoupling(mask, net(2 * channels), bound=0.0))
-        layers.append(BatchNorm(channels, momentum=model.momentum))
+        layers += [coupling(model, mask, net, channels, bound=0.0), BatchNorm(channels, momentum=model.momentum)]
     return layers
 
 
@@ -167,14 +166,8 @@ def channelwise_couplings(model: ModelConfig, channels: int, width: int, count: 
     """Couplings that change the second, the first, the second half of the channels ..., each followed by batch norm."""
     layers: list[Bijection] = []
     for i in range(count):
-        flip = i % 2 == 1
         net = partial(ResNet, channels // 2, width, num_blocks=model.num_blocks, momentum=model.momentum)
-        mask = partial(channelwise, flip=flip)
-        if model.coupling == "additive":
-            layers.append(AdditiveCoupling(mask, KeptHalf(net(channels // 2), flip=flip)))
-        else:
-            layers.append(AffineCoupling(mask, KeptHalf(net(channels), flip=flip), bound=1.0))
-        layers.append(BatchNorm(channels, momentum=model.momentum))
+        layers += [half_coupling(model, net, channels, flip=i % 2 == 1), BatchNorm(channels, momentum=model.momentum)]
     return layers
 
 

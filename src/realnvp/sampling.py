@@ -4,11 +4,12 @@ import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from realnvp.data import quantize
 from realnvp.data.images import MAX_PIXELS
@@ -22,6 +23,20 @@ Pixels = NDArray[np.uint8]
 Rows = NDArray[np.float64]
 CHUNK = 64
 MANY = 16_384  # rows at a time
+
+
+def _drawn(flow: Flow, n: int, at_once: int, **how: Any) -> Iterator[Tensor]:
+    """n samples, so many at once. how: what `Flow.sample` takes."""
+    with evaluating(flow), progress("sample", n) as report:
+        for first in range(0, n, at_once):
+            count = min(at_once, n - first)
+            yield flow.sample(count, first=first, **how)
+            report(first + count)
+
+
+def _nonfinite(x: Tensor) -> int:
+    """How many of the samples have an entry that is not finite."""
+    return int((~x.isfinite()).flatten(1).any(1).sum())
 
 
 def write_samples(flow: Flow, out: Path, *, n: int, seed: int, temperature: float, data: Pixels | None = None) -> int:
@@ -40,13 +55,9 @@ def write_samples(flow: Flow, out: Path, *, n: int, seed: int, temperature: floa
 
     def chunks() -> Iterator[Pixels]:
         nonlocal nonfinite
-        with evaluating(flow), progress("sample", n) as report:
-            for first in range(0, n, CHUNK):
-                count = min(CHUNK, n - first)
-                x = flow.sample(count, temperature=temperature, seed=seed, first=first)
-                nonfinite += int((~x.isfinite()).flatten(1).any(1).sum())
-                yield quantize(torch.nan_to_num(x), levels=levels).permute(0, 2, 3, 1).cpu().numpy()
-                report(first + count)
+        for x in _drawn(flow, n, CHUNK, seed=seed, temperature=temperature):
+            nonfinite += _nonfinite(x)
+            yield quantize(torch.nan_to_num(x), levels=levels).permute(0, 2, 3, 1).cpu().numpy()
 
     def write(file: BinaryIO) -> None:
         header = {"descr": "|u1", "fortran_order": False, "shape": (n, height, width, channels)}
@@ -73,17 +84,13 @@ def write_rows(flow: Flow, out: Path, *, n: int, seed: int, temperature: float, 
     columns = flow.config.data.columns or tuple(f"x{i + 1}" for i in range(count))
     if out.suffix == ".png" and count != 2:
         raise ValueError(f"--out: {out} can show tables of two columns only, this one has {count}; name a .csv or .npy file")
-    nonfinite, kind = 0, state_like(flow).dtype
+    nonfinite = 0
 
     def chunks() -> Iterator[Rows]:
         nonlocal nonfinite
-        with evaluating(flow), progress("sample", n) as report:
-            for first in range(0, n, MANY):
-                rows = min(MANY, n - first)
-                x = flow.sample(rows, temperature=temperature, seed=seed, first=first, dtype=kind).cpu().double()
-                nonfinite += int((~x.isfinite()).any(1).sum())
-                yield x.numpy()
-                report(first + rows)
+        for x in _drawn(flow, n, MANY, seed=seed, temperature=temperature, dtype=state_like(flow).dtype):
+            nonfinite += _nonfinite(x)
+            yield x.cpu().double().numpy()
 
     def as_npy(file: BinaryIO) -> None:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (n, count)})

@@ -10,8 +10,9 @@ import numpy as np
 
 from realnvp.data import image_files, read_image, read_table
 from realnvp.flow import Flow
-from realnvp.likelihood import in_bits_per_dim, log_probs
+from realnvp.likelihood import log_probs
 from realnvp.progress import Report
+from realnvp.units import in_bits_per_dim
 
 CHUNK = 64
 

@@ -33,7 +33,7 @@ from realnvp.environment import environment, read_sittings
 from realnvp.figures import data_beside_samples
 from realnvp.flow import ROWS, Flow, images_at_once
 from realnvp.folders import DamagedError, keep_last, lock_folder, naming, numbered, sweep, write_file
-from realnvp.likelihood import Summary, Unit, evaluating, full_precision, log_probs, summarise, unit_of
+from realnvp.likelihood import Summary, evaluating, full_precision, log_probs, summarise
 from realnvp.memory import check_memory
 from realnvp.models import build, l2_penalty, matrices, recompute, standardise
 from realnvp.moments import averaging, restore_moments, stored_moments
@@ -41,6 +41,7 @@ from realnvp.noise import Purpose
 from realnvp.nonfinite import first_nonfinite
 from realnvp.progress import progress
 from realnvp.trackers import check_tracker, end_tracker, log_curves, start_tracker
+from realnvp.units import Unit, unit_of
 
 clock = time.monotonic
 GRID = 36  # images of a grid of samples
@@ -336,7 +337,7 @@ def _start_from_data(flow: Flow, splits: Splits, batches: Batches) -> None:
 def _optimizers(flow: Flow, recipe: TrainConfig, *, fused: bool) -> list[torch.optim.Optimizer]:
     """Adam, for all weights (section 4.1) or for those that are left when Muon has the matrices."""
     given = [] if recipe.muon_lr is None else matrices(flow)
-    rest = [weight for weight in flow.parameters() if all(weight is not matrix for matrix in given)]
+    rest = [weight for weight in flow.parameters() if weight not in {*given}]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(rest, lr=recipe.lr, fused=fused)]
     if recipe.muon_lr is not None:
         optimizers.append(torch.optim.Muon(given, lr=recipe.muon_lr, weight_decay=0.0))

@@ -217,7 +217,7 @@ class Score:
     device: Device = "auto"
 
     def __call__(self) -> int:
-        from realnvp.likelihood import unit_of
+        from realnvp.units import unit_of
 
         if not self.paths:
             raise ValueError("score: name image files or folders, or tables, after the run")
@@ -337,8 +337,8 @@ def _stored_facts(folder: Path, config: Config) -> dict[str, Any]:
     """What files of the run say about it, each if it is there."""
     from realnvp.checkpoint import last_state
     from realnvp.environment import read_sittings
-    from realnvp.likelihood import unit_of
     from realnvp.table import evaluation_fields, read_evaluation
+    from realnvp.units import unit_of
 
     facts: dict[str, Any] = {}
     if state := last_state(folder):

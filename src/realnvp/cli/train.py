@@ -47,8 +47,8 @@ class Train:
             print_json(_dry_run(config))
             return 0
         from realnvp.device import keep_freed_memory, pick_device
-        from realnvp.likelihood import unit_of
         from realnvp.train import train as run_training
+        from realnvp.units import unit_of
 
         pick_device(self.device)
         keep_freed_memory()

@@ -9,7 +9,7 @@ import numpy as np
 from realnvp.figures import plots
 from realnvp.figures.subject import Array, Drawing, Subject
 from realnvp.folders import DamagedError
-from realnvp.likelihood import unit_of
+from realnvp.units import unit_of
 
 
 def curves(subject: Subject) -> Iterator[Drawing]:

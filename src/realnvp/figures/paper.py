@@ -10,8 +10,9 @@ from realnvp.data import dequantise
 from realnvp.figures import plots
 from realnvp.figures.grids import Pixels, beside, stacked
 from realnvp.figures.subject import Array, Drawing, Subject, channels_first
-from realnvp.likelihood import in_bits_per_dim, log_probs
+from realnvp.likelihood import log_probs
 from realnvp.noise import Purpose, uniform
+from realnvp.units import in_bits_per_dim
 
 TEMPERATURES = (0.6, 0.7, 0.8, 0.9, 1.0)
 EXAMINED = 256  # test images whose latents are looked at

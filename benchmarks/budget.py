@@ -1,0 +1,38 @@
+"""A training within a budget of CPU time of one thread, so that other work on the machine does not decide what comes out."""
+
+import json
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+import realnvp.train
+from realnvp.config import Config
+from realnvp.flow import Flow
+
+NEVER = 10**6  # steps
+
+
+class Trained(NamedTuple):
+    """What came of it."""
+
+    flow: Flow
+    """As it is at the end, in eval mode."""
+    steps: int
+    metrics: list[dict[str, Any]]
+    """The lines of metrics.jsonl."""
+
+
+def trained(config: Config, minutes: float) -> Trained:
+    """The flow after so many CPU minutes of this process, which is then on one thread; evaluated at the end alone."""
+    torch.set_num_threads(1)
+    realnvp.train.clock = time.process_time
+    never = {"max_steps": NEVER, "eval_every": NEVER, "sample_every": NEVER, "save_every": NEVER}
+    config = replace(config, train=replace(config.train, max_minutes=minutes, tracker="none", **never))
+    with tempfile.TemporaryDirectory() as folder:
+        state = realnvp.train.train(config, folder, device="cpu")
+        lines = Path(folder, "metrics.jsonl").read_text().splitlines()
+        return Trained(realnvp.load_flow(folder, "last"), state.step, [json.loads(line) for line in lines])
