@@ -4,7 +4,8 @@ python -m benchmarks.likelihood_race --minutes 6 --data PATH photos photos-moder
 
 PATH holds train.npy, valid.npy and test.npy, uint8 (N, H, W, 3). Each contestant trains in a process of its own, on one thread,
 for so many minutes of that process' CPU time, so that other work on the machine does not decide. All are judged on the same
-images with the same noise. Rounds go over the contestants one seed after the other; --jobs says how many train side by side.
+images with the same noise; curves on the validation images, which do not count, are in the JSON, by minutes in proportion to
+steps. Rounds go over the contestants one seed after the other; --jobs says how many train side by side.
 """
 
 import argparse
@@ -20,13 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.budget import trained
+from benchmarks.budget import NEVER, trained
 from benchmarks.public_copy import PublicCopy
 from realnvp.batches import Batches
 from realnvp.config import PRESETS, Config, flat, from_json, resolve, to_json
 from realnvp.noise import Purpose, uniform
 from realnvp.units import in_bits_per_dim
 
+Curve = list[tuple[int, float]]
+"""Steps, and bits/dim of the validation images then."""
 PUBLIC_COPY = "public-copy"
 # About 5 million parameters, as deep as the copies' CIFAR-10; with four scales it does not leave 8 bits/dim in six minutes.
 PUBLIC_SIZE = "photos:model.num_scales=2,model.width=32,model.num_blocks=8,train.batch_size=32"
@@ -68,16 +71,18 @@ def judge(log_prob: Any, images: np.ndarray[Any, Any], *, draws: int) -> torch.T
     return in_bits_per_dim(nats, tuple(x.shape[1:]))
 
 
-def train_public_copy(config: Config, images: np.ndarray[Any, Any], minutes: float) -> tuple[Any, int, float]:
+def train_public_copy(config: Config, data: Path, minutes: float, eval_every: int) -> tuple[Any, int, float, Curve]:
     """The stand-in, trained as its originals are: Adam, rate 1e-3, norm clipped to 100, penalty 5e-5 on all gains."""
+    images, validation = (np.load(data / f"{split}.npy", mmap_mode="r") for split in ("train", "valid"))
     config = resolve(config, (images.shape[3], *images.shape[1:3]))
     torch.manual_seed(config.seed)
     model = PublicCopy(config).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     gains = [parameter for name, parameter in model.named_parameters() if name.endswith("weight_g")]
     batches = Batches(images, config, device=torch.device("cpu"))
-    began, step, losses = time.process_time(), 0, []
-    while time.process_time() - began < 60 * minutes:
+    spent, step, losses, curve = 0.0, 0, [], []
+    while spent < 60 * minutes:
+        began = time.process_time()
         optimizer.zero_grad()
         loss = -model.log_prob(batches.at(step)).mean()
         (loss + 5e-5 * torch.stack([gain.square().sum() for gain in gains]).sum()).backward()
@@ -85,21 +90,29 @@ def train_public_copy(config: Config, images: np.ndarray[Any, Any], minutes: flo
         optimizer.step()
         losses.append(loss.item())
         step += 1
-    return model.eval().log_prob, step, mean(losses[-100:])
+        spent += time.process_time() - began
+        if step % eval_every == 0:
+            curve.append((step, judge(model.eval().log_prob, validation, draws=1).mean().item()))
+            model.train()
+    return model.eval().log_prob, step, mean(losses[-100:]), curve
 
 
-def contest(variant: str, seed: int, data: Path, minutes: float, draws: int, split: str, every: int) -> dict[str, Any]:
+def contest(
+    variant: str, seed: int, data: Path, minutes: float, draws: int, split: str, every: int, eval_every: int
+) -> dict[str, Any]:
     """What one contestant reached."""
     torch.set_num_threads(1)
     public = variant == PUBLIC_COPY
     config = configured(PUBLIC_SIZE if public else variant, data=data, seed=seed)
     if public:
-        log_prob, steps, loss = train_public_copy(config, np.load(data / "train.npy", mmap_mode="r"), minutes)
+        log_prob, steps, loss, curve = train_public_copy(config, data, minutes, eval_every)
         train_bits = in_bits_per_dim(-loss, (3, 32, 32))
     else:
-        flow, steps, lines = trained(config, minutes)
+        flow, steps, lines = trained(config, minutes, eval_every=eval_every)
         log_prob = flow.log_prob
         train_bits = mean([line["train_bits_per_dim"] for line in lines if "train_bits_per_dim" in line][-10:])
+        key = "validation_bits_per_dim"
+        curve = [(line["step"], line[key]) for line in lines if key in line]
     bits = judge(log_prob, np.load(data / f"{split}.npy", mmap_mode="r")[::every], draws=draws)
     return {
         "variant": variant,
@@ -111,6 +124,7 @@ def contest(variant: str, seed: int, data: Path, minutes: float, draws: int, spl
         "standard_error": bits.std().item() / math.sqrt(len(bits)),
         "worst_image": bits.max().item(),
         "num_images": len(bits),
+        "curve": [(round(minutes * step / steps, 2), value) for step, value in curve],
     }
 
 
@@ -124,10 +138,13 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--split", choices=["valid", "test"], default="test")
     parser.add_argument("--every", type=int, default=2, help="judge on every so many-th image")
+    parser.add_argument(
+        "--eval-every", type=int, default=NEVER, help="steps after which a point of the validation curve is taken"
+    )
     parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--out", type=Path, help="a JSON file, one line for each contestant, appended")
     args = parser.parse_args()
-    how = (args.data, args.minutes, args.draws, args.split, args.every)
+    how = (args.data, args.minutes, args.draws, args.split, args.every, args.eval_every)
     results = []
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         waiting = [pool.submit(contest, variant, seed, *how) for seed in args.seeds for variant in args.variants]

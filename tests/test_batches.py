@@ -1,6 +1,7 @@
-"""Training batches: each image once an epoch, mirrored half of the time, functions of the step alone."""
+"""Training batches: each image once an epoch, augmented as the configuration says, functions of the step alone."""
 
 import dataclasses
+from itertools import permutations
 
 import numpy as np
 import torch
@@ -11,10 +12,10 @@ from realnvp.config import PRESETS, Config
 IMAGES = np.random.default_rng(0).integers(256, size=(50, 4, 4, 3)).astype(np.uint8)
 
 
-def batches(*, flip: bool = True, process: int = 0, processes: int = 1) -> Batches:
+def batches(*, process: int = 0, processes: int = 1, **data: bool) -> Batches:
     base = PRESETS["photos"]
     config: Config = dataclasses.replace(
-        base, data=dataclasses.replace(base.data, flip=flip), train=dataclasses.replace(base.train, batch_size=8)
+        base, data=dataclasses.replace(base.data, **data), train=dataclasses.replace(base.train, batch_size=8)
     )
     return Batches(IMAGES, config, device=torch.device("cpu"), process=process, processes=processes)
 
@@ -46,6 +47,21 @@ def test_pixels_and_noise() -> None:
     assert 30 < count < 66
     noise = [plain.at(step) % 1 for step in range(12)]
     assert len({round(float(n.sum()), 4) for n in noise}) == 12
+
+
+def test_turned_and_recoloured() -> None:
+    """All 4 turns, all 6 orders of the channels come, about equally often, whatever the other is; each is one of the image."""
+    ours = batches(flip=False, turn=True, recolour=True)
+    orders = list(permutations(range(3)))
+    counts = np.zeros((4, 6), int)
+    for step in range(60):
+        for seen, i in zip(ours.at(step).floor().byte().permute(0, 2, 3, 1).numpy(), ours.indices(step), strict=True):
+            found = [(k, o) for k in range(4) for o in range(6) if (np.rot90(IMAGES[i], k)[..., orders[o]] == seen).all()]
+            assert len(found) == 1
+            counts[found[0]] += 1
+    assert counts.min() > 5, counts
+    assert counts.sum(1).max() < 1.35 * 120, counts
+    assert counts.sum(0).max() < 1.35 * 80, counts
 
 
 def test_processes_share_a_batch() -> None:

@@ -134,8 +134,8 @@ def test_a_guide_finds_a_banana() -> None:
     flow = realnvp.vector_flow(2, num_couplings=4, width=16, num_blocks=1).eval()
     guide = realnvp.as_distribution(flow)
     optimizer = torch.optim.Adam([weight for weight in flow.parameters() if weight.requires_grad], lr=1e-2)
-    for step in range(150):
-        optimizer.param_groups[0]["lr"] = 1e-2 * (1 - step / 150)
+    for step in range(200):
+        optimizer.param_groups[0]["lr"] = 1e-2 * (1 - step / 200)
         x = guide.rsample((128,))
         kl = (guide.log_prob(x) - log_posterior(x)).mean()
         optimizer.zero_grad()

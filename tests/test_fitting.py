@@ -42,8 +42,8 @@ def test_beats_the_gaussian_that_it_starts_from_on_rows_it_never_saw() -> None:
 
 def test_the_weights_kept_are_the_best_on_rows_held_out() -> None:
     x, flow = curved(60), small()
-    result = realnvp.fit(flow, x, max_steps=200, lr=3e-2, noise=0.0, seed=3)
-    held = generator(3, Purpose.TRAIN).permutation(60)[:6]
+    result = realnvp.fit(flow, x, max_steps=200, lr=3e-2, noise=0.0, seed=4)
+    held = generator(4, Purpose.TRAIN).permutation(60)[:6]
     with torch.no_grad():
         assert flow.log_prob(x[torch.from_numpy(held)]).mean().item() == max(result.validation)
     assert result.best_step == 25 * result.validation.index(max(result.validation))
@@ -90,12 +90,13 @@ def test_a_fit_goes_on() -> None:
 
 
 def test_noise_bounds_what_repeated_columns_gain() -> None:
-    """A column twice, or a constant, has no density: the noise, of .02 deviations, is all that the couplings can find."""
+    """A column twice, or a constant, has no density: the noise, of .05 deviations, is all that the couplings can find."""
     column = torch.randn(300, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x = torch.cat([column, column, torch.ones_like(column)], dim=1)
     flow = small(3)
     result = realnvp.fit(flow, x, max_steps=150, lr=1e-2, held_out=0.0)
-    floor = 3 * math.log(math.sqrt(2 * math.pi * math.e) * 0.02)  # of three columns of such noise
+    tied = 1 - 3 / (3 + 300)  # how much the noise of the columns correlates
+    floor = 3 * math.log(math.sqrt(2 * math.pi * math.e) * 0.05) + 0.5 * math.log(1 - tied**2)  # the entropy of such noise
     assert math.isfinite(sum(result.loss))
     assert min(result.loss) > floor
     with torch.no_grad():
@@ -120,6 +121,7 @@ def test_images_too(dtype: torch.dtype) -> None:
         ({"lr": 0.0}, "lr: "),
         ({"lr": math.nan}, "lr: "),
         ({"noise": -1.0}, "noise: "),
+        ({"average": 1.0}, "average: "),
         ({"held_out": 1.0}, "held_out: "),
         ({"held_out": 0.99}, "held_out: no row of 10"),
         ({"patience": 0}, "patience: "),

@@ -23,6 +23,8 @@ FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
     "data.shape": ([None], [(1, 8, 8), (3, 8, 8), (0, 8, 8), (8, 8), (10**30, 8, 8)]),
     "data.levels": ([256], [17, 2, 1, 257, -1]),
     "data.flip": ([False, True], ["yes", 1]),
+    "data.turn": ([False, True], ["yes", 1]),
+    "data.recolour": ([False, True], ["yes", 1]),
     "data.columns": ([None], [("a",), ("a", "a"), (3,)]),
     "data.held_out": ([0.1, 0.3], [0.0, 0.5, -1.0, NAN, INF, 1e-9]),
     "model.architecture": (["paper", "modern"], ["vector", "resnet", None]),
@@ -31,6 +33,7 @@ FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
     "model.width": ([1, 2, 3], [0, 4096, 5000, 2.5, 10**30]),
     "model.growth": ([1.0, 1.5, 2.0], [0.0, -1.0, 1e30, NAN]),
     "model.num_couplings": ([1, 2, 3], [0, 1001, 10**30]),
+    "model.frequency": ([0.0, 3.0], [-1.0, NAN, INF, 1e30]),
     "model.batch_norm": ([False, True], ["yes"]),
     "model.num_blocks": ([0, 1], [-1, 1000, 1001, 10**30]),
     "model.momentum": ([0.0, 0.9], [1.0, -0.1, NAN, 1 - 1e-12]),
@@ -55,7 +58,15 @@ FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
 }
 
 
-OF_TABLES = {"name": "table", "data.set": "table", "data.levels": None, "data.flip": False, "model.architecture": "vector"}
+OF_TABLES = {
+    "name": "table",
+    "data.set": "table",
+    "data.levels": None,
+    "data.flip": False,
+    "data.turn": False,
+    "data.recolour": False,
+    "model.architecture": "vector",
+}
 STEPS = {"max_steps": 3, "moment_batches": 1, "eval_every": 3, "sample_every": 3}
 
 

@@ -27,6 +27,7 @@ from realnvp.figures.plots import MASSES
 from realnvp.folders import newest_intact
 from realnvp.likelihood import log_probs
 from realnvp.models import standardise, vector_flow
+from realnvp.moments import EPS
 from realnvp.train import Run, TrainingStopped, train
 
 Out = pytest.CaptureFixture[str]
@@ -140,8 +141,10 @@ def test_what_lets_a_density_grow_without_bound_is_told(tmp_path: Path) -> None:
 def test_a_fresh_flow_is_the_gaussian_of_the_training_rows() -> None:
     rows = people()
     flow = standardise(vector_flow(3, seed=1), rows)
-    expected = -0.5 * 3 * (1 + math.log(2 * math.pi)) - np.log(rows.std(0)).sum()
-    assert log_probs(flow, rows).mean() == pytest.approx(expected, abs=1e-6)
+    share = 3 / (3 + len(rows))  # of rows that are added, uncorrelated
+    assumed = (1 - share) * np.corrcoef(rows.T) + (share + EPS) * np.eye(3)
+    expected = -0.5 * (np.trace(np.linalg.solve(assumed, np.corrcoef(rows.T))) + np.linalg.slogdet(2 * math.pi * assumed)[1])
+    assert log_probs(flow, rows).mean() == pytest.approx(expected - np.log(rows.std(0)).sum(), abs=1e-6)
     z = flow.encode(torch.from_numpy(rows))  # float32 weights, yet seconds since 1970 keep their digits
     assert z.mean(0).abs().max() < 1e-6
     assert (flow.eval().decode(z) - torch.from_numpy(rows)).abs().max() < 1e-5

@@ -69,16 +69,27 @@ class Batches:
         return tensor.to(self.device)
 
     def _read(self, step: int, purpose: Purpose) -> tuple[Values, Tensor | None]:
-        """Grey levels, (B, H, W, C), mirrored where they are to be, and noise, (B, C, H, W). Of a table rows, and no noise."""
+        """Grey levels, (B, H, W, C), augmented where they are to be, and noise, (B, C, H, W). Of a table rows, and no noise."""
         epoch, seed, mine = step // self.per_epoch, self.config.seed, self.indices(step)[self.mine]
         if self.config.data.levels is None:
             return self.images[mine], None
-        pixels = self._pixels(mine, epoch)
-        if self.config.data.flip:
-            mirrored = _flips(seed, epoch, len(self.images))[mine]
-            pixels[mirrored] = pixels[mirrored, :, ::-1]
+        pixels = self._augmented(self._pixels(mine, epoch), mine, epoch)
         _, height, width, channels = pixels.shape
         return pixels, uniform((channels, height, width), seed, purpose, indices=mine, round=epoch)
+
+    def _augmented(self, pixels: Values, indices: NDArray[np.int64], epoch: int) -> Values:
+        data, seed, count = self.config.data, self.config.seed, len(self.images)
+        if data.flip:
+            mirrored = _draws(seed, Purpose.FLIP, epoch, count)[indices] < 0.5
+            pixels[mirrored] = pixels[mirrored, :, ::-1]
+        if data.turn:
+            turns = (4 * _draws(seed, Purpose.TURN, epoch, count)[indices]).astype(int)
+            for k in range(1, 4):
+                pixels[turns == k] = np.rot90(pixels[turns == k], k, axes=(1, 2))
+        if data.recolour:
+            orders = _orders(seed, epoch, count, pixels.shape[-1])[indices]
+            pixels = np.take_along_axis(pixels, orders[:, None, None], axis=-1)
+        return pixels
 
     def _pixels(self, indices: NDArray[np.int64], epoch: int) -> Values:
         if not isinstance(self.images, Rows) or not any(self.images.slack):
@@ -93,6 +104,11 @@ def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return generator(seed, Purpose.ORDER, round=epoch).permutation(count)
 
 
+@lru_cache(maxsize=6)
+def _draws(seed: int, purpose: Purpose, epoch: int, count: int) -> NDArray[np.float64]:
+    return generator(seed, purpose, round=epoch).random(count)
+
+
 @lru_cache(maxsize=2)
-def _flips(seed: int, epoch: int, count: int) -> NDArray[np.bool_]:
-    return generator(seed, Purpose.FLIP, round=epoch).random(count) < 0.5
+def _orders(seed: int, epoch: int, count: int, channels: int) -> NDArray[np.int64]:
+    return generator(seed, Purpose.RECOLOUR, round=epoch).permuted(np.tile(np.arange(channels), (count, 1)), axis=1)

@@ -29,6 +29,10 @@ class DataConfig:
     """Grey levels of a channel; pixels are 0 .. levels - 1. None: real numbers, a table."""
     flip: bool = False
     """Mirror training images left to right, half of the time; never in evaluation."""
+    turn: bool = False
+    """Turn training images, which must be square, by a random number of quarter turns; never in evaluation."""
+    recolour: bool = False
+    """Put the channels of training images into random order; never in evaluation."""
     held_out: float = 0.1
     """Share of the training images (rows) cut off for validation, and for test, where the source has no such split."""
 
@@ -51,6 +55,8 @@ class ModelConfig:
     """Residual blocks of each network."""
     num_couplings: int = 8
     """modern: how many couplings at each scale; vector: how many in all."""
+    frequency: float = 0.0
+    """vector: half of the networks' first units are sines, with weights of this deviation / D at the start; 0: none."""
     batch_norm: bool = False
     """vector: whether batch norm (section 3.7) follows each coupling; the paper's images always have it."""
     momentum: float = 0.0
@@ -147,6 +153,8 @@ _SHORT = TrainConfig(max_steps=2000, batch_size=32, eval_every=250, sample_every
 # Minutes, not days: a higher rate and hardly a clip are worth .1 bits/dim by then (docs/experiments.md).
 _MINUTES = replace(_SHORT, max_steps=1500, batch_size=16, lr=2e-3, clip=1e4, eval_every=300, sample_every=300, save_every=300)
 
+_TABLE = replace(_SHORT, max_steps=4000, batch_size=512, lr=5e-3, warmup=50, decay=1.0, l2=0.0, eval_every=500)
+
 TRACKERS = ("none", "tensorboard", "wandb", "comet_ml", "mlflow", "aim", "clearml", "dvclive")
 # A hundred times the paper's largest model; to build more is a mistake, or an attack.
 MOST_PARAMETERS = 10**10
@@ -167,7 +175,12 @@ PRESETS: dict[str, Config] = {
     ),
     "digits": Config("digits", DataConfig("digits", shape=(1, 8, 8), levels=17), ModelConfig(num_scales=2, num_blocks=2), _SHORT),
     "images": Config(train=_SHORT),
-    "table": Config("table", DataConfig("table", levels=None), ModelConfig("vector", width=64, num_blocks=2), _SHORT),
+    "table": Config(
+        "table",
+        DataConfig("table", levels=None),
+        ModelConfig("vector", num_couplings=16, num_blocks=1, width=64, frequency=6.0),
+        _TABLE,
+    ),
 }
 
 # What later flows found, for the same minutes (docs/experiments.md): not the paper's.
@@ -232,6 +245,8 @@ def resolve(config: Config, shape: Shape, columns: tuple[str, ...] | None = None
     config = replace(config, data=data, model=replace(config.model, num_scales=scales))
     if len(shape) == 3:
         check_divisible(shape, config.model)
+    if data.turn and shape[1] != shape[2]:
+        raise ValueError(f"data.turn: is for square images, the data are {shape}")
     if (least := least_parameters(config)) > MOST_PARAMETERS:
         raise ValueError(f"model.width: {config.model.width} with {scales} scales needs more than {least:.0e} parameters")
     return config
@@ -295,12 +310,15 @@ def validate(config: Config) -> Config:
         ("data.columns", data.columns is None or len({*data.columns}) == len(data.columns), "must be different names"),
         ("data.columns", data.columns is None or data.levels is None, "is for tables"),
         ("data.flip", not data.flip or data.levels is not None, "is for images"),
+        ("data.turn", not data.turn or data.levels is not None, "is for images"),
+        ("data.recolour", not data.recolour or data.levels is not None, "is for images"),
         ("data.held_out", 0 < data.held_out < 0.5, "must be between 0 and 0.5"),
         ("model.num_scales", model.num_scales is None or 1 <= model.num_scales <= 16, "must be between 1 and 16"),
         ("model.width", 1 <= model.width <= 4096, "must be between 1 and 4096"),
         ("model.growth", 0.25 <= model.growth <= 4, "must be between 0.25 and 4"),
         ("model.num_blocks", 0 <= model.num_blocks <= 1000, "must be between 0 and 1000"),
         ("model.num_couplings", 1 <= model.num_couplings <= 1000, "must be between 1 and 1000"),
+        ("model.frequency", 0 <= model.frequency <= 1000, "must be between 0 and 1000"),
         ("model.momentum", 0 <= model.momentum < 1, "must be in [0, 1)"),
         ("model.alpha", 0 < model.alpha < 0.5, "must be between 0 and 0.5"),
         ("train.lr", 0 < train.lr < float("inf"), "must be positive"),

@@ -1,8 +1,11 @@
 """Which device a command computes on."""
 
 import ctypes
+import platform
 import re
 import sys
+from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -18,10 +21,21 @@ def pick_device(name: str) -> torch.device:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether it computes faster in bfloat16 than in float32: CPUs and GPUs with instructions for it."""
+    """Whether it computes faster in bfloat16 than in float32: CPUs and GPUs with fast instructions for it.
+
+    Of CPUs that is AMX, and AMD's AVX512-BF16; Intel's takes twice the time of float32 (docs/performance.md).
+    """
     if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported()
+        by_amd = "AuthenticAMD" in _processor()
+        return torch.cpu._is_amx_tile_supported() or (by_amd and torch.cpu._is_avx512_bf16_supported())
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+@cache
+def _processor() -> str:
+    """Words of the system that name the CPU's maker."""
+    described = Path("/proc/cpuinfo")
+    return described.read_text(errors="replace") if described.exists() else platform.processor()
 
 
 def keep_freed_memory() -> None:

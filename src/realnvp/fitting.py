@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from realnvp.averages import WeightAverage
 from realnvp.bijections import starting
 from realnvp.flow import Flow
 from realnvp.likelihood import evaluating
@@ -34,10 +35,11 @@ def fit(
     flow: Flow,
     x: Tensor,
     *,
-    max_steps: int = 500,
+    max_steps: int = 1000,
     batch_size: int = 256,
     lr: float = 5e-3,
-    noise: float = 0.02,
+    noise: float = 0.05,
+    average: float = 0.98,
     held_out: float = 0.1,
     patience: int = 200,
     tol: float = 1e-4,
@@ -50,39 +52,43 @@ def fit(
     x is (N, D), or (N, C, H, W), in data units; if it is float64, so are z and log-det between the layers, whatever the networks
     are. Adam's learning rate rises to lr and falls to 0 over max_steps. A share held_out of the rows, at most 2,000, chooses the
     weights that are kept, and ends the fit once they were not better by tol for patience steps; with 0 the last ones are kept.
-    Each batch gets Gaussian noise of so many deviations of each entry: the density would have no bound where entries repeat or
-    depend on others. start: the first layers take the mean and deviation of the rows; False: an earlier fit goes on.
-    The same seed gives the same weights, and torch's own generators are left alone. ValueError names what is out of range.
+    They are a moving average that keeps the share `average` each step. Each batch gets Gaussian noise with noise^2 times the
+    covariance of the rows (of images: their pixels' variances): the density would have no bound where entries repeat or depend on
+    others. start: the first layers standardise and whiten the rows; False: an earlier fit goes on. The same seed gives the same
+    weights, and torch's own generators are left alone. ValueError names what is out of range.
     """
-    _check(x, max_steps=max_steps, batch_size=batch_size, lr=lr, noise=noise, held_out=held_out, patience=patience, tol=tol)
+    counts = {"max_steps": max_steps, "batch_size": batch_size, "patience": patience}
+    _check(x, average=average, held_out=held_out, lr=lr, noise=noise, tol=tol, **counts)
     random = generator(seed, Purpose.TRAIN)
     order = torch.from_numpy(random.permutation(len(x)))
     held = min(math.ceil(held_out * len(x)), MOST_HELD_OUT)
     validation, train = x[order[:held]], x[order[held:]]
-    deviation = train.std(0, correction=0)
-    sigma = noise * torch.where(deviation > 0, deviation, 1)
+    spread = noise * _spread(train)
     if start:
         with starting(flow), evaluating(flow):
             flow.log_prob(train)
     weights = [weight for weight in flow.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(weights, fused=x.device.type in ("cpu", "cuda"))
-    best = _Best(flow, validation, tol)
+    best, smooth = _Best(flow, validation, tol), WeightAverage(flow, average)
     best.look(0)
     losses = []
     flow.train()
     for step in range(1, max_steps + 1):
         rows = torch.from_numpy(random.integers(len(train), size=min(batch_size, len(train))))
         batch = train[rows]
-        batch = batch + sigma * torch.from_numpy(random.standard_normal(batch.shape)).to(batch)
+        blur = torch.from_numpy(random.standard_normal(batch.shape)).to(batch)
+        batch = batch + (blur @ spread.T if x.ndim == 2 else spread * blur)
         loss = -flow.log_prob(batch).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.param_groups[0]["lr"] = lr * _rate(step / max_steps)
         if torch.nn.utils.clip_grad_norm_(weights, CLIP).isfinite():
             optimizer.step()
+        smooth.update(step)
         losses.append(loss.item())
         if step % LOOK_EVERY == 0 or step == max_steps:
-            best.look(step)
+            with smooth.used():
+                best.look(step)
             if verbose:
                 print(f"step {step} of {max_steps}: loss {losses[-1]:.3f}, best {best.nats:.3f} nats at step {best.step}")
             if step - best.improved >= patience:
@@ -90,6 +96,22 @@ def fit(
     best.restore()
     flow.eval()
     return Fit(losses, best.seen, best.step)
+
+
+def _spread(rows: Tensor) -> Tensor:
+    """What noise of deviation 1 is to be multiplied with: a matrix, (D, D), for rows; deviations, (C, H, W), for images.
+
+    As `Mixing` whitens: of few rows the covariance is drawn towards its diagonal, which also bounds what tied columns gain.
+    """
+    deviation: Tensor = rows.double().std(0, correction=0)
+    deviation = torch.where(deviation > 0, deviation, 1)
+    if rows.ndim > 2:
+        return deviation.to(rows)
+    scaled = (rows - rows.mean(0)) / deviation
+    n, dim = rows.shape
+    correlation = (scaled.T @ scaled / n).lerp(torch.eye(dim).to(scaled), dim / (n + dim))
+    factor: Tensor = torch.linalg.cholesky(correlation)
+    return (deviation[:, None] * factor).to(rows)
 
 
 def _rate(progress: float) -> float:
@@ -109,7 +131,7 @@ class _Best:
     def look(self, step: int) -> None:
         """Compare the weights as they are after this step."""
         if not len(self.rows):
-            self.step = self.improved = step
+            self.step, self.improved, self.weights = step, step, copy.deepcopy(self.flow.state_dict())
             return
         with evaluating(self.flow):
             nats = self.flow.log_prob(self.rows).mean().item()
@@ -125,11 +147,13 @@ class _Best:
             self.flow.load_state_dict(self.weights)
 
 
-def _check(x: Tensor, *, held_out: float, **values: float) -> None:
+def _check(x: Tensor, *, average: float, held_out: float, **values: float) -> None:
     least = {"max_steps": 1, "batch_size": 1, "patience": 1, "noise": 0}
     for name, value in values.items():
         if not least.get(name, 0) <= value < math.inf or (name == "lr" and value == 0):
             raise ValueError(f"{name}: is out of range, {value}")
+    if not 0 <= average < 1:
+        raise ValueError(f"average: must be in [0, 1), {average}")
     if not 0 <= held_out < 1 or math.ceil(held_out * len(x)) >= len(x):
         raise ValueError(f"held_out: no row of {len(x)} is left to fit to with {held_out}")
     if not x.isfinite().all():

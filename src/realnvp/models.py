@@ -96,42 +96,54 @@ def vector_flow(
     num_couplings: int = 8,
     width: int = 64,
     num_blocks: int = 2,
+    frequency: float = 6.0,
     coupling: Literal["affine", "additive"] = "affine",
     batch_norm: bool = False,
     seed: int = 0,
 ) -> Flow:
     """A fresh flow of vectors, (B, dim): for tables and points. The same weights each time for the same seed.
 
-    Its first layers are to be the data's standardisation: `standardise` sets them, or the first batch within
-    `realnvp.bijections.starting`. The density is in the units of the data.
+    Its first layers are to standardise and whiten the data: `standardise` sets them, or the first batch within
+    `realnvp.bijections.starting`. The density is in the units of the data. frequency: of the networks' sines, `MLP`; 0: none.
     """
     model = ModelConfig(
-        "vector", coupling, 1, width=width, num_blocks=num_blocks, num_couplings=num_couplings, batch_norm=batch_norm
+        "vector",
+        coupling,
+        num_scales=1,
+        width=width,
+        num_blocks=num_blocks,
+        num_couplings=num_couplings,
+        frequency=frequency,
+        batch_norm=batch_norm,
     )
     return build(Config("table", DataConfig("table", shape=(dim,), levels=None), model, seed=seed))
 
 
 def vector(model: ModelConfig, dim: int) -> Chain:
-    """Couplings with fully connected networks, two for each way to divide the entries, after the data's standardisation.
+    """Couplings with fully connected networks, two for each way to divide the entries, then a learned mixing of the entries.
 
-    That is two layers, since weights are float32: where a column lies at 1.7e9 +- 10, seconds since 1970 say, the second one
-    takes what rounding left of its mean.
+    First comes the data's standardisation, which stays, and their whitening, which is learned. The standardisation is two
+    layers, since weights are float32: where a column lies at 1.7e9 +- 10, seconds since 1970 say, the second one takes what
+    rounding left of its mean.
     """
     layers: list[Bijection] = [ActNorm(dim, eps=0.0).requires_grad_(False) for _ in range(2)]
+    net = partial(MLP, dim, model.width, num_blocks=model.num_blocks, frequency=model.frequency)
     for i in range(model.num_couplings):
+        if i % 2 == 0:
+            layers.append(Mixing(dim, starts_as="rotation" if i else "symmetric"))
         mask = partial(bitwise, bit=i // 2, flip=i % 2 == 1)
-        layers.append(coupling(model, mask, partial(MLP, dim, model.width, num_blocks=model.num_blocks), dim))
+        layers.append(coupling(model, mask, net, dim))
         if model.batch_norm:
             layers.append(BatchNorm(dim, momentum=model.momentum))
     return Chain(layers)
 
 
 def standardise(flow: Flow, rows: ArrayLike) -> Flow:
-    """The same flow of vectors, its frozen first layers set to the mean and deviation of the rows, (N, D), real numbers."""
+    """The same flow of vectors, its first layers set to standardise and whiten the rows, (N, D), real numbers."""
     assert isinstance(flow.bijection, Chain)
     x = torch.tensor(np.asarray(rows)).to(state_like(flow))
     for layer in flow.bijection.bijections:
-        if not isinstance(layer, ActNorm) or layer.mean.requires_grad:
+        if not isinstance(layer, ActNorm | Mixing):
             break
         with starting(layer):
             x, _ = layer(x)

@@ -27,6 +27,8 @@ class Purpose(IntEnum):
     CHOICE = 9
     CROP = 10
     SQUARE = 11
+    TURN = 12
+    RECOLOUR = 13
 
 
 def generator(seed: int, purpose: Purpose, *, index: int = 0, round: int = 0) -> np.random.Generator:

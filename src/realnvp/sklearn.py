@@ -29,6 +29,8 @@ except ImportError as error:
     ) from error
 
 Array = NDArray[np.float64]
+# Those of `vector_flow`.
+ARCHITECTURE = ("num_couplings", "width", "num_blocks", "frequency", "coupling")
 # The estimator's names, which are scikit-learn's, and `realnvp.fit`'s.
 RECIPE = {
     "learning_rate": "lr",
@@ -45,17 +47,18 @@ RECIPE = {
 class RealNVPDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[misc]
     """The density of rows of numbers by a flow with affine couplings: exact log-densities, samples, and latents.
 
-    Columns are standardised inside, so numbers are in the units of the data: `score_samples` gives nats per row. Fitted with
-    float32 networks, then float64 throughout. One column alone gives a Gaussian: couplings have nothing to look at.
+    Columns are standardised and whitened inside; numbers are in the units of the data: `score_samples` gives nats per row.
+    Fitted with float32 networks, then float64 throughout. One column alone gives a Gaussian: couplings have nothing to look at.
 
     Parameters
     ----------
-    num_couplings, width, num_blocks, coupling
-        Those of `realnvp.vector_flow`: how many couplings, their networks' size, affine or additive.
+    num_couplings, width, num_blocks, frequency, coupling
+        Those of `realnvp.vector_flow`: how many couplings, their networks' size and sines, affine or additive.
     learning_rate, max_iter, batch_size
         Adam's learning rate, which falls to 0 over max_iter steps, and the rows of a step: time does not grow with the data.
     noise
-        Gaussian noise in each batch, in deviations of each column: a floor under what repeated or dependent columns can gain.
+        Gaussian noise in each batch, with noise^2 times the data's covariance: a floor under what repeated or dependent columns
+        can gain, and less learned by heart.
     early_stopping, validation_fraction, n_iter_no_change, tol
         Hold out rows (at most 2,000), keep the weights that are best on them, and stop when these were not better by tol nats
         for n_iter_no_change steps. Without, small tables are learned by heart.
@@ -85,11 +88,12 @@ class RealNVPDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         num_couplings: int = 8,
         width: int = 64,
         num_blocks: int = 2,
+        frequency: float = 6.0,
         coupling: Literal["affine", "additive"] = "affine",
         learning_rate: float = 5e-3,
-        max_iter: int = 500,
+        max_iter: int = 1000,
         batch_size: int = 256,
-        noise: float = 0.02,
+        noise: float = 0.05,
         early_stopping: bool = True,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 200,
@@ -101,6 +105,7 @@ class RealNVPDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         self.num_couplings = num_couplings
         self.width = width
         self.num_blocks = num_blocks
+        self.frequency = frequency
         self.coupling = coupling
         self.learning_rate = learning_rate
         self.max_iter = max_iter
@@ -118,16 +123,14 @@ class RealNVPDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         """Fit the flow to the rows of X, (N, D). y is ignored."""
         again = self.warm_start and hasattr(self, "flow_")
         rows = torch.tensor(validate_data(self, X, dtype=np.float64, ensure_min_samples=2, reset=not again))
-        architecture = {name: getattr(self, name) for name in ("num_couplings", "width", "num_blocks", "coupling")}
+        architecture = {name: getattr(self, name) for name in ARCHITECTURE}
         seed = self._seed()
         flow = vector_flow(rows.shape[1], **architecture, seed=seed)
         if again:
             try:
                 flow.load_state_dict(self.flow_.state_dict())
             except RuntimeError:
-                raise ValueError(
-                    "warm_start: the fit before was of another num_couplings, width, num_blocks or coupling"
-                ) from None
+                raise ValueError(f"warm_start: the fit before was of another {', '.join(ARCHITECTURE)}") from None
         recipe = {name: getattr(self, own) for own, name in RECIPE.items()}
         if not self.early_stopping:
             recipe["held_out"] = 0.0
