@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from realnvp.bijections import Mixing
 from realnvp.bijections.base import Bijection, like
 from realnvp.config import smallest_side
 from realnvp.data import dequantise
@@ -57,6 +58,7 @@ def check(flow: Flow, data: NDArray[Any], *, seed: int = 0) -> list[Check]:
             Check(far, _far_out(flow, x, scale, seed), bound, unit),
             Check("log-det against autograd, float64, of one", _log_det_error(flow, x), 1e-9, "nats per dimension"),
             *_moments(flow, data, x),
+            *_conditions(flow),
             Check(f"log_prob of {what}", _nonfinite(flow.log_prob(x)), 0, "not finite"),
             Check("samples", _nonfinite(samples), 0, "not finite"),
             Check("log_prob of the samples", _nonfinite(flow.log_prob(samples)), 0, "not finite"),
@@ -156,3 +158,10 @@ def _moments(flow: Flow, data: NDArray[Any], x: Tensor) -> Iterator[Check]:
     trained = copy.deepcopy(flow).train()
     gap = flow.log_prob(x[: len(data)]).mean() - trained.log_prob(x[: len(data)]).mean()
     yield Check("stored moments against a batch's own", abs(in_bits_per_dim(gap.item(), x.shape[1:])), 0.2, "bits/dim")
+
+
+def _conditions(flow: Flow) -> Iterator[Check]:
+    """The largest condition number of the mixings: by how much one of them may magnify what float32 rounds."""
+    if weights := [module.weight for module in flow.modules() if isinstance(module, Mixing)]:
+        worst = max(torch.linalg.cond(weight.double()).item() for weight in weights)
+        yield Check("condition number of the mixings", worst, 1e5, "largest over smallest axis")
