@@ -77,6 +77,15 @@ def test_mixing_is_not_low_precision_under_autocast() -> None:
     assert z.dtype == torch.float32
 
 
+def test_what_is_far_out_does_not_lead_the_networks_astray() -> None:
+    """A million times as far, the network says hardly more: else the next one would be led further, and so on."""
+    torch.manual_seed(0)
+    net, x = ConvNet(2, 8, 4, num_blocks=1).double(), normal(3, 2, 4, 4)
+    nn.init.normal_(net.conv_out.weight)
+    near, far = (net(scale * x, torch.ones(1)).abs().max() for scale in (10, 1e7))
+    assert near < far < 20 * near
+
+
 class Conjugated(nn.Module):
     """A network for a masked checkerboard coupling that computes what another does at half the resolution."""
 

@@ -41,7 +41,7 @@ def fit(
     noise: float = 0.05,
     average: float = 0.98,
     held_out: float = 0.1,
-    patience: int = 200,
+    patience: int = 500,
     tol: float = 1e-4,
     start: bool = True,
     seed: int = 0,

@@ -96,7 +96,7 @@ class RealNVPDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         noise: float = 0.05,
         early_stopping: bool = True,
         validation_fraction: float = 0.1,
-        n_iter_no_change: int = 200,
+        n_iter_no_change: int = 500,
         tol: float = 1e-4,
         warm_start: bool = False,
         random_state: Any = None,
