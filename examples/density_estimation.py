@@ -2,8 +2,8 @@
 
     python examples/density_estimation.py [FOLDER]
 
-Each model is fitted to 2,000 points, the first two with the setting that is best by cross-validation, the flow for a minute. Above each picture of the
-density stands the mean log-density of 2,000 other points, in nats: the higher, the closer to the truth.
+Each model is fitted to 2,000 points, the first two with the setting that is best by cross-validation, the flow for a minute.
+Above each picture of the density stands the mean log-density of 2,000 other points, in nats: the higher, the closer to the truth.
 """
 
 import sys

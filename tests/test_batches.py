@@ -4,6 +4,7 @@ import dataclasses
 from itertools import permutations
 
 import numpy as np
+import pytest
 import torch
 
 from realnvp.batches import Batches
@@ -67,3 +68,13 @@ def test_turned_and_recoloured() -> None:
 def test_processes_share_a_batch() -> None:
     whole, parts = batches().at(3), [batches(process=i, processes=2).at(3) for i in range(2)]
     assert torch.equal(torch.stack(parts, 1).flatten(0, 1), whole)
+
+
+def test_of_a_small_table_all_rows_are_a_batch() -> None:
+    rows, table = np.random.default_rng(0).normal(size=(5, 2)), PRESETS["table"]
+    ours = Batches(rows, table, device=torch.device("cpu"))
+    assert ours.at(3).shape == (5, 2)
+    assert sorted(ours.indices(3)) == [0, 1, 2, 3, 4]
+    assert Batches(rows, table, device=torch.device("cpu"), process=1, processes=2).at(0).shape == (2, 2)
+    with pytest.raises(ValueError, match="batch_size: 512, but there are only 1"):
+        Batches(rows[:1], table, device=torch.device("cpu"), processes=2)

@@ -33,11 +33,13 @@ class Batches:
         processes: int = 1,
     ) -> None:
         size = config.train.batch_size
+        if config.data.levels is None and len(images) >= processes:  # of a small table all rows are a batch
+            size = min(size, len(images) // processes * processes)
         if size > len(images):
             raise ValueError(f"train.batch_size: {size}, but there are only {len(images)} training images (rows)")
         if size % processes:
             raise ValueError(f"train.batch_size: {size} cannot be divided among {processes} processes")
-        self.images, self.config, self.device = images, config, device
+        self.images, self.config, self.device, self.size = images, config, device, size
         self.mine = slice(process, None, processes)
         self.per_epoch = len(images) // size
         double = config.train.precision == "float64" or (config.data.levels is None and device.type != "mps")
@@ -48,8 +50,7 @@ class Batches:
     def indices(self, step: int) -> NDArray[np.int64]:
         """Which images step's batch holds, over all processes."""
         epoch, position = divmod(step, self.per_epoch)
-        size = self.config.train.batch_size
-        return _order(self.config.seed, epoch, len(self.images))[position * size : (position + 1) * size]
+        return _order(self.config.seed, epoch, len(self.images))[position * self.size : (position + 1) * self.size]
 
     def at(self, step: int, purpose: Purpose = Purpose.TRAIN) -> Tensor:
         """x, (B, C, H, W) or (B, D), this process' part of step's batch, on its device. Reads the next training batch ahead.

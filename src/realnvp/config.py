@@ -74,7 +74,7 @@ class TrainConfig:
     max_minutes: float | None = None
     """Minutes of training over all sittings, evaluations not counted; what comes first, these or max_steps, ends it."""
     batch_size: int = 64
-    """Images of a step, over all processes together."""
+    """Images of a step, over all processes together; of a table rows, and all of them where there are fewer."""
     lr: float = 1e-3
     """Adam's learning rate; its other settings are the defaults, as in the paper."""
     muon_lr: float | None = None

@@ -219,7 +219,7 @@ class RealNVPOutlier(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> "RealNVPOutlier":
-        """Fit the density to the rows of X, (N, D), and put offset_ where contamination says. y is ignored."""
+        """Fit the density to the rows of X, (N, D), and put `offset_` where contamination says. y is ignored."""
         if not 0 < self.contamination <= 0.5:
             raise ValueError(f"contamination: must be above 0 and at most 0.5, got {self.contamination}")
         rows = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
@@ -237,7 +237,7 @@ class RealNVPOutlier(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return scores
 
     def decision_function(self, X: Any) -> Array:
-        """(N,): score_samples - offset_, negative for outliers."""
+        """(N,): `score_samples` - `offset_`, negative for outliers."""
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: Any) -> NDArray[np.int64]:

@@ -161,7 +161,7 @@ def _loop(run: Run, stop: list[int]) -> None:
 
             if state.step % every.log_every == 0 or run.progress >= 1:
                 value = unit.of(-float(np.mean(recent)), run.splits.shape)
-                speed = len(recent) * every.batch_size / (time.monotonic() - ticked)
+                speed = len(recent) * run.batches.size / (time.monotonic() - ticked)
                 values = {f"train_{unit.key}": value, "gradient_norm": norm, f"{unit.things}_per_second": speed}
                 _log(run, values | {"skipped": state.skipped})
                 words = f"{value:.3f} {unit.words}  {speed:.0f} {unit.things}/s  {_best(state)}"
@@ -329,7 +329,7 @@ def _start_from_data(flow: Flow, splits: Splits, batches: Batches) -> None:
     if len(splits.shape) == 1:
         standardise(flow, splits.train[:])
     elif any(isinstance(module, ActNorm) for module in flow.modules()):
-        first = range(-(-128 // batches.config.train.batch_size))
+        first = range(-(-128 // batches.size))
         with starting(flow), torch.no_grad():
             flow.log_prob(torch.cat([batches.at(i, Purpose.MOMENTS) for i in first]))
 
