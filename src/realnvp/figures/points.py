@@ -39,9 +39,10 @@ def both_ways(subject: Subject) -> Iterator[Drawing]:
 
 
 def pairs(subject: Subject) -> Iterator[Drawing]:
-    """Data and samples in each pair of columns, the first ones of a wide table."""
+    """Data and as many samples in each pair of columns, the first ones of a wide table."""
     shown = slice(min(COLUMNS, subject.splits.shape[0]))
-    data, samples = _data(subject)[:, shown], _samples(subject, SHOWN)[:, shown]
+    data = _data(subject)[:, shown]
+    samples = _samples(subject, len(data))[:, shown]
     yield Drawing("pairs", plots.pairs(_names(subject)[shown], {"data": data, "samples": samples}), {"samples": samples})
 
 
