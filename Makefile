@@ -13,7 +13,7 @@ RUN ?= runs/demo
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
-demo: $(VENV)/.demo  ## train on photographs, evaluate, sample, check: about 10 minutes on 2 CPU cores (RUN=runs/demo)
+demo: $(VENV)/.demo  ## train on photographs, evaluate, sample, check: about 8 minutes on 2 CPU cores (RUN=runs/demo)
 	$(BIN)/python examples/demo.py $(RUN)
 
 test: $(VENV)/.dev  ## all tests

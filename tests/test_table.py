@@ -358,7 +358,6 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a damaged parquet": (lambda t: text(t / "a.parquet", "hello"), "a.parquet: "),
     "an empty folder": (lambda t: t, "holds no train.csv, train.npy, train.parquet"),
     "too few rows": (lambda t: write_csv(t / "a.csv", ROWS[:2]), "data.source: too few training images (rows), 2,"),
-    "fewer than a batch": (lambda t: write_csv(t / "a.csv", ROWS[:20]), "train.batch_size"),
 }
 
 
