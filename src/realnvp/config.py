@@ -153,7 +153,7 @@ _SHORT = TrainConfig(max_steps=2000, batch_size=32, eval_every=250, sample_every
 # Minutes, not days: a higher rate and hardly a clip are worth .1 bits/dim by then (docs/experiments.md).
 _MINUTES = replace(_SHORT, max_steps=1500, batch_size=16, lr=2e-3, clip=1e4, eval_every=300, sample_every=300, save_every=300)
 
-_TABLE = replace(_SHORT, max_steps=4000, batch_size=512, lr=5e-3, warmup=50, decay=1.0, clip=10.0, l2=0.0, eval_every=500)
+_TABLE = replace(_SHORT, max_steps=4000, batch_size=512, lr=5e-3, warmup=50, decay=1.0, clip=10.0, l2=0.0, eval_every=100)
 
 TRACKERS = ("none", "tensorboard", "wandb", "comet_ml", "mlflow", "aim", "clearml", "dvclive")
 # A hundred times the paper's largest model; to build more is a mistake, or an attack.

@@ -149,6 +149,12 @@ def _loop(run: Run, stop: list[int]) -> None:
     with progress("step", every.max_steps, start=state.step, enabled=run.accelerator.is_main_process) as report:
         if state.pending:
             _conclude(run, stop)
+        elif state.step == 0 and run.splits.levels is None:  # of few rows the Gaussian that it starts as may be the best model
+            try:
+                _evaluate(run, stop)
+            except TrainingStopped:
+                _save(run)
+                raise
         while not run.finished:
             step_began = clock()
             loss, norm, signum = train_step(run, run.batches.at(state.step), stop=stop)
