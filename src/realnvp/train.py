@@ -149,12 +149,6 @@ def _loop(run: Run, stop: list[int]) -> None:
     with progress("step", every.max_steps, start=state.step, enabled=run.accelerator.is_main_process) as report:
         if state.pending:
             _conclude(run, stop)
-        elif state.step == 0 and run.splits.levels is None:  # of few rows the Gaussian that it starts as may be the best model
-            try:
-                _evaluate(run, stop)
-            except TrainingStopped:
-                _save(run)
-                raise
         while not run.finished:
             step_began = clock()
             loss, norm, signum = train_step(run, run.batches.at(state.step), stop=stop)
@@ -316,6 +310,8 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
         _start_from_data(flow, splits, batches)
     average = WeightAverage(flow, config.train.average)
     state, complaints = load_checkpoint(run_dir, flow=flow, optimizers=optimizers, average=average)
+    if not begun and splits.levels is None:  # of few rows the Gaussian that it starts as may be the best model: evaluate it
+        state.pending = True
     if accelerator.is_main_process:
         for complaint in complaints:
             warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=2)
