@@ -93,6 +93,8 @@ MUTANTS = [
     Mutant("likelihood.py", "return total / noise_draws", "return total"),
     Mutant("likelihood.py", "            child.training = mode", "            child.training = True"),
     Mutant("likelihood.py", "    module.eval()\n    try:", "    try:"),
+    Mutant("muon.py", "factor @ square @ factor", "factor @ square", "tests/test_muon.py"),
+    Mutant("muon.py", "max(1, rows / columns)", "max(1, columns / rows)", "tests/test_muon.py"),
     Mutant("train.py", "nats = -run.model(x).mean()", "nats = -run.model(x).sum()", TRAIN),
     Mutant("train.py", "    else:\n        restore_moments(before)", "    else:\n        pass", TRAIN),
     Mutant(

@@ -37,6 +37,7 @@ from realnvp.likelihood import Summary, evaluating, full_precision, log_probs, s
 from realnvp.memory import check_memory
 from realnvp.models import build, l2_penalty, matrices, recompute, standardise
 from realnvp.moments import averaging, restore_moments, stored_moments
+from realnvp.muon import Muon
 from realnvp.noise import Purpose
 from realnvp.nonfinite import first_nonfinite
 from realnvp.progress import progress
@@ -342,7 +343,7 @@ def _optimizers(flow: Flow, recipe: TrainConfig, *, fused: bool) -> list[torch.o
     rest = [weight for weight in flow.parameters() if weight not in {*given}]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(rest, lr=recipe.lr, fused=fused)]
     if recipe.muon_lr is not None:
-        optimizers.append(torch.optim.Muon(given, lr=recipe.muon_lr, weight_decay=0.0))
+        optimizers.append(Muon(given, lr=recipe.muon_lr))
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["initial_lr"] = group["lr"]
     return optimizers
