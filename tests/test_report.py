@@ -91,6 +91,14 @@ def test_the_table_marks_what_is_not_the_papers(reported: Path, tmp_path: Path, 
     assert rows[1]["departures"] == []
     (paper / "config.json").write_text(to_json(PRESETS["cifar10"]).replace('"width": 64', '"width": 32'))
     assert table([paper])[0]["departures"] == ["model.width"]
+    assert rows[1]["model"] == "the paper's"
+    for change, words in (
+        (('"coupling": "affine"', '"coupling": "additive"'), "NICE"),
+        (('"architecture": "paper"', '"architecture": "modern"'), "modern"),
+    ):
+        (paper / "config.json").write_text(to_json(PRESETS["cifar10"]).replace(*change))
+        assert words in table([paper])[0]["model"]
+        assert "not the paper's" in table([paper])[0]["model"]
     assert markdown(rows).count("\n") == 3
     assert run(["table", str(reported), str(paper), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["rows"]) == 2

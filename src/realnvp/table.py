@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from realnvp.checkpoint import last_state, read_run_config
-from realnvp.config import Config, departures
+from realnvp.config import Config, ModelConfig, departures
 from realnvp.environment import read_sittings
 from realnvp.evaluate import measured
 from realnvp.folders import numbered, read_json
@@ -23,7 +23,19 @@ _FIELDS = {
 }
 _OF_IMAGES = {"num_images": int, "noise_draws": int, "bits_per_dim": float | None, "paper": float | None}
 _OF_ROWS = {"num_rows": int, "log_likelihood": float | None}
-COLUMNS = ("data set", "split", "images", "bits/dim", "the paper", "others", "departs in", "steps", "hardware", "command")
+COLUMNS = (
+    "data set",
+    "split",
+    "images",
+    "bits/dim",
+    "the paper",
+    "others",
+    "model",
+    "departs in",
+    "steps",
+    "hardware",
+    "command",
+)
 
 
 def table(runs: list[Path]) -> list[dict[str, Any]]:
@@ -52,11 +64,18 @@ def _row(run: Path) -> dict[str, Any]:
         "standard_error": result["standard_error"],
         "paper": result["paper"],
         "others": OTHERS.get(config.data.set, {}),
+        "model": _whose(config.model),
         "departures": departures(config),
         "steps": state.step if state else None,
         "hardware": _hardware(environment),
         "command": " ".join(environment["command"]),
     }
+
+
+def _whose(model: ModelConfig) -> str:
+    if model.architecture == "modern":
+        return "modern, not the paper's"
+    return "the paper's" if model.coupling == "affine" else "NICE's couplings, not the paper's"
 
 
 def _hardware(environment: dict[str, Any]) -> str:
@@ -100,6 +119,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         measured(row).removesuffix(" bits/dim"),
         "" if row["paper"] is None else f"{row['paper']:.2f}",
         others,
+        row["model"],
         ", ".join(row["departures"]),
         "" if row["steps"] is None else str(row["steps"]),
         row["hardware"],

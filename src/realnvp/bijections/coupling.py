@@ -33,7 +33,7 @@ class AffineCoupling(Bijection):
     def _predict(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mask = self.mask(x.shape, x.device)
         shift, raw = _of_kept_part(self.net, x, mask).chunk(2, dim=1)
-        return mask, (self.bound * raw.tanh()).masked_fill(mask, 0), shift
+        return mask, (self.bound * ~mask).to(raw) * raw.tanh(), shift
 
 
 class AdditiveCoupling(Bijection):
