@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", choices=[[], *KNOWN], help="all when none is named")
     parser.add_argument("--against", nargs="*", default=[], choices=["zuko", "nflows"], help="needs benchmarks/peers.txt")
     parser.add_argument("--rates", nargs="+", type=float, default=[1e-3, 5e-3], help="of the others, the best of which counts")
-    parser.add_argument("--rows", type=int, default=100_000, help="of which a tenth each is held out for validation and test")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of which a tenth each is held out for validation and test")
     parser.add_argument("--steps", type=int, default=PRESETS["table"].train.max_steps)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="a JSON file with all figures")
