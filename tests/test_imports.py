@@ -14,6 +14,8 @@ LAYERS: list[set[str]] = [
         "bijections.masks",
         "moments",
         "averages",
+        "muon",
+        "schedule",
         "convolution",
         "normalise",
         "config",

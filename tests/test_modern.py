@@ -27,12 +27,13 @@ from realnvp.bijections import (
 )
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
 from realnvp.checkpoint import load_flow
-from realnvp.config import PRESETS, Config, TrainConfig
+from realnvp.config import PRESETS, Config
 from realnvp.latent import compress, kept
 from realnvp.models import build, half_coupling
 from realnvp.nets import ConvNet, KeptHalf
 from realnvp.prior import StandardNormal
-from realnvp.train import TrainingStopped, rate, train
+from realnvp.schedule import rate
+from realnvp.train import TrainingStopped, train
 
 
 def modern(config: Config, **recipe: object) -> Config:
@@ -145,14 +146,13 @@ def test_compression_resamples_what_was_factored_out_given_what_is_kept() -> Non
 
 
 def test_rate_rises_stays_and_falls_to_zero() -> None:
-    recipe = TrainConfig(max_steps=100, warmup=9, decay=0.5)
-    rates = [rate(recipe, step, step / 100) for step in range(100)]
+    rates = [rate(step / 100, rising=(step + 1) / 10, decay=0.5) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9:51] == pytest.approx([1.0] * 42)
     assert rates[75] == pytest.approx(0.5)
     assert rates[50:] == sorted(rates[50:], reverse=True)
-    assert rate(recipe, 100, 1.0) == 0
-    assert {rate(TrainConfig(), step, step / 100) for step in range(100)} == {1.0}  # the paper's, to the bit
+    assert rate(1.0, rising=10.1, decay=0.5) == 0
+    assert {rate(step / 100, rising=step + 1, decay=0.0) for step in range(100)} == {1.0}  # the paper's, to the bit
 
 
 def test_weight_average_of_a_known_sequence() -> None:

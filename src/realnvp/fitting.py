@@ -12,6 +12,7 @@ from realnvp.bijections import starting
 from realnvp.flow import Flow
 from realnvp.likelihood import evaluating
 from realnvp.noise import Purpose, generator
+from realnvp.schedule import rate
 
 LOOK_EVERY = 25  # steps
 MOST_HELD_OUT = 2000  # rows
@@ -81,7 +82,7 @@ def fit(
         loss = -flow.log_prob(batch).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.param_groups[0]["lr"] = lr * _rate(step / max_steps)
+        optimizer.param_groups[0]["lr"] = lr * rate(step / max_steps, rising=step / (WARMUP * max_steps))
         if torch.nn.utils.clip_grad_norm_(weights, CLIP).isfinite():
             optimizer.step()
         smooth.update(step)
@@ -112,11 +113,6 @@ def _spread(rows: Tensor) -> Tensor:
     correlation = (scaled.T @ scaled / n).lerp(torch.eye(dim).to(scaled), dim / (n + dim))
     factor: Tensor = torch.linalg.cholesky(correlation)
     return (deviation[:, None] * factor).to(rows)
-
-
-def _rate(progress: float) -> float:
-    """The share of the learning rate: up along a line, down along a cosine."""
-    return min(1.0, progress / WARMUP) * (1 + math.cos(math.pi * progress)) / 2
 
 
 class _Best:

@@ -41,6 +41,7 @@ from realnvp.muon import Muon
 from realnvp.noise import Purpose
 from realnvp.nonfinite import first_nonfinite
 from realnvp.progress import progress
+from realnvp.schedule import rate
 from realnvp.trackers import check_tracker, end_tracker, log_curves, start_tracker
 from realnvp.units import Unit, unit_of
 
@@ -242,9 +243,10 @@ def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, i
     loss, (_, norm, signal_to_stop, seconds) = everyones[:, 0].mean().item(), everyones.amax(0).tolist()
     state.training_seconds += seconds  # of the slowest process: all must agree on the learning rate
     if math.isfinite(loss) and math.isfinite(norm):
+        share = rate(run.progress, rising=(state.step + 1) / (recipe.warmup + 1), decay=recipe.decay)
         for optimizer in run.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * rate(recipe, state.step, run.progress)
+                group["lr"] = group["initial_lr"] * share
             optimizer.step()
         run.average.update(state.step + 1)
         state.typical_norm = _typical(state.typical_norm, norm)
@@ -252,13 +254,6 @@ def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, i
         restore_moments(before)
     run.flow.zero_grad()
     return loss, norm, int(signal_to_stop)
-
-
-def rate(recipe: TrainConfig, step: int, progress: float) -> float:
-    """The learning rate at this step, as a share of lr: it rises to 1, stays there, and falls to 0 along half a cosine."""
-    rising = min(1.0, (step + 1) / (recipe.warmup + 1))
-    falling = min(1.0, (1 - progress) / recipe.decay) if recipe.decay else 1.0
-    return rising * (0.5 - 0.5 * math.cos(math.pi * falling))
 
 
 def _largest_norm(recipe: TrainConfig, state: TrainState) -> float:
