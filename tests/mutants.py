@@ -99,8 +99,8 @@ MUTANTS = [
     Mutant("train.py", "    else:\n        restore_moments(before)", "    else:\n        pass", TRAIN),
     Mutant(
         "train.py",
-        "if math.isfinite(loss) and math.isfinite(norm):\n        share",
-        "if True:\n        share",
+        "if finite and not _far_out(recipe, state, norm):",
+        "if not _far_out(recipe, state, norm):",
         TRAIN,
     ),
     Mutant("train.py", "run.flow.zero_grad()", "None", TRAIN),

@@ -46,6 +46,7 @@ FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
     "train.decay": ([0.0, 0.5, 1.0], [1.1, NAN]),
     "train.average": ([0.0, 0.9], [1.0, NAN]),
     "train.clip_factor": ([None, 2.0, INF], [1.0, NAN]),
+    "train.skip_factor": ([None, 5.0, INF], [1.0, NAN]),
     "train.recompute": ([False, True], [1]),
     "train.clip": ([100.0, INF], [0.0, 1e-30, NAN]),
     "train.l2": ([5e-5, 0.0], [-1.0, INF, NAN, 1e30]),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from flows import image_flow, moved, normal, pixels
-from test_training import assert_bit_equal, interrupt_at, with_train
+from test_training import assert_bit_equal, interrupt_at, step_of_the_loop, with_train
 from torch import Tensor, nn
 
 import realnvp.train
@@ -26,14 +26,14 @@ from realnvp.bijections import (
     starting,
 )
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
-from realnvp.checkpoint import load_flow
-from realnvp.config import PRESETS, Config
+from realnvp.checkpoint import TrainState, load_flow
+from realnvp.config import PRESETS, Config, TrainConfig
 from realnvp.latent import compress, kept
 from realnvp.models import build, half_coupling
 from realnvp.nets import ConvNet, KeptHalf
 from realnvp.prior import StandardNormal
 from realnvp.schedule import rate
-from realnvp.train import TrainingStopped, train
+from realnvp.train import Run, TrainingStopped, train
 
 
 def modern(config: Config, **recipe: object) -> Config:
@@ -153,6 +153,25 @@ def test_rate_rises_stays_and_falls_to_zero() -> None:
     assert rates[50:] == sorted(rates[50:], reverse=True)
     assert rate(1.0, rising=10.1, decay=0.5) == 0
     assert {rate(step / 100, rising=step + 1, decay=0.0) for step in range(100)} == {1.0}  # the paper's, to the bit
+
+
+def test_a_gradient_that_is_far_out_is_not_followed(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, state = TrainConfig(skip_factor=10.0), TrainState(typical_norm=2.0)
+    assert not realnvp.train._far_out(recipe, state, 20.0)
+    assert realnvp.train._far_out(recipe, state, 20.1)
+    assert not realnvp.train._far_out(recipe, TrainState(), 20.1)  # nothing is typical yet
+    assert not realnvp.train._far_out(TrainConfig(), state, 1e30)
+
+    def without(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
+        return (1.0, 1.0, 0) if run.state.step == 5 else step_of_the_loop(run, x, stop=stop)
+
+    config = modern(tiny, clip_factor=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(realnvp.train, "train_step", without)
+        train(config, tmp_path / "without", device="cpu")
+    monkeypatch.setattr(realnvp.train, "_far_out", lambda recipe, state, norm: state.step == 5)
+    assert train(config, tmp_path / "skipping", device="cpu").skipped == 1
+    assert_bit_equal(tmp_path / "skipping", tmp_path / "without")
 
 
 def test_weight_average_of_a_known_sequence() -> None:

@@ -89,6 +89,8 @@ class TrainConfig:
     """Largest global norm of the gradient of the loss in nats per image."""
     clip_factor: float | None = None
     """Largest norm of the gradient beside the typical one of the steps before; None: clip alone decides."""
+    skip_factor: float | None = None
+    """A step whose gradient's norm is more times the typical one than this changes nothing; None: each that is finite counts."""
     l2: float = 5e-5
     """Weight of the penalty on the gains of the weight norm and on the checkerboard couplings' bounds."""
     precision: Literal["float32", "bfloat16", "auto", "float64"] = "float32"
@@ -191,6 +193,7 @@ _MODERN = ModelConfig("modern", width=48, growth=1.5, num_blocks=1, num_coupling
 
 def _modernised(paper: Config, train: TrainConfig, **model: Any) -> Config:
     recipe = replace(train, precision="auto", lr=5e-3, muon_lr=0.02, warmup=50, decay=0.5, average=0.998, clip=1e4, l2=0.0)
+    recipe = replace(recipe, skip_factor=10.0)
     return replace(paper, name=f"{paper.name}-modern", model=replace(_MODERN, **model), train=recipe)
 
 
@@ -332,6 +335,7 @@ def validate(config: Config) -> Config:
         ("train.average", 0 <= train.average < 1, "must be in [0, 1)"),
         ("train.clip", train.clip > 0, "must be positive"),
         ("train.clip_factor", train.clip_factor is None or train.clip_factor > 1, "must be more than 1"),
+        ("train.skip_factor", train.skip_factor is None or train.skip_factor > 1, "must be more than 1"),
         ("train.l2", 0 <= train.l2 < float("inf"), "must not be negative"),
         ("train.timeout", 0 < train.timeout < 1e7, "must be positive"),
         ("train.patience", train.patience >= 0, "must not be negative"),

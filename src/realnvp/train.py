@@ -155,7 +155,7 @@ def _loop(run: Run, stop: list[int]) -> None:
             step_began = clock()
             loss, norm, signum = train_step(run, run.batches.at(state.step), stop=stop)
             run.step_seconds = clock() - step_began
-            _count_skipped(run, loss, norm)
+            _count_failed(run, loss, norm)
             state.step += 1
             state.pending = True
             state.seconds = time.monotonic() - began
@@ -202,13 +202,12 @@ def _heed(run: Run, stop: list[int]) -> None:
         raise TrainingStopped(everyones, run.state.step)
 
 
-def _count_skipped(run: Run, loss: float, norm: float) -> None:
-    """Keep count of steps that changed nothing; TrainingFailed after too many in a row."""
+def _count_failed(run: Run, loss: float, norm: float) -> None:
+    """Keep count of steps in a row that were not finite; TrainingFailed after too many."""
     if math.isfinite(loss) and math.isfinite(norm):
         run.skipped_in_a_row = 0
         return
     run.skipped_in_a_row += 1
-    run.state.skipped += 1
     if run.skipped_in_a_row == MAX_SKIPPED:
         images = run.batches.indices(run.state.step).tolist()
         where = first_nonfinite(run.flow, run.batches.at(run.state.step), l2=run.config.train.l2)
@@ -229,7 +228,7 @@ def _save(run: Run) -> None:
 def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
     """One step of Adam on x, this process' part of the batch: loss (nats an image), norm of its gradient, signal to stop or 0.
 
-    A step whose loss or gradient is not finite changes nothing: neither weights nor moments.
+    A step whose loss or gradient is not finite, or far out (`skip_factor`), changes nothing: neither weights nor moments.
     """
     before, state, recipe = stored_moments(run.flow), run.state, run.config.train
     low = recipe.precision == "bfloat16" or (recipe.precision == "auto" and has_bfloat16(x.device))
@@ -242,16 +241,19 @@ def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, i
     everyones = run.accelerator.gather(mine).view(-1, 4)
     loss, (_, norm, signal_to_stop, seconds) = everyones[:, 0].mean().item(), everyones.amax(0).tolist()
     state.training_seconds += seconds  # of the slowest process: all must agree on the learning rate
-    if math.isfinite(loss) and math.isfinite(norm):
+    finite = math.isfinite(loss) and math.isfinite(norm)
+    if finite and not _far_out(recipe, state, norm):
         share = rate(run.progress, rising=(state.step + 1) / (recipe.warmup + 1), decay=recipe.decay)
         for optimizer in run.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * share
             optimizer.step()
         run.average.update(state.step + 1)
-        state.typical_norm = _typical(state.typical_norm, norm)
     else:
         restore_moments(before)
+        state.skipped += 1
+    if finite:
+        state.typical_norm = _typical(state.typical_norm, norm)
     run.flow.zero_grad()
     return loss, norm, int(signal_to_stop)
 
@@ -261,6 +263,11 @@ def _largest_norm(recipe: TrainConfig, state: TrainState) -> float:
     if recipe.clip_factor is None or not state.typical_norm:
         return recipe.clip
     return min(recipe.clip, recipe.clip_factor * state.typical_norm)
+
+
+def _far_out(recipe: TrainConfig, state: TrainState, norm: float) -> bool:
+    """Whether this gradient, though finite, is not to be followed: Muon's steps have one size, and it would be led astray."""
+    return recipe.skip_factor is not None and 0 < recipe.skip_factor * state.typical_norm < norm
 
 
 def _typical(typical: float, norm: float) -> float:
