@@ -56,7 +56,7 @@ class ModelConfig:
     num_couplings: int = 8
     """modern: how many couplings at each scale; vector: how many in all."""
     frequency: float = 0.0
-    """vector: the networks' first units carry sines, half of them with weights of this deviation / D at the start; 0: none."""
+    """vector: half of the networks' first units are sines, with weights of this deviation / D at the start; 0: none."""
     batch_norm: bool = False
     """vector: whether batch norm (section 3.7) follows each coupling; the paper's images always have it."""
     momentum: float = 0.0

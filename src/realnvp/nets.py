@@ -112,18 +112,18 @@ class ConvNet(nn.Module):
 class MLP(nn.Module):
     """(B, c_out) from the kept part of x, (B, c_in): residual, pre-activation; the last layer starts at zero.
 
-    The first layer's units a become a + sin a [Ziyin et al. 2020], and the weights of half of them start with a deviation of
-    frequency / c_in radians per unit of x [Sitzmann et al. 2020]: sharp edges and many modes would else take long to learn. In
-    many dimensions, where data are too few for either, they start nearly linear. 0: a alone.
+    Half of the first layer's units are sines [Sitzmann et al. 2020] whose weights start with a deviation of frequency / c_in
+    radians per unit of x: sharp edges and many modes would else take long to learn. In many dimensions, where data are too few
+    for either, they start nearly linear. 0: none.
     """
 
     def __init__(self, c_in: int, width: int, c_out: int, *, num_blocks: int, frequency: float = 0.0) -> None:
         super().__init__()
         self.first = nn.Linear(c_in, width)
-        self.waves = frequency > 0
+        self.waves = width // 2 if frequency else 0
         if self.waves:
-            nn.init.normal_(self.first.weight[: width // 2], std=frequency / c_in)
-            nn.init.uniform_(self.first.bias[: width // 2], -math.pi, math.pi)
+            nn.init.normal_(self.first.weight[: self.waves], std=frequency / c_in)
+            nn.init.uniform_(self.first.bias[: self.waves], -math.pi, math.pi)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(num_blocks)
         )
@@ -134,7 +134,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         h = self.first(x)
         if self.waves:
-            h = h + h.sin()
+            h = torch.cat([h[:, : self.waves].sin(), h[:, self.waves :]], dim=1)
         for block in self.blocks:
             h = h + block(h)
         out: Tensor = self.last(F.silu(h))
