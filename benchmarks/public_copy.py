@@ -157,7 +157,7 @@ class PublicCopy(nn.Module):
         y = (x / 256 * 2 - 1) * 0.9
         y = (1 + y) / 2
         y = y.log() - (1.0 - y).log()
-        log_det = (F.softplus(y) + F.softplus(-y) - F.softplus(torch.tensor(math.log(0.9) - math.log(0.1)))).flatten(1).sum(-1)
+        log_det = (F.softplus(y) + F.softplus(-y) - F.softplus(torch.tensor(math.log(0.1) - math.log(0.9)))).flatten(1).sum(-1)
         z, log_det = self.flows(y, log_det, False)
         prior = -0.5 * (z**2 + math.log(2 * math.pi))
         return prior.flatten(1).sum(-1) - math.log(256) * math.prod(z.shape[1:]) + log_det
