@@ -3,50 +3,40 @@
 One thread, CPU time, batch 32, float32; the two take turns. The paper's model is photos, of the width that comes nearest.
 """
 
-import statistics
-import time
 from dataclasses import replace
+from statistics import median
 
 import torch
 
-from benchmarks.vector_speed import tasks
+from benchmarks.turns import in_turns, tasks, times_as_long
 from realnvp.bijections import starting
 from realnvp.config import PRESETS
-from realnvp.flow import Flow
+from realnvp.memory import count_parameters
 from realnvp.models import build
 
 ROUNDS = 6
 BATCH = 32
 
 
-def parameters(flow: Flow) -> int:
-    """How many a flow has."""
-    return sum(parameter.numel() for parameter in flow.parameters())
-
-
 def main() -> None:
     """Measure and print."""
     torch.set_num_threads(1)
-    modern, paper = build("photos-modern"), PRESETS["photos"]
-    sizes = [build(replace(paper, model=replace(paper.model, width=width))) for width in range(8, 17)]
-    contest = {"modern": modern, "paper": min(sizes, key=lambda flow: abs(parameters(flow) - parameters(modern)))}
+    modern, paper = PRESETS["photos-modern"], PRESETS["photos"]
+    sizes = [replace(paper, model=replace(paper.model, width=width)) for width in range(8, 17)]
+    near = min(sizes, key=lambda config: abs(count_parameters(config) - count_parameters(modern)))
+    configs = {"modern": modern, "paper": near}
+    flows = {name: build(config) for name, config in configs.items()}
     x = 256 * torch.rand(BATCH, 3, 32, 32)
-    with torch.no_grad(), starting(modern):
-        modern.log_prob(x)
-    calls = {name: tasks(flow, flow.log_prob, flow.sample, x) for name, flow in contest.items()}
-    print("| " + ", ".join(f"{name}: {parameters(flow) / 1e6:.2f} M" for name, flow in contest.items()), end="")
+    with torch.no_grad(), starting(flows["modern"]):
+        flows["modern"].log_prob(x)
+    calls = {name: tasks(flow, flow.log_prob, flow.sample, x) for name, flow in flows.items()}
+    print("| " + ", ".join(f"{name}: {count_parameters(config) / 1e6:.2f} M" for name, config in configs.items()), end="")
     print(" | modern, ms an image | paper / modern |\n|---|---|---|")
     took: dict[str, float] = {}
     for task in calls["modern"]:
-        seconds: dict[str, list[float]] = {name: [] for name in calls}
-        for _ in range(ROUNDS + 1):
-            for name in calls:
-                began = time.process_time()
-                calls[name][task]()
-                seconds[name].append((time.process_time() - began) / BATCH)
-        ratio = statistics.median(a / b for a, b in zip(seconds["paper"][1:], seconds["modern"][1:], strict=True))
-        took[task] = statistics.median(seconds["modern"][1:])
-        print(f"| {task} | {1e3 * took[task]:.2f} | {ratio:.2f} |", flush=True)
+        seconds = in_turns({name: calls[name][task] for name in calls}, rounds=ROUNDS)
+        took[task] = median(seconds["modern"]) / BATCH
+        print(f"| {task} | {1e3 * took[task]:.2f} | {times_as_long(seconds, 'paper', 'modern'):.2f} |", flush=True)
     print(f"\nsample / log_prob of modern: {took['sample'] / took['log_prob']:.2f}")
 
 

@@ -6,42 +6,15 @@ the same round: above 1 they are slower.
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
 
+from benchmarks.turns import in_turns, tasks, times_as_long
 from benchmarks.vector_peers import PEERS
 from realnvp.config import ModelConfig
 from realnvp.models import vector_flow
 
-Tasks = dict[str, Callable[[], object]]
 CALLS = 4  # of a task in a row
-
-
-def tasks(model: nn.Module, log_prob: Callable[[Tensor], Tensor], sample: Callable[[int], Tensor], x: Tensor) -> Tasks:
-    """What is timed: a step of Adam on x, log_prob of x, as many samples."""
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3, fused=True)
-
-    def step() -> None:
-        model.train()
-        loss = -log_prob(x).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 100.0)
-        optimizer.step()
-
-    @torch.no_grad()
-    def density() -> None:
-        model.eval()
-        log_prob(x)
-
-    def draw() -> None:
-        model.eval()
-        sample(len(x))
-
-    return {"training step": step, "log_prob": density, "sample": draw}
 
 
 def main() -> None:
@@ -62,18 +35,9 @@ def main() -> None:
             peer = PEERS[name](model, dim)
             contest[name] = tasks(peer, peer, peer.sample, x)
         for task in contest["ours"]:
-            seconds: dict[str, list[float]] = {name: [] for name in contest}
-            for number in range(args.rounds + 2):
-                for name, calls in contest.items():
-                    began = time.process_time()
-                    for _ in range(CALLS):
-                        calls[task]()
-                    if number > 1:
-                        seconds[name].append((time.process_time() - began) / CALLS)
-            ratios = [
-                statistics.median(a / b for a, b in zip(seconds[who], seconds["ours"], strict=True)) for who in args.against
-            ]
-            cells = [f"{ratio:.2f}" for ratio in ratios]
+            turn = {name: calls[task] for name, calls in contest.items()}
+            seconds = in_turns(turn, rounds=args.rounds, unmeasured=2, repeats=CALLS)
+            cells = [f"{times_as_long(seconds, who, 'ours'):.2f}" for who in args.against]
             print(f"| {dim} | {task} | {1e3 * statistics.median(seconds['ours']):.2f} | {' | '.join(cells)} |", flush=True)
 
 
