@@ -55,9 +55,13 @@ def orthogonalised(x: Tensor) -> Tensor:
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     square = x @ x.mT
     identity = torch.eye(square.shape[-1], dtype=x.dtype, device=x.device)
-    product = identity
-    for _ in range(STEPS):
-        factor = a * identity + b * square + c * (square @ square)
-        product = factor @ product
+
+    def polynomial(square: Tensor) -> Tensor:
+        return a * identity + b * square + c * (square @ square)
+
+    product = factor = polynomial(square)
+    for _ in range(STEPS - 1):
         square = factor @ square @ factor
+        factor = polynomial(square)
+        product = factor @ product
     return product @ x

@@ -47,7 +47,7 @@ from realnvp.units import Unit, unit_of
 
 clock = time.monotonic
 GRID = 36  # images of a grid of samples
-MAX_SKIPPED = 20  # steps in a row without a finite loss and gradient, before the training gives up
+MAX_FAILED = 20  # steps in a row without a finite loss and gradient, before the training gives up
 
 
 class TrainingStopped(Exception):
@@ -78,7 +78,7 @@ class Run:
     average: WeightAverage
     accelerator: Accelerator
     state: TrainState
-    skipped_in_a_row: int = 0
+    failed_in_a_row: int = 0
     step_seconds: float = 0.0
 
     @property
@@ -205,15 +205,15 @@ def _heed(run: Run, stop: list[int]) -> None:
 def _count_failed(run: Run, loss: float, norm: float) -> None:
     """Keep count of steps in a row that were not finite; TrainingFailed after too many."""
     if math.isfinite(loss) and math.isfinite(norm):
-        run.skipped_in_a_row = 0
+        run.failed_in_a_row = 0
         return
-    run.skipped_in_a_row += 1
-    if run.skipped_in_a_row == MAX_SKIPPED:
+    run.failed_in_a_row += 1
+    if run.failed_in_a_row == MAX_FAILED:
         images = run.batches.indices(run.state.step).tolist()
         where = first_nonfinite(run.flow, run.batches.at(run.state.step), l2=run.config.train.l2)
         found = f"loss {loss}, gradient norm {norm}, {where}"
         raise TrainingFailed(
-            f"step {run.state.step}: {found}, after {MAX_SKIPPED} such steps in a row; training {run.unit.things} {images}"
+            f"step {run.state.step}: {found}, after {MAX_FAILED} such steps in a row; training {run.unit.things} {images}"
         )
 
 
