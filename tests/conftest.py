@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,13 @@ TINY = dataclasses.replace(
         max_steps=12, batch_size=32, log_every=5, eval_every=6, eval_images=60, sample_every=6, save_every=4, moment_batches=4
     ),
 )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """A failure is told at once: whoever ends a run early still sees it."""
+    if report.failed:
+        print(f"\n{report.nodeid}\n{report.longreprtext}", file=sys.__stdout__, flush=True)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """Commands in processes of their own, forked from this one, which has loaded all that they need: a new Python takes seconds."""
 
 import contextlib
+import faulthandler
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ import realnvp.figures  # noqa: F401
 from realnvp.cli.main import run
 
 torch.set_num_threads(1)
+LIMIT = 300.0  # seconds: none of these commands takes more than a few
 
 
 class Child:
@@ -31,15 +33,23 @@ class Child:
             _become([*map(str, argv)], log, first)
 
     def wait(self, seconds: float | None = None) -> int | None:
-        """Its exit code, minus the signal if one ended it; None if it goes on after so many seconds from its start."""
+        """Its exit code, minus the signal if one ended it; None if it goes on after so many seconds from its start.
+
+        Where no seconds are given and it hangs, it is ended and its log tells where it was.
+        """
+        limit = LIMIT if seconds is None else seconds
         while self.code is None:
-            pid, status = os.waitpid(self.pid, 0 if seconds is None else os.WNOHANG)
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 self.code = os.waitstatus_to_exitcode(status)
-            elif time.monotonic() - self.began > (seconds or 0):
+            elif time.monotonic() - self.began <= limit:
+                time.sleep(0.001)
+            elif seconds is not None:
                 return None
             else:
-                time.sleep(0.001)
+                os.kill(self.pid, signal.SIGCONT)
+                os.kill(self.pid, signal.SIGABRT)
+                self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self.code
 
     def kill(self, after: float, signum: int = signal.SIGKILL) -> float | None:
@@ -77,6 +87,7 @@ def _become(argv: list[str], log: Path, first: Callable[[], object]) -> None:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
+        faulthandler.enable(descriptor)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
         for state in (AcceleratorState, GradientState, PartialState):
             state._reset_state()
