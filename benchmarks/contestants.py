@@ -21,7 +21,8 @@ from benchmarks.public_copy import PublicCopy
 from realnvp.config import PRESETS, Config
 from realnvp.device import keep_freed_memory
 from realnvp.models import build
-from realnvp.train import start, train_step
+from realnvp.run import start
+from realnvp.step import train_step
 
 
 @dataclass(frozen=True)

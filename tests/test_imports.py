@@ -28,6 +28,7 @@ LAYERS: list[set[str]] = [
         "progress",
         "environment",
         "device",
+        "signals",
         "data",
     },
     {
@@ -44,9 +45,9 @@ LAYERS: list[set[str]] = [
     },
     {"models", "latent", "folded", "distributions"},
     {"checkpoint", "memory", "nonfinite", "trackers"},
-    {"likelihood", "evaluate", "score", "check"},
-    {"figures"},
-    {"train", "fitting", "sklearn", "sampling", "export", "table", "report", "hub"},
+    {"likelihood", "evaluate", "score", "check", "claim"},
+    {"figures", "run"},
+    {"step", "train", "fitting", "sklearn", "sampling", "export", "table", "report", "hub"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -70,6 +71,7 @@ SAME_LAYER_ALLOWED = {
     ("units", "config"),
     ("hub", "table"),
     ("sklearn", "fitting"),
+    ("train", "step"),
 }
 
 

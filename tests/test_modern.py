@@ -12,6 +12,7 @@ from flows import image_flow, moved, normal, pixels
 from test_training import assert_bit_equal, interrupt_at, step_of_the_loop, with_train
 from torch import Tensor, nn
 
+import realnvp.step
 import realnvp.train
 from realnvp.averages import WeightAverage
 from realnvp.bijections import (
@@ -32,8 +33,9 @@ from realnvp.latent import compress, kept
 from realnvp.models import build, half_coupling
 from realnvp.nets import ConvNet, KeptHalf
 from realnvp.prior import StandardNormal
+from realnvp.run import Run
 from realnvp.schedule import rate
-from realnvp.train import Run, TrainingStopped, train
+from realnvp.train import TrainingStopped, train
 
 
 def modern(config: Config, **recipe: object) -> Config:
@@ -157,10 +159,10 @@ def test_rate_rises_stays_and_falls_to_zero() -> None:
 
 def test_a_gradient_that_is_far_out_is_not_followed(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, state = TrainConfig(skip_factor=10.0), TrainState(typical_norm=2.0)
-    assert not realnvp.train._far_out(recipe, state, 20.0)
-    assert realnvp.train._far_out(recipe, state, 20.1)
-    assert not realnvp.train._far_out(recipe, TrainState(), 20.1)  # nothing is typical yet
-    assert not realnvp.train._far_out(TrainConfig(), state, 1e30)
+    assert not realnvp.step._far_out(recipe, state, 20.0)
+    assert realnvp.step._far_out(recipe, state, 20.1)
+    assert not realnvp.step._far_out(recipe, TrainState(), 20.1)  # nothing is typical yet
+    assert not realnvp.step._far_out(TrainConfig(), state, 1e30)
 
     def without(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
         return (1.0, 1.0, 0) if run.state.step == 5 else step_of_the_loop(run, x, stop=stop)
@@ -169,7 +171,7 @@ def test_a_gradient_that_is_far_out_is_not_followed(tiny: Config, tmp_path: Path
     with monkeypatch.context() as patch:
         patch.setattr(realnvp.train, "train_step", without)
         train(config, tmp_path / "without", device="cpu")
-    monkeypatch.setattr(realnvp.train, "_far_out", lambda recipe, state, norm: state.step == 5)
+    monkeypatch.setattr(realnvp.step, "_far_out", lambda recipe, state, norm: state.step == 5)
     assert train(config, tmp_path / "skipping", device="cpu").skipped == 1
     assert_bit_equal(tmp_path / "skipping", tmp_path / "without")
 

@@ -19,7 +19,8 @@ from realnvp.flow import Flow
 from realnvp.models import build
 from realnvp.moments import stored_moments
 from realnvp.nonfinite import first_nonfinite
-from realnvp.train import Run, TrainingFailed, train
+from realnvp.run import Run
+from realnvp.train import TrainingFailed, train
 
 step_of_the_loop = realnvp.train.train_step
 NORM = "bijection.bijections.1.bijections.1"

@@ -28,7 +28,8 @@ from realnvp.folders import newest_intact
 from realnvp.likelihood import log_probs
 from realnvp.models import standardise, vector_flow
 from realnvp.moments import EPS
-from realnvp.train import Run, TrainingStopped, train
+from realnvp.run import Run
+from realnvp.train import TrainingStopped, train
 
 Out = pytest.CaptureFixture[str]
 NAMES = ("height, m", "weight", "seconds")

@@ -18,6 +18,7 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
+import realnvp.run
 import realnvp.train
 from benchmarks.drift import drift
 from realnvp.checkpoint import last_state, load_flow
@@ -26,7 +27,8 @@ from realnvp.evaluate import evaluate
 from realnvp.flow import Flow
 from realnvp.folders import DamagedError, lock_folder, newest_intact
 from realnvp.models import build
-from realnvp.train import Run, TrainingFailed, TrainingStopped, train
+from realnvp.run import Run
+from realnvp.train import TrainingFailed, TrainingStopped, train
 
 step_of_the_loop = realnvp.train.train_step
 
@@ -239,13 +241,13 @@ def test_best_model_is_chosen_without_the_test_set(
     tiny: Config, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same run with another test set ends with the same best model."""
-    prepare = realnvp.train.prepare
+    prepare = realnvp.run.prepare
 
     def without_test(*args: Any, **settings: Any) -> Any:
         splits = prepare(*args, **settings)
         return dataclasses.replace(splits, test=np.zeros_like(splits.test))
 
-    monkeypatch.setattr(realnvp.train, "prepare", without_test)
+    monkeypatch.setattr(realnvp.run, "prepare", without_test)
     train(tiny, tmp_path / "run", device="cpu")
     assert_bit_equal(tmp_path / "run", run_dir)
     files = [newest_intact(folder / "model", "best")[0] for folder in (run_dir, tmp_path / "run")]

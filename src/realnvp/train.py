@@ -2,48 +2,33 @@
 
 import json
 import math
-import os
 import re
-import signal
-import threading
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 
-from realnvp.averages import WeightAverage
-from realnvp.batches import Batches
-from realnvp.bijections import ActNorm, starting
-from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, lost_best, read_run_config, save_checkpoint, save_model
-from realnvp.config import MAY_CHANGE, Config, TrainConfig, differences, resolve, to_json, validate
-from realnvp.data import Splits, discard_prepared, prepare, quantize
-from realnvp.data.source import SPLITS
-from realnvp.device import has_bfloat16, pick_device
-from realnvp.environment import environment, read_sittings
+from realnvp.checkpoint import TrainState, lost_best, save_checkpoint, save_model
+from realnvp.config import Config, validate
+from realnvp.data import quantize
 from realnvp.figures import data_beside_samples
-from realnvp.flow import ROWS, Flow, images_at_once
-from realnvp.folders import DamagedError, keep_last, lock_folder, naming, numbered, sweep, write_file
+from realnvp.flow import ROWS, images_at_once
+from realnvp.folders import DamagedError, keep_last, naming
 from realnvp.likelihood import Summary, evaluating, full_precision, log_probs, summarise
-from realnvp.memory import check_memory
-from realnvp.models import build, l2_penalty, matrices, recompute, standardise
 from realnvp.moments import averaging, restore_moments, stored_moments
-from realnvp.muon import Muon
 from realnvp.noise import Purpose
 from realnvp.nonfinite import first_nonfinite
 from realnvp.progress import progress
-from realnvp.schedule import rate
-from realnvp.trackers import check_tracker, end_tracker, log_curves, start_tracker
-from realnvp.units import Unit, unit_of
+from realnvp.run import Run, start
+from realnvp.signals import stop_signals
+from realnvp.step import train_step
+from realnvp.trackers import end_tracker, log_curves
 
 clock = time.monotonic
 GRID = 36  # images of a grid of samples
@@ -64,43 +49,6 @@ class TrainingFailed(Exception):
     exit_code = 1
 
 
-@dataclass
-class Run:
-    """What a training works with."""
-
-    config: Config
-    run_dir: Path
-    splits: Splits
-    batches: Batches
-    flow: Flow
-    model: Any  # the flow, wrapped for several processes
-    optimizers: list[Any]
-    average: WeightAverage
-    accelerator: Accelerator
-    state: TrainState
-    failed_in_a_row: int = 0
-    step_seconds: float = 0.0
-
-    @property
-    def unit(self) -> Unit:
-        """What log-densities are reported in."""
-        return unit_of(self.config)
-
-    @property
-    def finished(self) -> bool:
-        """Whether there is nothing left to do."""
-        train, state = self.config.train, self.state
-        enough = self.progress >= 1 or bool(train.patience and state.evaluations_since_best >= train.patience)
-        return enough and not state.pending
-
-    @property
-    def progress(self) -> float:
-        """Which share of its steps or minutes, whichever is more, the training has done."""
-        train, state = self.config.train, self.state
-        minutes = state.training_seconds / 60 / train.max_minutes if train.max_minutes else 0.0
-        return max(state.step / train.max_steps, minutes)
-
-
 def train(config: Config, run_dir: str | Path, *, device: str = "auto", init_from: str | Path | None = None) -> TrainState:
     """Train a flow, or go on with the training in run_dir; where it stands at the end.
 
@@ -114,7 +62,7 @@ def train(config: Config, run_dir: str | Path, *, device: str = "auto", init_fro
         run = start(validate(config), Path(run_dir), device=device, init_from=init_from, stack=stack)
         _check_best(run)
         if not run.finished:
-            _loop(run, stack.enter_context(_stop_signals()))
+            _loop(run, stack.enter_context(stop_signals()))
         end_tracker(run.accelerator)
     return run.state
 
@@ -225,204 +173,6 @@ def _save(run: Run) -> None:
     run.accelerator.wait_for_everyone()
 
 
-def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
-    """One step of Adam on x, this process' part of the batch: loss (nats an image), norm of its gradient, signal to stop or 0.
-
-    A step whose loss or gradient is not finite, or far out (`skip_factor`), changes nothing: neither weights nor moments.
-    """
-    before, state, recipe = stored_moments(run.flow), run.state, run.config.train
-    low = recipe.precision == "bfloat16" or (recipe.precision == "auto" and has_bfloat16(x.device))
-    # The sum over images and D is large; Adam's eps and the clip are relative to nats an image (section 4.1).
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
-        nats = -run.model(x).mean()
-    run.accelerator.backward(nats + recipe.l2 * l2_penalty(run.flow))
-    norm = torch.as_tensor(run.accelerator.clip_grad_norm_(run.flow.parameters(), _largest_norm(recipe, state)))
-    mine = torch.stack([nats.detach(), norm.to(nats), nats.new_tensor(max(stop, default=0)), nats.new_tensor(run.step_seconds)])
-    everyones = run.accelerator.gather(mine).view(-1, 4)
-    loss, (_, norm, signal_to_stop, seconds) = everyones[:, 0].mean().item(), everyones.amax(0).tolist()
-    state.training_seconds += seconds  # of the slowest process: all must agree on the learning rate
-    finite = math.isfinite(loss) and math.isfinite(norm)
-    if finite and not _far_out(recipe, state, norm):
-        share = rate(run.progress, rising=(state.step + 1) / (recipe.warmup + 1), decay=recipe.decay)
-        for optimizer in run.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * share
-            optimizer.step()
-        run.average.update(state.step + 1)
-    else:
-        restore_moments(before)
-        state.skipped += 1
-    if finite:
-        state.typical_norm = _typical(state.typical_norm, norm)
-    run.flow.zero_grad()
-    return loss, norm, int(signal_to_stop)
-
-
-def _largest_norm(recipe: TrainConfig, state: TrainState) -> float:
-    """To what the gradient is clipped."""
-    if recipe.clip_factor is None or not state.typical_norm:
-        return recipe.clip
-    return min(recipe.clip, recipe.clip_factor * state.typical_norm)
-
-
-def _far_out(recipe: TrainConfig, state: TrainState, norm: float) -> bool:
-    """Whether this gradient, though finite, is not to be followed: Muon's steps have one size, and it would be led astray."""
-    return recipe.skip_factor is not None and 0 < recipe.skip_factor * state.typical_norm < norm
-
-
-def _typical(typical: float, norm: float) -> float:
-    """The geometric mean of the norms so far, of the last fifty or so; one that is far out counts as ten times the typical."""
-    return typical**0.98 * min(norm, 10 * typical) ** 0.02 if typical and norm else norm
-
-
-def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path | None, stack: ExitStack) -> Run:
-    """Everything that a training works with, as its last checkpoint says; the stack holds run_dir's lock."""
-    place = pick_device(device)
-    check_tracker(config.train.tracker)
-    accelerator = Accelerator(
-        cpu=place.type == "cpu",
-        mixed_precision="no",  # `train_step` casts: Accelerate would keep the first training's precision for all of the process
-        log_with=None if config.train.tracker == "none" else config.train.tracker,
-        project_dir=run_dir,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False),  # moments are those of the global batch
-            InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout)),
-        ],
-    )
-    if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
-        raise ValueError(f"--device: {place}: the {os.environ['WORLD_SIZE']} processes cannot be joined on it")
-    _check_claim(config, run_dir)
-    if accelerator.is_main_process:
-        stack.enter_context(lock_folder(run_dir))
-        _discard_unbegun(run_dir)
-        stack.callback(_discard_unbegun, run_dir)
-        prepare(config.data, seed=config.seed, folder=run_dir / "data", verify=SPLITS)
-    accelerator.wait_for_everyone()
-    splits = prepare(config.data, seed=config.seed, folder=run_dir / "data")
-    config = resolve(config, splits.shape, splits.columns)
-    rank, processes = accelerator.process_index, accelerator.num_processes
-    check_memory(config, place, processes=processes)
-    batches = Batches(splits.train, config, device=accelerator.device, process=rank, processes=processes)
-    begun = bool(numbered(run_dir / "checkpoints", "step"))
-    if begun and init_from is not None and accelerator.is_main_process:
-        warnings.warn(f"--init-from: {run_dir} goes on from its own checkpoint", stacklevel=2)
-    flow = _initial_flow(config, None if begun else init_from)
-    optimizers = _optimizers(flow, config.train, fused=accelerator.device.type in ("cpu", "cuda"))
-    flow.to(accelerator.device)
-    if not begun and init_from is None:
-        _start_from_data(flow, splits, batches)
-    average = WeightAverage(flow, config.train.average)
-    state, complaints = load_checkpoint(run_dir, flow=flow, optimizers=optimizers, average=average)
-    if not begun and splits.levels is None:  # of few rows the Gaussian that it starts as may be the best model: evaluate it
-        state.pending = True
-    if accelerator.is_main_process:
-        for complaint in complaints:
-            warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=2)
-        past = _past(run_dir, state)
-    start_tracker(accelerator, config, run_dir, step=state.step)
-    if accelerator.is_main_process:
-        _claim(config, run_dir, state, past, device=str(accelerator.device), processes=processes)
-    with warnings.catch_warnings():  # torch 2.13 renames the option, to a name that older ones do not know
-        warnings.filterwarnings("ignore", message=".*broadcast_buffers")
-        model, *prepared = accelerator.prepare(flow, *optimizers)
-    flow.train()
-    return Run(config, run_dir, splits, batches, flow, model, prepared, average, accelerator, state)
-
-
-def _start_from_data(flow: Flow, splits: Splits, batches: Batches) -> None:
-    """Let the parts that can start from the data: of a table all of it, of images the first 128 or so."""
-    if len(splits.shape) == 1:
-        standardise(flow, splits.train[:])
-    elif any(isinstance(module, ActNorm) for module in flow.modules()):
-        first = range(-(-128 // batches.size))
-        with starting(flow), torch.no_grad():
-            flow.log_prob(torch.cat([batches.at(i, Purpose.MOMENTS) for i in first]))
-
-
-def _optimizers(flow: Flow, recipe: TrainConfig, *, fused: bool) -> list[torch.optim.Optimizer]:
-    """Adam, for all weights (section 4.1) or for those that are left when Muon has the matrices."""
-    given = [] if recipe.muon_lr is None else matrices(flow)
-    rest = [weight for weight in flow.parameters() if weight not in {*given}]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(rest, lr=recipe.lr, fused=fused)]
-    if recipe.muon_lr is not None:
-        optimizers.append(Muon(given, lr=recipe.muon_lr))
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        group["initial_lr"] = group["lr"]
-    return optimizers
-
-
-def _discard_unbegun(run_dir: Path) -> None:
-    """Delete the data of a training that never began."""
-    if not (run_dir / "config.json").exists():
-        discard_prepared(run_dir / "data")
-
-
-def _check_claim(config: Config, run_dir: Path) -> None:
-    """ValueError names the fields in which the run directory's configuration differs, but for those that may change."""
-    source = config.data.source and os.path.realpath(config.data.source)
-    if source in (os.path.realpath(run_dir), os.path.realpath(run_dir / "data")):
-        raise ValueError(f"--run-dir: {run_dir} is also data.source, which is only read")
-    path = run_dir / "config.json"
-    if not path.exists():
-        return
-    old = read_run_config(run_dir)
-    if old.data.shape is None:
-        raise DamagedError(f"{path}: data.shape is missing")
-    now = resolve(config, old.data.shape, old.data.columns)
-    if changed := [name for name in differences(old, now) if name not in MAY_CHANGE]:
-        raise ValueError(f"{path}: this run was started with another {', '.join(changed)}; take another --run-dir")
-
-
-Past = tuple[list[dict[str, Any]], list[str]]
-
-
-def _past(run_dir: Path, state: TrainState) -> Past:
-    """The sittings so far, and the lines of metrics.jsonl up to this state; DamagedError if they make no sense."""
-    path = run_dir / "metrics.jsonl"
-    sittings = read_sittings(run_dir) if (run_dir / "environment.json").exists() else []
-    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
-    return sittings, [line for line in lines if _place_of(line, path) <= (state.step, not state.pending)]
-
-
-def _claim(config: Config, run_dir: Path, state: TrainState, past: Past, **where: Any) -> None:
-    """Make run_dir this training's, from here on: folders, config.json, environment.json, no metrics of steps to come."""
-    for folder in (run_dir, run_dir / "model", run_dir / "checkpoints", run_dir / "samples"):
-        folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder)
-    keep_last(run_dir / "checkpoints", "step", 2)  # one more is left if the last save was interrupted
-    sittings, metrics = past
-    sittings = [*sittings, {"from_step": state.step} | environment() | where]
-    write_file(run_dir / "config.json", to_json(config))
-    write_file(run_dir / "environment.json", json.dumps(sittings, indent=2) + "\n")
-    write_file(run_dir / "metrics.jsonl", "".join(metrics))
-
-
-def _place_of(line: str, path: Path) -> tuple[float, bool]:
-    """The step of a line of metrics.jsonl, and whether it is its evaluation's; infinity for a last line that was not finished."""
-    if not line.endswith("\n"):
-        return math.inf, True
-    try:
-        entry = json.loads(line)
-        return float(entry["step"]), "validation_standard_error" in entry
-    except (ValueError, KeyError, TypeError):
-        raise DamagedError(f"{path}: not the metrics of a training") from None
-
-
-def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
-    flow = build(config)
-    if init_from is not None:
-        given = load_flow(init_from)
-        assert given.config is not None
-        assert flow.config is not None
-        fields = differences(given.config, flow.config)
-        if changed := [name for name in fields if name.startswith(("data.shape", "model."))]:
-            raise ValueError(f"{init_from}: its weights do not fit, since {', '.join(changed)} differs")
-        flow.load_state_dict(given.state_dict())
-    if config.train.recompute:
-        recompute(flow)
-    return flow.double() if config.train.precision == "float64" else flow
-
-
 def _evaluate(run: Run, stop: list[int]) -> None:
     """Bits/dim, or nats, on validation with moments re-estimated over training batches; writes the last and the best model.
 
@@ -460,9 +210,9 @@ def _validate(run: Run, stop: list[int]) -> Summary:
     chosen = np.linspace(0, len(images) - 1, min(len(images), run.config.train.eval_images)).astype(int)
     nats = torch.zeros(len(images), dtype=torch.float64)
     size = processes * (min(64, images_at_once(run.splits.shape)) if run.splits.levels else ROWS)
-    for start in range(0, len(chosen), size):
+    for first in range(0, len(chosen), size):
         _heed(run, stop)
-        if len(mine := chosen[start : start + size][rank::processes]):
+        if len(mine := chosen[first : first + size][rank::processes]):
             nats[mine] = log_probs(run.flow, np.moveaxis(images[mine], -1, 1), seed=run.config.seed, indices=mine.tolist())
     total = run.accelerator.reduce(nats if processes == 1 else nats.to(run.accelerator.device), "sum")
     assert isinstance(total, Tensor)
@@ -493,23 +243,3 @@ def _log(run: Run, values: dict[str, float]) -> None:
 
 def _best(state: TrainState) -> str:
     return "" if state.best is None else f"best validation {state.best:.3f}"
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list that gets the number of each SIGINT or SIGTERM that comes; a second one acts at once."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
-        yield received
-        return
-
-    def receive(signum: int, frame: Any) -> None:
-        received.append(signum)
-        signal.signal(signum, signal.SIG_DFL if signum == signal.SIGTERM else signal.default_int_handler)
-
-    old = {signum: signal.signal(signum, receive) for signum in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for signum, handler in old.items():
-            signal.signal(signum, handler)

@@ -27,7 +27,7 @@ def joined(command: Sequence[str | Path], folder: Path, first: Callable[[int], o
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1]), "WORLD_SIZE": "2"}
-    # As torchrun sets it. Accelerate would else take a thread for each core, and after a fork OpenMP waits for its threads for ever.
+    # As torchrun sets it. Accelerate would else take a thread for each core, and after a fork OpenMP may wait for ever.
     threads = {"OMP_NUM_THREADS": "1"}
 
     def begin(rank: int) -> None:

@@ -28,6 +28,7 @@ from realnvp.data import open_splits
 from realnvp.data.source import SPLITS
 from realnvp.folders import DamagedError, numbered
 from realnvp.models import build
+from realnvp.run import Run
 
 from .children import Child
 from .subjects import SUBJECTS, TINY, Subject, differences, training, warm
@@ -136,7 +137,7 @@ def vanishing(subject: Subject, folder: Path) -> str:
     """What a training says whose run directory is deleted while it runs."""
     step = realnvp.train.train_step
 
-    def deleting(run: realnvp.train.Run, *rest: object, **more: object) -> object:
+    def deleting(run: Run, *rest: object, **more: object) -> object:
         if run.state.step == 7:
             shutil.rmtree(run.run_dir)
         return step(run, *rest, **more)  # type: ignore[arg-type]

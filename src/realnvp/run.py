@@ -1,0 +1,159 @@
+"""What a training works with, as its configuration and its last checkpoint say."""
+
+import os
+import warnings
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+from realnvp.averages import WeightAverage
+from realnvp.batches import Batches
+from realnvp.bijections import ActNorm, starting
+from realnvp.checkpoint import TrainState, load_checkpoint, load_flow
+from realnvp.claim import check_claim, claim, discard_unbegun, past_of
+from realnvp.config import Config, TrainConfig, differences, resolve
+from realnvp.data import Splits, prepare
+from realnvp.data.source import SPLITS
+from realnvp.device import pick_device
+from realnvp.flow import Flow
+from realnvp.folders import lock_folder, numbered
+from realnvp.memory import check_memory
+from realnvp.models import build, matrices, recompute, standardise
+from realnvp.muon import Muon
+from realnvp.noise import Purpose
+from realnvp.trackers import check_tracker, start_tracker
+from realnvp.units import Unit, unit_of
+
+
+@dataclass
+class Run:
+    """What a training works with."""
+
+    config: Config
+    run_dir: Path
+    splits: Splits
+    batches: Batches
+    flow: Flow
+    model: Any  # the flow, wrapped for several processes
+    optimizers: list[Any]
+    average: WeightAverage
+    accelerator: Accelerator
+    state: TrainState
+    failed_in_a_row: int = 0
+    step_seconds: float = 0.0
+
+    @property
+    def unit(self) -> Unit:
+        """What log-densities are reported in."""
+        return unit_of(self.config)
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        train, state = self.config.train, self.state
+        enough = self.progress >= 1 or bool(train.patience and state.evaluations_since_best >= train.patience)
+        return enough and not state.pending
+
+    @property
+    def progress(self) -> float:
+        """Which share of its steps or minutes, whichever is more, the training has done."""
+        train, state = self.config.train, self.state
+        minutes = state.training_seconds / 60 / train.max_minutes if train.max_minutes else 0.0
+        return max(state.step / train.max_steps, minutes)
+
+
+def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path | None, stack: ExitStack) -> Run:
+    """Everything that a training works with, as its last checkpoint says; the stack holds run_dir's lock."""
+    place = pick_device(device)
+    check_tracker(config.train.tracker)
+    accelerator = Accelerator(
+        cpu=place.type == "cpu",
+        mixed_precision="no",  # `train_step` casts: Accelerate would keep the first training's precision for all of the process
+        log_with=None if config.train.tracker == "none" else config.train.tracker,
+        project_dir=run_dir,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),  # moments are those of the global batch
+            InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout)),
+        ],
+    )
+    if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
+        raise ValueError(f"--device: {place}: the {os.environ['WORLD_SIZE']} processes cannot be joined on it")
+    check_claim(config, run_dir)
+    if accelerator.is_main_process:
+        stack.enter_context(lock_folder(run_dir))
+        discard_unbegun(run_dir)
+        stack.callback(discard_unbegun, run_dir)
+        prepare(config.data, seed=config.seed, folder=run_dir / "data", verify=SPLITS)
+    accelerator.wait_for_everyone()
+    splits = prepare(config.data, seed=config.seed, folder=run_dir / "data")
+    config = resolve(config, splits.shape, splits.columns)
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    check_memory(config, place, processes=processes)
+    batches = Batches(splits.train, config, device=accelerator.device, process=rank, processes=processes)
+    begun = bool(numbered(run_dir / "checkpoints", "step"))
+    if begun and init_from is not None and accelerator.is_main_process:
+        warnings.warn(f"--init-from: {run_dir} goes on from its own checkpoint", stacklevel=2)
+    flow = _initial_flow(config, None if begun else init_from)
+    optimizers = _optimizers(flow, config.train, fused=accelerator.device.type in ("cpu", "cuda"))
+    flow.to(accelerator.device)
+    if not begun and init_from is None:
+        _start_from_data(flow, splits, batches)
+    average = WeightAverage(flow, config.train.average)
+    state, complaints = load_checkpoint(run_dir, flow=flow, optimizers=optimizers, average=average)
+    if not begun and splits.levels is None:  # of few rows the Gaussian that it starts as may be the best model: evaluate it
+        state.pending = True
+    if accelerator.is_main_process:
+        for complaint in complaints:
+            warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=2)
+        past = past_of(run_dir, state)
+    start_tracker(accelerator, config, run_dir, step=state.step)
+    if accelerator.is_main_process:
+        claim(config, run_dir, state, past, device=str(accelerator.device), processes=processes)
+    with warnings.catch_warnings():  # torch 2.13 renames the option, to a name that older ones do not know
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers")
+        model, *prepared = accelerator.prepare(flow, *optimizers)
+    flow.train()
+    return Run(config, run_dir, splits, batches, flow, model, prepared, average, accelerator, state)
+
+
+def _start_from_data(flow: Flow, splits: Splits, batches: Batches) -> None:
+    """Let the parts that can start from the data: of a table all of it, of images the first 128 or so."""
+    if len(splits.shape) == 1:
+        standardise(flow, splits.train[:])
+    elif any(isinstance(module, ActNorm) for module in flow.modules()):
+        first = range(-(-128 // batches.size))
+        with starting(flow), torch.no_grad():
+            flow.log_prob(torch.cat([batches.at(i, Purpose.MOMENTS) for i in first]))
+
+
+def _optimizers(flow: Flow, recipe: TrainConfig, *, fused: bool) -> list[torch.optim.Optimizer]:
+    """Adam, for all weights (section 4.1) or for those that are left when Muon has the matrices."""
+    given = [] if recipe.muon_lr is None else matrices(flow)
+    rest = [weight for weight in flow.parameters() if weight not in {*given}]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(rest, lr=recipe.lr, fused=fused)]
+    if recipe.muon_lr is not None:
+        optimizers.append(Muon(given, lr=recipe.muon_lr))
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["initial_lr"] = group["lr"]
+    return optimizers
+
+
+def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
+    flow = build(config)
+    if init_from is not None:
+        given = load_flow(init_from)
+        assert given.config is not None
+        assert flow.config is not None
+        fields = differences(given.config, flow.config)
+        if changed := [name for name in fields if name.startswith(("data.shape", "model."))]:
+            raise ValueError(f"{init_from}: its weights do not fit, since {', '.join(changed)} differs")
+        flow.load_state_dict(given.state_dict())
+    if config.train.recompute:
+        recompute(flow)
+    return flow.double() if config.train.precision == "float64" else flow
