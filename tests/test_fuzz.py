@@ -41,6 +41,7 @@ FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
     "train.batch_size": ([2, 3, 8], [0, 1, 30, 1000, 10**30]),
     "train.lr": ([1e-3], [1e3, 1e30, 0.0, NAN, INF]),
     "train.max_minutes": ([None, 60.0], [0.0, NAN, INF]),
+    "train.weight_decay": ([0.0, 0.1], [-1.0, NAN, INF]),
     "train.muon_lr": ([None, 0.01], [0.0, 1e30, NAN]),
     "train.warmup": ([0, 2, 10**30], [-1]),
     "train.decay": ([0.0, 0.5, 1.0], [1.1, NAN]),

@@ -38,13 +38,14 @@ def test_of_rank_one_it_is_finite_and_of_that_rank() -> None:
     assert orthogonalised(torch.zeros(3, 4)).eq(0).all()
 
 
-def test_steps_are_those_of_torch() -> None:
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_steps_are_those_of_torch(decay: float) -> None:
     """Which computes in bfloat16, 2^-8."""
     generator = torch.Generator().manual_seed(0)
     shapes = [(4, 30), (30, 4), (4, 30)]
     mine = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
     torchs = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
-    optimizers = [Muon(mine, lr=0.1), torch.optim.Muon(torchs, lr=0.1, weight_decay=0.0)]
+    optimizers = [Muon(mine, lr=0.1, weight_decay=decay), torch.optim.Muon(torchs, lr=0.1, weight_decay=decay)]
     for _ in range(5):
         for one, other in zip(mine, torchs, strict=True):
             one.grad = torch.randn(one.shape, generator=generator)

@@ -79,6 +79,8 @@ class TrainConfig:
     """Adam's learning rate; its other settings are the defaults, as in the paper."""
     muon_lr: float | None = None
     """Learning rate of Muon for those weights of the networks that are matrices (modern, vector); None: Adam for all."""
+    weight_decay: float = 0.0
+    """Of each of Muon's matrices a step takes this share of its learning rate."""
     warmup: int = 0
     """Steps over which the learning rate rises to lr."""
     decay: float = 0.0
@@ -206,6 +208,7 @@ def _modernised(paper: Config, train: TrainConfig, **model: Any) -> Config:
         precision="auto",
         lr=5e-3,
         muon_lr=0.02,
+        weight_decay=0.1,
         warmup=50,
         decay=0.5,
         average=0.998,
@@ -349,6 +352,7 @@ def validate(config: Config) -> Config:
         ("train.max_minutes", train.max_minutes is None or 0 < train.max_minutes < 1e9, "must be positive"),
         ("train.muon_lr", train.muon_lr is None or 0 < train.muon_lr < float("inf"), "must be positive"),
         ("train.muon_lr", train.muon_lr is None or model.architecture != "paper", "is for modern and vector models"),
+        ("train.weight_decay", 0 <= train.weight_decay < float("inf"), "must not be negative"),
         ("train.warmup", train.warmup >= 0, "must not be negative"),
         ("train.decay", 0 <= train.decay <= 1, "must be between 0 and 1"),
         ("train.average", 0 <= train.average < 1, "must be in [0, 1)"),

@@ -13,14 +13,14 @@ STEPS = 5
 
 
 class Muon(Optimizer):
-    """Steps W <- W - lr sqrt(max(1, rows / columns)) O, where O is `orthogonalised` Nesterov momentum of the gradient.
+    """Steps W <- (1 - lr decay) W - lr sqrt(max(1, rows / columns)) O; O: the gradient's Nesterov momentum, `orthogonalised`.
 
     What torch.optim.Muon does in bfloat16, matrix by matrix, this one does in the weights' own precision for all of one shape
     at once, and with less than half of the arithmetic (docs/performance.md).
     """
 
-    def __init__(self, matrices: Iterable[Tensor], lr: float, *, momentum: float = 0.95) -> None:
-        super().__init__(matrices, {"lr": lr, "momentum": momentum})
+    def __init__(self, matrices: Iterable[Tensor], lr: float, *, weight_decay: float = 0.0, momentum: float = 0.95) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]  # no loss to return
@@ -40,6 +40,7 @@ class Muon(Optimizer):
                 torch._foreach_lerp_(past, gradients, 1 - group["momentum"])
                 directions = torch.stack(torch._foreach_lerp(gradients, past, group["momentum"]))
                 length = group["lr"] * max(1, rows / columns) ** 0.5
+                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_add_(weights, list(orthogonalised(directions).unbind()), alpha=-length)
 
 
