@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from realnvp.cli.commands import Device, Flag, Json, RunDir, Which, beside, load
+from realnvp.cli.options import Device, Flag, Json, RunDir, Which, beside, load
 from realnvp.cli.output import print_json
 
 

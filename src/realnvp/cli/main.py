@@ -8,10 +8,15 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from realnvp import __version__
-from realnvp.cli import commands
+from realnvp.cli.check import Check
+from realnvp.cli.evaluate import Evaluate
 from realnvp.cli.figures import Figures
+from realnvp.cli.info import Info
+from realnvp.cli.options import parse
 from realnvp.cli.prepare import Prepare
 from realnvp.cli.results import Report, Table
+from realnvp.cli.sample import Sample
+from realnvp.cli.score import Score
 from realnvp.cli.share import Export, Share
 from realnvp.cli.train import Presets, train
 from realnvp.config import nearest
@@ -19,14 +24,14 @@ from realnvp.config import nearest
 COMMANDS: dict[str, Any] = {
     "prepare": Prepare,
     "train": train,
-    "evaluate": commands.Evaluate,
-    "sample": commands.Sample,
-    "score": commands.Score,
-    "check": commands.Check,
+    "evaluate": Evaluate,
+    "sample": Sample,
+    "score": Score,
+    "check": Check,
     "figures": Figures,
     "report": Report,
     "table": Table,
-    "info": commands.Info,
+    "info": Info,
     "share": Share,
     "export": Export,
     "presets": Presets,
@@ -100,7 +105,7 @@ def _dispatch(argv: list[str]) -> int:
         raise ValueError(f"no command {name!r}{nearest(name, COMMANDS)}; see realnvp --help")
     if name == "train":
         return train(rest)
-    command = commands.parse(COMMANDS[name], rest, prog=f"realnvp {name}")
+    command = parse(COMMANDS[name], rest, prog=f"realnvp {name}")
     return int(command())
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from realnvp.cli.commands import Flag
+from realnvp.cli.options import Flag
 from realnvp.cli.output import print_json
 
 Set = Literal["cifar10", "imagenet32", "imagenet64", "celeba", "lsun-bedroom", "lsun-tower", "lsun-church-outdoor", "images"]

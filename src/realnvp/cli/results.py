@@ -6,7 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from realnvp.cli.commands import Device, Evaluate, Flag, Json, RunDir, load
+from realnvp.cli.evaluate import Evaluate
+from realnvp.cli.options import Device, Flag, Json, RunDir, load
 from realnvp.cli.output import print_json, print_table
 
 

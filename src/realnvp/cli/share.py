@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from realnvp.cli.commands import Json, RunDir, Which, load, make_way
+from realnvp.cli.options import Json, RunDir, Which, load, make_way
 from realnvp.cli.output import print_json
 
 

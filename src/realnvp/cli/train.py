@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from realnvp.cli.commands import Device, Flag, Json, parse
+from realnvp.cli.options import Device, Flag, Json, parse
 from realnvp.cli.output import print_json, print_table, thousands
 from realnvp.config import PAPER, PRESETS, Config, nearest, read_config, to_json, validate
 

@@ -1,0 +1,70 @@
+"""realnvp info: what a run directory holds."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from realnvp.cli.options import Json, RunDir
+from realnvp.cli.output import print_json, print_table, thousands
+from realnvp.config import Config
+from realnvp.folders import check_fields, ours, read_json
+
+
+@dataclass
+class Info:
+    """Print what a run directory or saved flow holds.
+
+    Example: realnvp info runs/photos
+    """
+
+    run: RunDir
+    json: Json = False
+
+    def __call__(self) -> int:
+        from realnvp.checkpoint import read_run_config
+        from realnvp.config import flat
+        from realnvp.evaluate import measured
+        from realnvp.locate import locate
+        from realnvp.memory import count_parameters
+
+        folder = locate(self.run)
+        config = read_run_config(folder)
+        facts: dict[str, Any] = {"run": self.run, "config": asdict(config)}
+        facts["parameters"] = count_parameters(config) if config.data.shape else None
+        facts |= _stored_facts(folder, config)
+        if self.json:
+            print_json(facts)
+            return 0
+        longer = ("config", "environment", "evaluation", "parameters", "facts")
+        known = facts | facts.get("facts", {})
+        rows = [(key, str(value)) for key, value in known.items() if key not in longer]
+        rows += [("parameters", thousands(facts["parameters"]) if facts["parameters"] else "of the data's size")]
+        rows += [(name, str(value)) for name, value in flat(config).items()]
+        if evaluation := known.get("evaluation"):
+            rows.append(("evaluation", f"{measured(evaluation)} on {evaluation['split']}"))
+        print_table(("", ""), rows)
+        return 0
+
+
+def _stored_facts(folder: Path, config: Config) -> dict[str, Any]:
+    """What files of the run say about it, each if it is there."""
+    from realnvp.checkpoint import last_state
+    from realnvp.environment import read_sittings
+    from realnvp.table import evaluation_fields, read_evaluation
+    from realnvp.units import unit_of
+
+    facts: dict[str, Any] = {}
+    if state := last_state(folder):
+        facts |= {"step": state.step, "seconds": round(state.seconds, 1)}
+        facts |= {f"best_validation_{unit_of(config).key}": state.best}
+        facts |= {"best_step": state.best_step, "skipped_steps": state.skipped}
+    if (folder / "evaluation.json").exists():
+        facts["evaluation"] = read_evaluation(folder)
+    if (folder / "environment.json").exists():
+        facts["environment"] = read_sittings(folder)
+    if (folder / "facts.json").exists():
+        facts["facts"] = stored = read_json(folder / "facts.json", kind=dict)
+        if "evaluation" in stored:
+            with ours():
+                check_fields(stored["evaluation"], folder / "facts.json", evaluation_fields(config))
+    return facts

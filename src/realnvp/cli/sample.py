@@ -1,0 +1,64 @@
+"""realnvp sample: images or rows from a flow."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from realnvp.cli.options import Device, Fast, Flag, Json, RunDir, Which, beside, load, make_way, of_table, test_split
+from realnvp.cli.output import note, print_json
+
+
+@dataclass
+class Sample:
+    """Draw images from a run's flow and write them as one PNG, or as .npy, uint8 (N, H, W, C).
+
+    Of a table rows, as .csv or .npy; where it has two columns, also as a scatter plot.
+
+    Example: realnvp sample runs/photos -n 64 --seed 0 --temperature 0.8 --out samples.png
+    """
+
+    run: RunDir
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
+    """How many."""
+    seed: int = 0
+    """Seed of the latents; sample i is the same whatever n is."""
+    temperature: float = 1.0
+    """Standard deviation of the latents; 1 gives exact samples of the model."""
+    out: Path | None = None
+    """A .png or .npy file, of a table also .csv; RUN/samples.png (.csv) when not given, or here if RUN is no folder."""
+    beside_data: Flag = False
+    """In a PNG, show as many test images (rows) of the run on the left."""
+    which: Which = "best"
+    fast: Fast = False
+    json: Json = False
+    device: Device = "auto"
+
+    def __call__(self) -> int:
+        from realnvp.folded import fast
+        from realnvp.sampling import fast_error, write_rows, write_samples
+
+        if self.n < 1:
+            raise ValueError(f"-n: must be at least 1, got {self.n}")
+        flow, _ = load(self.run, self.device, which=self.which)
+        things, suffixes = ("rows", [".csv", ".npy", ".png"]) if of_table(flow) else ("images", [".png", ".npy"])
+        out = self.out or beside(self.run) / f"samples{suffixes[0]}"
+        if out.suffix not in suffixes:
+            raise ValueError(f"--out: {out} must end in {' or '.join(suffixes)}")
+        make_way("--out", out)
+        data = test_split(flow, self.run)[: self.n] if self.beside_data else None
+        error = None
+        if self.fast:
+            quick = fast(flow)
+            error = fast_error(flow, quick, seed=self.seed, temperature=self.temperature)
+            note(f"fast: on the first 8 samples, half of the pixels are off by more than {error:.2f} grey levels")
+            flow = quick
+        write: Any = write_rows if of_table(flow) else write_samples
+        nonfinite = write(flow, out, n=self.n, seed=self.seed, temperature=self.temperature, data=data)
+        if self.json:
+            facts = {"out": str(out), f"num_{things}": self.n, "seed": self.seed, "temperature": self.temperature}
+            print_json(facts | {"nonfinite": nonfinite} | ({} if error is None else {"fast_error_grey_levels": error}))
+        else:
+            print(f"{out}: {self.n} samples" + (f", {nonfinite} of them not finite" if nonfinite else ""))
+        return 1 if nonfinite else 0
