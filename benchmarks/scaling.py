@@ -47,7 +47,7 @@ def flow_of(*, width: int = 32, blocks: int = 4, side: int = 32, couplings: int 
     config = Config(data=replace(BASE.data, shape=(3, side, side)), model=model)
     if couplings is None:
         return build(config)
-    return Flow(Chain(checkerboard_couplings(model, 3, width, couplings)), StandardNormal())
+    return Flow(Chain(checkerboard_couplings(model, 3, couplings)), StandardNormal())
 
 
 def step_of(flow: Flow, x: torch.Tensor) -> Callable[[], None]:

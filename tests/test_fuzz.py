@@ -32,6 +32,7 @@ FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
     "model.num_scales": ([None, 1, 2], [3, 5, 16, 17, 0, -1]),
     "model.width": ([1, 2, 3], [0, 4096, 5000, 2.5, 10**30]),
     "model.growth": ([1.0, 1.5, 2.0], [0.0, -1.0, 1e30, NAN]),
+    "model.coupling_growth": ([1.0, 0.5, 2.0], [0.0, -1.0, NAN, INF]),
     "model.num_couplings": ([1, 2, 3], [0, 1001, 10**30]),
     "model.frequency": ([0.0, 3.0], [-1.0, NAN, INF, 1e30]),
     "model.batch_norm": ([False, True], ["yes"]),

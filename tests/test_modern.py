@@ -28,7 +28,7 @@ from realnvp.bijections import (
 )
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
 from realnvp.checkpoint import TrainState, load_flow
-from realnvp.config import PRESETS, Config, TrainConfig
+from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, TrainConfig
 from realnvp.latent import compress, kept
 from realnvp.models import build, half_coupling
 from realnvp.nets import ConvNet, KeptHalf
@@ -155,6 +155,14 @@ def test_rate_rises_stays_and_falls_to_zero() -> None:
     assert rates[50:] == sorted(rates[50:], reverse=True)
     assert rate(1.0, rising=10.1, decay=0.5) == 0
     assert {rate(step / 100, rising=step + 1, decay=0.0) for step in range(100)} == {1.0}  # the paper's, to the bit
+
+
+@pytest.mark.parametrize(("growth", "couplings"), [(1.0, [3, 3, 3]), (0.5, [3, 1, 1]), (2.0, [3, 6, 12])])
+def test_further_scales_have_as_many_couplings_as_they_should(growth: float, couplings: list[int]) -> None:
+    model = ModelConfig("modern", num_scales=3, width=4, growth=1.0, num_blocks=0, num_couplings=3, coupling_growth=growth)
+    flow = build(Config("images", DataConfig(shape=(1, 8, 8)), model))
+    mixings = [module.weight.shape[0] for module in flow.modules() if isinstance(module, Mixing)]
+    assert [mixings.count(channels) for channels in (4, 8, 16)] == couplings
 
 
 def test_a_gradient_that_is_far_out_is_not_followed(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

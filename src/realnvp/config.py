@@ -54,7 +54,9 @@ class ModelConfig:
     num_blocks: int = 4
     """Residual blocks of each network."""
     num_couplings: int = 8
-    """modern: how many couplings at each scale; vector: how many in all."""
+    """modern: how many couplings at the first scale; vector: how many in all."""
+    coupling_growth: float = 1.0
+    """modern: by what the number of couplings grows at each further scale."""
     frequency: float = 0.0
     """vector: half of the networks' first units are sines, with weights of this deviation / D at the start; 0: none."""
     batch_norm: bool = False
@@ -282,18 +284,19 @@ def resolve(config: Config, shape: Shape, columns: tuple[str, ...] | None = None
 def least_parameters(config: Config) -> int:
     """A number of parameters that the flow of this (resolved) configuration has at least: those of its blocks."""
     model, scales = config.model, config.model.num_scales or 1
-    widths = [model.width]
-    while len(widths) < scales:
-        widths.append(wider(model, widths[-1]))
+    models = [model]
+    while len(models) < scales:
+        models.append(coarser(models[-1]))
     if model.architecture == "paper":  # of the last scale
-        return 4 * (1 + 19 * model.num_blocks) * widths[-1] ** 2
+        return 4 * (1 + 19 * model.num_blocks) * models[-1].width ** 2
     each = 18 if model.architecture == "modern" else 2
-    return each * model.num_couplings * model.num_blocks * sum(width**2 for width in widths)
+    return each * model.num_blocks * sum(one.num_couplings * one.width**2 for one in models)
 
 
-def wider(model: ModelConfig, width: int) -> int:
-    """The width of the scale after one of this width."""
-    return int(model.growth * width)
+def coarser(model: ModelConfig) -> ModelConfig:
+    """The model of the further scales: its width and number of couplings are those of the next one."""
+    couplings = max(1, int(model.coupling_growth * model.num_couplings))
+    return replace(model, width=max(1, int(model.growth * model.width)), num_couplings=couplings)
 
 
 def default_num_scales(shape: Shape) -> int:
@@ -345,6 +348,7 @@ def validate(config: Config) -> Config:
         ("model.growth", 0.25 <= model.growth <= 4, "must be between 0.25 and 4"),
         ("model.num_blocks", 0 <= model.num_blocks <= 1000, "must be between 0 and 1000"),
         ("model.num_couplings", 1 <= model.num_couplings <= 1000, "must be between 1 and 1000"),
+        ("model.coupling_growth", 0.25 <= model.coupling_growth <= 4, "must be between 0.25 and 4"),
         ("model.frequency", 0 <= model.frequency <= 1000, "must be between 0 and 1000"),
         ("model.momentum", 0 <= model.momentum < 1, "must be in [0, 1)"),
         ("model.alpha", 0 < model.alpha < 0.5, "must be between 0 and 0.5"),

@@ -27,7 +27,7 @@ from realnvp.bijections import (
 )
 from realnvp.bijections.base import like
 from realnvp.bijections.masks import Mask
-from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, nearest, resolve, validate, wider
+from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, coarser, nearest, resolve, validate
 from realnvp.convolution import MatrixConv, WeightNormConv
 from realnvp.flow import Flow, state_like
 from realnvp.nets import MLP, ConvNet, KeptHalf, ResNet
@@ -56,26 +56,26 @@ def build(config: Config | str) -> Flow:
         assert config.data.levels is not None
         logit = Logit(alpha=config.model.alpha, levels=config.data.levels)
         body = {"paper": multiscale, "modern": modern}[config.model.architecture](
-            config.model, config.data.shape[0], config.model.width, config.model.num_scales
+            config.model, config.data.shape[0], config.model.num_scales
         )
     return Flow(Chain([logit, body]), StandardNormal(), config)
 
 
-def modern(model: ModelConfig, channels: int, width: int, num_scales: int) -> Chain:
+def modern(model: ModelConfig, channels: int, num_scales: int) -> Chain:
     """What later flows found (Glow), in the paper's frame: checkerboard couplings at half the resolution, learned mixing.
 
     The half that is factored out is changed once more, given the half that goes on: that is a Gaussian prior of it, conditional
     on all that is coarser, written as a coupling, so that all latents are N(0, I) as ever.
     """
-    net = partial(ConvNet, 2 * channels, width, num_blocks=model.num_blocks)
+    net = partial(ConvNet, 2 * channels, model.width, num_blocks=model.num_blocks)
     layers: list[Bijection] = []
     for _ in range(model.num_couplings):
         layers += [ActNorm(4 * channels), Mixing(4 * channels), half_coupling(model, net, 4 * channels, flip=False)]
     if num_scales == 1:
         return Chain([Squeezed(Chain([*layers, ActNorm(4 * channels)]), by_colour=True)])
     prior = [ActNorm(4 * channels), half_coupling(model, net, 4 * channels, flip=True)]
-    coarser = modern(model, 2 * channels, wider(model, width), num_scales - 1)
-    return Chain([Squeezed(Chain([*layers, *prior]), by_colour=True), FactorOut(coarser)])
+    further = modern(coarser(model), 2 * channels, num_scales - 1)
+    return Chain([Squeezed(Chain([*layers, *prior]), by_colour=True), FactorOut(further)])
 
 
 def half_coupling(model: ModelConfig, net: Callable[[int], nn.Module], channels: int, *, flip: bool) -> Bijection:
@@ -150,35 +150,35 @@ def standardise(flow: Flow, rows: ArrayLike) -> Flow:
     return flow
 
 
-def multiscale(model: ModelConfig, channels: int, width: int, num_scales: int) -> Chain:
+def multiscale(model: ModelConfig, channels: int, num_scales: int) -> Chain:
     """f of section 3.6: eq 10-13 as a recursion over the scales."""
     if num_scales == 1:
-        return Chain(checkerboard_couplings(model, channels, width, 4))
-    further = wider(model, width)
+        return Chain(checkerboard_couplings(model, channels, 4))
+    further = coarser(model)
     return Chain(
         [
-            *checkerboard_couplings(model, channels, width, 3),
-            Squeezed(Chain(channelwise_couplings(model, 4 * channels, further, 3))),
-            FactorOut(multiscale(model, 2 * channels, further, num_scales - 1)),
+            *checkerboard_couplings(model, channels, 3),
+            Squeezed(Chain(channelwise_couplings(further, 4 * channels, 3))),
+            FactorOut(multiscale(further, 2 * channels, num_scales - 1)),
         ]
     )
 
 
-def checkerboard_couplings(model: ModelConfig, channels: int, width: int, count: int) -> list[Bijection]:
+def checkerboard_couplings(model: ModelConfig, channels: int, count: int) -> list[Bijection]:
     """Couplings with alternating checkerboards, each followed by batch norm of its whole output."""
     layers: list[Bijection] = []
     for i in range(count):
-        net = partial(ResNet, channels, width, num_blocks=model.num_blocks, momentum=model.momentum, see_mask=True)
+        net = partial(ResNet, channels, model.width, num_blocks=model.num_blocks, momentum=model.momentum, see_mask=True)
         mask = partial(checkerboard, flip=i % 2 == 1)
         layers += [coupling(model, mask, net, channels, bound=0.0), BatchNorm(channels, momentum=model.momentum)]
     return layers
 
 
-def channelwise_couplings(model: ModelConfig, channels: int, width: int, count: int) -> list[Bijection]:
+def channelwise_couplings(model: ModelConfig, channels: int, count: int) -> list[Bijection]:
     """Couplings that change the second, the first, the second half of the channels ..., each followed by batch norm."""
     layers: list[Bijection] = []
     for i in range(count):
-        net = partial(ResNet, channels // 2, width, num_blocks=model.num_blocks, momentum=model.momentum)
+        net = partial(ResNet, channels // 2, model.width, num_blocks=model.num_blocks, momentum=model.momentum)
         layers += [half_coupling(model, net, channels, flip=i % 2 == 1), BatchNorm(channels, momentum=model.momentum)]
     return layers
 
