@@ -202,6 +202,8 @@ PRESETS: dict[str, Config] = {
 
 # What later flows found, for the same minutes (docs/experiments.md): not the paper's.
 _MODERN = ModelConfig("modern", width=48, growth=1.5, num_blocks=1, num_couplings=6)
+_FINE = {"num_couplings": 10, "coupling_growth": 0.35}  # most couplings where most of the bits are
+_BRIEF = replace(_SHORT, weight_decay=0.1)
 
 
 def _modernised(paper: Config, train: TrainConfig, **model: Any) -> Config:
@@ -210,7 +212,6 @@ def _modernised(paper: Config, train: TrainConfig, **model: Any) -> Config:
         precision="auto",
         lr=5e-3,
         muon_lr=0.02,
-        weight_decay=0.1,
         warmup=50,
         decay=0.5,
         average=0.998,
@@ -224,9 +225,9 @@ def _modernised(paper: Config, train: TrainConfig, **model: Any) -> Config:
 PRESETS |= {
     f"{name}-modern": _modernised(PRESETS[name], train, **model)
     for name, train, model in (
-        ("photos", replace(_SHORT, max_steps=1500, eval_every=300, sample_every=300, save_every=300), {"num_scales": 3}),
-        ("digits", _SHORT, {"num_scales": 1, "width": 32}),
-        ("images", _SHORT, {}),
+        ("photos", replace(_BRIEF, max_steps=1500, eval_every=300, sample_every=300, save_every=300), {"num_scales": 3} | _FINE),
+        ("digits", _BRIEF, {"num_scales": 1, "width": 32}),
+        ("images", _BRIEF, _FINE),
         ("cifar10", TrainConfig(), {"num_scales": 3, "width": 128, "num_couplings": 12}),
         ("imagenet32", TrainConfig(), {"num_scales": 3, "width": 160, "num_couplings": 16}),
         ("imagenet64", TrainConfig(), {"num_scales": 4, "width": 128, "num_couplings": 16}),
