@@ -95,6 +95,8 @@ MUTANTS = [
     Mutant("likelihood.py", "    module.eval()\n    try:", "    try:"),
     Mutant("muon.py", "factor @ square @ factor", "factor @ square", "tests/test_muon.py"),
     Mutant("muon.py", "max(1, rows / columns)", "max(1, columns / rows)", "tests/test_muon.py"),
+    Mutant("muon.py", '1 - group["lr"] * group["weight_decay"]', '1 - group["weight_decay"]', "tests/test_muon.py"),
+    Mutant("config.py", "int(model.coupling_growth * model.num_couplings)", "model.num_couplings", "tests/test_modern.py"),
     Mutant("step.py", "nats = -run.model(x).mean()", "nats = -run.model(x).sum()", TRAIN),
     Mutant("step.py", "    else:\n        restore_moments(before)", "    else:\n        pass", TRAIN),
     Mutant(
