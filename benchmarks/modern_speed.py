@@ -22,7 +22,7 @@ def main() -> None:
     """Measure and print."""
     torch.set_num_threads(1)
     modern, paper = PRESETS["photos-modern"], PRESETS["photos"]
-    sizes = [replace(paper, model=replace(paper.model, width=width)) for width in range(8, 17)]
+    sizes = [replace(paper, model=replace(paper.model, width=width)) for width in range(4, 17)]
     near = min(sizes, key=lambda config: abs(count_parameters(config) - count_parameters(modern)))
     configs = {"modern": modern, "paper": near}
     flows = {name: build(config) for name, config in configs.items()}

@@ -32,7 +32,7 @@ FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
     "model.num_scales": ([None, 1, 2], [3, 5, 16, 17, 0, -1]),
     "model.width": ([1, 2, 3], [0, 4096, 5000, 2.5, 10**30]),
     "model.growth": ([1.0, 1.5, 2.0], [0.0, -1.0, 1e30, NAN]),
-    "model.coupling_growth": ([1.0, 0.5, 2.0], [0.0, -1.0, NAN, INF]),
+    "model.coupling_growth": ([1.0, 0.5], [0.0, -1.0, NAN, INF, 1.5]),
     "model.num_couplings": ([1, 2, 3], [0, 1001, 10**30]),
     "model.frequency": ([0.0, 3.0], [-1.0, NAN, INF, 1e30]),
     "model.batch_norm": ([False, True], ["yes"]),
@@ -42,7 +42,7 @@ FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
     "train.batch_size": ([2, 3, 8], [0, 1, 30, 1000, 10**30]),
     "train.lr": ([1e-3], [1e3, 1e30, 0.0, NAN, INF]),
     "train.max_minutes": ([None, 60.0], [0.0, NAN, INF]),
-    "train.weight_decay": ([0.0, 0.1], [-1.0, NAN, INF]),
+    "train.muon_weight_decay": ([0.0, 0.1], [-1.0, NAN, INF, 1e9]),
     "train.muon_lr": ([None, 0.01], [0.0, 1e30, NAN]),
     "train.warmup": ([0, 2, 10**30], [-1]),
     "train.decay": ([0.0, 0.5, 1.0], [1.1, NAN]),
@@ -82,6 +82,8 @@ def configurations(draw: st.DrawFn) -> tuple[Config, bool]:
         chosen |= {name: value for name, value in OF_TABLES.items() if name not in odd}
     if chosen["model.architecture"] == "paper" and "train.muon_lr" not in odd:
         chosen["train.muon_lr"] = None
+    if chosen["train.muon_lr"] is None and "train.muon_weight_decay" not in odd:
+        chosen["train.muon_weight_decay"] = 0.0
     parts: dict[str, dict[str, Any]] = {"": {}, "data": {}, "model": {}, "train": {}}
     for name, value in chosen.items():
         part, _, field = name.rpartition(".")

@@ -157,7 +157,7 @@ def test_rate_rises_stays_and_falls_to_zero() -> None:
     assert {rate(step / 100, rising=step + 1, decay=0.0) for step in range(100)} == {1.0}  # the paper's, to the bit
 
 
-@pytest.mark.parametrize(("growth", "couplings"), [(1.0, [3, 3, 3]), (0.5, [3, 1, 1]), (2.0, [3, 6, 12])])
+@pytest.mark.parametrize(("growth", "couplings"), [(1.0, [3, 3, 3]), (0.5, [3, 1, 1]), (0.7, [3, 2, 1])])
 def test_further_scales_have_as_many_couplings_as_they_should(growth: float, couplings: list[int]) -> None:
     model = ModelConfig("modern", num_scales=3, width=4, growth=1.0, num_blocks=0, num_couplings=3, coupling_growth=growth)
     flow = build(Config("images", DataConfig(shape=(1, 8, 8)), model))

@@ -56,7 +56,7 @@ class ModelConfig:
     num_couplings: int = 8
     """modern: how many couplings at the first scale; vector: how many in all."""
     coupling_growth: float = 1.0
-    """modern: by what the number of couplings grows at each further scale."""
+    """modern: which share of the couplings each further scale has of the one before, rounded down; one at least."""
     frequency: float = 0.0
     """vector: half of the networks' first units are sines, with weights of this deviation / D at the start; 0: none."""
     batch_norm: bool = False
@@ -81,8 +81,8 @@ class TrainConfig:
     """Adam's learning rate; its other settings are the defaults, as in the paper."""
     muon_lr: float | None = None
     """Learning rate of Muon for those weights of the networks that are matrices (modern, vector); None: Adam for all."""
-    weight_decay: float = 0.0
-    """Of each of Muon's matrices a step takes this share of its learning rate."""
+    muon_weight_decay: float = 0.0
+    """Each step multiplies Muon's matrices by 1 - learning rate x this."""
     warmup: int = 0
     """Steps over which the learning rate rises to lr."""
     decay: float = 0.0
@@ -203,7 +203,7 @@ PRESETS: dict[str, Config] = {
 # What later flows found, for the same minutes (docs/experiments.md): not the paper's.
 _MODERN = ModelConfig("modern", width=48, growth=1.5, num_blocks=1, num_couplings=6)
 _FINE = {"num_couplings": 10, "coupling_growth": 0.35}  # most couplings where most of the bits are
-_BRIEF = replace(_SHORT, weight_decay=0.1)
+_DECAYED = replace(_SHORT, muon_weight_decay=0.1)
 
 
 def _modernised(paper: Config, train: TrainConfig, **model: Any) -> Config:
@@ -225,9 +225,13 @@ def _modernised(paper: Config, train: TrainConfig, **model: Any) -> Config:
 PRESETS |= {
     f"{name}-modern": _modernised(PRESETS[name], train, **model)
     for name, train, model in (
-        ("photos", replace(_BRIEF, max_steps=1500, eval_every=300, sample_every=300, save_every=300), {"num_scales": 3} | _FINE),
-        ("digits", _BRIEF, {"num_scales": 1, "width": 32}),
-        ("images", _BRIEF, _FINE),
+        (
+            "photos",
+            replace(_DECAYED, max_steps=1500, eval_every=300, sample_every=300, save_every=300),
+            {"num_scales": 3} | _FINE,
+        ),
+        ("digits", _DECAYED, {"num_scales": 1, "width": 32}),
+        ("images", _DECAYED, _FINE),
         ("cifar10", TrainConfig(), {"num_scales": 3, "width": 128, "num_couplings": 12}),
         ("imagenet32", TrainConfig(), {"num_scales": 3, "width": 160, "num_couplings": 16}),
         ("imagenet64", TrainConfig(), {"num_scales": 4, "width": 128, "num_couplings": 16}),
@@ -284,20 +288,22 @@ def resolve(config: Config, shape: Shape, columns: tuple[str, ...] | None = None
 
 def least_parameters(config: Config) -> int:
     """A number of parameters that the flow of this (resolved) configuration has at least: those of its blocks."""
-    model, scales = config.model, config.model.num_scales or 1
-    models = [model]
-    while len(models) < scales:
+    models = [config.model]
+    while models[-1].num_scales != 1:
         models.append(coarser(models[-1]))
-    if model.architecture == "paper":  # of the last scale
-        return 4 * (1 + 19 * model.num_blocks) * models[-1].width ** 2
-    each = 18 if model.architecture == "modern" else 2
-    return each * model.num_blocks * sum(one.num_couplings * one.width**2 for one in models)
+    last = models[-1]
+    if last.architecture == "paper":
+        return 4 * (1 + 19 * last.num_blocks) * last.width**2
+    each = 18 if last.architecture == "modern" else 2
+    return each * last.num_blocks * sum(model.num_couplings * model.width**2 for model in models)
 
 
 def coarser(model: ModelConfig) -> ModelConfig:
-    """The model of the further scales: its width and number of couplings are those of the next one."""
+    """The (resolved) model of the further scales: its width and number of couplings are those of the next one."""
+    assert model.num_scales is not None
     couplings = max(1, int(model.coupling_growth * model.num_couplings))
-    return replace(model, width=max(1, int(model.growth * model.width)), num_couplings=couplings)
+    width = max(1, int(model.growth * model.width))
+    return replace(model, num_scales=model.num_scales - 1, width=width, num_couplings=couplings)
 
 
 def default_num_scales(shape: Shape) -> int:
@@ -349,7 +355,7 @@ def validate(config: Config) -> Config:
         ("model.growth", 0.25 <= model.growth <= 4, "must be between 0.25 and 4"),
         ("model.num_blocks", 0 <= model.num_blocks <= 1000, "must be between 0 and 1000"),
         ("model.num_couplings", 1 <= model.num_couplings <= 1000, "must be between 1 and 1000"),
-        ("model.coupling_growth", 0.25 <= model.coupling_growth <= 4, "must be between 0.25 and 4"),
+        ("model.coupling_growth", 0 < model.coupling_growth <= 1, "must be more than 0 and at most 1"),
         ("model.frequency", 0 <= model.frequency <= 1000, "must be between 0 and 1000"),
         ("model.momentum", 0 <= model.momentum < 1, "must be in [0, 1)"),
         ("model.alpha", 0 < model.alpha < 0.5, "must be between 0 and 0.5"),
@@ -357,7 +363,8 @@ def validate(config: Config) -> Config:
         ("train.max_minutes", train.max_minutes is None or 0 < train.max_minutes < 1e9, "must be positive"),
         ("train.muon_lr", train.muon_lr is None or 0 < train.muon_lr < float("inf"), "must be positive"),
         ("train.muon_lr", train.muon_lr is None or model.architecture != "paper", "is for modern and vector models"),
-        ("train.weight_decay", 0 <= train.weight_decay < float("inf"), "must not be negative"),
+        ("train.muon_weight_decay", not train.muon_weight_decay or train.muon_lr is not None, "needs train.muon_lr"),
+        ("train.muon_weight_decay", 0 <= train.muon_weight_decay * (train.muon_lr or 1) < 1, "must be in [0, 1 / train.muon_lr)"),
         ("train.warmup", train.warmup >= 0, "must not be negative"),
         ("train.decay", 0 <= train.decay <= 1, "must be between 0 and 1"),
         ("train.average", 0 <= train.average < 1, "must be in [0, 1)"),

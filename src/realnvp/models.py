@@ -55,13 +55,11 @@ def build(config: Config | str) -> Flow:
             return Flow(vector(config.model, config.data.shape[0]), StandardNormal(), config)
         assert config.data.levels is not None
         logit = Logit(alpha=config.model.alpha, levels=config.data.levels)
-        body = {"paper": multiscale, "modern": modern}[config.model.architecture](
-            config.model, config.data.shape[0], config.model.num_scales
-        )
+        body = {"paper": multiscale, "modern": modern}[config.model.architecture](config.model, config.data.shape[0])
     return Flow(Chain([logit, body]), StandardNormal(), config)
 
 
-def modern(model: ModelConfig, channels: int, num_scales: int) -> Chain:
+def modern(model: ModelConfig, channels: int) -> Chain:
     """What later flows found (Glow), in the paper's frame: checkerboard couplings at half the resolution, learned mixing.
 
     The half that is factored out is changed once more, given the half that goes on: that is a Gaussian prior of it, conditional
@@ -71,10 +69,10 @@ def modern(model: ModelConfig, channels: int, num_scales: int) -> Chain:
     layers: list[Bijection] = []
     for _ in range(model.num_couplings):
         layers += [ActNorm(4 * channels), Mixing(4 * channels), half_coupling(model, net, 4 * channels, flip=False)]
-    if num_scales == 1:
+    if model.num_scales == 1:
         return Chain([Squeezed(Chain([*layers, ActNorm(4 * channels)]), by_colour=True)])
     prior = [ActNorm(4 * channels), half_coupling(model, net, 4 * channels, flip=True)]
-    further = modern(coarser(model), 2 * channels, num_scales - 1)
+    further = modern(coarser(model), 2 * channels)
     return Chain([Squeezed(Chain([*layers, *prior]), by_colour=True), FactorOut(further)])
 
 
@@ -150,16 +148,16 @@ def standardise(flow: Flow, rows: ArrayLike) -> Flow:
     return flow
 
 
-def multiscale(model: ModelConfig, channels: int, num_scales: int) -> Chain:
+def multiscale(model: ModelConfig, channels: int) -> Chain:
     """f of section 3.6: eq 10-13 as a recursion over the scales."""
-    if num_scales == 1:
+    if model.num_scales == 1:
         return Chain(checkerboard_couplings(model, channels, 4))
     further = coarser(model)
     return Chain(
         [
             *checkerboard_couplings(model, channels, 3),
             Squeezed(Chain(channelwise_couplings(further, 4 * channels, 3))),
-            FactorOut(multiscale(further, 2 * channels, num_scales - 1)),
+            FactorOut(multiscale(further, 2 * channels)),
         ]
     )
 

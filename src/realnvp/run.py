@@ -138,7 +138,7 @@ def _optimizers(flow: Flow, recipe: TrainConfig, *, fused: bool) -> list[torch.o
     rest = [weight for weight in flow.parameters() if weight not in {*given}]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(rest, lr=recipe.lr, fused=fused)]
     if recipe.muon_lr is not None:
-        optimizers.append(Muon(given, lr=recipe.muon_lr, weight_decay=recipe.weight_decay))
+        optimizers.append(Muon(given, lr=recipe.muon_lr, weight_decay=recipe.muon_weight_decay))
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["initial_lr"] = group["lr"]
     return optimizers
