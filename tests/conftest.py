@@ -1,4 +1,4 @@
-"""A tiny trained run that many tests look at, and a clean Accelerate between tests."""
+"""A tiny trained run that many tests look at, a clean Accelerate between tests, and failures told at once."""
 
 import dataclasses
 import shutil

@@ -1,4 +1,4 @@
-"""What a training works with, as its configuration and its last checkpoint say."""
+"""What a training works with and where it begins, as its configuration and its last checkpoint say; not the loop."""
 
 import os
 import warnings
@@ -33,7 +33,7 @@ from realnvp.units import Unit, unit_of
 
 @dataclass
 class Run:
-    """What a training works with."""
+    """A training: configuration, data, flow, optimisers, and where it stands."""
 
     config: Config
     run_dir: Path

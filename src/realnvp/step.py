@@ -15,7 +15,7 @@ from realnvp.schedule import rate
 
 
 def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
-    """One step of Adam on x, this process' part of the batch: loss (nats an image), norm of its gradient, signal to stop or 0.
+    """One step on x, this process' part of the batch: loss (nats an image), norm of its gradient, signal to stop or 0.
 
     A step whose loss or gradient is not finite, or far out (`skip_factor`), changes nothing: neither weights nor moments.
     """

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from realnvp.cli.options import Device, Json, RunDir, Which, load, of_table, test_split
+from realnvp.cli.given import load, of_table, test_split
+from realnvp.cli.options import Device, Json, RunDir, Which
 from realnvp.cli.output import print_json, print_table
 
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from realnvp.cli.options import Device, Flag, Json, RunDir, Which, load
+from realnvp.cli.given import load
+from realnvp.cli.options import Device, Flag, Json, RunDir, Which
 from realnvp.cli.output import print_json, to_json
 from realnvp.folders import write_file
 

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from realnvp.cli.options import Device, Flag, Json, RunDir, Which, beside, load
+from realnvp.cli.given import beside, load
+from realnvp.cli.options import Device, Flag, Json, RunDir, Which
 from realnvp.cli.output import print_json
 
 

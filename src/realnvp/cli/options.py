@@ -1,16 +1,15 @@
-"""What several commands share: their flags, and the flow that they are given."""
+"""Flags that several commands have, and how flags are read."""
 
 import contextlib
 import io
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
 
 if TYPE_CHECKING:
-    from realnvp.flow import Flow
+    pass
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Device = Annotated[str, tyro.conf.arg(metavar="DEVICE", help="auto, cpu, cuda or mps.")]
@@ -45,41 +44,3 @@ def parse(command: type[Command], argv: Sequence[str], *, prog: str, default: Co
         lines = [line for line in said.getvalue().splitlines()[1:] if re.search(r"\w", line)]  # a title, and rules
         raise ValueError(" ".join(line.strip(" │") for line in lines)) from None
     return parsed
-
-
-def beside(run: str) -> Path:
-    """Where what is made from a flow goes: its folder, or this one for a shipped flow or one from the Hub."""
-    return Path(run) if Path(run).exists() else Path()
-
-
-def make_way(flag: str, out: Path | None) -> None:
-    """Make the folder of a file to be written; ValueError or OSError before anything is computed, if that cannot be."""
-    if out and out.is_dir():
-        raise ValueError(f"{flag}: {out} is a folder; name a file")
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-
-
-def load(run: str, device: str, *, which: Literal["best", "last"]) -> "tuple[Flow, dict[str, Any]]":
-    """The run's flow on the device, and what is known of it."""
-    from realnvp.checkpoint import load_model
-    from realnvp.device import keep_freed_memory, pick_device
-
-    place = pick_device(device)
-    keep_freed_memory()
-    flow, facts = load_model(run, which)
-    return flow.to(place), facts
-
-
-def of_table(flow: "Flow") -> bool:
-    """Whether it is a flow of rows, not of images."""
-    assert flow.config is not None
-    return flow.config.data.levels is None
-
-
-def test_split(flow: "Flow", run: str) -> Any:
-    """The images or rows of the run's own test split, after a look at their checksum."""
-    from realnvp.data import splits_of_run
-
-    assert flow.config is not None
-    return splits_of_run(Path(run), flow.config, verify=["test"]).test

@@ -7,7 +7,8 @@ from typing import Annotated
 import tyro
 
 from realnvp.cli.evaluate import Evaluate
-from realnvp.cli.options import Device, Flag, Json, RunDir, load
+from realnvp.cli.given import load
+from realnvp.cli.options import Device, Flag, Json, RunDir
 from realnvp.cli.output import print_json, print_table
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from realnvp.cli.options import Device, Fast, Flag, Json, RunDir, Which, beside, load, make_way, of_table, test_split
+from realnvp.cli.given import beside, load, make_way, of_table, test_split
+from realnvp.cli.options import Device, Fast, Flag, Json, RunDir, Which
 from realnvp.cli.output import note, print_json
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from realnvp.cli.options import Device, Fast, Json, RunDir, Which, load, make_way, of_table
+from realnvp.cli.given import load, make_way, of_table
+from realnvp.cli.options import Device, Fast, Json, RunDir, Which
 from realnvp.cli.output import note, print_json
 from realnvp.folders import write_file
 
@@ -46,7 +47,6 @@ class Score:
 
         if not self.paths:
             raise ValueError("score: name image files or folders, or tables, after the run")
-        make_way("--out", self.out)
         flow, _ = load(self.run, self.device, which=self.which)
         scores, facts = self._rows(flow) if of_table(flow) else self._images(flow)
         text = io.StringIO()
@@ -69,7 +69,7 @@ class Score:
         """The scores of image files, and by how much those of --fast are off."""
         from realnvp.folded import fast
         from realnvp.progress import progress
-        from realnvp.score import fast_error, files_of, score
+        from realnvp.score import COMPARED, fast_error, files_of, score
 
         files = files_of(self.paths)
         make_way("--out", self.out)
@@ -79,7 +79,7 @@ class Score:
         if not self.fast:
             return scores, {}
         error = fast_error(flow, scores, noise_draws=self.noise_draws, seed=self.seed)
-        note(f"fast: off by up to {error:.5f} bits/dim on the first {min(16, len(files))} images")
+        note(f"fast: off by up to {error:.5f} bits/dim on the first {min(COMPARED, len(files))} images")
         return scores, {"fast_error_bits_per_dim": error}
 
     def _rows(self, flow: "Flow") -> tuple[Any, dict[str, float]]:

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from realnvp.cli.options import Json, RunDir, Which, load, make_way
+from realnvp.cli.given import load, make_way
+from realnvp.cli.options import Json, RunDir, Which
 from realnvp.cli.output import print_json
 
 
@@ -60,8 +61,8 @@ class Export:
     def __call__(self) -> int:
         from realnvp.export import export_onnx
 
-        make_way("--onnx", self.onnx)
         flow, _ = load(self.run, "cpu", which=self.which)
+        make_way("--onnx", self.onnx)
         export_onnx(flow, self.onnx, call=self.call)
         if self.json:
             print_json({"onnx": str(self.onnx), "call": self.call, "bytes": self.onnx.stat().st_size})

@@ -1,0 +1,45 @@
+"""What commands are given and where they write: a flow, its test split, the way to a file."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from realnvp.flow import Flow
+
+
+def beside(run: str) -> Path:
+    """Where what is made from a flow goes: its folder, or this one for a shipped flow or one from the Hub."""
+    return Path(run) if Path(run).exists() else Path()
+
+
+def make_way(flag: str, out: Path | None) -> None:
+    """Make the folder of a file to be written; ValueError or OSError before anything is computed, if that cannot be."""
+    if out and out.is_dir():
+        raise ValueError(f"{flag}: {out} is a folder; name a file")
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def load(run: str, device: str, *, which: Literal["best", "last"]) -> "tuple[Flow, dict[str, Any]]":
+    """The run's flow on the device, and what is known of it."""
+    from realnvp.checkpoint import load_model
+    from realnvp.device import keep_freed_memory, pick_device
+
+    place = pick_device(device)
+    keep_freed_memory()
+    flow, facts = load_model(run, which)
+    return flow.to(place), facts
+
+
+def of_table(flow: "Flow") -> bool:
+    """Whether it is a flow of rows, not of images."""
+    assert flow.config is not None
+    return flow.config.data.levels is None
+
+
+def test_split(flow: "Flow", run: str) -> Any:
+    """The images or rows of the run's own test split, after a look at their checksum."""
+    from realnvp.data import splits_of_run
+
+    assert flow.config is not None
+    return splits_of_run(Path(run), flow.config, verify=["test"]).test
