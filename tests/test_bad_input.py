@@ -52,6 +52,16 @@ def training(folder: Path, *more: str | Path) -> Argv:
     return ["train", "images", "--data.source", folder, "--run-dir", folder.parent / "x", "--device", "cpu", *more]
 
 
+@pytest.mark.parametrize(
+    "command", [["score", "none", "x.png", "--out"], ["export", "none", "--onnx"], ["sample", "none", "--out"]]
+)
+def test_a_refused_command_leaves_no_folder(
+    capsys: Out, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "none" in refused(capsys, [*command, tmp_path / "new" / "file.onnx"], tmp_path)
+
+
 # Image files
 
 
