@@ -51,7 +51,7 @@ bench: $(VENV)/.dev  ## speed and memory: about an hour on 2 idle CPU cores (doc
 
 shipped: $(VENV)/.dev  ## train the two flows inside the package anew: about 10 minutes on one core
 	OMP_NUM_THREADS=1 $(BIN)/realnvp train digits-modern --run-dir runs/digits-small --device cpu
-	OMP_NUM_THREADS=1 $(BIN)/realnvp train photos-modern --run-dir runs/photos-small --model.width 24 --model.num-couplings 8 --train.max-steps 1500 --device cpu
+	OMP_NUM_THREADS=1 $(BIN)/realnvp train photos-modern --run-dir runs/photos-small --model.width 24 --model.growth 1.5 --model.num-couplings 8 --device cpu
 	for name in digits-small photos-small; do \
 		$(BIN)/realnvp evaluate runs/$$name --noise-draws 4 && \
 		$(BIN)/realnvp share runs/$$name src/realnvp/shipped/$$name --licence mit || exit 1; \

@@ -202,7 +202,7 @@ PRESETS: dict[str, Config] = {
 
 # What later flows found, for the same minutes (docs/experiments.md): not the paper's.
 _MODERN = ModelConfig("modern", width=48, growth=1.5, num_blocks=1, num_couplings=6)
-_FINE = {"num_couplings": 10, "coupling_growth": 0.35}  # most couplings where most of the bits are
+_FINE = {"growth": 2.0, "num_couplings": 9, "coupling_growth": 0.35}  # most couplings where most of the bits are
 _DECAYED = replace(_SHORT, muon_weight_decay=0.1)
 
 
