@@ -253,6 +253,13 @@ def test_a_configuration_is_refused_before_memory_is_taken(tiny: Config, run_dir
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
 
 
+def test_scales_that_are_left_to_the_size_are_found(tiny: Config, run_dir: Path, tmp_path: Path) -> None:
+    config = asdict(tiny) | {"data": asdict(tiny.data) | {"shape": [1, 8, 8]}, "model": asdict(tiny.model) | {"num_scales": None}}
+    flow = realnvp.load_flow(shared(tmp_path, run_dir, {"config.json": json.dumps(config).encode()}))
+    assert flow.config is not None
+    assert flow.config.model.num_scales == 2
+
+
 @pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "..", ".", "", "x/../../secret", "absent"])
 def test_a_manifest_cannot_lead_out(run_dir: Path, tmp_path: Path, name: str) -> None:
     """Not even to a file whose checksum it knows."""

@@ -289,7 +289,7 @@ def resolve(config: Config, shape: Shape, columns: tuple[str, ...] | None = None
 def least_parameters(config: Config) -> int:
     """A number of parameters that the flow of this (resolved) configuration has at least: those of its blocks."""
     models = [config.model]
-    while models[-1].num_scales != 1:
+    while (models[-1].num_scales or 1) > 1:
         models.append(coarser(models[-1]))
     last = models[-1]
     if last.architecture == "paper":
