@@ -32,9 +32,12 @@ Argv = list[str | Path]
 
 def listing(*folders: Path) -> dict[str, tuple[int, int]]:
     """Size and time of everything below the folders; of folders among it that they are there."""
-    paths = [path for folder in folders for path in folder.rglob("*")]
-    places = {str(path): (0, 0) for path in paths if path.is_dir() and not path.is_symlink()}
-    return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in paths} | places
+
+    def about(path: Path) -> tuple[int, int]:
+        folder = path.is_dir() and not path.is_symlink()
+        return (0, 0) if folder else (path.lstat().st_size, path.lstat().st_mtime_ns)
+
+    return {str(path): about(path) for folder in folders for path in folder.rglob("*")}
 
 
 def refused(out: Out, argv: Argv, *folders: Path, code: int = 2) -> str:

@@ -26,12 +26,12 @@ def joined(command: Sequence[str | Path], folder: Path, first: Callable[[int], o
     """Two processes of one training; first(rank) prepares a fault in them."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1]), "WORLD_SIZE": "2"}
-    # As torchrun sets it. Accelerate would else take a thread for each core, and after a fork OpenMP may wait for ever.
-    threads = {"OMP_NUM_THREADS": "1"}
+        port = str(found.getsockname()[1])
+    # One thread, as torchrun sets it: Accelerate would take one for each core, and after a fork OpenMP may wait for ever.
+    both = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
 
     def begin(rank: int) -> None:
-        os.environ.update(address | threads | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        os.environ.update(both | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         first(rank)
 
     return [Child(command, folder / f"log-{rank}", partial(begin, rank)) for rank in (0, 1)]

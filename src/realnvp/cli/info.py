@@ -6,7 +6,7 @@ from typing import Any
 
 from realnvp.cli.options import Json, RunDir
 from realnvp.cli.output import print_json, print_table, thousands
-from realnvp.config import Config
+from realnvp.config import Config, flat
 from realnvp.folders import check_fields, ours, read_json
 
 
@@ -22,7 +22,6 @@ class Info:
 
     def __call__(self) -> int:
         from realnvp.checkpoint import read_run_config
-        from realnvp.config import flat
         from realnvp.evaluate import measured
         from realnvp.locate import locate
         from realnvp.memory import count_parameters

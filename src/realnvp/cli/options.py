@@ -4,12 +4,9 @@ import contextlib
 import io
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import tyro
-
-if TYPE_CHECKING:
-    pass
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Device = Annotated[str, tyro.conf.arg(metavar="DEVICE", help="auto, cpu, cuda or mps.")]

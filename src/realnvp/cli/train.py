@@ -11,7 +11,7 @@ import tyro
 
 from realnvp.cli.options import Device, Flag, Json, parse
 from realnvp.cli.output import print_json, print_table, thousands
-from realnvp.config import PAPER, PRESETS, Config, nearest, read_config, to_json, validate
+from realnvp.config import PAPER, PRESETS, Config, nearest, read_config, resolve, to_json, validate
 
 
 @dataclass
@@ -101,7 +101,6 @@ def all_presets() -> Any:
 
 
 def _dry_run(config: Config) -> dict[str, Any]:
-    from realnvp.config import resolve
     from realnvp.data import find_data
     from realnvp.memory import count_parameters, training_memory
 
