@@ -83,6 +83,8 @@ MUTANTS = [
     Mutant("config.py", "int(model.growth * model.width)", "model.width"),
     Mutant("models.py", "bound=0.0", "bound=1.0"),
     Mutant("models.py", "and not isinstance(m.net, KeptHalf)", ""),
+    Mutant("views.py", " - math.log(len(views))", "", "tests/test_views.py"),
+    Mutant("views.py", "x.flip(3) if mirror else x", "x", "tests/test_views.py"),
     Mutant("noise.py", "[0, 0, index, round]", "[0, 0, index, 0]", "tests/test_batches.py tests/test_likelihood.py"),
     Mutant("noise.py", "np.array([seed, purpose]", "np.array([seed, 0]"),
     Mutant("data/pixels.py", "1 - 128 * torch", "1 - torch", "tests/test_likelihood.py tests/test_data.py"),

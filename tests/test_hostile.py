@@ -318,7 +318,7 @@ def test_a_page_escapes_all_text(tmp_path: Path) -> None:
     page = report(
         folder,
         config,
-        result | numbers | {"codecs": {EVIL: 1.0}},
+        result | numbers | {"codecs": {EVIL: 1.0}, "views": {"count": EVIL, "bits_per_dim": 1.0, "standard_error": 0.1}},
         folder.glob("*.png"),
         [sitting | {"command": [EVIL], "versions": {EVIL: EVIL}}],
         seed=0,

@@ -42,6 +42,7 @@ LAYERS: list[set[str]] = [
         "nets",
         "flow",
         "batches",
+        "views",
     },
     {"models", "latent", "folded", "distributions"},
     {"checkpoint", "memory", "nonfinite", "trackers"},

@@ -399,6 +399,7 @@ def test_columns_can_be_chosen(capsys: Out, tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[list[str], str]] = {
     "the paper's table": (["table", "RUN"], "RUN: is of a table of numbers"),
     "codecs": (["evaluate", "RUN", "--codecs"], "--codecs: is for images"),
+    "views": (["evaluate", "RUN", "--views"], "--views: is for images"),
     "noise": (["evaluate", "RUN", "--noise-draws", "2"], "--noise-draws: is for images"),
     "noise of scores": (["score", "RUN", "TABLE", "--noise-draws", "2"], "--noise-draws: is for images"),
     "low precision": (["sample", "RUN", "--fast", "--out", "OUT/s.csv"], "fast: only flows of images"),

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from realnvp.folders import DamagedError
 from realnvp.likelihood import log_probs, refuse_fast, summarise
 from realnvp.progress import progress
 from realnvp.units import BITS_PER_DIM, LOG_LIKELIHOOD, Unit, unit_of
+from realnvp.views import views_of
 
 CHUNK = 256
 
@@ -30,18 +32,21 @@ def evaluate(
     source: Path | None = None,
     noise_draws: int = 1,
     seed: int = 0,
+    views: bool = False,
     codecs: bool = False,
 ) -> dict[str, Any]:
     """Bits/dim, of a table nats a row, of the run's flow on a split of the run's data, or of other data from `source`.
 
-    codecs: also what PNG and lossless WebP take. ValueError if the data do not fit the flow.
+    views: also of the density averaged over the views that training showed, `realnvp.views`. codecs: also what PNG and lossless
+    WebP take. ValueError if the data do not fit the flow.
     """
     refuse_fast(flow)
     assert flow.config is not None
     assert flow.config.data.shape is not None
     unit, levels = unit_of(flow.config), flow.config.data.levels
-    if unit is LOG_LIKELIHOOD and (codecs or noise_draws != 1):
-        raise ValueError(f"{'--codecs' if codecs else '--noise-draws'}: is for images; {run} is of a table")
+    for_images = {"--codecs": codecs, "--views": views, "--noise-draws": noise_draws != 1}
+    if unit is LOG_LIKELIHOOD and any(for_images.values()):
+        raise ValueError(f"{next(flag for flag in for_images if for_images[flag])}: is for images; {run} is of a table")
     if source is None or (source / DESCRIPTION).exists():
         run, config = Path(run), flow.config
         splits = _other_splits(source, run, config, split) if source else splits_of_run(run, config, verify=[split])
@@ -58,7 +63,11 @@ def evaluate(
             part, shape, split = find_split(source, split, levels=levels)
     if (len(shape), shape[0]) != (len(flow.config.data.shape), flow.config.data.shape[0]):
         raise ValueError(f"{source}: {_words(shape)}, but the flow was trained on {_words(flow.config.data.shape)}")
-    result = summarise(unit.of(_nats(flow, part, unit, noise_draws=noise_draws, seed=seed), shape), groups)
+    number_of_views = len(views_of(flow.config.data, shape)) if views else 1
+    if views and number_of_views == 1:
+        raise ValueError(f"--views: {run} was trained on images as they are, without data.flip, data.turn and data.recolour")
+    nats = partial(_nats, flow, part, unit, noise_draws=noise_draws, seed=seed)
+    result = summarise(unit.of(nats(), shape), groups)
     evaluation = {
         unit.key: result.mean,
         "standard_error": result.standard_error,
@@ -73,6 +82,9 @@ def evaluate(
     }
     if unit is BITS_PER_DIM:
         evaluation |= {"noise_draws": noise_draws, "paper": paper}
+    if views:
+        over = summarise(unit.of(nats(views=True), shape), groups)
+        evaluation["views"] = {"count": number_of_views, unit.key: over.mean, "standard_error": over.standard_error}
     return evaluation | ({"codecs": _codecs(part)} if codecs else {})
 
 
@@ -104,12 +116,13 @@ def _paper(splits: Splits, config: Config) -> float | None:
     return paper
 
 
-def _nats(flow: Flow, part: Part, unit: Unit, *, noise_draws: int, seed: int) -> torch.Tensor:
+def _nats(flow: Flow, part: Part, unit: Unit, *, noise_draws: int, seed: int, views: bool = False) -> torch.Tensor:
     chunks = []
-    with progress(unit.things[:-1], part.count) as report:
+    with progress("views" if views else unit.things[:-1], part.count) as report:
         for indices in _chunks(part, CHUNK if unit is BITS_PER_DIM else 16 * CHUNK):
             images = np.moveaxis(part.read(indices), -1, 1)
-            chunks.append(log_probs(flow, images, noise_draws=noise_draws, seed=seed, indices=indices.tolist()))
+            of = indices.tolist()
+            chunks.append(log_probs(flow, images, noise_draws=noise_draws, seed=seed, indices=of, views=views))
             report(int(indices[-1]) + 1)
     return torch.cat(chunks)
 

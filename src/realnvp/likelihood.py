@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from realnvp.bijections.base import like
+from realnvp.config import DataConfig
 from realnvp.data import dequantise
 from realnvp.flow import Flow, images_at_once, state_like
 from realnvp.noise import Purpose, uniform
 from realnvp.units import BITS_PER_DIM, LOG_LIKELIHOOD, in_bits_per_dim, unit_of
+from realnvp.views import averaged, views_of
 
 Images = Tensor | NDArray[Any]
 
@@ -49,18 +51,20 @@ def bits_per_dim(
     *,
     noise_draws: int = 1,
     seed: int = 0,
+    views: bool = False,
     groups: Sequence[int] | NDArray[np.int64] | None = None,
     batch_size: int = 64,
 ) -> BitsPerDim:
     """Bits/dim of uint8 images, (N, C, H, W), under uniform dequantisation (sections 4.1-4.2), in eval mode.
 
     log p is averaged over the noise draws. Image i's noise is a function of (seed, i, draw): batch size and order do not matter.
+    views: of the density averaged over all that training showed of an image, mirrored, turned, recoloured (`realnvp.views`).
     groups: which images belong together (crops of one photograph); the standard error is then over groups.
     """
     refuse_fast(flow)
     if unit_of(flow.config) is not BITS_PER_DIM:
         raise ValueError("bits/dim is of images; this flow is of a table: flow.log_prob(rows).mean() is its log-likelihood")
-    nats = log_probs(flow, images, noise_draws=noise_draws, seed=seed, batch_size=batch_size)
+    nats = log_probs(flow, images, noise_draws=noise_draws, seed=seed, views=views, batch_size=batch_size)
     per_image = in_bits_per_dim(nats, images.shape[1:])
     summary = summarise(per_image, groups)
     return BitsPerDim(summary.mean, summary.standard_error, per_image, summary.nonfinite)
@@ -94,11 +98,13 @@ def log_probs(
     noise_draws: int = 1,
     seed: int = 0,
     indices: Sequence[int] | None = None,
+    views: bool = False,
     batch_size: int = 64,
 ) -> Tensor:
     """(N,), float64: log p in nats of uint8 images (N, C, H, W), the mean over noise draws. indices name the images' noise.
 
-    Or of a table's rows, real numbers (N, D), which get no noise. Large images are computed fewer than batch_size at a time.
+    views: p averaged over those of the training, `realnvp.views`. Or of a table's rows, real numbers (N, D), which get no noise.
+    Large images are computed fewer than batch_size at a time.
     """
     if unit_of(flow.config) is LOG_LIKELIHOOD:
         return _of_rows(flow, torch.as_tensor(images))
@@ -106,13 +112,15 @@ def log_probs(
     batch_size = min(batch_size, images_at_once(images.shape[1:]))
     indices = range(len(images)) if indices is None else indices
     total = torch.zeros(len(images), dtype=torch.float64)
+    shown = views_of(flow.config.data if flow.config and views else DataConfig(), images.shape[1:])
     with evaluating(flow):
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
             pixels = _tensor(images[batch], flow).to(like(flow).device)
             for draw in range(noise_draws):
                 noise = uniform(pixels.shape[1:], seed, Purpose.EVALUATE, indices=indices[batch], round=draw)
-                total[batch] += flow.log_prob(dequantise(pixels, noise.to(state_like(flow)))).cpu().double()
+                x = dequantise(pixels, noise.to(state_like(flow)))
+                total[batch] += averaged(flow.log_prob, x, shown).cpu().double()
     return total / noise_draws
 
 

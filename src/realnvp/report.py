@@ -62,7 +62,7 @@ def report(
     name = run.resolve().name
     draws = f"--noise-draws {result['noise_draws']} " if "noise_draws" in result else ""
     command = f"realnvp evaluate {run} {draws}--seed {result['seed']} --which {result['which']}"
-    command += " --codecs" * ("codecs" in result)
+    command += " --views" * ("views" in result) + " --codecs" * ("codecs" in result)
     parts = [f"<h1>{_text(name)}</h1>", _results(result, config), _command(command)]
     for path in sorted(pictures, key=lambda path: (list(SENTENCES).index(_kind(path)), path.name)):
         parts.append(_figure(path, f"realnvp figures {run} --only {path.stem.split('-')[0]} --seed {seed}"))
@@ -82,6 +82,8 @@ def _results(result: dict[str, Any], config: Config) -> str:
         return f"{number}<p>{_text(what)}. The mean of log p in the units of the columns.</p>{_table(rows)}"
     what = f"{result['dataset']}{version}, {result['num_images']} images of the {result['split']} split"
     rows["noise draws"] = result["noise_draws"]
+    if "views" in result:
+        rows[f"averaged over {result['views']['count']} views"] = measured(result["views"])
     rows |= {f"lossless {name}": f"{value:.3f} bits/dim" for name, value in result.get("codecs", {}).items()}
     if result["paper"] is not None:
         rows["the paper"] = f"{result['paper']:.2f} bits/dim"

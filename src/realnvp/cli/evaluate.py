@@ -33,6 +33,8 @@ class Evaluate:
     source: Annotated[Path | None, tyro.conf.arg(name="data.source")] = None
     """Other data than the run's own: a folder, an .npy file, a table, a prepared folder; all of it where it has no splits."""
     which: Which = "best"
+    views: Flag = False
+    """Also print the bits/dim of the density averaged over all views that training showed: mirrored, turned, recoloured."""
     codecs: Flag = False
     """Also print what PNG and lossless WebP need for the same images."""
     seed: int = 0
@@ -55,7 +57,14 @@ class Evaluate:
         flow, facts = load(self.run, self.device, which=self.which)
         began = time.monotonic()
         result = evaluate(
-            flow, self.run, split=self.split, source=self.source, noise_draws=self.noise_draws, seed=self.seed, codecs=self.codecs
+            flow,
+            self.run,
+            split=self.split,
+            source=self.source,
+            noise_draws=self.noise_draws,
+            seed=self.seed,
+            views=self.views,
+            codecs=self.codecs,
         )
         result["seconds"] = round(time.monotonic() - began, 2)
         result |= {"which": self.which, "step": facts.get("step")}
@@ -79,6 +88,9 @@ def _print_evaluation(result: dict[str, Any]) -> None:
     print(f"  {measured(result)} ({error}); an upper bound (uniform dequantisation)")
     if result["nonfinite"]:
         print(f"  {result['nonfinite']} images have no finite log-density")
+    if "views" in result:
+        count = result["views"]["count"]
+        print(f"  {measured(result['views'])} of the density averaged over {count} views of each image, as training showed them")
     for name, bits in result.get("codecs", {}).items():
         print(f"  {bits:.3f} bits/dim by lossless {name}")
     if result["paper"] is not None:
