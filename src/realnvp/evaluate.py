@@ -5,13 +5,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from realnvp.config import Config, paper_bits_per_dim
+from realnvp.config import Config, Shape, paper_bits_per_dim
 from realnvp.data import Part, Splits, array_part, codec_bits_per_dim, find_rows, find_split, open_splits, splits_of_run
 from realnvp.data.splits import DESCRIPTION
 from realnvp.flow import Flow
@@ -42,27 +42,12 @@ def evaluate(
     """
     refuse_fast(flow)
     assert flow.config is not None
-    assert flow.config.data.shape is not None
-    unit, levels = unit_of(flow.config), flow.config.data.levels
+    unit = unit_of(flow.config)
     for_images = {"--codecs": codecs, "--views": views, "--noise-draws": noise_draws != 1}
     if unit is LOG_LIKELIHOOD and any(for_images.values()):
         raise ValueError(f"{next(flag for flag in for_images if for_images[flag])}: is for images; {run} is of a table")
-    if source is None or (source / DESCRIPTION).exists():
-        run, config = Path(run), flow.config
-        splits = _other_splits(source, run, config, split) if source else splits_of_run(run, config, verify=[split])
-        part, shape = array_part(getattr(splits, split)), splits.shape
-        groups = (splits.groups or {}).get(split)
-        name, version = splits.name, splits.version
-        paper = _paper(splits, flow.config) if split == "test" else None
-    else:
-        name, version, groups, paper = str(source), None, None, None
-        if levels is None:
-            part, columns, split = find_rows(source, split, flow.config.data.columns)
-            shape = (len(columns),)
-        else:
-            part, shape, split = find_split(source, split, levels=levels)
-    if (len(shape), shape[0]) != (len(flow.config.data.shape), flow.config.data.shape[0]):
-        raise ValueError(f"{source}: {_words(shape)}, but the flow was trained on {_words(flow.config.data.shape)}")
+    chosen = _chosen(flow.config, Path(run), split, source)
+    part, shape, groups = chosen.part, chosen.shape, chosen.groups
     number_of_views = len(views_of(flow.config.data, shape)) if views else 1
     if views and number_of_views == 1:
         raise ValueError(f"--views: {run} was trained on images as they are, without data.flip, data.turn and data.recolour")
@@ -74,18 +59,50 @@ def evaluate(
         "standard_error_over": unit.things if groups is None else f"{len(set(groups))} photographs",
         f"num_{unit.things}": part.count,
         "nonfinite": result.nonfinite,
-        "split": split,
-        "dataset": name,
-        "dataset_version": version,
+        "split": chosen.split,
+        "dataset": chosen.name,
+        "dataset_version": chosen.version,
         "seed": seed,
         "shape": shape,
     }
     if unit is BITS_PER_DIM:
-        evaluation |= {"noise_draws": noise_draws, "paper": paper}
+        evaluation |= {"noise_draws": noise_draws, "paper": chosen.paper}
     if views:
         over = summarise(unit.of(nats(views=True), shape), groups)
         evaluation["views"] = {"count": number_of_views, unit.key: over.mean, "standard_error": over.standard_error}
     return evaluation | ({"codecs": _codecs(part)} if codecs else {})
+
+
+class _Chosen(NamedTuple):
+    """What a flow is judged on."""
+
+    part: Part
+    shape: Shape
+    split: str
+    name: str
+    version: str | None = None
+    groups: Sequence[int] | None = None
+    paper: float | None = None
+
+
+def _chosen(config: Config, run: Path, split: str, source: Path | None) -> _Chosen:
+    """A split of the run's data, of a prepared folder, or of other data; ValueError if the flow is of another kind."""
+    assert config.data.shape is not None
+    if source is None or (source / DESCRIPTION).exists():
+        splits = _other_splits(source, run, config, split) if source else splits_of_run(run, config, verify=[split])
+        groups = (splits.groups or {}).get(split)
+        paper = _paper(splits, config) if split == "test" else None
+        part = array_part(getattr(splits, split))
+        chosen = _Chosen(part, splits.shape, split, splits.name, splits.version, groups, paper)
+    elif config.data.levels is None:
+        part, columns, split = find_rows(source, split, config.data.columns)
+        chosen = _Chosen(part, (len(columns),), split, str(source))
+    else:
+        part, shape, split = find_split(source, split, levels=config.data.levels)
+        chosen = _Chosen(part, shape, split, str(source))
+    if (len(chosen.shape), chosen.shape[0]) != (len(config.data.shape), config.data.shape[0]):
+        raise ValueError(f"{source}: {_words(chosen.shape)}, but the flow was trained on {_words(config.data.shape)}")
+    return chosen
 
 
 def _words(shape: Sequence[int]) -> str:

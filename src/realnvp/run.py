@@ -70,20 +70,7 @@ class Run:
 
 def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path | None, stack: ExitStack) -> Run:
     """Everything that a training works with, as its last checkpoint says; the stack holds run_dir's lock."""
-    place = pick_device(device)
-    check_tracker(config.train.tracker)
-    accelerator = Accelerator(
-        cpu=place.type == "cpu",
-        mixed_precision="no",  # `train_step` casts: Accelerate would keep the first training's precision for all of the process
-        log_with=None if config.train.tracker == "none" else config.train.tracker,
-        project_dir=run_dir,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False),  # moments are those of the global batch
-            InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout)),
-        ],
-    )
-    if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
-        raise ValueError(f"--device: {place}: the {os.environ['WORLD_SIZE']} processes cannot be joined on it")
+    accelerator, place = _accelerator(config, run_dir, device)
     check_claim(config, run_dir)
     if accelerator.is_main_process:
         stack.enter_context(lock_folder(run_dir))
@@ -120,6 +107,25 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
         model, *prepared = accelerator.prepare(flow, *optimizers)
     flow.train()
     return Run(config, run_dir, splits, batches, flow, model, prepared, average, accelerator, state)
+
+
+def _accelerator(config: Config, run_dir: Path, device: str) -> tuple[Accelerator, torch.device]:
+    """Accelerate's view of the processes, and the device; ValueError if they cannot work together on it."""
+    place = pick_device(device)
+    check_tracker(config.train.tracker)
+    accelerator = Accelerator(
+        cpu=place.type == "cpu",
+        mixed_precision="no",  # `train_step` casts: Accelerate would keep the first training's precision for all of the process
+        log_with=None if config.train.tracker == "none" else config.train.tracker,
+        project_dir=run_dir,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),  # moments are those of the global batch
+            InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout)),
+        ],
+    )
+    if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
+        raise ValueError(f"--device: {place}: the {os.environ['WORLD_SIZE']} processes cannot be joined on it")
+    return accelerator, place
 
 
 def _start_from_data(flow: Flow, splits: Splits, batches: Batches) -> None:
