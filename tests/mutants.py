@@ -80,7 +80,7 @@ MUTANTS = [
     Mutant("flow.py", "for start in range(first, end, size)", "for start in range(0, n, size)"),
     Mutant("flow.py", "temperature * self.latents", "self.latents"),
     Mutant("models.py", "channelwise_couplings(further, 4 * channels, 3)", "channelwise_couplings(model, 4 * channels, 3)"),
-    Mutant("config.py", "int(model.growth * model.width)", "model.width"),
+    Mutant("config/sizes.py", "int(model.growth * model.width)", "model.width"),
     Mutant("models.py", "bound=0.0", "bound=1.0"),
     Mutant("models.py", "and not isinstance(m.net, KeptHalf)", ""),
     Mutant("views.py", " - math.log(len(views))", "", "tests/test_views.py"),
@@ -98,7 +98,7 @@ MUTANTS = [
     Mutant("muon.py", "factor @ square @ factor", "factor @ square", "tests/test_muon.py"),
     Mutant("muon.py", "max(1, rows / columns)", "max(1, columns / rows)", "tests/test_muon.py"),
     Mutant("muon.py", '1 - group["lr"] * group["weight_decay"]', '1 - group["weight_decay"]', "tests/test_muon.py"),
-    Mutant("config.py", "int(model.coupling_growth * model.num_couplings)", "model.num_couplings", "tests/test_modern.py"),
+    Mutant("config/sizes.py", "int(model.coupling_growth * model.num_couplings)", "model.num_couplings", "tests/test_modern.py"),
     Mutant("step.py", "nats = -run.model(x).mean()", "nats = -run.model(x).sum()", TRAIN),
     Mutant("step.py", "    else:\n        restore_moments(before)", "    else:\n        pass", TRAIN),
     Mutant(

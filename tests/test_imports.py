@@ -78,7 +78,7 @@ SAME_LAYER_ALLOWED = {
 
 def room(module: str) -> str:
     parts = module.removeprefix("realnvp.").split(".")
-    return parts[0] if parts[0] in ("data", "cli", "figures") else ".".join(parts)
+    return parts[0] if parts[0] in ("config", "data", "cli", "figures") else ".".join(parts)
 
 
 def imports(path: Path) -> set[str]:

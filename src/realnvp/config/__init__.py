@@ -1,0 +1,45 @@
+"""What to train on what: frozen dataclasses, the presets, and their JSON. Never imports torch."""
+
+from realnvp.config.fields import (
+    MAY_CHANGE,
+    TRACKERS,
+    Config,
+    DataConfig,
+    ModelConfig,
+    Shape,
+    TrainConfig,
+    differences,
+    flat,
+    to_json,
+)
+from realnvp.config.presets import PAPER, PRESETS, departures, paper_bits_per_dim
+from realnvp.config.rules import from_json, read_config, validate
+from realnvp.config.sizes import check_divisible, coarser, default_num_scales, least_parameters, resolve, smallest_side
+from realnvp.config.typed import nearest
+
+__all__ = [
+    "MAY_CHANGE",
+    "PAPER",
+    "PRESETS",
+    "TRACKERS",
+    "Config",
+    "DataConfig",
+    "ModelConfig",
+    "Shape",
+    "TrainConfig",
+    "check_divisible",
+    "coarser",
+    "default_num_scales",
+    "departures",
+    "differences",
+    "flat",
+    "from_json",
+    "least_parameters",
+    "nearest",
+    "paper_bits_per_dim",
+    "read_config",
+    "resolve",
+    "smallest_side",
+    "to_json",
+    "validate",
+]

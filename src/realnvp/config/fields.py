@@ -1,0 +1,160 @@
+"""What there is to choose: the fields of a configuration, frozen."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Shape = tuple[int, ...]
+"""(C, H, W) of images, (D,) of vectors."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The images, or the table."""
+
+    set: str = "images"
+    """Name of the data set: photos, digits, images, table, cifar10, imagenet32, ..."""
+    source: str | None = None
+    """Folder of images, .npy file, table (.csv, .npy, .parquet), or prepared folder; photos and digits need none."""
+    shape: Shape | None = None
+    """Channels, height, width of images, or how many columns a table has; taken from the data when not given."""
+    columns: tuple[str, ...] | None = None
+    """Names of the columns of a table to take; all when not given."""
+    levels: int | None = 256
+    """Grey levels of a channel; pixels are 0 .. levels - 1. None: real numbers, a table."""
+    flip: bool = False
+    """Mirror training images left to right, half of the time; never in evaluation."""
+    turn: bool = False
+    """Turn training images, which must be square, by a random number of quarter turns; never in evaluation."""
+    recolour: bool = False
+    """Put the channels of training images into random order; never in evaluation."""
+    held_out: float = 0.1
+    """Share of the training images (rows) cut off for validation, and for test, where the source has no such split."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The flow (section 3 of the paper)."""
+
+    architecture: Literal["paper", "modern", "vector"] = "paper"
+    """paper: section 3, for images; modern: what later flows found; vector: fully connected networks, for tables and points."""
+    coupling: Literal["affine", "additive"] = "affine"
+    """affine: Real NVP (eq 4-9); additive: NICE, the paper's predecessor."""
+    num_scales: int | None = None
+    """Scales of the recursion (section 3.6); None: until the last one is 4 pixels high or wide."""
+    width: int = 32
+    """Feature maps of the networks at the first scale."""
+    growth: float = 2.0
+    """By what the width grows at each further scale; the paper's doubles."""
+    num_blocks: int = 4
+    """Residual blocks of each network."""
+    num_couplings: int = 8
+    """modern: how many couplings at the first scale; vector: how many in all."""
+    coupling_growth: float = 1.0
+    """modern: which share of the couplings each further scale has of the one before, rounded down; one at least."""
+    frequency: float = 0.0
+    """vector: half of the networks' first units are sines, with weights of this deviation / D at the start; 0: none."""
+    batch_norm: bool = False
+    """vector: whether batch norm (section 3.7) follows each coupling; the paper's images always have it."""
+    momentum: float = 0.0
+    """rho of eq 15-16 in training; 0: plain batch statistics."""
+    alpha: float = 0.05
+    """Pixels are squeezed into [alpha, 1 - alpha] before the logit (section 4.1)."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The optimisation (section 4.1), and what is written when."""
+
+    max_steps: int = 200_000
+    """Steps of the optimiser."""
+    max_minutes: float | None = None
+    """Minutes of training over all sittings, evaluations not counted; what comes first, these or max_steps, ends it."""
+    batch_size: int = 64
+    """Images of a step, over all processes together; of a table rows, and all of them where there are fewer."""
+    lr: float = 1e-3
+    """Adam's learning rate; its other settings are the defaults, as in the paper."""
+    muon_lr: float | None = None
+    """Learning rate of Muon for those weights of the networks that are matrices (modern, vector); None: Adam for all."""
+    muon_weight_decay: float = 0.0
+    """Each step multiplies Muon's matrices by 1 - learning rate x this."""
+    warmup: int = 0
+    """Steps over which the learning rate rises to lr."""
+    decay: float = 0.0
+    """Share of the training, its last part, over which the learning rate falls to 0, along a cosine."""
+    average: float = 0.0
+    """Evaluations, samples and models use a moving average of the weights that keeps this share each step; 0: the weights."""
+    clip: float = 100.0
+    """Largest global norm of the gradient of the loss in nats per image."""
+    clip_factor: float | None = None
+    """Largest norm of the gradient beside the typical one of the steps before; None: clip alone decides."""
+    skip_factor: float | None = None
+    """A step whose gradient's norm is more times the typical one than this changes nothing; None: each that is finite counts."""
+    l2: float = 5e-5
+    """Weight of the penalty on the gains of the weight norm and on the checkerboard couplings' bounds."""
+    precision: Literal["float32", "bfloat16", "auto", "float64"] = "float32"
+    """Arithmetic of the networks; auto: bfloat16 where the device is faster with it, else float32. With bfloat16 the state
+    z and the log-det stay float32, and evaluation does without."""
+    recompute: bool = False
+    """Keep only the couplings' inputs for the gradient and compute the rest again: less memory, about a third more time."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    eval_every: int = 1000
+    """Steps between two evaluations on the validation split."""
+    eval_images: int = 1000
+    """At most so many validation images, or rows, are used for choosing the best model."""
+    sample_every: int = 1000
+    """Steps between two grids of samples."""
+    save_every: int = 1000
+    """Steps between two checkpoints."""
+    patience: int = 0
+    """Stop after so many evaluations without a better one; 0: never."""
+    moment_batches: int = 50
+    """Training batches over which batch norm's moments are re-estimated before an evaluation."""
+    timeout: float = 1800.0
+    """Seconds that one of several processes waits for another, also for its preparation of the data, before it gives up."""
+    tracker: str = "tensorboard"
+    """Where curves go beside metrics.jsonl: tensorboard, wandb or another tracker of `TRACKERS`, or none."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a training."""
+
+    name: str = "images"
+    """The preset that this configuration started from."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    seed: int = 0
+    """Seed of weights, splits, batch order and noise."""
+
+
+# On resume these may differ from the run's; any other changed field is another training.
+EVERY = ("log_every", "eval_every", "eval_images", "sample_every", "save_every")
+_BUDGET = ("max_steps", "max_minutes", "patience", "timeout", "tracker", "recompute")
+MAY_CHANGE = frozenset(f"train.{name}" for name in (*_BUDGET, *EVERY))
+
+TRACKERS = ("none", "tensorboard", "wandb", "comet_ml", "mlflow", "aim", "clearml", "dvclive")
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """{"train.lr": 0.001, ...}: every leaf field by its dotted name."""
+    leaves: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        nested = dataclasses.is_dataclass(value)
+        leaves |= flat(value, f"{prefix}{item.name}.") if nested else {prefix + item.name: value}
+    return leaves
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Dotted names of the fields in which two configurations differ."""
+    before, after = flat(old), flat(new)
+    return [name for name in before if before[name] != after[name]]
+
+
+def to_json(config: Config) -> str:
+    """The configuration as JSON text, in the order of its fields."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"

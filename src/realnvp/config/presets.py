@@ -1,0 +1,124 @@
+"""The paper's configurations, ours, and in what one departs from the paper."""
+
+from dataclasses import replace
+from typing import Any
+
+from realnvp.config.fields import MAY_CHANGE, Config, DataConfig, ModelConfig, TrainConfig, differences
+
+_CIFAR10 = Config(
+    "cifar10",
+    DataConfig("cifar10", shape=(3, 32, 32), flip=True),
+    ModelConfig(num_scales=2, width=64, num_blocks=8, momentum=0.9),
+)
+_IMAGENET32 = Config("imagenet32", DataConfig("imagenet32", shape=(3, 32, 32), held_out=0.01), ModelConfig(num_scales=4))
+_IMAGENET64 = Config(
+    "imagenet64", DataConfig("imagenet64", shape=(3, 64, 64), held_out=0.01), ModelConfig(num_scales=5, num_blocks=2)
+)
+
+
+def _like_imagenet64(name: str) -> Config:
+    return replace(_IMAGENET64, name=name, data=replace(_IMAGENET64.data, set=name, flip=True))
+
+
+_SHORT = TrainConfig(max_steps=2000, batch_size=32, eval_every=250, sample_every=250, save_every=250)
+# Minutes, not days: a higher rate and hardly a clip are worth .1 bits/dim by then (docs/experiments.md).
+_MINUTES = replace(_SHORT, max_steps=1500, batch_size=16, lr=2e-3, clip=1e4, eval_every=300, sample_every=300, save_every=300)
+
+_TABLE = replace(
+    _SHORT,
+    max_steps=4000,
+    batch_size=512,
+    lr=5e-3,
+    warmup=50,
+    decay=1.0,
+    clip=10.0,
+    l2=0.0,
+    eval_every=100,
+    eval_images=10_000,  # the best model is better than the next by less than .01 nats: a thousand rows would choose by luck
+)
+
+PRESETS: dict[str, Config] = {
+    "cifar10": _CIFAR10,
+    "imagenet32": _IMAGENET32,
+    "imagenet64": _IMAGENET64,
+    "celeba": _like_imagenet64("celeba"),
+    "lsun-bedroom": _like_imagenet64("lsun-bedroom"),
+    "lsun-tower": _like_imagenet64("lsun-tower"),
+    "lsun-church-outdoor": _like_imagenet64("lsun-church-outdoor"),
+    "photos": Config(
+        "photos",
+        DataConfig("photos", shape=(3, 32, 32), flip=True),
+        ModelConfig(num_scales=4, width=16, num_blocks=2),
+        _MINUTES,
+    ),
+    "digits": Config("digits", DataConfig("digits", shape=(1, 8, 8), levels=17), ModelConfig(num_scales=2, num_blocks=2), _SHORT),
+    "images": Config(train=_SHORT),
+    "table": Config(
+        "table",
+        DataConfig("table", levels=None),
+        ModelConfig("vector", num_couplings=16, num_blocks=1, width=64, frequency=6.0),
+        _TABLE,
+    ),
+}
+
+# What later flows found, for the same minutes (docs/experiments.md): not the paper's.
+_MODERN = ModelConfig("modern", width=48, growth=1.5, num_blocks=1, num_couplings=6)
+_FINE = {"growth": 2.0, "num_couplings": 9, "coupling_growth": 0.35}  # most couplings where most of the bits are
+_DECAYED = replace(_SHORT, muon_weight_decay=0.1)
+
+
+def _modernised(paper: Config, train: TrainConfig, **model: Any) -> Config:
+    recipe = replace(
+        train,
+        precision="auto",
+        lr=5e-3,
+        muon_lr=0.02,
+        warmup=50,
+        decay=0.5,
+        average=0.998,
+        clip=1e4,
+        skip_factor=10.0,
+        l2=0.0,
+    )
+    return replace(paper, name=f"{paper.name}-modern", model=replace(_MODERN, **model), train=recipe)
+
+
+PRESETS |= {
+    f"{name}-modern": _modernised(PRESETS[name], train, **model)
+    for name, train, model in (
+        (
+            "photos",
+            replace(_DECAYED, max_steps=1500, eval_every=300, sample_every=300, save_every=300),
+            {"num_scales": 3} | _FINE,
+        ),
+        ("digits", _DECAYED, {"num_scales": 1, "width": 32}),
+        ("images", _DECAYED, _FINE),
+        ("cifar10", TrainConfig(), {"num_scales": 3, "width": 128, "num_couplings": 12}),
+        ("imagenet32", TrainConfig(), {"num_scales": 3, "width": 160, "num_couplings": 16}),
+        ("imagenet64", TrainConfig(), {"num_scales": 4, "width": 128, "num_couplings": 16}),
+    )
+}
+
+# Bits/dim of the paper: Table 1, and for the 64x64 sets without a number there, its later version (2017).
+PAPER: dict[str, float] = {
+    "cifar10": 3.49,
+    "imagenet32": 4.28,
+    "imagenet64": 4.01,
+    "celeba": 3.02,
+    "lsun-bedroom": 2.72,
+    "lsun-tower": 2.81,
+    "lsun-church-outdoor": 3.08,
+}
+
+
+def departures(config: Config) -> list[str]:
+    """Dotted names of the fields that make this another experiment than the paper's on its data set; none where there is none."""
+    if config.data.set not in PAPER:
+        return []
+    free = MAY_CHANGE | {"name", "seed", "data.source", "data.held_out"}  # the paper says nothing of these
+    return [field for field in differences(PRESETS[config.data.set], config) if field not in free]
+
+
+def paper_bits_per_dim(config: Config) -> float | None:
+    """The paper's bits/dim for this configuration; None where the paper has none or the configuration departs from it."""
+    return None if departures(config) else PAPER.get(config.data.set)
