@@ -17,10 +17,14 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import accumulate
+from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from realnvp.batches import Batches
 from realnvp.bijections import Chain
@@ -121,25 +125,44 @@ def print_processes() -> None:
         print(f"| {processes} | {threads} | {speed:.1f} |")
 
 
+class Held(NamedTuple):
+    """What a fresh process did."""
+
+    flow: Flow
+    step: Callable[[], None] | None = None
+    """A training step, where it trained."""
+
+
 # name -> what a fresh process does; its weights, gradients and Adam's state are told apart from its peak.
-MEMORY: dict[str, Callable[[], Flow]] = {}
+MEMORY: dict[str, Callable[[], Held]] = {}
 for _couplings in (4, 8, 16):
     for _again in (False, True):
 
-        def _train(couplings: int = _couplings, again: bool = _again) -> Flow:
+        def _train(couplings: int = _couplings, again: bool = _again) -> Held:
             flow = flow_of(couplings=couplings)
             step = step_of(recompute(flow) if again else flow, torch.randn(64, 3, 32, 32))
             for _ in range(2):
                 step()
-            return flow
+            return Held(flow, step)
 
         MEMORY[f"training, {_couplings} couplings{', recompute' if _again else ''}"] = _train
 
 
-def _sample(count: int, side: int) -> Flow:
+def most_alive(run: Callable[[], None]) -> int:
+    """Bytes of tensors at the fullest moment of a call, beyond those from before it: what an allocator keeps does not count."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        run()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder, "trace.json")
+        profiled.export_chrome_trace(str(trace))
+        events = [event for event in json.loads(trace.read_text())["traceEvents"] if event.get("name") == "[memory]"]
+    return max(accumulate(event["args"]["Bytes"] for event in sorted(events, key=itemgetter("ts"))))
+
+
+def _sample(count: int, side: int) -> Held:
     flow = build(BASE).eval()
     flow.sample(count, (3, side, side))
-    return flow
+    return Held(flow)
 
 
 MEMORY["sampling 64 images of 32x32"] = lambda: _sample(64, 32)
@@ -157,18 +180,17 @@ def print_peak(name: str) -> None:
     keep_freed_memory()  # as the commands do
     before = peak_bytes()
     began = time.perf_counter()
-    flow = MEMORY[name]()
-    copies = 4 if name.startswith("training") else 1
-    weights = sum(parameter.nbytes for parameter in flow.parameters()) * copies
-    rest = peak_bytes() - before - weights
-    print(f"| {name} | {weights / 2**20:.0f} | {rest / 2**20:.0f} | {time.perf_counter() - began:.1f} |")
+    flow, step = MEMORY[name]()
+    spent, weights = time.perf_counter() - began, sum(parameter.nbytes for parameter in flow.parameters()) * (4 if step else 1)
+    sizes = [weights, peak_bytes() - before - weights, *([most_alive(step)] if step else [])]
+    cells = [f"{size / 2**20:.0f}" for size in sizes] + [""] * (step is None)
+    print(f"| {name} | {' | '.join(cells)} | {spent:.1f} |")
 
 
 def print_memory() -> None:
     """The table of peaks."""
-    print(
-        "| what | weights (training: 4 times, with gradients and Adam): MiB | the rest: MiB | s |\n|---|---|---|---|", flush=True
-    )
+    head = ("what", "weights (training: 4 times, with gradients and Adam): MiB", "the rest: MiB", "of a step's tensors: MiB", "s")
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}", flush=True)
     for name in MEMORY:
         subprocess.run([sys.executable, "-m", "benchmarks.scaling", "peak", name], check=True)
 
