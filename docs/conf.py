@@ -9,6 +9,7 @@ from typing import Any
 
 from docutils.nodes import SkipNode
 from docutils.utils.math.latex2mathml import tex2mathml
+from myst_nb.core import render
 
 import realnvp
 
@@ -73,7 +74,21 @@ def mathml(translator: Any, node: Any) -> None:
     raise SkipNode
 
 
+def whole_streams(outputs: list[Any]) -> list[Any]:
+    """Outputs of a cell, all that it printed as one text. IPython sends a hundred characters at a time; myst-nb's own function, which
+    this one replaces, would begin a new line for each such piece."""
+    whole: dict[str | int, Any] = {}
+    for i, output in enumerate(outputs):
+        key = output["name"] if output["output_type"] == "stream" else i
+        if key in whole:
+            whole[key]["text"] += output["text"]
+        else:
+            whole[key] = output
+    return [*whole.values()]
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
+    render.coalesce_streams = whole_streams
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
     app.connect("autodoc-process-docstring", plain_text, priority=400)  # before napoleon
