@@ -75,8 +75,10 @@ def mathml(translator: Any, node: Any) -> None:
 
 
 def whole_streams(outputs: list[Any]) -> list[Any]:
-    """Outputs of a cell, all that it printed as one text. IPython sends a hundred characters at a time; myst-nb's own function, which
-    this one replaces, would begin a new line for each such piece."""
+    """Outputs of a cell, all that it printed as one text.
+
+    IPython sends a hundred characters at a time; myst-nb's own function, which this one replaces, begins a new line for each.
+    """
     whole: dict[str | int, Any] = {}
     for i, output in enumerate(outputs):
         key = output["name"] if output["output_type"] == "stream" else i
