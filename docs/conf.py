@@ -65,7 +65,7 @@ torch.manual_seed(0)
 def plain_text(_app: Any, what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
     """Docstrings as they are meant: *, | and @ are themselves, and what is indented keeps its lines."""
     text = "\n".join(line if line.startswith(" ") else re.sub(r"[*|@]", r"\\\g<0>", line) for line in lines)
-    lines[:] = re.sub(r":\n(?=  )", "::\n\n", text).split("\n")
+    lines[:] = re.sub(r":\n\n?(?=  )", "::\n\n", text).split("\n")
     if what in ("attribute", "property"):
         lines.insert(0, "\\")  # nothing, to Sphinx; but a first line "a: b" is to napoleon a type and a description
 
