@@ -60,11 +60,8 @@ def peak_gflops(dtype: torch.dtype) -> float:
 def print_goals(size: str, speeds: Speeds, others: list[str]) -> None:
     """The goals' table in Markdown: images a second, share of the limit, ratio to each other implementation, first the copy."""
     median = {key: statistics.median(values) for key, values in speeds.items()}
-    copy, *rest = others
-    print(
-        f"\n| {size} | images/s (range) | share of the limit (goal) | {' | '.join([f'x {copy} (goal)', *(f'x {o}' for o in rest)])} |"
-    )
-    print("|---|---|---|" + "---|" * len(others))
+    columns = " | ".join(f"x {other}{' (goal)' * (other == others[0])}" for other in others)
+    print(f"\n| {size} | images/s (range) | share of the limit (goal) | {columns} |\n|---|---|---|" + "---|" * len(others))
     for label, task, who, limit, share_goal, ratio_goal in ROWS:
         own, values, share = median[task, who], speeds[task, who], ""
         if limit:
