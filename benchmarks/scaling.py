@@ -181,10 +181,10 @@ def print_peak(name: str) -> None:
     before = peak_bytes()
     began = time.perf_counter()
     flow, step = MEMORY[name]()
-    spent, weights = time.perf_counter() - began, sum(parameter.nbytes for parameter in flow.parameters()) * (4 if step else 1)
-    sizes = [weights, peak_bytes() - before - weights, *([most_alive(step)] if step else [])]
-    cells = [f"{size / 2**20:.0f}" for size in sizes] + [""] * (step is None)
-    print(f"| {name} | {' | '.join(cells)} | {spent:.1f} |")
+    spent = time.perf_counter() - began
+    weights = sum(parameter.nbytes for parameter in flow.parameters()) * (4 if step else 1)
+    rest, alive = peak_bytes() - before - weights, f"{most_alive(step) / 2**20:.0f}" if step else ""
+    print(f"| {name} | {weights / 2**20:.0f} | {rest / 2**20:.0f} | {alive} | {spent:.1f} |")
 
 
 def print_memory() -> None:

@@ -20,7 +20,7 @@ from realnvp.environment import environment
 
 Speeds = dict[tuple[str, str], list[float]]
 
-# Lines of the tables of docs/performance.md: what, task, whose, which limit, goal for its share, goal for the ratio to others.
+# Lines of the tables of docs/performance.md: what, task, whose, which limit, goal for its share, goal beside the public copy.
 ROWS = [
     ("training, float32", "train", "training float32", "limit float32", 0.75, 1.3),
     ("training, bf16 networks", "train", "training bfloat16", "limit bfloat16", 0.65, 2.3),

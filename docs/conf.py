@@ -88,11 +88,12 @@ def whole_streams(outputs: list[Any]) -> list[Any]:
             whole[key]["text"] += output["text"]
         else:
             whole[key] = output
-    return [*whole.values()]
+    return sorted(whole.values(), key=lambda output: output.get("name") == "stderr")  # which came first is chance
 
 
 def setup(app: Any) -> None:
     """Called by Sphinx."""
+    assert hasattr(render, "coalesce_streams")
     render.coalesce_streams = whole_streams
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
     app.connect("autodoc-process-docstring", plain_text, priority=400)  # before napoleon

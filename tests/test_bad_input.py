@@ -434,6 +434,17 @@ DAMAGES: dict[str, tuple[list[str], str, Callable[[bytes], bytes] | None]] = {
         lambda c: c[:9],
     ),
     "evaluation, table": (["table", "RUN"], "evaluation.json", lambda c: c.replace(b'"step": 12', b'"step": "x"')),
+    "views, table": (
+        ["table", "RUN"],
+        "evaluation.json",
+        lambda c: c.replace(b'"step": 12', b'"step": 12, "views": {"count": 2}'),
+    ),
+    "no views, table": (["table", "RUN"], "evaluation.json", lambda c: b'{"views": 3,' + c[1:]),
+    "codecs, table": (
+        ["table", "RUN"],
+        "evaluation.json",
+        lambda c: c.replace(b'"step": 12', b'"step": 12, "codecs": {"png": "x"}'),
+    ),
     "evaluation, info": (["info", "RUN"], "evaluation.json", lambda c: b"{"),
     "weights, evaluate": (["evaluate", "RUN", "--which", "last"], LAST + "model.safetensors", flip),
     "weights, sample": (["sample", "RUN", "--which", "last"], LAST + "model.safetensors", lambda c: c[:100]),

@@ -1,6 +1,7 @@
 """The evaluation of a run: what `realnvp evaluate` reports, with all that one must know to quote the number."""
 
 import math
+import shlex
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -48,9 +49,10 @@ def evaluate(
         raise ValueError(f"{next(flag for flag in for_images if for_images[flag])}: is for images; {run} is of a table")
     chosen = _chosen(flow.config, Path(run), split, source)
     part, shape, groups = chosen.part, chosen.shape, chosen.groups
-    number_of_views = len(views_of(flow.config.data, shape)) if views else 1
-    if views and number_of_views == 1:
-        raise ValueError(f"--views: {run} was trained on images as they are, without data.flip, data.turn and data.recolour")
+    try:
+        count = len(views_of(flow.config.data, shape)) if views else 1
+    except ValueError as error:
+        raise ValueError(f"--{error}, {source or run}") from None
     nats = partial(_nats, flow, part, unit, noise_draws=noise_draws, seed=seed)
     result = summarise(unit.of(nats(), shape), groups)
     evaluation = {
@@ -69,7 +71,8 @@ def evaluate(
         evaluation |= {"noise_draws": noise_draws, "paper": chosen.paper}
     if views:
         over = summarise(unit.of(nats(views=True), shape), groups)
-        evaluation["views"] = {"count": number_of_views, unit.key: over.mean, "standard_error": over.standard_error}
+        numbers = {unit.key: over.mean, "standard_error": over.standard_error, "nonfinite": over.nonfinite}
+        evaluation["views"] = {"count": count} | numbers
     return evaluation | ({"codecs": _codecs(part)} if codecs else {})
 
 
@@ -105,6 +108,13 @@ def _chosen(config: Config, run: Path, split: str, source: Path | None) -> _Chos
     return chosen
 
 
+def evaluation_command(run: str | Path, evaluation: dict[str, Any]) -> str:
+    """The command that evaluated a run so."""
+    values = [f"--{name.replace('_', '-')} {evaluation[name]}" for name in ("noise_draws", "seed", "which") if name in evaluation]
+    flags = [f"--{name}" for name in ("views", "codecs") if name in evaluation]
+    return " ".join(["realnvp evaluate", shlex.quote(str(run)), *values, *flags])
+
+
 def _words(shape: Sequence[int]) -> str:
     return f"rows of {shape[0]} columns" if len(shape) == 1 else f"images of {shape[0]} channels"
 
@@ -118,7 +128,7 @@ def _other_splits(source: Path, run: Path, config: Config, split: str) -> Splits
         return splits
     if own.name == splits.name and own.version != splits.version:
         versions = f"{splits.version or 'of no version'}, the run was trained on {own.version or 'no version'}"
-        warnings.warn(f"{source}: {splits.name} is {versions}: their bits/dim are not comparable", stacklevel=3)
+        warnings.warn(f"{source}: {splits.name} is {versions}: their bits/dim are not comparable", stacklevel=4)
     return splits
 
 
@@ -128,14 +138,14 @@ def _paper(splits: Splits, config: Config) -> float | None:
     if paper is None or splits.name != config.data.set:
         return None
     if not splits.comparable:
-        warnings.warn(f"{splits.name} is {splits.version}: not comparable with the paper's {paper} bits/dim", stacklevel=3)
+        warnings.warn(f"{splits.name} is {splits.version}: not comparable with the paper's {paper} bits/dim", stacklevel=4)
         return None
     return paper
 
 
 def _nats(flow: Flow, part: Part, unit: Unit, *, noise_draws: int, seed: int, views: bool = False) -> torch.Tensor:
     chunks = []
-    with progress("views" if views else unit.things[:-1], part.count) as report:
+    with progress("image, all views" if views else unit.things[:-1], part.count) as report:
         for indices in _chunks(part, CHUNK if unit is BITS_PER_DIM else 16 * CHUNK):
             images = np.moveaxis(part.read(indices), -1, 1)
             of = indices.tolist()

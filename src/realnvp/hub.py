@@ -8,6 +8,7 @@ from typing import Any
 
 from realnvp.checkpoint import load_model, save_flow
 from realnvp.environment import read_sittings
+from realnvp.evaluate import evaluation_command
 from realnvp.flow import Flow
 from realnvp.folders import CARD
 from realnvp.locate import FILES, WEIGHTS, locate
@@ -26,11 +27,10 @@ def share(run: str | Path, folder: str | Path, *, licence: str | None = None) ->
     flow, facts = load_model(run, "last" if evaluation["which"] == "last" else "best")
     assert flow.config is not None
     flow.config = replace(flow.config, data=replace(flow.config.data, source=None))
-    flags = [f"--{name.replace('_', '-')} {evaluation[name]}" for name in ("noise_draws", "seed", "which") if name in evaluation]
     trained = dict.fromkeys(shlex.join(map(str, sitting["command"])) for sitting in sittings)
     facts |= {
         "evaluation": evaluation,
-        "commands": [*trained, f"realnvp evaluate {shlex.quote(str(run))} {' '.join(flags)}"],
+        "commands": [*trained, evaluation_command(run, evaluation)],
         "environment": {name: value for name, value in sittings[-1].items() if name != "command"},
         "licence": licence,
     }

@@ -103,16 +103,18 @@ def log_probs(
 ) -> Tensor:
     """(N,), float64: log p in nats of uint8 images (N, C, H, W), the mean over noise draws. indices name the images' noise.
 
-    views: p averaged over those of the training, `realnvp.views`. Or of a table's rows, real numbers (N, D), which get no noise.
-    Large images are computed fewer than batch_size at a time.
+    views: p averaged over those of the training, `realnvp.views`; ValueError if there are none. Or log p of a table's rows, real
+    numbers (N, D), which get no noise. Large images are computed fewer than batch_size at a time.
     """
     if unit_of(flow.config) is LOG_LIKELIHOOD:
+        if views:
+            raise ValueError("views: are of images; this flow is of a table")
         return _of_rows(flow, torch.as_tensor(images))
     _check(images, noise_draws, batch_size)
     batch_size = min(batch_size, images_at_once(images.shape[1:]))
     indices = range(len(images)) if indices is None else indices
     total = torch.zeros(len(images), dtype=torch.float64)
-    shown = views_of(flow.config.data if flow.config and views else DataConfig(), images.shape[1:])
+    shown = views_of(flow.config.data if flow.config else DataConfig(), images.shape[1:]) if views else [nn.Identity()]
     with evaluating(flow):
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)

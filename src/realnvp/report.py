@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from realnvp.config import Config, departures, flat
-from realnvp.evaluate import measured
+from realnvp.evaluate import evaluation_command, measured
 from realnvp.folders import write_file
 
 # What to look for in each picture; the key is the start of the file's name, the longest that fits counts.
@@ -60,10 +60,7 @@ def report(
     sittings: what `read_sittings` gives. All text is escaped.
     """
     name = run.resolve().name
-    draws = f"--noise-draws {result['noise_draws']} " if "noise_draws" in result else ""
-    command = f"realnvp evaluate {run} {draws}--seed {result['seed']} --which {result['which']}"
-    command += " --views" * ("views" in result) + " --codecs" * ("codecs" in result)
-    parts = [f"<h1>{_text(name)}</h1>", _results(result, config), _command(command)]
+    parts = [f"<h1>{_text(name)}</h1>", _results(result, config), _command(evaluation_command(run, result))]
     for path in sorted(pictures, key=lambda path: (list(SENTENCES).index(_kind(path)), path.name)):
         parts.append(_figure(path, f"realnvp figures {run} --only {path.stem.split('-')[0]} --seed {seed}"))
     parts += ["<h2>Configuration</h2>", _table(flat(config)), _command(" ".join(sittings[-1]["command"]))]

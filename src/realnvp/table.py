@@ -7,7 +7,7 @@ from realnvp.checkpoint import last_state, read_run_config
 from realnvp.config import Config, ModelConfig, departures
 from realnvp.environment import read_sittings
 from realnvp.evaluate import measured
-from realnvp.folders import numbered, read_json
+from realnvp.folders import check_fields, numbered, ours, read_json
 
 # Bits/dim of the other systems: the paper's Table 1 (test; training in brackets where given), and NICE as later papers report it.
 OTHERS: dict[str, dict[str, str]] = {
@@ -22,6 +22,7 @@ _FIELDS = {
     "dataset_version": str | None,
 }
 _OF_IMAGES = {"num_images": int, "noise_draws": int, "bits_per_dim": float | None, "paper": float | None}
+_VIEWS = {"count": int, "bits_per_dim": float | None, "standard_error": float | None}
 _OF_ROWS = {"num_rows": int, "log_likelihood": float | None}
 COLUMNS = (
     "data set",
@@ -87,8 +88,13 @@ def _hardware(environment: dict[str, Any]) -> str:
 
 def read_evaluation(run: Path) -> dict[str, Any]:
     """What RUN/evaluation.json holds; ValueError if there is none, DamagedError if it makes no sense."""
-    fields = evaluation_fields(read_run_config(run))
-    return read_json(run / "evaluation.json", kind=dict, maker=f"realnvp evaluate {run}", fields=fields)
+    path, fields = run / "evaluation.json", evaluation_fields(read_run_config(run))
+    result = read_json(path, kind=dict, maker=f"realnvp evaluate {run}", fields=fields)
+    with ours():  # what only some evaluations have
+        check_fields(result, path, {name: dict for name in ("views", "codecs") if name in result})
+        check_fields(result.get("views"), path, _VIEWS if "views" in result else {})
+        check_fields(result.get("codecs"), path, dict.fromkeys(result.get("codecs", ()), float))
+    return result
 
 
 def evaluation_fields(config: Config) -> dict[str, Any]:

@@ -16,22 +16,24 @@ MOST = 1000
 
 
 def views_of(data: DataConfig, shape: Shape) -> list[View]:
-    """All combinations of data.flip, data.turn and data.recolour: 1 to 48 views of colour images, first the image itself.
+    """All combinations of data.flip, data.turn and data.recolour: 2 to 48 views of colour images, first the image itself.
 
-    They are a group. ValueError if turns do not keep this shape, or if there are more than MOST.
+    They are a group. ValueError if there is one alone, if turns do not keep this shape, or if there are more than MOST.
     """
     channels, height, width = shape
     if data.turn and height != width:
-        raise ValueError(f"data.turn: is for square images, these are {height}x{width}")
-    count = (1 + data.flip) * (4 if data.turn else 1) * (math.factorial(channels) if data.recolour else 1)
-    if count > MOST:
-        raise ValueError(f"data.recolour: {channels} channels have {count} views in all; {MOST} are the most")
+        raise ValueError(f"views: turned images must be square, these are {height}x{width}")
+    if data.recolour and math.factorial(min(channels, 20)) > MOST:
+        raise ValueError(f"views: {channels} channels have too many orders")
     mirrors = (False, True) if data.flip else (False,)
-    orders = permutations(range(channels)) if data.recolour else [tuple(range(channels))]
-    return [
+    orders = [*permutations(range(channels))] if data.recolour else [tuple(range(channels))]
+    views: list[View] = [
         partial(_view, mirror=mirror, turns=turns, order=list(order))
         for order, turns, mirror in product(orders, range(4 if data.turn else 1), mirrors)
     ]
+    if len(views) == 1:
+        raise ValueError("views: training shows such an image as it is (data.flip, data.turn, data.recolour)")
+    return views
 
 
 def _view(x: Tensor, *, mirror: bool, turns: int, order: list[int]) -> Tensor:

@@ -48,7 +48,7 @@ class Evaluate:
             print_json(result)
         else:
             _print_evaluation(result)
-        return 1 if result["nonfinite"] else 0
+        return 1 if result["nonfinite"] or result.get("views", result)["nonfinite"] else 0
 
     def write(self) -> dict[str, Any]:
         """The evaluation, which also goes to RUN/evaluation.json if it is of the run's own data."""
