@@ -71,8 +71,12 @@ def evaluate(
         evaluation |= {"noise_draws": noise_draws, "paper": chosen.paper}
     if views:
         over = summarise(unit.of(nats(views=True), shape), groups)
-        numbers = {unit.key: over.mean, "standard_error": over.standard_error, "nonfinite": over.nonfinite}
-        evaluation["views"] = {"count": count} | numbers
+        evaluation["views"] = {
+            "count": count,
+            unit.key: over.mean,
+            "standard_error": over.standard_error,
+            "nonfinite": over.nonfinite,
+        }
     return evaluation | ({"codecs": _codecs(part)} if codecs else {})
 
 
@@ -143,13 +147,13 @@ def _paper(splits: Splits, config: Config) -> float | None:
     return paper
 
 
-def _nats(flow: Flow, part: Part, unit: Unit, *, noise_draws: int, seed: int, views: bool = False) -> torch.Tensor:
+def _nats(flow: Flow, part: Part, unit: Unit, *, views: bool = False, **how: Any) -> torch.Tensor:
+    """log p of all that is in the part. how: what `log_probs` takes."""
     chunks = []
     with progress("image, all views" if views else unit.things[:-1], part.count) as report:
         for indices in _chunks(part, CHUNK if unit is BITS_PER_DIM else 16 * CHUNK):
             images = np.moveaxis(part.read(indices), -1, 1)
-            of = indices.tolist()
-            chunks.append(log_probs(flow, images, noise_draws=noise_draws, seed=seed, indices=of, views=views))
+            chunks.append(log_probs(flow, images, indices=indices.tolist(), views=views, **how))
             report(int(indices[-1]) + 1)
     return torch.cat(chunks)
 

@@ -22,8 +22,8 @@ _FIELDS = {
     "dataset_version": str | None,
 }
 _OF_IMAGES = {"num_images": int, "noise_draws": int, "bits_per_dim": float | None, "paper": float | None}
-_VIEWS = {"count": int, "bits_per_dim": float | None, "standard_error": float | None}
 _OF_ROWS = {"num_rows": int, "log_likelihood": float | None}
+_VIEWS = {"count": int, "bits_per_dim": float | None, "standard_error": float | None}
 COLUMNS = (
     "data set",
     "split",
@@ -88,18 +88,20 @@ def _hardware(environment: dict[str, Any]) -> str:
 
 def read_evaluation(run: Path) -> dict[str, Any]:
     """What RUN/evaluation.json holds; ValueError if there is none, DamagedError if it makes no sense."""
-    path, fields = run / "evaluation.json", evaluation_fields(read_run_config(run))
-    result = read_json(path, kind=dict, maker=f"realnvp evaluate {run}", fields=fields)
-    with ours():  # what only some evaluations have
-        check_fields(result, path, {name: dict for name in ("views", "codecs") if name in result})
-        check_fields(result.get("views"), path, _VIEWS if "views" in result else {})
-        check_fields(result.get("codecs"), path, dict.fromkeys(result.get("codecs", ()), float))
+    path, config = run / "evaluation.json", read_run_config(run)
+    result = read_json(path, kind=dict, maker=f"realnvp evaluate {run}", fields={})
+    with ours():
+        check_evaluation(result, path, config)
     return result
 
 
-def evaluation_fields(config: Config) -> dict[str, Any]:
-    """What an evaluation of such a run says, and of which type."""
-    return _FIELDS | (_OF_ROWS if config.data.levels is None else _OF_IMAGES)
+def check_evaluation(evaluation: Any, path: Path, config: Config) -> None:
+    """ValueError names the file, and the first field of an evaluation of such a run that is missing or of another type."""
+    fields: dict[str, Any] = _FIELDS | (_OF_ROWS if config.data.levels is None else _OF_IMAGES)
+    check_fields(evaluation, path, fields)
+    check_fields(evaluation, path, {name: dict for name in ("views", "codecs") if name in evaluation})  # which only some have
+    check_fields(evaluation.get("views"), path, _VIEWS if "views" in evaluation else {})
+    check_fields(evaluation.get("codecs"), path, dict.fromkeys(evaluation.get("codecs", ()), float))
 
 
 def current_evaluation(run: Path) -> dict[str, Any]:

@@ -12,18 +12,20 @@ from realnvp.config import DataConfig, Shape
 
 View = Callable[[Tensor], Tensor]
 """(B, C, H, W) -> the same: a permutation of the pixels, so that it changes no volume."""
-MOST = 1000
+MOST_CHANNELS = 6
+"""That are put in order: in 720 ways."""
 
 
 def views_of(data: DataConfig, shape: Shape) -> list[View]:
     """All combinations of data.flip, data.turn and data.recolour: 2 to 48 views of colour images, first the image itself.
 
-    They are a group. ValueError if there is one alone, if turns do not keep this shape, or if there are more than MOST.
+    They are a group. ValueError if there is one alone, if turns do not keep this shape, or if more than MOST_CHANNELS
+    channels are to be put in order.
     """
     channels, height, width = shape
     if data.turn and height != width:
         raise ValueError(f"views: turned images must be square, these are {height}x{width}")
-    if data.recolour and math.factorial(min(channels, 20)) > MOST:
+    if data.recolour and channels > MOST_CHANNELS:
         raise ValueError(f"views: {channels} channels have too many orders")
     mirrors = (False, True) if data.flip else (False,)
     orders = [*permutations(range(channels))] if data.recolour else [tuple(range(channels))]

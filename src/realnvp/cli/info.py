@@ -7,7 +7,7 @@ from typing import Any
 from realnvp.cli.options import Json, RunDir
 from realnvp.cli.output import print_json, print_table, thousands
 from realnvp.config import Config, flat
-from realnvp.folders import check_fields, ours, read_json
+from realnvp.folders import ours, read_json
 
 
 @dataclass
@@ -49,7 +49,7 @@ def _stored_facts(folder: Path, config: Config) -> dict[str, Any]:
     """What files of the run say about it, each if it is there."""
     from realnvp.checkpoint import last_state
     from realnvp.environment import read_sittings
-    from realnvp.table import evaluation_fields, read_evaluation
+    from realnvp.table import check_evaluation, read_evaluation
     from realnvp.units import unit_of
 
     facts: dict[str, Any] = {}
@@ -65,5 +65,5 @@ def _stored_facts(folder: Path, config: Config) -> dict[str, Any]:
         facts["facts"] = stored = read_json(folder / "facts.json", kind=dict)
         if "evaluation" in stored:
             with ours():
-                check_fields(stored["evaluation"], folder / "facts.json", evaluation_fields(config))
+                check_evaluation(stored["evaluation"], folder / "facts.json", config)
     return facts
