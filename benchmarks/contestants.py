@@ -45,9 +45,13 @@ def sized(name: str, *, batch: int) -> Config:
 def limits(config: Config, stack: ExitStack, *, precision: str, layout: str) -> list[Case]:
     """The convolutions alone."""
     batch = config.train.batch_size
-    convs = limit.convolutions(config, batch, dtype=getattr(torch, precision), layout=layout)
-    cases = [Case("train", limit.training(convs), batch), Case("log_prob", limit.forward(convs), batch)]
-    return [*cases, Case("log_prob, packed", limit.packed_forward(convs), batch)]
+    convs, of_one = (limit.convolutions(config, n, dtype=getattr(torch, precision), layout=layout) for n in (batch, 1))
+    return [
+        Case("train", limit.training(convs), batch),
+        Case("log_prob", limit.forward(convs), batch),
+        Case("log_prob, packed", limit.packed_forward(convs), batch),
+        Case("log_prob, batch 1, packed", limit.packed_forward(of_one), 1),
+    ]
 
 
 def training(config: Config, stack: ExitStack, *, precision: str) -> list[Case]:

@@ -1,6 +1,6 @@
 """How cost grows, on tables with measured exponents: python -m benchmarks.scaling [time] [processes] [memory] [input].
 
-time       images/s of training and log_prob against batch, width, blocks, side and couplings, one varied at a time
+time       seconds of training and log_prob, and a step's memory, against batch, width, blocks, side, couplings, one at a time
 processes  images/s of `realnvp train` with one process and two, of one thread each, and with one of two threads
 memory     peak of a training step with and without --train.recompute, and of sampling, each in a fresh process
 input      images/s of the batches that training reads, on one thread
@@ -82,18 +82,22 @@ def exponent(values: Sequence[int], times: Sequence[float]) -> float:
 
 
 def print_time() -> None:
-    """Time of a step and of log_prob for a batch, and how they grow."""
-    print("| varied | values | training, s a batch | exponent | log_prob, s a batch | exponent |\n|---|---|---|---|---|---|")
+    """Time of a step and of log_prob for a batch, the memory of a step's tensors, and how they grow."""
+    head = ("varied", "values", "training, s a batch", "exponent", "log_prob, s a batch", "exponent", "a step's GiB", "exponent")
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}", flush=True)
     for name, values in VARIED.items():
-        training, evaluation = [], []
+        training, evaluation, memory = [], [], []
         for value in values:
             flow = flow_of(**({} if name == "batch" else {name: value}))
             side = value if name == "side" else 32
             x = torch.rand(value if name == "batch" else BATCH, 3, side, side) * 255
-            training.append(seconds(step_of(flow, x)))
+            step = step_of(flow, x)
+            training.append(seconds(step))
+            memory.append(most_alive(step) / 2**30)
             flow.eval()
             evaluation.append(seconds(torch.no_grad()(lambda flow=flow, x=x: flow.log_prob(x))))
-        cells = [" ".join(f"{t:.2f}" for t in times) + f" | {exponent(values, times):.2f}" for times in (training, evaluation)]
+        costs = (training, evaluation, memory)
+        cells = [" ".join(f"{cost:.2f}" for cost in each) + f" | {exponent(values, each):.2f}" for each in costs]
         print(f"| {name} | {' '.join(map(str, values))} | {' | '.join(cells)} |", flush=True)
 
 

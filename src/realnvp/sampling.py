@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,18 +26,21 @@ CHUNK = 64
 MANY = 16_384  # rows at a time
 
 
-def _drawn(flow: Flow, n: int, at_once: int, **how: Any) -> Iterator[Tensor]:
-    """n samples, so many at once. how: what `Flow.sample` takes."""
-    with evaluating(flow), progress("sample", n) as report:
-        for first in range(0, n, at_once):
-            count = min(at_once, n - first)
-            yield flow.sample(count, first=first, **how)
-            report(first + count)
+class _Samples:
+    """n samples, so many at once; afterwards, how many of them have an entry that is not finite."""
 
+    def __init__(self, flow: Flow, n: int, at_once: int, **how: Any) -> None:
+        self.flow, self.n, self.at_once, self.how = flow, n, at_once, how
+        self.nonfinite = 0
 
-def _nonfinite(x: Tensor) -> int:
-    """How many of the samples have an entry that is not finite."""
-    return int((~x.isfinite()).flatten(1).any(1).sum())
+    def __iter__(self) -> Iterator[Tensor]:
+        with evaluating(self.flow), progress("sample", self.n) as report:
+            for first in range(0, self.n, self.at_once):
+                count = min(self.at_once, self.n - first)
+                x = self.flow.sample(count, first=first, **self.how)
+                self.nonfinite += int((~x.isfinite()).flatten(1).any(1).sum())
+                yield x
+                report(first + count)
 
 
 def write_samples(flow: Flow, out: Path, *, n: int, seed: int, temperature: float, data: Pixels | None = None) -> int:
@@ -51,26 +55,15 @@ def write_samples(flow: Flow, out: Path, *, n: int, seed: int, temperature: floa
     assert levels is not None
     if out.suffix != ".npy" and n * max(64, height) * max(64, width) > MAX_PIXELS:  # a grid's images are 64 pixels high or more
         raise ValueError(f"-n: {n:,} samples are too many for a PNG; name an .npy file")
-    nonfinite = 0
-
-    def chunks() -> Iterator[Pixels]:
-        nonlocal nonfinite
-        for x in _drawn(flow, n, CHUNK, seed=seed, temperature=temperature):
-            nonfinite += _nonfinite(x)
-            yield quantize(torch.nan_to_num(x), levels=levels).permute(0, 2, 3, 1).cpu().numpy()
-
-    def write(file: BinaryIO) -> None:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (n, height, width, channels)}
-        np.lib.format.write_array_header_1_0(file, header)
-        file.writelines(chunk.tobytes() for chunk in chunks())
-
+    samples = _Samples(flow, n, CHUNK, seed=seed, temperature=temperature)
+    chunks = (quantize(x.nan_to_num(), levels=levels).permute(0, 2, 3, 1).cpu().numpy() for x in samples)
     if out.suffix == ".npy":
-        atomic_save(out, write, size=n * channels * height * width)
+        atomic_save(out, partial(_as_npy, chunks, (n, height, width, channels), "|u1"), size=n * channels * height * width)
     elif data is not None:
-        data_beside_samples(out, data, np.concatenate([*chunks()]), levels=levels)
+        data_beside_samples(out, data, np.concatenate([*chunks]), levels=levels)
     else:
-        samples_only(out, np.concatenate([*chunks()]), levels=levels)
-    return nonfinite
+        samples_only(out, np.concatenate([*chunks]), levels=levels)
+    return samples.nonfinite
 
 
 def write_rows(flow: Flow, out: Path, *, n: int, seed: int, temperature: float, data: Rows | None = None) -> int:
@@ -84,32 +77,30 @@ def write_rows(flow: Flow, out: Path, *, n: int, seed: int, temperature: float, 
     columns = flow.config.data.columns or tuple(f"x{i + 1}" for i in range(count))
     if out.suffix == ".png" and count != 2:
         raise ValueError(f"--out: {out} can show tables of two columns only, this one has {count}; name a .csv or .npy file")
-    nonfinite = 0
-
-    def chunks() -> Iterator[Rows]:
-        nonlocal nonfinite
-        for x in _drawn(flow, n, MANY, seed=seed, temperature=temperature, dtype=state_like(flow).dtype):
-            nonfinite += _nonfinite(x)
-            yield x.cpu().double().numpy()
-
-    def as_npy(file: BinaryIO) -> None:
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (n, count)})
-        file.writelines(chunk.tobytes() for chunk in chunks())
-
-    def as_csv(file: BinaryIO) -> None:
-        text = io.TextIOWrapper(file, "utf-8", newline="")
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(columns)
-        for chunk in chunks():
-            table.writerows(chunk.tolist())
-        text.detach()
-
+    samples = _Samples(flow, n, MANY, seed=seed, temperature=temperature, dtype=state_like(flow).dtype)
+    chunks = (x.cpu().double().numpy() for x in samples)
     if out.suffix == ".png":
         groups = {} if data is None else {"data": np.asarray(data)}
-        save_png(out, scatter(groups | {"samples": np.concatenate([*chunks()])}, columns))
+        save_png(out, scatter(groups | {"samples": np.concatenate([*chunks])}, columns))
+    elif out.suffix == ".npy":
+        atomic_save(out, partial(_as_npy, chunks, (n, count), "<f8"))
     else:
-        atomic_save(out, as_npy if out.suffix == ".npy" else as_csv)
-    return nonfinite
+        atomic_save(out, partial(_as_csv, chunks, columns))
+    return samples.nonfinite
+
+
+def _as_npy(chunks: Iterable[NDArray[Any]], shape: tuple[int, ...], kind: str, file: BinaryIO) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+    file.writelines(chunk.tobytes() for chunk in chunks)
+
+
+def _as_csv(chunks: Iterable[Rows], columns: Sequence[str], file: BinaryIO) -> None:
+    text = io.TextIOWrapper(file, "utf-8", newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    for chunk in chunks:
+        table.writerows(chunk.tolist())
+    text.detach()
 
 
 def fast_error(flow: Flow, quick: Flow, *, seed: int, temperature: float) -> float:
