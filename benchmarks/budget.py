@@ -30,7 +30,7 @@ def trained(config: Config, minutes: float, *, eval_every: int = NEVER) -> Train
     """The flow after so many CPU minutes of this process, which is then on one thread; evaluations do not count."""
     torch.set_num_threads(1)
     realnvp.train.clock = time.process_time
-    never = {"max_steps": NEVER, "eval_every": eval_every, "sample_every": NEVER, "save_every": NEVER}
+    never = {"max_steps": None, "eval_every": eval_every, "sample_every": NEVER, "save_every": NEVER}
     config = replace(config, train=replace(config.train, max_minutes=minutes, tracker="none", **never))
     with tempfile.TemporaryDirectory() as folder:
         state = realnvp.train.train(config, folder, device="cpu")

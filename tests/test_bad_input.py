@@ -202,6 +202,7 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], Argv], list[str]]] = {
     "unknown split": (lambda t, r: ["evaluate", "x", "--split", "tets"], ["--split", "tets", "'test'"]),
     "a word for a number": (lambda t, r: ["sample", "x", "-n", "many"], ["-n", "many"]),
     "unknown precision": (lambda t, r: ["train", "digits", "--train.precision", "int8"], ["--train.precision", "int8"]),
+    "no budget": (lambda t, r: ["train", "digits", "--train.max-steps", "None"], ["train.max_steps", "train.max_minutes"]),
     "unknown set": (lambda t, r: ["prepare", "cifar", "--source", t, "--out", t / "x"], ["'cifar'", "cifar10"]),
     "two numbers for three": (lambda t, r: ["train", "digits", "--data.shape", "8", "8"], ["data.shape", "one or three"]),
     "unknown shell": (lambda t, r: ["completion", "fish"], ["bash"]),

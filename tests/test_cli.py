@@ -14,6 +14,7 @@ import realnvp
 from realnvp.cli.main import run
 from realnvp.config import Config, to_json
 from realnvp.data import codec_bits_per_dim
+from realnvp.data.convert import convert
 
 Out = pytest.CaptureFixture[str]
 
@@ -61,6 +62,30 @@ def test_train_again_says_that_it_is_finished(out_of: Out, tiny: Config, tmp_pat
     assert run([*map(str, command)]) == 0
     assert "finished, step 12" in out_of.readouterr().out
     assert answer(out_of, "train", "--config", tmp_path / "run/config.json", "--train.max-steps", "13")["step"] == 13
+
+
+@pytest.mark.parametrize(
+    ("flags", "budget"),
+    [
+        (["--train.max-minutes", "60"], (60.0, None)),
+        (["--train.max_minutes=60"], (60.0, None)),
+        (["--train.max-minutes", "60", "--train.max-steps", "9"], (60.0, 9)),
+        (["--train.max-minutes", "None"], (None, 2000)),
+        ([], (None, 2000)),
+    ],
+)
+def test_minutes_alone_are_the_whole_budget(out_of: Out, flags: list[str], budget: tuple[float | None, int | None]) -> None:
+    assert run(["train", "images-modern", *flags, "--print-config"]) == 0
+    recipe = json.loads(out_of.readouterr().out)["train"]
+    assert (recipe["max_minutes"], recipe["max_steps"]) == budget
+
+
+def test_a_training_of_some_minutes_says_how_it_goes_on(out_of: Out, tiny: Config, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(to_json(tiny))
+    command = ["train", "--config", str(tmp_path / "config.json"), "--run-dir", str(tmp_path / "run"), "--device", "cpu"]
+    assert run([*command, "--train.max-minutes", "0.0001"]) == 0
+    assert "finished, step " in (said := out_of.readouterr().out)
+    assert "More minutes: --train.max-minutes N" in said
 
 
 def test_evaluate(out_of: Out, run_dir: Path) -> None:
@@ -137,6 +162,24 @@ def test_score(out_of: Out, run_dir: Path, tmp_path: Path) -> None:
     out_of.readouterr()
     alone = answer(out_of, "score", run_dir, tmp_path / "noise.png")["scores"]
     assert alone[0]["log_prob"] == pytest.approx(float(rows[5]["log_prob"]), abs=1e-4)
+
+
+@pytest.mark.parametrize("side", [16, 9, 5])
+def test_images_of_other_sizes_are_scored_as_prepare_makes_them(out_of: Out, run_dir: Path, tmp_path: Path, side: int) -> None:
+    (tmp_path / "mine").mkdir()
+    pixels = np.random.default_rng(0).integers(17, size=(side, side + 3)).astype(np.uint8)
+    for name in ("odd", "same"):
+        Image.fromarray(pixels).save(tmp_path / "mine" / f"{name}.png")
+    assert f"odd.png: {side}x{side + 3} with 1 channel" in (
+        line := complaint(out_of, "score", run_dir, tmp_path / "mine/odd.png")
+    )
+    assert line.endswith("8x8 with 1 channel; --resize brings it to that")
+    prepared = {"allow_partial": True, "crop": None, "resize": (8,), "held_out": 0.1, "seed": 0}
+    convert("images", tmp_path / "mine", tmp_path / "data", **prepared)
+    Image.fromarray(np.load(tmp_path / "data/train.npy")[0, :, :, 0]).save(tmp_path / "small.png")
+    (small,) = answer(out_of, "score", run_dir, tmp_path / "small.png")["scores"]
+    (scaled,) = answer(out_of, "score", run_dir, tmp_path / "mine/odd.png", "--resize")["scores"]
+    assert scaled["log_prob"] == small["log_prob"]
 
 
 def test_fast_tells_how_far_it_is_off(out_of: Out, run_dir: Path, tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ def test_a_budget_in_minutes_counts_training_over_all_sittings(
 ) -> None:
     ticks = iter(range(10**6))
     monkeypatch.setattr(realnvp.train, "clock", lambda: float(next(ticks)))  # each step takes one second
-    config = modern(tiny, max_minutes=0.1, max_steps=1000)
+    config = modern(tiny, max_minutes=0.1, max_steps=None)
     interrupt_at(monkeypatch, {3}, signal.SIGTERM)
     with pytest.raises(TrainingStopped):
         train(config, tmp_path / "run", device="cpu")

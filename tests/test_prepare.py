@@ -24,7 +24,7 @@ from realnvp.config import PRESETS, DataConfig
 from realnvp.data import Rows, open_splits, prepare
 from realnvp.data.readers import celeba, cifar10, imagenet, lsun
 from realnvp.data.readers.archives import ALWAYS_ALLOWED
-from realnvp.data.readers.request import resized
+from realnvp.data.scaled import resized
 from realnvp.evaluate import _paper
 from realnvp.folders import lock_folder
 
@@ -759,7 +759,7 @@ def test_a_size_beyond_reason_is_refused_before_memory_is_taken(
 
 
 def test_the_limit_of_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("realnvp.data.readers.request.MAX_PIXELS", 100)
+    monkeypatch.setattr("realnvp.data.scaled.MAX_PIXELS", 100)
     assert resized(noise(3, 3, 3), 10, 10).shape == (10, 10, 3)
     with pytest.raises(ValueError, match="would be 10 high, 11 wide"):
         resized(noise(3, 3, 3), 10, 11)

@@ -92,6 +92,8 @@ FOLDED: dict[str, Callable[[], tuple[Bijection, Tensor]]] = {
     "3 scales": lambda: (image_flow(3, 8, 8, 3), pixels(4, 3, 8, 8)),
     "momentum": lambda: (image_flow(1, 8, 4, 2, momentum=0.9), pixels(4, 1, 8, 4)),
     "nice": lambda: (image_flow(3, 4, 4, 2, coupling="additive"), pixels(4, 3, 4, 4)),
+    "modern": lambda: (image_flow(1, 8, 4, 2, architecture="modern"), pixels(4, 1, 8, 4)),
+    "modern, two blocks": lambda: (image_flow(1, 4, 4, 1, architecture="modern", num_blocks=2), pixels(4, 1, 4, 4)),
 }
 
 

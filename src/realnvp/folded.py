@@ -13,7 +13,7 @@ from realnvp.convolution import MatrixConv, WeightNormConv, conv_add, convolve, 
 from realnvp.device import has_bfloat16
 from realnvp.flow import Flow
 from realnvp.moments import EPS
-from realnvp.nets import ConvNet, ResidualBlock, ResNet, both_signs
+from realnvp.nets import ConvNet, ResidualBlock, ResNet, both_signs, compressed
 from realnvp.normalise import Normalise
 
 
@@ -66,7 +66,7 @@ class _PackedConvNet(_Fixed):
 
     @torch.no_grad()
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        h = self.conv_in(x.to(self.dtype, memory_format=torch.channels_last))
+        h = self.conv_in(compressed(x).to(self.dtype, memory_format=torch.channels_last))
         for conv1, conv2 in self.blocks:
             h = conv2.add_to(h, F.silu(conv1(F.silu(h)), inplace=True))
         return self.conv_out(F.silu(h, inplace=True))

@@ -85,11 +85,16 @@ class KeptHalf(nn.Module):
         return F.pad(changed, (0, 0, 0, 0, before, after)).flatten(1, 2)
 
 
+def compressed(x: Tensor) -> Tensor:
+    """4 asinh(x / 4): x where x is usual, and like a logarithm beyond."""
+    return 4 * torch.asinh(x / 4)
+
+
 class ConvNet(nn.Module):
     """(B, c_out, H, W) from (B, c_in, H, W): residual, pre-activation, without normalisation; the last layer starts at zero.
 
-    It sees 4 asinh(x / 4), which is x where x is usual and grows like a logarithm beyond: what one coupling makes large would
-    else make the next one's shift larger still, and so on to 10^16 for an image that is unlike all others.
+    It sees `compressed` x: what one coupling makes large would else make the next one's shift larger still, and so on to 10^16
+    for an image that is unlike all others.
     """
 
     def __init__(self, c_in: int, width: int, c_out: int, *, num_blocks: int) -> None:
@@ -102,7 +107,7 @@ class ConvNet(nn.Module):
         nn.init.zeros_(self.conv_out.weight)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        h = self.conv_in(4 * torch.asinh(x.contiguous(memory_format=torch.channels_last) / 4))
+        h = self.conv_in(compressed(x).contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             h = h + block(h)
         out: Tensor = self.conv_out(F.silu(h))

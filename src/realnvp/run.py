@@ -64,8 +64,9 @@ class Run:
     def progress(self) -> float:
         """Which share of its steps or minutes, whichever is more, the training has done."""
         train, state = self.config.train, self.state
+        steps = state.step / train.max_steps if train.max_steps else 0.0
         minutes = state.training_seconds / 60 / train.max_minutes if train.max_minutes else 0.0
-        return max(state.step / train.max_steps, minutes)
+        return max(steps, minutes)
 
 
 def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path | None, stack: ExitStack) -> Run:

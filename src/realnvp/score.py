@@ -4,11 +4,11 @@ import math
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from realnvp.data import image_files, read_image, read_table
+from realnvp.data import fitted, image_files, read_image, read_table
 from realnvp.flow import Flow
 from realnvp.likelihood import log_probs
 from realnvp.progress import Report
@@ -43,9 +43,9 @@ class RowScore(NamedTuple):
 COMPARED = 16  # scores of a fast flow with those of the flow itself
 
 
-def fast_error(flow: Flow, scores: Sequence[Score], *, noise_draws: int, seed: int) -> float:
-    """Bits/dim by which scores of `realnvp.fast(flow)` are off at most, over the first few."""
-    exact = score(flow, [Path(entry.path) for entry in scores[:COMPARED]], noise_draws=noise_draws, seed=seed)
+def fast_error(flow: Flow, scores: Sequence[Score], **how: Any) -> float:
+    """Bits/dim by which scores of `realnvp.fast(flow)` are off at most, over the first few. how: what `score` was given."""
+    exact = score(flow, [Path(entry.path) for entry in scores[:COMPARED]], **how)
     return max(abs(a.bits_per_dim - b.bits_per_dim) for a, b in zip(exact, scores[:COMPARED], strict=True))
 
 
@@ -57,9 +57,18 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def score(flow: Flow, files: Sequence[Path], *, noise_draws: int = 1, seed: int = 0, report: Report | None = None) -> list[Score]:
+def score(
+    flow: Flow,
+    files: Sequence[Path],
+    *,
+    noise_draws: int = 1,
+    seed: int = 0,
+    resize: bool = False,
+    report: Report | None = None,
+) -> list[Score]:
     """The score of each image file.
 
+    resize: brings each to the flow's size, as `realnvp prepare images` does with --resize SIDE, or HEIGHTxWIDTH.
     An image's noise is a function of its pixels and the seed, so its score does not depend on its neighbours.
     ValueError names all files that cannot be read or have another size than the flow's.
     """
@@ -70,7 +79,8 @@ def score(flow: Flow, files: Sequence[Path], *, noise_draws: int = 1, seed: int 
     nats: list[float] = []
     bad: list[str] = []
     for start in range(0, len(files), CHUNK):
-        images = [image for file in files[start : start + CHUNK] if (image := _fitting(file, shape, levels, bad)) is not None]
+        read = (_fitting(file, shape, levels, bad, resize=resize) for file in files[start : start + CHUNK])
+        images = [image for image in read if image is not None]
         if images and not bad:
             keys = [zlib.crc32(image.tobytes()) for image in images]
             nats += log_probs(flow, np.stack(images), noise_draws=noise_draws, seed=seed, indices=keys).tolist()
@@ -109,16 +119,21 @@ def _ranks(nats: list[float]) -> list[int]:
 
 
 def _fitting(
-    file: Path, shape: tuple[int, ...], levels: int, bad: list[str]
+    file: Path, shape: tuple[int, ...], levels: int, bad: list[str], *, resize: bool
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None:
     """The image as (C, H, W), or None with a complaint added to bad."""
+    _, height, width = shape
     try:
-        image = read_image(file).transpose(2, 0, 1)
+        pixels = read_image(file)
+        if resize:
+            pixels = fitted(pixels, resize=(height,) if height == width else (height, width))
+        image = pixels.transpose(2, 0, 1)
     except ValueError as error:
-        bad.append(str(error))
+        bad.append(str(error) if str(file) in str(error) else f"{file}: {error}")
         return None
     if image.shape != shape:
-        bad.append(f"{file}: {_describe(image.shape)}, but the flow was trained on {_describe(shape)}")
+        way = "; --resize brings it to that" if len(image) == shape[0] else ""
+        bad.append(f"{file}: {_describe(image.shape)}, but the flow was trained on {_describe(shape)}{way}")
     elif image.max() >= levels:
         bad.append(f"{file}: has the value {image.max()}, but the flow knows the levels 0 to {levels - 1}")
     else:

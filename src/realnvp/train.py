@@ -96,7 +96,7 @@ def _loop(run: Run, stop: list[int]) -> None:
     began = time.monotonic() - state.seconds
     recent: list[float] = []  # losses since the last line of metrics.jsonl; nan for a skipped step
     ticked = time.monotonic()
-    with progress("step", every.max_steps, start=state.step, enabled=run.accelerator.is_main_process) as report:
+    with progress("step", every.max_steps or 0, start=state.step, enabled=run.accelerator.is_main_process) as report:
         if state.pending:
             _conclude(run, stop)
         while not run.finished:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from realnvp.cli.given import load, make_way, of_table
-from realnvp.cli.options import Device, Fast, Json, RunDir, Which
+from realnvp.cli.options import Device, Fast, Flag, Json, RunDir, Which
 from realnvp.cli.output import note, print_json
 from realnvp.folders import write_file
 
@@ -33,6 +33,8 @@ class Score:
     """Image files, or folders of them; tables."""
     out: Path | None = None
     """A CSV file to write, with the columns path, log_prob, bits_per_dim, rank; else it goes to stdout."""
+    resize: Flag = False
+    """Bring images of other sizes to the training's: the middle, its smallest side scaled, as prepare images --resize SIDE."""
     noise_draws: int = 1
     """Draws of the dequantisation noise for each image; log p is averaged over them."""
     which: Which = "best"
@@ -73,12 +75,12 @@ class Score:
 
         files = files_of(self.paths)
         make_way("--out", self.out)
+        how: dict[str, Any] = {"noise_draws": self.noise_draws, "seed": self.seed, "resize": self.resize}
         with progress("image", len(files)) as report:
-            used = fast(flow) if self.fast else flow
-            scores = score(used, files, noise_draws=self.noise_draws, seed=self.seed, report=report)
+            scores = score(fast(flow) if self.fast else flow, files, **how, report=report)
         if not self.fast:
             return scores, {}
-        error = fast_error(flow, scores, noise_draws=self.noise_draws, seed=self.seed)
+        error = fast_error(flow, scores, **how)
         note(f"fast: off by up to {error:.5f} bits/dim on the first {min(COMPARED, len(files))} images")
         return scores, {"fast_error_bits_per_dim": error}
 
@@ -86,7 +88,8 @@ class Score:
         """The scores of a table's rows."""
         from realnvp.score import score_rows
 
-        if self.fast or self.noise_draws != 1:
-            raise ValueError(f"--{'fast' if self.fast else 'noise-draws'}: is for images; {self.run} is of a table")
+        of_images = {"fast": self.fast, "noise-draws": self.noise_draws != 1, "resize": self.resize}
+        if given := [flag for flag, chosen in of_images.items() if chosen]:
+            raise ValueError(f"--{given[0]}: is for images; {self.run} is of a table")
         make_way("--out", self.out)
         return score_rows(flow, self.paths), {}

@@ -3,7 +3,7 @@
 import inspect
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,9 +60,8 @@ class Train:
         else:
             words = unit_of(config).words
             best = "" if state.best is None else f"; best validation {words} {state.best:.3f} at step {state.best_step}"
-            print(
-                f"{run_dir}: finished, step {state.step}{best}. More steps: --train.max-steps N. Next: realnvp evaluate {run_dir}"
-            )
+            more = "minutes: --train.max-minutes" if config.train.max_steps is None else "steps: --train.max-steps"
+            print(f"{run_dir}: finished, step {state.step}{best}. More {more} N. Next: realnvp evaluate {run_dir}")
         return 0
 
 
@@ -88,7 +87,12 @@ def train(argv: list[str]) -> int:
         print(inspect.cleandoc(Train.__doc__ or ""), end="\n\n")
         print(f"Presets: {', '.join(PRESETS)}. All flags and their defaults: realnvp train PRESET --help")
         return 0
-    return parse(Train, rest, prog=prog, default=Train(config, run_dir))()
+    command = parse(Train, rest, prog=prog, default=Train(config, run_dir))
+    named = {word.partition("=")[0].replace("_", "-") for word in rest}
+    budgets = command.config.train
+    if budgets.max_minutes is not None and "--train.max-minutes" in named and "--train.max-steps" not in named:
+        command.config = replace(command.config, train=replace(budgets, max_steps=None))
+    return command()
 
 
 def all_presets() -> Any:

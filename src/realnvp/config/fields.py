@@ -67,10 +67,10 @@ class ModelConfig:
 class TrainConfig:
     """The optimisation (section 4.1), and what is written when."""
 
-    max_steps: int = 200_000
-    """Steps of the optimiser."""
+    max_steps: int | None = 200_000
+    """Steps of the optimiser; None: as many as fit into max_minutes, also when a command names those alone."""
     max_minutes: float | None = None
-    """Minutes of training over all sittings, evaluations not counted; what comes first, these or max_steps, ends it."""
+    """Minutes of training over all sittings, evaluations not counted; of two budgets the one reached first ends it."""
     batch_size: int = 64
     """Images of a step, over all processes together; of a table rows, and all of them where there are fewer."""
     lr: float = 1e-3

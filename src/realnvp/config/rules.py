@@ -37,6 +37,8 @@ def validate(config: Config) -> Config:
         ("model.momentum", 0 <= model.momentum < 1, "must be in [0, 1)"),
         ("model.alpha", 0 < model.alpha < 0.5, "must be between 0 and 0.5"),
         ("train.lr", 0 < train.lr < float("inf"), "must be positive"),
+        ("train.max_steps", train.max_steps is not None or train.max_minutes is not None, "needs train.max_minutes"),
+        ("train.max_steps", train.max_steps is None or train.max_steps >= 1, "must be at least 1"),
         ("train.max_minutes", train.max_minutes is None or 0 < train.max_minutes < 1e9, "must be positive"),
         ("train.muon_lr", train.muon_lr is None or 0 < train.muon_lr < float("inf"), "must be positive"),
         ("train.muon_lr", train.muon_lr is None or model.architecture != "paper", "is for modern and vector models"),
@@ -52,7 +54,7 @@ def validate(config: Config) -> Config:
         ("train.timeout", 0 < train.timeout < 1e7, "must be positive"),
         ("train.patience", train.patience >= 0, "must not be negative"),
     ]
-    counts = ("max_steps", "batch_size", "moment_batches", *EVERY)
+    counts = ("batch_size", "moment_batches", *EVERY)
     rules += [(f"train.{name}", getattr(train, name) >= 1, "must be at least 1") for name in counts]
     for path, holds, complaint in rules:
         if not holds:

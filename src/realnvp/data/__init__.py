@@ -6,6 +6,7 @@ from realnvp.data.images import read_image
 from realnvp.data.pixels import dequantise, quantize
 from realnvp.data.prepare import discard_prepared, find_data, prepare, splits_of_run
 from realnvp.data.rows import Rows
+from realnvp.data.scaled import fitted
 from realnvp.data.source import Part, array_part
 from realnvp.data.splits import Splits, open_splits
 from realnvp.data.table import find_rows, read_table
@@ -21,6 +22,7 @@ __all__ = [
     "find_data",
     "find_rows",
     "find_split",
+    "fitted",
     "image_files",
     "open_splits",
     "prepare",

@@ -11,7 +11,7 @@ from typing import Any
 
 from realnvp.data.prepare import write_dataset
 from realnvp.data.readers import READERS, Found, Request
-from realnvp.data.readers.request import Size
+from realnvp.data.scaled import Size
 from realnvp.data.source import SPLITS, in_threads
 from realnvp.data.splits import DESCRIPTION, open_splits, read_description
 from realnvp.folders import LOCK, lock_folder, write_file

@@ -14,7 +14,8 @@ import numpy as np
 
 from realnvp.data.folder import is_image
 from realnvp.data.images import decode_image
-from realnvp.data.readers.request import Found, Place, Request, centre, image_part, rgb, smallest_side
+from realnvp.data.readers.request import Found, Place, Request, image_part, rgb
+from realnvp.data.scaled import centre, smallest_side
 from realnvp.data.source import Indices, Part, Pixels, Source
 from realnvp.noise import Purpose, generator
 

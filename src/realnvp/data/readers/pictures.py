@@ -1,11 +1,11 @@
 """The user's own images: any folder, zip or tar, cropped or resized to one size."""
 
 import itertools
-from functools import partial
 from pathlib import PurePosixPath
 
 from realnvp.data.folder import NAMES, common_shape, is_image
-from realnvp.data.readers.request import Found, Place, Request, centre, image_part, resized, smallest_side
+from realnvp.data.readers.request import Found, Place, Request, image_part
+from realnvp.data.scaled import fitted
 from realnvp.data.source import SPLITS, Part, Pixels, Source, cut_rows
 from realnvp.progress import progress
 
@@ -20,7 +20,10 @@ def read_pictures(request: Request) -> Found:
     if not names:
         raise ValueError(f"{request.source}: no image files in it")
     labels = {files.label(name): name for name in names}
-    change, looked_at = partial(fitted, request), itertools.count(1)
+    looked_at = itertools.count(1)
+
+    def change(pixels: Pixels, _: int) -> Pixels:
+        return fitted(pixels, resize=request.resize, crop=request.crop)
 
     def look(label: str) -> Pixels:
         report(next(looked_at), "images")
@@ -43,16 +46,6 @@ def read_pictures(request: Request) -> Found:
         parts |= {split: parts["train"].take(rows[split]) for split in rows}
     source = Source("images", None, 256, shape, {split: parts[split] for split in SPLITS if split in parts})
     return Found(source, [(files, name) for name in names], _words(request))
-
-
-def fitted(request: Request, pixels: Pixels, _: int) -> Pixels:
-    """The image, scaled and then cut as --resize and --crop say."""
-    crop = request.crop
-    if request.resize and len(request.resize) == 1:
-        pixels, crop = smallest_side(pixels, *request.resize), crop or request.resize
-    elif request.resize:
-        pixels = resized(pixels, *request.resize)
-    return centre(pixels, crop[0], crop[-1]) if crop else pixels
 
 
 def _splits(names: list[str]) -> dict[str, str]:

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from realnvp.data.images import MAX_PIXELS
 from realnvp.data.readers.archives import SUFFIXES, Files, open_files
+from realnvp.data.scaled import Size
 from realnvp.data.source import Indices, Part, Pixels, Shape, Source, decoded_part
 
 Place = tuple[Files, str]
 """A file in a folder or archive."""
-Size = tuple[int, ...]
-"""(SIDE,) or (height, width)."""
 
 
 @dataclass(frozen=True)
@@ -103,32 +101,6 @@ def chained_part(counts: Sequence[int], load: Callable[[int], Pixels]) -> Part:
 def rgb(pixels: Pixels) -> Pixels:
     """(H, W, 3), of grey or colour."""
     return pixels if pixels.shape[-1] == 3 else np.repeat(pixels, 3, axis=-1)
-
-
-def resized(pixels: Pixels, height: int, width: int) -> Pixels:
-    """Scaled to that size, bilinear, antialiased: each pixel averages all those that it stands for."""
-    from PIL import Image
-
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"would be {height} high, {width} wide: more than {MAX_PIXELS} pixels")
-    picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
-    scaled = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
-    return scaled.reshape(height, width, -1)
-
-
-def smallest_side(pixels: Pixels, side: int) -> Pixels:
-    """Scaled until its smallest side is so long, the proportions kept."""
-    height, width = pixels.shape[:2]
-    scale = side / min(height, width)
-    return resized(pixels, max(side, round(scale * height)), max(side, round(scale * width)))
-
-
-def centre(pixels: Pixels, height: int, width: int) -> Pixels:
-    """The middle height x width pixels; ValueError if there are not so many."""
-    if pixels.shape[0] < height or pixels.shape[1] < width:
-        raise ValueError(f"is {pixels.shape[0]} high, {pixels.shape[1]} wide: too small for a crop of {height}x{width}")
-    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
-    return pixels[top : top + height, left : left + width]
 
 
 def some(names: Sequence[str]) -> str:
