@@ -203,6 +203,7 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], Argv], list[str]]] = {
     "a word for a number": (lambda t, r: ["sample", "x", "-n", "many"], ["-n", "many"]),
     "unknown precision": (lambda t, r: ["train", "digits", "--train.precision", "int8"], ["--train.precision", "int8"]),
     "no budget": (lambda t, r: ["train", "digits", "--train.max-steps", "None"], ["train.max_steps", "train.max_minutes"]),
+    "a preset for a data set": (lambda t, r: ["train", "photos", "--data.set", "photos-modern"], ["data.set: 'photos-modern'"]),
     "unknown set": (lambda t, r: ["prepare", "cifar", "--source", t, "--out", t / "x"], ["'cifar'", "cifar10"]),
     "two numbers for three": (lambda t, r: ["train", "digits", "--data.shape", "8", "8"], ["data.shape", "one or three"]),
     "unknown shell": (lambda t, r: ["completion", "fish"], ["bash"]),
@@ -255,6 +256,8 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], Argv], list[str]]] = {
         ["train.batch_size", "GiB"],
     ),
     "no such device": (lambda t, r: [*DIGITS, t / "x", "--device", "tpu"], ["--device: tpu"]),
+    "no CPU of that number": (lambda t, r: [*DIGITS, t / "x", "--device", "cpu:7"], ["--device: cpu:7 is not there"]),
+    "no GPU of that number": (lambda t, r: [*DIGITS, t / "x", "--device", "cuda:99"], ["--device: cuda:99 is not there"]),
     "a device without values": (lambda t, r: [*DIGITS, t / "x", "--device", "meta"], ["--device: meta"]),
     # sources
     "images from nowhere": (lambda t, r: ["train", "images", "--run-dir", t / "x"], ["data.source"]),
@@ -429,6 +432,8 @@ DAMAGES: dict[str, tuple[list[str], str, Callable[[bytes], bytes] | None]] = {
     "metrics, train": (["train", "--config", "RUN/config.json", "--train.max-steps", "13"], "metrics.jsonl", lambda c: b"{}\n"),
     "environment, table": (["table", "RUN"], "environment.json", lambda c: b"[1]"),
     "environment, report": (["report", "RUN"], "environment.json", lambda c: b'[{"command": 1}]'),
+    "an earlier environment, report": (["report", "RUN"], "environment.json", lambda c: b"[{}," + c.strip()[1:]),
+    "environment without a commit": (["report", "RUN"], "environment.json", lambda c: c.replace(b'"git_commit"', b'"commit"')),
     "environment, train": (
         ["train", "--config", "RUN/config.json", "--train.max-steps", "13"],
         "environment.json",

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 import realnvp
 from realnvp.checkpoint import load_flow
 from realnvp.cli.main import run
 from realnvp.data import dequantise
-from realnvp.figures import FIGURES, draw_figures
+from realnvp.figures import FIGURES, draw_figures, plots
 from realnvp.figures.grids import beside, grid, stacked
 from realnvp.flow import Flow
 from realnvp.noise import Purpose, uniform
@@ -130,6 +131,16 @@ def test_curves_are_those_of_the_metrics(drawn: Path, run_dir: Path) -> None:
     expected = [entry["validation_bits_per_dim"] for entry in entries if "validation_bits_per_dim" in entry]
     assert array(drawn, "curves-validation-value").tolist() == expected
     assert array(drawn, "curves-train-step").tolist() == [5, 10, 12]
+
+
+@pytest.mark.parametrize(("longest", "time"), [(60, "seconds"), (600, "minutes"), (20_000, "hours")])
+def test_curves_name_their_axes(monkeypatch: pytest.MonkeyPatch, longest: float, time: str) -> None:
+    figure = Figure(layout="constrained")
+    monkeypatch.setattr(plots, "plot", lambda width, height, draw: draw(figure))
+    part = {name: np.linspace(1, longest, 5) for name in ("step", "seconds", "value", "error")}
+    plots.curves(part, part, "bits/dim")
+    left, right = figure.axes
+    assert (left.get_xlabel(), right.get_xlabel(), left.get_ylabel()) == ("step", time, "bits/dim")
 
 
 def test_the_same_seed_gives_the_same_bytes(drawn: Path, run_dir: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from realnvp.data import quantize
 from realnvp.flow import Flow
 from realnvp.models import build
 from realnvp.prior import StandardNormal
+from realnvp.views import views_of
 
 
 def flow_of(shape: Shape, num_scales: int) -> Flow:
@@ -186,6 +187,8 @@ def test_nearest_neighbours(chunk: int) -> None:
     assert (int(found.where[3]), float(found.distance[3])) == (17, 0.0)
     assert found.distance[5] > 0
     assert told[-1] == 50
-    mirrored = latent.nearest_neighbours(torch.from_numpy(queries), data, chunk=chunk, mirrored=True)
+    mirrored = latent.nearest_neighbours(
+        torch.from_numpy(queries), data, chunk=chunk, views=views_of(DataConfig(flip=True), (3, 4, 4))
+    )
     assert (int(mirrored.where[5]), float(mirrored.distance[5])) == (23, 0.0)
     assert (mirrored.distance <= found.distance).all()

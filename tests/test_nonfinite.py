@@ -16,7 +16,7 @@ import realnvp.train
 from realnvp.checkpoint import load_flow
 from realnvp.config import Config, DataConfig, ModelConfig
 from realnvp.flow import Flow
-from realnvp.models import build
+from realnvp.models import build, vector_flow
 from realnvp.moments import stored_moments
 from realnvp.nonfinite import first_nonfinite
 from realnvp.run import Run
@@ -68,6 +68,15 @@ def test_the_first_layer_is_named(tiny: Config, name: str) -> None:
     after = [(mean, var) for _, mean, var in stored_moments(flow)]
     assert all(a is b for old, new in zip(before, after, strict=True) for a, b in zip(old, new, strict=True))
     assert all(parameter.grad is None for parameter in flow.parameters())
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(1.0, "run again"), (torch.nan, "the batch itself"), (1e200, "first non-finite layer")]
+)
+def test_of_a_table_whose_standardisation_is_not_trained(value: float, words: str) -> None:
+    flow = vector_flow(3, width=4).double().train()
+    assert first_nonfinite(flow, torch.full((4, 3), value, dtype=torch.float64), l2=0.0).startswith(words)
+    assert not any(module._forward_hooks for module in flow.modules())
 
 
 def at_step(

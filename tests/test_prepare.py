@@ -817,6 +817,14 @@ def test_a_second_preparation_at_the_same_time_is_refused(out_of: Out, tmp_path:
     assert names_in(tmp_path / "out") == {"train.npy", "test.npy", "dataset.json"}
 
 
+def test_a_training_never_deletes_what_was_prepared_by_command(out_of: Out, tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "in", {f"{i}.png": encoded(noise(8, 8, 3)) for i in range(9)})
+    done(out_of, "images", "--source", source, "--out", tmp_path / "run/data")
+    before = everything(tmp_path / "run/data")
+    assert "run/data was prepared with" in refused(out_of, "train", "digits", "--run-dir", tmp_path / "run", "--device", "cpu")
+    assert everything(tmp_path / "run/data") == before
+
+
 def test_other_files_are_left_alone(out_of: Out, tmp_path: Path) -> None:
     source = write_tar(tmp_path / "c.tar", cifar()[0])
     write_folder(tmp_path / "out", {"train.npy": b"mine"})

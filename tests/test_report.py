@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import realnvp.cli.results
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, to_json
 from realnvp.table import markdown, table
@@ -104,6 +105,20 @@ def test_the_table_marks_what_is_not_the_papers(reported: Path, tmp_path: Path, 
     assert len(json.loads(capsys.readouterr().out)["rows"]) == 2
     assert run(["table", str(reported)]) == 0
     assert "digits" in capsys.readouterr().out
+
+
+def test_pictures_and_number_are_of_one_model(reported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "my run"
+    shutil.copytree(reported, copy)
+    assert run(["evaluate", str(copy), "--which", "last", "--device", "cpu"]) == 0
+    loaded: list[str] = []
+    right = realnvp.cli.results.load
+    monkeypatch.setattr(
+        realnvp.cli.results, "load", lambda run, device, which: (loaded.append(which), right(run, device, which=which))[1]
+    )
+    assert run(["report", str(copy), "--device", "cpu"]) == 0
+    assert loaded == ["last"]
+    assert f"realnvp figures &#x27;{copy}&#x27; --only curves --seed 0 --which last" in (copy / "report.html").read_text()
 
 
 def test_a_number_of_another_split_or_model_is_not_quoted(

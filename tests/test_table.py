@@ -18,10 +18,12 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 import realnvp.train
+from realnvp.check import check
 from realnvp.checkpoint import last_state, load_flow, save_flow
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, ModelConfig, TrainConfig
 from realnvp.data import find_data, read_table
+from realnvp.data.table import _warn_of_unbounded
 from realnvp.figures import draw_figures
 from realnvp.figures.plots import MASSES
 from realnvp.folders import newest_intact
@@ -134,6 +136,18 @@ def test_what_lets_a_density_grow_without_bound_is_told(tmp_path: Path) -> None:
     few, tied = [str(warning.message) for warning in told]
     assert "kind: few different values" in few
     assert "weight, pounds: each follows from the others" in tied
+
+
+def test_a_value_that_is_rare_is_no_obstacle(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((30_000, 3))
+    rows[:, 2] = 0
+    rows[1000:1020, 2] = 1  # not all of them are left out of train; every third row, which is looked at, may have none
+    np.save(tmp_path / "t.npy", rows)
+    with pytest.warns(UserWarning, match="x3: few different values"):
+        assert find_data(of(tmp_path / "t.npy").data, seed=0).shape == (3,)
+    constant = np.column_stack([rows[:, :2], rows[:, 0], np.zeros(len(rows))])
+    with pytest.warns(UserWarning, match="a, c: each follows"):
+        _warn_of_unbounded(Path("t"), constant, ("a", "b", "c", "d"))
 
 
 # The density
@@ -302,6 +316,20 @@ def test_a_broken_flow_of_rows_fails_the_check(table_run: Path, monkeypatch: pyt
     assert {entry.name[:7] for entry in check(flow, rows) if not entry.ok} == {"log-det"}
 
 
+def test_a_column_that_is_constant_in_what_is_checked_fails_no_check(table_run: Path) -> None:
+    flow, rows = load_flow(table_run), np.array(np.load(table_run / "data/test.npy"))
+    rows[:, 1] = rows[0, 1]
+    assert [entry.name for entry in check(flow, rows) if not entry.ok] == []
+    assert [entry.name for entry in check(flow, rows[:1]) if not entry.ok] == []
+
+
+def test_columns_in_another_order_are_not_taken_for_the_flows(table_run: Path, tmp_path: Path, capsys: Out) -> None:
+    other = of(write_csv(tmp_path / "t.csv", people()[:, ::-1], NAMES[::-1]))
+    train(dataclasses.replace(other, train=dataclasses.replace(TINY.train, max_steps=1)), tmp_path / "other", device="cpu")
+    assert run(["evaluate", str(table_run), "--data.source", str(tmp_path / "other/data"), "--device", "cpu"]) == 2
+    assert "its columns are not those of the flow, height, m, weight, seconds" in capsys.readouterr().err
+
+
 def test_the_runs_own_data_are_a_source_for_another(table_run: Path, tmp_path: Path) -> None:
     config = of(table_run / "data")
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, max_steps=1))
@@ -417,6 +445,11 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         ["train", "images", "--data.source", "IMAGES", "--data.columns", "a"],
         "data.columns: ('a',) is for tables",
     ),
+    "other columns than those prepared": (
+        ["train", "table", "--data.source", "RUN/data", "--data.columns", "a", "b", "c"],
+        "data.columns: RUN/data holds height, m, weight, seconds, in this order",
+    ),
+    "resized rows": (["score", "RUN", "TABLE", "--resize"], "--resize: is for images"),
     "mirrored rows": (["train", "table", "--data.source", "TABLE", "--data.flip"], "data.flip: True is for images"),
     "prepared images for a table": (["train", "table", "--data.source", "DIGITS/data"], "data.set: "),
 }

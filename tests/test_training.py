@@ -254,6 +254,14 @@ def test_best_model_is_chosen_without_the_test_set(
     assert files[0] == files[1]
 
 
+def test_speed_is_that_of_the_steps_alone(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(realnvp.train, "clock", lambda: float(next(ticks)))  # each step takes one second
+    train(with_train(tiny, max_steps=6, log_every=2, eval_every=2), tmp_path / "run", device="cpu")
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["images_per_second"] for line in lines if "images_per_second" in line] == [tiny.train.batch_size] * 3
+
+
 def test_evaluations_leave_the_training_alone(tiny: Config, tmp_path: Path) -> None:
     """Moments that are re-estimated for an evaluation are put back. With rho = .9 the next steps would depend on them."""
     config = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, momentum=0.9))

@@ -47,7 +47,9 @@ def check(flow: Flow, data: NDArray[Any], *, seed: int = 0) -> list[Check]:
     with evaluating(flow):
         if levels is None:
             x, far = _with_corners(flow, data), "far out, 20 sigma, of its size, all rows but one"
-            scale, bound, unit, what = x[: len(data)].std(0, correction=0) + 1e-30, 1e-6, "deviations", "rows, least, largest"
+            deviation = x[: len(data)].std(0, correction=0)
+            scale = torch.where(deviation > 0, deviation, 1)
+            bound, unit, what = 1e-6, "deviations", "rows, least, largest"
         else:
             x, far = _with_extremes(flow, data, levels, seed), "the same far out, 20 sigma, all images but one"
             scale, bound, unit, what = x.new_ones(()), 1e-3 * levels / 256, "grey levels", "images, black, white, checkerboards"

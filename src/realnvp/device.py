@@ -12,11 +12,13 @@ import torch
 
 def pick_device(name: str) -> torch.device:
     """The device of this name; auto: the first of cuda, mps, cpu that is there. ValueError if it is not."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     if name == "auto":
-        name = next(kind for kind, available in there.items() if available)
-    if not there.get(name.split(":")[0]) or not re.fullmatch(r"\w+(:\d+)?", name):
-        raise ValueError(f"--device: {name} is not there; available: {', '.join(kind for kind, here in there.items() if here)}")
+        name = next(kind for kind, count in there.items() if count)
+    kind, _, index = name.partition(":")
+    if not re.fullmatch(r"\w+(:\d{1,4})?", name) or int(index or 0) >= there.get(kind, 0):
+        words = (f"{kind}{f':0 to {kind}:{count - 1}' if count > 1 else ''}" for kind, count in there.items() if count)
+        raise ValueError(f"--device: {name} is not there; available: {', '.join(words)}")
     return torch.device(name)
 
 

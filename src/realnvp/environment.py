@@ -4,17 +4,25 @@ import importlib.metadata
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from realnvp.folders import read_json
+from realnvp.folders import Fields, check_fields, ours, read_json
 
 PACKAGES = ("realnvp", "torch", "numpy", "safetensors", "accelerate", "pillow", "scikit-image", "scikit-learn")
-FIELDS = {"command": list, "versions": dict, "gpus": list, "cpus": int, "threads": int}
-FIELDS |= dict.fromkeys(("time", "platform", "processor"), str)
+FIELDS: Fields = {
+    "command": list,
+    "versions": dict,
+    "gpus": list,
+    "cpus": int,
+    "threads": int,
+    "git_commit": str | None,
+    **dict.fromkeys(("time", "platform", "processor"), str),
+}
 
 
 def environment() -> dict[str, Any]:
@@ -31,8 +39,18 @@ def environment() -> dict[str, Any]:
 
 
 def read_sittings(run: Path) -> list[dict[str, Any]]:
-    """The environments of a run's sittings, the last one at the end; DamagedError if that is none."""
-    return read_json(run / "environment.json", kind=list, maker="realnvp train", fields=FIELDS)
+    """The environments of a run's sittings, the last one at the end; DamagedError if one of them is none."""
+    path = run / "environment.json"
+    sittings: list[dict[str, Any]] = read_json(path, kind=list, maker="realnvp train", fields=FIELDS)
+    with ours():
+        for sitting in sittings:
+            check_fields(sitting, path, FIELDS)
+    return sittings
+
+
+def command_of(sitting: dict[str, Any]) -> str:
+    """The command of a sitting, quoted for a shell."""
+    return shlex.join(map(str, sitting["command"]))
 
 
 def _version(name: str) -> str | None:

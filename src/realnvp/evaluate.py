@@ -99,6 +99,8 @@ def _chosen(config: Config, run: Path, split: str, source: Path | None) -> _Chos
         splits = _other_splits(source, run, config, split) if source else splits_of_run(run, config, verify=[split])
         groups = (splits.groups or {}).get(split)
         paper = _paper(splits, config) if split == "test" else None
+        if config.data.columns and splits.columns not in (None, config.data.columns):
+            raise ValueError(f"{source or run}: its columns are not those of the flow, {', '.join(config.data.columns)}")
         part = array_part(getattr(splits, split))
         chosen = _Chosen(part, splits.shape, split, splits.name, splits.version, groups, paper)
     elif config.data.levels is None:

@@ -223,6 +223,8 @@ def sweep(parent: Path) -> None:
 
 
 def _flush(folder: Path) -> None:
+    if sys.platform == "win32":  # where folders cannot be opened
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with naming(folder):

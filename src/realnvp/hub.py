@@ -1,13 +1,12 @@
 """To give a flow to others: a run as a folder with a card, and such a folder on the Hugging Face Hub."""
 
-import shlex
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from realnvp.checkpoint import load_model, save_flow
-from realnvp.environment import read_sittings
+from realnvp.environment import command_of, read_sittings
 from realnvp.evaluate import evaluation_command
 from realnvp.flow import Flow
 from realnvp.folders import CARD
@@ -27,7 +26,7 @@ def share(run: str | Path, folder: str | Path, *, licence: str | None = None) ->
     flow, facts = load_model(run, "last" if evaluation["which"] == "last" else "best")
     assert flow.config is not None
     flow.config = replace(flow.config, data=replace(flow.config.data, source=None))
-    trained = dict.fromkeys(shlex.join(map(str, sitting["command"])) for sitting in sittings)
+    trained = dict.fromkeys(map(command_of, sittings))
     facts |= {
         "evaluation": evaluation,
         "commands": [*trained, evaluation_command(run, evaluation)],

@@ -13,6 +13,7 @@ from realnvp.bijections import latent_levels
 from realnvp.config import Shape
 from realnvp.flow import Flow, Prior, state_like
 from realnvp.noise import Purpose, generator
+from realnvp.views import View
 
 
 class Manifold(NamedTuple):
@@ -138,26 +139,26 @@ def nearest_neighbours(
     images: Tensor,
     data: Images,
     *,
-    mirrored: bool = False,
+    views: Sequence[View] = (),
     chunk: int = 2**22,
     report: Callable[[int], None] | None = None,
 ) -> Neighbours:
     """The image of the data set that is nearest to each image. images: uint8 (Q, H, W, C); data: uint8 (N, H, W, C).
 
-    mirrored: an image's mirror image counts as well. So many pixels of the data set as chunk says are in memory at once;
-    float64 keeps the sums of squares exact.
+    views: in which ways an image counts, itself among them, as `views_of` has them; () for the image alone. So many pixels of
+    the data set as chunk says are in memory at once; float64 keeps the sums of squares exact.
     """
-    count, size = len(images), math.prod(images.shape[1:])
-    queries = torch.cat([images, images.flip(2)] if mirrored else [images]).cpu().double().flatten(1)
-    best = torch.full((len(queries),), math.inf, dtype=torch.float64)
-    index = torch.zeros(len(queries), dtype=torch.long)
+    count, size, first = len(images), math.prod(images.shape[1:]), images.cpu().permute(0, 3, 1, 2)
+    best = torch.full((count,), math.inf, dtype=torch.float64)
+    index = torch.zeros(count, dtype=torch.long)
     for start in range(0, len(data), max(1, chunk // size)):
         rows = torch.from_numpy(np.array(data[start : start + max(1, chunk // size)])).double().flatten(1)
-        squares = queries.square().sum(1)[:, None] - 2 * queries @ rows.T + rows.square().sum(1)
-        least, where = squares.min(1)
-        index = torch.where(least < best, where + start, index)
-        best = torch.minimum(least, best)
+        for seen in (view(first) for view in views) if views else (first,):
+            queries = seen.permute(0, 2, 3, 1).double().flatten(1)
+            squares = queries.square().sum(1)[:, None] - 2 * queries @ rows.T + rows.square().sum(1)
+            least, where = squares.min(1)
+            index = torch.where(least < best, where + start, index)
+            best = torch.minimum(least, best)
         if report:
             report(start + len(rows))
-    best, which = best.view(-1, count).min(0)
-    return Neighbours(index.view(-1, count)[which, torch.arange(count)], (best / size).sqrt())
+    return Neighbours(index, (best / size).sqrt())

@@ -18,17 +18,19 @@ def first_nonfinite(flow: Flow, x: Tensor, *, l2: float) -> str:
     """
     before, bad = stored_moments(flow), list[str]()
     hooks = [module.register_forward_hook(partial(_look, bad, name)) for name, module in flow.named_modules()]
-    loss = -flow(x).mean() + l2 * l2_penalty(flow)
-    names, parameters = zip(*flow.named_parameters(), strict=True)
-    gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
-    restore_moments(before)
-    for hook in hooks:
-        hook.remove()
+    trained = {name: weight for name, weight in flow.named_parameters() if weight.requires_grad}
+    try:
+        loss = -flow(x).mean() + l2 * l2_penalty(flow)
+        gradients = torch.autograd.grad(loss, [*trained.values()], materialize_grads=True)
+    finally:
+        restore_moments(before)
+        for hook in hooks:
+            hook.remove()
     if not x.isfinite().all():
         return "the batch itself is not finite"
     if bad:
         return f"first non-finite layer {bad[0] or 'log_prob'}"
-    wrong = [name for name, gradient in zip(names, gradients, strict=True) if not gradient.isfinite().all()]
+    wrong = [name for name, gradient in zip(trained, gradients, strict=True) if not gradient.isfinite().all()]
     # The backward pass comes from the end.
     return f"first non-finite gradient {wrong[-1]}" if wrong else "run again, the batch gives finite numbers"
 

@@ -2,11 +2,13 @@
 
 import base64
 import html
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from realnvp.config import Config, departures, flat
+from realnvp.environment import command_of
 from realnvp.evaluate import evaluation_command, measured
 from realnvp.folders import write_file
 
@@ -62,8 +64,10 @@ def report(
     name = run.resolve().name
     parts = [f"<h1>{_text(name)}</h1>", _results(result, config), _command(evaluation_command(run, result))]
     for path in sorted(pictures, key=lambda path: (list(SENTENCES).index(_kind(path)), path.name)):
-        parts.append(_figure(path, f"realnvp figures {run} --only {path.stem.split('-')[0]} --seed {seed}"))
-    parts += ["<h2>Configuration</h2>", _table(flat(config)), _command(" ".join(sittings[-1]["command"]))]
+        which = ["--which", "last"] if result["which"] == "last" else []
+        figure = ["realnvp", "figures", str(run), "--only", path.stem.split("-")[0], "--seed", str(seed), *which]
+        parts.append(_figure(path, shlex.join(figure)))
+    parts += ["<h2>Configuration</h2>", _table(flat(config)), _command(command_of(sittings[-1]))]
     parts += ["<h2>Environment</h2>", _table(_environment(sittings))]
     page = run / "report.html"
     write_file(page, PAGE.format(title=_text(f"realnvp: {name}"), body="\n".join(parts)))

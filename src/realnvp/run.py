@@ -114,6 +114,10 @@ def _accelerator(config: Config, run_dir: Path, device: str) -> tuple[Accelerato
     """Accelerate's view of the processes, and the device; ValueError if they cannot work together on it."""
     place = pick_device(device)
     check_tracker(config.train.tracker)
+    if place.type == "cuda" and place.index is not None:
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise ValueError(f"--device: {place}: of several processes each takes a GPU of its own; name cuda")
+        torch.cuda.set_device(place)  # Accelerate takes the current one
     accelerator = Accelerator(
         cpu=place.type == "cpu",
         mixed_precision="no",  # `train_step` casts: Accelerate would keep the first training's precision for all of the process

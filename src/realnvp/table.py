@@ -5,7 +5,7 @@ from typing import Any
 
 from realnvp.checkpoint import last_state, read_run_config
 from realnvp.config import Config, ModelConfig, departures
-from realnvp.environment import read_sittings
+from realnvp.environment import command_of, read_sittings
 from realnvp.evaluate import measured
 from realnvp.folders import check_fields, numbered, ours, read_json
 
@@ -69,7 +69,7 @@ def _row(run: Path) -> dict[str, Any]:
         "departures": departures(config),
         "steps": state.step if state else None,
         "hardware": _hardware(environment),
-        "command": " ".join(environment["command"]),
+        "command": command_of(environment),
     }
 
 
@@ -82,7 +82,7 @@ def _whose(model: ModelConfig) -> str:
 def _hardware(environment: dict[str, Any]) -> str:
     processes = f", {environment['processes']} processes" if environment.get("processes", 1) > 1 else ""
     if environment.get("device", "cpu").startswith("cuda"):
-        return f"{environment['gpus'][0]}{processes}"
+        return f"{next(iter(environment['gpus']), 'GPU')}{processes}"
     return f"{environment['processor']}, {environment['threads']} threads{processes}"
 
 

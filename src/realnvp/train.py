@@ -95,7 +95,7 @@ def _loop(run: Run, stop: list[int]) -> None:
     every, state, unit = run.config.train, run.state, run.unit
     began = time.monotonic() - state.seconds
     recent: list[float] = []  # losses since the last line of metrics.jsonl; nan for a skipped step
-    ticked = time.monotonic()
+    busy = 0.0  # seconds of those steps, without evaluations and saves
     with progress("step", every.max_steps or 0, start=state.step, enabled=run.accelerator.is_main_process) as report:
         if state.pending:
             _conclude(run, stop)
@@ -108,15 +108,16 @@ def _loop(run: Run, stop: list[int]) -> None:
             state.pending = True
             state.seconds = time.monotonic() - began
             recent.append(loss)
+            busy += run.step_seconds
 
             if state.step % every.log_every == 0 or run.progress >= 1:
                 value = unit.of(-float(np.mean(recent)), run.splits.shape)
-                speed = len(recent) * run.batches.size / (time.monotonic() - ticked)
+                speed = len(recent) * run.batches.size / max(busy, 1e-9)
                 values = {f"train_{unit.key}": value, "gradient_norm": norm, f"{unit.things}_per_second": speed}
                 _log(run, values | {"skipped": state.skipped})
                 words = f"{value:.3f} {unit.words}  {speed:.0f} {unit.things}/s  {_best(state)}"
                 report(state.step, words, max(state.step, round(state.step / run.progress)))
-                recent, ticked = [], time.monotonic()
+                recent, busy = [], 0.0
             _conclude(run, stop, signum)
 
 

@@ -86,6 +86,8 @@ def run(argv: list[str]) -> int:
     except ModuleNotFoundError as error:
         return _complain(f"{error.name} is not installed: {_install_line(error.name or '')}", 2)
     except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; torch may not be imported
+            return _complain("not enough GPU memory for that", 2)
         if not hasattr(error, "exit_code"):  # a defect
             raise
         return _complain(str(error), error.exit_code)

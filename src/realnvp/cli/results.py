@@ -8,7 +8,7 @@ import tyro
 
 from realnvp.cli.evaluate import Evaluate
 from realnvp.cli.given import load
-from realnvp.cli.options import Device, Flag, Json, RunDir
+from realnvp.cli.options import Device, Flag, Json
 from realnvp.cli.output import print_json, print_table
 
 
@@ -21,13 +21,14 @@ class Report:
     Example: realnvp report runs/photos
     """
 
-    run: RunDir
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="A run directory.")]
     seed: int = 0
     """Seed of the figures."""
     json: Json = False
     device: Device = "auto"
 
     def __call__(self) -> int:
+        from realnvp.checkpoint import read_run_config
         from realnvp.environment import read_sittings
         from realnvp.figures import draw_figures
         from realnvp.folders import DamagedError
@@ -35,15 +36,14 @@ class Report:
         from realnvp.table import current_evaluation
 
         run = Path(self.run)
-        flow, _ = load(self.run, self.device, which="best")
-        assert flow.config is not None
-        sittings = read_sittings(run)
+        config, sittings = read_run_config(run), read_sittings(run)
         try:
             result = current_evaluation(run)
         except (ValueError, DamagedError):  # none, or of another model or split
-            result = Evaluate(self.run, codecs=flow.config.data.levels == 256, device=self.device).write()
-        pictures = [path for path in draw_figures(flow, self.run, seed=self.seed) if path.suffix == ".png"]
-        page = report(run, flow.config, result, pictures, sittings, seed=self.seed)
+            result = Evaluate(self.run, codecs=config.data.levels == 256, device=self.device).write()
+        flow, _ = load(self.run, self.device, which="last" if result["which"] == "last" else "best")  # the one evaluated
+        pictures = draw_figures(flow, self.run, seed=self.seed)
+        page = report(run, config, result, pictures, sittings, seed=self.seed)
         if self.json:
             print_json({"report": str(page), "pictures": [str(path) for path in pictures]})
         else:

@@ -7,6 +7,8 @@ from realnvp.config.fields import EVERY, TRACKERS, Config, flat, to_json
 from realnvp.config.presets import PRESETS
 from realnvp.config.typed import nearest, typed
 
+SETS = {preset.data.set for preset in PRESETS.values()}
+
 
 def validate(config: Config) -> Config:
     """The same configuration; ValueError names the first field whose value makes no sense."""
@@ -16,7 +18,7 @@ def validate(config: Config) -> Config:
         ("name", config.name in PRESETS, f"is no preset{nearest(config.name, PRESETS)}"),
         ("train.tracker", train.tracker in TRACKERS, f"must be one of {', '.join(TRACKERS)}"),
         ("seed", 0 <= config.seed < 2**63, "must be between 0 and 2^63 - 1"),
-        ("data.set", data.set in PRESETS, f"is no data set{nearest(data.set, PRESETS)}"),
+        ("data.set", data.set in SETS, f"is no data set{nearest(data.set, SETS)}"),
         ("data.shape", data.shape is None or len(data.shape) in (1, 3), "must be one or three integers"),
         ("data.shape", data.shape is None or 0 < min(data.shape) <= max(data.shape) <= 65536, "must be between 1 and 65536"),
         ("data.levels", data.levels is None or 2 <= data.levels <= 256, "must be between 2 and 256"),

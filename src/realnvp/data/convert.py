@@ -1,6 +1,7 @@
 """From the files as their publisher gives them to a prepared folder: what `realnvp prepare` does."""
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -99,13 +100,15 @@ def _inputs(found: Found, base: Path) -> dict[str, Any]:
     by_place: dict[Path, list[Path]] = {}
     for files, name in found.inputs:
         by_place.setdefault(files.path, []).append(files.path / name)
+    by_place = {place: inner if place.is_dir() else [place] for place, inner in by_place.items()}  # of an archive the whole
     inputs: dict[str, Any] = {}
-    with progress("checksum", len(found.inputs)) as report:
-        for place, inner in by_place.items():
-            paths, facts = inner if place.is_dir() else [place], {}
+    done = itertools.count(1)
+    with progress("checksum", sum(map(len, by_place.values()))) as report:
+        for place, paths in by_place.items():
+            facts = {}
             for path, fact in zip(paths, in_threads(_facts, paths), strict=True):
                 facts[path] = fact
-                report(len(facts), "files")
+                report(next(done), "files")
             if len(paths) <= LISTED:
                 inputs |= {_relative(path, base): fact for path, fact in facts.items()}
             else:

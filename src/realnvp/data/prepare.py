@@ -56,8 +56,8 @@ def prepare(config: DataConfig, *, seed: int, folder: Path, verify: Iterable[str
 
 
 def discard_prepared(folder: Path) -> None:
-    """Delete a folder that `prepare` has written."""
-    if (folder / DESCRIPTION).exists():
+    """Delete a folder that `prepare` has written; one of the command, realnvp prepare, which names its inputs, stays."""
+    if (folder / DESCRIPTION).exists() and "inputs" not in read_description(folder):
         shutil.rmtree(folder)
 
 
@@ -90,6 +90,9 @@ def _from_prepared(config: DataConfig, folder: Path, seed: int) -> Source:
     splits = open_splits(folder, held_out=config.held_out, seed=seed)
     if config.set not in (splits.name, "images") or (splits.levels is None) != (config.levels is None):
         raise ValueError(f"data.set: {folder} holds {splits.name}, not {config.set}")
+    if config.columns not in (None, splits.columns):
+        there = ", ".join(splits.columns or ())
+        raise ValueError(f"data.columns: {folder} holds {there}, in this order; choose others from the table itself")
     parts = {split: array_part(getattr(splits, split)) for split in SPLITS}
     return Source(splits.name, splits.version, splits.levels, splits.shape, parts, splits.groups, columns=splits.columns)
 

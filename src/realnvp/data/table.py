@@ -205,9 +205,10 @@ def _warn_of_unbounded(source: Path, train: Reals, columns: Columns) -> None:
     if few:
         words = f"{', '.join(few[:LISTED])}: few different values, on which a density can grow without bound; noise helps"
         warnings.warn(f"{source}: {words}", stacklevel=2)
-    if len(some) > len(columns):
-        sizes, axes = np.linalg.eigh(np.corrcoef(some.T))
+    varying = np.flatnonzero(np.ptp(some, axis=0))  # what seldom differs may be the same in all of these
+    if len(some) > len(columns) and len(varying) > 1:
+        sizes, axes = np.linalg.eigh(np.corrcoef(some[:, varying].T))
         if sizes[0] < 1e-9:
-            tied = [name for name, weight in zip(columns, axes[:, 0], strict=True) if abs(weight) > 1e-3]
+            tied = [columns[i] for i, weight in zip(varying, axes[:, 0], strict=True) if abs(weight) > 1e-3]
             words = f"{', '.join(tied[:LISTED])}: each follows from the others, so that a density can grow without bound"
             warnings.warn(f"{source}: {words}", stacklevel=2)

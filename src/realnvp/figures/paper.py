@@ -100,7 +100,7 @@ def _neighbours(subject: Subject) -> Iterator[Drawing]:
     """Did it memorise? The samples nearest to training images, and how near samples and test images are to them."""
     train, data, drawn = subject.splits.train, subject.some(subject.splits.test, SAMPLED), subject.sampled(SAMPLED)
     queries, report = torch.from_numpy(np.concatenate([drawn, data])), subject.telling("training image", len(train))
-    found = latent.nearest_neighbours(queries, train, mirrored=subject.config.data.flip, report=report)
+    found = latent.nearest_neighbours(queries, train, views=subject.views(), report=report)
     near, usual = found.distance[: len(drawn)].numpy(), found.distance[len(drawn) :].numpy()
     order = np.argsort(near)[:20]
     pairs = drawn[order], np.stack([train[i] for i in found.where.numpy()[order]])

@@ -90,12 +90,12 @@ def curves(train: Mapping[str, Array], validation: Mapping[str, Array], unit: st
     every = np.concatenate([train["value"][len(train["value"]) // 20 :], validation["value"]])
     low, high = float(every.min()), float(every.max())
     longest = max(float(part["seconds"].max()) for part in (train, validation))
-    unit, seconds = ("hours", 3600) if longest > 3 * 3600 else ("minutes", 60) if longest > 180 else ("seconds", 1)
+    of_time, seconds = ("hours", 3600) if longest > 3 * 3600 else ("minutes", 60) if longest > 180 else ("seconds", 1)
 
     def draw(figure: Any) -> None:
         figure.get_layout_engine().set(wspace=0.08)
         panels = figure.subplots(1, 2, sharey=True)
-        for axes, key, size, label in zip(panels, ("step", "seconds"), (1, seconds), ("step", unit), strict=True):
+        for axes, key, size, label in zip(panels, ("step", "seconds"), (1, seconds), ("step", of_time), strict=True):
             axes.plot(train[key] / size, train["value"], color=BLUE, lw=0.8, alpha=0.6, label="train")
             places = {"x": validation[key] / size, "y": validation["value"], "yerr": validation["error"]}
             axes.errorbar(**places, color=ORANGE, lw=1.5, marker=".", label="validation")

@@ -18,6 +18,7 @@ from realnvp.data import Splits, quantize, splits_of_run
 from realnvp.figures.grids import Pixels, grid
 from realnvp.flow import Flow
 from realnvp.noise import Purpose, generator
+from realnvp.views import View, views_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -63,6 +64,11 @@ class Subject:
         """Grey levels of the run's images."""
         assert self.config.data.levels is not None
         return self.config.data.levels
+
+    def views(self) -> list[View]:
+        """The ways in which training showed an image; none where that is as it is."""
+        data = self.config.data
+        return views_of(data, self.splits.shape) if data.flip or data.turn or data.recolour else []
 
     def pixels(self, x: Tensor) -> Pixels:
         """(N, H, W, C), uint8, of x in data units; warns of images that are not finite, whose bad pixels become 0."""
