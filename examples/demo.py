@@ -1,4 +1,4 @@
-"""The whole of realnvp in ten minutes: train two flows on photographs, evaluate, sample, check, to the latents and back, report.
+"""The whole of realnvp in eight minutes: train two flows on photographs, evaluate, sample, check, encode and decode, report.
 
 python examples/demo.py RUN_DIR
 """

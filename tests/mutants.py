@@ -95,6 +95,8 @@ MUTANTS = [
     Mutant("likelihood.py", "return total / noise_draws", "return total"),
     Mutant("likelihood.py", "            child.training = mode", "            child.training = True"),
     Mutant("likelihood.py", "    module.eval()\n    try:", "    try:"),
+    Mutant("folded.py", "compressed(x).to(self.dtype", "x.to(self.dtype", "tests/test_speed.py"),
+    Mutant("data/prepare.py", ' and "inputs" not in read_description(folder)', "", "tests/test_prepare.py"),
     Mutant("muon.py", "factor @ square @ factor", "factor @ square", "tests/test_muon.py"),
     Mutant("muon.py", "max(1, rows / columns)", "max(1, columns / rows)", "tests/test_muon.py"),
     Mutant("muon.py", '1 - group["lr"] * group["weight_decay"]', '1 - group["weight_decay"]', "tests/test_muon.py"),

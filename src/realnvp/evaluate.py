@@ -48,36 +48,25 @@ def evaluate(
     if unit is LOG_LIKELIHOOD and any(for_images.values()):
         raise ValueError(f"{next(flag for flag in for_images if for_images[flag])}: is for images; {run} is of a table")
     chosen = _chosen(flow.config, Path(run), split, source)
-    part, shape, groups = chosen.part, chosen.shape, chosen.groups
     try:
-        count = len(views_of(flow.config.data, shape)) if views else 1
+        count = len(views_of(flow.config.data, chosen.shape)) if views else 1
     except ValueError as error:
         raise ValueError(f"--{error}, {source or run}") from None
-    nats = partial(_nats, flow, part, unit, noise_draws=noise_draws, seed=seed)
-    result = summarise(unit.of(nats(), shape), groups)
-    evaluation = {
-        unit.key: result.mean,
-        "standard_error": result.standard_error,
-        "standard_error_over": unit.things if groups is None else f"{len(set(groups))} photographs",
-        f"num_{unit.things}": part.count,
-        "nonfinite": result.nonfinite,
+    nats = partial(_nats, flow, chosen.part, unit, noise_draws=noise_draws, seed=seed)
+    evaluation = _numbers(nats(), unit, chosen) | {
+        "standard_error_over": unit.things if chosen.groups is None else f"{len(set(chosen.groups))} photographs",
+        f"num_{unit.things}": chosen.part.count,
         "split": chosen.split,
         "dataset": chosen.name,
         "dataset_version": chosen.version,
         "seed": seed,
-        "shape": shape,
+        "shape": chosen.shape,
     }
     if unit is BITS_PER_DIM:
         evaluation |= {"noise_draws": noise_draws, "paper": chosen.paper}
     if views:
-        over = summarise(unit.of(nats(views=True), shape), groups)
-        evaluation["views"] = {
-            "count": count,
-            unit.key: over.mean,
-            "standard_error": over.standard_error,
-            "nonfinite": over.nonfinite,
-        }
-    return evaluation | ({"codecs": _codecs(part)} if codecs else {})
+        evaluation["views"] = {"count": count} | _numbers(nats(views=True), unit, chosen)
+    return evaluation | ({"codecs": _codecs(chosen.part)} if codecs else {})
 
 
 class _Chosen(NamedTuple):
@@ -112,6 +101,12 @@ def _chosen(config: Config, run: Path, split: str, source: Path | None) -> _Chos
     if (len(chosen.shape), chosen.shape[0]) != (len(config.data.shape), config.data.shape[0]):
         raise ValueError(f"{source}: {_words(chosen.shape)}, but the flow was trained on {_words(config.data.shape)}")
     return chosen
+
+
+def _numbers(nats: torch.Tensor, unit: Unit, chosen: _Chosen) -> dict[str, Any]:
+    """The mean in this unit, its standard error, and how many are not finite."""
+    found = summarise(unit.of(nats, chosen.shape), chosen.groups)
+    return {unit.key: found.mean, "standard_error": found.standard_error, "nonfinite": found.nonfinite}
 
 
 def evaluation_command(run: str | Path, evaluation: dict[str, Any]) -> str:
@@ -170,7 +165,7 @@ def _codecs(part: Part) -> dict[str, float]:
     return {name: total / part.count for name, total in totals.items()}
 
 
-def _chunks(part: Part, size: int = CHUNK) -> Iterator[NDArray[np.int64]]:
+def _chunks(part: Part, size: int) -> Iterator[NDArray[np.int64]]:
     """All indices, so many at a time that memory does not grow with their number."""
     for start in range(0, part.count, size):
         yield np.arange(start, min(start + size, part.count))
