@@ -14,6 +14,7 @@ from realnvp.bijections import (
     BatchNorm,
     Bijection,
     Chain,
+    Dequantisation,
     FactorOut,
     Logit,
     Mixing,
@@ -24,7 +25,7 @@ from realnvp.bijections import (
 from realnvp.config import Config, DataConfig, ModelConfig
 from realnvp.models import build, vector_flow
 from realnvp.moments import averaging
-from realnvp.nets import KeptHalf, ResNet
+from realnvp.nets import ConvNet, KeptHalf, ResNet
 
 Case = Callable[[], tuple[Bijection, Tensor]]
 
@@ -96,6 +97,11 @@ CASES: dict[str, Case] = {
     "squeezed by colour": lambda: (Squeezed(channel_coupling(4), by_colour=True), normal(2, 1, 4, 6)),
     "modern 1x4x4, 1 scale": lambda: (image_flow(1, 4, 4, 1, architecture="modern"), pixels(3, 1, 4, 4)),
     "modern 3x8x4, 2 scales": lambda: (image_flow(3, 8, 4, 2, architecture="modern"), pixels(2, 3, 8, 4)),
+    "dequantisation": lambda: (Dequantisation(ConvNet(8, 4, 16, num_blocks=1), levels=256), pixels(3, 2, 4, 6)),
+    "modern 3x8x8, 2 scales, variational dequantisation": lambda: (
+        image_flow(3, 8, 8, 2, architecture="modern", dequantisation="variational"),
+        pixels(2, 3, 8, 8),
+    ),
     "modern additive 1x8x8, 3 scales": lambda: (
         image_flow(1, 8, 8, 3, architecture="modern", coupling="additive"),
         pixels(2, 1, 8, 8),

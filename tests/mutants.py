@@ -95,6 +95,8 @@ MUTANTS = [
     Mutant("likelihood.py", "return total / noise_draws", "return total"),
     Mutant("likelihood.py", "            child.training = mode", "            child.training = True"),
     Mutant("likelihood.py", "    module.eval()\n    try:", "    try:"),
+    Mutant("bijections/dequantisation.py", "e.square() - moved.square()", "moved.square() - e.square()"),
+    Mutant("bijections/dequantisation.py", "return u.clamp(least, 1 - least)", "return u", "tests/test_modern.py"),
     Mutant("folded.py", "compressed(x).to(self.dtype", "x.to(self.dtype", "tests/test_speed.py"),
     Mutant("data/prepare.py", ' and "inputs" not in read_description(folder)', "", "tests/test_prepare.py"),
     Mutant("muon.py", "factor @ square @ factor", "factor @ square", "tests/test_muon.py"),

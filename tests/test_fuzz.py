@@ -35,6 +35,7 @@ FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
     "model.coupling_growth": ([1.0, 0.5], [0.0, -1.0, NAN, INF, 1.5]),
     "model.num_couplings": ([1, 2, 3], [0, 1001, 10**30]),
     "model.frequency": ([0.0, 3.0], [-1.0, NAN, INF, 1e30]),
+    "model.dequantisation": (["uniform", "variational"], ["gaussian", None]),
     "model.batch_norm": ([False, True], ["yes"]),
     "model.num_blocks": ([0, 1], [-1, 1000, 1001, 10**30]),
     "model.momentum": ([0.0, 0.9], [1.0, -0.1, NAN, 1 - 1e-12]),
@@ -69,6 +70,7 @@ OF_TABLES = {
     "data.turn": False,
     "data.recolour": False,
     "model.architecture": "vector",
+    "model.dequantisation": "uniform",
 }
 STEPS = {"max_steps": 3, "moment_batches": 1, "eval_every": 3, "sample_every": 3}
 
@@ -82,6 +84,8 @@ def configurations(draw: st.DrawFn) -> tuple[Config, bool]:
         chosen |= {name: value for name, value in OF_TABLES.items() if name not in odd}
     if chosen["model.architecture"] == "paper" and "train.muon_lr" not in odd:
         chosen["train.muon_lr"] = None
+    if chosen["model.architecture"] == "paper" and "model.dequantisation" not in odd:
+        chosen["model.dequantisation"] = "uniform"
     if chosen["train.muon_lr"] is None and "train.muon_weight_decay" not in odd:
         chosen["train.muon_weight_decay"] = 0.0
     parts: dict[str, dict[str, Any]] = {"": {}, "data": {}, "model": {}, "train": {}}

@@ -35,6 +35,7 @@ LAYERS: list[set[str]] = [
         "bijections",
         "bijections.actnorm",
         "bijections.coupling",
+        "bijections.dequantisation",
         "bijections.multiscale",
         "bijections.batchnorm",
         "bijections.logit",

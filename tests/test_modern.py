@@ -18,7 +18,9 @@ from realnvp.averages import WeightAverage
 from realnvp.bijections import (
     ActNorm,
     AffineCoupling,
+    Bijection,
     Chain,
+    Dequantisation,
     FactorOut,
     Mixing,
     Squeezed,
@@ -29,6 +31,7 @@ from realnvp.bijections import (
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
 from realnvp.checkpoint import TrainState, load_flow
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, TrainConfig
+from realnvp.data import dequantise
 from realnvp.latent import compress, kept
 from realnvp.models import build, half_coupling
 from realnvp.nets import ConvNet, KeptHalf
@@ -130,6 +133,40 @@ def test_the_last_coupling_before_factoring_out_is_a_conditional_gaussian_prior(
     prior = torch.distributions.Normal(-shift * torch.exp(-log_scale), torch.exp(-log_scale))
     expected = prior.log_prob(factored).flatten(1).sum(1)
     assert torch.allclose(StandardNormal().log_prob(z[:, :4]) + log_det, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("levels", [17, 256])
+def test_learned_noise_stays_in_its_cell_and_is_a_density(levels: int) -> None:
+    """For each v the density of u, q(u) = |du'/du| if all else is left out, integrates to 1; no u' leaves [0, 1)."""
+    net = ConvNet(4, 4, 8, num_blocks=1)
+    layer = moved(Dequantisation(net, levels=levels), pixels(2, 1, 2, 2, levels=levels))
+    u = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    v = torch.tensor([[0, levels - 1], [levels // 2, 3]], dtype=torch.float64).expand(len(u), 1, 2, 2)
+    for row, column in ((0, 0), (0, 1), (1, 0)):
+        x = v + 0.5
+        x[:, 0, row, column] += u - 0.5
+        z, log_det = layer(x)
+        others = layer(v[:1] + 0.5)[1] - one_pixel(layer, v[:1] + 0.5, row, column)
+        assert torch.equal(z.floor(), v)
+        assert (log_det - others).exp().mean().item() == pytest.approx(1, abs=2e-3)
+        assert (z[1:, 0, row, column] > z[:-1, 0, row, column]).all()
+
+
+def one_pixel(layer: Bijection, x: Tensor, row: int, column: int) -> Tensor:
+    """log |dz/dx| of one pixel, by autograd."""
+    x = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(layer(x)[0][0, 0, row, column], x)
+    return slope[0, 0, row, column].log()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_ends_of_a_cell_lead_nowhere_else(dtype: torch.dtype) -> None:
+    layer = moved(Dequantisation(ConvNet(4, 4, 8, num_blocks=1), levels=256), pixels(2, 1, 2, 2)).to(dtype)
+    v = torch.randint(0, 256, (50, 1, 4, 4), generator=torch.Generator().manual_seed(0)).to(dtype)
+    for x in (v, dequantise(v.byte(), torch.full_like(v, 1 - 1e-9))):
+        for end in (layer(x)[0], layer.inverse(x)):
+            assert torch.equal(end.floor(), v)
+        assert layer(x)[1].isfinite().all()
 
 
 def test_compression_resamples_what_was_factored_out_given_what_is_kept() -> None:

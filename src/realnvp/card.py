@@ -69,7 +69,8 @@ def _rows(config: Config, facts: Mapping[str, Any], evaluation: Mapping[str, Any
         draws = [f"noise draws: {_text(evaluation['noise_draws'])}"] if "noise_draws" in evaluation else []
         counted = ", ".join([*things, *draws, f"standard error over {_text(evaluation.get('standard_error_over'))}"])
         measured = f"**{_number(evaluation[unit.key])} +- {_number(evaluation.get('standard_error'))}**"
-        meaning = "; an upper bound" if unit is BITS_PER_DIM else "; the mean log-density of a row, in the units of the columns"
+        bound = f"; an upper bound ({config.model.dequantisation} dequantisation)"
+        meaning = bound if unit is BITS_PER_DIM else "; the mean log-density of a row, in the units of the columns"
         yield f"{unit.words}, {_text(evaluation.get('split', 'test'))} split", f"{measured} ({counted}){meaning}"
     elif f"validation_{unit.key}" in facts:
         yield f"{unit.words}, validation split", f"{_number(facts[f'validation_{unit.key}'])}; it chose the model"

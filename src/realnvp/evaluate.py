@@ -63,7 +63,7 @@ def evaluate(
         "shape": chosen.shape,
     }
     if unit is BITS_PER_DIM:
-        evaluation |= {"noise_draws": noise_draws, "paper": chosen.paper}
+        evaluation |= {"noise_draws": noise_draws, "dequantisation": flow.config.model.dequantisation, "paper": chosen.paper}
     if views:
         evaluation["views"] = {"count": count} | _numbers(nats(views=True), unit, chosen)
     return evaluation | ({"codecs": _codecs(chosen.part)} if codecs else {})

@@ -57,6 +57,7 @@ def bits_per_dim(
 ) -> BitsPerDim:
     """Bits/dim of uint8 images, (N, C, H, W), under uniform dequantisation (sections 4.1-4.2), in eval mode.
 
+    Of a flow with `Dequantisation`, which makes other noise of it, that is the bound of variational dequantisation.
     log p is averaged over the noise draws. Image i's noise is a function of (seed, i, draw): batch size and order do not matter.
     views: of the density averaged over all that training showed of an image, mirrored, turned, recoloured (`realnvp.views`).
     groups: which images belong together (crops of one photograph); the standard error is then over groups.

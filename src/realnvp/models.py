@@ -16,6 +16,7 @@ from realnvp.bijections import (
     BatchNorm,
     Bijection,
     Chain,
+    Dequantisation,
     FactorOut,
     Logit,
     Mixing,
@@ -54,9 +55,13 @@ def build(config: Config | str) -> Flow:
         if config.model.architecture == "vector":
             return Flow(vector(config.model, config.data.shape[0]), StandardNormal(), config)
         assert config.data.levels is not None
-        logit = Logit(alpha=config.model.alpha, levels=config.data.levels)
-        body = {"paper": multiscale, "modern": modern}[config.model.architecture](config.model, config.data.shape[0])
-    return Flow(Chain([logit, body]), StandardNormal(), config)
+        channels, levels = config.data.shape[0], config.data.levels
+        layers: list[Bijection] = [Logit(alpha=config.model.alpha, levels=levels)]
+        layers.append({"paper": multiscale, "modern": modern}[config.model.architecture](config.model, channels))
+        if config.model.dequantisation == "variational":
+            net = ConvNet(4 * channels, config.model.width, 8 * channels, num_blocks=config.model.num_blocks)
+            layers.insert(0, Dequantisation(net, levels=levels))
+    return Flow(Chain(layers), StandardNormal(), config)
 
 
 def modern(model: ModelConfig, channels: int) -> Chain:

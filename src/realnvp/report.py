@@ -90,7 +90,7 @@ def _results(result: dict[str, Any], config: Config) -> str:
         rows["the paper"] = f"{result['paper']:.2f} bits/dim"
     elif fields := departures(config):
         rows["departs from the paper in"] = ", ".join(fields)
-    return f"{number}<p>{_text(what)}. An upper bound (uniform dequantisation).</p>{_table(rows)}"
+    return f"{number}<p>{_text(what)}. An upper bound ({config.model.dequantisation} dequantisation).</p>{_table(rows)}"
 
 
 def _figure(path: Path, command: str) -> str:

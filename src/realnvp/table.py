@@ -75,7 +75,8 @@ def _row(run: Path) -> dict[str, Any]:
 
 def _whose(model: ModelConfig) -> str:
     if model.architecture == "modern":
-        return "modern, not the paper's"
+        learned = ", variational dequantisation" if model.dequantisation == "variational" else ""
+        return f"modern{learned}, not the paper's"
     return "the paper's" if model.coupling == "affine" else "NICE's couplings, not the paper's"
 
 

@@ -4,6 +4,7 @@ from realnvp.bijections.actnorm import ActNorm
 from realnvp.bijections.base import Bijection, Chain, starting
 from realnvp.bijections.batchnorm import BatchNorm
 from realnvp.bijections.coupling import AdditiveCoupling, AffineCoupling
+from realnvp.bijections.dequantisation import Dequantisation
 from realnvp.bijections.logit import Logit
 from realnvp.bijections.masks import bitwise, channelwise, checkerboard
 from realnvp.bijections.mixing import Mixing
@@ -16,6 +17,7 @@ __all__ = [
     "BatchNorm",
     "Bijection",
     "Chain",
+    "Dequantisation",
     "FactorOut",
     "Logit",
     "Mixing",

@@ -19,8 +19,8 @@ Split = Literal["train", "validation", "test"]
 class Evaluate:
     """Print the bits/dim of a run's flow on one split, with its standard error; of its own data also to RUN/evaluation.json.
 
-    A bound on the bits that a lossless code needs for each channel of each pixel (uniform dequantisation). Of a table: the mean
-    log-density of its rows, in nats, in the units of its columns.
+    A bound on the bits that a lossless code needs for each channel of each pixel (uniform dequantisation, or the flow's own). Of
+    a table: the mean log-density of a row in nats, in the units of its columns.
 
     Example: realnvp evaluate runs/photos --split test --noise-draws 4
     """
@@ -85,7 +85,7 @@ def _print_evaluation(result: dict[str, Any]) -> None:
             print(f"  {result['nonfinite']} rows have no finite log-density")
         return
     print(f"{where}: {result['num_images']} images, noise draws: {result['noise_draws']}")
-    print(f"  {measured(result)} ({error}); an upper bound (uniform dequantisation)")
+    print(f"  {measured(result)} ({error}); an upper bound ({result['dequantisation']} dequantisation)")
     if result["nonfinite"]:
         print(f"  {result['nonfinite']} images have no finite log-density")
     if "views" in result:

@@ -57,6 +57,8 @@ class ModelConfig:
     """vector: half of the networks' first units are sines, with weights of this deviation / D at the start; 0: none."""
     batch_norm: bool = False
     """vector: whether batch norm (section 3.7) follows each coupling; the paper's images always have it."""
+    dequantisation: Literal["uniform", "variational"] = "uniform"
+    """modern: the noise within a grey level; uniform as in the paper, or learned, whose bits/dim are a tighter bound."""
     momentum: float = 0.0
     """rho of eq 15-16 in training; 0: plain batch statistics."""
     alpha: float = 0.05

@@ -36,6 +36,7 @@ def validate(config: Config) -> Config:
         ("model.num_couplings", 1 <= model.num_couplings <= 1000, "must be between 1 and 1000"),
         ("model.coupling_growth", 0 < model.coupling_growth <= 1, "must be more than 0 and at most 1"),
         ("model.frequency", 0 <= model.frequency <= 1000, "must be between 0 and 1000"),
+        ("model.dequantisation", model.dequantisation == "uniform" or model.architecture == "modern", "is for modern models"),
         ("model.momentum", 0 <= model.momentum < 1, "must be in [0, 1)"),
         ("model.alpha", 0 < model.alpha < 0.5, "must be between 0 and 0.5"),
         ("train.lr", 0 < train.lr < float("inf"), "must be positive"),
