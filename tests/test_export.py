@@ -46,7 +46,8 @@ def made(architecture: str, run_dir: Path) -> realnvp.Flow:
         flow = realnvp.vector_flow(3, width=8, num_couplings=4)
     else:
         config = PRESETS["digits-modern"]
-        flow = realnvp.build(replace(config, model=replace(config.model, width=8, num_couplings=2, num_scales=1)))
+        noise = {"dequantisation": "variational"} if architecture == "learned noise" else {}
+        flow = realnvp.build(replace(config, model=replace(config.model, width=8, num_couplings=2, num_scales=1, **noise)))
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in flow.parameters():
@@ -54,7 +55,9 @@ def made(architecture: str, run_dir: Path) -> realnvp.Flow:
     return flow.eval()
 
 
-@pytest.mark.parametrize(("architecture", "call"), [("paper", "encode"), ("modern", "decode"), ("vector", "log_prob")])
+@pytest.mark.parametrize(
+    ("architecture", "call"), [("paper", "encode"), ("modern", "decode"), ("learned noise", "log_prob"), ("vector", "log_prob")]
+)
 def test_a_program_is_the_flow(run_dir: Path, architecture: str, call: Call) -> None:
     """To the bit, of any number of images; and the flow is left as it was."""
     flow = made(architecture, run_dir).train()
@@ -115,6 +118,7 @@ def test_what_cannot_be_exported(run_dir: Path, tmp_path: Path) -> None:
         "call: .*'sample'": lambda: export_program(flow, call="sample"),  # type: ignore[arg-type]  # the mistake
         "realnvp.fast": lambda: export_program(realnvp.fast(flow)),
         "float32": lambda: export_program(flow, dtype=torch.float16),
+        "ONNX cannot say": lambda: export_onnx(made("learned noise", run_dir), tmp_path / "x.onnx"),
         "shape: ": lambda: export_program(realnvp.Flow(flow.bijection, flow.prior)),
     }.items():
         with pytest.raises(ValueError, match=words):
