@@ -91,7 +91,8 @@ def fit(
             with smooth.used():
                 best.look(step)
             if verbose:
-                print(f"step {step} of {max_steps}: loss {losses[-1]:.3f}, best {best.nats:.3f} nats at step {best.step}")
+                found = f", best {best.nats:.3f} nats at step {best.step}" if best.seen else ""
+                print(f"step {step} of {max_steps}: loss {losses[-1]:.3f}{found}")
             if step - best.improved >= patience:
                 break
     best.restore()
