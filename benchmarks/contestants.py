@@ -58,7 +58,7 @@ def training(config: Config, stack: ExitStack, *, precision: str) -> list[Case]:
     """The step of `realnvp train`, its batch included: what users wait for."""
     folder, batch = Path(stack.enter_context(tempfile.TemporaryDirectory())), config.train.batch_size
     channels, height, width = config.data.shape or (3, 32, 32)
-    images = np.random.default_rng(0).integers(0, 256, (8 * batch, height, width, channels), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, config.data.levels or 256, (8 * batch, height, width, channels), dtype=np.uint8)
     np.save(folder / "images.npy", images)
     config = replace(config, data=replace(config.data, source=str(folder / "images.npy")))
     config = replace(config, train=replace(config.train, precision=precision))
@@ -75,7 +75,7 @@ def using(config: Config, stack: ExitStack, *, fast: bool) -> list[Case]:
     """log_prob and sample of the flow as it is, or of `realnvp.fast`."""
     flow = build(config).eval()
     flow = realnvp.fast(flow) if fast else flow
-    x = torch.rand(config.train.batch_size, *config.data.shape or ()) * 255
+    x = torch.rand(config.train.batch_size, *config.data.shape or ()) * (config.data.levels or 256)
     return at_both_batches(lambda count: torch.no_grad()(flow.log_prob)(x[:count]), flow.sample, len(x))
 
 
@@ -95,7 +95,7 @@ def other(config: Config, stack: ExitStack, *, name: str, low: bool = False) -> 
 
         model = PEERS[name](config)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    x = torch.rand(config.train.batch_size, *config.data.shape or ()) * 255
+    x = torch.rand(config.train.batch_size, *config.data.shape or ()) * (config.data.levels or 256)
     cast = partial(torch.autocast, "cpu", torch.bfloat16, enabled=low)
 
     def mode(training: bool) -> None:
