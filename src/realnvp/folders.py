@@ -137,7 +137,7 @@ def read_json(path: Path, *, kind: type[Kind], maker: str = "", fields: Fields |
 def parse_json(text: bytes, path: Path, *, kind: type[Kind], fields: Fields | None = None) -> Kind:
     """The object or list in the text of a JSON file, not empty where fields are wanted.
 
-    fields: names and types in that object, or in the list's last one.
+    fields: names and types in that object, or in each one of the list.
 
     ValueError names the file, and the field that is wrong.
     """
@@ -147,7 +147,8 @@ def parse_json(text: bytes, path: Path, *, kind: type[Kind], fields: Fields | No
         raise ValueError(f"{path}: not JSON: {error}") from None
     if not isinstance(content, kind) or not (content or fields is None):
         raise ValueError(f"{path}: lacks what it should hold")
-    check_fields(content[-1] if isinstance(content, list) else content, path, fields or {})
+    for entry in content if isinstance(content, list) else [content]:
+        check_fields(entry, path, fields or {})
     return content
 
 

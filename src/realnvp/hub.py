@@ -11,7 +11,7 @@ from realnvp.evaluate import evaluation_command
 from realnvp.flow import Flow
 from realnvp.folders import CARD
 from realnvp.locate import FILES, WEIGHTS, locate
-from realnvp.table import current_evaluation
+from realnvp.table import current_evaluation, evaluated
 
 
 def share(run: str | Path, folder: str | Path, *, licence: str | None = None) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def share(run: str | Path, folder: str | Path, *, licence: str | None = None) ->
     """
     run = Path(run)
     evaluation, sittings = current_evaluation(run), read_sittings(run)
-    flow, facts = load_model(run, "last" if evaluation["which"] == "last" else "best")
+    flow, facts = load_model(run, evaluated(evaluation))
     assert flow.config is not None
     flow.config = replace(flow.config, data=replace(flow.config.data, source=None))
     trained = dict.fromkeys(map(command_of, sittings))

@@ -137,9 +137,9 @@ def _of_rows(flow: Flow, rows: Tensor) -> Tensor:
 def _check(images: Images, noise_draws: int, batch_size: int) -> None:
     if not isinstance(images, Tensor | np.ndarray) or images.dtype not in (torch.uint8, np.uint8):
         raise ValueError(f"images: expected uint8, got {getattr(images, 'dtype', type(images).__name__)}")
-    empty = isinstance(images, Tensor) and images.is_meta
-    if images.ndim != 4 or not len(images) or empty:
-        raise ValueError(f"images: expected (N, C, H, W) with N > 0, got {tuple(images.shape)}{' on meta' if empty else ''}")
+    on_meta = isinstance(images, Tensor) and images.is_meta
+    if images.ndim != 4 or not len(images) or on_meta:
+        raise ValueError(f"images: expected (N, C, H, W) with N > 0, got {tuple(images.shape)}{' on meta' if on_meta else ''}")
     for name, value in (("noise_draws", noise_draws), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name}: must be at least 1, got {value}")

@@ -63,8 +63,8 @@ def report(
     """
     name = run.resolve().name
     parts = [f"<h1>{_text(name)}</h1>", _results(result, config), _command(evaluation_command(run, result))]
+    which = ["--which", "last"] if result["which"] == "last" else []
     for path in sorted(pictures, key=lambda path: (list(SENTENCES).index(_kind(path)), path.name)):
-        which = ["--which", "last"] if result["which"] == "last" else []
         figure = ["realnvp", "figures", str(run), "--only", path.stem.split("-")[0], "--seed", str(seed), *which]
         parts.append(_figure(path, shlex.join(figure)))
     parts += ["<h2>Configuration</h2>", _table(flat(config)), _command(command_of(sittings[-1]))]

@@ -1,7 +1,7 @@
 """Table 1 of the paper with runs of one's own beside it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from realnvp.checkpoint import last_state, read_run_config
 from realnvp.config import Config, ModelConfig, departures
@@ -111,10 +111,15 @@ def current_evaluation(run: Path) -> dict[str, Any]:
     result = read_evaluation(run)
     if result["split"] != "test":
         raise ValueError(f"{path}: is of the {result['split']} split; {maker} takes the test split")
-    which = "last" if result["which"] == "last" else "best"
+    which = evaluated(result)
     if [path.name for path in numbered(run / "model", which)[-1:]] != [f"{which}-{result['step']:09d}"]:
         raise ValueError(f"{path}: is of an earlier model; {maker} takes the present one")
     return result
+
+
+def evaluated(evaluation: dict[str, Any]) -> Literal["best", "last"]:
+    """The model of the run that an evaluation is of."""
+    return "last" if evaluation["which"] == "last" else "best"
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -91,6 +91,12 @@ def like(module: nn.Module, default: Tensor | None = None) -> Tensor:
     return next(chain(module.parameters(), module.buffers()), torch.empty(0) if default is None else default)
 
 
+def predicted(net: nn.Module, seen: Tensor, mask: Tensor) -> Tensor:
+    """net(seen, mask) in seen's type. The network has its own, float32 or bfloat16 say; what touches x and log_det has x's."""
+    out: Tensor = net(seen.to(like(net, seen).dtype), mask)
+    return out.to(seen.dtype)
+
+
 def sum_per_example(x: Tensor) -> Tensor:
     """(B,): the sum of each example's entries."""
     return torch.sum(x.flatten(1), dim=1)

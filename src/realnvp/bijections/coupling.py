@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from realnvp.bijections.base import Bijection, like, sum_per_example
+from realnvp.bijections.base import Bijection, predicted, sum_per_example
 from realnvp.bijections.masks import Mask
 
 
@@ -61,7 +61,5 @@ class AdditiveCoupling(Bijection):
 
 
 def _of_kept_part(net: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
-    """net(b x, b) in x's type. The network has its own, float32 or bfloat16 say; what touches x and log_det has x's."""
-    kept = x.where(mask, 0)  # where, not products: 0 * inf would be nan
-    out: Tensor = net(kept.to(like(net, x).dtype), mask)
-    return out.to(x.dtype)
+    """net(b x, b) in x's type."""
+    return predicted(net, x.where(mask, 0), mask)  # where, not products: 0 * inf would be nan

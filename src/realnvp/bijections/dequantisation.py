@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from torch.special import ndtr, ndtri
 
-from realnvp.bijections.base import Bijection, like, sum_per_example
+from realnvp.bijections.base import Bijection, predicted, sum_per_example
 
 
 class Dequantisation(Bijection):
@@ -37,7 +37,8 @@ class Dequantisation(Bijection):
         """v, Phi^-1 of what is left, m, l."""
         v = x.floor()
         seen = pixel_unshuffle(6 * v / (self.levels - 1) - 3, 2)
-        shift, raw = self.net(seen.to(like(self.net, x).dtype), torch.ones((), dtype=torch.bool)).to(x.dtype).chunk(2, dim=1)
+        everything = torch.ones((), dtype=torch.bool, device=x.device)
+        shift, raw = predicted(self.net, seen, everything).chunk(2, dim=1)
         return v, ndtri(self._inside(x - v)), pixel_shuffle(shift, 2), self.bound.to(x.dtype) * pixel_shuffle(raw, 2).tanh()
 
     def _inside(self, u: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class Report:
         from realnvp.figures import draw_figures
         from realnvp.folders import DamagedError
         from realnvp.report import report
-        from realnvp.table import current_evaluation
+        from realnvp.table import current_evaluation, evaluated
 
         run = Path(self.run)
         config, sittings = read_run_config(run), read_sittings(run)
@@ -41,7 +41,7 @@ class Report:
             result = current_evaluation(run)
         except (ValueError, DamagedError):  # none, or of another model or split
             result = Evaluate(self.run, codecs=config.data.levels == 256, device=self.device).write()
-        flow, _ = load(self.run, self.device, which="last" if result["which"] == "last" else "best")  # the one evaluated
+        flow, _ = load(self.run, self.device, which=evaluated(result))
         pictures = draw_figures(flow, self.run, seed=self.seed)
         page = report(run, config, result, pictures, sittings, seed=self.seed)
         if self.json:
