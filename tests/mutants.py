@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-COPIED = "src tests benchmarks docs examples .github README.md Makefile pyproject.toml requirements-dev.lock"
+COPIED = (
+    "src tests benchmarks docs examples .github README.md Makefile pyproject.toml requirements-dev.lock requirements-lowest.txt"
+)
 CORE = "tests/test_contract.py tests/test_equations.py tests/test_likelihood.py tests/test_models.py tests/test_speed.py"
 TRAIN = "tests/test_training.py tests/test_batches.py tests/test_nonfinite.py tests/test_speed.py"
 FILES = "tests/test_folders.py tests/test_training.py tests/test_hostile.py tests/test_faults.py"

@@ -206,7 +206,7 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], Argv], list[str]]] = {
     "a preset for a data set": (lambda t, r: ["train", "photos", "--data.set", "photos-modern"], ["data.set: 'photos-modern'"]),
     "unknown set": (lambda t, r: ["prepare", "cifar", "--source", t, "--out", t / "x"], ["'cifar'", "cifar10"]),
     "two numbers for three": (lambda t, r: ["train", "digits", "--data.shape", "8", "8"], ["data.shape", "one or three"]),
-    "unknown shell": (lambda t, r: ["completion", "fish"], ["bash"]),
+    "unknown shell": (lambda t, r: ["completion", "tcsh"], ["bash, zsh"]),
     # configurations
     "--config without a file": (lambda t, r: ["train", "--config"], ["--config"]),
     "no such configuration": (lambda t, r: ["train", "--config", t / "no.json"], ["no.json", "No such file"]),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 import realnvp
+from realnvp.cli.completion import SHELLS
 from realnvp.cli.main import run
 from realnvp.config import Config, to_json
 from realnvp.data import codec_bits_per_dim
@@ -221,8 +223,9 @@ def test_presets_version_completion_help(out_of: Out) -> None:
     assert presets["cifar10"]["paper"] == 3.49
     assert run(["--version"]) == 0
     assert out_of.readouterr().out == f"realnvp {realnvp.__version__}\n"
-    assert run(["completion", "bash"]) == 0
-    assert "evaluate" in out_of.readouterr().out
+    for shell in SHELLS:
+        assert run(["completion", shell]) == 0
+        assert {"evaluate", "photos-modern", "--train.max-steps"} <= set(re.findall(r"[\w.-]+", out_of.readouterr().out))
     for command in (
         "prepare",
         "evaluate",

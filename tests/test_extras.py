@@ -93,3 +93,20 @@ def test_a_missing_package_is_told_with_its_install_line(module: str, run_dir: P
     (extra,) = re.findall(r"pip install 'realnvp\[(\w+)\]'", line)
     assert extra != "all"
     assert module in extras()[extra], line
+
+
+def test_the_lowest_versions_that_are_declared_are_the_ones_that_are_tested() -> None:
+    """Each package has one lower bound, held by the file that CI installs on the lowest Python."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = declared["project"]
+    wanted = {*declared["build-system"]["requires"], *project["dependencies"], *chain(*project["optional-dependencies"].values())}
+    packages = [each for each in wanted if not each.startswith("realnvp[")]
+    lowest = sorted({re.sub(r">=([\d.]+)(,<[\d.]+)?$", r"==\1", each) for each in packages})
+    pins = [line for line in (ROOT / "requirements-lowest.txt").read_text().splitlines() if not line.startswith("#")]
+    assert pins == lowest
+    assert len({pin.partition("==")[0] for pin in pins}) == len(pins)
+
+    tested = re.findall(r'- python: "(.*)"\n +versions: (\S*)', (ROOT / ".github/workflows/ci.yml").read_text())
+    pythons = [line.rpartition(" ")[2] for line in project["classifiers"] if re.search(r":: 3\.\d+$", line)]
+    assert project["requires-python"] == f">={pythons[0]}"
+    assert tested == [(pythons[0], "requirements-lowest.txt"), (pythons[-1], '""')]

@@ -290,8 +290,8 @@ def hostile(kind: str, path: Path) -> None:
         member.type, member.linkname = {"symlink": tarfile.SYMTYPE, "link": tarfile.LNKTYPE}[kind], "0.png"
     elif kind == "negative size":
         pass
-    elif kind == "pax path":
-        member.pax_headers = {"path": "../x.png"}
+    elif kind.startswith("pax"):
+        member.pax_headers = {"pax path": {"path": "../x.png"}, "pax negative size": {"size": "-1024"}}[kind]
     elif kind in ("device", "pipe"):
         member.type = {"device": tarfile.CHRTYPE, "pipe": tarfile.FIFOTYPE}[kind]
     elif kind.startswith("zip"):
@@ -326,6 +326,7 @@ def hostile(kind: str, path: Path) -> None:
         "device",
         "pipe",
         "pax path",
+        "pax negative size",
         "negative size",
         "zip parent",
         "zip absolute",

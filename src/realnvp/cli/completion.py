@@ -8,7 +8,7 @@ import tyro
 
 from realnvp.cli.train import all_presets
 
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh")
 
 
 def completion(argv: list[str], commands: dict[str, Any]) -> str:

@@ -91,17 +91,21 @@ def _tar(path: Path, magic: bytes, stack: ExitStack, scratch: Path) -> Files:
         if magic.startswith(start):
             file = _unpacked(path, stack.enter_context(unpacker.open(file)), stack, scratch)
     members = []
+    end = 0
     with tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # types lack it; a million members take a gigabyte
-            # A negative size would lead back to where it stands, for ever.
+            # A negative size would lead back to where it stands, for ever: CVE-2025-8194.
+            # Later Pythons end the list there.
             if member.size < 0 or not (member.isdir() or (member.isreg() and not member.issparse())):
                 raise ValueError(f"{path}: member {member.name!r} is a link, a device, sparse or of negative size; refused")
             if member.isreg():
                 members.append((member.name, (member.offset_data, member.size), member.size))
-        file.seek(tar.offset)
+            end = tar.offset
+        # By now tar.offset may lie past a header that tarfile did not understand, and kept silent on.
+        file.seek(end)
         if any(file.read(512).ljust(512, b"?")):
-            raise ValueError(f"{path}: truncated or damaged: its mark of the end is missing")
+            raise ValueError(f"{path}: truncated or damaged: no member and no mark of the end at byte {end}; refused")
     view = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     kept = _checked(path, members, path.stat().st_size)
     return Files(
