@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from flows import image_flow, learned_noise, moved, normal, pixels
 from test_training import assert_bit_equal, interrupt_at, step_of_the_loop, with_train
@@ -29,9 +30,11 @@ from realnvp.bijections import (
     starting,
 )
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
-from realnvp.checkpoint import TrainState, load_flow
+from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, save_checkpoint, save_flow
+from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, TrainConfig
 from realnvp.data import dequantise
+from realnvp.folders import DamagedError, read_folder, write_folder
 from realnvp.latent import compress, kept
 from realnvp.models import build, half_coupling
 from realnvp.nets import ConvNet, KeptHalf
@@ -205,6 +208,35 @@ def test_the_ends_of_a_cell_lead_nowhere_else(dtype: torch.dtype) -> None:
         for end in (layer(x)[0], layer.inverse(x)):
             assert torch.equal(end.floor(), v)
         assert layer(x)[1].isfinite().all()
+
+
+def test_learned_noise_of_version_0_1_0_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would silently be another density. In one line that names the file, for a flow and for a training that goes on."""
+    config = PRESETS["digits-modern"]
+    flow = build(
+        dataclasses.replace(
+            config, model=dataclasses.replace(config.model, width=4, num_couplings=1, dequantisation="variational")
+        )
+    )
+    save_flow(flow, tmp_path / "flow")
+    save_checkpoint(tmp_path, TrainState(step=1), flow=flow, optimizers=[], average=WeightAverage(flow, 0.0))
+    for folder, file, prefix in (
+        (tmp_path / "flow", "model.safetensors", ""),
+        (tmp_path / "checkpoints" / "step-000000001", "state.safetensors", "flow."),
+    ):
+        files = read_folder(folder)
+        tensors = safetensors.torch.load(files[file])
+        first = f"{prefix}bijection.bijections.0."
+        old = {name: tensor[:8] for name, tensor in tensors.items() if name.startswith(f"{first}net.conv_out.")}
+        tensors |= {f"{first}bound": torch.tensor(1.0), **old}
+        write_folder(folder, files | {file: safetensors.torch.save(tensors)})
+    words = r"safetensors: does not fit config.json: the learned noise of version 0\.1\.0 .* train again"
+    with pytest.raises(DamagedError, match=f"model.{words}"):
+        load_flow(tmp_path / "flow")
+    with pytest.raises(DamagedError, match=f"state.{words}"):
+        load_checkpoint(tmp_path, flow=flow, optimizers=[], average=WeightAverage(flow, 0.0))
+    assert run(["sample", str(tmp_path / "flow"), "--out", str(tmp_path / "x.png")]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_compression_resamples_what_was_factored_out_given_what_is_kept() -> None:
