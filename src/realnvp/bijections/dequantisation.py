@@ -42,7 +42,7 @@ class Dequantisation(Bijection):
         super().__init__()
         self.net = net
         self.levels = levels
-        self.register_load_state_dict_pre_hook(_refuse_version_0_1_0)
+        self.register_load_state_dict_pre_hook(_refuse_version_0_1_0)  # type: ignore[no-untyped-call]  # torch's own
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         v, u, bends = self._predict(x)
