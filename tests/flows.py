@@ -30,6 +30,13 @@ from realnvp.nets import ConvNet, KeptHalf, ResNet
 Case = Callable[[], tuple[Bijection, Tensor]]
 
 
+def drawn(case: Case, seed: int = 0) -> tuple[Bijection, Tensor]:
+    """The case's bijection and batch; its weights do not depend on what was drawn before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return case()
+
+
 def normal(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
@@ -65,6 +72,11 @@ def channel_coupling(channels: int, *, flip: bool = False) -> AffineCoupling:
     return AffineCoupling(partial(channelwise, flip=flip), net)
 
 
+def learned_noise(channels: int, *, levels: int = 256) -> Dequantisation:
+    net = ConvNet(4 * channels, 4, 4 * Dequantisation.NUMBERS * channels, num_blocks=1)
+    return Dequantisation(net, levels=levels)
+
+
 def image_flow(channels: int, height: int, width: int, num_scales: int, **fields: Any) -> Bijection:
     model = ModelConfig(**{"num_scales": num_scales, "width": 4, "num_blocks": 1, "num_couplings": 2} | fields)
     return build(Config(data=DataConfig(shape=(channels, height, width)), model=model)).bijection
@@ -97,9 +109,13 @@ CASES: dict[str, Case] = {
     "squeezed by colour": lambda: (Squeezed(channel_coupling(4), by_colour=True), normal(2, 1, 4, 6)),
     "modern 1x4x4, 1 scale": lambda: (image_flow(1, 4, 4, 1, architecture="modern"), pixels(3, 1, 4, 4)),
     "modern 3x8x4, 2 scales": lambda: (image_flow(3, 8, 4, 2, architecture="modern"), pixels(2, 3, 8, 4)),
-    "dequantisation": lambda: (Dequantisation(ConvNet(8, 4, 16, num_blocks=1), levels=256), pixels(3, 2, 4, 6)),
+    "dequantisation": lambda: (learned_noise(2), pixels(3, 2, 4, 6)),
     "modern 3x8x8, 2 scales, variational dequantisation": lambda: (
         image_flow(3, 8, 8, 2, architecture="modern", dequantisation="variational"),
+        pixels(2, 3, 8, 8),
+    ),
+    "modern additive 3x8x8, 2 scales, variational dequantisation": lambda: (
+        image_flow(3, 8, 8, 2, architecture="modern", coupling="additive", dequantisation="variational"),
         pixels(2, 3, 8, 8),
     ),
     "modern additive 1x8x8, 3 scales": lambda: (

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from flows import CASES, LARGE, Case, moved
+from flows import CASES, LARGE, Case, drawn, moved
 
 from realnvp.bijections import Bijection
 
 
 def make(case: Case, *, fresh: bool) -> tuple[Bijection, torch.Tensor]:
-    bijection, x = case()
+    bijection, x = drawn(case)
     return (bijection.double().eval() if fresh else moved(bijection, x)), x
 
 

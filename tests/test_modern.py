@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
-from flows import image_flow, moved, normal, pixels
+from flows import image_flow, learned_noise, moved, normal, pixels
 from test_training import assert_bit_equal, interrupt_at, step_of_the_loop, with_train
 from torch import Tensor, nn
 
@@ -29,9 +30,11 @@ from realnvp.bijections import (
     starting,
 )
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
-from realnvp.checkpoint import TrainState, load_flow
+from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, save_checkpoint, save_flow
+from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, TrainConfig
 from realnvp.data import dequantise
+from realnvp.folders import DamagedError, read_folder, write_folder
 from realnvp.latent import compress, kept
 from realnvp.models import build, half_coupling
 from realnvp.nets import ConvNet, KeptHalf
@@ -138,8 +141,7 @@ def test_the_last_coupling_before_factoring_out_is_a_conditional_gaussian_prior(
 @pytest.mark.parametrize("levels", [17, 256])
 def test_learned_noise_stays_in_its_cell_and_is_a_density(levels: int) -> None:
     """For each v the density of u, q(u) = |du'/du| if all else is left out, integrates to 1; no u' leaves [0, 1)."""
-    net = ConvNet(4, 4, 8, num_blocks=1)
-    layer = moved(Dequantisation(net, levels=levels), pixels(2, 1, 2, 2, levels=levels))
+    layer = moved(learned_noise(1, levels=levels), pixels(2, 1, 2, 2, levels=levels))
     u = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
     v = torch.tensor([[0, levels - 1], [levels // 2, 3]], dtype=torch.float64).expand(len(u), 1, 2, 2)
     for row, column in ((0, 0), (0, 1), (1, 0)):
@@ -159,14 +161,82 @@ def one_pixel(layer: Bijection, x: Tensor, row: int, column: int) -> Tensor:
     return slope[0, 0, row, column].log()
 
 
+class Raw(nn.Module):
+    """A network that says the same of every image."""
+
+    def __init__(self, raw: Tensor) -> None:
+        super().__init__()
+        self.raw = nn.Parameter(raw)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.raw.expand(len(x), -1, -1, -1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize("seed", range(4))
+def test_learned_noise_is_exact_for_any_weights_and_any_place_in_a_cell(seed: int, size: float, dtype: torch.dtype) -> None:
+    """And its slope is within [1/16, 16], so that the way back is off by no more than 16 times z's rounding."""
+    random = torch.Generator().manual_seed(seed)
+    raw = size * torch.randn(1, 4 * Dequantisation.NUMBERS, 20, 20, dtype=dtype, generator=random)
+    layer = Dequantisation(Raw(raw), levels=256).eval()
+    v = torch.randint(0, 256, (12, 1, 40, 40), generator=random)
+    near = 10 ** (-16 * torch.rand(v.shape, dtype=torch.float64, generator=random))  # 0 and 1
+    u = torch.stack([near, 1 - near, torch.rand(v.shape, dtype=torch.float64, generator=random)])[
+        torch.arange(12) % 3, torch.arange(12)
+    ]
+    x = dequantise(v.byte(), u.to(dtype)).requires_grad_()
+    z, log_det = layer(x)
+    back = layer.inverse(z)
+    for y in (z, back):
+        assert torch.equal(y.floor(), v.to(dtype))
+    rounding = 256 * torch.finfo(dtype).eps
+    assert (back - x).abs().max() <= 16 * rounding
+    assert (layer(back)[0] - z).abs().max() <= 16 * rounding
+    (slope,) = torch.autograd.grad(z.sum(), x)
+    slope = torch.where(z - v < 1 - 2 * rounding, slope, 1)  # elsewhere rounding is kept from the next cell, which has no slope
+    assert (slope > (1 - 1e-5) / 16).all()
+    assert (slope < 16 * (1 + 1e-5)).all()
+    assert log_det.isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_ends_of_a_cell_lead_nowhere_else(dtype: torch.dtype) -> None:
-    layer = moved(Dequantisation(ConvNet(4, 4, 8, num_blocks=1), levels=256), pixels(2, 1, 2, 2)).to(dtype)
-    v = torch.randint(0, 256, (50, 1, 4, 4), generator=torch.Generator().manual_seed(0)).to(dtype)
-    for x in (v, dequantise(v.byte(), torch.full_like(v, 1 - 1e-9))):
+    layer = moved(learned_noise(1), pixels(2, 1, 2, 2)).to(dtype)
+    v = torch.randint(-20, 280, (50, 1, 4, 4), generator=torch.Generator().manual_seed(0)).to(dtype)
+    for x in (v, torch.nextafter(v + 1, v)):
         for end in (layer(x)[0], layer.inverse(x)):
             assert torch.equal(end.floor(), v)
         assert layer(x)[1].isfinite().all()
+
+
+def test_learned_noise_of_version_0_1_0_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would silently be another density. In one line that names the file, for a flow and for a training that goes on."""
+    config = PRESETS["digits-modern"]
+    flow = build(
+        dataclasses.replace(
+            config, model=dataclasses.replace(config.model, width=4, num_couplings=1, dequantisation="variational")
+        )
+    )
+    save_flow(flow, tmp_path / "flow")
+    save_checkpoint(tmp_path, TrainState(step=1), flow=flow, optimizers=[], average=WeightAverage(flow, 0.0))
+    for folder, file, prefix in (
+        (tmp_path / "flow", "model.safetensors", ""),
+        (tmp_path / "checkpoints" / "step-000000001", "state.safetensors", "flow."),
+    ):
+        files = read_folder(folder)
+        tensors = safetensors.torch.load(files[file])
+        first = f"{prefix}bijection.bijections.0."
+        old = {name: tensor[:8] for name, tensor in tensors.items() if name.startswith(f"{first}net.conv_out.")}
+        tensors |= {f"{first}bound": torch.tensor(1.0), **old}
+        write_folder(folder, files | {file: safetensors.torch.save(tensors)})
+    words = r"safetensors: does not fit config.json: the learned noise of version 0\.1\.0 .* train again"
+    with pytest.raises(DamagedError, match=f"model.{words}"):
+        load_flow(tmp_path / "flow")
+    with pytest.raises(DamagedError, match=f"state.{words}"):
+        load_checkpoint(tmp_path, flow=flow, optimizers=[], average=WeightAverage(flow, 0.0))
+    assert run(["sample", str(tmp_path / "flow"), "--out", str(tmp_path / "x.png")]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_compression_resamples_what_was_factored_out_given_what_is_kept() -> None:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
-from realnvp.bijections import Dequantisation
 from realnvp.bijections.base import like
 from realnvp.flow import Flow
 from realnvp.folders import atomic_save
@@ -91,14 +90,9 @@ def export_onnx(
     call: Call = "log_prob",
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write the same function as an ONNX file: input x, output named as the call. Needs realnvp[onnx].
-
-    ValueError for flows with `Dequantisation`: ONNX has no word for the inverse of the normal distribution function.
-    """
+    """Write the same function as an ONNX file: input x, output named as the call. Needs realnvp[onnx]."""
     import onnxscript  # noqa: F401  # that it is missing is told before anything is computed
 
-    if any(isinstance(layer, Dequantisation) for layer in flow.modules()):
-        raise ValueError("ONNX cannot say what variational dequantisation needs; realnvp.export.export_program can")
     program = export_program(flow, shape, call=call, dtype=dtype)
     log = logging.getLogger("torch.onnx")
     level = log.level

@@ -59,7 +59,8 @@ def build(config: Config | str) -> Flow:
         layers: list[Bijection] = [Logit(alpha=config.model.alpha, levels=levels)]
         layers.append({"paper": multiscale, "modern": modern}[config.model.architecture](config.model, channels))
         if config.model.dequantisation == "variational":
-            net = ConvNet(4 * channels, config.model.width, 8 * channels, num_blocks=config.model.num_blocks)
+            squares, numbers = 4 * channels, Dequantisation.NUMBERS
+            net = ConvNet(squares, config.model.width, numbers * squares, num_blocks=config.model.num_blocks)
             layers.insert(0, Dequantisation(net, levels=levels))
     return Flow(Chain(layers), StandardNormal(), config)
 
