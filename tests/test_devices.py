@@ -90,7 +90,7 @@ def test_apples_devices_which_lack_float64_compute_the_same(kind: str) -> None:
             assert all(part.device == (MPS if there else CPU) for part in (nats, back, *weights, _spread(batch)))
             results.append([part.detach().cpu() for part in (nats, back, *weights, *(weight.grad for weight in weights))])
     for expected, found in zip(*results, strict=True):
-        assert (expected - found).abs().max() <= 1e-6 + 1e-5 * expected.abs().max()
+        assert (expected - found).abs().max() <= 1e-4 + 1e-5 * expected.abs().max()
 
 
 class Kernels(TorchDispatchMode):
