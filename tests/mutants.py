@@ -19,6 +19,8 @@ COPIED = (
 )
 CORE = "tests/test_contract.py tests/test_equations.py tests/test_likelihood.py tests/test_models.py tests/test_speed.py"
 TRAIN = "tests/test_training.py tests/test_batches.py tests/test_nonfinite.py tests/test_speed.py"
+DEVICES = "tests/test_devices.py"
+TWO = "tests/test_training.py -k two_processes_take"
 FILES = "tests/test_folders.py tests/test_training.py tests/test_hostile.py tests/test_faults.py"
 
 
@@ -70,6 +72,14 @@ MUTANTS = [
     Mutant("normalise.py", "- slope * batch_mean", "", "tests/test_training.py"),
     Mutant("normalise.py", "if share < 1:", "if False:"),
     Mutant("normalise.py", "if out is not None:\n            g =", "if False:\n            g ="),
+    Mutant("normalise.py", "mean, var, mean, scale, False, EPS", "mean, var, None, None, False, EPS", DEVICES),
+    Mutant("moments.py", "(variances + (means - mean).square())", "variances", DEVICES),
+    Mutant("moments.py", "not _alone.get() and dist", "dist", TWO),
+    Mutant("bijections/mixing.py", "turned.append(left @ right @ space.T)", "turned.append(space.T)", "tests/test_modern.py"),
+    Mutant("bijections/mixing.py", "ratios > 1 + ALIKE", "ratios > 1", TWO),
+    Mutant("bijections/base.py", 'x.cpu().double() if x.device.type == "mps" else x.double()', "x.double()", DEVICES),
+    Mutant("models.py", "torch.default_generator.manual_seed", "torch.manual_seed", DEVICES),
+    Mutant("models.py", "layer(x if layer in parts else x[:few])", "layer(x)", "tests/test_fitting.py"),
     Mutant("convolution.py", "kernel / math.sqrt(6)", "kernel / math.sqrt(3)"),
     Mutant("convolution.py", "return *grads, g, None", "return *grads, 2 * g, None"),
     Mutant("nets.py", "torch.cat([2 * r, -2 * r, plane], dim=1)", "torch.cat([r, -r, plane], dim=1)"),

@@ -1,5 +1,6 @@
 """Rows in memory, fitted in seconds: what is kept, what is left alone, what is refused."""
 
+import copy
 import math
 from typing import Any
 
@@ -8,7 +9,9 @@ import torch
 from torch import Tensor
 
 import realnvp
+from realnvp.bijections import AffineCoupling, starting
 from realnvp.flow import Flow
+from realnvp.models import start_from
 from realnvp.noise import Purpose, generator
 
 QUICK: dict[str, Any] = {"max_steps": 50, "lr": 1e-2}
@@ -76,6 +79,28 @@ def test_same_seed_same_weights_and_torchs_generator_is_left_alone() -> None:
     with torch.no_grad():
         assert torch.equal(first.log_prob(x), again.log_prob(x))
         assert not torch.equal(first.log_prob(x), other.log_prob(x))
+
+
+@pytest.mark.parametrize("kind", ["rows", "images"])
+def test_few_rows_go_through_the_networks_at_the_start(kind: str) -> None:
+    """Time and memory of it do not grow with the data: all rows go through those layers alone that come first and look."""
+    images = kind == "images"
+    model = realnvp.ModelConfig("modern", num_scales=1, width=4, num_blocks=0, num_couplings=2)
+    flow = realnvp.build(realnvp.Config(data=realnvp.DataConfig(shape=(1, 4, 4)), model=model)) if images else small()
+    x = 255 * torch.rand(20_000, 1, 4, 4, generator=torch.Generator().manual_seed(0)) if images else curved(5000)
+    seen: list[int] = []
+    for module in flow.modules():
+        if isinstance(module, AffineCoupling):
+            module.net.register_forward_hook(lambda net, inputs, output: seen.append(len(inputs[0])))
+    start_from(flow, x)
+    assert max(seen, default=0) == (16_384 if images else 0)
+    started = copy.deepcopy(flow.state_dict())
+    with starting(flow), torch.no_grad():
+        flow.log_prob(x[: max(seen, default=len(x))])
+    assert all(torch.allclose(weight, started[name], atol=1e-6) for name, weight in flow.state_dict().items())
+    seen.clear()
+    realnvp.fit(flow, x, max_steps=1, held_out=0.0)
+    assert max(seen) == (16_384 if images else 256)
 
 
 def test_a_fit_goes_on() -> None:

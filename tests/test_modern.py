@@ -78,6 +78,30 @@ def test_the_largest_axis_is_what_the_first_coupling_keeps() -> None:
     assert mixing.weight[0].abs().argmax() == 1  # channel 0 of z is the direction of the largest variance
 
 
+def started(x: Tensor, seed: int = 0) -> Tensor:
+    """The weight of a mixing that started from x."""
+    torch.manual_seed(seed)
+    mixing = Mixing(x.shape[1]).double()
+    with starting(mixing):
+        mixing(x)
+    return mixing.weight.detach()
+
+
+def test_no_axis_is_decided_by_rounding() -> None:
+    """Signs, and axes of equal variances, are those of the random rotation that the weight was."""
+    torch.manual_seed(0)
+    rotation = Mixing(5).double().weight.detach()
+    white = torch.linalg.qr(normal(400, 5) - normal(400, 5).mean(0))[0] * 20  # of covariance I
+    assert (started(white) - rotation).abs().max() < 1e-3
+    spread = white * torch.tensor([2.0, 1.0, 3.0, 2.0, 2.0], dtype=torch.float64) @ torch.linalg.qr(normal(5, 5))[0]
+    for x in (white, spread, spread.clone().mul_(1e-5)):
+        nearly = x * (1 + 1e-9 * normal(400, 5).flip(0))
+        assert (started(x) - started(nearly)).abs().max() < 1e-5 * started(x).abs().max()
+    z = spread @ started(spread).T
+    assert (torch.cov(z.T, correction=0) - torch.eye(5)).abs().max() < 1e-3
+    assert (started(spread) - started(spread, seed=1)).abs().max() > 0.1
+
+
 def test_mixing_is_not_low_precision_under_autocast() -> None:
     mixing, x = Mixing(6), normal(3, 6, 2, 2).float()
     with torch.autocast("cpu", torch.bfloat16):

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from realnvp.averages import WeightAverage
-from realnvp.bijections import starting
+from realnvp.bijections.base import in_float64
 from realnvp.flow import Flow
 from realnvp.likelihood import evaluating
+from realnvp.models import start_from
 from realnvp.noise import Purpose, generator
 from realnvp.schedule import rate
 
@@ -66,8 +67,8 @@ def fit(
     validation, train = x[order[:held]], x[order[held:]]
     spread = noise * _spread(train)
     if start:
-        with starting(flow), evaluating(flow):
-            flow.log_prob(train)
+        with evaluating(flow):
+            start_from(flow, train)
     weights = [weight for weight in flow.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(weights, fused=x.device.type in ("cpu", "cuda"))
     best, smooth = _Best(flow, validation, tol), WeightAverage(flow, average)
@@ -105,15 +106,15 @@ def _spread(rows: Tensor) -> Tensor:
 
     As `Mixing` whitens: of few rows the covariance is drawn towards its diagonal, which also bounds what tied columns gain.
     """
-    deviation: Tensor = rows.double().std(0, correction=0)
+    deviation: Tensor = in_float64(rows).std(0, correction=0)
     deviation = torch.where(deviation > 0, deviation, 1)
     if rows.ndim > 2:
-        return deviation.to(rows)
-    scaled = (rows - rows.mean(0)) / deviation
+        return deviation.to(rows.dtype).to(rows.device)
+    scaled = in_float64(rows - rows.mean(0)) / deviation
     n, dim = rows.shape
     correlation = (scaled.T @ scaled / n).lerp(torch.eye(dim).to(scaled), dim / (n + dim))
     factor: Tensor = torch.linalg.cholesky(correlation)
-    return (deviation[:, None] * factor).to(rows)
+    return (deviation[:, None] * factor).to(rows.dtype).to(rows.device)
 
 
 class _Best:

@@ -66,7 +66,7 @@ class Flow(nn.Module):
 
         -inf where the density is zero. ValueError if the shape does not fit.
         """
-        self._check(x)
+        self.check_batch(x)
         z, log_det = self.bijection(x)
         nats: Tensor = self.prior.log_prob(z) + log_det
         return nats
@@ -75,13 +75,13 @@ class Flow(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """z = f(x), of x's shape."""
-        self._check(x)
+        self.check_batch(x)
         z: Tensor = self.bijection(x)[0]
         return z
 
     def decode(self, z: Tensor) -> Tensor:
         """x = g(z), of z's shape, in data units and not rounded. RuntimeError in training mode."""
-        self._check(z)
+        self.check_batch(z)
         return self.bijection.inverse(z)
 
     @torch.no_grad()
@@ -128,7 +128,8 @@ class Flow(nn.Module):
         z = torch.cat([self.prior.sample((ROWS, *shape), generator(seed, Purpose.SAMPLE, index=i)) for i in blocks])
         return z[indices.start - ROWS * blocks.start :][: len(indices)].to(state_like(self))
 
-    def _check(self, x: Tensor) -> None:
+    def check_batch(self, x: Tensor) -> None:
+        """ValueError if x is no batch for this flow: of its type, on its device, of its shape."""
         if not isinstance(x, Tensor) or not x.is_floating_point():
             got = f"{type(x).__name__} of {getattr(x, 'dtype', 'no type')}"
             raise ValueError(f"the flow takes floating-point tensors (pixels: v + u), got {got}; see realnvp.bits_per_dim")

@@ -30,7 +30,8 @@ from realnvp.bijections.base import like
 from realnvp.bijections.masks import Mask
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, coarser, nearest, resolve, validate
 from realnvp.convolution import MatrixConv, WeightNormConv
-from realnvp.flow import Flow, state_like
+from realnvp.flow import Flow, images_at_once, state_like
+from realnvp.moments import alone
 from realnvp.nets import MLP, ConvNet, KeptHalf, ResNet
 from realnvp.noise import Purpose, generator
 from realnvp.prior import StandardNormal
@@ -50,10 +51,12 @@ def build(config: Config | str) -> Flow:
     config = resolve(validate(config), config.data.shape)
     assert config.data.shape is not None
     assert config.model.num_scales is not None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(generator(config.seed, Purpose.WEIGHTS).integers(2**63)))
+    place = torch.get_default_device()
+    # Drawn on the CPU, whose generator is put back and alone is seeded: torch.manual_seed would seed those of all GPUs, too.
+    with torch.device(place if place.type == "meta" else "cpu"), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(generator(config.seed, Purpose.WEIGHTS).integers(2**63)))
         if config.model.architecture == "vector":
-            return Flow(vector(config.model, config.data.shape[0]), StandardNormal(), config)
+            return Flow(vector(config.model, config.data.shape[0]), StandardNormal(), config).to(place)
         assert config.data.levels is not None
         channels, levels = config.data.shape[0], config.data.levels
         layers: list[Bijection] = [Logit(alpha=config.model.alpha, levels=levels)]
@@ -62,7 +65,7 @@ def build(config: Config | str) -> Flow:
             squares, numbers = 4 * channels, Dequantisation.NUMBERS
             net = ConvNet(squares, config.model.width, numbers * squares, num_blocks=config.model.num_blocks)
             layers.insert(0, Dequantisation(net, levels=levels))
-    return Flow(Chain(layers), StandardNormal(), config)
+    return Flow(Chain(layers), StandardNormal(), config).to(place)
 
 
 def modern(model: ModelConfig, channels: int) -> Chain:
@@ -144,14 +147,24 @@ def vector(model: ModelConfig, dim: int) -> Chain:
 
 def standardise(flow: Flow, rows: ArrayLike) -> Flow:
     """The same flow of vectors, its first layers set to standardise and whiten the rows, (N, D), real numbers."""
-    assert isinstance(flow.bijection, Chain)
-    x = torch.tensor(np.asarray(rows)).to(state_like(flow))
-    for layer in flow.bijection.bijections:
-        if not isinstance(layer, ActNorm | Mixing):
-            break
-        with starting(layer):
-            x, _ = layer(x)
+    start_from(flow, torch.tensor(np.asarray(rows)).to(state_like(flow)))
     return flow
+
+
+@torch.no_grad()
+def start_from(flow: Flow, x: Tensor) -> None:
+    """Let the flow's parts that can start from x, all of which this process has; nothing behind the last of them is computed.
+
+    The first layers see all of x. What comes behind a coupling, say, sees a few: networks take time and memory.
+    """
+    flow.check_batch(x)
+    layers = flow.bijection.bijections if isinstance(flow.bijection, Chain) else [flow.bijection]
+    few = max(128, images_at_once(x.shape[1:]))
+    with alone(), starting(flow) as parts:
+        for layer in layers:
+            if not any(part.starting for part in parts):
+                break
+            x, _ = layer(x if layer in parts else x[:few])
 
 
 def multiscale(model: ModelConfig, channels: int) -> Chain:

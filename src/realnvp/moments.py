@@ -1,5 +1,6 @@
 """The mean and variance of batch norm: eq 15-16, over the global batch, stored for evaluation."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -54,21 +55,42 @@ class MovingMoments(nn.Module):
     @torch.no_grad()
     def _store(self, mean: Tensor, var: Tensor, decay: float) -> None:
         # New tensors, not changes in place: autograd may still need the old ones. Values that are not finite would poison all
-        # later evaluations.
-        finite = (mean + var).isfinite()
-        self.mean = torch.where(finite, self.mean.lerp(mean, 1 - decay), self.mean)
-        self.var = torch.where(finite, self.var.lerp(var, 1 - decay), self.var)
+        # later evaluations; where the mean is one of them, the variance is, too. Few kernels: there are a hundred norms and more.
+        finite, old = var < math.inf, (self.mean, self.var)
+        new = torch._foreach_lerp(old, (mean, var), 1 - decay)
+        self.mean, self.var = (torch.where(finite, after, before) for after, before in zip(new, old, strict=True))
 
 
 def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance, (C,), of x (B, C, ...) over other axes and processes; float32 or better; differentiable."""
+    mean, var, _ = pooled(*own_moments(x), count(x))
+    return mean, var
+
+
+def own_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """What `batch_moments` gives, of this process' x alone."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     axes = [axis for axis in range(x.ndim) if axis != 1]
     # Two sums: torch.var_mean is two to eight times slower on a CPU.
-    total = over_processes(torch.cat([x.sum(axes), x.new_tensor([count(x)])]))
-    mean, everywhere = total[:-1] / total[-1], total[-1]
+    mean = x.sum(axes) / count(x)
     centred = x - mean.view(-1, *[1] * (x.ndim - 2))
-    return mean, over_processes(centred.square().sum(axes)) / everywhere
+    return mean, centred.square().sum(axes) / count(x)
+
+
+def pooled(mean: Tensor, var: Tensor, numbers: int) -> tuple[Tensor, Tensor, Tensor | int]:
+    """Mean and variance over all processes, given those of this one's numbers, and how many numbers they are of; differentiable.
+
+    All processes see what each of them has in one sum, to which each brings a row of its own.
+    """
+    if not several_processes():
+        return mean, var, numbers
+    mine = torch.cat([mean, var, mean.new_full((1,), numbers)])
+    rows = [mine if i == dist.get_rank() else torch.zeros_like(mine) for i in range(dist.get_world_size())]
+    means, variances, counts = over_processes(torch.stack(rows)).split([len(mean), len(var), 1], dim=1)
+    everywhere = counts.sum()
+    share = counts / everywhere
+    mean = (share * means).sum(0)
+    return mean, (share * (variances + (means - mean).square())).sum(0), everywhere
 
 
 def count(x: Tensor) -> int:
@@ -84,7 +106,17 @@ def over_processes(x: Tensor) -> Tensor:
 
 def several_processes() -> bool:
     """Whether a batch is spread over processes."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return not _alone.get() and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it, what this process sees is all there is: rows that each process holds, or has alone."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
 
 
 class _AllReduceSum(torch.autograd.Function):
@@ -102,6 +134,7 @@ class _AllReduceSum(torch.autograd.Function):
 
 
 Stored = list[tuple[MovingMoments, Tensor, Tensor]]
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
 _recomputing: ContextVar[dict[MovingMoments, tuple[Tensor, Tensor]] | None] = ContextVar("recomputing", default=None)
 
 

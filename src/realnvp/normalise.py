@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from realnvp.moments import EPS, MovingMoments, batch_moments, count, over_processes, several_processes
+from realnvp.moments import EPS, MovingMoments, count, over_processes, own_moments, pooled, several_processes
 
 
 class Normalise(nn.Module):
@@ -38,7 +38,7 @@ class _Normalised(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, beta: Tensor, moments: MovingMoments, relu: bool) -> Tensor:
-        batch_mean, batch_var = _fused_moments(h)
+        batch_mean, batch_var, ctx.numbers = pooled(*_fused_moments(h), count(h))
         mean, var, share = moments.mixed(batch_mean, batch_var)
         out: Tensor = torch.native_batch_norm(h, None, beta, mean, var, False, 0.0, EPS)[0]
         if relu:
@@ -53,20 +53,22 @@ class _Normalised(torch.autograd.Function):
         h, out, batch_mean, mean, var = ctx.saved_tensors
         if out is not None:
             g = torch.ops.aten.threshold_backward(g, out, 0)
-        scale, share, one = torch.rsqrt(var + EPS), ctx.share, torch.ones_like(mean)
+        scale, share = torch.rsqrt(var + EPS), ctx.share
         backward, along = torch.ops.aten.native_batch_norm_backward, (-1, *[1] * (h.ndim - 2))
         if not several_processes():
             # The kernel's own formula is the one above for rho = 0 and mu = mu'. With s sqrt(1 - rho) for its s and the gain
             # 1 / sqrt(1 - rho), the slope in h is right for any rho; what is left is a constant for each channel.
             root = math.sqrt(share)
-            dh, sum_gy, sum_g = backward(g, h, one / root, mean, var, mean, scale * root, True, EPS, [True, True, True])
+            gain = torch.full_like(mean, 1 / root)
+            dh, sum_gy, sum_g = backward(g, h, gain, mean, var, mean, scale * root, True, EPS, [True, True, True])
             if share < 1:
                 drift = share * scale * (sum_gy / root) * (batch_mean - mean)
                 dh = dh + (scale * ((1 - share) * sum_g + drift) / count(h)).to(h.dtype).view(along)
             return dh, sum_g, None, None
-        _, sum_gy, sum_g = backward(g, h, one, mean, var, None, None, False, EPS, [False, True, True])
+        # The CPU's kernel takes the moments from mean and var here, CUDA's insists on the two that follow them.
+        _, sum_gy, sum_g = backward(g, h, None, mean, var, mean, scale, False, EPS, [False, True, True])
         total_g, total_gy = over_processes(torch.cat([sum_g, sum_gy])).chunk(2)
-        share = share / over_processes(sum_g.new_tensor(count(h)))
+        share = share / ctx.numbers
         slope = -share * scale.square() * total_gy
         constant = -share * scale * total_g - slope * batch_mean
         slope, constant, scale = (v.to(h.dtype).view(along) for v in (slope, constant, scale))
@@ -74,11 +76,13 @@ class _Normalised(torch.autograd.Function):
 
 
 def _fused_moments(h: Tensor) -> tuple[Tensor, Tensor]:
-    """What `batch_moments` gives, without a gradient and in one call where torch has a kernel for it."""
-    if several_processes() or h.device.type not in ("cpu", "cuda"):
-        return batch_moments(h)
-    unused = h.new_zeros(h.shape[1], dtype=torch.promote_types(h.dtype, torch.float32))  # decides the type of the result
-    mean, var = torch.batch_norm_update_stats(h, unused, unused.clone(), 0.0)
+    """`own_moments` without a gradient, in one call where torch has a kernel for it."""
+    if h.device.type not in ("cpu", "cuda"):
+        return own_moments(h)
+    result = torch.promote_types(h.dtype, torch.float32)
+    # A running mean would be moved by 0 here: of a type that is not h's, it decides that of the result.
+    unused = None if h.dtype == result else h.new_zeros(h.shape[1], dtype=result)
+    mean, var = torch.batch_norm_update_stats(h, unused, unused, 0.0)
     return mean, var
 
 

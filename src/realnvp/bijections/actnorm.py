@@ -16,6 +16,8 @@ class ActNorm(Bijection):
     `starting` the first batch gives it its mean and scale, exp(2 log_scale) = var + eps. x is (B, C, ...).
     """
 
+    starts_from_data = True
+
     def __init__(self, channels: int, *, eps: float = EPS) -> None:
         super().__init__()
         self.eps = eps

@@ -25,8 +25,11 @@ class Bijection(nn.Module, ABC):
     recompute = False
     """Whether a chain that trains keeps x alone of this part and computes the rest again for the gradient: `models.recompute`."""
 
+    starts_from_data = False
+    """Whether this part can start from a batch that it sees."""
+
     starting = False
-    """Whether the next batch decides where this part starts: `starting`."""
+    """Whether it does so with the next one: `starting`."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,13 +68,13 @@ class Chain(Bijection):
 
 
 @contextmanager
-def starting(module: nn.Module) -> Iterator[None]:
-    """Within it, the first forward pass lets each part that can, `ActNorm` and `Mixing`, start from what it sees."""
-    parts = [child for child in module.modules() if isinstance(child, Bijection)]
+def starting(module: nn.Module) -> Iterator[list[Bijection]]:
+    """Within it, the first forward pass lets each part that can, `ActNorm` and `Mixing`, start from what it sees: those parts."""
+    parts = [child for child in module.modules() if isinstance(child, Bijection) and child.starts_from_data]
     for part in parts:
         part.starting = True
     try:
-        yield
+        yield parts
     finally:
         for part in parts:
             part.starting = False
@@ -89,6 +92,11 @@ def _again(bijection: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 def like(module: nn.Module, default: Tensor | None = None) -> Tensor:
     """A tensor of the module, for its dtype and device; where it has none the default, or an empty one on the CPU."""
     return next(chain(module.parameters(), module.buffers()), torch.empty(0) if default is None else default)
+
+
+def in_float64(x: Tensor) -> Tensor:
+    """x in float64: where it lies, or on the CPU where its device, Apple's, has no such numbers."""
+    return x.cpu().double() if x.device.type == "mps" else x.double()
 
 
 def predicted(net: nn.Module, seen: Tensor, mask: Tensor) -> Tensor:
