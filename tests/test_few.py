@@ -147,3 +147,8 @@ def test_an_error_in_the_program_is_not_hidden(
     monkeypatch.setattr(draw, "IMAGES", {"samples": broken})
     with pytest.raises(IndexError, match="a defect"):
         drawn_figures(load_flow(of(3)), of(3), out=tmp_path)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 30])
+def test_check_fails_no_sound_flow(of: Callable[[int], Path], count: int, capsys: Out) -> None:
+    assert run(["check", str(of(count)), "--device", "cpu"]) == 0, capsys.readouterr().out
