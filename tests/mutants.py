@@ -21,6 +21,8 @@ CORE = "tests/test_contract.py tests/test_equations.py tests/test_likelihood.py 
 TRAIN = "tests/test_training.py tests/test_batches.py tests/test_nonfinite.py tests/test_speed.py"
 DEVICES = "tests/test_devices.py"
 TWO = "tests/test_training.py -k two_processes_take"
+FEW_CHECKED = "tests/test_check.py::test_few_images_fail_no_sound_flow_and_wrong_moments_fail_all_the_same"
+JACOBIAN = "tests/test_check.py::test_where_the_jacobian_is_too_large_each_layer_has_its_own"
 FILES = "tests/test_folders.py tests/test_training.py tests/test_hostile.py tests/test_faults.py"
 
 
@@ -144,6 +146,19 @@ MUTANTS = [
     Mutant("checkpoint.py", 'mean.copy_(tensors[f"average.{name}"])', "pass", TRAIN),
     Mutant("checkpoint.py", 'keep_last(parent, "step", 2)', 'keep_last(parent, "step", 1)', FILES),
     Mutant("folders.py", "hashlib.sha256(files[name]).hexdigest() != digest", "False", FILES),
+    Mutant("views.py", "(data.recolour and shape[0] > 1)", "data.recolour", "tests/test_few.py"),
+    Mutant("figures/draw.py", "if is_out_of_memory(error):", "if False:", "tests/test_few.py"),
+    Mutant("figures/draw.py", "isinstance(error, ValueError | DamagedError)", "True", "tests/test_few.py"),
+    Mutant("figures/curves.py", "in (keys | {**maybe}).items()", "in keys.items()", "tests/test_few.py"),
+    Mutant("check.py", "0.2 * max(1.0, 16 / len(x))", "0.2", FEW_CHECKED),
+    Mutant("check.py", "0.2 * max(1.0, 16 / len(x))", "20 * max(1.0, 16 / len(x))", FEW_CHECKED),
+    Mutant("check.py", "data if training is None else training", "data", FEW_CHECKED),
+    Mutant("check.py", "        terms.append(log_det)", "        terms.append(0 * log_det)", JACOBIAN),
+    Mutant("config/rules.py", "> MOST_BLOCKS:", "> 2 * MOST_BLOCKS:", "tests/test_config.py"),
+    Mutant("config/sizes.py", "36 * channels", "72 * channels", "tests/test_config.py"),
+    Mutant("memory.py", "(group, *group.parents)", "(group,)", "tests/test_memory.py"),
+    Mutant("memory.py", "limits.append(address_space)", "pass", "tests/test_memory.py"),
+    Mutant("table.py", ' if result.get("comparable") else {}', "", "tests/test_report.py"),
 ]
 
 

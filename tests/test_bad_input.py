@@ -242,8 +242,12 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], Argv], list[str]]] = {
     "more in a batch than there are": (lambda t, r: [*DIGITS, t / "x", "--train.batch-size", "9999"], ["train.batch_size: 9999"]),
     "too many scales": (lambda t, r: [*DIGITS, t / "x", "--model.num-scales", "5"], ["8x8", "16", "model.num_scales"]),
     "a model beyond reason": (
-        lambda t, r: [*DIGITS, t / "x", "--model.width", "4096", "--model.num-blocks", "1000"],
-        ["model.width: 4096", "5e+12 parameters"],
+        lambda t, r: [*DIGITS, t / "x", "--model.width", "4096", "--model.num-blocks", "300"],
+        ["model.width: 4096", "3e+12 parameters"],
+    ),
+    "more blocks than make sense": (
+        lambda t, r: [*DIGITS, t / "x", "--model.width", "1", "--model.num-blocks", "1000"],
+        ["model.num_blocks: 1000", "model.num_scales = 2", "10,010 blocks"],
     ),
     "a model that does not fit": (
         lambda t, r: [*DIGITS, t / "x", "--model.width", "4096", "--model.num-blocks", "1"],
@@ -569,7 +573,7 @@ PYTHON: dict[str, tuple[Callable[[Flow, Path], object], str]] = {
     "build of half a feature": (lambda f, t: realnvp.build(other(config_of(f), "model", width=2.5)), "model.width: 2.5"),
     "build of no blocks": (lambda f, t: realnvp.build(other(config_of(f), "model", num_blocks=None)), "model.num_blocks"),
     "build too deep": (lambda f, t: realnvp.build(other(config_of(f), "model", num_scales=5)), "model.num_scales"),
-    "build too large": (lambda f, t: realnvp.build(other(config_of(f), "model", width=4096, num_blocks=1000)), "model.width"),
+    "build too large": (lambda f, t: realnvp.build(other(config_of(f), "model", width=4096, num_blocks=300)), "model.width"),
     "load from nowhere": (lambda f, t: realnvp.load_flow(t / "no"), "no: no such run"),
     "load an empty folder": (lambda f, t: realnvp.load_flow(empty(t / "in")), "in: neither"),
     "load a file": (lambda f, t: realnvp.load_flow(written(t / "in")), "in: neither"),

@@ -1,17 +1,19 @@
 """The mathematics holds for trained weights of every family of presets, in float32 and float64."""
 
 import dataclasses
+import weakref
 
 import numpy as np
 import pytest
 import torch
 
-from realnvp.bijections import AffineCoupling, Dequantisation, Mixing, starting
-from realnvp.check import check
+from realnvp.bijections import AffineCoupling, Dequantisation, FactorOut, Mixing, starting
+from realnvp.bijections.multiscale import odd_squares
+from realnvp.check import _layers, _log_det_error, check, how_many
 from realnvp.config import PRESETS
 from realnvp.flow import Flow
 from realnvp.models import build
-from realnvp.moments import averaging
+from realnvp.moments import averaging, stored_moments
 
 # So many couplings that latents of 20 sigma leave all that float64 can tell, so soon after the start.
 VERY_DEEP = ("cifar10-modern", "imagenet64-modern")
@@ -101,3 +103,72 @@ def test_check_tells_a_mixing_that_is_nearly_singular() -> None:
     with torch.no_grad():
         mixing.weight[0] = mixing.weight[1] * (1 + 1e-6)
     assert "condition number of the mixings" in {entry.name for entry in check(flow, images) if not entry.ok}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 30])
+def test_few_images_fail_no_sound_flow_and_wrong_moments_fail_all_the_same(count: int) -> None:
+    """The moments are compared on training images, of which there are more; alone, so few images are allowed to stray."""
+    images = np.concatenate([photographs((3, 16, 16), 256)] * 8)
+    images = np.random.default_rng(1).permutation(images + np.random.default_rng(0).integers(0, 9, images.shape, np.uint8))
+    flow = trained("photos", torch.float32, images)
+    training, test = images[:-30], images[-30:][:count]
+    for more in ({"training": training}, {}):
+        assert [entry for entry in check(flow, test, **more) if not entry.ok] == []  # type: ignore[arg-type]
+    for moments, _, var in stored_moments(flow):
+        moments.var = 2 * var
+    failed = {entry.name for entry in check(flow, test, training=training) if not entry.ok}
+    assert failed == {"stored moments against a batch's own"}
+    if count > 1:
+        assert {entry.name for entry in check(flow, test) if not entry.ok} == failed
+
+
+@pytest.mark.parametrize(
+    ("preset", "side", "count"),
+    [
+        *((name, 64, 64) for name in PRESETS if name.startswith(("imagenet64", "images"))),
+        *(("images", side, count) for side, count in ((8, 64), (128, 64), (256, 16), (512, 4), (8192, 1))),
+        ("digits", 64, 64),
+    ],
+)
+def test_the_larger_the_images_the_fewer_are_checked(preset: str, side: int, count: int) -> None:
+    config = PRESETS[preset]
+    assert how_many(dataclasses.replace(config, data=dataclasses.replace(config.data, shape=(3, side, side)))) == count
+
+
+def test_of_a_table_a_thousand_rows_are_checked() -> None:
+    config = PRESETS["table"]
+    assert how_many(dataclasses.replace(config, data=dataclasses.replace(config.data, shape=(500,)))) == 1024
+
+
+def test_no_layers_input_is_kept_while_layers_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came some layers before is gone, but for what the chains around it, one in the other, hold themselves."""
+    images = photographs((1, 8, 8), 17)
+    flow = trained("digits", torch.float32, images)
+    alive: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+    right = AffineCoupling.forward
+
+    def forward(self: AffineCoupling, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        nonlocal most
+        most = max(most, sum(seen() is not None for seen in alive))
+        alive.append(weakref.ref(x))
+        return right(self, x)
+
+    monkeypatch.setattr(AffineCoupling, "forward", forward)
+    with torch.no_grad():
+        assert len(_layers(flow, torch.from_numpy(images) + 0.5)) > 2 * len(alive) > 15
+    assert most <= 3
+
+
+@pytest.mark.parametrize("preset", ["digits", "digits-modern"])
+def test_where_the_jacobian_is_too_large_each_layer_has_its_own(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = trained(preset, torch.float32, photographs((1, 8, 8), 17), num_scales=2)
+    x = torch.from_numpy(photographs((1, 8, 8), 17)) + 0.5
+    assert _log_det_error(flow, x, most=16) < 1e-12
+    right = AffineCoupling.forward
+    with monkeypatch.context() as patch:
+        patch.setattr(AffineCoupling, "forward", lambda self, x: (right(self, x)[0], 1.01 * right(self, x)[1]))
+        assert _log_det_error(flow, x, most=16) > 1e-6
+    with monkeypatch.context() as patch:
+        patch.setattr(FactorOut, "forward", lambda self, x: (x, self.bijection(odd_squares(x))[1] * 1.01))
+        assert _log_det_error(flow, x, most=16) > 1e-6

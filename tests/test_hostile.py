@@ -229,6 +229,7 @@ def test_hostile_weights_are_named(capsys: Out, run_dir: Path, tmp_path: Path, k
 MUCH: dict[str, dict[str, Any]] = {
     "more than 10^9 parameters": {"model": {"width": 2048, "num_blocks": 4, "num_scales": 2}},
     "1000 blocks of 4096 maps": {"model": {"width": 4096, "num_blocks": 1000, "num_scales": 2}},
+    "10^6 blocks of one map": {"model": {"architecture": "modern", "width": 1, "num_couplings": 1000, "num_blocks": 1000}},
     "1000 blocks of one map": {"model": {"width": 1, "num_blocks": 1000, "num_scales": 2}},
     "16 scales": {"data": {"shape": [1, 32768, 32768]}, "model": {"width": 1, "num_blocks": 0, "num_scales": 16}},
     "65536 channels": {"data": {"shape": [65536, 8, 8]}},
@@ -251,6 +252,20 @@ def test_a_configuration_is_refused_before_memory_is_taken(tiny: Config, run_dir
     with pytest.raises((ValueError, DamagedError), match=r"config\.json"):
         realnvp.load_flow(folder)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+def test_a_configuration_of_very_many_parts_costs_nothing(
+    tiny: Config, run_dir: Path, tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the weights beside it are as much, or nobody looks at weights: no part of it is made."""
+    model = asdict(tiny.model) | {"architecture": "modern", "num_couplings": 1000, "num_blocks": 1000, "width": 1, "growth": 1.0}
+    config = json.dumps(asdict(tiny) | {"model": model}).encode()
+    weights = safetensors.torch.save({"x": torch.zeros(18_000_000)})
+    folder = shared(tmp_path, run_dir, {"config.json": config, "model.safetensors": weights})
+    monkeypatch.setattr(torch.nn.Module, "__init__", lambda *_, **__: pytest.fail("a part is made"))
+    with pytest.raises(ValueError, match=r"config\.json: model\.num_blocks: 1000 with model\.num_couplings = 1000"):
+        realnvp.load_flow(folder)
+    assert "config.json: model.num_blocks: 1000" in refused(capsys, ["info", folder], tmp_path, code=1)
 
 
 def test_scales_that_are_left_to_the_size_are_found(tiny: Config, run_dir: Path, tmp_path: Path) -> None:

@@ -90,6 +90,11 @@ def test_the_table_marks_what_is_not_the_papers(reported: Path, tmp_path: Path, 
     assert [row["paper"] for row in rows] == [None, 3.49]
     assert rows[1]["others"] == {"PixelRNN": "3.00", "Conv DRAW": "< 3.59", "NICE": "4.48"}
     assert rows[1]["departures"] == []
+    for comparable in (False, None):  # another version of the images; an evaluation of before this was recorded
+        entries = {"comparable": comparable} if comparable is not None else {}
+        other = {key: value for key, value in result.items() if key != "comparable"} | {"dataset": "cifar10", "paper": None}
+        (paper / "evaluation.json").write_text(json.dumps(other | entries))
+        assert table([paper])[0]["others"] == {}
     (paper / "config.json").write_text(to_json(PRESETS["cifar10"]).replace('"width": 64', '"width": 32'))
     assert table([paper])[0]["departures"] == ["model.width"]
     assert rows[1]["model"] == "the paper's"

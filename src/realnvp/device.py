@@ -1,4 +1,4 @@
-"""Which device a command computes on."""
+"""Which device a command computes on, and when its memory is not enough."""
 
 import ctypes
 import platform
@@ -38,6 +38,14 @@ def _processor() -> str:
     """Words of the system that name the CPU's maker."""
     described = Path("/proc/cpuinfo")
     return described.read_text(errors="replace") if described.exists() else platform.processor()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is what Python, numpy or torch raises where memory, a GPU's too, is not enough."""
+    # torch has an error of its own for GPUs. Its CPU allocator and mps raise a RuntimeError, which only words tell apart.
+    words = ("DefaultCPUAllocator", "out of memory")
+    said = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return said or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 def keep_freed_memory() -> None:

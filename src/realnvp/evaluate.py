@@ -63,7 +63,8 @@ def evaluate(
         "shape": chosen.shape,
     }
     if unit is BITS_PER_DIM:
-        evaluation |= {"noise_draws": noise_draws, "dequantisation": flow.config.model.dequantisation, "paper": chosen.paper}
+        evaluation |= {"noise_draws": noise_draws, "dequantisation": flow.config.model.dequantisation}
+        evaluation |= {"paper": chosen.paper, "comparable": chosen.comparable}
     if views:
         evaluation["views"] = {"count": count} | _numbers(nats(views=True), unit, chosen)
     return evaluation | ({"codecs": _codecs(chosen.part)} if codecs else {})
@@ -79,6 +80,8 @@ class _Chosen(NamedTuple):
     version: str | None = None
     groups: Sequence[int] | None = None
     paper: float | None = None
+    comparable: bool = False
+    """Whether these are the images that the paper's number, and others', are about."""
 
 
 def _chosen(config: Config, run: Path, split: str, source: Path | None) -> _Chosen:
@@ -91,7 +94,7 @@ def _chosen(config: Config, run: Path, split: str, source: Path | None) -> _Chos
         if config.data.columns and splits.columns not in (None, config.data.columns):
             raise ValueError(f"{source or run}: its columns are not those of the flow, {', '.join(config.data.columns)}")
         part = array_part(getattr(splits, split))
-        chosen = _Chosen(part, splits.shape, split, splits.name, splits.version, groups, paper)
+        chosen = _Chosen(part, splits.shape, split, splits.name, splits.version, groups, paper, splits.comparable)
     elif config.data.levels is None:
         part, columns, split = find_rows(source, split, config.data.columns)
         chosen = _Chosen(part, (len(columns),), split, str(source))

@@ -1,9 +1,10 @@
 """How much memory a training will take, without taking it."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from math import prod
+from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,11 @@ from realnvp.bijections import Bijection
 from realnvp.config import Config, least_parameters
 from realnvp.models import build, recompute
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 
 def count_parameters(config: Config) -> int:
     """How many numbers the flow of this configuration learns; allocates none of them."""
@@ -19,12 +25,53 @@ def count_parameters(config: Config) -> int:
         return sum(parameter.numel() for parameter in build(config).parameters())
 
 
-def check_memory(config: Config, device: torch.device, *, processes: int = 1) -> None:
-    """ValueError if a training of this (resolved) configuration takes more memory than the device has in all."""
-    if device.type == "cuda":
+def memory_limit(root: Path = Path("/")) -> int:
+    """Bytes that this process may have at most: of the machine, of its control groups, of its address space.
+
+    root: where the system's files are.
+    """
+    limits = [*_of_control_groups(root)]
+    if hasattr(os, "sysconf"):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    if resource is not None and (address_space := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
+        limits.append(address_space)
+    return min(limits, default=2**63)
+
+
+def _of_control_groups(root: Path) -> Iterator[int]:
+    """The limits of this process's control groups and of those above them, as containers and batch systems set; versions 1 and 2.
+
+    In a container a group's path may be the host's, while the container's own limit stands at the top of what is mounted.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        mounted, name = ("sys/fs/cgroup/memory", "memory.limit_in_bytes") if controllers else ("sys/fs/cgroup", "memory.max")
+        group = PurePosixPath(path.lstrip("/"))
+        for part in (group, *group.parents):
+            try:
+                text = (root / mounted / part / name).read_text().strip()
+            except OSError:
+                continue
+            if text.isdecimal():  # else "max"; without a limit version 1 has a number beyond all memory
+                yield int(text)
+
+
+def check_memory(config: Config, device: torch.device, *, processes: int = 1, limit: int | None = None) -> None:
+    """ValueError if a training of this (resolved) configuration takes more memory than there is in all.
+
+    limit: how many bytes that is; those of the device, and of a CPU `memory_limit`, when not given.
+    """
+    if limit is not None:
+        there = limit
+    elif device.type == "cuda":
         there = torch.cuda.get_device_properties(device).total_memory
     else:
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63
+        there = memory_limit()
     assert config.data.shape is not None
     images, model = config.train.batch_size // processes, config.model
     rough = 64 * least_parameters(config) + 400 * images * prod(config.data.shape) * model.width * (1 + model.num_blocks)

@@ -54,23 +54,33 @@ img {{ max-width: 100%; }} code {{ background: #f4f4f4; padding: .1rem .3rem; }}
 
 
 def report(
-    run: Path, config: Config, result: dict[str, Any], pictures: Iterable[Path], sittings: list[dict[str, Any]], *, seed: int
+    run: Path,
+    config: Config,
+    result: dict[str, Any],
+    pictures: Iterable[Path],
+    sittings: list[dict[str, Any]],
+    *,
+    seed: int,
+    missing: Iterable[tuple[str, str]] = (),
 ) -> Path:
     """RUN/report.html: results with error bars, pictures with what to look for and the command that made them, configuration.
 
-    result: its evaluation. pictures: PNG files, drawn with this seed; they are embedded.
+    result: its evaluation. pictures: PNG files, drawn with this seed; they are embedded. missing: figures that could not be
+    drawn, and why; the page says so where they would stand.
     sittings: what `read_sittings` gives. All text is escaped.
     """
-    name = run.resolve().name
-    parts = [f"<h1>{_text(name)}</h1>", _results(result, config), _command(evaluation_command(run, result))]
+    title = run.resolve().name
+    parts = [f"<h1>{_text(title)}</h1>", _results(result, config), _command(evaluation_command(run, result))]
     which = ["--which", "last"] if result["which"] == "last" else []
-    for path in sorted(pictures, key=lambda path: (list(SENTENCES).index(_kind(path)), path.name)):
-        figure = ["realnvp", "figures", str(run), "--only", path.stem.split("-")[0], "--seed", str(seed), *which]
-        parts.append(_figure(path, shlex.join(figure)))
+    figures = [(path.stem, _picture(path)) for path in pictures]
+    figures += [(name, f"<p>Left out: {_text(why)}.</p>") for name, why in missing]
+    for name, content in sorted(figures, key=lambda figure: (list(SENTENCES).index(_kind(figure[0])), figure[0])):
+        command = ["realnvp", "figures", str(run), "--only", name.split("-")[0], "--seed", str(seed), *which]
+        parts.append(f"<h2>{_text(name)}</h2>{content}{_command(shlex.join(command))}")
     parts += ["<h2>Configuration</h2>", _table(flat(config)), _command(command_of(sittings[-1]))]
     parts += ["<h2>Environment</h2>", _table(_environment(sittings))]
     page = run / "report.html"
-    write_file(page, PAGE.format(title=_text(f"realnvp: {name}"), body="\n".join(parts)))
+    write_file(page, PAGE.format(title=_text(f"realnvp: {title}"), body="\n".join(parts)))
     return page
 
 
@@ -93,14 +103,14 @@ def _results(result: dict[str, Any], config: Config) -> str:
     return f"{number}<p>{_text(what)}. An upper bound ({config.model.dequantisation} dequantisation).</p>{_table(rows)}"
 
 
-def _figure(path: Path, command: str) -> str:
+def _picture(path: Path) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
     image = f'<img alt="{_text(path.stem)}" src="data:image/png;base64,{data}">'
-    return f"<h2>{_text(path.stem)}</h2><p>{SENTENCES[_kind(path)]}</p><figure>{image}</figure>{_command(command)}"
+    return f"<p>{SENTENCES[_kind(path.stem)]}</p><figure>{image}</figure>"
 
 
-def _kind(path: Path) -> str:
-    return max((kind for kind in SENTENCES if path.stem.startswith(kind)), key=len, default="")
+def _kind(name: str) -> str:
+    return max((kind for kind in SENTENCES if name.startswith(kind)), key=len, default="")
 
 
 def _environment(sittings: list[dict[str, Any]]) -> dict[str, Any]:

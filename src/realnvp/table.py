@@ -10,6 +10,7 @@ from realnvp.evaluate import measured
 from realnvp.folders import check_fields, numbered, ours, read_json
 
 # Bits/dim of the other systems: the paper's Table 1 (test; training in brackets where given), and NICE as later papers report it.
+# They are of the same images as the paper's number, so of other versions of a data set neither is shown.
 OTHERS: dict[str, dict[str, str]] = {
     "cifar10": {"PixelRNN": "3.00", "Conv DRAW": "< 3.59", "NICE": "4.48"},
     "imagenet32": {"PixelRNN": "3.86 (3.83)", "Conv DRAW": "< 4.40 (4.35)"},
@@ -23,6 +24,7 @@ _FIELDS = {
 }
 _OF_IMAGES = {"num_images": int, "noise_draws": int, "bits_per_dim": float | None, "paper": float | None}
 _OF_ROWS = {"num_rows": int, "log_likelihood": float | None}
+_OF_SOME = {"views": dict, "codecs": dict, "comparable": bool}
 _VIEWS = {"count": int, "bits_per_dim": float | None, "standard_error": float | None}
 COLUMNS = (
     "data set",
@@ -64,7 +66,7 @@ def _row(run: Path) -> dict[str, Any]:
         "bits_per_dim": result["bits_per_dim"],
         "standard_error": result["standard_error"],
         "paper": result["paper"],
-        "others": OTHERS.get(config.data.set, {}),
+        "others": OTHERS.get(config.data.set, {}) if result.get("comparable") else {},
         "model": _whose(config.model),
         "departures": departures(config),
         "steps": state.step if state else None,
@@ -100,7 +102,7 @@ def check_evaluation(evaluation: Any, path: Path, config: Config) -> None:
     """ValueError names the file, and the first field of an evaluation of such a run that is missing or of another type."""
     fields: dict[str, Any] = _FIELDS | (_OF_ROWS if config.data.levels is None else _OF_IMAGES)
     check_fields(evaluation, path, fields)
-    check_fields(evaluation, path, {name: dict for name in ("views", "codecs") if name in evaluation})  # which only some have
+    check_fields(evaluation, path, {name: kind for name, kind in _OF_SOME.items() if name in evaluation})
     check_fields(evaluation.get("views"), path, _VIEWS if "views" in evaluation else {})
     check_fields(evaluation.get("codecs"), path, dict.fromkeys(evaluation.get("codecs", ()), float))
 

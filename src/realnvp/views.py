@@ -16,6 +16,11 @@ MOST_CHANNELS = 6
 """That are put in order: in 720 ways."""
 
 
+def several_views(data: DataConfig, shape: Shape) -> bool:
+    """Whether training showed an image of this shape in more ways than one."""
+    return data.flip or data.turn or (data.recolour and shape[0] > 1)
+
+
 def views_of(data: DataConfig, shape: Shape) -> list[View]:
     """All combinations of data.flip, data.turn and data.recolour: 2 to 48 views of colour images, first the image itself.
 
@@ -33,7 +38,7 @@ def views_of(data: DataConfig, shape: Shape) -> list[View]:
         partial(_view, mirror=mirror, turns=turns, order=list(order))
         for order, turns, mirror in product(orders, range(4 if data.turn else 1), mirrors)
     ]
-    if len(views) == 1:
+    if not several_views(data, shape):
         raise ValueError("views: training shows such an image as it is (data.flip, data.turn, data.recolour)")
     return views
 

@@ -1,8 +1,9 @@
 """realnvp check: is the flow invertible, and its log-det right?"""
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from realnvp.cli.given import load, of_table, test_split
+from realnvp.cli.given import load
 from realnvp.cli.options import Device, Json, RunDir, Which
 from realnvp.cli.output import print_json, print_table
 
@@ -22,11 +23,16 @@ class Check:
     def __call__(self) -> int:
         import numpy as np
 
-        from realnvp.check import check
+        from realnvp.check import check, how_many
+        from realnvp.data import splits_of_run
 
         flow, _ = load(self.run, self.device, which=self.which)
-        count = 1024 if of_table(flow) else 64
-        checks = check(flow, np.moveaxis(test_split(flow, self.run)[:count], -1, 1))
+        assert flow.config is not None
+        count = how_many(flow.config)
+        splits = splits_of_run(Path(self.run), flow.config, verify=["test"])
+        spread = np.linspace(0, len(splits.train) - 1, min(count, len(splits.train))).astype(int)  # files may lie in order
+        test, training = (np.moveaxis(part, -1, 1) for part in (splits.test[:count], splits.train[spread]))
+        checks = check(flow, test, training=training)
         failed = sum(not entry.ok for entry in checks)
         if self.json:
             print_json({"ok": not failed, "checks": [entry._asdict() | {"ok": entry.ok} for entry in checks]})

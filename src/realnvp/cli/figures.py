@@ -34,13 +34,14 @@ class Figures:
     device: Device = "auto"
 
     def __call__(self) -> int:
-        from realnvp.figures import draw_figures
+        from realnvp.figures import drawn_figures
 
         flow, _ = load(self.run, self.device, which=self.which)
         out = self.out or beside(self.run) / "figures"
-        written = draw_figures(flow, self.run, only=self.only, seed=self.seed, out=out, arrays=self.arrays)
+        drawn = drawn_figures(flow, self.run, only=self.only, seed=self.seed, out=out, arrays=self.arrays)
         if self.json:
-            print_json({"run": self.run, "seed": self.seed, "which": self.which, "files": [str(path) for path in written]})
+            files = [str(path) for path in drawn.files]
+            print_json({"run": self.run, "seed": self.seed, "which": self.which, "files": files, "missing": drawn.missing})
         else:
-            print("\n".join(map(str, written)))
+            print("\n".join(map(str, drawn.files)))
         return 0

@@ -88,6 +88,8 @@ def run(argv: list[str]) -> int:
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; torch may not be imported
             return _complain("not enough GPU memory for that", 2)
+        if _out_of_memory(error):
+            return _complain("not enough memory for that", 2)
         if not hasattr(error, "exit_code"):  # a defect
             raise
         return _complain(str(error), error.exit_code)
@@ -116,6 +118,15 @@ def _completion(argv: list[str]) -> int:
 
     print(completion(argv, {name: command for name, command in COMMANDS.items() if name != "train"}), end="")
     return 0
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether it is torch's, of a CPU, which looks like any other error; only where torch was imported can it be."""
+    if "torch" not in sys.modules:
+        return False
+    from realnvp.device import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _one_line(error: Exception) -> str:

@@ -30,7 +30,7 @@ class Report:
     def __call__(self) -> int:
         from realnvp.checkpoint import read_run_config
         from realnvp.environment import read_sittings
-        from realnvp.figures import draw_figures
+        from realnvp.figures import drawn_figures
         from realnvp.folders import DamagedError
         from realnvp.report import report
         from realnvp.table import current_evaluation, evaluated
@@ -42,10 +42,11 @@ class Report:
         except (ValueError, DamagedError):  # none, or of another model or split
             result = Evaluate(self.run, codecs=config.data.levels == 256, device=self.device).write()
         flow, _ = load(self.run, self.device, which=evaluated(result))
-        pictures = draw_figures(flow, self.run, seed=self.seed)
-        page = report(run, config, result, pictures, sittings, seed=self.seed)
+        drawn = drawn_figures(flow, self.run, seed=self.seed)
+        page = report(run, config, result, drawn.files, sittings, seed=self.seed, missing=drawn.missing.items())
         if self.json:
-            print_json({"report": str(page), "pictures": [str(path) for path in pictures]})
+            pictures = [str(path) for path in drawn.files]
+            print_json({"report": str(page), "pictures": pictures, "missing": drawn.missing})
         else:
             print(f"{page}: open it in a browser")
         return 0

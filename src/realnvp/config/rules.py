@@ -5,6 +5,7 @@ from pathlib import Path
 
 from realnvp.config.fields import EVERY, TRACKERS, Config, flat, to_json
 from realnvp.config.presets import PRESETS
+from realnvp.config.sizes import MOST_BLOCKS, count_blocks
 from realnvp.config.typed import nearest, typed
 
 SETS = {preset.data.set for preset in PRESETS.values()}
@@ -62,6 +63,9 @@ def validate(config: Config) -> Config:
     for path, holds, complaint in rules:
         if not holds:
             raise ValueError(f"{path}: {flat(config)[path]!r} {complaint}")
+    if (count := count_blocks(config)) > MOST_BLOCKS:  # only now is each number one that can be counted with
+        others = f"model.num_couplings = {model.num_couplings} and model.num_scales = {model.num_scales}"
+        raise ValueError(f"model.num_blocks: {model.num_blocks} with {others} makes {count:,} blocks, more than {MOST_BLOCKS:,}")
     return config
 
 

@@ -7,6 +7,8 @@ from realnvp.config.fields import Config, ModelConfig, Shape
 
 # A hundred times the paper's largest model; to build more is a mistake, or an attack.
 MOST_PARAMETERS = 10**10
+# Thirty times the largest preset's. A block without a single large matrix takes 14 kB and .3 ms all the same.
+MOST_BLOCKS = 4000
 
 
 def resolve(config: Config, shape: Shape, columns: tuple[str, ...] | None = None) -> Config:
@@ -28,20 +30,57 @@ def resolve(config: Config, shape: Shape, columns: tuple[str, ...] | None = None
     if data.turn and shape[1] != shape[2]:
         raise ValueError(f"data.turn: is for square images, the data are {shape}")
     if (least := least_parameters(config)) > MOST_PARAMETERS:
-        raise ValueError(f"model.width: {config.model.width} with {scales} scales needs more than {least:.0e} parameters")
+        sizes = f"{config.model.width} with {scales} scales and data of shape {shape}"
+        raise ValueError(f"model.width: {sizes} needs more than {least:.0e} parameters")
     return config
 
 
+def count_blocks(config: Config) -> int:
+    """How many residual blocks all networks have together, a network's first and last layer counted as one more.
+
+    Of the fewest scales where neither the configuration nor its shape says how many.
+    """
+    model, shape = config.model, config.data.shape
+    scales = model.num_scales or (default_num_scales(shape) if shape else 1)
+    networks = _networks(replace(model, num_scales=scales))
+    return (1 + model.num_blocks) * (sum(count for _, _, count in networks) + (model.dequantisation == "variational"))
+
+
 def least_parameters(config: Config) -> int:
-    """A number of parameters that the flow of this (resolved) configuration has at least: those of its blocks."""
-    models = [config.model]
-    while (models[-1].num_scales or 1) > 1:
-        models.append(coarser(models[-1]))
-    last = models[-1]
-    if last.architecture == "paper":
-        return 4 * (1 + 19 * last.num_blocks) * last.width**2
-    each = 18 if last.architecture == "modern" else 2
-    return each * last.num_blocks * sum(model.num_couplings * model.width**2 for model in models)
+    """A number of parameters that the flow of this (resolved) configuration has at least: those of its networks."""
+    model, channels = config.model, (config.data.shape or (1,))[0]
+    total = 0
+    for scale, width, count in _networks(model):
+        # What they see and say has the data's channels, ever more of them the coarser the scale; a block is two layers.
+        if model.architecture == "paper":
+            ends, block = width**2 + 19 * channels * 2**scale * width, 19 * width**2
+        elif model.architecture == "modern":
+            ends, block = 36 * channels * 2**scale * width, 18 * width**2
+        else:
+            ends, block = 2 * channels * width, 2 * width**2
+        total += count * (ends + model.num_blocks * block)
+    if model.architecture == "vector":
+        return total + (model.num_couplings + 1) // 2 * channels**2  # the mixings of all columns
+    return total
+
+
+def _networks(model: ModelConfig) -> list[tuple[int, int, int]]:
+    """The networks of the (resolved) model's couplings at each scale: the scale's number, their width, how many."""
+    if model.architecture == "vector":
+        return [(0, model.width, model.num_couplings)]
+    found: list[tuple[int, int, int]] = []
+    scales = model.num_scales or 1
+    for scale in range(scales):
+        last = scale == scales - 1
+        if model.architecture == "modern":
+            found.append((scale, model.width, model.num_couplings + (not last)))  # with the prior of what is factored out
+        else:
+            found.append((scale, model.width, 4 if last else 3))
+        if not last:
+            model = coarser(model)
+            if model.architecture == "paper":
+                found.append((scale + 1, model.width, 3))
+    return found
 
 
 def coarser(model: ModelConfig) -> ModelConfig:

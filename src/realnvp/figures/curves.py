@@ -1,7 +1,8 @@
 """How a training went."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ def curves(subject: Subject) -> Iterator[Drawing]:
     try:
         entries = [json.loads(line) for line in lines]
         train = _series(entries, value=f"train_{unit.key}")
-        validation = _series(entries, value=f"validation_{unit.key}", error="validation_standard_error")
+        validation = _series(entries, value=f"validation_{unit.key}", maybe={"error": "validation_standard_error"})
     except (ValueError, TypeError, KeyError, AttributeError):
         raise DamagedError(f"{path}: not the metrics of a training") from None
     if not len(train["value"]) or not len(validation["value"]):
@@ -29,8 +30,11 @@ def curves(subject: Subject) -> Iterator[Drawing]:
     yield Drawing("curves", plots.curves(train, validation, unit.words), arrays)
 
 
-def _series(entries: list[dict[str, Any]], **keys: str) -> dict[str, Array]:
-    """Step, seconds and these keys of the entries that have them all; values that were not finite are null there."""
-    keys |= {"step": "step", "seconds": "seconds"}
+def _series(entries: list[dict[str, Any]], *, value: str, maybe: Mapping[str, str] = MappingProxyType({})) -> dict[str, Array]:
+    """Step, seconds and value of the entries that have them; values that were not finite are null there.
+
+    maybe: keys that may be null, too, as the standard error of a single row is; nan then.
+    """
+    keys = {"value": value, "step": "step", "seconds": "seconds"}
     chosen = [entry for entry in entries if all(entry.get(key) is not None for key in keys.values())]
-    return {name: np.array([entry[key] for entry in chosen], float) for name, key in keys.items()}
+    return {name: np.array([entry.get(key) for entry in chosen], float) for name, key in (keys | {**maybe}).items()}

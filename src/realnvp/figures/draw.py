@@ -1,18 +1,21 @@
 """All figures of a run, or some, to files."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from realnvp.config import Config, nearest
+from realnvp.device import is_out_of_memory
 from realnvp.figures import paper, points
 from realnvp.figures.curves import curves
 from realnvp.figures.grids import save_png
 from realnvp.figures.subject import Drawing, Subject
 from realnvp.flow import Flow
-from realnvp.folders import atomic_save
+from realnvp.folders import DamagedError, atomic_save
 from realnvp.likelihood import evaluating
 from realnvp.progress import Report, progress
 
@@ -30,26 +33,61 @@ def figures_of(config: Config) -> Figures:
     return POINTS if config.data.shape == (2,) else ROWS
 
 
+class Drawn(NamedTuple):
+    """What came of drawing figures."""
+
+    files: list[Path]
+    """The files written."""
+    missing: dict[str, str]
+    """Figures that could not be drawn, or not all of their pictures, and why."""
+
+
 def draw_figures(
     flow: Flow, run: str | Path, *, only: Sequence[str] = (), seed: int = 0, out: Path | None = None, arrays: bool = False
 ) -> list[Path]:
     """The files written: figures of a trained run, all or those named in `only`, under RUN/figures or out.
 
-    arrays: also what was drawn, as NAME-ARRAY.npy. ValueError names an unknown figure, or what the run lacks.
+    arrays: also what was drawn, as NAME-ARRAY.npy. A figure that cannot be drawn is left out, with a warning.
+    ValueError names a figure in `only` that is unknown or cannot be drawn.
     """
+    return drawn_figures(flow, run, only=only, seed=seed, out=out, arrays=arrays).files
+
+
+def drawn_figures(
+    flow: Flow, run: str | Path, *, only: Sequence[str] = (), seed: int = 0, out: Path | None = None, arrays: bool = False
+) -> Drawn:
+    """The same, and which figures could not be drawn."""
     assert flow.config is not None
     figures = figures_of(flow.config)
     names = _chosen(figures, only, Path(run))
-    subject, written, folder = Subject(flow, flow.config, Path(run), seed), [], Path(run, "figures") if out is None else out
+    subject, drawn = Subject(flow, flow.config, Path(run), seed), Drawn([], {})
+    folder = Path(run, "figures") if out is None else out
+    if not only:
+        subject.some(subject.splits.test, 1)  # a seed below 0, data that are missing or damaged: no single figure's fault
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out: {folder} is a file; name a folder")
     with evaluating(flow), progress("figure", len(names)) as report:
         for done, name in enumerate(names):
             subject.say = partial(_say, report, done, name)
-            for drawing in figures[name](subject):
-                written += _write(drawing, folder, arrays=arrays)
+            try:
+                for drawing in figures[name](subject):
+                    drawn.files.extend(_write(drawing, folder, arrays=arrays))
+            except Exception as error:
+                if not (why := _why_not(error)) or (only and not isinstance(error, ValueError)):
+                    raise
+                if only:
+                    raise ValueError(f"{name}: {why}") from error
+                drawn.missing[name] = why
+                warnings.warn(f"{name} is left out: {why}", stacklevel=3)
         report(len(names))
-    return written
+    return drawn
+
+
+def _why_not(error: Exception) -> str:
+    """Why one figure could not be drawn, in words; '' if the error is about more than that figure."""
+    if is_out_of_memory(error):
+        return "not enough memory for it"
+    return str(error) if isinstance(error, ValueError | DamagedError) else ""
 
 
 def _say(report: Report, done: int, name: str, words: str) -> None:

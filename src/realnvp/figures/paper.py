@@ -34,7 +34,7 @@ def manifold(subject: Subject) -> Iterator[Drawing]:
     split = "train" if subject.config.data.set == "celeba" else "validation"  # figure 13
     images = subject.some(getattr(subject.splits, split), 4)
     if len(images) < 4:
-        raise ValueError(f"manifold: needs four {split} images, the run has {len(images)}")
+        raise ValueError(f"needs four {split} images, the run has {len(images)}")
     grid = latent.manifold(subject.encoded(images))
     z = grid.z.flatten(0, 1)
     points = subject.pixels(latent.decode(subject.flow, z, report=subject.telling("image", len(z))))

@@ -165,8 +165,7 @@ def both_ways(
 def pairs(columns: Sequence[str], groups: Mapping[str, Array]) -> "Picture":
     """Groups of rows, (N, D) each: histograms of the columns, and under them the points of each pair."""
     count, first = len(columns), next(iter(groups.values()))
-    low, high = np.quantile(first, [0.002, 0.998], axis=0)
-    low, high = low - 0.1 * (high - low), high + 0.1 * (high - low)
+    low, high = limits(first, 0.002, room=0.1)
 
     def draw(figure: Any) -> None:
         for (i, j), axes in np.ndenumerate(figure.subplots(count, count, squeeze=False)):
@@ -203,6 +202,13 @@ def scatter(groups: Mapping[str, Array], columns: Sequence[str]) -> "Picture":
         panels[0].set_ylabel(columns[1])
 
     return plot(4.2 * len(groups), 4.2, draw)
+
+
+def limits(data: Array, beyond: float, *, room: float) -> tuple[Array, Array]:
+    """The least and the largest of each column, (N, D), but for so many beyond, with some room; 1 where all are one value."""
+    low, high = np.quantile(data, [beyond, 1 - beyond], axis=0)
+    more = np.where(high > low, room * (high - low), 1.0)
+    return low - more, high + more
 
 
 def _dots(axes: Any, title: str, points: Array, **colour: Any) -> None:

@@ -84,8 +84,7 @@ def _rows(points: Tensor, like: Array) -> Array:
 
 def _limits(data: Array) -> tuple[Array, Array]:
     """The corners of what is shown: nearly all of the data, and some room."""
-    low, high = np.quantile(data, [0.001, 0.999], axis=0)
-    return low - 0.12 * (high - low), high + 0.12 * (high - low)
+    return plots.limits(data, 0.001, room=0.12)
 
 
 def _grid(low: Array, high: Array, *, lines: int = 17, dots: int = 600) -> Array:

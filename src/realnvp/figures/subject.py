@@ -18,7 +18,7 @@ from realnvp.data import Splits, quantize, splits_of_run
 from realnvp.figures.grids import Pixels, grid
 from realnvp.flow import Flow
 from realnvp.noise import Purpose, generator
-from realnvp.views import View, views_of
+from realnvp.views import View, several_views, views_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -67,8 +67,8 @@ class Subject:
 
     def views(self) -> list[View]:
         """The ways in which training showed an image; none where that is as it is."""
-        data = self.config.data
-        return views_of(data, self.splits.shape) if data.flip or data.turn or data.recolour else []
+        data, shape = self.config.data, self.splits.shape
+        return views_of(data, shape) if several_views(data, shape) else []
 
     def pixels(self, x: Tensor) -> Pixels:
         """(N, H, W, C), uint8, of x in data units; warns of images that are not finite, whose bad pixels become 0."""
