@@ -8,7 +8,7 @@ import tyro
 
 from realnvp.cli.given import beside, load
 from realnvp.cli.options import Device, Flag, Json, RunDir, Which
-from realnvp.cli.output import print_json
+from realnvp.cli.output import print_json, say
 
 
 @dataclass
@@ -42,5 +42,5 @@ class Figures:
         if self.json:
             print_json({"run": self.run, "seed": self.seed, "which": self.which, "files": [str(path) for path in written]})
         else:
-            print("\n".join(map(str, written)))
+            say("\n".join(map(str, written)))
         return 0
