@@ -1,6 +1,8 @@
 """Nothing of the user's is lost: look-alikes of our files around every command that writes; and whose data a run has."""
 
 import dataclasses
+import errno
+import hashlib
 import json
 import os
 import shutil
@@ -14,12 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 from pictures import pictures
+from PIL import Image
 from test_training import assert_bit_equal, with_train
 
 import realnvp.folders
 import realnvp.train
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, to_json
+from realnvp.data.splits import checksum, sha256
 from realnvp.environment import read_sittings
 from realnvp.folders import keep_last, lock_folder, sweep, write_file, write_folder
 from realnvp.train import train
@@ -85,8 +89,6 @@ def test_no_command_deletes_what_is_not_ours(tiny: Config, tmp_path: Path) -> No
     ]
     for command in commands:
         if command[0] == "score":
-            from PIL import Image
-
             (place / "digits").mkdir()
             Image.fromarray(np.full((8, 8), 9, np.uint8)).save(place / "digits" / "nine.png")
         assert run([*map(str, command)]) == 0, command
@@ -149,8 +151,6 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest
     fcntl = pytest.importorskip("fcntl")
 
     def refuse(*_: object) -> None:
-        import errno
-
         raise OSError(getattr(errno, number), "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
@@ -201,38 +201,20 @@ def test_a_refused_training_leaves_no_data_and_no_map_of_them(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Windows deletes no file that is memory-mapped."""
-    unlink = Path.unlink
+    unlink, maps = os.unlink, Path("/proc/self/maps")
 
-    def as_windows(path: Path, missing_ok: bool = False) -> None:
-        if Path("/proc/self/maps").exists() and str(path) in Path("/proc/self/maps").read_text():
+    def as_windows(path: str | Path, **more: Any) -> None:
+        if maps.exists() and str(path).endswith(".npy") and Path(path).name in maps.read_text():
             raise PermissionError(13, "The process cannot access the file", str(path))
-        unlink(path, missing_ok=missing_ok)
+        unlink(path, **more)
 
-    monkeypatch.setattr(Path, "unlink", as_windows)
+    monkeypatch.setattr(os, "unlink", as_windows)
     with pytest.raises(ValueError, match=r"train\.batch_size"):
         train(with_train(tiny, batch_size=100_000), tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
 
 
 # Whose data
-
-
-def swapped(run_dir: Path, folder: Path) -> Path:
-    """A copy of a run, with the data of another seed in the place of its own."""
-    from realnvp.data import prepare
-
-    shutil.copytree(run_dir, folder)
-    about = json.loads((folder / "data" / "dataset.json").read_text())
-    shutil.rmtree(folder / "data")
-    prepare(dataclasses.replace(PRESETS["digits"].data), seed=about["seed"] + 1, folder=folder / "data")
-    return folder
-
-
-def own_images(folder: Path, seed: int) -> Path:
-    """A prepared folder of images of one's own, that look alike but for their pixels."""
-    images = np.random.default_rng(seed).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
-    np.save(folder / "train.npy", images)
-    return folder / "train.npy"
 
 
 @pytest.fixture
@@ -244,8 +226,6 @@ def moved(tiny: Config, tmp_path: Path) -> tuple[Config, Path, Callable[[int], N
         for folder in (source, tmp_path / "prepared"):
             shutil.rmtree(folder, ignore_errors=True)
         source.mkdir()
-        from PIL import Image
-
         for i, pixels in enumerate(np.random.default_rng(seed).integers(0, 256, (40, 8, 8), dtype=np.uint8)):
             Image.fromarray(pixels).save(source / f"{i:02}.png")
         assert run(["prepare", "images", "--source", str(source), "--out", str(tmp_path / "prepared")]) == 0
@@ -287,8 +267,6 @@ def test_a_copy_of_the_data_that_was_exchanged_is_told(tiny: Config, run_dir: Pa
     """Each file fits its checksum: only the run knows that these are not its data."""
     shutil.copytree(run_dir, tmp_path / "run")
     about = json.loads((tmp_path / "run/data/dataset.json").read_text())
-    from realnvp.data.splits import checksum, sha256
-
     array = np.load(tmp_path / "run/data/train.npy")
     np.save(tmp_path / "run/data/train.npy", 16 - array)
     about["sha256"]["train.npy"] = sha256(tmp_path / "run/data/train.npy")
@@ -311,6 +289,59 @@ def test_a_run_of_version_0_1_0_opens_and_learns_its_data(tiny: Config, run_dir:
         [],
         ["test.npy", "train.npy", "validation.npy"],
     ]
+
+
+# Names that are not UTF-8, and what terminals obey
+
+
+def test_a_name_that_is_not_utf8_is_kept(tmp_path: Path, run_dir: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """As old zips leave them; prepare takes one checksum of more than 32 files."""
+    source = tmp_path / "in"
+    source.mkdir()
+    for i in range(34):
+        Image.fromarray(np.full((8, 8), i % 17, np.uint8)).save(source / f"{i:02}.png")
+    name = b"caf\xe9.png"
+    try:
+        (source / "00.png").rename(source / os.fsdecode(name))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    score = ["score", str(run_dir), str(source), "--device", "cpu"]
+    assert run([*score, "--out", str(tmp_path / "s.csv")]) == 0
+    assert os.fsencode(source) + b"/" + name + b"," in (tmp_path / "s.csv").read_bytes()
+    capsysbinary.readouterr()
+    assert run(score) == 0
+    assert name + b"," in capsysbinary.readouterr().out
+    assert run([*score, "--json"]) == 0
+    paths = [entry["path"] for entry in json.loads(capsysbinary.readouterr().out)["scores"]]
+    assert os.fsencode(source) + b"/" + name in map(os.fsencode, paths)
+    assert run(["prepare", "images", "--source", str(source), "--out", str(tmp_path / "out")]) == 0
+    printed = subprocess.run("LC_ALL=C; sha256sum *", shell=True, cwd=source, capture_output=True, check=True).stdout
+    (facts,) = json.loads((tmp_path / "out" / "dataset.json").read_text())["inputs"].values()
+    assert facts["sha256"] == hashlib.sha256(printed).hexdigest()
+
+
+def test_control_characters_never_reach_a_terminal(run_dir: Path, tmp_path: Path, capsys: Out) -> None:
+    """ESC ]52 writes the clipboard."""
+    evil = "x\x1b]52;c;ZXZpbA==\x07\x1b[2J\x9b1m\u202e"
+    shutil.copytree(run_dir, tmp_path / evil)
+    config = json.loads((tmp_path / evil / "config.json").read_text())
+    config["data"]["source"] = config["name"] = evil
+    (tmp_path / evil / "config.json").write_text(json.dumps(config))
+    (tmp_path / evil / "facts.json").write_text(json.dumps({"licence": evil}))
+    place = str(tmp_path / evil)
+    for command in (
+        ["info", place],
+        ["info", place, "--json"],
+        ["sample", place, "--out", f"{place}/s.npy"],
+        ["check", place + "x"],
+    ):
+        run(command)
+        said = "".join(capsys.readouterr())
+        assert "52;c;ZXZpbA==" in said
+        assert [c for c in said if not c.isprintable() and c != "\n"] == [], command
+    (tmp_path / "a.csv").write_text(f"a,b\n1,{evil}\n2,3\n")
+    assert run(["train", "table", "--data.source", str(tmp_path / "a.csv"), "--dry-run"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
 
 
 # Where a training starts

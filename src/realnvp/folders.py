@@ -19,8 +19,8 @@ MANIFEST, LOCK = "manifest.json", ".lock"
 CARD = "README.md"
 TEMPORARY = re.compile(r"\..+\.realnvp-(\d+)\.tmp", re.DOTALL)
 # What an interrupted write of version 0.1.0 left in a run directory: names that others use, too, so no others than these.
-OLD_FILE = re.compile(r"\.(config\.json|environment\.json|metrics\.jsonl|step-\d{9}\.png)\.tmp")
-OLD_FOLDER = re.compile(r"\.(best|last|step)-\d+(\.old)?\.tmp")
+OLD_FILE = re.compile(r"\.(config\.json|environment\.json|metrics\.jsonl|step-\d{9,}\.png)\.tmp")
+OLD_FOLDER = re.compile(r"\.(best|last|step)-\d{9,}(\.old)?\.tmp")
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 

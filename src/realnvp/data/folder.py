@@ -54,7 +54,7 @@ def warn_of_left_out(
     pictures = [name for name in hidden if is_image(name) and not PurePosixPath(name).name.startswith("._")]  # macOS's notes
     reasons = [
         ("image", f"outside {', '.join(sorted(folders))}", outside),
-        ("image", "of a format that cannot be read", [name for name in names if _is_other_image(name)]),
+        ("image", "of other formats", [name for name in names if _is_other_image(name)]),
         ("image", "hidden by name", pictures),
         ("linked folder", "with all in it", [name for name in hidden if name.endswith("/")]),
     ]
