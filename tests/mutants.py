@@ -23,6 +23,7 @@ DEVICES = "tests/test_devices.py"
 TWO = "tests/test_training.py -k two_processes_take"
 FEW_CHECKED = "tests/test_check.py::test_few_images_fail_no_sound_flow_and_wrong_moments_fail_all_the_same"
 JACOBIAN = "tests/test_check.py::test_where_the_jacobian_is_too_large_each_layer_has_its_own"
+OURS = "tests/test_belongings.py"
 FILES = "tests/test_folders.py tests/test_training.py tests/test_hostile.py tests/test_faults.py"
 
 
@@ -145,6 +146,20 @@ MUTANTS = [
     Mutant("checkpoint.py", 'tensors |= {f"optimizer', '_ = {f"optimizer', FILES),
     Mutant("checkpoint.py", 'mean.copy_(tensors[f"average.{name}"])', "pass", TRAIN),
     Mutant("checkpoint.py", 'keep_last(parent, "step", 2)', 'keep_last(parent, "step", 1)', FILES),
+    Mutant(
+        "folders.py",
+        "left = name is None and bool((OLD_FOLDER if is_folder else OLD_FILE).fullmatch(orphan.name))",
+        "left = True",
+        OURS,
+    ),
+    Mutant("folders.py", "left = not _at_work(int(found[1]))", "left = True", OURS),
+    Mutant("folders.py", "filter(_is_ours, numbered(parent, prefix))", "numbered(parent, prefix)", OURS),
+    Mutant("folders.py", ".realnvp-{os.getpid()}.tmp", ".realnvp-0.tmp", OURS),
+    Mutant("run.py", "    check_data(run_dir, splits)\n", "", OURS),
+    Mutant("evaluate.py", "if changed := changed_data(", "if False and changed_data(", OURS),
+    Mutant("environment.py", "known.get(name) != sha256.get(name)", "name not in sha256", OURS),
+    Mutant("run.py", "if not begun and init_from is not None:  # first", "if False:  # first", OURS),
+    Mutant("claim.py", "traceback.clear_frames(error.__traceback__)", "pass", OURS),
     Mutant("folders.py", "hashlib.sha256(files[name]).hexdigest() != digest", "False", FILES),
     Mutant("views.py", "(data.recolour and shape[0] > 1)", "data.recolour", "tests/test_few.py"),
     Mutant("figures/draw.py", "if is_out_of_memory(error):", "if False:", "tests/test_few.py"),

@@ -83,8 +83,8 @@ def test_a_deletion_that_is_interrupted_leaves_no_half_folder(tmp_path: Path, mo
 
 
 def test_orphans_of_an_interrupted_write_are_swept(tmp_path: Path) -> None:
-    (tmp_path / ".step-3.tmp").mkdir()
-    (tmp_path / ".step-3.tmp" / "x").write_text("")
+    (tmp_path / ".step-000000003.tmp").mkdir()
+    (tmp_path / ".step-000000003.tmp" / "x").write_text("")
     (tmp_path / ".config.json.tmp").write_text("")
     sweep(tmp_path)
     assert list(tmp_path.iterdir()) == []

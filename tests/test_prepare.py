@@ -826,6 +826,27 @@ def test_a_training_never_deletes_what_was_prepared_by_command(out_of: Out, tmp_
     assert everything(tmp_path / "run/data") == before
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_images_that_are_left_out_are_told(out_of: Out, tmp_path: Path, packed: bool) -> None:
+    picture = encoded(noise(8, 8, 3))
+    counts = {"train": 12, "test": 4, "extra": 30}
+    files = {f"{folder}/{i:02}.png": picture for folder, count in counts.items() for i in range(count)}
+    files |= {"train/.hidden.png": picture, "train/a.heic": b"", "test/b.avif": b"", "train/notes.txt": b"", "extra/bad.png": b""}
+    source = write_tar(tmp_path / "in.tar", files) if packed else write_folder(tmp_path / "in", files)
+    if not packed:
+        (source / "linked").symlink_to(source / "extra")
+    assert run(["prepare", "images", "--source", str(source), "--out", str(tmp_path / "out")]) == 0
+    said = out_of.readouterr().err.splitlines()
+    assert [line.split(f"{source}: ")[1] for line in said if "warning" in line] == [
+        "31 images outside test, train are not read, extra/00.png first",
+        "2 images of other formats are not read, test/b.avif first",
+        "1 image hidden by name is not read, train/.hidden.png first",
+        *(["1 linked folder with all in it is not read, linked/ first"] if not packed else []),
+    ]
+    inputs = json.loads((tmp_path / "out" / "dataset.json").read_text())["inputs"]
+    assert packed or len(inputs) == 16
+
+
 def test_other_files_are_left_alone(out_of: Out, tmp_path: Path) -> None:
     source = write_tar(tmp_path / "c.tar", cifar()[0])
     write_folder(tmp_path / "out", {"train.npy": b"mine"})

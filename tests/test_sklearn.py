@@ -231,3 +231,12 @@ def test_a_missing_scikit_learn_is_told_with_its_install_line() -> None:
     done = without(["sklearn"], "import realnvp.sklearn")
     assert "ImportError: " in done.stderr.splitlines()[-1]
     assert "pip install 'realnvp[sklearn]'" in done.stderr
+
+
+def test_a_mark_of_missing_values_is_named() -> None:
+    rows = np.random.default_rng(0).standard_normal((50, 3))
+    rows[5, 1] = -1.797e308
+    with pytest.raises(ValueError, match=r"x\[5, 1\]: is -1.797e\+308, beyond 3e\+38"):
+        RealNVPDensity().fit(rows)
+    with pytest.raises(ValueError, match=r"column 'weight', row 5: is -1\.797e"):
+        RealNVPDensity().fit(pd.DataFrame(rows, columns=["height", "weight", "seconds"]))

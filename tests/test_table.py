@@ -372,6 +372,18 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
         "a.csv: column 'weight' has 1 missing values, first in row 2 (--data.columns",
     ),
     "empty cells": (lambda t: text(t / "a.csv", "a,b\n1,2\n3,\n4,NA\n"), "column 'b' has 2 missing values, first in row 2"),
+    "a first row that lacks a value": (
+        lambda t: text(t / "a.csv", "1.5,,3\n1,2,3\n4,5,6\n"),
+        "a.csv: column 'x2' has 1 missing values, first in row 1 (",
+    ),
+    "names of digits": (
+        lambda t: text(t / "a.csv", "a,b\n1,1_5\n2,12_34\n"),
+        "a.csv: column 'b' holds text, '1_5' in row 1 first",
+    ),
+    "a mark of missing values": (
+        lambda t: write_csv(t / "a.csv", np.where(np.arange(600).reshape(200, 3) == 4, -1.797e308, ROWS)),
+        "a.csv: column 'weight' has -1.797e+308 in row 2, beyond 3e+38",
+    ),
     "infinite values": (
         lambda t: numbers(t / "a.npy", np.where(ROWS.max() == ROWS, np.inf, ROWS)),
         "a.npy: column 'x3' has 1 infinite values",
@@ -397,6 +409,22 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "an empty folder": (lambda t: t, "holds no train.csv, train.npy, train.parquet"),
     "too few rows": (lambda t: write_csv(t / "a.csv", ROWS[:2]), "data.source: too few training images (rows), 2,"),
 }
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '"a\nx",b\n1,2\n3,4\n',
+        '"a\nx";"b,c"\n1;2\n3;4\n',
+        "\n\na,b\n1,2\n\n3,4\n",
+        "  \n1,2\n3,4\n",
+        '"1","2"\n3,4\n   \n',
+    ],
+)
+def test_line_breaks_in_a_header_and_blank_lines(tmp_path: Path, content: str) -> None:
+    rows, names = read_table(text(tmp_path / "a.csv", content))
+    assert rows.tolist() == [[1, 2], [3, 4]]
+    assert names in (("a\nx", "b"), ("a\nx", "b,c"), ("a", "b"), ("x1", "x2"))
 
 
 @pytest.mark.parametrize("kind", BAD)

@@ -17,7 +17,7 @@ from realnvp.card import card
 from realnvp.config import Config, from_json, least_parameters, read_config, to_json
 from realnvp.flow import Flow
 from realnvp.folders import CARD, DamagedError, keep_last, newest_intact, ours, parse_json, read_folder, write_folder
-from realnvp.locate import CONFIG, FACTS, FILES, WEIGHTS, locate
+from realnvp.locate import CONFIG, FACTS, WEIGHTS, locate
 from realnvp.models import build
 
 TENSORS, STATE = "state.safetensors", "state.json"
@@ -47,8 +47,6 @@ def save_flow(flow: Flow, folder: str | Path, *, facts: Mapping[str, Any] | None
     An earlier such folder is replaced, its card too; ValueError if there is anything else in its place.
     """
     folder, facts = Path(folder), dict(facts or {})
-    if folder.is_dir() and (others := sorted({path.name for path in folder.iterdir()} - {*FILES, CARD})):
-        raise ValueError(f"{folder}: exists and holds {others[0]!r}, which is no part of a saved flow, so it is not replaced")
     files = _files_of(flow, facts)
     assert flow.config is not None
     count = sum(parameter.numel() for parameter in flow.parameters())

@@ -7,11 +7,13 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from realnvp.folders import Fields, read_json
+from realnvp.folders import Fields, check_fields, ours, read_json
 
 PACKAGES = ("realnvp", "torch", "numpy", "safetensors", "accelerate", "pillow", "scikit-image", "scikit-learn")
 FIELDS: Fields = {
@@ -40,7 +42,30 @@ def environment() -> dict[str, Any]:
 
 def read_sittings(run: Path) -> list[dict[str, Any]]:
     """The environments of a run's sittings, the last one at the end; DamagedError if one of them is none."""
-    return read_json(run / "environment.json", kind=list, maker="realnvp train", fields=FIELDS)
+    path = run / "environment.json"
+    sittings = read_json(path, kind=list, maker="realnvp train", fields=FIELDS)
+    with ours():
+        for sitting in sittings:
+            check_fields(sitting, path, {"data": dict} if "data" in sitting else {})
+    return sittings
+
+
+def changed_data(run: Path, folder: Path | None, sha256: Mapping[str, str]) -> str:
+    """What a run that was trained on other data than these in a folder has to say of it; '' if all is well.
+
+    sha256: of each array. Version 0.1.0 did not keep them, and data made anew have none.
+    """
+    sittings = read_sittings(run) if sha256 and (run / "environment.json").exists() else []
+    known = next((sitting["data"] for sitting in sittings if sitting.get("data")), sha256)
+    if not (names := sorted(name for name in known.keys() | sha256.keys() if known.get(name) != sha256.get(name))):
+        return ""
+    return f"{folder}: holds other data than {run} was trained on ({', '.join(names)})"
+
+
+def warn_of_changed_data(run: Path, folder: Path | None, sha256: Mapping[str, str]) -> None:
+    """Say so if a run was trained on other data than these."""
+    if changed := changed_data(run, folder, sha256):
+        warnings.warn(changed, stacklevel=3)
 
 
 def command_of(sitting: dict[str, Any]) -> str:

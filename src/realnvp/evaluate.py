@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from realnvp.config import Config, Shape, paper_bits_per_dim
 from realnvp.data import Part, Splits, array_part, codec_bits_per_dim, find_rows, find_split, open_splits, splits_of_run
 from realnvp.data.splits import DESCRIPTION
+from realnvp.environment import changed_data
 from realnvp.flow import Flow
 from realnvp.folders import DamagedError
 from realnvp.likelihood import log_probs, refuse_fast, summarise
@@ -88,7 +89,12 @@ def _chosen(config: Config, run: Path, split: str, source: Path | None) -> _Chos
     """A split of the run's data, of a prepared folder, or of other data; ValueError if the flow is of another kind."""
     assert config.data.shape is not None
     if source is None or (source / DESCRIPTION).exists():
-        splits = _other_splits(source, run, config, split) if source else splits_of_run(run, config, verify=[split])
+        if source:
+            splits = _other_splits(source, run, config, split)
+        else:
+            splits = splits_of_run(run, config, verify=[split])
+            if changed := changed_data(run, splits.folder, splits.sha256):
+                raise ValueError(f"{changed}; --data.source evaluates them all the same")
         groups = (splits.groups or {}).get(split)
         paper = _paper(splits, config) if split == "test" else None
         if config.data.columns and splits.columns not in (None, config.data.columns):

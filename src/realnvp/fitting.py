@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -156,3 +157,13 @@ def _check(x: Tensor, *, average: float, held_out: float, **values: float) -> No
         raise ValueError(f"held_out: no row of {len(x)} is left to fit to with {held_out}")
     if not x.isfinite().all():
         raise ValueError("x: must be finite")
+    check_size(x)
+
+
+def check_size(x: Tensor, names: Sequence[str] | None = None) -> None:
+    """ValueError names the first entry that float32 weights, such as means, cannot follow, and its column."""
+    largest = torch.finfo(torch.float32).max
+    if (large := (x.abs() > largest).nonzero()).numel():
+        first = large[0].tolist()
+        where = f"x{first}" if names is None else f"column {names[first[1]]!r}, row {first[0]}"
+        raise ValueError(f"{where}: is {x[tuple(first)]:g}, beyond {largest:.1g}; a mark of missing values?")

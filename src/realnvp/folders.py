@@ -1,11 +1,15 @@
 """Folders that are written whole or not at all, and that tell when a bit of them has changed."""
 
+import errno
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import UnionType
@@ -13,6 +17,11 @@ from typing import IO, Any, BinaryIO, TypeVar
 
 MANIFEST, LOCK = "manifest.json", ".lock"
 CARD = "README.md"
+TEMPORARY = re.compile(r"\..+\.realnvp-(\d+)\.tmp", re.DOTALL)
+# What an interrupted write of version 0.1.0 left in a run directory: names that others use, too, so no others than these.
+OLD_FILE = re.compile(r"\.(config\.json|environment\.json|metrics\.jsonl|step-\d{9,}\.png)\.tmp")
+OLD_FOLDER = re.compile(r"\.(best|last|step)-\d{9,}(\.old)?\.tmp")
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 class DamagedError(Exception):
@@ -37,12 +46,12 @@ def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
 
     README.md is not in the manifest: people edit it.
 
-    An earlier folder of the same kind is replaced; ValueError if what stands there is something else.
+    An earlier folder of the same kind is replaced. ValueError if what stands there is something
+    else, or if somebody has put more into it.
     """
-    if target.exists() and not (target / MANIFEST).exists():
-        raise ValueError(f"{target}: exists and was not written by this program, so it is not replaced")
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    if target.exists():
+        _check_ours(target, {CARD} & files.keys())
+    temporary = _temporary(target)
     manifest = {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != CARD}
     try:
         with naming(target, sum(map(len, files.values()))):
@@ -60,8 +69,8 @@ def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
 
 
 def write_file(target: Path, text: str) -> None:
-    """Write a file of text whole or not at all."""
-    content = text.encode()
+    """Write a file of text whole or not at all; a file's name in it that is not UTF-8 keeps its bytes."""
+    content = text.encode(errors="surrogateescape")
     atomic_save(target, lambda file: file.write(content), size=len(content))
 
 
@@ -69,9 +78,10 @@ def atomic_save(path: Path, write: Callable[[BinaryIO], object], *, size: int | 
     """Writes a file whole or not at all: into a hidden sibling, to the disk, then renamed.
 
     size: the bytes it will take, for the message of a full disk.
-    keep: what an interrupted call wrote stays in the sibling, and the next `write` finds it.
+    keep: what an interrupted call wrote stays in the sibling, and the next `write` finds it; only
+    for whoever has locked the folder, since all such calls share the sibling.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = kept_sibling(path) if keep else _temporary(path)
     try:
         with naming(path, size), temporary.open("r+b" if keep and temporary.exists() else "w+b") as file:
             write(file)
@@ -82,6 +92,49 @@ def atomic_save(path: Path, write: Callable[[BinaryIO], object], *, size: int | 
         if not keep:
             temporary.unlink(missing_ok=True)
         raise
+
+
+def kept_sibling(path: Path) -> Path:
+    """Where `atomic_save` with `keep` writes a file until it is whole."""
+    return path.with_name(f".{path.name}.realnvp.tmp")
+
+
+def _temporary(path: Path) -> Path:
+    """Where this process writes a file or folder until it is whole, and no other process does.
+
+    What processes that are gone have left there for the same path is deleted.
+    """
+    sweep(path.parent, path.name)
+    return path.with_name(f".{path.name}.realnvp-{os.getpid()}.tmp")
+
+
+def sweep(parent: Path, name: str | None = None) -> None:
+    """Delete what processes that are gone left of interrupted writes: of one name, or all of them.
+
+    Nothing else: whatever is called so in another way is the user's.
+    """
+    for orphan in parent.glob(".*.tmp" if name is None else f".{glob.escape(name)}.realnvp-*.tmp"):
+        is_folder = orphan.is_dir() and not orphan.is_symlink()
+        if found := TEMPORARY.fullmatch(orphan.name):
+            left = not _at_work(int(found[1]))
+        else:
+            left = name is None and bool((OLD_FOLDER if is_folder else OLD_FILE).fullmatch(orphan.name))
+        if left:
+            shutil.rmtree(orphan) if is_folder else orphan.unlink(missing_ok=True)
+
+
+def _at_work(pid: int) -> bool:
+    """Whether there is another process with this number; on Windows, where to ask would end it, always."""
+    if pid == os.getpid():  # one of an earlier process: this one writes nothing at the moment
+        return False
+    try:
+        if sys.platform != "win32":
+            os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -105,10 +158,28 @@ def naming(path: Path, size: int | None = None) -> Iterator[None]:
 
 def discard(folder: Path) -> None:
     """Delete a folder; it is hidden first, so that whoever ends this process leaves no half of it."""
-    hidden = folder.with_name(f".{folder.name}.old.tmp")
-    shutil.rmtree(hidden, ignore_errors=True)
+    hidden = _temporary(folder.with_name(f"{folder.name}.old"))
     folder.rename(hidden)
     shutil.rmtree(hidden)
+
+
+def _check_ours(folder: Path, more: Iterable[str] = ()) -> None:
+    """ValueError if a folder is not one that `write_folder` wrote, or holds more than that and these names."""
+    try:
+        manifest = parse_json((folder / MANIFEST).read_bytes(), folder / MANIFEST, kind=dict)
+    except (OSError, ValueError):
+        raise ValueError(f"{folder}: exists and was not written by this program, so it is not replaced") from None
+    if others := sorted({path.name for path in folder.iterdir()} - {MANIFEST, *manifest, *more}):
+        raise ValueError(f"{folder}: exists and holds {others[0]!r}, which is not of this program, so it is not replaced")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder holds nothing but what `write_folder` wrote."""
+    try:
+        _check_ours(folder)
+    except ValueError:
+        return False
+    return True
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
@@ -163,7 +234,8 @@ def check_fields(content: Any, path: Path, fields: Fields) -> None:
 def lock_folder(folder: Path) -> Iterator[None]:
     """Within it no other process gets in here; the system lets go of the lock however this one ends (Windows has none).
 
-    Its file is deleted at the end, and folders that were made for it and are still empty. ValueError if another process is in.
+    Its file is deleted at the end, and folders that were made for it and are still empty.
+    ValueError if another process is in. Where the file system has no locks, a warning says so.
     """
     new, path = [each for each in (folder, *folder.parents) if not each.exists()], folder / LOCK
     with _locked(path) as file:
@@ -171,7 +243,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
             yield
         finally:
             with suppress(OSError):
-                if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                at = path.stat()
+                if os.path.samestat(at, os.fstat(file.fileno())) and not at.st_size:  # ours is empty
                     path.unlink()  # before the lock goes: whoever has the file open by then finds it deleted
                 for each in new:
                     each.rmdir()
@@ -182,7 +255,7 @@ def _locked(path: Path) -> IO[bytes]:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
-            file = path.open("wb")
+            file = path.open("ab")
             if sys.platform != "win32":
                 import fcntl
 
@@ -190,6 +263,11 @@ def _locked(path: Path) -> IO[bytes]:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     raise ValueError(f"{path.parent}: another process is at work in it") from None
+                except OSError as error:
+                    if error.errno not in NO_LOCKS:
+                        raise
+                    words = f"its file system has no locks ({error.strerror}): let no other process write into it"
+                    warnings.warn(f"{path.parent}: {words}", stacklevel=4)
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):  # else it was deleted just now, and would keep nobody out
                 return file
 
@@ -212,15 +290,9 @@ def numbered(parent: Path, prefix: str) -> list[Path]:
 
 
 def keep_last(parent: Path, prefix: str, count: int) -> None:
-    """Delete all folders PREFIX-NUMBER but the last ones."""
-    for folder in numbered(parent, prefix)[:-count]:
+    """Delete all folders PREFIX-NUMBER that `write_folder` wrote but the last ones."""
+    for folder in list(filter(_is_ours, numbered(parent, prefix)))[:-count]:
         discard(folder)
-
-
-def sweep(parent: Path) -> None:
-    """Delete what an interrupted write left behind in a folder of ours."""
-    for orphan in parent.glob(".*.tmp"):
-        shutil.rmtree(orphan) if orphan.is_dir() else orphan.unlink()
 
 
 def _flush(folder: Path) -> None:

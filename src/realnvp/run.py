@@ -15,8 +15,8 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from realnvp.averages import WeightAverage
 from realnvp.batches import Batches
 from realnvp.bijections import ActNorm, starting
-from realnvp.checkpoint import TrainState, load_checkpoint, load_flow
-from realnvp.claim import check_claim, claim, discard_unbegun, past_of
+from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, save_checkpoint
+from realnvp.claim import check_claim, check_data, claim, data_of_unbegun, past_of
 from realnvp.config import Config, TrainConfig, differences, resolve
 from realnvp.data import Splits, prepare
 from realnvp.data.source import SPLITS
@@ -75,11 +75,11 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     check_claim(config, run_dir)
     if accelerator.is_main_process:
         stack.enter_context(lock_folder(run_dir))
-        discard_unbegun(run_dir)
-        stack.callback(discard_unbegun, run_dir)
+        stack.enter_context(data_of_unbegun(run_dir))
         prepare(config.data, seed=config.seed, folder=run_dir / "data", verify=SPLITS)
     accelerator.wait_for_everyone()
     splits = prepare(config.data, seed=config.seed, folder=run_dir / "data")
+    check_data(run_dir, splits)
     config = resolve(config, splits.shape, splits.columns)
     rank, processes = accelerator.process_index, accelerator.num_processes
     check_memory(config, place, processes=processes)
@@ -102,7 +102,10 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
         past = past_of(run_dir, state)
     start_tracker(accelerator, config, run_dir, step=state.step)
     if accelerator.is_main_process:
-        claim(config, run_dir, state, past, device=str(accelerator.device), processes=processes)
+        if not begun and init_from is not None:  # first of all: whoever goes on here goes on from these weights
+            save_checkpoint(run_dir, state, flow=flow, optimizers=optimizers, average=average)
+        where = {"device": str(accelerator.device), "processes": processes}
+        claim(config, run_dir, state, past, **where, data=dict(splits.sha256))
     with warnings.catch_warnings():  # torch 2.13 renames the option, to a name that older ones do not know
         warnings.filterwarnings("ignore", message=".*broadcast_buffers")
         model, *prepared = accelerator.prepare(flow, *optimizers)

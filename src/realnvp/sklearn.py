@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from realnvp.fitting import fit
+from realnvp.fitting import check_size, fit
 from realnvp.flow import Flow, images_at_once
 from realnvp.models import vector_flow
 
@@ -123,6 +123,7 @@ class RealNVPDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         """Fit the flow to the rows of X, (N, D). y is ignored."""
         again = self.warm_start and hasattr(self, "flow_")
         rows = torch.tensor(validate_data(self, X, dtype=np.float64, ensure_min_samples=2, reset=not again))
+        check_size(rows, getattr(self, "feature_names_in_", None))
         architecture = {name: getattr(self, name) for name in ARCHITECTURE}
         seed = self._seed()
         flow = vector_flow(rows.shape[1], **architecture, seed=seed)

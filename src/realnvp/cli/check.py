@@ -5,7 +5,7 @@ from pathlib import Path
 
 from realnvp.cli.given import load
 from realnvp.cli.options import Device, Json, RunDir, Which
-from realnvp.cli.output import print_json, print_table
+from realnvp.cli.output import print_json, print_table, say
 
 
 @dataclass
@@ -39,5 +39,5 @@ class Check:
         else:
             rows = [(e.name, f"{e.value:.1e}", f"{e.bound:.0e}", e.unit, "ok" if e.ok else "FAILED") for e in checks]
             print_table(("check", "measured", "allowed", "unit", ""), rows)
-            print(f"{failed} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks passed")
+            say(f"{failed} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks passed")
         return 1 if failed else 0

@@ -9,7 +9,7 @@ import tyro
 
 from realnvp.cli.given import load
 from realnvp.cli.options import Device, Flag, Json, RunDir, Which
-from realnvp.cli.output import print_json, to_json
+from realnvp.cli.output import print_json, say, to_json
 from realnvp.folders import write_file
 
 Split = Literal["train", "validation", "test"]
@@ -79,19 +79,19 @@ def _print_evaluation(result: dict[str, Any]) -> None:
     version = f" ({result['dataset_version']})" if result["dataset_version"] else ""
     where, error = f"{result['dataset']}{version}, {result['split']}", f"standard error over {result['standard_error_over']}"
     if "num_rows" in result:
-        print(f"{where}: {result['num_rows']} rows")
-        print(f"  {measured(result)} ({error}): the mean log-density of a row, in the units of the columns")
+        say(f"{where}: {result['num_rows']} rows")
+        say(f"  {measured(result)} ({error}): the mean log-density of a row, in the units of the columns")
         if result["nonfinite"]:
-            print(f"  {result['nonfinite']} rows have no finite log-density")
+            say(f"  {result['nonfinite']} rows have no finite log-density")
         return
-    print(f"{where}: {result['num_images']} images, noise draws: {result['noise_draws']}")
-    print(f"  {measured(result)} ({error}); an upper bound ({result['dequantisation']} dequantisation)")
+    say(f"{where}: {result['num_images']} images, noise draws: {result['noise_draws']}")
+    say(f"  {measured(result)} ({error}); an upper bound ({result['dequantisation']} dequantisation)")
     if result["nonfinite"]:
-        print(f"  {result['nonfinite']} images have no finite log-density")
+        say(f"  {result['nonfinite']} images have no finite log-density")
     if "views" in result:
         count = result["views"]["count"]
-        print(f"  {measured(result['views'])} of the density averaged over {count} views of each image, as training showed them")
+        say(f"  {measured(result['views'])} of the density averaged over {count} views of each image, as training showed them")
     for name, bits in result.get("codecs", {}).items():
-        print(f"  {bits:.3f} bits/dim by lossless {name}")
+        say(f"  {bits:.3f} bits/dim by lossless {name}")
     if result["paper"] is not None:
-        print(f"  {result['paper']:.2f} bits/dim in the paper")
+        say(f"  {result['paper']:.2f} bits/dim in the paper")

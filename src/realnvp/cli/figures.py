@@ -8,7 +8,7 @@ import tyro
 
 from realnvp.cli.given import beside, load
 from realnvp.cli.options import Device, Flag, Json, RunDir, Which
-from realnvp.cli.output import print_json
+from realnvp.cli.output import print_json, say
 
 
 @dataclass
@@ -43,5 +43,9 @@ class Figures:
             files = [str(path) for path in drawn.files]
             print_json({"run": self.run, "seed": self.seed, "which": self.which, "files": files, "missing": drawn.missing})
         else:
+<<<<<<< HEAD
             print("\n".join(map(str, drawn.files)))
+=======
+            say("\n".join(map(str, written)))
+>>>>>>> w-files
         return 0

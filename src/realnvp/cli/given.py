@@ -40,6 +40,9 @@ def of_table(flow: "Flow") -> bool:
 def test_split(flow: "Flow", run: str) -> Any:
     """The images or rows of the run's own test split, after a look at their checksum."""
     from realnvp.data import splits_of_run
+    from realnvp.environment import warn_of_changed_data
 
     assert flow.config is not None
-    return splits_of_run(Path(run), flow.config, verify=["test"]).test
+    splits = splits_of_run(Path(run), flow.config, verify=["test"])
+    warn_of_changed_data(Path(run), splits.folder, splits.sha256)
+    return splits.test

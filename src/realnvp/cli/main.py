@@ -13,6 +13,7 @@ from realnvp.cli.evaluate import Evaluate
 from realnvp.cli.figures import Figures
 from realnvp.cli.info import Info
 from realnvp.cli.options import parse
+from realnvp.cli.output import note
 from realnvp.cli.prepare import Prepare
 from realnvp.cli.results import Report, Table
 from realnvp.cli.sample import Sample
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def run(argv: list[str]) -> int:
     """One command's exit code. Bad input is one line on stderr."""
-    warnings.showwarning = lambda message, *_args, **_kwargs: print(f"realnvp: warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_args, **_kwargs: note(f"realnvp: warning: {message}")
     try:
         return _dispatch(argv)
     except KeyboardInterrupt:
@@ -143,5 +144,5 @@ def _install_line(module: str) -> str:
 
 
 def _complain(words: str, code: int) -> int:
-    print(f"realnvp: error: {words}" if code in (1, 2) else f"realnvp: {words}", file=sys.stderr)
+    note(f"realnvp: error: {words}" if code in (1, 2) else f"realnvp: {words}")
     return code

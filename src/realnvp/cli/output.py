@@ -1,10 +1,24 @@
 """What commands print: tables for people, one JSON object for programs."""
 
+import io
 import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+
+def visible(text: str) -> str:
+    """The text with escapes, such as \\x1b, for all that a terminal would not show but obey.
+
+    File names and other people's folders can hold such characters.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(text: str) -> None:
+    """Lines for people on stdout."""
+    print(visible(text))
 
 
 def print_json(values: Mapping[str, Any]) -> None:
@@ -27,6 +41,17 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def print_csv(text: str) -> None:
+    """The text of a CSV file on stdout; as `ls` does, names of files as they are but on a terminal."""
+    if sys.stdout.isatty():
+        print(visible(text), end="")
+    elif isinstance(sys.stdout, io.TextIOWrapper):  # strict about what is not UTF-8, which a name may hold
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode(errors="surrogateescape"))
+    else:
+        print(text, end="")
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table on stdout; nothing is cut off, whatever the terminal's width."""
     from rich import box
@@ -35,7 +60,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
     table = Table(*columns, box=box.SIMPLE_HEAD, show_header=any(columns))
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(visible, row))
     width = None if sys.stdout.isatty() else 400
     Console(width=width, highlight=False, markup=False).print(table)
 
@@ -47,4 +72,4 @@ def thousands(number: int) -> str:
 
 def note(text: str) -> None:
     """A line for people beside the result, on stderr."""
-    print(text, file=sys.stderr)
+    print(visible(text), file=sys.stderr)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from realnvp.cli.options import Flag
-from realnvp.cli.output import print_json
+from realnvp.cli.output import print_json, say
 
 Set = Literal["cifar10", "imagenet32", "imagenet64", "celeba", "lsun-bedroom", "lsun-tower", "lsun-church-outdoor", "images"]
 
@@ -58,7 +58,7 @@ class Prepare:
         if self.json:
             print_json(about)
         else:
-            print(_summary(about, self.out))
+            say(_summary(about, self.out))
         return 0
 
 

@@ -9,7 +9,7 @@ import tyro
 from realnvp.cli.evaluate import Evaluate
 from realnvp.cli.given import load
 from realnvp.cli.options import Device, Flag, Json
-from realnvp.cli.output import print_json, print_table
+from realnvp.cli.output import print_json, print_table, say
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Report:
             pictures = [str(path) for path in drawn.files]
             print_json({"report": str(page), "pictures": pictures, "missing": drawn.missing})
         else:
-            print(f"{page}: open it in a browser")
+            say(f"{page}: open it in a browser")
         return 0
 
 
@@ -76,8 +76,8 @@ class Table:
         if self.json:
             print_json({"rows": rows})
         elif self.markdown:
-            print(markdown(rows))
+            say(markdown(rows))
         else:
             print_table(COLUMNS[:-1], [cells(row)[:-1] for row in rows])
-            print("\n".join(f"{row['run']}: {row['command']}" for row in rows))  # no terminal has room for them in the table
+            say("\n".join(f"{row['run']}: {row['command']}" for row in rows))  # no terminal has room for them in the table
         return 0

@@ -8,7 +8,7 @@ import tyro
 
 from realnvp.cli.given import beside, load, make_way, of_table, test_split
 from realnvp.cli.options import Device, Fast, Flag, Json, RunDir, Which
-from realnvp.cli.output import note, print_json
+from realnvp.cli.output import note, print_json, say
 
 
 @dataclass
@@ -61,5 +61,5 @@ class Sample:
             facts = {"out": str(out), f"num_{things}": self.n, "seed": self.seed, "temperature": self.temperature}
             print_json(facts | {"nonfinite": nonfinite} | ({} if error is None else {"fast_error_grey_levels": error}))
         else:
-            print(f"{out}: {self.n} samples" + (f", {nonfinite} of them not finite" if nonfinite else ""))
+            say(f"{out}: {self.n} samples" + (f", {nonfinite} of them not finite" if nonfinite else ""))
         return 1 if nonfinite else 0

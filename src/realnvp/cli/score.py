@@ -10,7 +10,7 @@ import tyro
 
 from realnvp.cli.given import load, make_way, of_table
 from realnvp.cli.options import Device, Fast, Flag, Json, RunDir, Which
-from realnvp.cli.output import note, print_json
+from realnvp.cli.output import note, print_csv, print_json, say
 from realnvp.folders import write_file
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ class Score:
         elif self.out:
             least = min(scores, key=lambda entry: entry.rank)
             what = f", row {least.row}: {least.log_prob:.3f} nats" if of_table(flow) else f", {least.bits_per_dim:.3f} bits/dim"
-            print(f"{self.out}: {len(scores)} {unit_of(flow.config).things}; the least likely is {least.path}{what}")
+            say(f"{self.out}: {len(scores)} {unit_of(flow.config).things}; the least likely is {least.path}{what}")
         else:
-            print(text.getvalue(), end="")
+            print_csv(text.getvalue())
         return 0
 
     def _images(self, flow: "Flow") -> tuple[Any, dict[str, float]]:

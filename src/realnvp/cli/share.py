@@ -8,7 +8,7 @@ import tyro
 
 from realnvp.cli.given import load, make_way
 from realnvp.cli.options import Json, RunDir, Which
-from realnvp.cli.output import print_json
+from realnvp.cli.output import print_json, say
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Share:
         if self.json:
             print_json({"folder": str(self.folder), "bytes": size, "facts": facts})
         else:
-            print(f"{self.folder}: {size / 1e6:.2f} MB, {measured(facts['evaluation'])}; its card is README.md")
+            say(f"{self.folder}: {size / 1e6:.2f} MB, {measured(facts['evaluation'])}; its card is README.md")
         return 0
 
 
@@ -67,5 +67,5 @@ class Export:
         if self.json:
             print_json({"onnx": str(self.onnx), "call": self.call, "bytes": self.onnx.stat().st_size})
         else:
-            print(f"{self.onnx}: {self.call}, {self.onnx.stat().st_size / 1e6:.2f} MB")
+            say(f"{self.onnx}: {self.call}, {self.onnx.stat().st_size / 1e6:.2f} MB")
         return 0

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from realnvp.cli.options import Device, Flag, Json, parse
-from realnvp.cli.output import print_json, print_table, thousands
+from realnvp.cli.output import print_json, print_table, say, thousands
 from realnvp.config import PAPER, PRESETS, Config, nearest, read_config, resolve, to_json, validate
 
 
@@ -61,7 +61,7 @@ class Train:
             words = unit_of(config).words
             best = "" if state.best is None else f"; best validation {words} {state.best:.3f} at step {state.best_step}"
             more = "minutes: --train.max-minutes" if config.train.max_steps is None else "steps: --train.max-steps"
-            print(f"{run_dir}: finished, step {state.step}{best}. More {more} N. Next: realnvp evaluate {run_dir}")
+            say(f"{run_dir}: finished, step {state.step}{best}. More {more} N. Next: realnvp evaluate {run_dir}")
         return 0
 
 

@@ -10,12 +10,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from realnvp.data.prepare import write_dataset
+from realnvp.data.prepare import STATE, claim_folder, write_dataset
 from realnvp.data.readers import READERS, Found, Request
 from realnvp.data.scaled import Size
-from realnvp.data.source import SPLITS, in_threads
+from realnvp.data.source import in_threads
 from realnvp.data.splits import DESCRIPTION, open_splits, read_description
-from realnvp.folders import LOCK, lock_folder, write_file
+from realnvp.folders import LOCK, lock_folder
 from realnvp.progress import progress
 
 # What the publishers' pages, or torchvision's source, say.
@@ -24,7 +24,6 @@ MD5 = {
     "img_align_celeba.zip": "00d2c5bc6d35e252742224ab0c1e8fcb",
     "list_eval_partition.txt": "d32c9cbf5e040fd4025c592c306e6668",
 }
-STATE = ".prepare.json"
 # A set of more loose files than this gets one checksum, of what `sha256sum` prints for them.
 LISTED = 32
 BLOCK = 2**20
@@ -48,7 +47,7 @@ def convert(name: str, source: Path, out: Path, **settings: Any) -> dict[str, An
         warnings.filterwarnings("error", message=".*decompression bomb")
         found = READERS[name](Request(name, source, stack, out, **settings))
         inputs = _inputs(found, source if source.is_dir() else source.parent)
-        _claim(out, recorded | {"inputs": inputs})
+        claim_folder(out, recorded | {"inputs": inputs})
         about = recorded | {"inputs": inputs, "done": found.done}
         about = write_dataset(found.source, about, out, keep=True)
         (out / STATE).unlink(missing_ok=True)
@@ -78,21 +77,6 @@ def _already(out: Path, source: Path, recorded: dict[str, Any]) -> dict[str, Any
     for left in (STATE, LOCK):  # by one that was killed when all was done
         (out / left).unlink(missing_ok=True)
     return about
-
-
-def _claim(out: Path, state: dict[str, Any]) -> None:
-    """Make the folder this preparation's: what another one left half done goes; ValueError if others' files are there."""
-    path, files = out / STATE, [out / f"{split}.npy" for split in SPLITS]
-    if not path.exists():
-        if there := next((file for file in files if file.exists()), None):
-            raise ValueError(f"{there}: is not of this preparation; name another --out")
-    elif path.read_text(encoding="utf-8") == json.dumps(state):
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        file.unlink(missing_ok=True)
-        file.with_name(f".{file.name}.tmp").unlink(missing_ok=True)
-    write_file(path, json.dumps(state))
 
 
 def _inputs(found: Found, base: Path) -> dict[str, Any]:
@@ -138,7 +122,7 @@ def _together(place: Path, facts: dict[Path, dict[str, Any]]) -> dict[str, Any]:
     """One entry for many files: `sha256` is that of the lines "CHECKSUM  PATH", as sha256sum prints them in the folder."""
     lines = hashlib.sha256()
     for path, fact in facts.items():
-        lines.update(f"{fact['sha256']}  {path.relative_to(place).as_posix()}\n".encode())
+        lines.update(f"{fact['sha256']}  {path.relative_to(place).as_posix()}\n".encode(errors="surrogateescape"))
     return {"files": len(facts), "bytes": sum(fact["bytes"] for fact in facts.values()), "sha256": lines.hexdigest()}
 
 

@@ -1,9 +1,10 @@
 """The user's own images: an .npy file, a folder of .npy files, or folders of image files."""
 
+import mimetypes
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ from realnvp.data.splits import check_levels, open_npy
 
 Name = TypeVar("Name", str, Path)
 SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"])
+UNREAD = frozenset([".avif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".raw", ".psd"])
 NAMES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 
 
@@ -33,19 +35,33 @@ def scan(source: Path, *, levels: int) -> tuple[dict[str, Part], Shape]:
         shape = common_shape(list(arrays.values()), lambda path: _array(path, levels))
         return {split: array_part(_array(path, 256)) for split, path in arrays.items()}, shape
     folders = split_entries({path.name: path for path in source.iterdir() if path.is_dir()}, source) or {"train": source}
-    _warn_of_others(source, folders)
+    names, tops = walk(source), {folder.name for folder in folders.values()}
+    outside = [name for name in names if is_image(name) and name.split("/")[0] not in tops]
+    warn_of_left_out(source, [] if source in folders.values() else outside, tops, names, hidden(source))
     files = {split: image_files(folder) for split, folder in folders.items()}
     shape = common_shape([path for split in files for path in files[split]], lambda path: _image(path, levels))
     return {split: _image_part(paths, shape) for split, paths in files.items()}, shape
 
 
-def _warn_of_others(source: Path, folders: dict[str, Path]) -> None:
-    """Say so if there are images beside the folders of the splits."""
-    names = {folder.name for folder in folders.values()}
-    others = [name for name in walk(source) if is_image(name) and name.split("/")[0] not in names]
-    if others and source not in folders.values():
-        words = f"{len(others)} images outside {', '.join(sorted(names))} are not read, {others[0]} first"
-        warnings.warn(f"{source}: {words}", stacklevel=2)
+def warn_of_left_out(
+    source: Path, outside: Sequence[str], folders: Iterable[str], names: Sequence[str], hidden: Sequence[str]
+) -> None:
+    """Say which pictures of a source are not read: one line for each reason.
+
+    outside: those beside the folders of the splits. names: of all files. hidden: of hidden ones,
+    and of folders that are links.
+    """
+    pictures = [name for name in hidden if is_image(name) and not PurePosixPath(name).name.startswith("._")]  # macOS's notes
+    reasons = [
+        ("image", f"outside {', '.join(sorted(folders))}", outside),
+        ("image", "of other formats", [name for name in names if _is_other_image(name)]),
+        ("image", "hidden by name", pictures),
+        ("linked folder", "with all in it", [name for name in hidden if name.endswith("/")]),
+    ]
+    for thing, why, left in reasons:
+        if left:
+            count, are = (f"1 {thing}", "is") if len(left) == 1 else (f"{len(left):,} {thing}s", "are")
+            warnings.warn(f"{source}: {count} {why} {are} not read, {left[0]} first", stacklevel=3)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -56,6 +72,13 @@ def image_files(folder: Path) -> list[Path]:
     return found
 
 
+def _is_other_image(name: str) -> bool:
+    """Whether a file of this name is an image of a kind that is not read."""
+    suffix = PurePosixPath(name).suffix.lower()
+    kind = mimetypes.guess_type(f"x{suffix}")[0] or ""
+    return suffix not in SUFFIXES and (kind.startswith("image/") or suffix in UNREAD)
+
+
 def is_image(name: str) -> bool:
     """Whether a file of this name should be an image."""
     return PurePosixPath(name).suffix.lower() in SUFFIXES
@@ -63,16 +86,31 @@ def is_image(name: str) -> bool:
 
 def walk(folder: Path) -> list[str]:
     """The files below a folder by their relative paths, sorted. Not hidden ones, nor linked folders."""
+    return sorted(name for name, seen in _walk(folder) if seen)
+
+
+def hidden(folder: Path) -> list[str]:
+    """What `walk` passes over: hidden files, also in hidden folders, and linked folders, "name/"."""
+    return sorted(name for name, seen in _walk(folder) if not seen)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a path leads to something hidden."""
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, bool]]:
+    """All files below a folder, and whether they are to be seen; linked folders are not."""
 
     def refuse(error: OSError) -> None:
-        raise ValueError(f"{error.filename}: {error.strerror}")
+        if not is_hidden(Path(error.filename).relative_to(folder).as_posix()):
+            raise ValueError(f"{error.filename}: {error.strerror}")
 
-    found = []
     for parent, inner, names in os.walk(folder, onerror=refuse):
-        inner[:] = [name for name in inner if not name.startswith(".")]
         above = Path(parent).relative_to(folder).as_posix()
-        found += [name if above == "." else f"{above}/{name}" for name in names if not name.startswith(".")]
-    return sorted(found)
+        start = "" if above == "." else f"{above}/"
+        yield from ((f"{start}{name}", not is_hidden(f"{start}{name}")) for name in names)
+        yield from ((f"{start}{name}/", False) for name in inner if Path(parent, name).is_symlink())
 
 
 def split_entries(entries: dict[str, Path], source: Path) -> dict[str, Path]:

@@ -4,8 +4,8 @@ import io
 import json
 import math
 import os
-import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,9 +18,10 @@ from realnvp.data.photos import photos
 from realnvp.data.source import SPLITS, Part, Source, array_part, cut_off
 from realnvp.data.splits import DESCRIPTION, Splits, checksum, open_splits, read_description, sha256
 from realnvp.data.table import table
-from realnvp.folders import atomic_save, ours
+from realnvp.folders import atomic_save, kept_sibling, ours, write_file
 from realnvp.progress import progress
 
+STATE = ".prepare.json"  # beside the arrays until all is written: whose they are
 BLOCK_BYTES, BLOCK_IMAGES = 2**24, 2**13  # each of small images takes a few kilobytes while it is read
 
 
@@ -45,20 +46,47 @@ def prepare(config: DataConfig, *, seed: int, folder: Path, verify: Iterable[str
     DamagedError what is wrong with the folder.
     """
     if (folder / DESCRIPTION).exists():
+        (folder / STATE).unlink(missing_ok=True)  # of one that was killed when all was done
         _check_settings(config, seed, folder)
         with ours():
             return open_splits(folder, verify=verify)
     source = find_data(config, seed=seed)
     if prepared := _prepared_source(config):
         return open_splits(prepared, held_out=config.held_out, seed=seed, verify=verify)
-    write_dataset(source, _settings(config, seed), folder)
+    settings = _settings(config, seed)
+    claim_folder(folder, settings)
+    write_dataset(source, settings, folder)
+    (folder / STATE).unlink()
     return open_splits(folder)
 
 
+def claim_folder(folder: Path, state: dict[str, Any]) -> None:
+    """Make a folder this preparation's: what another one left half done goes; ValueError if others' files are there."""
+    path, files = folder / STATE, [folder / f"{split}.npy" for split in SPLITS]
+    if not path.exists():
+        if there := next((file for file in files if file.exists()), None):
+            raise ValueError(f"{there}: is not of this preparation; name another folder")
+    elif path.read_text(encoding="utf-8") == json.dumps(state):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        file.unlink(missing_ok=True)
+        kept_sibling(file).unlink(missing_ok=True)
+    write_file(path, json.dumps(state))
+
+
 def discard_prepared(folder: Path) -> None:
-    """Delete a folder that `prepare` has written; one of the command, realnvp prepare, which names its inputs, stays."""
-    if (folder / DESCRIPTION).exists() and "inputs" not in read_description(folder):
-        shutil.rmtree(folder)
+    """Delete what `prepare` has written into a folder, and the folder if there is nothing else in it.
+
+    What the command, realnvp prepare, has written stays: it names its inputs.
+    """
+    if not (folder / DESCRIPTION).exists() or "inputs" in read_description(folder):
+        return
+    write_file(folder / STATE, "{}")  # half of it is again one that is half done
+    for name in (DESCRIPTION, *(f"{split}.npy" for split in SPLITS), STATE):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _prepared_source(config: DataConfig) -> Path | None:

@@ -5,8 +5,8 @@ Its levels are None where it is a table, of real numbers.
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,10 @@ class Splits:
     """Whether these are the images that the paper's number is about."""
     columns: tuple[str, ...] | None = None
     """A table's, by name."""
+    folder: Path | None = None
+    """Where they lie; those made anew lie nowhere."""
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    """The checksum of each array, by the name of its file."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -86,9 +90,9 @@ def open_splits(folder: Path, *, held_out: float = DataConfig.held_out, seed: in
         arrays |= {split: Rows(train, rows[split], size) for split in rows}
     elif about["train_shape"]:
         arrays["train"] = Rows(train, np.arange(len(train)), size)
-    columns = about.get("columns")
+    columns, sums = about.get("columns"), {f"{split}.npy": about["sha256"][f"{split}.npy"] for split in stored}
     about = {name: about[name] for name in ("name", "version", "levels", "groups", "comparable")} | arrays
-    return Splits(**about, columns=columns and tuple(columns))
+    return Splits(**about, columns=columns and tuple(columns), folder=folder, sha256=sums)
 
 
 def read_description(folder: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import csv
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ Reals = npt.NDArray[np.float64]
 Columns = tuple[str, ...]
 SUFFIXES = (".csv", ".npy", ".parquet")
 MISSING = frozenset(["", "na", "n/a", "nan", "null", "none", "?"])
+LARGEST = float(np.finfo(np.float32).max)  # weights are float32: the mean of a column among them
 LISTED = 10  # columns that one line names
 
 
@@ -70,6 +71,9 @@ def read_table(path: Path, columns: Columns | None = None) -> tuple[Reals, Colum
         if name not in bad and not finite.all():
             kind = "missing" if np.isnan(rows[:, i]).any() else "infinite"
             bad[name] = f"has {(~finite).sum():,} {kind} values, first in row {np.flatnonzero(~finite)[0] + 1:,}"
+        elif name not in bad and (large := np.abs(rows[:, i]) > LARGEST).any():
+            row = int(np.flatnonzero(large)[0])
+            bad[name] = f"has {rows[row, i]:g} in row {row + 1:,}, beyond {LARGEST:.1g}; a mark of missing values?"
     _refuse(path, bad)
     if not rows.size:
         raise ValueError(f"{path}: has no rows")
@@ -141,15 +145,12 @@ def _read_parquet(path: Path, columns: Columns | None) -> tuple[Reals, Columns, 
 def _read_csv(path: Path, columns: Columns | None) -> tuple[Reals, Columns, dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            line = file.readline()
-            delimiter = max(";\t,", key=line.count)
-            file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter)
-            first = [cell.strip() for cell in next(reader, [])]
+            delimiter = max(";\t,", key=lambda mark: len(_first_row(file, mark)[0]))
+            first, reader = _first_row(file, delimiter)
             there = first
             if not first:
                 raise ValueError(f"{path}: has no rows")
-            if all(map(_is_number, first)):  # no header
+            if any(map(_is_number, first)) and all(_is_number(cell) or cell.lower() in MISSING for cell in first):  # no header
                 there = _numbered(len(first))
                 file.seek(0)
                 reader = csv.reader(file, delimiter=delimiter)
@@ -160,6 +161,18 @@ def _read_csv(path: Path, columns: Columns | None) -> tuple[Reals, Columns, dict
             return _cell_by_cell(path, reader, there, chosen)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: {reason(error)}") from None
+
+
+def _first_row(file: TextIO, delimiter: str) -> tuple[list[str], Any]:
+    """The cells of the first line of a .csv that is not blank, and the reader that has read so far."""
+    file.seek(0)
+    reader = csv.reader(file, delimiter=delimiter)
+    return [cell.strip() for cell in next(filter(_is_row, reader), [])], reader
+
+
+def _is_row(cells: list[str]) -> bool:
+    """Whether a line of a .csv is not blank."""
+    return len(cells) > 1 or any(cell.strip() for cell in cells)
 
 
 def _all_numbers(path: Path, count: int, **form: Any) -> Reals | None:
@@ -177,7 +190,7 @@ def _cell_by_cell(path: Path, reader: Any, there: Sequence[str], chosen: list[in
     """The same slowly, with NaN for what is missing, and the first text in each column that has some."""
     rows: list[list[float]] = []
     bad: dict[str, str] = {}
-    for cells in filter(None, reader):
+    for cells in filter(_is_row, reader):
         if len(cells) != len(there):
             raise ValueError(f"{path}: line {reader.line_num} has {len(cells)} cells, the first {len(there)}")
         rows.append([])
@@ -195,7 +208,7 @@ def _is_number(cell: str) -> bool:
         float(cell)
     except ValueError:
         return False
-    return True
+    return "_" not in cell  # which Python allows between digits: 12_34 is a name
 
 
 def _warn_of_unbounded(source: Path, train: Reals, columns: Columns) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from realnvp import latent
 from realnvp.config import Config
 from realnvp.data import Splits, quantize, splits_of_run
+from realnvp.environment import warn_of_changed_data
 from realnvp.figures.grids import Pixels, grid
 from realnvp.flow import Flow
 from realnvp.noise import Purpose, generator
@@ -48,7 +49,9 @@ class Subject:
     @cached_property
     def splits(self) -> Splits:
         """The run's data."""
-        return splits_of_run(self.run, self.config)
+        splits = splits_of_run(self.run, self.config)
+        warn_of_changed_data(self.run, splits.folder, splits.sha256)
+        return splits
 
     def some(self, images: latent.Images, count: int) -> Pixels:
         """So many of the images, (count, H, W, C), chosen by the seed; all where there are no more."""

@@ -11,13 +11,13 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TypeVar
 
-from realnvp.data.folder import walk
+from realnvp.data.folder import hidden, is_hidden, walk
 from realnvp.data.images import decode_image
 from realnvp.data.source import Pixels, reason
 
@@ -37,6 +37,8 @@ class Files:
     sizes: dict[str, int]
     """In bytes, by relative path, sorted."""
     opener: Callable[[str], IO[bytes]]
+    hidden: Sequence[str] = ()
+    """Files that are passed over since they are hidden, and linked folders."""
 
     def label(self, name: str) -> str:
         """What a message calls the file."""
@@ -62,7 +64,7 @@ def open_files(path: Path, stack: ExitStack, scratch: Path) -> Files:
     """
     if path.is_dir():
         sizes = {name: (path / name).stat().st_size if (path / name).is_file() else 0 for name in walk(path)}
-        return Files(path, sizes, lambda name: _regular(path / name).open("rb"))
+        return Files(path, sizes, lambda name: _regular(path / name).open("rb"), hidden(path))
     if not path.exists():
         raise ValueError(f"{path}: no such file or folder")
     try:
@@ -81,8 +83,8 @@ def _zip(path: Path, stack: ExitStack) -> Files:
             if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
                 raise ValueError(f"{path}: member {info.filename!r} is a link or a device; refused")
             members.append((info.filename, info, info.file_size))
-    kept = _checked(path, members, path.stat().st_size)
-    return Files(path, {name: info.file_size for name, info in kept.items()}, lambda name: archive.open(kept[name]))
+    kept, passed = _checked(path, members, path.stat().st_size)
+    return Files(path, {name: info.file_size for name, info in kept.items()}, lambda name: archive.open(kept[name]), passed)
 
 
 def _tar(path: Path, magic: bytes, stack: ExitStack, scratch: Path) -> Files:
@@ -107,11 +109,12 @@ def _tar(path: Path, magic: bytes, stack: ExitStack, scratch: Path) -> Files:
         if any(file.read(512).ljust(512, b"?")):
             raise ValueError(f"{path}: truncated or damaged: no member and no mark of the end at byte {end}; refused")
     view = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    kept = _checked(path, members, path.stat().st_size)
+    kept, passed = _checked(path, members, path.stat().st_size)
     return Files(
         path,
         {name: size for name, (_, size) in kept.items()},
         lambda name: io.BytesIO(view[kept[name][0] : kept[name][0] + kept[name][1]]),
+        passed,
     )
 
 
@@ -134,9 +137,13 @@ def check_bomb(path: Path | str, unpacked: int, packed: int) -> None:
         raise ValueError(f"{path}: {packed} bytes unpack to {unpacked} or more: a decompression bomb, refused")
 
 
-def _checked(path: Path, members: Iterable[tuple[str, Place, int]], packed: int) -> dict[str, Place]:
-    """Where each file lies, by its clean name, sorted; ValueError for a path that leads out, a name met twice, a bomb."""
+def _checked(path: Path, members: Iterable[tuple[str, Place, int]], packed: int) -> tuple[dict[str, Place], list[str]]:
+    """Where each file lies, by its clean name, sorted; and the names of hidden ones.
+
+    ValueError for a path that leads out, a name met twice, a bomb.
+    """
     kept: dict[str, Place] = {}
+    passed: list[str] = []
     total = 0
     for name, place, size in members:
         total += size
@@ -144,12 +151,13 @@ def _checked(path: Path, members: Iterable[tuple[str, Place, int]], packed: int)
         parts = PurePosixPath(name.replace("\\", "/")).parts
         if not parts or ".." in parts or parts[0] == "/" or re.match("[A-Za-z]:", name):
             raise ValueError(f"{path}: the path of member {name!r} leads out of the archive; refused")
-        if any(part.startswith(".") or part == "__MACOSX" for part in parts):
+        if is_hidden(clean := "/".join(parts)) or "__MACOSX" in parts:
+            passed.append(clean)
             continue
-        if (clean := "/".join(parts)) in kept:
+        if clean in kept:
             raise ValueError(f"{path}: holds {clean!r} twice")
         kept[clean] = place
-    return dict(sorted(kept.items()))
+    return dict(sorted(kept.items())), sorted(passed)
 
 
 def _regular(path: Path) -> Path:

@@ -3,7 +3,7 @@
 import itertools
 from pathlib import PurePosixPath
 
-from realnvp.data.folder import NAMES, common_shape, is_image
+from realnvp.data.folder import NAMES, common_shape, is_image, warn_of_left_out
 from realnvp.data.readers.request import Found, Place, Request, image_part
 from realnvp.data.scaled import fitted
 from realnvp.data.source import SPLITS, Part, Pixels, Source, cut_rows
@@ -14,12 +14,16 @@ def read_pictures(request: Request) -> Found:
     """Folders called train, validation and test are those splits; without a test, it is cut off train by the seed.
 
     Every file is decoded once before anything is written; ValueError names all that cannot be used.
+    Warns of images that are left out.
     """
     files = request.open()
-    names = [name for name in files.sizes if is_image(name)]
-    if not names:
+    images = [name for name in files.sizes if is_image(name)]
+    if not images:
         raise ValueError(f"{request.source}: no image files in it")
-    labels = {files.label(name): name for name in names}
+    splits, folders = _splits(images)
+    outside = [name for name in images if name not in splits]
+    warn_of_left_out(request.source, outside, folders, [*files.sizes], files.hidden)
+    labels = {files.label(name): name for name in splits}
     looked_at = itertools.count(1)
 
     def change(pixels: Pixels, _: int) -> Pixels:
@@ -36,7 +40,7 @@ def read_pictures(request: Request) -> Found:
     with progress("scan", len(labels)) as report:
         shape = common_shape(list(labels), look)
     places: dict[str, list[Place]] = {}
-    for name, split in _splits(names).items():
+    for name, split in splits.items():
         places.setdefault(split, []).append((files, name))
     if "train" not in places:
         raise ValueError(f"{request.source}: has folders called {' and '.join(places)}, but none called train")
@@ -45,19 +49,23 @@ def read_pictures(request: Request) -> Found:
         rows = cut_rows(parts["train"].count, request.held_out, ["test"], seed=request.seed)
         parts |= {split: parts["train"].take(rows[split]) for split in rows}
     source = Source("images", None, 256, shape, {split: parts[split] for split in SPLITS if split in parts})
-    return Found(source, [(files, name) for name in names], _words(request))
+    return Found(source, [(files, name) for name in splits], _words(request))
 
 
-def _splits(names: list[str]) -> dict[str, str]:
-    """The split of each file, by the uppermost folder in which they differ; train if that one's names say nothing."""
+def _splits(names: list[str]) -> tuple[dict[str, str], set[str]]:
+    """The split of each file by the uppermost folder in which they differ, and the names of the splits' folders.
+
+    All files are train if the names of those folders say nothing.
+    """
     parts = [PurePosixPath(name).parts for name in names]
     depth = 0
     while all(len(part) > depth + 1 for part in parts) and len({part[depth] for part in parts}) == 1:
         depth += 1
     folders = [part[depth] if len(part) > depth + 1 else "" for part in parts]
     if not any(folder in NAMES for folder in folders):
-        return dict.fromkeys(names, "train")
-    return {name: NAMES[folder] for name, folder in zip(names, folders, strict=True) if folder in NAMES}
+        return dict.fromkeys(names, "train"), set()
+    found = {name: NAMES[folder] for name, folder in zip(names, folders, strict=True) if folder in NAMES}
+    return found, NAMES.keys() & {*folders}
 
 
 def _words(request: Request) -> str:
