@@ -19,7 +19,6 @@ import io
 import json
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -38,6 +37,8 @@ from tests.earlier import unpack
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
 DOORS = ("realnvp", "realnvp.bijections", "realnvp.sklearn", "realnvp.hub", "realnvp.export")
+MOVED: dict[str, str] = {}
+"""Where a module or name lies now that CHANGELOG.md says has moved: {"realnvp.likelihood": "realnvp.evaluation.likelihood"}."""
 
 
 def surface() -> dict[str, Any]:
@@ -76,9 +77,15 @@ def _own(module: ModuleType) -> list[str]:
     return [name for name, value in public.items() if getattr(value, "__module__", "") == module.__name__]
 
 
-def resolve(name: str) -> Any:
-    """The object of a dotted name."""
+def moved(name: str) -> str:
+    """The dotted name by which it is found now."""
     module, _, attribute = name.rpartition(".")
+    return MOVED.get(name) or f"{MOVED.get(module, module)}.{attribute}"
+
+
+def resolve(name: str) -> Any:
+    """The object of a dotted name, as an earlier version had it."""
+    module, _, attribute = moved(name).rpartition(".")
     return getattr(importlib.import_module(module), attribute)
 
 
@@ -373,6 +380,7 @@ def _changed(where: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _lost_names(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    old = {moved(name): about for name, about in old.items()}
     found = _gone("python", old, new)
     for name in old.keys() & new.keys():
         before, after = old[name], new[name]

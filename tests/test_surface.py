@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.surface import DATA, lost, surface
+from tests.surface import DATA, MOVED, lost, surface
 
 FILES = sorted(DATA.glob("surface-*.json"))
 FIRST = json.loads((DATA / "surface-0.1.0.json").read_text())
@@ -80,6 +80,14 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 def test_a_loss_is_told(path: str, value: Any, complaint: str) -> None:
     told = lost(FIRST, changed(path, value))
     assert any(complaint in line for line in told), told
+
+
+def test_what_has_moved_is_compared_where_it_lies_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = changed("python/realnvp.new.place.log_probs", "(flow, x)")
+    del other["python"]["realnvp.likelihood.log_probs"]
+    assert "python: realnvp.likelihood.log_probs is gone" in lost(FIRST, other)
+    monkeypatch.setitem(MOVED, "realnvp.likelihood.log_probs", "realnvp.new.place.log_probs")
+    assert "realnvp.new.place.log_probs(flow, x): images is gone" in lost(FIRST, other)
 
 
 @pytest.mark.parametrize(
