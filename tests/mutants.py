@@ -174,6 +174,17 @@ MUTANTS = [
     Mutant("memory.py", "(group, *group.parents)", "(group,)", "tests/test_memory.py"),
     Mutant("memory.py", "limits.append(address_space)", "pass", "tests/test_memory.py"),
     Mutant("table.py", ' if result.get("comparable") else {}', "", "tests/test_report.py"),
+    Mutant("cli/sample.py", "temperature: float = 1.0", "temperature: float = 0.9", "tests/test_surface.py"),
+    Mutant("cli/evaluate.py", 'arg(name="data.source")', 'arg(name="source")', "tests/test_surface.py"),
+    Mutant("cli/figures.py", '"files": [', '"paths": [', "tests/test_surface.py"),
+    Mutant("figures/grids.py", "side_by_side(path: Path, panels", "side_by_side(panels: Any, path", "tests/test_surface.py"),
+    Mutant("folders.py", "    exit_code = 1\n", "    exit_code = 2\n", "tests/test_surface.py"),
+    Mutant("checkpoint.py", '"flow.', '"model.', "tests/test_earlier.py"),
+    Mutant("locate.py", '"facts.json"', '"about.json"', "tests/test_earlier.py"),
+    Mutant("noise.py", "[0, 0, index, round]", "[0, 0, round, index]", "tests/test_earlier.py"),
+    Mutant("muon.py", "alpha=-length", "alpha=length", "tests/test_golden.py"),
+    Mutant("step.py", "recipe.l2 * l2_penalty", "-recipe.l2 * l2_penalty", "tests/test_golden.py"),
+    Mutant("config/presets.py", '"vector", num_couplings=16', '"vector", num_couplings=15', "tests/test_surface.py"),
 ]
 
 

@@ -43,9 +43,5 @@ class Figures:
             files = [str(path) for path in drawn.files]
             print_json({"run": self.run, "seed": self.seed, "which": self.which, "files": files, "missing": drawn.missing})
         else:
-<<<<<<< HEAD
-            print("\n".join(map(str, drawn.files)))
-=======
-            say("\n".join(map(str, written)))
->>>>>>> w-files
+            say("\n".join(map(str, drawn.files)))
         return 0
