@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 COPIED = "src tests benchmarks docs examples .github README.md Makefile pyproject.toml requirements-dev.lock"
 CORE = "tests/test_contract.py tests/test_equations.py tests/test_likelihood.py tests/test_models.py tests/test_speed.py"
 TRAIN = "tests/test_training.py tests/test_batches.py tests/test_nonfinite.py tests/test_speed.py"
+DEVICE = "tests/test_device.py"
 FILES = "tests/test_folders.py tests/test_training.py tests/test_hostile.py tests/test_faults.py"
 
 
@@ -115,7 +116,25 @@ MUTANTS = [
     Mutant("train.py", "unit.sign * result.mean > unit", "unit.sign * result.mean < unit", TRAIN),
     Mutant("train.py", "        restore_moments(before)\n        raise", "        raise", TRAIN),
     Mutant("run.py", "        return enough and not state.pending", "        return enough", TRAIN),
-    Mutant("train.py", "averaging(run.flow), full_precision()", "averaging(run.flow)", TRAIN),
+    Mutant("train.py", "stack.enter_context(full_precision())", "pass", DEVICE),
+    Mutant("train.py", "stack.enter_context(same_each_time())", "pass", DEVICE),
+    Mutant("train.py", "if progress else None", "", DEVICE),
+    Mutant("train.py", "indices=some, on_device=True", "indices=some", DEVICE),
+    Mutant("device.py", "    _backends.mkldnn.matmul,\n", "", DEVICE),
+    Mutant("device.py", "    _backends,\n", "", DEVICE),
+    Mutant("device.py", "for setting, value in reversed(before)", "for setting, value in before[1:]", DEVICE),
+    Mutant("device.py", "cudnn.deterministic, cudnn.benchmark = before", "pass", DEVICE),
+    Mutant("device.py", '"cuda" if there["cuda"] else "cpu"', "next(kind for kind in there if there[kind])", DEVICE),
+    Mutant("run.py", "GradientAccumulationPlugin(num_steps=1)", "None", DEVICE),
+    Mutant("run.py", "            state.update(before)\n", "", DEVICE),
+    Mutant("run.py", "    if processes > gpus:", "    if False:", DEVICE),
+    Mutant("step.py", ".view(-1, 4).cpu()", ".view(-1, 4).cpu().cpu()", DEVICE),
+    Mutant(
+        "batches.py",
+        "return pinned(values, self.device), pinned(noise, self.device)",
+        "return values, noise",
+        DEVICE,
+    ),
     Mutant("batches.py", "self.indices(step)[self.mine]", "self.indices(step)[: len(self.indices(step)[self.mine])]", TRAIN),
     Mutant("batches.py", "pixels[mirrored, :, ::-1]", "pixels[mirrored]", TRAIN),
     Mutant("batches.py", "self._ahead.pop(step, None)", "self._ahead.pop(next(iter(self._ahead), None), None)", TRAIN),

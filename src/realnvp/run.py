@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
 
 from realnvp.averages import WeightAverage
 from realnvp.batches import Batches
@@ -71,7 +73,7 @@ class Run:
 
 def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path | None, stack: ExitStack) -> Run:
     """Everything that a training works with, as its last checkpoint says; the stack holds run_dir's lock."""
-    accelerator, place = _accelerator(config, run_dir, device)
+    accelerator = _accelerator(config, run_dir, device, stack)
     check_claim(config, run_dir)
     if accelerator.is_main_process:
         stack.enter_context(lock_folder(run_dir))
@@ -82,7 +84,7 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     splits = prepare(config.data, seed=config.seed, folder=run_dir / "data")
     config = resolve(config, splits.shape, splits.columns)
     rank, processes = accelerator.process_index, accelerator.num_processes
-    check_memory(config, place, processes=processes)
+    check_memory(config, accelerator.device, processes=processes)
     batches = Batches(splits.train, config, device=accelerator.device, process=rank, processes=processes)
     begun = bool(numbered(run_dir / "checkpoints", "step"))
     if begun and init_from is not None and accelerator.is_main_process:
@@ -110,17 +112,22 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     return Run(config, run_dir, splits, batches, flow, model, prepared, average, accelerator, state)
 
 
-def _accelerator(config: Config, run_dir: Path, device: str) -> tuple[Accelerator, torch.device]:
-    """Accelerate's view of the processes, and the device; ValueError if they cannot work together on it."""
-    place = pick_device(device)
+def _accelerator(config: Config, run_dir: Path, device: str, stack: ExitStack) -> Accelerator:
+    """Accelerate's view of the processes and their device; ValueError if they cannot work together on it."""
+    place, processes = pick_device(device), int(os.environ.get("WORLD_SIZE", 1))
     check_tracker(config.train.tracker)
-    if place.type == "cuda" and place.index is not None:
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise ValueError(f"--device: {place}: of several processes each takes a GPU of its own; name cuda")
+    if place.type == "mps" and config.train.precision == "float64":
+        raise ValueError("train.precision: mps has no float64")
+    if place.type == "cuda" and processes > 1:
+        _check_one_gpu_each(place)
+    elif place.index is not None:
         torch.cuda.set_device(place)  # Accelerate takes the current one
+    if processes == 1:  # several have joined, and stay so
+        stack.enter_context(_own_state())
     accelerator = Accelerator(
         cpu=place.type == "cpu",
-        mixed_precision="no",  # `train_step` casts: Accelerate would keep the first training's precision for all of the process
+        mixed_precision="no",  # `train_step` casts
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # else a variable of the environment decides
         log_with=None if config.train.tracker == "none" else config.train.tracker,
         project_dir=run_dir,
         kwargs_handlers=[
@@ -128,9 +135,35 @@ def _accelerator(config: Config, run_dir: Path, device: str) -> tuple[Accelerato
             InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout)),
         ],
     )
-    if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
-        raise ValueError(f"--device: {place}: the {os.environ['WORLD_SIZE']} processes cannot be joined on it")
-    return accelerator, place
+    if accelerator.num_processes != processes:
+        raise ValueError(f"--device: {place}: the {processes} processes cannot be joined on it")
+    if device != "auto" and accelerator.device.type != place.type:
+        variables = " and ".join(name for name in ("ACCELERATE_TORCH_DEVICE", "ACCELERATE_USE_CPU") if name in os.environ)
+        raise ValueError(f"--device: {place}, but {variables or 'Accelerate'} says {accelerator.device}")
+    return accelerator
+
+
+@contextmanager
+def _own_state() -> Iterator[None]:
+    """Within it Accelerate, which else keeps the device of its first use for all of the process, knows of none."""
+    kept = [(kind._shared_state, dict(kind._shared_state)) for kind in (AcceleratorState, GradientState, PartialState)]
+    for state, _ in kept:
+        state.clear()
+    try:
+        yield
+    finally:
+        for state, before in kept:
+            state.clear()
+            state.update(before)
+
+
+def _check_one_gpu_each(place: torch.device) -> None:
+    """ValueError if the processes that a launcher started on this machine cannot have a GPU each."""
+    if place.index is not None:
+        raise ValueError(f"--device: {place}: of several processes each takes a GPU of its own; name cuda")
+    processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if processes > gpus:
+        raise ValueError(f"--nproc-per-node: {processes} processes, but this machine has {gpus} GPU{'s' * (gpus > 1)}; one each")
 
 
 def _start_from_data(flow: Flow, splits: Splits, batches: Batches) -> None:

@@ -26,9 +26,10 @@ def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, i
         nats = -run.model(x).mean()
     run.accelerator.backward(nats + recipe.l2 * l2_penalty(run.flow))
     norm = torch.as_tensor(run.accelerator.clip_grad_norm_(run.flow.parameters(), _largest_norm(recipe, state)))
-    mine = torch.stack([nats.detach(), norm.to(nats), nats.new_tensor(max(stop, default=0)), nats.new_tensor(run.step_seconds)])
-    everyones = run.accelerator.gather(mine).view(-1, 4)
-    loss, (_, norm, signal_to_stop, seconds) = everyones[:, 0].mean().item(), everyones.amax(0).tolist()
+    here = [nats.new_full((), number) for number in (max(stop, default=0), run.step_seconds)]
+    mine = torch.stack([nats.detach(), norm.to(nats), *here])
+    everyones = run.accelerator.gather(mine).view(-1, 4).cpu().numpy()  # the one wait for the device in a step
+    loss, (_, norm, signal_to_stop, seconds) = everyones[:, 0].mean().item(), everyones.max(0).tolist()
     state.training_seconds += seconds  # of the slowest process: all must agree on the learning rate
     finite = math.isfinite(loss) and math.isfinite(norm)
     if finite and not _far_out(recipe, state, norm):
