@@ -22,7 +22,7 @@ from realnvp.claim import check_claim, claim, discard_unbegun, past_of
 from realnvp.config import Config, TrainConfig, differences, resolve
 from realnvp.data import Splits, prepare
 from realnvp.data.source import SPLITS
-from realnvp.device import pick_device
+from realnvp.device import has_bfloat16, pick_device
 from realnvp.flow import Flow
 from realnvp.folders import lock_folder, numbered
 from realnvp.memory import check_memory
@@ -47,6 +47,7 @@ class Run:
     average: WeightAverage
     accelerator: Accelerator
     state: TrainState
+    precision: str
     failed_in_a_row: int = 0
     step_seconds: float = 0.0
 
@@ -95,6 +96,7 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     if not begun and init_from is None:
         _start_from_data(flow, splits, batches)
     average = WeightAverage(flow, config.train.average)
+    precision, changes = _precision(config.train, accelerator.device), []
     state, complaints = load_checkpoint(run_dir, flow=flow, optimizers=optimizers, average=average)
     if not begun and splits.levels is None:  # of few rows the Gaussian that it starts as may be the best model: evaluate it
         state.pending = True
@@ -104,12 +106,23 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
         past = past_of(run_dir, state)
     start_tracker(accelerator, config, run_dir, step=state.step)
     if accelerator.is_main_process:
-        claim(config, run_dir, state, past, device=str(accelerator.device), processes=processes)
+        where = {"device": str(accelerator.device), "processes": processes, "precision": precision}
+        changes = claim(config, run_dir, state, past, **where)
     with warnings.catch_warnings():  # torch 2.13 renames the option, to a name that older ones do not know
         warnings.filterwarnings("ignore", message=".*broadcast_buffers")
         model, *prepared = accelerator.prepare(flow, *optimizers)
     flow.train()
-    return Run(config, run_dir, splits, batches, flow, model, prepared, average, accelerator, state)
+    run = Run(config, run_dir, splits, batches, flow, model, prepared, average, accelerator, state, precision)
+    if changes and not run.finished:
+        warnings.warn(f"{run_dir}: {', '.join(changes)}: it goes on, but not to the bit as it would have", stacklevel=2)
+    return run
+
+
+def _precision(recipe: TrainConfig, device: torch.device) -> str:
+    """The arithmetic of the networks: what the configuration says, of auto what it comes to on this device."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    return "bfloat16" if has_bfloat16(device) else "float32"
 
 
 def _accelerator(config: Config, run_dir: Path, device: str, stack: ExitStack) -> Accelerator:

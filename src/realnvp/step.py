@@ -7,7 +7,6 @@ from torch import Tensor
 
 from realnvp.checkpoint import TrainState
 from realnvp.config import TrainConfig
-from realnvp.device import has_bfloat16
 from realnvp.models import l2_penalty
 from realnvp.moments import restore_moments, stored_moments
 from realnvp.run import Run
@@ -20,9 +19,8 @@ def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, i
     A step whose loss or gradient is not finite, or far out (`skip_factor`), changes nothing: neither weights nor moments.
     """
     before, state, recipe = stored_moments(run.flow), run.state, run.config.train
-    low = recipe.precision == "bfloat16" or (recipe.precision == "auto" and has_bfloat16(x.device))
     # The sum over images and D is large; Adam's eps and the clip are relative to nats an image (section 4.1).
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=run.precision == "bfloat16"):
         nats = -run.model(x).mean()
     run.accelerator.backward(nats + recipe.l2 * l2_penalty(run.flow))
     norm = torch.as_tensor(run.accelerator.clip_grad_norm_(run.flow.parameters(), _largest_norm(recipe, state)))

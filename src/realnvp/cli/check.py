@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from realnvp.cli.given import load, of_table, test_split
-from realnvp.cli.options import Device, Json, RunDir, Which
+from realnvp.cli.options import Device, Json, RunDir, Threads, Which
 from realnvp.cli.output import print_json, print_table
 
 
@@ -18,13 +18,14 @@ class Check:
     which: Which = "best"
     json: Json = False
     device: Device = "auto"
+    threads: Threads = None
 
     def __call__(self) -> int:
         import numpy as np
 
         from realnvp.check import check
 
-        flow, _ = load(self.run, self.device, which=self.which)
+        flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
         count = 1024 if of_table(flow) else 64
         checks = check(flow, np.moveaxis(test_split(flow, self.run)[:count], -1, 1))
         failed = sum(not entry.ok for entry in checks)
