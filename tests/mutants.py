@@ -24,6 +24,7 @@ TWO = "tests/test_training.py -k two_processes_take"
 FEW_CHECKED = "tests/test_check.py::test_few_images_fail_no_sound_flow_and_wrong_moments_fail_all_the_same"
 JACOBIAN = "tests/test_check.py::test_where_the_jacobian_is_too_large_each_layer_has_its_own"
 OURS = "tests/test_belongings.py"
+DEVICE = "tests/test_device.py"
 FILES = "tests/test_folders.py tests/test_training.py tests/test_hostile.py tests/test_faults.py"
 
 
@@ -138,7 +139,25 @@ MUTANTS = [
     Mutant("train.py", "unit.sign * result.mean > unit", "unit.sign * result.mean < unit", TRAIN),
     Mutant("train.py", "        restore_moments(before)\n        raise", "        raise", TRAIN),
     Mutant("run.py", "        return enough and not state.pending", "        return enough", TRAIN),
-    Mutant("train.py", "averaging(run.flow), full_precision()", "averaging(run.flow)", TRAIN),
+    Mutant("train.py", "stack.enter_context(full_precision())", "pass", DEVICE),
+    Mutant("train.py", "stack.enter_context(same_each_time())", "pass", DEVICE),
+    Mutant("train.py", "if progress else None", "", DEVICE),
+    Mutant("train.py", "indices=some, on_device=True", "indices=some", DEVICE),
+    Mutant("device.py", "    _backends.mkldnn.matmul,\n", "", DEVICE),
+    Mutant("device.py", "    _backends,\n", "", DEVICE),
+    Mutant("device.py", "for setting, value in reversed(before)", "for setting, value in before[1:]", DEVICE),
+    Mutant("device.py", "cudnn.deterministic, cudnn.benchmark = before", "pass", DEVICE),
+    Mutant("device.py", '"cuda" if there["cuda"] else "cpu"', "next(kind for kind in there if there[kind])", DEVICE),
+    Mutant("run.py", "GradientAccumulationPlugin(num_steps=1)", "None", DEVICE),
+    Mutant("run.py", "            state.update(before)\n", "", DEVICE),
+    Mutant("run.py", "    if processes > gpus:", "    if False:", DEVICE),
+    Mutant("step.py", ".view(-1, 4).cpu()", ".view(-1, 4).cpu().cpu()", DEVICE),
+    Mutant(
+        "batches.py",
+        "return pinned(values, self.device), pinned(noise, self.device)",
+        "return values, noise",
+        DEVICE,
+    ),
     Mutant("batches.py", "self.indices(step)[self.mine]", "self.indices(step)[: len(self.indices(step)[self.mine])]", TRAIN),
     Mutant("batches.py", "pixels[mirrored, :, ::-1]", "pixels[mirrored]", TRAIN),
     Mutant("batches.py", "self._ahead.pop(step, None)", "self._ahead.pop(next(iter(self._ahead), None), None)", TRAIN),

@@ -28,6 +28,7 @@ LAYERS: list[set[str]] = [
         "progress",
         "environment",
         "device",
+        "threads",
         "signals",
         "data",
     },

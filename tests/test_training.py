@@ -133,24 +133,6 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
 
 
-def test_moments_are_re_estimated_in_full_precision(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TF32 is off for all that an evaluation computes, and for nothing else."""
-    matmul, seen, log_prob = torch.backends.cuda.matmul, set(), Flow.log_prob
-    before, matmul.allow_tf32 = matmul.allow_tf32, True
-
-    def log_prob_seen(flow: Flow, x: Tensor) -> Tensor:
-        seen.add((flow.training, torch.backends.cudnn.allow_tf32, matmul.allow_tf32))
-        return log_prob(flow, x)
-
-    monkeypatch.setattr(Flow, "log_prob", log_prob_seen)
-    try:
-        train(with_train(tiny, max_steps=1, eval_every=1), tmp_path / "run", device="cpu")
-        assert seen == {(True, False, False), (False, False, False)}
-        assert (torch.backends.cudnn.allow_tf32, matmul.allow_tf32) == (True, True)
-    finally:
-        matmul.allow_tf32 = before
-
-
 def test_curves_go_on_without_a_gap(tiny: Config, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The points of the step that a training was stopped at are kept in TensorBoard's files, too."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from realnvp.config import Config
 from realnvp.data import Rows, dequantise
+from realnvp.device import moved, pinned
 from realnvp.noise import Purpose, generator, uniform
 
 Values = NDArray[Any]
@@ -45,7 +46,7 @@ class Batches:
         double = config.train.precision == "float64" or (config.data.levels is None and device.type != "mps")
         self.dtype = torch.float64 if double else torch.float32
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self._ahead: dict[int, Future[tuple[Values, Tensor | None]]] = {}
+        self._ahead: dict[int, Future[tuple[Tensor, Tensor | None]]] = {}
 
     def indices(self, step: int) -> NDArray[np.int64]:
         """Which images step's batch holds, over all processes."""
@@ -61,22 +62,21 @@ class Batches:
         values, noise = reading.result() if reading else self._read(step, purpose)
         if purpose == Purpose.TRAIN:
             self._ahead = {step + 1: self._reader.submit(self._read, step + 1, purpose)}
-        x = torch.from_numpy(values).movedim(-1, 1)
-        return self._place(x.to(self.dtype)) if noise is None else dequantise(self._place(x), self._place(noise).to(self.dtype))
+        x = moved(values, self.device)
+        return x if noise is None else dequantise(x, moved(noise, self.device).to(self.dtype))
 
-    def _place(self, tensor: Tensor) -> Tensor:
-        if self.device.type == "cuda":  # from pinned memory the copy does not hold up this process
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.to(self.device)
+    def _read(self, step: int, purpose: Purpose) -> tuple[Tensor, Tensor | None]:
+        """Grey levels, augmented where they are to be, and noise, both (B, C, H, W); of a table rows, (B, D), and no noise.
 
-    def _read(self, step: int, purpose: Purpose) -> tuple[Values, Tensor | None]:
-        """Grey levels, (B, H, W, C), augmented where they are to be, and noise, (B, C, H, W). Of a table rows, and no noise."""
+        They are where the device fetches them from: also that copy is made ahead.
+        """
         epoch, seed, mine = step // self.per_epoch, self.config.seed, self.indices(step)[self.mine]
         if self.config.data.levels is None:
-            return self.images[mine], None
+            return pinned(torch.from_numpy(self.images[mine]).to(self.dtype), self.device), None
         pixels = self._augmented(self._pixels(mine, epoch), mine, epoch)
-        _, height, width, channels = pixels.shape
-        return pixels, uniform((channels, height, width), seed, purpose, indices=mine, round=epoch)
+        values = torch.from_numpy(pixels).movedim(-1, 1)
+        noise = uniform(values.shape[1:], seed, purpose, indices=mine, round=epoch)
+        return pinned(values, self.device), pinned(noise, self.device)
 
     def _augmented(self, pixels: Values, indices: NDArray[np.int64], epoch: int) -> Values:
         data, seed, count = self.config.data, self.config.seed, len(self.images)

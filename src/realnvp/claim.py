@@ -87,9 +87,10 @@ def past_of(run_dir: Path, state: TrainState) -> Past:
     return sittings, [line for line in lines if _place_of(line, path) <= (state.step, not state.pending)]
 
 
-def claim(config: Config, run_dir: Path, state: TrainState, past: Past, **where: Any) -> None:
+def claim(config: Config, run_dir: Path, state: TrainState, past: Past, **where: Any) -> list[str]:
     """Make run_dir this training's, from here on: folders, config.json, environment.json, no metrics of steps to come.
 
+    What decides the bits of its steps and is not as in the sitting before, in words.
     A configuration that somebody wrote there and that says something else goes to config.given.json.
     """
     ours = (run_dir / "environment.json").exists()
@@ -101,10 +102,21 @@ def claim(config: Config, run_dir: Path, state: TrainState, past: Past, **where:
         _keep_given(config, run_dir)
     keep_last(run_dir / "checkpoints", "step", 2)  # one more is left if the last save was interrupted
     sittings, metrics = past
-    sittings = [*sittings, {"from_step": state.step} | environment() | where]
+    here = {"from_step": state.step} | environment() | where
+    changes = _changes(sittings[-1], here) if sittings and state.step else []
+    sittings = [*sittings, here]
     write_file(run_dir / "config.json", to_json(config))
     write_file(run_dir / "environment.json", json.dumps(sittings, indent=2) + "\n")
     write_file(run_dir / "metrics.jsonl", "".join(metrics))
+    return changes
+
+
+def _changes(before: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """'threads 2 -> 1' and the like; version 0.1.0 did not record all of it."""
+    names = ["device", "processes", "precision", *(["threads"] if here["device"] == "cpu" else [])]
+    pairs = [(name, before.get(name, here[name]), here[name]) for name in names]
+    pairs.append(("torch", before["versions"].get("torch"), here["versions"]["torch"]))
+    return [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]
 
 
 def _keep_given(config: Config, run_dir: Path) -> None:

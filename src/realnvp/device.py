@@ -1,25 +1,88 @@
-"""Which device a command computes on, and when its memory is not enough."""
+"""Which device a command computes on, how exactly, and when its memory is not enough."""
 
 import ctypes
 import platform
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
+
+# What float32 may be rounded to on the way into a product, in torch's order: a setting that was never set takes the one above.
+_backends = torch.backends
+_PRECISIONS: tuple[Any, ...] = (
+    _backends,
+    _backends.cudnn,
+    _backends.cuda.matmul,
+    _backends.cudnn.conv,
+    _backends.cudnn.rnn,
+    _backends.mkldnn.matmul,
+    _backends.mkldnn.conv,
+    _backends.mkldnn.rnn,
+)
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of this name; auto: the first of cuda, mps, cpu that is there. ValueError if it is not."""
+    """The device of this name; ValueError if it is not there. auto: cuda if there is a GPU, else cpu.
+
+    mps is taken when it is named: nobody has run this project on it.
+    """
     there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     if name == "auto":
-        name = next(kind for kind, count in there.items() if count)
+        name = "cuda" if there["cuda"] else "cpu"
     kind, _, index = name.partition(":")
     if not re.fullmatch(r"\w+(:\d{1,4})?", name) or int(index or 0) >= there.get(kind, 0):
         words = (f"{kind}{f':0 to {kind}:{count - 1}' if count > 1 else ''}" for kind, count in there.items() if count)
         raise ValueError(f"--device: {name} is not there; available: {', '.join(words)}")
     return torch.device(name)
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on that device; on a GPU perhaps a moment later, which what is computed there waits for, not this process."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return pinned(tensor, device).to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor where the device can fetch it from without this process: in pinned memory, if it is a GPU."""
+    return tensor.pin_memory() if device.type == "cuda" and not tensor.is_pinned() else tensor
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Within it, no float32 is rounded to TF32 or bfloat16 on the way into a product.
+
+    Afterwards all settings are as they were, whichever of torch's interfaces set them.
+    """
+    before = []
+    for setting in _PRECISIONS:
+        # What reads otherwise under a full setting above it has a value of its own: the value to be put back.
+        if (value := setting.fp32_precision) != "ieee":
+            before.append((setting, value))
+            setting.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for setting, value in reversed(before):
+            setting.fp32_precision = value
+
+
+@contextmanager
+def same_each_time() -> Iterator[None]:
+    """Within it, cuDNN computes the same bits each time: no sums in the order of arrival, no algorithm chosen by a stopwatch."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def has_bfloat16(device: torch.device) -> bool:

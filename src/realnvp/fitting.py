@@ -107,11 +107,12 @@ def _spread(rows: Tensor) -> Tensor:
 
     As `Mixing` whitens: of few rows the covariance is drawn towards its diagonal, which also bounds what tied columns gain.
     """
-    deviation: Tensor = in_float64(rows).std(0, correction=0)
+    exact = in_float64(rows)
+    deviation: Tensor = exact.std(0, correction=0)
     deviation = torch.where(deviation > 0, deviation, 1)
     if rows.ndim > 2:
         return deviation.to(rows.dtype).to(rows.device)
-    scaled = in_float64(rows - rows.mean(0)) / deviation
+    scaled = (exact - exact.mean(0)) / deviation
     n, dim = rows.shape
     correlation = (scaled.T @ scaled / n).lerp(torch.eye(dim).to(scaled), dim / (n + dim))
     factor: Tensor = torch.linalg.cholesky(correlation)

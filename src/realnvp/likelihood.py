@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from realnvp.bijections.base import like
 from realnvp.config import DataConfig
 from realnvp.data import dequantise
+from realnvp.device import full_precision, moved
 from realnvp.flow import Flow, images_at_once, state_like
 from realnvp.noise import Purpose, uniform
 from realnvp.units import BITS_PER_DIM, LOG_LIKELIHOOD, in_bits_per_dim, unit_of
@@ -101,37 +102,42 @@ def log_probs(
     indices: Sequence[int] | None = None,
     views: bool = False,
     batch_size: int = 64,
+    on_device: bool = False,
 ) -> Tensor:
     """(N,), float64: log p in nats of uint8 images (N, C, H, W), the mean over noise draws. indices name the images' noise.
 
     views: p averaged over those of the training, `realnvp.views`; ValueError if there are none. Or log p of a table's rows, real
-    numbers (N, D), which get no noise. Large images are computed fewer than batch_size at a time.
+    numbers (N, D), which get no noise. Large images are computed fewer than batch_size at a time. on_device: leave them where
+    the flow is, in the type of its state, without waiting for it.
     """
     if unit_of(flow.config) is LOG_LIKELIHOOD:
         if views:
             raise ValueError("views: are of images; this flow is of a table")
-        return _of_rows(flow, torch.as_tensor(images))
+        nats = _of_rows(flow, torch.as_tensor(images))
+        return nats if on_device else nats.cpu().double()
     _check(images, noise_draws, batch_size)
     batch_size = min(batch_size, images_at_once(images.shape[1:]))
     indices = range(len(images)) if indices is None else indices
-    total = torch.zeros(len(images), dtype=torch.float64)
+    state, parts = state_like(flow), []  # parts stay where they are until the end: to look at one is to wait for the device
     shown = views_of(flow.config.data if flow.config else DataConfig(), images.shape[1:]) if views else [nn.Identity()]
     with evaluating(flow):
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
-            pixels = _tensor(images[batch], flow).to(like(flow).device)
+            pixels = moved(_tensor(images[batch], flow), state.device)
+            total = state.new_zeros(len(pixels))
             for draw in range(noise_draws):
                 noise = uniform(pixels.shape[1:], seed, Purpose.EVALUATE, indices=indices[batch], round=draw)
-                x = dequantise(pixels, noise.to(state_like(flow)))
-                total[batch] += averaged(flow.log_prob, x, shown).cpu().double()
-    return total / noise_draws
+                total += averaged(flow.log_prob, dequantise(pixels, moved(noise, state.device).to(state)), shown)
+            parts.append(total)
+    nats = torch.cat(parts) / noise_draws
+    return nats if on_device else nats.cpu().double()
 
 
 def _of_rows(flow: Flow, rows: Tensor) -> Tensor:
-    size = images_at_once(rows.shape[1:])
+    state, size = state_like(flow), images_at_once(rows.shape[1:])
     with evaluating(flow):
-        parts = [rows[start : start + size].to(state_like(flow)) for start in range(0, len(rows), size)]
-        return torch.cat([flow.log_prob(part).cpu().double() for part in parts])
+        parts = (rows[start : start + size].to(state.dtype) for start in range(0, len(rows), size))
+        return torch.cat([flow.log_prob(moved(part, state.device)) for part in parts])
 
 
 def _check(images: Images, noise_draws: int, batch_size: int) -> None:
@@ -151,17 +157,6 @@ def _tensor(images: Images, flow: Flow) -> Tensor:
     if levels and (largest := int(pixels.max())) >= levels:
         raise ValueError(f"images: a pixel is {largest}, but the flow knows the levels 0 to {levels - 1}")
     return pixels
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Within it, no float32 is rounded to TF32 on the way into a product."""
-    tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
 @contextmanager

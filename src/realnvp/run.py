@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
 
 from realnvp.averages import WeightAverage
 from realnvp.batches import Batches
@@ -20,7 +22,7 @@ from realnvp.claim import check_claim, check_data, claim, data_of_unbegun, past_
 from realnvp.config import Config, TrainConfig, differences, resolve
 from realnvp.data import Splits, prepare
 from realnvp.data.source import SPLITS
-from realnvp.device import pick_device
+from realnvp.device import has_bfloat16, pick_device
 from realnvp.flow import Flow
 from realnvp.folders import lock_folder, numbered
 from realnvp.memory import check_memory
@@ -45,6 +47,7 @@ class Run:
     average: WeightAverage
     accelerator: Accelerator
     state: TrainState
+    precision: str
     failed_in_a_row: int = 0
     step_seconds: float = 0.0
 
@@ -71,7 +74,7 @@ class Run:
 
 def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path | None, stack: ExitStack) -> Run:
     """Everything that a training works with, as its last checkpoint says; the stack holds run_dir's lock."""
-    accelerator, place = _accelerator(config, run_dir, device)
+    accelerator = _accelerator(config, run_dir, device, stack)
     check_claim(config, run_dir)
     if accelerator.is_main_process:
         stack.enter_context(lock_folder(run_dir))
@@ -82,7 +85,7 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     check_data(run_dir, splits)
     config = resolve(config, splits.shape, splits.columns)
     rank, processes = accelerator.process_index, accelerator.num_processes
-    check_memory(config, place, processes=processes)
+    check_memory(config, accelerator.device, processes=processes)
     batches = Batches(splits.train, config, device=accelerator.device, process=rank, processes=processes)
     begun = bool(numbered(run_dir / "checkpoints", "step"))
     if begun and init_from is not None and accelerator.is_main_process:
@@ -93,6 +96,7 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     if not begun and init_from is None:
         _start_from_data(flow, splits, batches)
     average = WeightAverage(flow, config.train.average)
+    precision, changes = _precision(config.train, accelerator.device), []
     state, complaints = load_checkpoint(run_dir, flow=flow, optimizers=optimizers, average=average)
     if not begun and splits.levels is None:  # of few rows the Gaussian that it starts as may be the best model: evaluate it
         state.pending = True
@@ -104,26 +108,41 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     if accelerator.is_main_process:
         if not begun and init_from is not None:  # first of all: whoever goes on here goes on from these weights
             save_checkpoint(run_dir, state, flow=flow, optimizers=optimizers, average=average)
-        where = {"device": str(accelerator.device), "processes": processes}
-        claim(config, run_dir, state, past, **where, data=dict(splits.sha256))
+        where = {"device": str(accelerator.device), "processes": processes, "precision": precision}
+        changes = claim(config, run_dir, state, past, **where, data=dict(splits.sha256))
     with warnings.catch_warnings():  # torch 2.13 renames the option, to a name that older ones do not know
         warnings.filterwarnings("ignore", message=".*broadcast_buffers")
         model, *prepared = accelerator.prepare(flow, *optimizers)
     flow.train()
-    return Run(config, run_dir, splits, batches, flow, model, prepared, average, accelerator, state)
+    run = Run(config, run_dir, splits, batches, flow, model, prepared, average, accelerator, state, precision)
+    if changes and not run.finished:
+        warnings.warn(f"{run_dir}: {', '.join(changes)}: it goes on, but not to the bit as it would have", stacklevel=2)
+    return run
 
 
-def _accelerator(config: Config, run_dir: Path, device: str) -> tuple[Accelerator, torch.device]:
-    """Accelerate's view of the processes, and the device; ValueError if they cannot work together on it."""
-    place = pick_device(device)
+def _precision(recipe: TrainConfig, device: torch.device) -> str:
+    """The arithmetic of the networks: what the configuration says, of auto what it comes to on this device."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    return "bfloat16" if has_bfloat16(device) else "float32"
+
+
+def _accelerator(config: Config, run_dir: Path, device: str, stack: ExitStack) -> Accelerator:
+    """Accelerate's view of the processes and their device; ValueError if they cannot work together on it."""
+    place, processes = pick_device(device), int(os.environ.get("WORLD_SIZE", 1))
     check_tracker(config.train.tracker)
-    if place.type == "cuda" and place.index is not None:
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise ValueError(f"--device: {place}: of several processes each takes a GPU of its own; name cuda")
+    if place.type == "mps" and config.train.precision == "float64":
+        raise ValueError("train.precision: mps has no float64")
+    if place.type == "cuda" and processes > 1:
+        _check_one_gpu_each(place)
+    elif place.index is not None:
         torch.cuda.set_device(place)  # Accelerate takes the current one
+    if processes == 1:  # several have joined, and stay so
+        stack.enter_context(_own_state())
     accelerator = Accelerator(
         cpu=place.type == "cpu",
-        mixed_precision="no",  # `train_step` casts: Accelerate would keep the first training's precision for all of the process
+        mixed_precision="no",  # `train_step` casts
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # else a variable of the environment decides
         log_with=None if config.train.tracker == "none" else config.train.tracker,
         project_dir=run_dir,
         kwargs_handlers=[
@@ -131,9 +150,35 @@ def _accelerator(config: Config, run_dir: Path, device: str) -> tuple[Accelerato
             InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout)),
         ],
     )
-    if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
-        raise ValueError(f"--device: {place}: the {os.environ['WORLD_SIZE']} processes cannot be joined on it")
-    return accelerator, place
+    if accelerator.num_processes != processes:
+        raise ValueError(f"--device: {place}: the {processes} processes cannot be joined on it")
+    if device != "auto" and accelerator.device.type != place.type:
+        variables = " and ".join(name for name in ("ACCELERATE_TORCH_DEVICE", "ACCELERATE_USE_CPU") if name in os.environ)
+        raise ValueError(f"--device: {place}, but {variables or 'Accelerate'} says {accelerator.device}")
+    return accelerator
+
+
+@contextmanager
+def _own_state() -> Iterator[None]:
+    """Within it Accelerate, which else keeps the device of its first use for all of the process, knows of none."""
+    kept = [(kind._shared_state, dict(kind._shared_state)) for kind in (AcceleratorState, GradientState, PartialState)]
+    for state, _ in kept:
+        state.clear()
+    try:
+        yield
+    finally:
+        for state, before in kept:
+            state.clear()
+            state.update(before)
+
+
+def _check_one_gpu_each(place: torch.device) -> None:
+    """ValueError if the processes that a launcher started on this machine cannot have a GPU each."""
+    if place.index is not None:
+        raise ValueError(f"--device: {place}: of several processes each takes a GPU of its own; name cuda")
+    processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if processes > gpus:
+        raise ValueError(f"--nproc-per-node: {processes} processes, but this machine has {gpus} GPU{'s' * (gpus > 1)}; one each")
 
 
 def _start_from_data(flow: Flow, splits: Splits, batches: Batches) -> None:

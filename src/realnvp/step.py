@@ -7,7 +7,6 @@ from torch import Tensor
 
 from realnvp.checkpoint import TrainState
 from realnvp.config import TrainConfig
-from realnvp.device import has_bfloat16
 from realnvp.models import l2_penalty
 from realnvp.moments import restore_moments, stored_moments
 from realnvp.run import Run
@@ -20,15 +19,15 @@ def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, i
     A step whose loss or gradient is not finite, or far out (`skip_factor`), changes nothing: neither weights nor moments.
     """
     before, state, recipe = stored_moments(run.flow), run.state, run.config.train
-    low = recipe.precision == "bfloat16" or (recipe.precision == "auto" and has_bfloat16(x.device))
     # The sum over images and D is large; Adam's eps and the clip are relative to nats an image (section 4.1).
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=run.precision == "bfloat16"):
         nats = -run.model(x).mean()
     run.accelerator.backward(nats + recipe.l2 * l2_penalty(run.flow))
     norm = torch.as_tensor(run.accelerator.clip_grad_norm_(run.flow.parameters(), _largest_norm(recipe, state)))
-    mine = torch.stack([nats.detach(), norm.to(nats), nats.new_tensor(max(stop, default=0)), nats.new_tensor(run.step_seconds)])
-    everyones = run.accelerator.gather(mine).view(-1, 4)
-    loss, (_, norm, signal_to_stop, seconds) = everyones[:, 0].mean().item(), everyones.amax(0).tolist()
+    here = [nats.new_full((), number) for number in (max(stop, default=0), run.step_seconds)]
+    mine = torch.stack([nats.detach(), norm.to(nats), *here])
+    everyones = run.accelerator.gather(mine).view(-1, 4).cpu().numpy()  # the one wait for the device in a step
+    loss, (_, norm, signal_to_stop, seconds) = everyones[:, 0].mean().item(), everyones.max(0).tolist()
     state.training_seconds += seconds  # of the slowest process: all must agree on the learning rate
     finite = math.isfinite(loss) and math.isfinite(norm)
     if finite and not _far_out(recipe, state, norm):

@@ -17,10 +17,11 @@ from torch import Tensor
 from realnvp.checkpoint import TrainState, lost_best, save_checkpoint, save_model
 from realnvp.config import Config, validate
 from realnvp.data import quantize
+from realnvp.device import full_precision, same_each_time
 from realnvp.figures import data_beside_samples
 from realnvp.flow import ROWS, images_at_once
 from realnvp.folders import DamagedError, keep_last, naming
-from realnvp.likelihood import Summary, evaluating, full_precision, log_probs, summarise
+from realnvp.likelihood import Summary, evaluating, log_probs, summarise
 from realnvp.moments import averaging, restore_moments, stored_moments
 from realnvp.noise import Purpose
 from realnvp.nonfinite import first_nonfinite
@@ -59,6 +60,8 @@ def train(config: Config, run_dir: str | Path, *, device: str = "auto", init_fro
         config = replace(config, data=replace(config.data, source=str(Path(config.data.source).expanduser().absolute())))
     with ExitStack() as stack:
         stack.enter_context(_with_others(config.train.timeout))
+        stack.enter_context(full_precision())  # float32 is float32; where speed is wanted, bfloat16 is faster than TF32
+        stack.enter_context(same_each_time())
         run = start(validate(config), Path(run_dir), device=device, init_from=init_from, stack=stack)
         _check_best(run)
         if not run.finished:
@@ -116,9 +119,15 @@ def _loop(run: Run, stop: list[int]) -> None:
                 values = {f"train_{unit.key}": value, "gradient_norm": norm, f"{unit.things}_per_second": speed}
                 _log(run, values | {"skipped": state.skipped})
                 words = f"{value:.3f} {unit.words}  {speed:.0f} {unit.things}/s  {_best(state)}"
-                report(state.step, words, max(state.step, round(state.step / run.progress)))
+                report(state.step, words, _expected_steps(run))
                 recent, busy = [], 0.0
             _conclude(run, stop, signum)
+
+
+def _expected_steps(run: Run) -> int | None:
+    """How many steps there will be; None while no time of a budget in minutes has been counted."""
+    step, progress = run.state.step, run.progress
+    return max(step, round(step / progress)) if progress else None
 
 
 def _conclude(run: Run, stop: list[int], signum: int = 0) -> None:
@@ -146,9 +155,11 @@ def _conclude(run: Run, stop: list[int], signum: int = 0) -> None:
 
 def _heed(run: Run, stop: list[int]) -> None:
     """TrainingStopped if a signal has come to one of the processes."""
-    signum = torch.tensor([max(stop, default=0)], device=run.accelerator.device)
-    if everyones := int(run.accelerator.gather(signum).max()):
-        raise TrainingStopped(everyones, run.state.step)
+    signum = max(stop, default=0)
+    if run.accelerator.num_processes > 1:
+        signum = int(run.accelerator.gather(torch.full((1,), signum, device=run.accelerator.device)).max())
+    if signum:
+        raise TrainingStopped(signum, run.state.step)
 
 
 def _count_failed(run: Run, loss: float, norm: float) -> None:
@@ -181,7 +192,7 @@ def _evaluate(run: Run, stop: list[int]) -> None:
     """
     before = stored_moments(run.flow)
     try:
-        with averaging(run.flow), full_precision(), torch.no_grad():
+        with averaging(run.flow), torch.no_grad():
             for step in range(run.config.train.moment_batches if before else 0):
                 _heed(run, stop)
                 run.flow.log_prob(run.batches.at(step, Purpose.MOMENTS))
@@ -209,12 +220,16 @@ def _evaluate(run: Run, stop: list[int]) -> None:
 def _validate(run: Run, stop: list[int]) -> Summary:
     images, rank, processes = run.splits.validation, run.accelerator.process_index, run.accelerator.num_processes
     chosen = np.linspace(0, len(images) - 1, min(len(images), run.config.train.eval_images)).astype(int)
-    nats = torch.zeros(len(images), dtype=torch.float64)
+    mine, parts, nats = [], [], torch.zeros(len(images), dtype=torch.float64)
     size = processes * (min(64, images_at_once(run.splits.shape)) if run.splits.levels else ROWS)
     for first in range(0, len(chosen), size):
         _heed(run, stop)
-        if len(mine := chosen[first : first + size][rank::processes]):
-            nats[mine] = log_probs(run.flow, np.moveaxis(images[mine], -1, 1), seed=run.config.seed, indices=mine.tolist())
+        if some := chosen[first : first + size][rank::processes].tolist():
+            mine += some
+            pixels = np.moveaxis(images[some], -1, 1)
+            parts.append(log_probs(run.flow, pixels, seed=run.config.seed, indices=some, on_device=True))
+    if mine:
+        nats[mine] = torch.cat(parts).cpu().double()
     total = run.accelerator.reduce(nats if processes == 1 else nats.to(run.accelerator.device), "sum")
     assert isinstance(total, Tensor)
     groups = (run.splits.groups or {}).get("validation")

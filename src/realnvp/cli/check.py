@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from realnvp.cli.given import load
-from realnvp.cli.options import Device, Json, RunDir, Which
+from realnvp.cli.options import Device, Json, RunDir, Threads, Which
 from realnvp.cli.output import print_json, print_table, say
 
 
@@ -19,6 +19,7 @@ class Check:
     which: Which = "best"
     json: Json = False
     device: Device = "auto"
+    threads: Threads = None
 
     def __call__(self) -> int:
         import numpy as np
@@ -26,7 +27,7 @@ class Check:
         from realnvp.check import check, how_many
         from realnvp.data import splits_of_run
 
-        flow, _ = load(self.run, self.device, which=self.which)
+        flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
         assert flow.config is not None
         count = how_many(flow.config)
         splits = splits_of_run(Path(self.run), flow.config, verify=["test"])

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from realnvp.cli.given import load
-from realnvp.cli.options import Device, Flag, Json, RunDir, Which
+from realnvp.cli.options import Device, Flag, Json, RunDir, Threads, Which
 from realnvp.cli.output import print_json, say, to_json
 from realnvp.folders import write_file
 
@@ -41,6 +41,7 @@ class Evaluate:
     """Seed of the noise."""
     json: Json = False
     device: Device = "auto"
+    threads: Threads = None
 
     def __call__(self) -> int:
         result = self.write()
@@ -54,7 +55,7 @@ class Evaluate:
         """The evaluation, which also goes to RUN/evaluation.json if it is of the run's own data."""
         from realnvp.evaluate import evaluate
 
-        flow, facts = load(self.run, self.device, which=self.which)
+        flow, facts = load(self.run, self.device, threads=self.threads, which=self.which)
         began = time.monotonic()
         result = evaluate(
             flow,

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from realnvp.cli.given import beside, load
-from realnvp.cli.options import Device, Flag, Json, RunDir, Which
+from realnvp.cli.options import Device, Flag, Json, RunDir, Threads, Which
 from realnvp.cli.output import print_json, say
 
 
@@ -32,11 +32,12 @@ class Figures:
     which: Which = "best"
     json: Json = False
     device: Device = "auto"
+    threads: Threads = None
 
     def __call__(self) -> int:
         from realnvp.figures import drawn_figures
 
-        flow, _ = load(self.run, self.device, which=self.which)
+        flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
         out = self.out or beside(self.run) / "figures"
         drawn = drawn_figures(flow, self.run, only=self.only, seed=self.seed, out=out, arrays=self.arrays)
         if self.json:

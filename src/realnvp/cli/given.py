@@ -3,7 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from realnvp.cli.output import note
+
 if TYPE_CHECKING:
+    import torch
+
     from realnvp.flow import Flow
 
 
@@ -20,15 +24,25 @@ def make_way(flag: str, out: Path | None) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
 
 
-def load(run: str, device: str, *, which: Literal["best", "last"]) -> "tuple[Flow, dict[str, Any]]":
+def load(run: str, device: str, *, which: Literal["best", "last"], threads: int | None = None) -> "tuple[Flow, dict[str, Any]]":
     """The run's flow on the device, and what is known of it."""
     from realnvp.checkpoint import load_model
+
+    place = settle(device, threads)
+    flow, facts = load_model(run, which)
+    return flow.to(place), facts
+
+
+def settle(device: str, threads: int | None) -> "torch.device":
+    """The device of this name; this process is ready to do nothing but compute there, and says if others compute, too."""
     from realnvp.device import keep_freed_memory, pick_device
+    from realnvp.threads import settle_threads
 
     place = pick_device(device)
     keep_freed_memory()
-    flow, facts = load_model(run, which)
-    return flow.to(place), facts
+    if told := settle_threads(threads, place):
+        note(f"realnvp: {told}")
+    return place
 
 
 def of_table(flow: "Flow") -> bool:

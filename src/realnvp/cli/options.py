@@ -9,7 +9,13 @@ from typing import Annotated, Literal, TypeVar
 import tyro
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-Device = Annotated[str, tyro.conf.arg(metavar="DEVICE", help="auto, cpu, cuda or mps.")]
+Device = Annotated[
+    str, tyro.conf.arg(metavar="DEVICE", help="cpu, cuda, cuda:1 ..., mps (untried), or auto: cuda where there is a GPU.")
+]
+Threads = Annotated[
+    int | None,
+    tyro.conf.arg(metavar="N", help="Of torch on a CPU; when not given, one for each core that no other process is busy on."),
+]
 Json = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="Print one JSON object.")]
 Which = Annotated[
     Literal["best", "last"], tyro.conf.arg(help="The best model by validation bits/dim, or that of the last evaluation.")

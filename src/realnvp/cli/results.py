@@ -8,7 +8,7 @@ import tyro
 
 from realnvp.cli.evaluate import Evaluate
 from realnvp.cli.given import load
-from realnvp.cli.options import Device, Flag, Json
+from realnvp.cli.options import Device, Flag, Json, Threads
 from realnvp.cli.output import print_json, print_table, say
 
 
@@ -26,6 +26,7 @@ class Report:
     """Seed of the figures."""
     json: Json = False
     device: Device = "auto"
+    threads: Threads = None
 
     def __call__(self) -> int:
         from realnvp.checkpoint import read_run_config
@@ -40,8 +41,8 @@ class Report:
         try:
             result = current_evaluation(run)
         except (ValueError, DamagedError):  # none, or of another model or split
-            result = Evaluate(self.run, codecs=config.data.levels == 256, device=self.device).write()
-        flow, _ = load(self.run, self.device, which=evaluated(result))
+            result = Evaluate(self.run, codecs=config.data.levels == 256, device=self.device, threads=self.threads).write()
+        flow, _ = load(self.run, self.device, threads=self.threads, which=evaluated(result))
         drawn = drawn_figures(flow, self.run, seed=self.seed)
         page = report(run, config, result, drawn.files, sittings, seed=self.seed, missing=drawn.missing.items())
         if self.json:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from realnvp.cli.given import beside, load, make_way, of_table, test_split
-from realnvp.cli.options import Device, Fast, Flag, Json, RunDir, Which
+from realnvp.cli.options import Device, Fast, Flag, Json, RunDir, Threads, Which
 from realnvp.cli.output import note, print_json, say
 
 
@@ -35,6 +35,7 @@ class Sample:
     fast: Fast = False
     json: Json = False
     device: Device = "auto"
+    threads: Threads = None
 
     def __call__(self) -> int:
         from realnvp.folded import fast
@@ -42,7 +43,7 @@ class Sample:
 
         if self.n < 1:
             raise ValueError(f"-n: must be at least 1, got {self.n}")
-        flow, _ = load(self.run, self.device, which=self.which)
+        flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
         things, suffixes = ("rows", [".csv", ".npy", ".png"]) if of_table(flow) else ("images", [".png", ".npy"])
         out = self.out or beside(self.run) / f"samples{suffixes[0]}"
         if out.suffix not in suffixes:

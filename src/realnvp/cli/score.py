@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from realnvp.cli.given import load, make_way, of_table
-from realnvp.cli.options import Device, Fast, Flag, Json, RunDir, Which
+from realnvp.cli.options import Device, Fast, Flag, Json, RunDir, Threads, Which
 from realnvp.cli.output import note, print_csv, print_json, say
 from realnvp.folders import write_file
 
@@ -43,13 +43,14 @@ class Score:
     fast: Fast = False
     json: Json = False
     device: Device = "auto"
+    threads: Threads = None
 
     def __call__(self) -> int:
         from realnvp.units import unit_of
 
         if not self.paths:
             raise ValueError("score: name image files or folders, or tables, after the run")
-        flow, _ = load(self.run, self.device, which=self.which)
+        flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
         scores, facts = self._rows(flow) if of_table(flow) else self._images(flow)
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")

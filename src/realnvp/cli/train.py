@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from realnvp.cli.options import Device, Flag, Json, parse
+from realnvp.cli.given import settle
+from realnvp.cli.options import Device, Flag, Json, Threads, parse
 from realnvp.cli.output import print_json, print_table, say, thousands
 from realnvp.config import PAPER, PRESETS, Config, nearest, read_config, resolve, to_json, validate
 
@@ -36,6 +37,7 @@ class Train:
     """Print the resolved configuration, parameters, a memory estimate and the data found, and stop."""
     json: Json = False
     device: Device = "auto"
+    threads: Threads = None
 
     def __call__(self) -> int:
         config = validate(self.config)
@@ -46,12 +48,10 @@ class Train:
         if self.dry_run:
             print_json(_dry_run(config))
             return 0
-        from realnvp.device import keep_freed_memory, pick_device
         from realnvp.train import train as run_training
         from realnvp.units import unit_of
 
-        pick_device(self.device)
-        keep_freed_memory()
+        settle(self.device, self.threads)
         state = run_training(config, run_dir, device=self.device, init_from=self.init_from)
         if os.environ.get("RANK", "0") != "0":  # one of several processes speaks for all
             return 0

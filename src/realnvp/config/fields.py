@@ -96,8 +96,8 @@ class TrainConfig:
     l2: float = 5e-5
     """Weight of the penalty on the gains of the weight norm and on the checkerboard couplings' bounds."""
     precision: Literal["float32", "bfloat16", "auto", "float64"] = "float32"
-    """Arithmetic of the networks; auto: bfloat16 where the device is faster with it, else float32. With bfloat16 the state
-    z and the log-det stay float32, and evaluation does without."""
+    """Arithmetic of the networks; auto: bfloat16 where the device is faster with it, else float32, which on GPUs is never
+    TF32. With bfloat16 the state z and the log-det stay float32, and evaluation does without."""
     recompute: bool = False
     """Keep only the couplings' inputs for the gradient and compute the rest again: less memory, about a third more time."""
     log_every: int = 10

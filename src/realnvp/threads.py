@@ -1,0 +1,69 @@
+"""How many threads torch computes with on a CPU that others use, too."""
+
+import os
+import time
+from typing import NamedTuple
+
+import torch
+
+WATCHED = 0.15  # seconds; systems count a core's idle time in hundredths
+
+
+class Cores(NamedTuple):
+    """The cores that this process may use."""
+
+    count: int
+    busy: int
+    """How many of them other processes take, as it were."""
+
+
+def settle_threads(chosen: int | None, device: torch.device) -> str:
+    """Give torch as many threads as were chosen, else no more than there are free cores. What there is to tell of it, or ''.
+
+    torch's threads wait for each other by spinning, so one that shares its core with another process holds up all of them: beside
+    one busy process a training is ten times slower with two threads on two cores than with one (docs/experiments.md).
+    OMP_NUM_THREADS and the launcher of several processes have chosen, too. ValueError if --threads is less than 1.
+    """
+    if chosen is not None:
+        if chosen < 1:
+            raise ValueError(f"--threads: must be at least 1, got {chosen}")
+        torch.set_num_threads(chosen)
+        return ""
+    decided = "OMP_NUM_THREADS" in os.environ or int(os.environ.get("WORLD_SIZE", 1)) > 1
+    threads = torch.get_num_threads()
+    if decided or threads == 1 or device.type != "cpu" or (cores := watched_cores()) is None:
+        return ""
+    free = max(1, cores.count - cores.busy)
+    if threads <= free:
+        return ""
+    torch.set_num_threads(free)
+    busy = f"{cores.busy} of {cores.count} cores {'is' if cores.busy == 1 else 'are'} busy"
+    return f"{busy}: using {free} thread{'s' * (free > 1)} (--threads N to choose)"
+
+
+def watched_cores() -> Cores | None:
+    """The cores after a short look at what other processes than this one and its children do; None without psutil."""
+    try:
+        import psutil
+    except ModuleNotFoundError:  # it comes with the extra realnvp[train]
+        return None
+    me = psutil.Process()
+    mine = me.cpu_affinity() if hasattr(me, "cpu_affinity") else range(psutil.cpu_count() or 1)
+
+    def unused() -> float:
+        """Seconds in which these cores were idle, or this process' or its children's."""
+        cores = psutil.cpu_times(percpu=True)
+        idle = sum(cores[i].idle + getattr(cores[i], "iowait", 0.0) for i in mine)
+        own = 0.0
+        for process in (me, *me.children(recursive=True)):
+            try:
+                times = process.cpu_times()
+                own += times.user + times.system
+            except psutil.Error:  # it has just ended
+                continue
+        return float(idle + own)
+
+    began, before = time.monotonic(), unused()
+    time.sleep(WATCHED)
+    free = (unused() - before) / (time.monotonic() - began)
+    return Cores(len(mine), min(max(round(len(mine) - free), 0), len(mine)))
