@@ -180,7 +180,7 @@ MUTANTS = [
     Mutant("run.py", "if not begun and init_from is not None:  # first", "if False:  # first", OURS),
     Mutant("claim.py", "traceback.clear_frames(error.__traceback__)", "pass", OURS),
     Mutant("folders.py", "hashlib.sha256(files[name]).hexdigest() != digest", "False", FILES),
-    Mutant("views.py", "(data.recolour and shape[0] > 1)", "data.recolour", "tests/test_few.py"),
+    Mutant("views.py", "(data.recolour and shape[0] > 1)", "data.recolour", "tests/test_views.py"),
     Mutant("figures/draw.py", "if is_out_of_memory(error):", "if False:", "tests/test_few.py"),
     Mutant("figures/draw.py", "isinstance(error, ValueError | DamagedError)", "True", "tests/test_few.py"),
     Mutant("figures/curves.py", "in (keys | {**maybe}).items()", "in keys.items()", "tests/test_few.py"),

@@ -250,7 +250,7 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], Argv], list[str]]] = {
         ["model.num_blocks: 1000", "model.num_scales = 2", "10,010 blocks"],
     ),
     "a model that does not fit": (
-        lambda t, r: [*DIGITS, t / "x", "--model.width", "4096", "--model.num-blocks", "1"],
+        lambda t, r: [*DIGITS, t / "x", "--model.width", "4000", "--model.num-blocks", "1"],
         ["model.width", "GiB"],
     ),
     "a batch that does not fit": (
