@@ -1,10 +1,12 @@
-"""Small runs of a released version, and the numbers that later versions must find in them: tests/data/runs-VERSION.{tar.xz,json}.
+"""Small runs of a released version, and the numbers that later versions must find in them.
 
-`python -m tests.earlier` makes both with the present code. Do so once for a release, in its own commit, and never again: what
-an earlier version left on a disk does not change. tests/test_earlier.py opens the runs of all versions.
+`python -m tests.earlier` makes both with the present code: tests/data/runs-VERSION.tar.xz and
+.json. Do so once for a release, and never again: what an earlier version left on a disk does not
+change. tests/test_earlier.py opens the runs of all versions.
 
-The runs are of float64 networks, so that their numbers are the same on every CPU to many digits. `paper` has no data folder (the
-digits come with scikit-learn); `modern` and `table` were trained on files that no reader has any more, as in `GONE`.
+The runs are of float64 networks, so that CPUs agree on their numbers to many digits. `paper` has
+no data folder (the digits come with scikit-learn). `modern` and `table` were trained on files that
+no reader has, in the folder `GONE`.
 """
 
 import hashlib
@@ -42,7 +44,7 @@ COMMANDS = {
 
 
 def unpack(version: str, folder: Path) -> Path:
-    """A copy of the version's runs: paper/, modern/, table/, and saved/ and shared/, flows made of them."""
+    """Copy the version's runs (paper, modern, table) and two flows made of them (saved, shared)."""
     with tarfile.open(DATA / f"runs-{version}.tar.xz") as archive:
         archive.extractall(folder, filter="data")
     return folder
@@ -64,7 +66,7 @@ def numbers(where: str | Path) -> dict[str, Any]:
 
 
 def fixed(flow: realnvp.Flow) -> torch.Tensor:
-    """Three images between the levels of the flow, or rows, that anyone can write down: no generator, no file."""
+    """Three images (v + u), or rows, from a formula: no generator, no file."""
     assert flow.config is not None
     assert flow.config.data.shape is not None
     shape, levels = flow.config.data.shape, flow.config.data.levels
@@ -81,7 +83,7 @@ def _some(x: torch.Tensor) -> list[float]:
 
 
 def go_on(folder: Path) -> dict[str, list[float]]:
-    """The curves of the steps that the command of a run adds when it is given more of them; it is called in the runs' folder."""
+    """Train `MORE` steps by the run's own command, and return their curves. Call it where the runs are."""
     command = json.loads((folder / "environment.json").read_text())[-1]["command"]
     more = [str(STEPS + MORE) if flag == "--train.max-steps" else word for flag, word in pairwise(command)]
     assert run(more) == 0
@@ -119,7 +121,7 @@ def _realnvp(folder: Path, *argv: str) -> None:
 
 
 def _pack(folder: Path, target: Path) -> None:
-    """The runs as one archive: without the folder's own path, grids of samples and digits, all checksums right."""
+    """Write the archive: no path of this machine, no grids of samples, no digits; checksums anew."""
     texts = [path for path in folder.rglob("*") if path.suffix in (".json", ".md")]
     for path in texts:
         path.write_text(path.read_text().replace(str(folder), GONE))

@@ -1,11 +1,13 @@
-"""Golden numbers: the curves of short trainings, and the log-densities of the flows inside the package.
+"""Golden numbers: the curves of short trainings, and log-densities by the flows inside the package.
 
-`python -m tests.golden` measures all of them and writes tests/data/golden.json; `python -m tests.golden table start` some.
-A change of the code that is meant to keep the mathematics writes nothing here. One that is meant to change a number (how a
-flow starts from the data, say) writes that number in the same commit, and says why.
+`python -m tests.golden` measures all of them and writes tests/data/golden.json;
+`python -m tests.golden table start` measures those two. A change that keeps the mathematics writes
+nothing here. One that means to change a number (how a flow starts from data, say) writes it in the
+same commit, and says why.
 
-modern goes on from the weights of the run of version 0.1.0 in tests/earlier.py: a start from data turns the channels to axes
-that are free where they are white already, so CPUs choose others. What is free changes no density: start is its loss.
+`modern` starts with the weights of the run of version 0.1.0 in tests/earlier.py, since CPUs differ
+in how they start from data: principal axes of what is white already are free. `start` is the first
+loss of a start from data, which does not depend on the axes.
 """
 
 import json
@@ -37,7 +39,7 @@ SHIPPED = ("photos-small", "digits-small")
 
 
 def config(name: str, source: Path | None) -> Config:
-    """Eight steps of the preset's recipe with a tiny model, in float64; of start the first one alone."""
+    """Eight steps of the preset's recipe with a tiny model, in float64 (of `start` one step)."""
     preset, model = TRAININGS[name]
     chosen = PRESETS[preset]
     recipe = replace(

@@ -1,12 +1,13 @@
-"""What users can rely on of a version, as one readable JSON file: tests/data/surface-VERSION.json.
+"""What users can rely on of a version, as one readable file: tests/data/surface-VERSION.json.
 
-`python -m tests.surface` writes the file of the present version anew, which a version in work does for what it adds; the files
-of released versions stay as they are. tests/test_surface.py compares the present code with each file, by `lost`.
+`python -m tests.surface` writes the file of the present version anew. A version in work does so
+for what it adds; the files of released versions stay as they are. tests/test_surface.py compares
+the present code with each of them, by `lost`.
 
-    python        public names: signatures without types, bases, methods, fields with their defaults
-    commands      the flags of each command: [what follows it, default]; of presets, the defaults that are their own
-    json          keys of what commands print with --json and of the files that they write, and the kind of each value
-    files         names in a run directory, a saved flow and prepared data; columns of CSV files
+    python        public names: signatures without types, bases, members, fields with defaults
+    commands      flags of each command: [what follows it, default]; what presets change in them
+    json          keys, and kinds of values, of what commands print with --json and of files
+    files         names in a run directory, a saved flow, prepared data; columns of CSV files
     exit_codes    of commands
 """
 
@@ -38,7 +39,7 @@ ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
 DOORS = ("realnvp", "realnvp.bijections", "realnvp.sklearn", "realnvp.hub", "realnvp.export")
 MOVED: dict[str, str] = {}
-"""Where a module or name lies now that CHANGELOG.md says has moved: {"realnvp.likelihood": "realnvp.evaluation.likelihood"}."""
+"""{"realnvp.old": "realnvp.room.new"}: modules or names that CHANGELOG.md says have moved."""
 
 
 def surface() -> dict[str, Any]:
@@ -105,7 +106,7 @@ def describe(thing: Any) -> Any:
 
 
 def signature(function: Any) -> str:
-    """Names, order, kinds and defaults; no types, which the type checker looks after and which say where things lie."""
+    """Names, order, kinds and defaults. No types: they name modules, and mypy checks them."""
     found = inspect.signature(function)
     plain = [parameter.replace(annotation=parameter.empty) for parameter in found.parameters.values()]
     plain = [each if each.default is each.empty else each.replace(default=_As(text_of(each.default))) for each in plain]
@@ -190,7 +191,7 @@ def _differing(usual: Flags, mine: Flags) -> dict[str, str]:
 
 
 def flags(*command: str) -> Flags:
-    """{flag or the name of a positional argument: [metavar, default]}, as --help has them, however wide and by whatever tyro."""
+    """{flag or positional argument: [metavar, default]}, read from --help of any tyro from 1.0 on."""
     with mock.patch.dict(os.environ, COLUMNS="100", NO_COLOR="1", TERM="dumb"):
         text = said(*command, "--help")
     found: Flags = {}
@@ -205,7 +206,7 @@ def flags(*command: str) -> Flags:
 
 
 def _entries(text: str) -> list[str]:
-    """Each argument with its help, as one text: it starts where a box does, what goes on is further in."""
+    """Each argument with its help, as one text: further lines of it are indented more."""
     entries: list[str] = []
     for line in text.splitlines():
         if line[:1] not in (" ", "│"):
@@ -219,7 +220,7 @@ def _entries(text: str) -> list[str]:
 
 
 def _head(head: str) -> tuple[str, str]:
-    """'-n INT, --n INT' -> '-n, --n', 'INT'. tyro's versions put braces differently, but for choices."""
+    """'-n INT, --n INT' -> '-n, --n', 'INT'."""
     parts = [part.split(" ", 1) for part in re.split(r", (?=-)", head)]
     metavar = parts[0][1] if len(parts[0]) > 1 else ""
     return ", ".join(part[0] for part in parts), metavar.replace("{None}", "None")
@@ -264,7 +265,7 @@ _TINY = (
 
 
 def _results(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Keys of all JSON that commands print and write about tiny runs of the present code, and the names of files."""
+    """Run all commands on tiny runs of the present code: keys of their JSON, names of files."""
     unpack("0.1.0", folder / "given")
     Path("given/rows.csv").write_text("a,b,c\n" + "".join(f"{i},{i * i % 7},{-i % 3}\n" for i in range(30)))
     Path("pictures").mkdir()
@@ -315,7 +316,7 @@ def _results(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _named(path: Path, root: Path) -> str:
-    """Its name in the folder, with N for numbers, and without what TensorBoard makes of machine and time."""
+    """Its name in the folder, with N for steps, and without TensorBoard's machine and time."""
     name = re.sub(r"events\.out\.tfevents.*", "events", path.relative_to(root).as_posix())
     return re.sub(r"(step|best|last)-\d{9}", r"\1-N", name)
 
@@ -360,7 +361,7 @@ def _is_configuration(value: Any) -> bool:
 
 
 def lost(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What is gone or changed, a line each: names, flags and keys may be added, parameters at the end or as keywords."""
+    """What is gone or changed, a line each. Additions that break no call are no loss."""
     return [
         *_lost_names(old["python"], new["python"]),
         *_lost_flags(old["commands"], new["commands"]),

@@ -1,4 +1,4 @@
-"""What earlier versions left on a disk is read, evaluated and trained further, to the same numbers (tests/earlier.py)."""
+"""What earlier versions wrote is read, evaluated and trained further, to the same numbers."""
 
 import contextlib
 import io
@@ -54,7 +54,7 @@ def test_there_are_runs_of_the_first_version() -> None:
 
 @pytest.mark.parametrize("name", [*COMMANDS, "saved", "shared"])
 def test_flows_are_the_same_density(runs: Path, stored: Any, name: str) -> None:
-    """log_prob, encode and sample of the best model and of the last one; of the table and the modern run these differ."""
+    """log_prob, encode and sample, of the best model and the last (of modern these differ)."""
     expected = {which: stored[name][which] for which in ("best", "last")}
     assert numbers(runs / name) == near(expected)
 
@@ -79,7 +79,7 @@ def test_training_goes_on_by_the_same_command(runs: Path, stored: Any, name: str
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_commands_read_a_run(runs: Path, name: str) -> None:
-    """The report draws all figures, and takes the stored evaluation: it is of the model that the run has."""
+    """The report takes the stored evaluation, since it is of the model that the run has."""
     evaluation = (runs / name / "evaluation.json").read_bytes()
     facts = answer("info", name)
     assert facts["evaluation"] == json.loads(evaluation)

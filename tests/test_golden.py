@@ -1,4 +1,4 @@
-"""Short trainings take the same steps as ever, and the shipped flows say the same of the same images (tests/golden.py)."""
+"""Short trainings take the same steps as ever, and the shipped flows give the same densities."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What version 0.1.0 offered is still there: names, signatures, flags, JSON keys, files, exit codes (tests/surface.py).
+"""What earlier versions offered is still there: names, flags, JSON keys, files, exit codes.
 
 `python -m tests.surface` writes the file of the present version anew, with what it adds.
 """
