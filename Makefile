@@ -8,16 +8,19 @@ BIN := $(VENV)/bin
 AUDIT := $(VENV)/audit/bin
 RUN ?= runs/demo
 
-.PHONY: help demo test faults mutants lint types format lines docs lock audit bench shipped clean
+.PHONY: help demo test gpu-test faults mutants lint types format lines docs lock audit bench shipped clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
 demo: $(VENV)/.demo  ## train on photographs, evaluate, sample, check: about 8 minutes on 2 CPU cores (RUN=runs/demo)
 	$(BIN)/python examples/demo.py $(RUN)
 
 test: $(VENV)/.dev  ## all tests
 	$(BIN)/python -m pytest
+
+gpu-test: $(VENV)/.dev  ## what only a GPU can show, on a machine with one or more: nobody has run it yet
+	$(BIN)/python -m pytest -m gpu -ra
 
 faults: $(VENV)/.dev  ## kill trainings, fill disks, flip bits: hundreds of times, about 10 minutes
 	$(BIN)/python -m tests.faults.kill

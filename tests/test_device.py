@@ -22,6 +22,7 @@ import realnvp.batches
 import realnvp.train
 from realnvp.batches import Batches
 from realnvp.bijections import BatchNorm
+from realnvp.cli.main import run as command
 from realnvp.config import PRESETS, Config
 from realnvp.device import full_precision, pick_device
 from realnvp.flow import Flow
@@ -197,6 +198,26 @@ def test_gradient_accumulation_of_the_environment_changes_nothing(
         lines = (run_dir / "metrics.jsonl").read_text().splitlines()
         norms.append([line.partition('"gradient_norm": ')[2].partition(",")[0] for line in lines])
     assert norms[0] == norms[1]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has ..."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported ..."),
+    ],
+)
+def test_a_full_gpu_is_one_line(
+    error: Exception, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def log_prob(flow: Flow, x: Tensor) -> Tensor:
+        raise error
+
+    monkeypatch.setattr(Flow, "log_prob", log_prob)
+    assert command(["evaluate", str(run_dir), "--device", "cpu"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "realnvp: error: not enough GPU memory for that"
 
 
 def test_a_budget_in_minutes_with_a_line_after_each_step(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 # What float32 may be rounded to on the way into a product, in torch's order: a setting that was never set takes the one above.
-_backends = torch.backends
+_backends: Any = torch.backends
 _PRECISIONS: tuple[Any, ...] = (
     _backends,
     _backends.cudnn,

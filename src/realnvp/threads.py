@@ -12,7 +12,7 @@ WATCHED = 0.15  # seconds; systems count a core's idle time in hundredths
 class Cores(NamedTuple):
     """The cores that this process may use."""
 
-    count: int
+    usable: int
     busy: int
     """How many of them other processes take, as it were."""
 
@@ -33,11 +33,11 @@ def settle_threads(chosen: int | None, device: torch.device) -> str:
     threads = torch.get_num_threads()
     if decided or threads == 1 or device.type != "cpu" or (cores := watched_cores()) is None:
         return ""
-    free = max(1, cores.count - cores.busy)
+    free = max(1, cores.usable - cores.busy)
     if threads <= free:
         return ""
     torch.set_num_threads(free)
-    busy = f"{cores.busy} of {cores.count} cores {'is' if cores.busy == 1 else 'are'} busy"
+    busy = f"{cores.busy} of {cores.usable} cores {'is' if cores.busy == 1 else 'are'} busy"
     return f"{busy}: using {free} thread{'s' * (free > 1)} (--threads N to choose)"
 
 

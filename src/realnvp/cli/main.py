@@ -1,6 +1,7 @@
 """Which command, and what its end means: 0, 1 a check or a damaged run, 2 bad input, 130 and 143 after a signal."""
 
 import os
+import re
 import signal
 import sys
 import warnings
@@ -87,7 +88,7 @@ def run(argv: list[str]) -> int:
     except ModuleNotFoundError as error:
         return _complain(f"{error.name} is not installed: {_install_line(error.name or '')}", 2)
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; torch may not be imported
+        if _no_gpu_memory(error):
             return _complain("not enough GPU memory for that", 2)
         if _out_of_memory(error):
             return _complain("not enough memory for that", 2)
@@ -128,6 +129,12 @@ def _out_of_memory(error: Exception) -> bool:
     from realnvp.device import is_out_of_memory
 
     return is_out_of_memory(error)
+
+
+def _no_gpu_memory(error: Exception) -> bool:
+    """Whether a GPU is full, as torch, the driver, or a library that has memory of its own says it; torch may not be imported."""
+    said = "CUDA error: out of memory|(CUBLAS|CUDNN|CUSOLVER)_STATUS_ALLOC_FAILED"
+    return type(error).__name__ == "OutOfMemoryError" or bool(re.search(said, str(error)))
 
 
 def _one_line(error: Exception) -> str:

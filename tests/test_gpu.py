@@ -1,0 +1,248 @@
+"""What only a GPU can show: make gpu-test. Skipped where there is none.
+
+`GPU_TESTS_ON=cpu python -m pytest tests/test_gpu.py` runs the same on the CPU, which shows that the tests themselves are right.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from realnvp.batches import Batches
+from realnvp.cli.main import run as command
+from realnvp.config import PRESETS, Config
+from realnvp.device import same_each_time
+from realnvp.folded import fast
+from realnvp.folders import newest_intact
+from realnvp.likelihood import evaluating, log_probs
+from realnvp.memory import training_memory
+from realnvp.models import build, recompute
+from realnvp.run import Run, start
+from realnvp.step import train_step
+from realnvp.train import TrainingStopped, train
+
+DEVICE = torch.device(os.environ.get("GPU_TESTS_ON", "cuda"))
+ON_GPU = DEVICE.type == "cuda"
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(ON_GPU and not torch.cuda.is_available(), reason="no GPU (GPU_TESTS_ON=cpu tries the tests)"),
+]
+SHAPES = {"digits": None, "digits-modern": None, "table": (3,)}
+
+
+def small(preset: str, tmp_path: Path, **changes: object) -> Config:
+    """The preset with a small flow and a short training; of a table one of 300 rows."""
+    config = PRESETS[preset]
+    if preset == "table":
+        np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(300, 3)))
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=str(tmp_path / "rows.npy"), shape=(3,)))
+    model = dataclasses.replace(config.model, width=8, num_blocks=1, num_couplings=2)
+    recipe = {"max_steps": 6, "batch_size": 32, "log_every": 1, "eval_every": 6, "eval_images": 60, "sample_every": 6}
+    recipe |= {"save_every": 2, "moment_batches": 2, "tracker": "none", "precision": "float32"}
+    train = dataclasses.replace(config.train, **(recipe | changes))  # type: ignore[arg-type]
+    return dataclasses.replace(config, model=model, train=train)
+
+
+def examples(config: Config, count: int = 16) -> Tensor:
+    """Images v + u, or rows, float32, on the CPU."""
+    assert config.data.shape is not None
+    random = np.random.default_rng(1)
+    if config.data.levels is None:
+        return torch.from_numpy(random.normal(size=(count, *config.data.shape))).float()
+    return torch.from_numpy(random.uniform(0, config.data.levels, size=(count, *config.data.shape))).float()
+
+
+def a_step(tmp_path: Path, config: Config, device: torch.device, name: str) -> tuple[tuple[float, float], list[Tensor]]:
+    """Loss and norm of the gradient of a training's first step on the device, and its weights afterwards."""
+    with ExitStack() as stack:
+        stack.enter_context(same_each_time())
+        run = start(config, tmp_path / name, device=str(device), init_from=None, stack=stack)
+        loss, norm, _ = train_step(run, run.batches.at(0), stop=[])
+        assert run.state.skipped == 0
+        return (loss, norm), [weight.detach().cpu() for weight in run.flow.parameters()]
+
+
+@pytest.mark.parametrize("preset", SHAPES)
+def test_density_and_its_inverse_are_those_of_the_cpu(preset: str, tmp_path: Path) -> None:
+    """float32 networks: log p to 1e-4 of a nat and dimension, and back to 1e-3 of a grey level or a deviation."""
+    config = small(preset, tmp_path)
+    here, x = build(config), examples(config)
+    for weight in here.parameters():
+        weight.data += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    there = build(config)
+    there.load_state_dict(here.state_dict())
+    there.to(DEVICE)
+    with evaluating(here), evaluating(there):
+        nats, z = here.log_prob(x.double()), here.encode(x.double())
+        on_device = x.double().to(DEVICE)
+        torch.testing.assert_close(there.log_prob(on_device).cpu(), nats, rtol=0, atol=1e-4 * x[0].numel())
+        torch.testing.assert_close(there.decode(z.to(DEVICE)).cpu(), here.decode(z), rtol=0, atol=1e-3)
+        torch.testing.assert_close(there.decode(there.encode(on_device)), on_device, rtol=0, atol=1e-4)
+        torch.testing.assert_close(there.log_prob(x.to(DEVICE)).cpu().double(), nats, rtol=0, atol=1e-3 * x[0].numel())
+
+
+@pytest.mark.parametrize("preset", SHAPES)
+def test_a_step_is_that_of_the_cpu(preset: str, tmp_path: Path) -> None:
+    """precision float32 is float32: with TF32 a gradient would be off by 1e-3."""
+    config = small(preset, tmp_path)
+    expected, _ = a_step(tmp_path, config, torch.device("cpu"), "here")
+    found, _ = a_step(tmp_path, config, DEVICE, "there")
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("preset", SHAPES)
+def test_a_step_in_bfloat16(preset: str, tmp_path: Path) -> None:
+    """Networks in bfloat16 are near those in float32, and not the same."""
+    expected, _ = a_step(tmp_path, small(preset, tmp_path), DEVICE, "float32")
+    found, weights = a_step(tmp_path, small(preset, tmp_path, precision="bfloat16"), DEVICE, "bfloat16")
+    np.testing.assert_allclose(found, expected, rtol=0.05)
+    assert all(weight.isfinite().all() and weight.dtype == torch.float32 for weight in weights)
+
+
+@pytest.mark.parametrize("preset", ["digits", "digits-modern"])
+def test_recomputing_gives_the_same_gradient(preset: str, tmp_path: Path) -> None:
+    config = small(preset, tmp_path)
+    x, gradients = examples(config).to(DEVICE), []
+    for change in (lambda flow: flow, recompute):
+        flow = change(build(config).train().to(DEVICE))
+        with same_each_time():
+            (-flow.log_prob(x).mean()).backward()
+        gradients.append([weight.grad for weight in flow.parameters() if weight.grad is not None])
+    assert len(gradients[0]) == len(gradients[1])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("preset", SHAPES)
+def test_stopped_and_resumed_is_bit_equal(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small(preset, tmp_path)
+    train(config, tmp_path / "whole", device=str(DEVICE))
+
+    def stopping(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
+        return train_step(run, x, stop=[15] if run.state.step == 2 else [])
+
+    with monkeypatch.context() as patch:
+        patch.setattr("realnvp.train.train_step", stopping)
+        with pytest.raises(TrainingStopped):
+            train(config, tmp_path / "parts", device=str(DEVICE))
+    train(config, tmp_path / "parts", device=str(DEVICE))
+    found = [newest_intact(tmp_path / name / "checkpoints", "step")[0] for name in ("whole", "parts")]
+    assert found[0] is not None
+    assert found[1] is not None
+    assert found[0]["state.safetensors"] == found[1]["state.safetensors"]
+
+
+def test_fast_is_near(tmp_path: Path) -> None:
+    config = small("digits-modern", tmp_path)
+    flow = build(config).eval().to(DEVICE)
+    pixels = (examples(config)).floor().to(torch.uint8)
+    exact = log_probs(flow, pixels)
+    quick = log_probs(fast(flow), pixels)
+    torch.testing.assert_close(quick, exact, rtol=0, atol=0.05 * pixels[0].numel())
+
+
+def test_numbers_do_not_depend_on_where_the_images_are(tmp_path: Path) -> None:
+    config = small("digits", tmp_path)
+    flow, pixels = build(config).eval().to(DEVICE), examples(config).floor().to(torch.uint8)
+    assert torch.equal(log_probs(flow, pixels), log_probs(flow, pixels.to(DEVICE)))
+    assert log_probs(flow, pixels).device.type == "cpu"
+
+
+@pytest.mark.skipif(not ON_GPU, reason="counts a GPU's memory")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("preset", ["digits", "digits-modern"])
+def test_the_estimate_of_memory(preset: str, precision: str, tmp_path: Path) -> None:
+    """Within a factor of two, at a size at which activations are most of it."""
+    config = small(preset, tmp_path, batch_size=1024, precision=precision)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, width=32))
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    a_step(tmp_path, config, DEVICE, "run")
+    taken = torch.cuda.max_memory_allocated() - before
+    assert taken / 2 < training_memory(config) < taken * 2
+
+
+def test_batches_are_pinned_and_the_same(tmp_path: Path) -> None:
+    config = small("digits", tmp_path)
+    pixels = np.random.default_rng(0).integers(17, size=(96, 8, 8, 1)).astype(np.uint8)
+    here = Batches(pixels, config, device=torch.device("cpu"))
+    there = Batches(pixels, config, device=DEVICE)
+    for step in range(5):
+        batch = there.at(step)
+        assert batch.device.type == DEVICE.type
+        assert torch.equal(batch.cpu(), here.at(step))
+        assert all(tensor is not None and tensor.is_pinned() == ON_GPU for tensor in there._ahead[step + 1].result())
+
+
+def test_building_a_flow_leaves_generators_alone(tmp_path: Path) -> None:
+    draw: Callable[[], Tensor] = lambda: torch.rand(4, device=DEVICE)  # noqa: E731
+    torch.manual_seed(0)
+    draw()
+    expected = draw()
+    torch.manual_seed(0)
+    draw()
+    build(small("digits-modern", tmp_path))
+    assert torch.equal(draw(), expected)
+
+
+@pytest.mark.skipif(ON_GPU and torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("preset", SHAPES)
+def test_two_processes_take_the_steps_of_one(preset: str, tmp_path: Path) -> None:
+    config = small(preset, tmp_path, precision="float64", max_steps=3)
+    train(config, tmp_path / "one", device=str(DEVICE))
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "realnvp", "train"]
+    argv = ["--config", str(tmp_path / "config.json"), "--run-dir", str(tmp_path / "two"), "--device", DEVICE.type]
+    ran = subprocess.run([*launch, *argv], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    norms = [
+        [line["gradient_norm"] for line in map(json.loads, (tmp_path / name / "metrics.jsonl").open()) if "gradient_norm" in line]
+        for name in ("one", "two")
+    ]
+    np.testing.assert_allclose(norms[1], norms[0], rtol=1e-6)
+
+
+def test_every_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a run of a few steps, each once; what each prints is looked at elsewhere."""
+    config, run = small("digits-modern", tmp_path), str(tmp_path / "run")
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
+    picture = str(tmp_path / "s.png")
+    on = ["--device", DEVICE.type]
+    for argv in (
+        ["train", "--config", str(tmp_path / "config.json"), "--run-dir", run, *on],
+        ["evaluate", run, "--noise-draws", "2", *on],
+        ["sample", run, "-n", "4", "--out", str(tmp_path / "s.npy"), *on],
+        ["sample", run, "-n", "1", "--fast", "--out", picture, *on],
+        ["figures", run, *on],
+        ["report", run, *on],
+        ["info", run],
+    ):
+        assert command(argv) == 0, capsys.readouterr().err
+    assert command(["check", run, *on]) in (0, 1)  # six steps are few: a check may fail, and must end
+    images = tmp_path / "images"
+    images.mkdir()
+    from PIL import Image
+
+    for i, pixels in enumerate(np.load(tmp_path / "s.npy")[..., 0]):
+        Image.fromarray(pixels).save(images / f"{i}.png")
+    assert command(["score", run, str(images), "--resize", "--out", str(tmp_path / "s.csv"), *on]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.skipif(not ON_GPU, reason="fills a GPU")
+def test_a_full_gpu_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    free, _ = torch.cuda.mem_get_info()
+    filled = torch.empty(max(1, free - 300 * 2**20), dtype=torch.uint8, device=DEVICE)
+    argv = ["train", "photos", "--train.batch-size", "512", "--run-dir", str(tmp_path / "run"), "--device", "cuda"]
+    assert command([*argv, "--train.max-steps", "1", "--train.tracker", "none"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[-1].startswith("realnvp: error: not enough GPU memory")
+    del filled
