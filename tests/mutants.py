@@ -187,7 +187,7 @@ MUTANTS = [
     Mutant("claim.py", "traceback.clear_frames(error.__traceback__)", "pass", OURS),
     Mutant("folders.py", "hashlib.sha256(files[name]).hexdigest() != digest", "False", FILES),
     Mutant("views.py", "(data.recolour and shape[0] > 1)", "data.recolour", "tests/test_views.py"),
-    Mutant("figures/draw.py", "if is_out_of_memory(error):", "if False:", "tests/test_few.py"),
+    Mutant("figures/draw.py", "if lacking_memory(error):", "if False:", "tests/test_few.py"),
     Mutant("figures/draw.py", "isinstance(error, ValueError | DamagedError)", "True", "tests/test_few.py"),
     Mutant("figures/curves.py", "in (keys | {**maybe}).items()", "in keys.items()", "tests/test_few.py"),
     Mutant("check.py", "0.2 * max(1.0, 16 / len(x))", "0.2", FEW_CHECKED),

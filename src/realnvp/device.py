@@ -103,12 +103,20 @@ def _processor() -> str:
     return described.read_text(errors="replace") if described.exists() else platform.processor()
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is what Python, numpy or torch raises where memory, a GPU's too, is not enough."""
-    # torch has an error of its own for GPUs. Its CPU allocator and mps raise a RuntimeError, which only words tell apart.
-    words = ("DefaultCPUAllocator", "out of memory")
-    said = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    return said or isinstance(error, MemoryError | torch.OutOfMemoryError)
+def lacking_memory(error: BaseException) -> str:
+    """'memory' or 'GPU memory' if the error says that there is not enough of it; else ''.
+
+    torch has an error of its own for its own memory on a GPU. The driver and CUDA's libraries, and
+    torch's CPU allocator, raise a RuntimeError, which only its words tell from others.
+    """
+    words = str(error) if isinstance(error, RuntimeError) else ""
+    if re.search("CUDA error: out of memory|(CUBLAS|CUDNN|CUSOLVER)_STATUS_ALLOC_FAILED", words):
+        return "GPU memory"
+    if isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in words:
+        return "GPU memory"
+    if isinstance(error, MemoryError) or re.search("DefaultCPUAllocator|out of memory", words):
+        return "memory"
+    return ""
 
 
 def keep_freed_memory() -> None:

@@ -1,7 +1,6 @@
 """Which command, and what its end means: 0, 1 a check or a damaged run, 2 bad input, 130 and 143 after a signal."""
 
 import os
-import re
 import signal
 import sys
 import warnings
@@ -88,10 +87,8 @@ def run(argv: list[str]) -> int:
     except ModuleNotFoundError as error:
         return _complain(f"{error.name} is not installed: {_install_line(error.name or '')}", 2)
     except Exception as error:
-        if _no_gpu_memory(error):
-            return _complain("not enough GPU memory for that", 2)
-        if _out_of_memory(error):
-            return _complain("not enough memory for that", 2)
+        if which := _lacking_memory(error):
+            return _complain(f"not enough {which} for that", 2)
         if not hasattr(error, "exit_code"):  # a defect
             raise
         return _complain(str(error), error.exit_code)
@@ -122,19 +119,13 @@ def _completion(argv: list[str]) -> int:
     return 0
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """Whether it is torch's, of a CPU, which looks like any other error; only where torch was imported can it be."""
+def _lacking_memory(error: Exception) -> str:
+    """Which memory is not enough, or ''; only where torch was imported can it have said so."""
     if "torch" not in sys.modules:
-        return False
-    from realnvp.device import is_out_of_memory
+        return ""
+    from realnvp.device import lacking_memory
 
-    return is_out_of_memory(error)
-
-
-def _no_gpu_memory(error: Exception) -> bool:
-    """Whether a GPU is full, as torch, the driver, or a library that has memory of its own says it; torch may not be imported."""
-    said = "CUDA error: out of memory|(CUBLAS|CUDNN|CUSOLVER)_STATUS_ALLOC_FAILED"
-    return type(error).__name__ == "OutOfMemoryError" or bool(re.search(said, str(error)))
+    return lacking_memory(error)
 
 
 def _one_line(error: Exception) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from realnvp.config import Config, nearest
-from realnvp.device import is_out_of_memory
+from realnvp.device import lacking_memory
 from realnvp.figures import paper, points
 from realnvp.figures.curves import curves
 from realnvp.figures.grids import save_png
@@ -85,7 +85,7 @@ def drawn_figures(
 
 def _why_not(error: Exception) -> str:
     """Why one figure could not be drawn, in words; '' if the error is about more than that figure."""
-    if is_out_of_memory(error):
+    if lacking_memory(error):
         return "not enough memory for it"
     return str(error) if isinstance(error, ValueError | DamagedError) else ""
 
