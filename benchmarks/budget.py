@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-import realnvp.train
+import realnvp.training.train
 from realnvp.config import Config
-from realnvp.flow import Flow
+from realnvp.flows.flow import Flow
 
 NEVER = 10**6  # steps
 
@@ -29,10 +29,10 @@ class Trained(NamedTuple):
 def trained(config: Config, minutes: float, *, eval_every: int = NEVER) -> Trained:
     """The flow after so many CPU minutes of this process, which is then on one thread; evaluations do not count."""
     torch.set_num_threads(1)
-    realnvp.train.clock = time.process_time
+    realnvp.training.train.clock = time.process_time
     never = {"max_steps": None, "eval_every": eval_every, "sample_every": NEVER, "save_every": NEVER}
     config = replace(config, train=replace(config.train, max_minutes=minutes, tracker="none", **never))
     with tempfile.TemporaryDirectory() as folder:
-        state = realnvp.train.train(config, folder, device="cpu")
+        state = realnvp.training.train.train(config, folder, device="cpu")
         lines = Path(folder, "metrics.jsonl").read_text().splitlines()
         return Trained(realnvp.load_flow(folder, "last"), state.step, [json.loads(line) for line in lines])

@@ -39,9 +39,9 @@ def test_bits(config: Config) -> float:
     """Bits/dim on the test split (4 noise draws) of the model that is best on validation; nan if there is none."""
     import torch
 
-    from realnvp.checkpoint import load_flow
-    from realnvp.evaluate import evaluate
-    from realnvp.train import TrainingFailed, train
+    from realnvp.evaluation.evaluate import evaluate
+    from realnvp.files.saved import load_flow
+    from realnvp.training.train import TrainingFailed, train
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as run:
@@ -75,7 +75,7 @@ def batchnorm() -> None:
 
 def size() -> None:
     """Section 4.2."""
-    from realnvp.memory import count_parameters
+    from realnvp.training.memory import count_parameters
 
     for_each = ((width, seeds(batch_size=32, width=width)) for width in (4, 8, 16, 32))
     table((f"width {width}, {count_parameters(configs[0]):,} parameters", configs) for width, configs in for_each)

@@ -20,9 +20,9 @@ from benchmarks import limit
 from benchmarks.public_copy import PublicCopy
 from realnvp.config import PRESETS, Config
 from realnvp.device import keep_freed_memory
-from realnvp.models import build
-from realnvp.run import start
-from realnvp.step import train_step
+from realnvp.flows.build import build
+from realnvp.training.run import start
+from realnvp.training.step import train_step
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from realnvp.check import check
-from realnvp.checkpoint import load_flow
+from realnvp.bijections.base import like
 from realnvp.config import PRESETS, Config
 from realnvp.data import dequantise
-from realnvp.flow import Flow, like
+from realnvp.evaluation.check import check
+from realnvp.files.saved import load_flow
+from realnvp.flows.flow import Flow
 from realnvp.noise import Purpose, uniform
-from realnvp.train import train
+from realnvp.training.train import train
 
 IMAGES = 180  # the whole test split
 

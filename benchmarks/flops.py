@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from realnvp.config import PRESETS, Config
-from realnvp.models import build
+from realnvp.flows.build import build
 
 
 def forward_gmac(config: Config) -> float:

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.known import KNOWN, Array, Known
-from realnvp.checkpoint import load_flow
 from realnvp.config import PRESETS, Config
-from realnvp.environment import environment
-from realnvp.likelihood import log_probs
+from realnvp.evaluation.likelihood import log_probs
+from realnvp.files.environment import environment
+from realnvp.files.saved import load_flow
 from realnvp.noise import Purpose, generator
-from realnvp.train import train
+from realnvp.training.train import train
 
 Found = tuple[float, float, float]
 """KL in nats, its standard error, and seconds of training."""

@@ -23,10 +23,10 @@ import torch
 
 from benchmarks.budget import NEVER, trained
 from benchmarks.public_copy import PublicCopy
-from realnvp.batches import Batches
 from realnvp.config import PRESETS, Config, flat, from_json, resolve, to_json
+from realnvp.config.units import in_bits_per_dim
 from realnvp.noise import Purpose, uniform
-from realnvp.units import in_bits_per_dim
+from realnvp.training.batches import Batches
 
 Curve = list[tuple[int, float]]
 """Steps, and bits/dim of the validation images then."""

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from realnvp.config import Config
-from realnvp.convolution import convolve, packed
-from realnvp.models import build
+from realnvp.flows.build import build
+from realnvp.networks.kernels import convolve, packed
 
 FORMATS = {"channels last": torch.channels_last, "NCHW": torch.contiguous_format}
 

@@ -83,8 +83,8 @@ def in_pieces(run_dir: Path, count: int) -> tuple[float, float]:
     import torch
 
     from realnvp import load_flow
-    from realnvp.likelihood import log_probs
-    from realnvp.units import in_bits_per_dim
+    from realnvp.config.units import in_bits_per_dim
+    from realnvp.evaluation.likelihood import log_probs
 
     flow, pixels = load_flow(run_dir), images(count)[:, None]
     pieces = [range(start, min(start + SMALL, count)) for start in range(0, count, SMALL)]

@@ -11,8 +11,8 @@ import torch
 from benchmarks.turns import in_turns, tasks, times_as_long
 from realnvp.bijections import starting
 from realnvp.config import PRESETS
-from realnvp.memory import count_parameters
-from realnvp.models import build
+from realnvp.flows.build import build
+from realnvp.training.memory import count_parameters
 
 ROUNDS = 6
 BATCH = 32

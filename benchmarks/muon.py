@@ -10,8 +10,9 @@ import torch
 
 from benchmarks.turns import in_turns, times_as_long
 from realnvp.bijections import starting
-from realnvp.models import build, matrices
-from realnvp.muon import Muon
+from realnvp.flows.build import build
+from realnvp.flows.modern import matrices
+from realnvp.training.muon import Muon
 
 ROUNDS = 20
 
@@ -31,7 +32,7 @@ def main() -> None:
     # A rate of nearly nothing: the weights, and so the work, stay as they are.
     optimizers = {
         "torch.optim.Muon": torch.optim.Muon(matrices(flow), lr=1e-9, weight_decay=0.0),
-        "realnvp.muon.Muon": Muon(matrices(flow), lr=1e-9),
+        "realnvp.training.muon.Muon": Muon(matrices(flow), lr=1e-9),
     }
     calls: dict[str, Callable[[], object]] = {"gradient": gradient} | {name: each.step for name, each in optimizers.items()}
     seconds = in_turns(calls, rounds=ROUNDS)

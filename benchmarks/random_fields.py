@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.budget import trained
 from realnvp.config import PRESETS
-from realnvp.likelihood import bits_per_dim
+from realnvp.evaluation.likelihood import bits_per_dim
 
 MEAN, DEVIATION, REACH, NUGGET = 127.5, 40.0, 4.0, 1e-3
 

@@ -26,13 +26,14 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from realnvp.batches import Batches
 from realnvp.bijections import Chain
 from realnvp.config import PRESETS, Config
 from realnvp.device import keep_freed_memory
-from realnvp.flow import Flow
-from realnvp.models import build, checkerboard_couplings, recompute
-from realnvp.prior import StandardNormal
+from realnvp.flows.build import build
+from realnvp.flows.flow import Flow, StandardNormal
+from realnvp.flows.paper import checkerboard_couplings
+from realnvp.training.batches import Batches
+from realnvp.training.recompute import recompute
 
 BASE = replace(PRESETS["imagenet32"], data=replace(PRESETS["imagenet32"].data, shape=(3, 32, 32)))
 BATCH = 32

@@ -16,7 +16,7 @@ import torch
 from benchmarks.contestants import CONTESTANTS, PRECISIONS, Process, sized
 from benchmarks.flops import forward_gmac
 from realnvp.config import Config
-from realnvp.environment import environment
+from realnvp.files.environment import environment
 
 Speeds = dict[tuple[str, str], list[float]]
 

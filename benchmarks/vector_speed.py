@@ -15,8 +15,8 @@ from benchmarks.turns import in_turns, tasks, times_as_long
 from benchmarks.vector_peers import PEERS
 from realnvp.bijections import AffineCoupling, Chain
 from realnvp.config import ModelConfig
-from realnvp.flow import Flow
-from realnvp.models import vector_flow
+from realnvp.flows.build import vector_flow
+from realnvp.flows.flow import Flow
 
 WHOLE = "vector_flow"
 CALLS = 4  # of a task in a row

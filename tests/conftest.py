@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, ModelConfig, TrainConfig
-from realnvp.train import train
+from realnvp.training.train import train
 
 torch.set_num_threads(1)  # models this small gain nothing from more, and lose much where cores are shared
 

@@ -23,9 +23,10 @@ from realnvp.bijections import (
     checkerboard,
 )
 from realnvp.config import Config, DataConfig, ModelConfig
-from realnvp.models import build, vector_flow
+from realnvp.flows.build import build, vector_flow
 from realnvp.moments import averaging
-from realnvp.nets import ConvNet, KeptHalf, ResNet
+from realnvp.networks.modern import ConvNet
+from realnvp.networks.resnet import KeptHalf, ResNet
 
 Case = Callable[[], tuple[Bijection, Tensor]]
 

@@ -22,7 +22,7 @@ import torch
 
 import realnvp
 from realnvp.config import PRESETS, Config, ModelConfig
-from realnvp.train import train
+from realnvp.training.train import train
 from tests.earlier import curves, fixed, unpack
 
 FILE = Path(__file__).parent / "data" / "golden.json"

@@ -250,7 +250,7 @@ def exit_codes(folder: Path) -> dict[str, int]:
     for argv in asked:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             found[" ".join(["realnvp", *argv]).strip()] = _code(*filter(None, argv))
-    stopped, failed = (resolve(f"realnvp.train.{name}") for name in ("TrainingStopped", "TrainingFailed"))
+    stopped, failed = (resolve(f"realnvp.training.train.{name}") for name in ("TrainingStopped", "TrainingFailed"))
     ends = {"Ctrl-C": stopped(2, 0), "SIGTERM": stopped(15, 0), "numbers that are not finite": failed("")}
     return found | {f"a training, after {end}": error.exit_code for end, error in ends.items()}
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from realnvp.batches import Batches
 from realnvp.config import PRESETS, Config
+from realnvp.training.batches import Batches
 
 IMAGES = np.random.default_rng(0).integers(256, size=(50, 4, 4, 3)).astype(np.uint8)
 

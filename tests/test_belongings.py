@@ -19,14 +19,14 @@ from pictures import pictures
 from PIL import Image
 from test_training import assert_bit_equal, with_train
 
-import realnvp.folders
-import realnvp.train
+import realnvp.files.folders
+import realnvp.training.train
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, to_json
-from realnvp.data.splits import checksum, sha256
-from realnvp.environment import read_sittings
-from realnvp.folders import keep_last, lock_folder, sweep, write_file, write_folder
-from realnvp.train import train
+from realnvp.data.prepared import checksum, sha256
+from realnvp.files.environment import read_sittings
+from realnvp.files.folders import keep_last, lock_folder, sweep, write_file, write_folder
+from realnvp.training.train import train
 
 Out = pytest.CaptureFixture[str]
 DEAD = 2**22 + 1  # more than the numbers that Linux gives to processes
@@ -122,7 +122,7 @@ def test_the_next_write_of_a_file_sweeps_what_an_earlier_one_left(tmp_path: Path
 
 
 def test_two_processes_write_one_file(tmp_path: Path) -> None:
-    code = "import sys, pathlib\nfrom realnvp.folders import write_file\n"
+    code = "import sys, pathlib\nfrom realnvp.files.folders import write_file\n"
     code += "for i in range(200): write_file(pathlib.Path(sys.argv[1]), sys.argv[2] * 20000)"
     writers = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "x", letter]) for letter in "ab"]
     while any(writer.poll() is None for writer in writers):
@@ -171,7 +171,7 @@ def test_a_printed_configuration_makes_no_run(tmp_path: Path, capsys: Out, prese
     (tmp_path / "config.json").write_text(capsys.readouterr().out)
     config = realnvp.config.read_config(tmp_path / "config.json")
     for changed in (config, with_train(config, lr=0.5)):
-        realnvp.claim.check_claim(changed, tmp_path)
+        realnvp.training.run_dir.check_claim(changed, tmp_path)
 
 
 def test_a_printed_configuration_of_ones_own_images_trains(tmp_path: Path, capsys: Out) -> None:
@@ -358,7 +358,7 @@ def test_a_start_from_other_weights_is_not_forgotten(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(realnvp.train, "train_step", killed)
+        patch.setattr(realnvp.training.train, "train_step", killed)
         with pytest.raises(MemoryError):
             train(config, tmp_path / "run", device="cpu", init_from=run_dir)
     assert run(["train", "--config", str(tmp_path / "run" / "config.json"), "--device", "cpu"]) == 0

@@ -9,10 +9,10 @@ import torch
 
 from realnvp.bijections import AffineCoupling, Dequantisation, FactorOut, Mixing, starting
 from realnvp.bijections.multiscale import odd_squares
-from realnvp.check import _layers, _log_det_error, check, how_many
 from realnvp.config import PRESETS
-from realnvp.flow import Flow
-from realnvp.models import build
+from realnvp.evaluation.check import _layers, _log_det_error, check, how_many
+from realnvp.flows.build import build
+from realnvp.flows.flow import Flow
 from realnvp.moments import averaging, stored_moments
 
 # So many couplings that latents of 20 sigma leave all that float64 can tell, so soon after the start.

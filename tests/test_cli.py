@@ -16,7 +16,7 @@ from realnvp.cli.completion import SHELLS
 from realnvp.cli.main import run
 from realnvp.config import Config, to_json
 from realnvp.data import codec_bits_per_dim
-from realnvp.data.convert import convert
+from realnvp.data.published.prepare import convert
 
 Out = pytest.CaptureFixture[str]
 
@@ -114,7 +114,7 @@ def test_evaluate_equals_python(out_of: Out, run_dir: Path) -> None:
 def test_codecs_in_pieces(out_of: Out, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Never more than a few hundred images in memory, and the same mean over all of them."""
     expected = codec_bits_per_dim(np.load(run_dir / "data" / "test.npy"))
-    monkeypatch.setattr("realnvp.evaluate.CHUNK", 50)
+    monkeypatch.setattr("realnvp.evaluation.evaluate.CHUNK", 50)
     assert answer(out_of, "evaluate", run_dir, "--codecs")["codecs"] == pytest.approx(expected, rel=1e-12)
 
 

@@ -21,7 +21,7 @@ from realnvp.config import (
     validate,
 )
 from realnvp.config.sizes import MOST_BLOCKS, count_blocks
-from realnvp.memory import count_parameters
+from realnvp.training.memory import count_parameters
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -14,9 +14,10 @@ from PIL import Image
 
 from realnvp.config import PRESETS, DataConfig
 from realnvp.data import Splits, codec_bits_per_dim, dequantise, find_data, open_splits, prepare, quantize, read_image
+from realnvp.data.dataset import SPLITS, Part, array_part, cut_off
 from realnvp.data.photos import FLATTEST, MARGIN, PHOTOGRAPHS, SIDES, load_photographs, regions, windows
-from realnvp.data.source import SPLITS, Part, array_part, cut_off
-from realnvp.folders import DamagedError, atomic_save
+from realnvp.files.folders import atomic_save
+from realnvp.files.records import DamagedError
 
 PHOTOS, DIGITS = PRESETS["photos"].data, PRESETS["digits"].data
 RNG = np.random.default_rng(0)

@@ -18,17 +18,17 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import realnvp.batches
-import realnvp.train
-from realnvp.batches import Batches
+import realnvp.training.batches
+import realnvp.training.train
 from realnvp.bijections import BatchNorm
 from realnvp.cli.main import run as command
 from realnvp.config import PRESETS, Config
 from realnvp.device import full_precision, pick_device
-from realnvp.flow import Flow
-from realnvp.run import Run, start
-from realnvp.step import train_step
-from realnvp.train import train
+from realnvp.flows.flow import Flow
+from realnvp.training.batches import Batches
+from realnvp.training.run import Run, start
+from realnvp.training.step import train_step
+from realnvp.training.train import train
 
 
 def with_train(config: Config, **changes: Any) -> Config:
@@ -223,7 +223,7 @@ def test_a_full_gpu_is_one_line(
 def test_a_budget_in_minutes_with_a_line_after_each_step(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first step's time is known in the second: until then nobody knows how many steps there will be."""
     ticks = iter(range(10_000))
-    monkeypatch.setattr(realnvp.train, "clock", lambda: next(ticks))  # a second each step
+    monkeypatch.setattr(realnvp.training.train, "clock", lambda: next(ticks))  # a second each step
     config = with_train(tiny, max_steps=None, max_minutes=3 / 60, log_every=1, eval_every=100, tracker="none")
     assert train(config, tmp_path / "run", device="cpu").step == 4
 
@@ -276,7 +276,7 @@ def test_a_step_waits_for_its_device_once(begun: Run, monkeypatch: pytest.Monkey
 
 def test_an_evaluation_waits_for_its_device_at_its_end(begun: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not after each of its batches, of which there are three."""
-    assert with_waits(monkeypatch, lambda: realnvp.train._validate(begun, []))[0] <= 2
+    assert with_waits(monkeypatch, lambda: realnvp.training.train._validate(begun, []))[0] <= 2
 
 
 def test_batches_are_pinned_by_the_thread_that_reads_ahead(tiny: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +288,7 @@ def test_batches_are_pinned_by_the_thread_that_reads_ahead(tiny: Config, monkeyp
 
     monkeypatch.setattr(Tensor, "pin_memory", pin_memory)
     monkeypatch.setattr(Tensor, "is_pinned", lambda tensor: bool(threads))
-    monkeypatch.setattr(realnvp.batches, "moved", lambda tensor, device: tensor)
+    monkeypatch.setattr(realnvp.training.batches, "moved", lambda tensor, device: tensor)
     batches = Batches(np.zeros((64, 8, 8, 1), np.uint8), tiny, device=torch.device("cuda"))
     batches.at(0)
     threads.clear()

@@ -17,12 +17,11 @@ from torch.utils._pytree import tree_leaves
 
 import realnvp
 from realnvp.bijections import starting
-from realnvp.fitting import _spread
-from realnvp.flow import Flow
-from realnvp.models import start_from
+from realnvp.flows.flow import Flow, StandardNormal
+from realnvp.flows.start import start_from
 from realnvp.moments import batch_moments
-from realnvp.normalise import Normalise
-from realnvp.prior import StandardNormal
+from realnvp.networks.layers import Normalise
+from realnvp.training.fit import _spread
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 

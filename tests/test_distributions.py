@@ -9,8 +9,7 @@ from torch.distributions import Independent, Normal, TransformedDistribution, co
 from torch.distributions.transforms import AffineTransform
 
 import realnvp
-from realnvp.flow import Flow
-from realnvp.prior import StandardNormal
+from realnvp.flows.flow import Flow, StandardNormal
 from tests.flows import moved, normal
 
 

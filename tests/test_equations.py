@@ -20,11 +20,10 @@ from realnvp.bijections import (
     checkerboard,
     latent_levels,
 )
-from realnvp.convolution import WeightNormConv
-from realnvp.flow import Flow
+from realnvp.flows.flow import Flow, StandardNormal
 from realnvp.moments import MovingMoments, averaging
-from realnvp.nets import ResNet, both_signs
-from realnvp.prior import StandardNormal
+from realnvp.networks.layers import WeightNormConv
+from realnvp.networks.resnet import ResNet, both_signs
 
 CPU = torch.device("cpu")
 

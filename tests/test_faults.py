@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-import realnvp.train
-from realnvp.checkpoint import load_flow
+import realnvp.training.train
 from realnvp.cli.main import run
 from realnvp.config import Config
-from realnvp.flow import Flow
-from realnvp.folders import numbered
-from realnvp.likelihood import BitsPerDim
-from realnvp.train import train
+from realnvp.evaluation.likelihood import BitsPerDim
+from realnvp.files.folders import numbered
+from realnvp.files.saved import load_flow
+from realnvp.flows.flow import Flow
+from realnvp.training.train import train
 from tests.faults import kill, others, storage
 from tests.faults.children import Child
 from tests.faults.others import joined
@@ -135,7 +135,7 @@ def test_a_training_that_goes_on_replaces_a_lost_best_model(
     tiny: Config, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also by a worse one."""
-    monkeypatch.setattr(realnvp.train, "_validate", lambda run, stop: BitsPerDim(99.0, 0.1, torch.tensor([99.0]), 0))
+    monkeypatch.setattr(realnvp.training.train, "_validate", lambda run, stop: BitsPerDim(99.0, 0.1, torch.tensor([99.0]), 0))
     shutil.copytree(run_dir, tmp_path / "run")
     weights = damage_best(tmp_path / "run")
     longer = dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, max_steps=13, eval_every=13))

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from realnvp.checkpoint import load_flow
 from realnvp.cli.main import run
-from realnvp.figures import FIGURES, draw, draw_figures, drawn_figures
-from realnvp.figures.subject import Drawing, Subject
+from realnvp.evaluation.figures import FIGURES, draw, draw_figures, drawn_figures
+from realnvp.evaluation.figures.subject import Drawing, Subject
+from realnvp.files.saved import load_flow
 
 Out = pytest.CaptureFixture[str]
 SMALL = ["--device", "cpu", "--train.max-steps", "4", "--train.batch-size", "4", "--train.log-every", "2"]

@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import realnvp
-from realnvp.checkpoint import load_flow
 from realnvp.cli.main import run
 from realnvp.data import dequantise
-from realnvp.figures import FIGURES, draw_figures, plots
-from realnvp.figures.grids import beside, grid, stacked
-from realnvp.flow import Flow
+from realnvp.evaluation.figures import FIGURES, draw_figures, plots
+from realnvp.evaluation.figures.grids import beside, grid, stacked
+from realnvp.files.saved import load_flow
+from realnvp.flows.flow import Flow
 from realnvp.noise import Purpose, uniform
 
 Out = pytest.CaptureFixture[str]

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import realnvp
 from realnvp.bijections import AffineCoupling, starting
-from realnvp.flow import Flow
-from realnvp.models import start_from
+from realnvp.flows.flow import Flow
+from realnvp.flows.start import start_from
 from realnvp.noise import Purpose, generator
 
 QUICK: dict[str, Any] = {"max_steps": 50, "lr": 1e-2}

@@ -13,8 +13,9 @@ import torch
 from realnvp import load_flow, save_flow
 from realnvp.cli.main import run
 from realnvp.config import Config
-from realnvp.folders import DamagedError, keep_last, lock_folder, newest_intact, numbered, read_folder, sweep, write_folder
-from realnvp.models import build
+from realnvp.files.folders import keep_last, lock_folder, newest_intact, numbered, read_folder, sweep, write_folder
+from realnvp.files.records import DamagedError
+from realnvp.flows.build import build
 
 
 def test_there_and_back(tmp_path: Path) -> None:
@@ -149,7 +150,7 @@ def test_a_damaged_checkpoint_is_passed_over(tiny: Config, run_dir: Path, tmp_pa
 
     from test_training import assert_bit_equal
 
-    from realnvp.train import train
+    from realnvp.training.train import train
 
     shutil.copytree(run_dir, tmp_path / "run")
     newest = max((tmp_path / "run/checkpoints").iterdir())

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from realnvp.config import Config, DataConfig, ModelConfig, TrainConfig, flat
-from realnvp.train import train
+from realnvp.training.train import train
 
 NAN, INF = float("nan"), float("inf")
 # What makes sense, and what may not.

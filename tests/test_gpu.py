@@ -17,18 +17,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from realnvp.batches import Batches
 from realnvp.cli.main import run as command
 from realnvp.config import PRESETS, Config
 from realnvp.device import same_each_time
-from realnvp.folded import fast
-from realnvp.folders import newest_intact
-from realnvp.likelihood import evaluating, log_probs
-from realnvp.memory import training_memory
-from realnvp.models import build, recompute
-from realnvp.run import Run, start
-from realnvp.step import train_step
-from realnvp.train import TrainingStopped, train
+from realnvp.evaluation.likelihood import log_probs
+from realnvp.files.folders import newest_intact
+from realnvp.flows.build import build
+from realnvp.flows.fast import fast
+from realnvp.flows.flow import evaluating
+from realnvp.training.batches import Batches
+from realnvp.training.memory import training_memory
+from realnvp.training.recompute import recompute
+from realnvp.training.run import Run, start
+from realnvp.training.step import train_step
+from realnvp.training.train import TrainingStopped, train
 
 DEVICE = torch.device(os.environ.get("GPU_TESTS_ON", "cuda"))
 ON_GPU = DEVICE.type == "cuda"
@@ -130,7 +132,7 @@ def test_stopped_and_resumed_is_bit_equal(preset: str, tmp_path: Path, monkeypat
         return train_step(run, x, stop=[15] if run.state.step == 2 else [])
 
     with monkeypatch.context() as patch:
-        patch.setattr("realnvp.train.train_step", stopping)
+        patch.setattr("realnvp.training.train.train_step", stopping)
         with pytest.raises(TrainingStopped):
             train(config, tmp_path / "parts", device=str(DEVICE))
     train(config, tmp_path / "parts", device=str(DEVICE))

@@ -27,8 +27,9 @@ from test_bad_input import refused
 import realnvp
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config
-from realnvp.folders import DamagedError, read_folder, write_folder
-from realnvp.report import report
+from realnvp.evaluation.report import report
+from realnvp.files.folders import read_folder, write_folder
+from realnvp.files.records import DamagedError
 
 Out = pytest.CaptureFixture[str]
 SOURCE = Path(realnvp.__file__).parent
@@ -40,9 +41,9 @@ BUILTINS = {"eval", "exec", "compile", "globals", "__import__"}
 METHODS = {"extract", "extractall", "unpack_archive", "system", "popen"}
 LOADERS = {"torch.load", "torch.hub.load", "torch.jit.load", "np.fromfile", "np.memmap", "np.genfromtxt"}
 # Modules by name: a closed dictionary, and a constant.
-BY_NAME = {"import_module": ["__init__.py", "data/digits.py"], "find_spec": ["data/photos.py"]}
+BY_NAME = {"import_module": ["__init__.py", "data/photos.py"], "find_spec": ["data/photos.py"]}
 # Processes: git, with constant arguments. Libraries: libc, for its allocator.
-PROCESSES = {"subprocess": ["environment.py"], "ctypes": ["device.py"]}
+PROCESSES = {"subprocess": ["files/environment.py"], "ctypes": ["device.py"]}
 
 
 def test_no_path_from_a_file_to_code() -> None:

@@ -10,15 +10,14 @@ import torch
 from flows import moved, normal, pixels
 from torch import Tensor
 
-from realnvp import latent
 from realnvp.bijections import FactorOut
-from realnvp.checkpoint import load_flow
 from realnvp.config import Config, DataConfig, ModelConfig, Shape
 from realnvp.data import quantize
-from realnvp.flow import Flow
-from realnvp.models import build
-from realnvp.prior import StandardNormal
-from realnvp.views import views_of
+from realnvp.evaluation import latent
+from realnvp.evaluation.views import views_of
+from realnvp.files.saved import load_flow
+from realnvp.flows.build import build
+from realnvp.flows.flow import Flow, StandardNormal
 
 
 def flow_of(shape: Shape, num_scales: int) -> Flow:

@@ -13,12 +13,11 @@ from realnvp import bits_per_dim, fast, load_flow, quantize
 from realnvp.bijections import BatchNorm, Chain, Logit
 from realnvp.config import Config, DataConfig, ModelConfig
 from realnvp.data import dequantise
-from realnvp.flow import Flow
-from realnvp.likelihood import evaluating, log_probs, summarise
-from realnvp.models import build
+from realnvp.evaluation.likelihood import log_probs, summarise
+from realnvp.flows.build import build
+from realnvp.flows.flow import Flow, StandardNormal, evaluating
 from realnvp.moments import averaging
 from realnvp.noise import Purpose, uniform
-from realnvp.prior import StandardNormal
 
 CONFIG = Config(data=DataConfig(shape=(3, 8, 8), flip=True), model=ModelConfig(num_scales=2, width=4, num_blocks=1))
 

@@ -12,7 +12,7 @@ import torch
 
 from realnvp.cli.main import COMMANDS, run
 from realnvp.config import PRESETS
-from realnvp.memory import check_memory, memory_limit
+from realnvp.training.memory import check_memory, memory_limit
 
 GB = 2**30
 
@@ -51,7 +51,7 @@ def test_limits_of_control_groups_are_found(kind: str, tmp_path: Path) -> None:
 
 def test_the_limit_of_the_address_space_counts() -> None:
     code = (
-        "import resource; from realnvp.memory import memory_limit\n"
+        "import resource; from realnvp.training.memory import memory_limit\n"
         f"resource.setrlimit(resource.RLIMIT_AS, ({60 * GB}, resource.getrlimit(resource.RLIMIT_AS)[1]))\n"
         "print(memory_limit())"
     )

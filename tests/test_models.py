@@ -9,11 +9,12 @@ from torch import Tensor
 import realnvp
 from realnvp.bijections import AdditiveCoupling, AffineCoupling, BatchNorm
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig
-from realnvp.convolution import WeightNormConv
-from realnvp.memory import count_parameters, training_memory
-from realnvp.models import build, l2_penalty
+from realnvp.flows.build import build
+from realnvp.flows.paper import l2_penalty
 from realnvp.moments import MovingMoments
-from realnvp.nets import KeptHalf
+from realnvp.networks.layers import WeightNormConv
+from realnvp.networks.resnet import KeptHalf
+from realnvp.training.memory import count_parameters, training_memory
 
 
 # The authors' sizes: parameters in millions, couplings.

@@ -13,9 +13,8 @@ from flows import image_flow, learned_noise, moved, normal, pixels
 from test_training import assert_bit_equal, interrupt_at, step_of_the_loop, with_train
 from torch import Tensor, nn
 
-import realnvp.step
-import realnvp.train
-from realnvp.averages import WeightAverage
+import realnvp.training.step
+import realnvp.training.train
 from realnvp.bijections import (
     ActNorm,
     AffineCoupling,
@@ -30,18 +29,22 @@ from realnvp.bijections import (
     starting,
 )
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
-from realnvp.checkpoint import TrainState, load_checkpoint, load_flow, save_checkpoint, save_flow
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, TrainConfig
 from realnvp.data import dequantise
-from realnvp.folders import DamagedError, read_folder, write_folder
-from realnvp.latent import compress, kept
-from realnvp.models import build, half_coupling
-from realnvp.nets import ConvNet, KeptHalf
-from realnvp.prior import StandardNormal
-from realnvp.run import Run
-from realnvp.schedule import rate
-from realnvp.train import TrainingStopped, train
+from realnvp.evaluation.latent import compress, kept
+from realnvp.files.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from realnvp.files.folders import read_folder, write_folder
+from realnvp.files.records import DamagedError
+from realnvp.files.saved import load_flow, save_flow
+from realnvp.flows.build import build
+from realnvp.flows.flow import StandardNormal
+from realnvp.flows.paper import half_coupling
+from realnvp.networks.modern import ConvNet
+from realnvp.networks.resnet import KeptHalf
+from realnvp.training.optimisation import WeightAverage, rate
+from realnvp.training.run import Run
+from realnvp.training.train import TrainingStopped, train
 
 
 def modern(config: Config, **recipe: object) -> Config:
@@ -298,19 +301,19 @@ def test_further_scales_have_as_many_couplings_as_they_should(growth: float, cou
 
 def test_a_gradient_that_is_far_out_is_not_followed(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, state = TrainConfig(skip_factor=10.0), TrainState(typical_norm=2.0)
-    assert not realnvp.step._far_out(recipe, state, 20.0)
-    assert realnvp.step._far_out(recipe, state, 20.1)
-    assert not realnvp.step._far_out(recipe, TrainState(), 20.1)  # nothing is typical yet
-    assert not realnvp.step._far_out(TrainConfig(), state, 1e30)
+    assert not realnvp.training.step._far_out(recipe, state, 20.0)
+    assert realnvp.training.step._far_out(recipe, state, 20.1)
+    assert not realnvp.training.step._far_out(recipe, TrainState(), 20.1)  # nothing is typical yet
+    assert not realnvp.training.step._far_out(TrainConfig(), state, 1e30)
 
     def without(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
         return (1.0, 1.0, 0) if run.state.step == 5 else step_of_the_loop(run, x, stop=stop)
 
     config = modern(tiny, clip_factor=None)
     with monkeypatch.context() as patch:
-        patch.setattr(realnvp.train, "train_step", without)
+        patch.setattr(realnvp.training.train, "train_step", without)
         train(config, tmp_path / "without", device="cpu")
-    monkeypatch.setattr(realnvp.step, "_far_out", lambda recipe, state, norm: state.step == 5)
+    monkeypatch.setattr(realnvp.training.step, "_far_out", lambda recipe, state, norm: state.step == 5)
     assert train(config, tmp_path / "skipping", device="cpu").skipped == 1
     assert_bit_equal(tmp_path / "skipping", tmp_path / "without")
 
@@ -357,7 +360,7 @@ def test_a_budget_in_minutes_counts_training_over_all_sittings(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = iter(range(10**6))
-    monkeypatch.setattr(realnvp.train, "clock", lambda: float(next(ticks)))  # each step takes one second
+    monkeypatch.setattr(realnvp.training.train, "clock", lambda: float(next(ticks)))  # each step takes one second
     config = modern(tiny, max_minutes=0.1, max_steps=None)
     interrupt_at(monkeypatch, {3}, signal.SIGTERM)
     with pytest.raises(TrainingStopped):

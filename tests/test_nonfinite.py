@@ -12,17 +12,17 @@ import torch
 from test_training import assert_bit_equal, with_train
 from torch import Tensor
 
-import realnvp.train
-from realnvp.checkpoint import load_flow
+import realnvp.training.train
 from realnvp.config import Config, DataConfig, ModelConfig
-from realnvp.flow import Flow
-from realnvp.models import build, vector_flow
+from realnvp.files.saved import load_flow
+from realnvp.flows.build import build, vector_flow
+from realnvp.flows.flow import Flow
 from realnvp.moments import stored_moments
-from realnvp.nonfinite import first_nonfinite
-from realnvp.run import Run
-from realnvp.train import TrainingFailed, train
+from realnvp.training.nonfinite import first_nonfinite
+from realnvp.training.run import Run
+from realnvp.training.train import TrainingFailed, train
 
-step_of_the_loop = realnvp.train.train_step
+step_of_the_loop = realnvp.training.train.train_step
 NORM = "bijection.bijections.1.bijections.1"
 NET = "bijection.bijections.1.bijections.2.net"
 
@@ -90,7 +90,7 @@ def at_step(
         after(run)
         return result
 
-    monkeypatch.setattr(realnvp.train, "train_step", train_step)
+    monkeypatch.setattr(realnvp.training.train, "train_step", train_step)
 
 
 def ruin_adam(run: Run) -> None:
@@ -125,7 +125,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(tiny: Config, tmp_path: P
     def without(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
         return (float("nan"), 0.0, 0) if run.state.step == 5 else step_of_the_loop(run, x, stop=stop)
 
-    monkeypatch.setattr(realnvp.train, "train_step", without)
+    monkeypatch.setattr(realnvp.training.train, "train_step", without)
     train(tiny, tmp_path / "without", device="cpu")
     assert_bit_equal(tmp_path / "infected", tmp_path / "without")
 

@@ -18,15 +18,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from realnvp.batches import Batches
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, DataConfig
 from realnvp.data import Rows, open_splits, prepare
-from realnvp.data.readers import celeba, cifar10, imagenet, lsun
-from realnvp.data.readers.archives import ALWAYS_ALLOWED
-from realnvp.data.scaled import resized
-from realnvp.evaluate import _paper
-from realnvp.folders import lock_folder
+from realnvp.data.images import resized
+from realnvp.data.published import celeba, cifar10, imagenet, lsun
+from realnvp.data.published.archives import ALWAYS_ALLOWED
+from realnvp.evaluation.evaluate import _paper
+from realnvp.files.folders import lock_folder
+from realnvp.training.batches import Batches
 
 Pixels = NDArray[np.uint8]
 Out = pytest.CaptureFixture[str]
@@ -760,7 +760,7 @@ def test_a_size_beyond_reason_is_refused_before_memory_is_taken(
 
 
 def test_the_limit_of_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("realnvp.data.scaled.MAX_PIXELS", 100)
+    monkeypatch.setattr("realnvp.data.images.MAX_PIXELS", 100)
     assert resized(noise(3, 3, 3), 10, 10).shape == (10, 10, 3)
     with pytest.raises(ValueError, match="would be 10 high, 11 wide"):
         resized(noise(3, 3, 3), 10, 11)
@@ -867,7 +867,7 @@ def test_an_interrupted_preparation_goes_on(out_of: Out, tmp_path: Path, monkeyp
     command = ["lsun-tower", "--source", source, "--allow-partial", "--out"]
     done(out_of, *command, tmp_path / "whole")
     monkeypatch.setattr(
-        importlib.import_module("realnvp.data.prepare"), "BLOCK_BYTES", 4 * 96 * 96 * 3
+        importlib.import_module("realnvp.data.prepared"), "BLOCK_BYTES", 4 * 96 * 96 * 3
     )  # blocks of 4 images, of 9 in test
     original, read, stop_at = lsun.smallest_side, [0], [23]
 
@@ -896,7 +896,7 @@ def test_another_preparation_does_not_go_on(out_of: Out, tmp_path: Path, monkeyp
     for split in ("train", "val"):
         write_folder(source / split, {f"{i:02}.png": encoded(noise(96, 120, 3)) for i in range(12)})
     command = ["lsun-tower", "--source", source, "--allow-partial", "--out"]
-    monkeypatch.setattr(importlib.import_module("realnvp.data.prepare"), "BLOCK_BYTES", 96 * 96 * 3)
+    monkeypatch.setattr(importlib.import_module("realnvp.data.prepared"), "BLOCK_BYTES", 96 * 96 * 3)
 
     def failing(pixels: Pixels, height: int, width: int) -> Pixels:
         raise KeyboardInterrupt

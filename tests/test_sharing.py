@@ -15,14 +15,13 @@ from huggingface_hub import ModelCard
 from local_hub import local_hub
 
 import realnvp
-from realnvp.card import card
-from realnvp.checkpoint import load_model
 from realnvp.cli.main import run
 from realnvp.config import Config, read_config
 from realnvp.data import find_data
-from realnvp.folders import DamagedError
+from realnvp.files.card import card
+from realnvp.files.records import DamagedError
+from realnvp.files.saved import SHIPPED, load_model, locate, shipped
 from realnvp.hub import push_to_hub, share
-from realnvp.locate import SHIPPED, locate, shipped
 
 Out = pytest.CaptureFixture[str]
 

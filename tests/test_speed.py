@@ -16,20 +16,18 @@ from flows import image_flow, moved, normal, pixels
 from torch import Tensor
 
 import realnvp
-from realnvp.batches import Batches
 from realnvp.bijections import AffineCoupling, Bijection
-from realnvp.checkpoint import save_flow
 from realnvp.config import Config
-from realnvp.convolution import WeightNormConv
-from realnvp.evaluate import evaluate
-from realnvp.flow import Flow, images_at_once
-from realnvp.likelihood import log_probs
-from realnvp.memory import training_memory
-from realnvp.models import recompute
+from realnvp.evaluation.evaluate import evaluate
+from realnvp.evaluation.likelihood import log_probs
+from realnvp.files.saved import save_flow
+from realnvp.flows.flow import Flow, StandardNormal, images_at_once
 from realnvp.moments import EPS, averaging, batch_moments
+from realnvp.networks.layers import Normalise, WeightNormConv
 from realnvp.noise import Purpose, generator, uniform
-from realnvp.normalise import Normalise
-from realnvp.prior import StandardNormal
+from realnvp.training.batches import Batches
+from realnvp.training.memory import training_memory
+from realnvp.training.recompute import recompute
 
 
 def formula(norm: Normalise, h: Tensor) -> Tensor:
@@ -254,7 +252,7 @@ def test_sampling_many_or_large_images_goes_in_parts(monkeypatch: pytest.MonkeyP
     assert images_at_once((3, 640, 640)) == 1
     flow = Flow(moved(*FOLDED["3 scales"]()), StandardNormal())
     whole = flow.sample(5, (3, 8, 8), seed=1)
-    monkeypatch.setattr("realnvp.flow.images_at_once", lambda shape: 2)
+    monkeypatch.setattr("realnvp.flows.flow.images_at_once", lambda shape: 2)
     assert (flow.sample(5, (3, 8, 8), seed=1) - whole).abs().max() < 1e-9
 
 

@@ -17,21 +17,23 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-import realnvp.train
-from realnvp.check import check
-from realnvp.checkpoint import last_state, load_flow, save_flow
+import realnvp.training.train
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, ModelConfig, TrainConfig
 from realnvp.data import find_data, read_table
 from realnvp.data.table import _warn_of_unbounded
-from realnvp.figures import draw_figures
-from realnvp.figures.plots import MASSES
-from realnvp.folders import newest_intact
-from realnvp.likelihood import log_probs
-from realnvp.models import standardise, vector_flow
+from realnvp.evaluation.check import check
+from realnvp.evaluation.figures import draw_figures
+from realnvp.evaluation.figures.plots import MASSES
+from realnvp.evaluation.likelihood import log_probs
+from realnvp.files.checkpoint import last_state
+from realnvp.files.folders import newest_intact
+from realnvp.files.saved import load_flow, save_flow
+from realnvp.flows.build import vector_flow
+from realnvp.flows.vector import standardise
 from realnvp.moments import EPS
-from realnvp.run import Run
-from realnvp.train import TrainingStopped, train
+from realnvp.training.run import Run
+from realnvp.training.train import TrainingStopped, train
 
 Out = pytest.CaptureFixture[str]
 NAMES = ("height, m", "weight", "seconds")
@@ -198,7 +200,7 @@ def test_of_few_rows_the_gaussian_may_stay_the_best(tmp_path: Path) -> None:
 
 
 def test_stopped_and_resumed_is_bit_equal(table_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps, step_of_the_loop = {3, 7}, realnvp.train.train_step
+    steps, step_of_the_loop = {3, 7}, realnvp.training.train.train_step
 
     def train_step(run: Run, x: torch.Tensor, *, stop: list[int]) -> tuple[float, float, int]:
         assert x.dtype == torch.float64
@@ -207,7 +209,7 @@ def test_stopped_and_resumed_is_bit_equal(table_run: Path, tmp_path: Path, monke
             os.kill(os.getpid(), signal.SIGTERM)
         return step_of_the_loop(run, x, stop=stop)
 
-    monkeypatch.setattr(realnvp.train, "train_step", train_step)
+    monkeypatch.setattr(realnvp.training.train, "train_step", train_step)
     config = of(table_run.parent / "people.csv")
     for _ in range(2):
         with pytest.raises(TrainingStopped):
@@ -306,7 +308,7 @@ def test_check_info_dry_run_and_presets(capsys: Out, table_run: Path, tmp_path: 
 
 def test_a_broken_flow_of_rows_fails_the_check(table_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from realnvp.bijections import AffineCoupling
-    from realnvp.check import check
+    from realnvp.evaluation.check import check
 
     flow, rows = load_flow(table_run), np.load(table_run / "data" / "test.npy")
     right = AffineCoupling.forward

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import realnvp.threads
+import realnvp.cli.threads
 from realnvp.cli.main import run as command
+from realnvp.cli.threads import Cores, settle_threads, watched_cores
 from realnvp.config import Config
-from realnvp.threads import Cores, settle_threads, watched_cores
-from realnvp.train import train
+from realnvp.training.train import train
 
 CPU = torch.device("cpu")
 
@@ -31,7 +31,7 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def seen(monkeypatch: pytest.MonkeyPatch, cores: Cores | None) -> None:
-    monkeypatch.setattr(realnvp.threads, "watched_cores", lambda: cores)
+    monkeypatch.setattr(realnvp.cli.threads, "watched_cores", lambda: cores)
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -128,8 +128,8 @@ def test_what_others_do_is_seen_and_what_we_do_is_not(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(psutil, "Process", Process)
     monkeypatch.setattr(psutil, "cpu_times", cpu_times)
-    monkeypatch.setattr(realnvp.threads.time, "sleep", sleep)
-    monkeypatch.setattr(realnvp.threads.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(realnvp.cli.threads.time, "sleep", sleep)
+    monkeypatch.setattr(realnvp.cli.threads.time, "monotonic", lambda: now[0])
     for working, busy in (
         ({"others": 0.0}, 0),
         ({"others": 0.3}, 0),
@@ -158,14 +158,14 @@ def test_a_training_that_goes_on_otherwise_says_so(tiny: Config, tmp_path: Path,
     """The bits of a step depend on the number of threads, on the device and on the networks' arithmetic."""
     short = dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, max_steps=1, precision="auto", tracker="none"))
     longer, longest = (dataclasses.replace(short, train=dataclasses.replace(short.train, max_steps=n)) for n in (2, 3))
-    monkeypatch.setattr("realnvp.run.has_bfloat16", lambda device: False)
+    monkeypatch.setattr("realnvp.training.run.has_bfloat16", lambda device: False)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         train(short, tmp_path / "run", device="cpu")
         train(longer, tmp_path / "run", device="cpu")
     sittings = json.loads((tmp_path / "run/environment.json").read_text())
     assert [sitting["precision"] for sitting in sittings] == ["float32"] * 2
-    monkeypatch.setattr("realnvp.run.has_bfloat16", lambda device: True)
+    monkeypatch.setattr("realnvp.training.run.has_bfloat16", lambda device: True)
     torch.set_num_threads(2)
     try:
         with pytest.warns(UserWarning, match="run: precision float32 -> bfloat16, threads 1 -> 2: it goes on"):

@@ -15,7 +15,7 @@ from accelerate.utils import LoggerType
 
 from realnvp.cli.main import run
 from realnvp.config import TRACKERS, Config, to_json
-from realnvp.train import train
+from realnvp.training.train import train
 
 Calls = list[tuple[str, Any]]
 WANDB = """

@@ -18,19 +18,21 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-import realnvp.run
-import realnvp.train
+import realnvp.training.run
+import realnvp.training.train
 from benchmarks.drift import drift
-from realnvp.checkpoint import last_state, load_flow
 from realnvp.config import PRESETS, Config, read_config, to_json
-from realnvp.evaluate import evaluate
-from realnvp.flow import Flow
-from realnvp.folders import DamagedError, lock_folder, newest_intact
-from realnvp.models import build
-from realnvp.run import Run
-from realnvp.train import TrainingFailed, TrainingStopped, train
+from realnvp.evaluation.evaluate import evaluate
+from realnvp.files.checkpoint import last_state
+from realnvp.files.folders import lock_folder, newest_intact
+from realnvp.files.records import DamagedError
+from realnvp.files.saved import load_flow
+from realnvp.flows.build import build
+from realnvp.flows.flow import Flow
+from realnvp.training.run import Run
+from realnvp.training.train import TrainingFailed, TrainingStopped, train
 
-step_of_the_loop = realnvp.train.train_step
+step_of_the_loop = realnvp.training.train.train_step
 
 
 def final_tensors(run_dir: Path) -> dict[str, Tensor]:
@@ -59,7 +61,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, steps: set[int], signum: int) 
             os.kill(os.getpid(), signum)
         return step_of_the_loop(run, x, stop=stop)
 
-    monkeypatch.setattr(realnvp.train, "train_step", train_step)
+    monkeypatch.setattr(realnvp.training.train, "train_step", train_step)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -108,7 +110,7 @@ def test_a_signal_cuts_an_evaluation_short(tiny: Config, tmp_path: Path, monkeyp
             sitting(signal_at=batch)
         assert stopped.value.exit_code == 143
     with monkeypatch.context() as patch:
-        patch.setattr(realnvp.train, "_write_samples", lambda run: 1 / 0)
+        patch.setattr(realnvp.training.train, "_write_samples", lambda run: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             sitting(signal_at=1000)
     with pytest.raises(TrainingStopped, match="at step 12 and saved"):
@@ -154,7 +156,7 @@ def test_killed_without_warning_resumes_from_the_last_checkpoint(
         return step_of_the_loop(run, x, stop=stop)
 
     with monkeypatch.context() as patch:
-        patch.setattr(realnvp.train, "train_step", train_step)
+        patch.setattr(realnvp.training.train, "train_step", train_step)
         with pytest.raises(MemoryError):
             train(tiny, tmp_path / "run", device="cpu")
     train(tiny, tmp_path / "run", device="cpu")
@@ -191,14 +193,14 @@ def test_a_step_that_is_not_finite_changes_nothing(
         return float("nan"), 0.0, 0
 
     for name, train_step in (("poisoned", poisoned), ("without", without)):
-        monkeypatch.setattr(realnvp.train, "train_step", train_step)
+        monkeypatch.setattr(realnvp.training.train, "train_step", train_step)
         assert train(tiny, tmp_path / name, device="cpu").skipped == 1
     assert_bit_equal(tmp_path / "poisoned", tmp_path / "without")
     assert all(tensor.isfinite().all() for tensor in final_tensors(tmp_path / "poisoned").values())
 
 
 def test_a_training_beyond_repair_says_where(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(realnvp.train, "train_step", lambda run, x, *, stop: (float("nan"), 0.0, 0))
+    monkeypatch.setattr(realnvp.training.train, "train_step", lambda run, x, *, stop: (float("nan"), 0.0, 0))
     with pytest.raises(TrainingFailed, match=r"step 19: loss nan.*20 such steps in a row; training images \[\d"):
         train(with_train(tiny, max_steps=40), tmp_path / "run", device="cpu")
 
@@ -265,13 +267,13 @@ def test_best_model_is_chosen_without_the_test_set(
     tiny: Config, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same run with another test set ends with the same best model."""
-    prepare = realnvp.run.prepare
+    prepare = realnvp.training.run.prepare
 
     def without_test(*args: Any, **settings: Any) -> Any:
         splits = prepare(*args, **settings)
         return dataclasses.replace(splits, test=np.zeros_like(splits.test))
 
-    monkeypatch.setattr(realnvp.run, "prepare", without_test)
+    monkeypatch.setattr(realnvp.training.run, "prepare", without_test)
     train(tiny, tmp_path / "run", device="cpu")
     assert_bit_equal(tmp_path / "run", run_dir)
     files = [newest_intact(folder / "model", "best")[0] for folder in (run_dir, tmp_path / "run")]
@@ -280,7 +282,7 @@ def test_best_model_is_chosen_without_the_test_set(
 
 def test_speed_is_that_of_the_steps_alone(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(range(10**6))
-    monkeypatch.setattr(realnvp.train, "clock", lambda: float(next(ticks)))  # each step takes one second
+    monkeypatch.setattr(realnvp.training.train, "clock", lambda: float(next(ticks)))  # each step takes one second
     train(with_train(tiny, max_steps=6, log_every=2, eval_every=2), tmp_path / "run", device="cpu")
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["images_per_second"] for line in lines if "images_per_second" in line] == [tiny.train.batch_size] * 3
@@ -363,11 +365,11 @@ def test_bfloat16_stays_in_the_networks(tiny: Config, tmp_path: Path, monkeypatc
         for module in run.flow.modules():
             if isinstance(module, realnvp.bijections.Bijection):
                 module.register_forward_hook(lambda layer, inputs, outputs: seen.update(tensor.dtype for tensor in outputs))
-            if isinstance(module, realnvp.convolution.WeightNormConv):
+            if isinstance(module, realnvp.networks.layers.WeightNormConv):
                 module.register_forward_hook(lambda layer, inputs, output: inside.add(output.dtype))
         return step_of_the_loop(run, x, stop=stop)
 
-    monkeypatch.setattr(realnvp.train, "train_step", train_step)
+    monkeypatch.setattr(realnvp.training.train, "train_step", train_step)
     train(with_train(tiny, max_steps=1, eval_every=1, precision="bfloat16"), tmp_path / "run", device="cpu")
     assert inside == {torch.bfloat16, torch.float32}  # float32 in validation
     assert seen == {torch.float32, torch.float64}  # float64 in validation and samples

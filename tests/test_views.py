@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import realnvp
-from realnvp.batches import Batches
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig
-from realnvp.likelihood import log_probs
-from realnvp.models import build
-from realnvp.views import averaged, views_of
+from realnvp.evaluation.likelihood import log_probs
+from realnvp.evaluation.views import averaged, views_of
+from realnvp.flows.build import build
+from realnvp.training.batches import Batches
 
 ALL = DataConfig(shape=(3, 8, 8), flip=True, turn=True, recolour=True)
 OPTIONS = [dict(zip(("flip", "turn", "recolour"), on, strict=True)) for on in [*product((False, True), repeat=3)][1:]]

@@ -16,7 +16,7 @@ USER = """
 import torch
 import realnvp
 from realnvp import Config, Flow
-from realnvp.likelihood import BitsPerDim
+from realnvp.evaluation.likelihood import BitsPerDim
 
 flow: Flow = realnvp.build(Config(data=realnvp.DataConfig(shape=(1, 8, 8), levels=17)))
 nats: torch.Tensor = flow.log_prob(torch.rand(2, 1, 8, 8))

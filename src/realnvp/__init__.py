@@ -3,17 +3,18 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from realnvp import earlier as earlier  # names of modules of version 0.1.0
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
-    from realnvp.checkpoint import load_flow, save_flow
     from realnvp.data import quantize
-    from realnvp.distributions import as_distribution
-    from realnvp.fitting import fit
-    from realnvp.flow import Flow
-    from realnvp.folded import fast
-    from realnvp.likelihood import bits_per_dim
-    from realnvp.models import build, vector_flow
+    from realnvp.evaluation.likelihood import bits_per_dim
+    from realnvp.files.saved import load_flow, save_flow
+    from realnvp.flows.build import build, vector_flow
+    from realnvp.flows.distribution import as_distribution
+    from realnvp.flows.fast import fast
+    from realnvp.flows.flow import Flow
+    from realnvp.training.fit import fit
 
 __version__ = "0.1.0"
 __all__ = [
@@ -36,16 +37,16 @@ __all__ = [
 
 # Loaded at first use, so that help and configuration never wait for torch.
 _LAZY = {
-    "Flow": "flow",
-    "as_distribution": "distributions",
-    "bits_per_dim": "likelihood",
-    "build": "models",
-    "fast": "folded",
-    "fit": "fitting",
-    "load_flow": "checkpoint",
+    "Flow": "flows.flow",
+    "as_distribution": "flows.distribution",
+    "bits_per_dim": "evaluation.likelihood",
+    "build": "flows.build",
+    "fast": "flows.fast",
+    "fit": "training.fit",
+    "load_flow": "files.saved",
     "quantize": "data",
-    "save_flow": "checkpoint",
-    "vector_flow": "models",
+    "save_flow": "files.saved",
+    "vector_flow": "flows.build",
 }
 
 

@@ -12,9 +12,8 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from realnvp.bijections.base import like
-from realnvp.flow import Flow
-from realnvp.folders import atomic_save
-from realnvp.likelihood import evaluating
+from realnvp.files.folders import atomic_save
+from realnvp.flows.flow import Flow, evaluating
 
 Call = Literal["log_prob", "encode", "decode"]
 

@@ -5,13 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from realnvp.checkpoint import load_model, save_flow
-from realnvp.environment import command_of, read_sittings
-from realnvp.evaluate import evaluation_command
-from realnvp.flow import Flow
-from realnvp.folders import CARD
-from realnvp.locate import FILES, WEIGHTS, locate
-from realnvp.table import current_evaluation, evaluated
+from realnvp.evaluation.record import current_evaluation, evaluated, evaluation_command
+from realnvp.files.environment import command_of, read_sittings
+from realnvp.files.folders import CARD
+from realnvp.files.saved import FILES, WEIGHTS, load_model, locate, save_flow
+from realnvp.flows.flow import Flow
 
 
 def share(run: str | Path, folder: str | Path, *, licence: str | None = None) -> dict[str, Any]:

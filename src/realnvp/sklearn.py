@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from realnvp.fitting import check_size, fit
-from realnvp.flow import Flow, images_at_once
-from realnvp.models import vector_flow
+from realnvp.flows.build import vector_flow
+from realnvp.flows.flow import Flow, images_at_once
+from realnvp.training.fit import check_size, fit
 
 try:
     from sklearn.base import (

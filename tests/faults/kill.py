@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from realnvp.folders import newest_intact
+from realnvp.files.folders import newest_intact
 
 from .children import Child
 from .subjects import SAVE_EVERY, SUBJECTS, Subject, differences, warm

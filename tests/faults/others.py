@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from realnvp.config import to_json
-from realnvp.train import train
+from realnvp.training.train import train
 
 from .children import Child
 from .subjects import TINY

@@ -20,15 +20,17 @@ from pathlib import Path
 
 import torch
 
-import realnvp.train
-from realnvp.averages import WeightAverage
-from realnvp.checkpoint import load_checkpoint, load_flow
+import realnvp.training.train
 from realnvp.config import read_config
 from realnvp.data import open_splits
-from realnvp.data.source import SPLITS
-from realnvp.folders import DamagedError, numbered
-from realnvp.models import build
-from realnvp.run import Run
+from realnvp.data.dataset import SPLITS
+from realnvp.files.checkpoint import load_checkpoint
+from realnvp.files.folders import numbered
+from realnvp.files.records import DamagedError
+from realnvp.files.saved import load_flow
+from realnvp.flows.build import build
+from realnvp.training.optimisation import WeightAverage
+from realnvp.training.run import Run
 
 from .children import Child
 from .subjects import SUBJECTS, TINY, Subject, differences, training, warm
@@ -135,7 +137,7 @@ def slow(subject: Subject, folder: Path, seconds: float) -> None:
 
 def vanishing(subject: Subject, folder: Path) -> str:
     """What a training says whose run directory is deleted while it runs."""
-    step = realnvp.train.train_step
+    step = realnvp.training.train.train_step
 
     def deleting(run: Run, *rest: object, **more: object) -> object:
         if run.state.step == 7:
@@ -143,7 +145,7 @@ def vanishing(subject: Subject, folder: Path) -> str:
         return step(run, *rest, **more)  # type: ignore[arg-type]
 
     def patch() -> None:
-        realnvp.train.train_step = deleting  # type: ignore[assignment]
+        realnvp.training.train.train_step = deleting  # type: ignore[assignment]
 
     return Child([*subject.command, folder / "gone"], folder / "log", patch).complain(str(folder / "gone"), "errno 2")
 
@@ -193,7 +195,7 @@ def read_only(subject: Subject, folder: Path) -> str:
 
 def _print_all(times: int, seed: int) -> None:
     with tempfile.TemporaryDirectory() as place:
-        realnvp.train.train(TINY, place, device="cpu")
+        realnvp.training.train.train(TINY, place, device="cpu")
         told = flips(Path(place), times, random.Random(seed))
     print(f"flips and truncations told: {sum(told.values())} of {times} ({dict(sorted(told.items()))})", flush=True)
     for name, make in SUBJECTS.items():

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from realnvp.config import Config, DataConfig, ModelConfig, TrainConfig, to_json
-from realnvp.folders import numbered
-from realnvp.train import train
+from realnvp.files.folders import numbered
+from realnvp.training.train import train
 
 SAVE_EVERY = 3
 EVERY = {"log_every": 1, "eval_every": 4, "sample_every": 6, "save_every": SAVE_EVERY}
@@ -53,7 +53,7 @@ def preparation(folder: Path) -> Subject:
     pictures.mkdir()
     for i, pixels in enumerate(np.random.default_rng(0).integers(256, size=(60, 32, 32)).astype(np.uint8)):
         Image.fromarray(pixels).save(pictures / f"{i:02}.png")
-    importlib.import_module("realnvp.data.prepare").BLOCK_BYTES = 8 * 32 * 32  # realnvp.data.prepare is also a function
+    importlib.import_module("realnvp.data.prepared").BLOCK_BYTES = 8 * 32 * 32
     return Subject(("prepare", "images", "--source", pictures, "--out"), files_of)
 
 

@@ -1,7 +1,7 @@
 """Invertible maps with a tractable log-determinant."""
 
 from realnvp.bijections.actnorm import ActNorm
-from realnvp.bijections.base import Bijection, Chain, starting
+from realnvp.bijections.base import Bijection, Chain
 from realnvp.bijections.batchnorm import BatchNorm
 from realnvp.bijections.coupling import AdditiveCoupling, AffineCoupling
 from realnvp.bijections.dequantisation import Dequantisation
@@ -9,6 +9,7 @@ from realnvp.bijections.logit import Logit
 from realnvp.bijections.masks import bitwise, channelwise, checkerboard
 from realnvp.bijections.mixing import Mixing
 from realnvp.bijections.multiscale import FactorOut, Squeezed, latent_levels
+from realnvp.bijections.start import starting
 
 __all__ = [
     "ActNorm",

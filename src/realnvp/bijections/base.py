@@ -1,8 +1,8 @@
 """The protocol that every bijection keeps, and composition."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import nullcontext
 from itertools import chain
 
 import torch
@@ -23,7 +23,7 @@ class Bijection(nn.Module, ABC):
     """
 
     recompute = False
-    """Whether a chain that trains keeps x alone of this part and computes the rest again for the gradient: `models.recompute`."""
+    """Whether a chain that trains keeps x alone of this part and computes the rest again for the gradient: `recompute`."""
 
     starts_from_data = False
     """Whether this part can start from a batch that it sees."""
@@ -65,19 +65,6 @@ class Chain(Bijection):
             assert isinstance(bijection, Bijection)
             z = bijection.inverse(z)
         return z
-
-
-@contextmanager
-def starting(module: nn.Module) -> Iterator[list[Bijection]]:
-    """Within it, the first forward pass lets each part that can, `ActNorm` and `Mixing`, start from what it sees: those parts."""
-    parts = [child for child in module.modules() if isinstance(child, Bijection) and child.starts_from_data]
-    for part in parts:
-        part.starting = True
-    try:
-        yield parts
-    finally:
-        for part in parts:
-            part.starting = False
 
 
 def _again(bijection: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

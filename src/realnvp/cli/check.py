@@ -24,8 +24,8 @@ class Check:
     def __call__(self) -> int:
         import numpy as np
 
-        from realnvp.check import check, how_many
         from realnvp.data import splits_of_run
+        from realnvp.evaluation.check import check, how_many
 
         flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
         assert flow.config is not None

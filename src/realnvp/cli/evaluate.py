@@ -10,7 +10,7 @@ import tyro
 from realnvp.cli.given import load
 from realnvp.cli.options import Device, Flag, Json, RunDir, Threads, Which
 from realnvp.cli.output import print_json, say, to_json
-from realnvp.folders import write_file
+from realnvp.files.folders import write_file
 
 Split = Literal["train", "validation", "test"]
 
@@ -53,7 +53,7 @@ class Evaluate:
 
     def write(self) -> dict[str, Any]:
         """The evaluation, which also goes to RUN/evaluation.json if it is of the run's own data."""
-        from realnvp.evaluate import evaluate
+        from realnvp.evaluation.evaluate import evaluate
 
         flow, facts = load(self.run, self.device, threads=self.threads, which=self.which)
         began = time.monotonic()
@@ -75,7 +75,7 @@ class Evaluate:
 
 
 def _print_evaluation(result: dict[str, Any]) -> None:
-    from realnvp.evaluate import measured
+    from realnvp.evaluation.record import measured
 
     version = f" ({result['dataset_version']})" if result["dataset_version"] else ""
     where, error = f"{result['dataset']}{version}, {result['split']}", f"standard error over {result['standard_error_over']}"

@@ -35,7 +35,7 @@ class Figures:
     threads: Threads = None
 
     def __call__(self) -> int:
-        from realnvp.figures import drawn_figures
+        from realnvp.evaluation.figures import drawn_figures
 
         flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
         out = self.out or beside(self.run) / "figures"

@@ -8,7 +8,7 @@ from realnvp.cli.output import note
 if TYPE_CHECKING:
     import torch
 
-    from realnvp.flow import Flow
+    from realnvp.flows.flow import Flow
 
 
 def beside(run: str) -> Path:
@@ -26,7 +26,7 @@ def make_way(flag: str, out: Path | None) -> None:
 
 def load(run: str, device: str, *, which: Literal["best", "last"], threads: int | None = None) -> "tuple[Flow, dict[str, Any]]":
     """The run's flow on the device, and what is known of it."""
-    from realnvp.checkpoint import load_model
+    from realnvp.files.saved import load_model
 
     place = settle(device, threads)
     flow, facts = load_model(run, which)
@@ -35,8 +35,8 @@ def load(run: str, device: str, *, which: Literal["best", "last"], threads: int 
 
 def settle(device: str, threads: int | None) -> "torch.device":
     """The device of this name; this process is ready to do nothing but compute there, and says if others compute, too."""
+    from realnvp.cli.threads import settle_threads
     from realnvp.device import keep_freed_memory, pick_device
-    from realnvp.threads import settle_threads
 
     place = pick_device(device)
     keep_freed_memory()
@@ -54,7 +54,7 @@ def of_table(flow: "Flow") -> bool:
 def test_split(flow: "Flow", run: str) -> Any:
     """The images or rows of the run's own test split, after a look at their checksum."""
     from realnvp.data import splits_of_run
-    from realnvp.environment import warn_of_changed_data
+    from realnvp.files.environment import warn_of_changed_data
 
     assert flow.config is not None
     splits = splits_of_run(Path(run), flow.config, verify=["test"])

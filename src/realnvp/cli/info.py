@@ -7,7 +7,7 @@ from typing import Any
 from realnvp.cli.options import Json, RunDir
 from realnvp.cli.output import print_json, print_table, thousands
 from realnvp.config import Config, flat
-from realnvp.folders import ours, read_json
+from realnvp.files.records import ours, read_json
 
 
 @dataclass
@@ -21,10 +21,9 @@ class Info:
     json: Json = False
 
     def __call__(self) -> int:
-        from realnvp.checkpoint import read_run_config
-        from realnvp.evaluate import measured
-        from realnvp.locate import locate
-        from realnvp.memory import count_parameters
+        from realnvp.evaluation.record import measured
+        from realnvp.files.saved import locate, read_run_config
+        from realnvp.training.memory import count_parameters
 
         folder = locate(self.run)
         config = read_run_config(folder)
@@ -47,10 +46,10 @@ class Info:
 
 def _stored_facts(folder: Path, config: Config) -> dict[str, Any]:
     """What files of the run say about it, each if it is there."""
-    from realnvp.checkpoint import last_state
-    from realnvp.environment import read_sittings
-    from realnvp.table import check_evaluation, read_evaluation
-    from realnvp.units import unit_of
+    from realnvp.config.units import unit_of
+    from realnvp.evaluation.record import check_evaluation, read_evaluation
+    from realnvp.files.checkpoint import last_state
+    from realnvp.files.environment import read_sittings
 
     facts: dict[str, Any] = {}
     if state := last_state(folder):

@@ -43,7 +43,7 @@ class Prepare:
     """Print dataset.json's content as one JSON object."""
 
     def __call__(self) -> int:
-        from realnvp.data.convert import convert, parse_size
+        from realnvp.data.published.prepare import convert, parse_size
 
         if self.set != "images" and (self.crop or self.resize):
             raise ValueError(f"--{'crop' if self.crop else 'resize'}: {self.set} has a size of its own; it is for images only")

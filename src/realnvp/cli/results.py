@@ -29,12 +29,12 @@ class Report:
     threads: Threads = None
 
     def __call__(self) -> int:
-        from realnvp.checkpoint import read_run_config
-        from realnvp.environment import read_sittings
-        from realnvp.figures import drawn_figures
-        from realnvp.folders import DamagedError
-        from realnvp.report import report
-        from realnvp.table import current_evaluation, evaluated
+        from realnvp.evaluation.figures import drawn_figures
+        from realnvp.evaluation.record import current_evaluation, evaluated
+        from realnvp.evaluation.report import report
+        from realnvp.files.environment import read_sittings
+        from realnvp.files.records import DamagedError
+        from realnvp.files.saved import read_run_config
 
         run = Path(self.run)
         config, sittings = read_run_config(run), read_sittings(run)
@@ -69,7 +69,7 @@ class Table:
     json: Json = False
 
     def __call__(self) -> int:
-        from realnvp.table import COLUMNS, cells, markdown, table
+        from realnvp.evaluation.table1 import COLUMNS, cells, markdown, table
 
         if not self.runs:
             raise ValueError("table: name run directories")

@@ -38,8 +38,8 @@ class Sample:
     threads: Threads = None
 
     def __call__(self) -> int:
-        from realnvp.folded import fast
-        from realnvp.sampling import fast_error, write_rows, write_samples
+        from realnvp.evaluation.samples import fast_error, write_rows, write_samples
+        from realnvp.flows.fast import fast
 
         if self.n < 1:
             raise ValueError(f"-n: must be at least 1, got {self.n}")

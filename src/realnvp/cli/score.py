@@ -11,10 +11,10 @@ import tyro
 from realnvp.cli.given import load, make_way, of_table
 from realnvp.cli.options import Device, Fast, Flag, Json, RunDir, Threads, Which
 from realnvp.cli.output import note, print_csv, print_json, say
-from realnvp.folders import write_file
+from realnvp.files.folders import write_file
 
 if TYPE_CHECKING:
-    from realnvp.flow import Flow
+    from realnvp.flows.flow import Flow
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Score:
     threads: Threads = None
 
     def __call__(self) -> int:
-        from realnvp.units import unit_of
+        from realnvp.config.units import unit_of
 
         if not self.paths:
             raise ValueError("score: name image files or folders, or tables, after the run")
@@ -70,9 +70,9 @@ class Score:
 
     def _images(self, flow: "Flow") -> tuple[Any, dict[str, float]]:
         """The scores of image files, and by how much those of --fast are off."""
-        from realnvp.folded import fast
+        from realnvp.evaluation.score import COMPARED, fast_error, files_of, score
+        from realnvp.flows.fast import fast
         from realnvp.progress import progress
-        from realnvp.score import COMPARED, fast_error, files_of, score
 
         files = files_of(self.paths)
         make_way("--out", self.out)
@@ -87,7 +87,7 @@ class Score:
 
     def _rows(self, flow: "Flow") -> tuple[Any, dict[str, float]]:
         """The scores of a table's rows."""
-        from realnvp.score import score_rows
+        from realnvp.evaluation.score import score_rows
 
         of_images = {"fast": self.fast, "noise-draws": self.noise_draws != 1, "resize": self.resize}
         if given := [flag for flag, chosen in of_images.items() if chosen]:

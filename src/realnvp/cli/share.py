@@ -29,7 +29,7 @@ class Share:
     json: Json = False
 
     def __call__(self) -> int:
-        from realnvp.evaluate import measured
+        from realnvp.evaluation.record import measured
         from realnvp.hub import share
 
         facts = share(self.run, self.folder, licence=self.licence)

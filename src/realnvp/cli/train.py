@@ -48,8 +48,8 @@ class Train:
         if self.dry_run:
             print_json(_dry_run(config))
             return 0
-        from realnvp.train import train as run_training
-        from realnvp.units import unit_of
+        from realnvp.config.units import unit_of
+        from realnvp.training.train import train as run_training
 
         settle(self.device, self.threads)
         state = run_training(config, run_dir, device=self.device, init_from=self.init_from)
@@ -106,7 +106,7 @@ def all_presets() -> Any:
 
 def _dry_run(config: Config) -> dict[str, Any]:
     from realnvp.data import find_data
-    from realnvp.memory import count_parameters, training_memory
+    from realnvp.training.memory import count_parameters, training_memory
 
     found = find_data(config.data, seed=config.seed)
     resolved = resolve(config, found.shape, found.columns)
@@ -128,7 +128,7 @@ class Presets:
     json: Json = False
 
     def __call__(self) -> int:
-        from realnvp.memory import count_parameters
+        from realnvp.training.memory import count_parameters
 
         rows = {}
         for name, config in PRESETS.items():

@@ -1,14 +1,12 @@
 """Images to uint8 arrays, tables to float64 ones: found, checked, prepared once, and memory-mapped from then on."""
 
 from realnvp.data.codecs import codec_bits_per_dim
+from realnvp.data.dataset import Part, Rows, Splits, array_part
+from realnvp.data.find import discard_prepared, find_data, prepare, splits_of_run
 from realnvp.data.folder import find_split, image_files
-from realnvp.data.images import read_image
+from realnvp.data.images import fitted, read_image
 from realnvp.data.pixels import dequantise, quantize
-from realnvp.data.prepare import discard_prepared, find_data, prepare, splits_of_run
-from realnvp.data.rows import Rows
-from realnvp.data.scaled import fitted
-from realnvp.data.source import Part, array_part
-from realnvp.data.splits import Splits, open_splits
+from realnvp.data.prepared import open_splits
 from realnvp.data.table import find_rows, read_table
 
 __all__ = [

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from realnvp.data.source import Pixels
+from realnvp.data.dataset import Pixels
 
 
 def codec_bits_per_dim(images: Pixels) -> dict[str, float]:

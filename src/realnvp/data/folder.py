@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from realnvp.data.dataset import Part, Pixels, Shape, array_part, decoded_part, in_threads
 from realnvp.data.images import read_image
-from realnvp.data.source import Part, Pixels, Shape, array_part, decoded_part, in_threads
-from realnvp.data.splits import check_levels, open_npy
+from realnvp.data.prepared import check_levels, open_npy
 
 Name = TypeVar("Name", str, Path)
 SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"])

@@ -1,5 +1,6 @@
-"""Crops of the photographs inside the wheels of scikit-image and scikit-learn: a colour data set without a download."""
+"""Data sets without a download: crops of the photographs inside the wheels of scikit-image and scikit-learn, and its digits."""
 
+import importlib
 import importlib.util
 from pathlib import Path
 from typing import NamedTuple
@@ -7,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from realnvp.data.dataset import SPLITS, Indices, Part, Pixels, Source, array_part, cut_off
 from realnvp.data.images import read_image
-from realnvp.data.source import SPLITS, Indices, Part, Pixels, Source
 
 Box = tuple[int, int, int, int]
 
@@ -132,3 +133,10 @@ def _flat(sums: Indices, left: Indices, top: Indices, side: Indices) -> npt.NDAr
     first, second = sums[:, bottom, right] - sums[:, top, right] - sums[:, bottom, left] + sums[:, top, left]
     flat: npt.NDArray[np.bool_] = area * second - first**2 < (3 * FLATTEST * area) ** 2
     return flat
+
+
+def digits(held_out: float, *, seed: int) -> Source:
+    """The 1797 digits, (1, 8, 8) with 17 grey levels, split by the seed's permutation."""
+    images = importlib.import_module("sklearn.datasets").load_digits().images[..., None].astype(np.uint8)
+    parts = cut_off({"train": array_part(images)}, held_out, seed=seed)
+    return Source("digits", "scikit-learn load_digits", 17, (1, 8, 8), parts)

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from realnvp.config import DataConfig, nearest
+from realnvp.data.dataset import Part, Source, array_part, cut_off, reason
 from realnvp.data.folder import split_entries
-from realnvp.data.source import Part, Source, array_part, cut_off, reason
-from realnvp.data.splits import open_npy
+from realnvp.data.prepared import open_npy
 
 Reals = npt.NDArray[np.float64]
 Columns = tuple[str, ...]

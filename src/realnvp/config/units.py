@@ -1,0 +1,42 @@
+"""What log-densities are reported in: bits/dim of images, nats of a table's rows."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from realnvp.config.fields import Config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Nats = TypeVar("Nats", float, "Tensor")
+
+
+def in_bits_per_dim(nats: Nats, shape: Sequence[int]) -> Nats:
+    """-log2 p / D of log-densities in nats, for images of this shape: the only place that knows the constant."""
+    return nats / (-math.log(2) * math.prod(shape))
+
+
+class Unit(NamedTuple):
+    """What the log-densities of a run are reported in."""
+
+    key: str
+    """Its name in JSON."""
+    words: str
+    things: str
+    """Whose log-densities they are."""
+    sign: int
+    """1 where more is better, -1 where less is."""
+
+    def of(self, nats: Nats, shape: Sequence[int]) -> Nats:
+        """Log-densities in this unit."""
+        return in_bits_per_dim(nats, shape) if self.sign < 0 else nats
+
+
+BITS_PER_DIM = Unit("bits_per_dim", "bits/dim", "images", -1)
+LOG_LIKELIHOOD = Unit("log_likelihood", "nats", "rows", 1)
+
+
+def unit_of(config: Config | None) -> Unit:
+    """Bits/dim for images; the log-likelihood in nats a row for tables, whose density is in the units of their columns."""
+    return LOG_LIKELIHOOD if config is not None and config.data.levels is None else BITS_PER_DIM

@@ -1,0 +1,158 @@
+"""From whatever holds the data to a prepared folder: look first, complain, and only then write."""
+
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from realnvp.config import Config, DataConfig
+from realnvp.data.dataset import SPLITS, Source, Splits, array_part, cut_off
+from realnvp.data.folder import scan
+from realnvp.data.photos import digits, photos
+from realnvp.data.prepared import DESCRIPTION, open_splits, read_description, write_dataset
+from realnvp.data.table import table
+from realnvp.files.folders import kept_sibling, write_file
+from realnvp.files.records import ours
+
+STATE = ".prepare.json"  # beside the arrays until all is written: whose they are
+
+
+def find_data(config: DataConfig, *, seed: int) -> Source:
+    """What `prepare` would write: name, shape, counts; every file is read and checked, nothing is written.
+
+    ValueError names the field, or all bad files.
+    """
+    source = _find(config, seed)
+    if source.levels != config.levels:
+        raise ValueError(f"data.levels: {source.name} has {source.levels} grey levels, not {config.levels}")
+    if config.shape not in (None, source.shape):
+        raise ValueError(f"data.shape: the configuration says {config.shape}, the data are {source.shape}")
+    return source
+
+
+def prepare(config: DataConfig, *, seed: int, folder: Path, verify: Iterable[str] = ()) -> Splits:
+    """The data set, opened; written to the folder first, unless it is there or the source is a prepared folder itself.
+
+    verify: the splits whose checksums are compared, where they are there.
+    ValueError names the field that differs from what the folder was prepared with, or what is wrong with the source;
+    DamagedError what is wrong with the folder.
+    """
+    if (folder / DESCRIPTION).exists():
+        (folder / STATE).unlink(missing_ok=True)  # of one that was killed when all was done
+        _check_settings(config, seed, folder)
+        with ours():
+            return open_splits(folder, verify=verify)
+    source = find_data(config, seed=seed)
+    if prepared := _prepared_source(config):
+        return open_splits(prepared, held_out=config.held_out, seed=seed, verify=verify)
+    settings = _settings(config, seed)
+    claim_folder(folder, settings)
+    write_dataset(source, settings, folder)
+    (folder / STATE).unlink()
+    return open_splits(folder)
+
+
+def claim_folder(folder: Path, state: dict[str, Any]) -> None:
+    """Make a folder this preparation's: what another one left half done goes; ValueError if others' files are there."""
+    path, files = folder / STATE, [folder / f"{split}.npy" for split in SPLITS]
+    if not path.exists():
+        if there := next((file for file in files if file.exists()), None):
+            raise ValueError(f"{there}: is not of this preparation; name another folder")
+    elif path.read_text(encoding="utf-8") == json.dumps(state):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        file.unlink(missing_ok=True)
+        kept_sibling(file).unlink(missing_ok=True)
+    write_file(path, json.dumps(state))
+
+
+def discard_prepared(folder: Path) -> None:
+    """Delete what `prepare` has written into a folder, and the folder if there is nothing else in it.
+
+    What the command, realnvp prepare, has written stays: it names its inputs.
+    """
+    if not (folder / DESCRIPTION).exists() or "inputs" in read_description(folder):
+        return
+    write_file(folder / STATE, "{}")  # half of it is again one that is half done
+    for name in (DESCRIPTION, *(f"{split}.npy" for split in SPLITS), STATE):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _prepared_source(config: DataConfig) -> Path | None:
+    """The source, where it is a prepared folder itself."""
+    source = Path(config.source).expanduser() if config.source else None
+    return source if source and (source / DESCRIPTION).exists() else None
+
+
+def _find(config: DataConfig, seed: int) -> Source:
+    if prepared := _prepared_source(config):
+        return _from_prepared(config, prepared, seed)
+    if config.set in ("photos", "digits"):
+        if config.source:
+            raise ValueError(f"data.source: {config.set} comes with its packages; only a prepared folder can replace it")
+        return photos(seed=seed) if config.set == "photos" else digits(config.held_out, seed=seed)
+    if config.set == "table":
+        return table(config, seed=seed)
+    if config.set != "images":
+        command = f"realnvp prepare {config.set} --source {config.source or 'DOWNLOAD'} --out DIR"
+        raise ValueError(f"data.source: {config.set} needs a prepared folder: {command}, then --data.source DIR")
+    if not config.source:
+        raise ValueError("data.source: images needs a folder of images of one size, an .npy file or a prepared folder")
+    assert config.levels is not None
+    parts, shape = scan(Path(config.source).expanduser(), levels=config.levels)
+    return Source(config.set, None, config.levels, shape, cut_off(parts, config.held_out, seed=seed))
+
+
+def _from_prepared(config: DataConfig, folder: Path, seed: int) -> Source:
+    splits = open_splits(folder, held_out=config.held_out, seed=seed)
+    if config.set not in (splits.name, "images") or (splits.levels is None) != (config.levels is None):
+        raise ValueError(f"data.set: {folder} holds {splits.name}, not {config.set}")
+    if config.columns not in (None, splits.columns):
+        there = ", ".join(splits.columns or ())
+        raise ValueError(f"data.columns: {folder} holds {there}, in this order; choose others from the table itself")
+    parts = {split: array_part(getattr(splits, split)) for split in SPLITS}
+    return Source(splits.name, splits.version, splits.levels, splits.shape, parts, splits.groups, columns=splits.columns)
+
+
+def _settings(config: DataConfig, seed: int) -> dict[str, Any]:
+    """What decides the content of a prepared folder, as dataset.json records it."""
+    return {"name": config.set, "levels": config.levels, "source": config.source, "held_out": config.held_out, "seed": seed}
+
+
+def _check_settings(config: DataConfig, seed: int, folder: Path) -> None:
+    with ours():
+        recorded = read_description(folder)
+    now = _settings(config, seed) | {name: [*wanted] for name in ("shape", "columns") if (wanted := getattr(config, name))}
+    for name, value in now.items():
+        if recorded[name] != value:
+            field = {"name": "data.set", "seed": "seed"}.get(name, f"data.{name}")
+            raise ValueError(f"{field}: {folder} was prepared with {recorded[name]!r}, not {value!r}; name another folder")
+
+
+def splits_of_run(run_dir: Path, config: Config, *, verify: Iterable[str] = ()) -> Splits:
+    """The data that a run of this configuration was trained on; the checksums of the splits in `verify` are compared.
+
+    Sets that come with their packages are made anew, the same, where the run has none: for flows that are shared.
+    ValueError if they are not there any more, DamagedError if the run's copy of them has changed.
+    """
+    if prepared := _prepared_source(config.data):
+        return open_splits(prepared, held_out=config.data.held_out, seed=config.seed, verify=verify)
+    if not (run_dir / "data").exists():
+        if config.data.set in ("photos", "digits") and not config.data.source:
+            return _in_memory(find_data(config.data, seed=config.seed))
+        raise ValueError(f"{run_dir / 'data'}: the data that it was trained on are not there any more")
+    with ours():
+        return open_splits(run_dir / "data", verify=verify)
+
+
+def _in_memory(source: Source) -> Splits:
+    train, validation, test = (part.read(np.arange(part.count)) for part in (source.parts[split] for split in SPLITS))
+    return Splits(
+        source.name, source.version, source.levels, train, validation, test, groups=source.groups, comparable=source.comparable
+    )

@@ -1,0 +1,190 @@
+"""A prepared data set: memory-mapped train.npy, test.npy, perhaps validation.npy, and a dataset.json that describes them.
+
+Its levels are None where it is a table, of real numbers.
+"""
+
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from realnvp.config import DataConfig
+from realnvp.data.dataset import SPLITS, Part, Pixels, Rows, Source, Splits, Values, cut_rows, reason
+from realnvp.files.folders import atomic_save
+from realnvp.files.records import Fields, parse_json
+from realnvp.progress import progress
+
+DESCRIPTION = "dataset.json"
+_FIELDS: Fields = {
+    "name": str,
+    "version": str | None,
+    "source": str | None,
+    "held_out": float | None,
+    "seed": int,
+    "comparable": bool,
+    "levels": int | None,
+    "shape": list,
+    "train_shape": list | None,
+    "counts": dict,
+    "groups": dict | None,
+    "sha256": dict,
+}
+
+
+def open_splits(folder: Path, *, held_out: float = DataConfig.held_out, seed: int = 0, verify: Iterable[str] = ()) -> Splits:
+    """The prepared data set in a folder; the checksums of the splits in `verify` are compared first.
+
+    Where it has no validation split, the share `held_out` of train is it, by the seed's permutation.
+    ValueError names the file that is missing, damaged, or not what dataset.json says.
+    """
+    about = read_description(folder)
+    present = [split for split in SPLITS if split != "validation" or split in about["counts"]]
+    stored: dict[str, Values] = {split: open_npy(folder / f"{split}.npy") for split in present}
+    doubted = {split if split in stored else "train" for split in verify}
+    dtype = np.dtype(np.float64 if about["levels"] is None else np.uint8)
+    for split, array in stored.items():
+        channels, *size = about["train_shape"] if split == "train" and about["train_shape"] else about["shape"]
+        path, expected = folder / f"{split}.npy", (about["counts"].get(split), *size, channels)
+        if array.shape != expected or array.dtype != dtype:
+            raise ValueError(f"{path}: {array.dtype} {array.shape}, but {DESCRIPTION} says {dtype} {expected}")
+        if split in doubted and sha256(path) != about["sha256"].get(path.name):
+            raise ValueError(f"{path}: its checksum is not the one in {DESCRIPTION}")
+        if about["levels"] is not None:
+            check_levels(array, about["levels"], path=path)
+    arrays: dict[str, Values | Rows] = dict(stored)
+    train, size = stored["train"], about["shape"][1:]
+    if "validation" not in stored:
+        rows = cut_rows(len(train), held_out, ["validation"], seed=seed)
+        arrays |= {split: Rows(train, rows[split], size) for split in rows}
+    elif about["train_shape"]:
+        arrays["train"] = Rows(train, np.arange(len(train)), size)
+    columns, sums = about.get("columns"), {f"{split}.npy": about["sha256"][f"{split}.npy"] for split in stored}
+    about = {name: about[name] for name in ("name", "version", "levels", "groups", "comparable")} | arrays
+    return Splits(**about, columns=columns and tuple(columns), folder=folder, sha256=sums)
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The fields of folder/dataset.json, of the right types; ValueError names the file and the field."""
+    path = folder / DESCRIPTION
+    about = parse_json(path.read_bytes(), path, kind=dict, fields=_FIELDS)
+    rules = {
+        "levels": about["levels"] is None or 2 <= about["levels"] <= 256,
+        "shape": len(about["shape"]) == (1 if about["levels"] is None else 3),
+        "columns": _names(about.get("columns"), about["shape"]),
+        "train_shape": about["train_shape"] is None or len(about["train_shape"]) == 3,
+        "groups": all(_labels(labels, about["counts"].get(split)) for split, labels in (about["groups"] or {}).items()),
+        "sha256": {*about["sha256"]} - {DESCRIPTION} == {f"{split}.npy" for split in about["counts"]},
+    }
+    if wrong := next((name for name, holds in rules.items() if not holds), None):
+        raise ValueError(f"{path}: {wrong} is missing or makes no sense")
+    if about["sha256"].get(DESCRIPTION, own := checksum(about)) != own:
+        raise ValueError(f"{path}: damaged, its own checksum does not fit")
+    return about
+
+
+def checksum(about: dict[str, Any]) -> str:
+    """That of a description itself, which stands in it beside those of the arrays."""
+    others = {name: digest for name, digest in about["sha256"].items() if name != DESCRIPTION}
+    return hashlib.sha256(json.dumps(about | {"sha256": others}, sort_keys=True).encode()).hexdigest()
+
+
+def _labels(labels: Any, count: Any) -> bool:
+    return isinstance(labels, list) and len(labels) == count and all(type(label) is int for label in labels)
+
+
+def _names(columns: Any, shape: list[int]) -> bool:
+    """Whether these are the names of a table's columns; images have none."""
+    if len(shape) == 3:
+        return columns is None
+    return isinstance(columns, list) and [len(columns)] == shape and all(isinstance(name, str) for name in columns)
+
+
+def open_npy(path: Path) -> npt.NDArray[Any]:
+    """The array in an .npy file, memory-mapped and read-only; ValueError names a missing, damaged or empty file."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # a damaged header is parsed as Python: it can raise nearly anything
+        raise ValueError(f"{path}: {reason(error)}") from None
+    if not isinstance(array, np.ndarray) or not array.size:
+        raise ValueError(f"{path}: not one array with something in it")
+    return array
+
+
+def check_levels(images: Pixels, levels: int, *, path: Path) -> None:
+    """ValueError naming the path if a pixel of (N, H, W, C) is `levels` or more; read in blocks, so memory stays bounded."""
+    rows = max(1, 2**24 // images[0].size)
+    for start in range(0, len(images) if levels < 256 else 0, rows):
+        if (largest := int(images[start : start + rows].max())) >= levels:
+            raise ValueError(f"{path}: has a pixel of {largest}, data.levels = {levels} allows 0 .. {levels - 1}")
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+BLOCK_BYTES, BLOCK_IMAGES = 2**24, 2**13  # each of small images takes a few kilobytes while it is read
+
+
+def write_dataset(source: Source, about: dict[str, Any], folder: Path, *, keep: bool = False) -> dict[str, Any]:
+    """Writes a prepared folder; the content of its dataset.json, `about` and what follows from the source.
+
+    keep: goes on where an interrupted call stopped; what is there must come from the same source.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {split: folder / f"{split}.npy" for split in source.parts}
+    for split, path in files.items():
+        if not (keep and path.exists()):
+            shape = source.train_shape if split == "train" and source.train_shape else source.shape
+            _save_part(source.parts[split], shape, path, real=source.levels is None, keep=keep)
+    about = about | {
+        "version": source.version,
+        "levels": source.levels,
+        "shape": source.shape,
+        "columns": source.columns,
+        "train_shape": source.train_shape,
+        "counts": source.counts,
+        "groups": source.groups,
+        "comparable": source.comparable,
+        "sha256": {path.name: sha256(path) for path in files.values()},
+    }
+    about["sha256"][DESCRIPTION] = checksum(about)
+    # Written last: a folder with it is complete.
+    atomic_save(folder / DESCRIPTION, lambda file: file.write(json.dumps(about, indent=1).encode()))
+    return about
+
+
+def _save_part(part: Part, shape: Sequence[int], path: Path, *, real: bool, keep: bool) -> None:
+    """One split as .npy, uint8 (N, H, W, C) or float64 (N, D), in blocks: memory stays bounded, a full disk is an OSError."""
+    channels, *size = shape
+    each = math.prod(shape) * (8 if real else 1)
+    rows = max(1, min(BLOCK_IMAGES, BLOCK_BYTES // each))
+    header = io.BytesIO()
+    description = {"descr": "<f8" if real else "|u1", "fortran_order": False, "shape": (part.count, *size, channels)}
+    np.lib.format.write_array_header_1_0(header, description)
+    begin, block = header.tell(), rows * each
+
+    def write(file: BinaryIO) -> None:
+        # Each block is flushed before the next is begun, so all but the last are on the disk even after a loss of power.
+        done = max(0, (file.seek(0, os.SEEK_END) - begin) // block - 1)
+        file.truncate(begin + done * block if done else 0)
+        file.seek(0)
+        file.write(header.getvalue())
+        file.seek(0, os.SEEK_END)
+        with progress(path.stem, part.count, start=done * rows, enabled=keep) as report:
+            for start in range(done * rows, part.count, rows):
+                file.write(part.read(np.arange(start, min(start + rows, part.count))).tobytes())
+                if keep:
+                    file.flush()
+                    os.fsync(file.fileno())
+                report(min(start + rows, part.count), "images")
+
+    atomic_save(path, write, size=begin + part.count * each, keep=keep)

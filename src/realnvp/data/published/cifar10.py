@@ -1,0 +1,56 @@
+"""CIFAR-10's binary version: six files of records, a byte of label and 3072 of pixels, one channel after the other."""
+
+import re
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from realnvp.data.dataset import Part, Pixels, Source
+from realnvp.data.published.archives import Files
+from realnvp.data.published.request import Found, Place, Request, chained_part
+
+RECORD = 1 + 3 * 32 * 32
+RECORDS_PER_FILE = 10_000
+COUNTS = {"train": 50_000, "test": 10_000}
+NAMES = {"train": re.compile(r"data_batch_[1-5]\.bin"), "test": re.compile(r"test_batch\.bin")}
+PICKLES = re.compile(r"data_batch_\d|test_batch|cifar-10-python\.tar\.gz")
+
+
+def read_cifar10(request: Request) -> Found:
+    """cifar-10-binary.tar.gz, or a folder with it or with its files somewhere inside."""
+    every = request.collect(lambda name: name.startswith("cifar-10-binary"))
+    found: dict[str, list[Place]] = {}
+    for files in every:
+        names = {name: PurePosixPath(name).name for name in files.sizes}
+        found = {split: [(files, name) for name in names if pattern.fullmatch(names[name])] for split, pattern in NAMES.items()}
+        if all(found.values()):
+            break  # the first that has both: a folder may hold the archive and its files
+    if not all(found.values()):
+        if any(PICKLES.fullmatch(PurePosixPath(name).name) for files in every for name in files.sizes):
+            raise ValueError(f"{request.source}: its files are pickles and can run code; get cifar-10-binary.tar.gz")
+        raise ValueError(f"{request.source}: lacks data_batch_1.bin ... data_batch_5.bin or test_batch.bin")
+    counts = {split: [_count(request, *place) for place in places] for split, places in found.items()}
+    complete = request.complete({split: sum(each) for split, each in counts.items()}, COUNTS)
+    parts = {split: _part(places, counts[split]) for split, places in found.items()}
+    version = "binary version" if complete else "binary version, partial"
+    source = Source("cifar10", version, 256, (3, 32, 32), parts, comparable=complete)
+    return Found(source, [*found["train"], *found["test"]], "channel-major records to rows of pixels")
+
+
+def _count(request: Request, files: Files, name: str) -> int:
+    count, rest = divmod(files.sizes[name], RECORD)
+    if rest or not count or (count != RECORDS_PER_FILE and not request.allow_partial):
+        wanted = f"{RECORDS_PER_FILE:,} records of {RECORD} bytes"
+        raise ValueError(f"{files.label(name)}: {files.sizes[name]:,} bytes are not {wanted}: truncated, or not CIFAR-10")
+    return count
+
+
+def _part(places: list[Place], counts: list[int]) -> Part:
+    def load(file: int) -> Pixels:
+        files, name = places[file]
+        records = np.frombuffer(files.read(name), np.uint8).reshape(-1, RECORD)
+        if (worst := int(records[:, 0].max())) > 9:
+            raise ValueError(f"{files.label(name)}: has a label of {worst}; CIFAR-10's are 0 to 9")
+        return records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+
+    return chained_part(counts, load)

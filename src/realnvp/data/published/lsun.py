@@ -1,0 +1,99 @@
+"""LSUN scenes: the published lmdb folders, or folders of images exported from them.
+
+The smallest side becomes 96. Training images are stored as 96x96, cut along the long side where the seed says, and training
+takes a random 64x64 crop of those. The published validation images, which results are reported on, become test.npy: their middle.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from realnvp.data.dataset import Indices, Part, Pixels, Source
+from realnvp.data.folder import is_image
+from realnvp.data.images import centre, decode_image, smallest_side
+from realnvp.data.published.request import Found, Place, Request, image_part, rgb
+from realnvp.noise import Purpose, generator
+
+COUNTS = {
+    "bedroom": {"train": 3_033_042, "test": 300},
+    "tower": {"train": 708_264, "test": 300},
+    "church_outdoor": {"train": 126_227, "test": 300},
+}
+SIDE, STORED = 64, 96
+
+
+def read_lsun(request: Request) -> Found:
+    """A folder with CATEGORY_train_lmdb and CATEGORY_val_lmdb, or with folders of images called train and val."""
+    category = request.set.removeprefix("lsun-").replace("-", "_")
+    shapes = {"train": (3, STORED, STORED), "test": (3, SIDE, SIDE)}
+
+    def change(split: str, pixels: Pixels, index: int) -> Pixels:
+        scaled = smallest_side(rgb(pixels), STORED)
+        if split == "test":
+            return centre(scaled, SIDE, SIDE)
+        height, width = scaled.shape[:2]
+        top, left = generator(request.seed, Purpose.SQUARE, index=index).integers((height - STORED + 1, width - STORED + 1))
+        return scaled[top : top + STORED, left : left + STORED]
+
+    parts: dict[str, Part] = {}
+    inputs: list[Place] = []
+    for split, word in {"train": "train", "test": "val"}.items():
+        folder = _folder(request.source, category, word)
+        files = request.open(folder)
+        if "data.mdb" in files.sizes:
+            parts[split] = _lmdb(request, folder, partial(change, split))
+            inputs.append((files, "data.mdb"))
+            continue
+        places = [(files, name) for name in files.sizes if is_image(name)]
+        if not places:
+            raise ValueError(f"{folder}: neither an lmdb (data.mdb) nor images in it")
+        parts[split] = image_part(places, shapes[split], partial(change, split))
+        inputs += places
+    complete = request.complete({split: part.count for split, part in parts.items()}, COUNTS[category])
+    version = None if complete else "partial"
+    source = Source(request.set, version, 256, shapes["test"], parts, train_shape=shapes["train"], comparable=complete)
+    return Found(source, inputs, "smallest side to 96, bilinear, antialiased; train: 96x96 by the seed; test: the middle 64x64")
+
+
+def _folder(source: Path, category: str, word: str) -> Path:
+    names = [f"{category}_{word}_lmdb", f"{category}_{word}", word, *(["valid", "validation"] if word == "val" else [])]
+    for name in names:
+        if (source / name).is_dir():
+            return source / name
+    zipped = source / f"{names[0]}.zip"
+    hint = f"; unzip {zipped.name} first, since lmdb needs a file of its own" if zipped.exists() else ""
+    raise ValueError(f"{source}: lacks a folder {names[0]}, or {word} with images{hint}")
+
+
+def _lmdb(request: Request, folder: Path, change: Callable[[Pixels, int], Pixels]) -> Part:
+    """A part that reads the values of an lmdb, encoded images, in the order of its keys. No lock is taken: nothing is written."""
+    import lmdb
+
+    try:
+        database = lmdb.open(str(folder), readonly=True, lock=False, readahead=False)
+        request.stack.callback(database.close)
+        # A page beyond the end of the file would end the process, not raise.
+        needed = (database.info()["last_pgno"] + 1) * database.stat()["psize"]
+        if (folder / "data.mdb").stat().st_size < needed:
+            raise ValueError(f"{folder / 'data.mdb'}: truncated, it should have {needed:,} bytes")
+        transaction = request.stack.enter_context(database.begin())
+        keys = list(transaction.cursor().iternext(keys=True, values=False))
+    except lmdb.Error as error:
+        raise ValueError(f"{folder}: {error}") from None
+    if not keys:
+        raise ValueError(f"{folder}: an empty lmdb")
+
+    def one(index: int, content: bytes) -> Pixels:
+        name = f"{folder}: key {keys[index].decode('ascii', 'replace')}"
+        return change(decode_image(BytesIO(content), name), index)
+
+    def read(wanted: Indices) -> Pixels:
+        contents = [transaction.get(keys[index]) for index in wanted.tolist()]  # a transaction belongs to one thread
+        with ThreadPoolExecutor() as pool:
+            return np.stack(list(pool.map(one, wanted.tolist(), contents)))
+
+    return Part(len(keys), read)

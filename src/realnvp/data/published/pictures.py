@@ -1,0 +1,73 @@
+"""The user's own images: any folder, zip or tar, cropped or resized to one size."""
+
+import itertools
+from pathlib import PurePosixPath
+
+from realnvp.data.dataset import SPLITS, Part, Pixels, Source, cut_rows
+from realnvp.data.folder import NAMES, common_shape, is_image, warn_of_left_out
+from realnvp.data.images import fitted
+from realnvp.data.published.request import Found, Place, Request, image_part
+from realnvp.progress import progress
+
+
+def read_pictures(request: Request) -> Found:
+    """Folders called train, validation and test are those splits; without a test, it is cut off train by the seed.
+
+    Every file is decoded once before anything is written; ValueError names all that cannot be used.
+    Warns of images that are left out.
+    """
+    files = request.open()
+    images = [name for name in files.sizes if is_image(name)]
+    if not images:
+        raise ValueError(f"{request.source}: no image files in it")
+    splits, folders = _splits(images)
+    outside = [name for name in images if name not in splits]
+    warn_of_left_out(request.source, outside, folders, [*files.sizes], files.hidden)
+    labels = {files.label(name): name for name in splits}
+    looked_at = itertools.count(1)
+
+    def change(pixels: Pixels, _: int) -> Pixels:
+        return fitted(pixels, resize=request.resize, crop=request.crop)
+
+    def look(label: str) -> Pixels:
+        report(next(looked_at), "images")
+        pixels = files.image(labels[label])
+        try:
+            return change(pixels, 0)[None]
+        except ValueError as error:
+            raise ValueError(f"{label}: {error}") from None
+
+    with progress("scan", len(labels)) as report:
+        shape = common_shape(list(labels), look)
+    places: dict[str, list[Place]] = {}
+    for name, split in splits.items():
+        places.setdefault(split, []).append((files, name))
+    if "train" not in places:
+        raise ValueError(f"{request.source}: has folders called {' and '.join(places)}, but none called train")
+    parts: dict[str, Part] = {split: image_part(part, shape, change) for split, part in places.items()}
+    if "test" not in parts:
+        rows = cut_rows(parts["train"].count, request.held_out, ["test"], seed=request.seed)
+        parts |= {split: parts["train"].take(rows[split]) for split in rows}
+    source = Source("images", None, 256, shape, {split: parts[split] for split in SPLITS if split in parts})
+    return Found(source, [(files, name) for name in splits], _words(request))
+
+
+def _splits(names: list[str]) -> tuple[dict[str, str], set[str]]:
+    """The split of each file by the uppermost folder in which they differ, and the names of the splits' folders.
+
+    All files are train if the names of those folders say nothing.
+    """
+    parts = [PurePosixPath(name).parts for name in names]
+    depth = 0
+    while all(len(part) > depth + 1 for part in parts) and len({part[depth] for part in parts}) == 1:
+        depth += 1
+    folders = [part[depth] if len(part) > depth + 1 else "" for part in parts]
+    if not any(folder in NAMES for folder in folders):
+        return dict.fromkeys(names, "train"), set()
+    found = {name: NAMES[folder] for name, folder in zip(names, folders, strict=True) if folder in NAMES}
+    return found, NAMES.keys() & {*folders}
+
+
+def _words(request: Request) -> str:
+    words = {"resized to": request.resize, "the middle": request.crop}
+    return ", ".join(f"{word} {'x'.join(map(str, size))}" for word, size in words.items() if size) or "none"

@@ -1,0 +1,112 @@
+"""What is to be prepared, and what a reader found."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from realnvp.data.dataset import Indices, Part, Pixels, Shape, Source, decoded_part
+from realnvp.data.images import Size
+from realnvp.data.published.archives import SUFFIXES, Files, open_files
+
+Place = tuple[Files, str]
+"""A file in a folder or archive."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be prepared, how, and from where."""
+
+    set: str
+    source: Path
+    stack: ExitStack
+    """Closes the source's files."""
+    scratch: Path
+    """A folder that temporary files without a name may take space in."""
+    allow_partial: bool
+    crop: Size | None
+    resize: Size | None
+    held_out: float
+    seed: int
+
+    def collect(self, wanted: Callable[[str], bool]) -> list[Files]:
+        """The folder and the archives somewhere in it whose name is wanted; or the one archive that the source is."""
+        files = self.open()
+        archives = [name for name in files.sizes if self.source.is_dir() and name.lower().endswith(SUFFIXES)]
+        return [files, *(self.open(self.source / name) for name in archives if wanted(Path(name).name))]
+
+    def open(self, path: Path | None = None) -> Files:
+        """The files of a folder or archive; of the source if none is named."""
+        return open_files(path or self.source, self.stack, self.scratch)
+
+    def complete(self, found: dict[str, int], *published: dict[str, int]) -> bool:
+        """Whether the counts are some published ones; ValueError if they are not and need be."""
+        if found in published:
+            return True
+        if not self.allow_partial:
+            words = " or ".join(_words(counts) for counts in published)
+            raise ValueError(f"{self.source}: {_words(found)} images, published are {words} (--allow-partial takes them)")
+        return False
+
+
+@dataclass(frozen=True)
+class Found:
+    """A data set that can be written, and where it comes from."""
+
+    source: Source
+    inputs: Sequence[Place]
+    """The files that are read."""
+    done: str
+    """What is done to each image, in words."""
+
+
+def image_part(images: Sequence[Place], shape: Shape, change: Callable[[Pixels, int], Pixels]) -> Part:
+    """A part that decodes image files when they are read, on all cores; change(pixels, index) makes (H, W, C)."""
+    channels, height, width = shape
+
+    def one(index: int) -> Pixels:
+        files, name = images[index]
+        try:
+            pixels = change(files.image(name), index)
+        except ValueError as error:
+            raise ValueError(str(error) if str(files.path) in str(error) else f"{files.label(name)}: {error}") from None
+        if pixels.shape != (height, width, channels):
+            raise ValueError(f"{files.label(name)}: has the shape {pixels.shape}, not {(height, width, channels)}")
+        return pixels
+
+    return decoded_part(len(images), one)
+
+
+def chained_part(counts: Sequence[int], load: Callable[[int], Pixels]) -> Part:
+    """A part of several files' images; load(k) gives those of the k-th, and only one file is kept in memory."""
+    ends = np.cumsum(counts)
+    kept: dict[int, Pixels] = {}
+
+    def loaded(file: int) -> Pixels:
+        if file not in kept:
+            kept.clear()
+            kept[file] = load(file)
+        return kept[file]
+
+    def read(wanted: Indices) -> Pixels:
+        of = np.searchsorted(ends, wanted, side="right")
+        pieces = [loaded(file)[wanted[of == file] - (ends[file] - counts[file])] for file in np.unique(of).tolist()]
+        return np.concatenate(pieces)  # wanted ascends
+
+    return Part(int(ends[-1]), read)
+
+
+def rgb(pixels: Pixels) -> Pixels:
+    """(H, W, 3), of grey or colour."""
+    return pixels if pixels.shape[-1] == 3 else np.repeat(pixels, 3, axis=-1)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    return names[0] + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
+
+
+def _words(counts: dict[str, int]) -> str:
+    return ", ".join(f"{split} {count:,}" for split, count in counts.items())

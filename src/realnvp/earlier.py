@@ -1,0 +1,52 @@
+"""The modules of version 0.1.0 under their old names, which still import and warn."""
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+NOW = {
+    "checkpoint": ("files.saved", "files.checkpoint"),
+    "distributions": ("flows.distribution",),
+    "figures": ("evaluation.figures",),
+    "fitting": ("training.fit",),
+    "flow": ("flows.flow",),
+    "folded": ("flows.fast",),
+    "latent": ("evaluation.latent",),
+    "likelihood": ("evaluation.likelihood", "flows.flow"),
+    "models": ("flows.build", "flows.paper", "flows.modern", "flows.vector"),
+    "nets": ("networks.resnet", "networks.modern"),
+    "nonfinite": ("training.nonfinite",),
+    "prior": ("flows.flow",),
+    "train": ("training.train",),
+    "views": ("evaluation.views",),
+}
+"""Where the names of a module are."""
+
+
+class Earlier(MetaPathFinder, Loader):
+    """Import `realnvp.OLD` as a module that looks its names up where they are now."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        package, _, old = fullname.partition(".")
+        return ModuleSpec(fullname, self) if package == "realnvp" and old in NOW else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        rooms = [f"realnvp.{room}" for room in NOW[module.__name__.partition(".")[2]]]
+        words = f"{module.__name__} is {' and '.join(rooms)} since version 0.2"
+        warnings.warn(words, DeprecationWarning, stacklevel=2)
+
+        def find(name: str) -> Any:
+            for room in map(importlib.import_module, rooms):
+                if hasattr(room, name):
+                    return getattr(room, name)
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+
+        module.__dict__["__getattr__"] = find
+
+
+sys.meta_path.append(Earlier())

@@ -1,0 +1,114 @@
+"""All figures of a run, or some, to files."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from realnvp.config import Config, nearest
+from realnvp.device import lacking_memory
+from realnvp.evaluation.figures import paper, points
+from realnvp.evaluation.figures.curves import curves
+from realnvp.evaluation.figures.grids import save_png
+from realnvp.evaluation.figures.subject import Drawing, Subject
+from realnvp.files.folders import atomic_save
+from realnvp.files.records import DamagedError
+from realnvp.flows.flow import Flow, evaluating
+from realnvp.progress import Report, progress
+
+Figures = Mapping[str, Callable[[Subject], Iterator[Drawing]]]
+IMAGES: Figures = paper.FIGURES | {"curves": curves}
+POINTS: Figures = points.OF_TWO | points.FIGURES | {"curves": curves}
+ROWS: Figures = points.OF_MORE | points.FIGURES | {"curves": curves}
+PLOTTED = {"latents", "curves", *points.OF_TWO, *points.OF_MORE}  # by matplotlib
+
+
+def figures_of(config: Config) -> Figures:
+    """What can be drawn of a run: of images; of a table of two columns, which are points of a plane; of one with more."""
+    if config.data.levels is not None:
+        return IMAGES
+    return POINTS if config.data.shape == (2,) else ROWS
+
+
+class Drawn(NamedTuple):
+    """What came of drawing figures."""
+
+    files: list[Path]
+    """The files written."""
+    missing: dict[str, str]
+    """Figures that could not be drawn, or not all of their pictures, and why."""
+
+
+def draw_figures(
+    flow: Flow, run: str | Path, *, only: Sequence[str] = (), seed: int = 0, out: Path | None = None, arrays: bool = False
+) -> list[Path]:
+    """The files written: figures of a trained run, all or those named in `only`, under RUN/figures or out.
+
+    arrays: also what was drawn, as NAME-ARRAY.npy. A figure that cannot be drawn is left out, with a warning.
+    ValueError names a figure in `only` that is unknown or cannot be drawn.
+    """
+    return drawn_figures(flow, run, only=only, seed=seed, out=out, arrays=arrays).files
+
+
+def drawn_figures(
+    flow: Flow, run: str | Path, *, only: Sequence[str] = (), seed: int = 0, out: Path | None = None, arrays: bool = False
+) -> Drawn:
+    """The same, and which figures could not be drawn."""
+    assert flow.config is not None
+    figures = figures_of(flow.config)
+    names = _chosen(figures, only, Path(run))
+    subject, drawn = Subject(flow, flow.config, Path(run), seed), Drawn([], {})
+    folder = Path(run, "figures") if out is None else out
+    if not only:
+        subject.some(subject.splits.test, 1)  # a seed below 0, data that are missing or damaged: no single figure's fault
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out: {folder} is a file; name a folder")
+    with evaluating(flow), progress("figure", len(names)) as report:
+        for done, name in enumerate(names):
+            subject.say = partial(_say, report, done, name)
+            try:
+                for drawing in figures[name](subject):
+                    drawn.files.extend(_write(drawing, folder, arrays=arrays))
+            except Exception as error:
+                if not (why := _why_not(error)) or (only and not isinstance(error, ValueError)):
+                    raise
+                if only:
+                    raise ValueError(f"{name}: {why}") from error
+                drawn.missing[name] = why
+                warnings.warn(f"{name} is left out: {why}", stacklevel=3)
+        report(len(names))
+    return drawn
+
+
+def _why_not(error: Exception) -> str:
+    """Why one figure could not be drawn, in words; '' if the error is about more than that figure."""
+    if lacking_memory(error):
+        return "not enough memory for it"
+    return str(error) if isinstance(error, ValueError | DamagedError) else ""
+
+
+def _say(report: Report, done: int, name: str, words: str) -> None:
+    report(done, f"{name}: {words}")
+
+
+def _chosen(figures: Figures, only: Sequence[str], run: Path) -> list[str]:
+    if unknown := next((name for name in only if name not in figures), None):
+        raise ValueError(f"--only: no figure {unknown!r}{nearest(unknown, figures)}; there are {', '.join(figures)}")
+    lacks = set() if (run / "metrics.jsonl").exists() else {"curves"}  # a shared flow does not tell how it was trained
+    names = [name for name in figures if name in only or not (only or name in lacks)]
+    if PLOTTED & {*names}:
+        import matplotlib  # noqa: F401  # a missing extra is told before anything is computed
+    return names
+
+
+def _write(drawing: Drawing, folder: Path, *, arrays: bool) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{drawing.name}.png"]
+    save_png(paths[0], drawing.picture)
+    for name, array in drawing.arrays.items() if arrays else ():
+        paths.append(folder / f"{drawing.name}-{name}.npy")
+        atomic_save(paths[-1], partial(np.save, arr=array))
+    return paths

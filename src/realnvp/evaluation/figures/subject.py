@@ -1,0 +1,103 @@
+"""What is drawn, and what came of it."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from realnvp.config import Config
+from realnvp.data import Splits, quantize, splits_of_run
+from realnvp.evaluation import latent
+from realnvp.evaluation.figures.grids import Pixels, grid
+from realnvp.evaluation.views import View, several_views, views_of
+from realnvp.files.environment import warn_of_changed_data
+from realnvp.flows.flow import Flow
+from realnvp.noise import Purpose, generator
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+Array = NDArray[Any]
+
+
+class Drawing(NamedTuple):
+    """One picture, and what was drawn."""
+
+    name: str
+    picture: "Picture"
+    arrays: dict[str, Array]
+
+
+@dataclass
+class Subject:
+    """What is drawn: a flow in eval mode and the run it comes from; the seed decides all that is chosen or drawn at random."""
+
+    flow: Flow
+    config: Config
+    run: Path
+    seed: int
+    say: Callable[[str], None] = lambda words: None
+    """Told what is being done."""
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The run's data."""
+        splits = splits_of_run(self.run, self.config)
+        warn_of_changed_data(self.run, splits.folder, splits.sha256)
+        return splits
+
+    def some(self, images: latent.Images, count: int) -> Pixels:
+        """So many of the images, (count, H, W, C), chosen by the seed; all where there are no more."""
+        rng = generator(self.seed, Purpose.CHOICE)
+        return np.array(images[np.sort(rng.choice(len(images), min(count, len(images)), replace=False))])
+
+    def encoded(self, images: Pixels) -> Tensor:
+        """z of images, (N, H, W, C), at the centres of their bins."""
+        return latent.encode(self.flow, latent.centres(channels_first(images)), report=self.telling("encode", len(images)))
+
+    @property
+    def levels(self) -> int:
+        """Grey levels of the run's images."""
+        assert self.config.data.levels is not None
+        return self.config.data.levels
+
+    def views(self) -> list[View]:
+        """The ways in which training showed an image; none where that is as it is."""
+        data, shape = self.config.data, self.splits.shape
+        return views_of(data, shape) if several_views(data, shape) else []
+
+    def pixels(self, x: Tensor) -> Pixels:
+        """(N, H, W, C), uint8, of x in data units; warns of images that are not finite, whose bad pixels become 0."""
+        if bad := int((~x.isfinite()).flatten(1).any(1).sum()):
+            warnings.warn(f"{bad} of {len(x)} decoded images are not finite", stacklevel=2)
+        return quantize(torch.nan_to_num(x), levels=self.levels).permute(0, 2, 3, 1).cpu().numpy()
+
+    def sampled(self, count: int, *, temperature: float = 1.0, factor: int = 1) -> Pixels:
+        """Samples, (N, H, W, C); of larger images fewer at a time, so that memory stays bounded."""
+        assert self.config.data.shape is not None
+        shape, chunk, parts = latent.extrapolated(self.config.data.shape, factor), max(1, 64 // factor**2), []
+        for first in range(0, count, chunk):
+            n = min(chunk, count - first)
+            parts.append(self.pixels(self.flow.sample(n, shape, temperature=temperature, seed=self.seed, first=first)))
+            self.say(f"{shape[1]}x{shape[2]} sample {first + n}/{count}")
+        return np.concatenate(parts)
+
+    def grid(self, images: Pixels, **words: Any) -> "Picture":
+        """A grid of images with the run's grey levels."""
+        return grid(images, levels=self.levels, **words)
+
+    def telling(self, words: str, total: int) -> Callable[[int], None]:
+        """A function that says how many are done."""
+        return lambda done: self.say(f"{words} {done}/{total}")
+
+
+def channels_first(images: Pixels) -> Tensor:
+    """(N, C, H, W) of uint8 (N, H, W, C)."""
+    return torch.from_numpy(images.transpose(0, 3, 1, 2))

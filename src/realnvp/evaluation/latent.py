@@ -1,0 +1,164 @@
+"""The mathematics of the paper's figures: latents and pixels in, latents and numbers out. No drawing, no grad mode."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from realnvp.bijections import latent_levels
+from realnvp.config import Shape
+from realnvp.evaluation.views import View
+from realnvp.flows.flow import Flow, Prior, state_like
+from realnvp.noise import Purpose, generator
+
+
+class Manifold(NamedTuple):
+    """A grid of latents spanned by those of four images."""
+
+    z: Tensor
+    """(8, 8, C, H, W): phi' along the rows, phi along the columns."""
+    corners: tuple[tuple[int, int], ...]
+    """(row, column) of z1, z2, z3 and z4; each stands once more, 4 rows and 4 columns further."""
+
+
+def manifold(z: Tensor, *, angles: int = 8) -> Manifold:
+    """The grid cos(phi) (cos(phi') z1 + sin(phi') z2) + sin(phi) (cos(phi') z3 + sin(phi') z4) (eq 14, figure 6).
+
+    z: (4, C, H, W). phi and phi' run over the angles 2 pi k / 8; phi = phi' = 0 is z1 bit for bit, and so are the other three.
+    The squares of the weights add up to 1, so for independent Gaussian z1 .. z4 each point is Gaussian.
+    """
+    if z.ndim != 4 or len(z) != 4 or angles % 4:
+        raise ValueError(f"z: expected the latents of four images, (4, C, H, W), got {tuple(z.shape)}")
+    phi = torch.arange(angles, dtype=torch.float64) * (2 * math.pi / angles)
+    cos, sin = (torch.where(values.abs() < 1e-12, 0.0, values) for values in (phi.cos(), phi.sin()))
+    down, along = (cos[:, None], sin[:, None]), (cos, sin)
+    weights = torch.stack([b * a for a in along for b in down])  # (4, 8, 8)
+    points = (weights[..., None, None, None].to(z) * z[:, None, None]).sum(0)
+    quarter = angles // 4
+    return Manifold(points, ((0, 0), (quarter, 0), (0, quarter), (quarter, quarter)))
+
+
+def shares(num_scales: int) -> list[float]:
+    """[1, .5, .25, ...]: the shares of the latents that conceptual compression can keep, one for each scale (appendix D)."""
+    return [0.5**level for level in range(num_scales)]
+
+
+def kept(height: int, width: int, *, num_scales: int, level: int) -> Tensor:
+    """(H, W), True for the coarsest 2^-level of the latents; level 0 keeps all. ValueError if there is no such level."""
+    if not 0 <= level < num_scales:
+        raise ValueError(f"level: {num_scales} scales have the levels 0 to {num_scales - 1}, got {level}")
+    return latent_levels(height, width, num_scales) >= level
+
+
+def compress(z: Tensor, keep: Tensor, prior: Prior, *, seed: int = 0, indices: Sequence[int]) -> Tensor:
+    """z where keep is True, elsewhere a fresh draw from the prior (appendix D).
+
+    z: (B, C, H, W); keep: (H, W). Row i's draw is a function of (seed, indices[i]), the same whatever is kept.
+    """
+    assert len(indices) == len(z)
+    draws = [prior.sample(z.shape[1:], generator(seed, Purpose.RESAMPLE, index=int(i))) for i in indices]
+    return torch.where(keep.to(z.device), z, torch.stack(draws).to(z))
+
+
+def extrapolated(shape: Shape, factor: int) -> Shape:
+    """(C, factor H, factor W): what a flow of images of this shape is asked for in appendix C."""
+    if factor < 1:
+        raise ValueError(f"factor: must be at least 1, got {factor}")
+    return shape[0], factor * shape[1], factor * shape[2]
+
+
+def centres(images: Tensor) -> Tensor:
+    """v + 1/2, float32: the middle of each pixel's bin, so that floor finds the way back from g(f(x)). images: uint8."""
+    return images.float() + 0.5
+
+
+def encode(flow: Flow, x: Tensor, *, chunk: int = 64, report: Callable[[int], None] | None = None) -> Tensor:
+    """z = f(x), (N, C, H, W), a chunk at a time; x in data units. report is told how many are done."""
+    return _in_chunks(lambda part: flow.encode(part.to(state_like(flow))), x, chunk, report)
+
+
+def decode(flow: Flow, z: Tensor, *, chunk: int = 64, report: Callable[[int], None] | None = None) -> Tensor:
+    """x = g(z), (N, C, H, W), in data units, a chunk at a time. report is told how many are done."""
+    return _in_chunks(flow.decode, z, chunk, report)
+
+
+def _in_chunks(f: Callable[[Tensor], Tensor], x: Tensor, chunk: int, report: Callable[[int], None] | None) -> Tensor:
+    parts = []
+    for start in range(0, len(x), chunk):
+        parts.append(f(x[start : start + chunk]))
+        if report:
+            report(min(start + chunk, len(x)))
+    return torch.cat(parts)
+
+
+def by_scale(z: Tensor, num_scales: int) -> list[Tensor]:
+    """The entries of z that were factored out at scale 0, 1, ...; each a vector. z: (N, C, H, W)."""
+    levels = latent_levels(z.shape[-2], z.shape[-1], num_scales).to(z.device)
+    return [z[..., levels == scale].flatten() for scale in range(num_scales)]
+
+
+def pixel_moments(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of z at each pixel, (H, W) each, over images and channels. z: (N, C, H, W)."""
+    return z.mean((0, 1)), z.std((0, 1), correction=0)
+
+
+def normal_quantiles(values: Tensor, *, reach: float = 4.0, points: int = 81) -> tuple[Tensor, Tensor]:
+    """Quantiles of N(0, 1) within +-reach, and of the values at the same probabilities: a straight line if they are Gaussian.
+
+    Only where at least ten values lie beyond.
+    """
+    expected = torch.linspace(-reach, reach, points, dtype=torch.float64)
+    place = torch.special.ndtr(expected) * len(values)
+    inside = (place >= 10) & (place <= len(values) - 10)
+    found = values.cpu().double().sort().values[place[inside].long()]
+    return expected[inside], found
+
+
+class Images(Protocol):
+    """Many images, uint8 (N, H, W, C), perhaps on disk: an array, or what is indexed like one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, wanted: Any, /) -> NDArray[np.uint8]: ...
+
+
+class Neighbours(NamedTuple):
+    """For each of some images, the nearest one in a data set."""
+
+    where: Tensor
+    """(Q,), the index in the data set."""
+    distance: Tensor
+    """(Q,), float64: root of the mean squared difference of pixels, in grey levels."""
+
+
+def nearest_neighbours(
+    images: Tensor,
+    data: Images,
+    *,
+    views: Sequence[View] = (),
+    chunk: int = 2**22,
+    report: Callable[[int], None] | None = None,
+) -> Neighbours:
+    """The image of the data set that is nearest to each image. images: uint8 (Q, H, W, C); data: uint8 (N, H, W, C).
+
+    views: in which ways an image counts, itself among them, as `views_of` has them; () for the image alone. So many pixels of
+    the data set as chunk says are in memory at once; float64 keeps the sums of squares exact.
+    """
+    count, size, first = len(images), math.prod(images.shape[1:]), images.cpu().permute(0, 3, 1, 2)
+    best = torch.full((count,), math.inf, dtype=torch.float64)
+    index = torch.zeros(count, dtype=torch.long)
+    for start in range(0, len(data), max(1, chunk // size)):
+        rows = torch.from_numpy(np.array(data[start : start + max(1, chunk // size)])).double().flatten(1)
+        for seen in (view(first) for view in views) if views else (first,):
+            queries = seen.permute(0, 2, 3, 1).double().flatten(1)
+            squares = queries.square().sum(1)[:, None] - 2 * queries @ rows.T + rows.square().sum(1)
+            least, where = squares.min(1)
+            index = torch.where(least < best, where + start, index)
+            best = torch.minimum(least, best)
+        if report:
+            report(start + len(rows))
+    return Neighbours(index, (best / size).sqrt())

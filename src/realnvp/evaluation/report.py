@@ -1,0 +1,132 @@
+"""One self-contained HTML page about a run: no request leaves it, and it opens from disk."""
+
+import base64
+import html
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from realnvp.config import Config, departures, flat
+from realnvp.evaluation.record import evaluation_command, measured
+from realnvp.files.environment import command_of
+from realnvp.files.folders import write_file
+
+# What to look for in each picture; the key is the start of the file's name, the longest that fits counts.
+SENTENCES = {
+    "samples": "Data beside samples: look at colours and textures first, then at shapes, which come last.",
+    "samples-temperature": "The same latents at lower temperatures: calmer images, no longer exact samples of the model.",
+    "manifold": "Four images (red) span a grid of latents (eq 14): all between them should look like plausible images.",
+    "extrapolation": "Larger samples, same weights: what the flow knows as texture goes on, what it knows as layout does not.",
+    "compression": "The coarsest latents are kept, the rest is drawn anew; the first column is the image itself.",
+    "latents": "Latents of test images against N(0, 1): what leaves the diagonal is what the flow has not learned.",
+    "latents-maps": "Mean and deviation of the latents at each pixel: 0 and 1 everywhere for a perfect flow.",
+    "latents-extremes": "The likeliest and the least likely test images: smooth ones cost few bits, unusual ones many.",
+    "latents-neighbours": "Samples beside the training images nearest to them: a copy would mean that the flow memorised.",
+    "latents-distances": "Distances to the nearest training image: samples much nearer than test images would be memorised.",
+    "": "Another picture of the run.",
+    "density": "Data, density, samples: mass between the parts of the data, or edges made soft, is what it has not learned.",
+    "map": "The paper's figure 1: data and their latents above, samples and theirs below; the grid shows where f stretches.",
+    "pairs": "Data and samples in each pair of columns: they should be hard to tell apart.",
+    "curves": "The number over training: validation that gets worse while training gets better is overfitting.",
+}
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }}
+h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid #ddd; }}
+table {{ border-collapse: collapse; }} td, th {{ padding: .15rem 1.2rem .15rem 0; text-align: left; vertical-align: top; }}
+img {{ max-width: 100%; }} code {{ background: #f4f4f4; padding: .1rem .3rem; }} figure {{ margin: 1.5rem 0; }}
+.number {{ font-size: 1.4rem; }} details {{ margin: 1rem 0; }}
+</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+
+def report(
+    run: Path,
+    config: Config,
+    result: dict[str, Any],
+    pictures: Iterable[Path],
+    sittings: list[dict[str, Any]],
+    *,
+    seed: int,
+    missing: Iterable[tuple[str, str]] = (),
+) -> Path:
+    """RUN/report.html: results with error bars, pictures with what to look for and the command that made them, configuration.
+
+    result: its evaluation. pictures: PNG files, drawn with this seed; they are embedded. missing: figures that could not be
+    drawn, and why; the page says so where they would stand.
+    sittings: what `read_sittings` gives. All text is escaped.
+    """
+    title = run.resolve().name
+    parts = [f"<h1>{_text(title)}</h1>", _results(result, config), _command(evaluation_command(run, result))]
+    which = ["--which", "last"] if result["which"] == "last" else []
+    figures = [(path.stem, _picture(path)) for path in pictures]
+    figures += [(name, f"<p>Left out: {_text(why)}.</p>") for name, why in missing]
+    for name, content in sorted(figures, key=lambda figure: (list(SENTENCES).index(_kind(figure[0])), figure[0])):
+        command = ["realnvp", "figures", str(run), "--only", name.split("-")[0], "--seed", str(seed), *which]
+        parts.append(f"<h2>{_text(name)}</h2>{content}{_command(shlex.join(command))}")
+    parts += ["<h2>Configuration</h2>", _table(flat(config)), _command(command_of(sittings[-1]))]
+    parts += ["<h2>Environment</h2>", _table(_environment(sittings))]
+    page = run / "report.html"
+    write_file(page, PAGE.format(title=_text(f"realnvp: {title}"), body="\n".join(parts)))
+    return page
+
+
+def _results(result: dict[str, Any], config: Config) -> str:
+    version = f" ({result['dataset_version']})" if result["dataset_version"] else ""
+    rows = {"standard error over": result["standard_error_over"]}
+    number = f'<p class="number">{_text(measured(result))}</p>'
+    if "num_rows" in result:
+        what = f"{result['dataset']}{version}, {result['num_rows']} rows of the {result['split']} split"
+        return f"{number}<p>{_text(what)}. The mean of log p in the units of the columns.</p>{_table(rows)}"
+    what = f"{result['dataset']}{version}, {result['num_images']} images of the {result['split']} split"
+    rows["noise draws"] = result["noise_draws"]
+    if "views" in result:
+        rows[f"averaged over {result['views']['count']} views"] = measured(result["views"])
+    rows |= {f"lossless {name}": f"{value:.3f} bits/dim" for name, value in result.get("codecs", {}).items()}
+    if result["paper"] is not None:
+        rows["the paper"] = f"{result['paper']:.2f} bits/dim"
+    elif fields := departures(config):
+        rows["departs from the paper in"] = ", ".join(fields)
+    return f"{number}<p>{_text(what)}. An upper bound ({config.model.dequantisation} dequantisation).</p>{_table(rows)}"
+
+
+def _picture(path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    image = f'<img alt="{_text(path.stem)}" src="data:image/png;base64,{data}">'
+    return f"<p>{SENTENCES[_kind(path.stem)]}</p><figure>{image}</figure>"
+
+
+def _kind(name: str) -> str:
+    return max((kind for kind in SENTENCES if name.startswith(kind)), key=len, default="")
+
+
+def _environment(sittings: list[dict[str, Any]]) -> dict[str, Any]:
+    last = sittings[-1]
+    versions = ", ".join(f"{name} {version}" for name, version in last["versions"].items())
+    rest = {key: last[key] for key in ("time", "git_commit", "platform", "processor", "cpus", "threads")}
+    return {"sittings": len(sittings), "versions": versions} | rest
+
+
+def _table(rows: dict[str, Any]) -> str:
+    return "<table>" + "".join(f"<tr><th>{_text(k)}</th><td>{_text(v)}</td></tr>" for k, v in rows.items()) + "</table>"
+
+
+def _command(command: str) -> str:
+    return f"<p><code>{_text(command)}</code></p>"
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))

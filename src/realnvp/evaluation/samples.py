@@ -1,0 +1,108 @@
+"""Samples to files, in bounded memory."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from realnvp.data import quantize
+from realnvp.data.images import MAX_PIXELS
+from realnvp.evaluation.figures import data_beside_samples, samples_only, save_png, scatter
+from realnvp.files.folders import atomic_save
+from realnvp.flows.flow import Flow, evaluating, state_like
+from realnvp.progress import progress
+
+Pixels = NDArray[np.uint8]
+Rows = NDArray[np.float64]
+CHUNK = 64
+MANY = 16_384  # rows at a time
+
+
+class _Samples:
+    """n samples, so many at once; afterwards, how many of them have an entry that is not finite."""
+
+    def __init__(self, flow: Flow, n: int, at_once: int, **how: Any) -> None:
+        self.flow, self.n, self.at_once, self.how = flow, n, at_once, how
+        self.nonfinite = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        with evaluating(self.flow), progress("sample", self.n) as report:
+            for first in range(0, self.n, self.at_once):
+                count = min(self.at_once, self.n - first)
+                x = self.flow.sample(count, first=first, **self.how)
+                self.nonfinite += int((~x.isfinite()).flatten(1).any(1).sum())
+                yield x
+                report(first + count)
+
+
+def write_samples(flow: Flow, out: Path, *, n: int, seed: int, temperature: float, data: Pixels | None = None) -> int:
+    """How many samples have an entry that is not finite (it is written as 0). Writes out, .npy or .png, a chunk at a time.
+
+    data: uint8 (N, H, W, C) to show beside the samples in a PNG.
+    """
+    assert flow.config is not None
+    assert flow.config.data.shape is not None
+    channels, height, width = flow.config.data.shape
+    levels = flow.config.data.levels
+    assert levels is not None
+    if out.suffix != ".npy" and n * max(64, height) * max(64, width) > MAX_PIXELS:  # a grid's images are 64 pixels high or more
+        raise ValueError(f"-n: {n:,} samples are too many for a PNG; name an .npy file")
+    samples = _Samples(flow, n, CHUNK, seed=seed, temperature=temperature)
+    chunks = (quantize(x.nan_to_num(), levels=levels).permute(0, 2, 3, 1).cpu().numpy() for x in samples)
+    if out.suffix == ".npy":
+        atomic_save(out, partial(_as_npy, chunks, (n, height, width, channels), "|u1"), size=n * channels * height * width)
+    elif data is not None:
+        data_beside_samples(out, data, np.concatenate([*chunks]), levels=levels)
+    else:
+        samples_only(out, np.concatenate([*chunks]), levels=levels)
+    return samples.nonfinite
+
+
+def write_rows(flow: Flow, out: Path, *, n: int, seed: int, temperature: float, data: Rows | None = None) -> int:
+    """How many sampled rows have an entry that is not finite. Writes out, .csv with a header, .npy, or a .png of two columns.
+
+    data: (N, 2), to show beside the samples in a PNG.
+    """
+    assert flow.config is not None
+    assert flow.config.data.shape is not None
+    (count,) = flow.config.data.shape
+    columns = flow.config.data.columns or tuple(f"x{i + 1}" for i in range(count))
+    if out.suffix == ".png" and count != 2:
+        raise ValueError(f"--out: {out} can show tables of two columns only, this one has {count}; name a .csv or .npy file")
+    samples = _Samples(flow, n, MANY, seed=seed, temperature=temperature, dtype=state_like(flow).dtype)
+    chunks = (x.cpu().double().numpy() for x in samples)
+    if out.suffix == ".png":
+        groups = {} if data is None else {"data": np.asarray(data)}
+        save_png(out, scatter(groups | {"samples": np.concatenate([*chunks])}, columns))
+    elif out.suffix == ".npy":
+        atomic_save(out, partial(_as_npy, chunks, (n, count), "<f8"))
+    else:
+        atomic_save(out, partial(_as_csv, chunks, columns))
+    return samples.nonfinite
+
+
+def _as_npy(chunks: Iterable[NDArray[Any]], shape: tuple[int, ...], kind: str, file: BinaryIO) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+    file.writelines(chunk.tobytes() for chunk in chunks)
+
+
+def _as_csv(chunks: Iterable[Rows], columns: Sequence[str], file: BinaryIO) -> None:
+    text = io.TextIOWrapper(file, "utf-8", newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    for chunk in chunks:
+        table.writerows(chunk.tolist())
+    text.detach()
+
+
+def fast_error(flow: Flow, quick: Flow, *, seed: int, temperature: float) -> float:
+    """Grey levels by which samples of `quick`, made by `realnvp.fast(flow)`, are off: the median over the pixels of 8 samples."""
+    with evaluating(flow):
+        exact, approximate = (each.sample(8, temperature=temperature, seed=seed) for each in (flow, quick))
+    return float((exact - approximate).abs().median())

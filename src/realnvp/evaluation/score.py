@@ -1,0 +1,145 @@
+"""Scores of single image files, or of a table's rows: how likely is each?"""
+
+import math
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from realnvp.config.units import in_bits_per_dim
+from realnvp.data import fitted, image_files, read_image, read_table
+from realnvp.evaluation.likelihood import log_probs
+from realnvp.flows.flow import Flow
+from realnvp.progress import Report
+
+CHUNK = 64
+
+
+class Score(NamedTuple):
+    """One image's density."""
+
+    path: str
+    log_prob: float
+    """Nats."""
+    bits_per_dim: float
+    rank: int
+    """1 is the least likely."""
+
+
+class RowScore(NamedTuple):
+    """One row's density."""
+
+    path: str
+    row: int
+    """1 is the first after the header."""
+    log_prob: float
+    """Nats, in the units of the columns."""
+    rank: int
+    """1 is the least likely."""
+
+
+COMPARED = 16  # scores of a fast flow with those of the flow itself
+
+
+def fast_error(flow: Flow, scores: Sequence[Score], **how: Any) -> float:
+    """Bits/dim by which scores of `realnvp.fast(flow)` are off at most, over the first few. how: what `score` was given."""
+    exact = score(flow, [Path(entry.path) for entry in scores[:COMPARED]], **how)
+    return max(abs(a.bits_per_dim - b.bits_per_dim) for a, b in zip(exact, scores[:COMPARED], strict=True))
+
+
+def files_of(paths: Sequence[Path]) -> list[Path]:
+    """The image files among the paths and in folders among them; ValueError names what is not there."""
+    files = [file for path in paths for file in (image_files(path) if path.is_dir() else [path])]
+    if not files:
+        raise ValueError(f"{', '.join(map(str, paths))}: no image files in it")
+    return files
+
+
+def score(
+    flow: Flow,
+    files: Sequence[Path],
+    *,
+    noise_draws: int = 1,
+    seed: int = 0,
+    resize: bool = False,
+    report: Report | None = None,
+) -> list[Score]:
+    """The score of each image file.
+
+    resize: brings each to the flow's size, as `realnvp prepare images` does with --resize SIDE, or HEIGHTxWIDTH.
+    An image's noise is a function of its pixels and the seed, so its score does not depend on its neighbours.
+    ValueError names all files that cannot be read or have another size than the flow's.
+    """
+    assert flow.config is not None
+    assert flow.config.data.shape is not None
+    shape, levels = flow.config.data.shape, flow.config.data.levels
+    assert levels is not None
+    nats: list[float] = []
+    bad: list[str] = []
+    for start in range(0, len(files), CHUNK):
+        read = (_fitting(file, shape, levels, bad, resize=resize) for file in files[start : start + CHUNK])
+        images = [image for image in read if image is not None]
+        if images and not bad:
+            keys = [zlib.crc32(image.tobytes()) for image in images]
+            nats += log_probs(flow, np.stack(images), noise_draws=noise_draws, seed=seed, indices=keys).tolist()
+            if report:
+                report(len(nats))
+    if bad:
+        more = f"; and {len(bad) - 20} more" if len(bad) > 20 else ""
+        raise ValueError("; ".join(bad[:20]) + more)
+    scored = zip(files, nats, _ranks(nats), strict=True)
+    return [Score(str(file), value, in_bits_per_dim(value, shape), rank) for file, value, rank in scored]
+
+
+def score_rows(flow: Flow, files: Sequence[Path]) -> list[RowScore]:
+    """The score of each row of some tables, ranked together; columns are found by their names, others are not looked at.
+
+    ValueError names the file, and the columns that are missing or hold no finite numbers.
+    """
+    assert flow.config is not None
+    assert flow.config.data.shape is not None
+    places: list[tuple[str, int]] = []
+    nats: list[float] = []
+    for file in files:
+        rows, columns = read_table(file, flow.config.data.columns)
+        if len(columns) != flow.config.data.shape[0]:
+            raise ValueError(f"{file}: {len(columns)} columns, but the flow was trained on {flow.config.data.shape[0]}")
+        nats += log_probs(flow, rows).tolist()
+        places += [(str(file), i + 1) for i in range(len(rows))]
+    return [RowScore(*place, value, rank) for place, value, rank in zip(places, nats, _ranks(nats), strict=True)]
+
+
+def _ranks(nats: list[float]) -> list[int]:
+    """1 for the least likely, of which what is no number comes first."""
+    order = sorted(range(len(nats)), key=lambda i: (not math.isnan(nats[i]), nats[i]))
+    ranks = dict(zip(order, range(1, len(order) + 1), strict=True))
+    return [ranks[i] for i in range(len(nats))]
+
+
+def _fitting(
+    file: Path, shape: tuple[int, ...], levels: int, bad: list[str], *, resize: bool
+) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None:
+    """The image as (C, H, W), or None with a complaint added to bad."""
+    _, height, width = shape
+    try:
+        pixels = read_image(file)
+        if resize:
+            pixels = fitted(pixels, resize=(height,) if height == width else (height, width))
+        image = pixels.transpose(2, 0, 1)
+    except ValueError as error:
+        bad.append(str(error) if str(file) in str(error) else f"{file}: {error}")
+        return None
+    if image.shape != shape:
+        way = "; --resize brings it to that" if len(image) == shape[0] else ""
+        bad.append(f"{file}: {_describe(image.shape)}, but the flow was trained on {_describe(shape)}{way}")
+    elif image.max() >= levels:
+        bad.append(f"{file}: has the value {image.max()}, but the flow knows the levels 0 to {levels - 1}")
+    else:
+        return image
+    return None
+
+
+def _describe(shape: Sequence[int]) -> str:
+    return f"{shape[1]}x{shape[2]} with {shape[0]} channel{'s' if shape[0] > 1 else ''}"

@@ -1,0 +1,104 @@
+"""Table 1 of the paper with runs of one's own beside it."""
+
+from pathlib import Path
+from typing import Any
+
+from realnvp.config import ModelConfig, departures
+from realnvp.evaluation.record import current_evaluation, measured
+from realnvp.files.checkpoint import last_state
+from realnvp.files.environment import command_of, read_sittings
+from realnvp.files.saved import read_run_config
+
+# Bits/dim of the other systems: the paper's Table 1 (test; training in brackets where given), and NICE as later papers report it.
+# They are of the same images as the paper's number, so of other versions of a data set neither is shown.
+OTHERS: dict[str, dict[str, str]] = {
+    "cifar10": {"PixelRNN": "3.00", "Conv DRAW": "< 3.59", "NICE": "4.48"},
+    "imagenet32": {"PixelRNN": "3.86 (3.83)", "Conv DRAW": "< 4.40 (4.35)"},
+    "imagenet64": {"PixelRNN": "3.63 (3.57)", "Conv DRAW": "< 4.10 (4.04)"},
+}
+COLUMNS = (
+    "data set",
+    "split",
+    "images",
+    "bits/dim",
+    "the paper",
+    "others",
+    "model",
+    "departs in",
+    "steps",
+    "hardware",
+    "command",
+)
+
+
+def table(runs: list[Path]) -> list[dict[str, Any]]:
+    """One row for each run directory, from what `realnvp evaluate` and the training wrote there.
+
+    ValueError names a run that is none, or was not evaluated on its own data yet.
+    """
+    return [_row(run) for run in runs]
+
+
+def _row(run: Path) -> dict[str, Any]:
+    config = read_run_config(run)
+    if config.data.levels is None:
+        raise ValueError(f"{run}: is of a table of numbers; the paper's Table 1 has images only")
+    result = current_evaluation(run)
+    environment = read_sittings(run)[-1]
+    state = last_state(run)
+    return {
+        "run": str(run),
+        "dataset": result["dataset"],
+        "dataset_version": result["dataset_version"],
+        "split": result["split"],
+        "num_images": result["num_images"],
+        "noise_draws": result["noise_draws"],
+        "bits_per_dim": result["bits_per_dim"],
+        "standard_error": result["standard_error"],
+        "paper": result["paper"],
+        "others": OTHERS.get(config.data.set, {}) if result.get("comparable") else {},
+        "model": _whose(config.model),
+        "departures": departures(config),
+        "steps": state.step if state else None,
+        "hardware": _hardware(environment),
+        "command": command_of(environment),
+    }
+
+
+def _whose(model: ModelConfig) -> str:
+    if model.architecture == "modern":
+        learned = ", variational dequantisation" if model.dequantisation == "variational" else ""
+        return f"modern{learned}, not the paper's"
+    return "the paper's" if model.coupling == "affine" else "NICE's couplings, not the paper's"
+
+
+def _hardware(environment: dict[str, Any]) -> str:
+    processes = f", {environment['processes']} processes" if environment.get("processes", 1) > 1 else ""
+    if environment.get("device", "cpu").startswith("cuda"):
+        return f"{next(iter(environment['gpus']), 'GPU')}{processes}"
+    return f"{environment['processor']}, {environment['threads']} threads{processes}"
+
+
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row as text, in the order of `COLUMNS`."""
+    version = f" ({row['dataset_version']})" if row["dataset_version"] else ""
+    others = ", ".join(f"{name} {bits}" for name, bits in row["others"].items())
+    return (
+        row["dataset"] + version,
+        row["split"],
+        str(row["num_images"]),
+        measured(row).removesuffix(" bits/dim"),
+        "" if row["paper"] is None else f"{row['paper']:.2f}",
+        others,
+        row["model"],
+        ", ".join(row["departures"]),
+        "" if row["steps"] is None else str(row["steps"]),
+        row["hardware"],
+        row["command"],
+    )
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table in Markdown."""
+    lines = [COLUMNS, tuple("---" for _ in COLUMNS), *map(cells, rows)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,104 @@
+"""Checkpoints that a training goes on from: safetensors and JSON, no pickle."""
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol, get_type_hints
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from realnvp.files.folders import keep_last, newest_intact, write_folder
+from realnvp.files.records import DamagedError, ours, parse_json
+from realnvp.files.saved import CONFIG, read_tensors
+from realnvp.flows.flow import Flow
+
+TENSORS, STATE = "state.safetensors", "state.json"
+
+
+@dataclass
+class TrainState:
+    """Where a training stands, beside its tensors."""
+
+    step: int = 0
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+    typical_norm: float = 0.0
+    skipped: int = 0
+    best: float | None = None
+    best_step: int = 0
+    evaluations_since_best: int = 0
+    pending: bool = False
+    """Whether the evaluation and the samples after this step, where it is time for them, are still to come."""
+
+
+class Averages(Protocol):
+    """What a checkpoint holds of the moving averages of the weights."""
+
+    tensors: dict[str, Tensor]
+    """By name of the weight."""
+
+
+def save_checkpoint(
+    run_dir: Path, state: TrainState, *, flow: Flow, optimizers: Sequence[torch.optim.Optimizer], average: Averages
+) -> None:
+    """Write checkpoints/step-N: weights, moments, averages, the optimisers' state, where it stands. The last two are kept."""
+    tensors = {f"flow.{name}": tensor for name, tensor in flow.state_dict().items()}
+    kept = {parameter: entries for optimizer in optimizers for parameter, entries in optimizer.state.items()}
+    for name, parameter in flow.named_parameters():
+        tensors |= {f"optimizer.{name}.{entry}": value for entry, value in kept.get(parameter, {}).items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in average.tensors.items()}
+    content = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    parent = run_dir / "checkpoints"
+    write_folder(parent / f"step-{state.step:09d}", {TENSORS: content, STATE: json.dumps(asdict(state)).encode()})
+    keep_last(parent, "step", 2)
+
+
+def load_checkpoint(
+    run_dir: Path, *, flow: Flow, optimizers: Sequence[torch.optim.Optimizer], average: Averages
+) -> tuple[TrainState, list[str]]:
+    """Put the newest intact checkpoint into all three; its state (a new one if there is none), and complaints on others.
+
+    DamagedError if there are checkpoints and none is intact.
+    """
+    files, complaints = newest_intact(run_dir / "checkpoints", "step")
+    if files is None:
+        if complaints:
+            raise DamagedError("; ".join(complaints))
+        return TrainState(), []
+    path = run_dir / "checkpoints" / TENSORS
+    tensors = read_tensors(files.get(TENSORS, b""), path)
+    parameters = dict(flow.named_parameters())
+    groups = [(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups]
+    owners = {parameter: optimizer for optimizer, group in groups for parameter in group["params"]}
+    try:
+        flow.load_state_dict({name.removeprefix("flow."): tensor for name, tensor in tensors.items() if name.startswith("flow.")})
+        for key, tensor in tensors.items():
+            if key.startswith("optimizer."):
+                name, entry = key.removeprefix("optimizer.").rsplit(".", 1)
+                # In the memory layout of the parameter, which the fused Adam takes for granted.
+                like = torch.empty((), device=parameters[name].device) if entry == "step" else parameters[name].detach()
+                owners[parameters[name]].state[parameters[name]][entry] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+        for name, mean in average.tensors.items():
+            mean.copy_(tensors[f"average.{name}"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise DamagedError(f"{path}: does not fit {CONFIG}: {str(error).splitlines()[-1].strip()}") from None
+    return _state(files, run_dir), complaints
+
+
+def last_state(run_dir: Path) -> TrainState | None:
+    """Where the training stood at its newest intact checkpoint; None if there is none. Warns of damaged ones."""
+    files, complaints = newest_intact(run_dir / "checkpoints", "step")
+    for complaint in complaints:
+        warnings.warn(complaint, stacklevel=2)
+    return None if files is None else _state(files, run_dir)
+
+
+def _state(files: dict[str, bytes], run_dir: Path) -> TrainState:
+    fields = get_type_hints(TrainState)
+    with ours():
+        state = parse_json(files.get(STATE, b""), run_dir / "checkpoints" / STATE, kind=dict, fields=fields)
+    return TrainState(**{name: state[name] for name in fields})

@@ -1,0 +1,180 @@
+"""Flows that people load, by a path, a shipped flow's name or an id on the Hub. safetensors and JSON, no pickle."""
+
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from realnvp.config import Config, from_json, least_parameters, nearest, read_config, to_json
+from realnvp.files.card import card
+from realnvp.files.folders import CARD, MANIFEST, newest_intact, read_folder, write_folder
+from realnvp.files.records import DamagedError, ours, parse_json
+from realnvp.flows.build import build
+from realnvp.flows.flow import Flow
+
+WEIGHTS, CONFIG, FACTS = "model.safetensors", "config.json", "facts.json"
+FILES = (WEIGHTS, CONFIG, FACTS, MANIFEST)  # all that is read of a flow
+SHIPPED = Path(__file__).parents[1] / "shipped"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+
+
+def shipped() -> list[str]:
+    """Names of the trained flows inside the package."""
+    return sorted(path.name for path in SHIPPED.iterdir())
+
+
+def locate(where: str | Path) -> Path:
+    """The folder of a path that exists, else of a shipped flow, else of a download from the Hub: user/name or user/name@revision.
+
+    A name a/b is looked for on the Hub only where there is no folder a. ValueError says what was tried.
+    """
+    folder, name = Path(where), str(where)
+    if folder.exists():
+        return folder
+    if name in shipped():
+        return SHIPPED / name
+    tried = f"{name}: no such run directory or saved flow, and no shipped flow{nearest(name, shipped())}: {', '.join(shipped())}"
+    if not HUB_ID.fullmatch(name) or folder.parent.exists():
+        raise ValueError(tried)
+    return _download(name, tried)
+
+
+def _download(name: str, tried: str) -> Path:
+    """The folder with the files of a flow, and no others, that the Hub or its cache on this machine has."""
+    repo_id, _, revision = name.partition("@")
+    try:
+        from huggingface_hub import snapshot_download
+    except ModuleNotFoundError:
+        raise ValueError(f"{tried}; if it is on the Hugging Face Hub: pip install 'realnvp[hub]'") from None
+    try:
+        folder = Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=[*FILES]))
+    except Exception as error:  # the network library's own kinds, too, which change with the Hub's client
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{tried}; nor does the Hugging Face Hub give it: {reason[:300]}") from None
+    if missing := [file for file in FILES if not (folder / file).exists()]:
+        raise ValueError(f"{name}: no flow of realnvp: this repository of the Hugging Face Hub lacks {', '.join(missing)}")
+    return folder
+
+
+def save_flow(flow: Flow, folder: str | Path, *, facts: Mapping[str, Any] | None = None) -> None:
+    """Write a folder that `load_flow` reads: model.safetensors, config.json, facts.json, a manifest of sha256, README.md.
+
+    facts: any JSON. README.md is a model card, which shows of them evaluation (what `evaluate` gives), commands
+    (a list of texts), licence (an identifier as the Hugging Face Hub has them, such as mit), environment and step.
+    An earlier such folder is replaced, its card too; ValueError if there is anything else in its place.
+    """
+    folder, facts = Path(folder), dict(facts or {})
+    files = _files_of(flow, facts)
+    assert flow.config is not None
+    count = sum(parameter.numel() for parameter in flow.parameters())
+    text = card(folder.resolve().name, flow.config, facts, parameters=count)
+    write_folder(folder, files | {CARD: text.encode()})
+
+
+def save_model(flow: Flow, folder: Path, *, facts: Mapping[str, Any]) -> None:
+    """Write a model of a run: a saved flow without a card."""
+    write_folder(folder, _files_of(flow, facts))
+
+
+def _files_of(flow: Flow, facts: Mapping[str, Any]) -> dict[str, bytes]:
+    if not flow.exact:
+        raise ValueError("a flow made by realnvp.fast cannot be saved: save the flow that it was made from")
+    if flow.config is None:
+        raise ValueError("flow.config: only a flow that has one can be saved, since it says how to build the flow again")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in flow.state_dict().items()}
+    return {
+        WEIGHTS: safetensors.torch.save(tensors),
+        CONFIG: to_json(flow.config).encode(),
+        FACTS: json.dumps(dict(facts), indent=2).encode(),
+    }
+
+
+def load_flow(where: str | Path, which: Literal["best", "last"] = "best") -> Flow:
+    """The flow of a run directory, of a folder that `save_flow` wrote, of that name inside this package (photos-small,
+    digits-small), or of that id on the Hugging Face Hub (user/name, user/name@revision), in this order; in eval mode, on the CPU.
+
+    best is the one with the lowest validation bits/dim, last the one of the last evaluation; both with batch norm's moments
+    re-estimated. From the Hub only safetensors and JSON are taken. ValueError if there is none; DamagedError if a file has
+    changed since it was written.
+    """
+    return load_model(where, which)[0]
+
+
+def load_model(where: str | Path, which: Literal["best", "last"] = "best") -> tuple[Flow, dict[str, Any]]:
+    """The same flow, and what is known of it: of a run's, its step and validation bits/dim."""
+    files, folder = _model_files(where, which)
+    flow = _flow_from(from_json(files[CONFIG], folder / CONFIG), files[WEIGHTS], folder / WEIGHTS)
+    with ours():
+        return flow, parse_json(files[FACTS], folder / FACTS, kind=dict)
+
+
+def lost_best(run_dir: Path) -> str:
+    """What is wrong with a run's best model; '' if it is there and intact."""
+    files, complaints = newest_intact(run_dir / "model", "best")
+    return "; ".join(complaints) or ("" if files else f"{run_dir / 'model'}: the best model is missing")
+
+
+def _model_files(where: str | Path, which: str) -> tuple[dict[str, bytes], Path]:
+    if which not in ("best", "last"):
+        raise ValueError(f"which: must be 'best' or 'last', got {which!r}")
+    folder = locate(where)
+    if (folder / WEIGHTS).exists():
+        files = read_folder(folder)
+    else:
+        found, complaints = newest_intact(folder / "model", which)
+        if found is None:
+            raise DamagedError("; ".join(complaints)) if complaints else ValueError(_why_no_flow(folder))
+        for complaint in complaints:
+            warnings.warn(f"{complaint}; an older model is used", stacklevel=2)
+        files = found
+    if missing := {WEIGHTS, CONFIG, FACTS} - files.keys():
+        raise DamagedError(f"{folder}: its manifest lacks {', '.join(sorted(missing))}")
+    return files, folder
+
+
+def read_run_config(run_dir: Path) -> Config:
+    """The configuration of a run directory; ValueError if it is none, DamagedError if the configuration makes no sense."""
+    if not (run_dir / CONFIG).exists():
+        raise ValueError(_why_no_flow(run_dir))
+    with ours():
+        return read_config(run_dir / CONFIG)
+
+
+def _why_no_flow(folder: Path) -> str:
+    if not folder.exists():
+        return f"{folder}: no such run directory or saved flow"
+    if (folder / CONFIG).exists():
+        return f"{folder}: this run has no model yet; the first is written at step train.eval_every"
+    return f"{folder}: neither a run directory nor a saved flow"
+
+
+def _flow_from(config: Config, weights: bytes, path: Path) -> Flow:
+    """The flow, in eval mode. What config.json asks for is not allocated before the weights are seen to be as much."""
+    tensors = read_tensors(weights, path)
+    try:
+        if least_parameters(config) > sum(tensor.numel() for tensor in tensors.values()):
+            raise ValueError("fewer numbers than it asks for")
+        if {tensor.dtype for tensor in tensors.values()} not in ({torch.float32}, {torch.float64}):
+            raise ValueError("numbers that are neither all float32 nor all float64")
+        with torch.device("meta"):
+            flow = build(config)
+        flow.load_state_dict(tensors, assign=True)
+        flow.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own; as `build` lays them out
+    except (RuntimeError, ValueError) as error:
+        raise DamagedError(f"{path}: does not fit {CONFIG}: {str(error).splitlines()[-1].strip()}") from None
+    return flow.eval()
+
+
+def read_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; DamagedError names the path if it is none."""
+    try:
+        return safetensors.torch.load(content)
+    except (SafetensorError, ValueError) as error:
+        raise DamagedError(f"{path}: {error}") from None

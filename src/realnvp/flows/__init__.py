@@ -1,0 +1,1 @@
+"""A bijection and a prior make a density: here networks meet bijections."""

@@ -1,0 +1,24 @@
+"""Flows that start from data, before their first step."""
+
+import torch
+from torch import Tensor
+
+from realnvp.bijections import Chain, starting
+from realnvp.flows.flow import Flow, images_at_once
+from realnvp.moments import alone
+
+
+@torch.no_grad()
+def start_from(flow: Flow, x: Tensor) -> None:
+    """Let the flow's parts that can start from x, all of which this process has; nothing behind the last of them is computed.
+
+    The first layers see all of x. What comes behind a coupling, say, sees a few: networks take time and memory.
+    """
+    flow.check_batch(x)
+    layers = flow.bijection.bijections if isinstance(flow.bijection, Chain) else [flow.bijection]
+    few = max(128, images_at_once(x.shape[1:]))
+    with alone(), starting(flow) as parts:
+        for layer in layers:
+            if not any(part.starting for part in parts):
+                break
+            x, _ = layer(x if layer in parts else x[:few])

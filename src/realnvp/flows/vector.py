@@ -1,0 +1,39 @@
+"""Flows of vectors, for tables and points, which start as the Gaussian of their data."""
+
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from realnvp.bijections import ActNorm, BatchNorm, Bijection, Chain, Mixing, bitwise
+from realnvp.config import ModelConfig
+from realnvp.flows.flow import Flow, state_like
+from realnvp.flows.paper import coupling
+from realnvp.flows.start import start_from
+from realnvp.networks.modern import MLP
+
+
+def vector(model: ModelConfig, dim: int) -> Chain:
+    """Couplings with fully connected networks, two for each way to divide the entries, then a learned mixing of the entries.
+
+    First comes the data's standardisation, which stays, and their whitening, which is learned. The standardisation is two
+    layers, since weights are float32: where a column lies at 1.7e9 +- 10, seconds since 1970 say, the second one takes what
+    rounding left of its mean.
+    """
+    layers: list[Bijection] = [ActNorm(dim, eps=0.0).requires_grad_(False) for _ in range(2)]
+    net = partial(MLP, dim, model.width, num_blocks=model.num_blocks, frequency=model.frequency)
+    for i in range(model.num_couplings):
+        if i % 2 == 0:
+            layers.append(Mixing(dim, starts_as="rotation" if i else "symmetric"))
+        mask = partial(bitwise, bit=i // 2, flip=i % 2 == 1)
+        layers.append(coupling(model, mask, net, dim))
+        if model.batch_norm:
+            layers.append(BatchNorm(dim, momentum=model.momentum))
+    return Chain(layers)
+
+
+def standardise(flow: Flow, rows: ArrayLike) -> Flow:
+    """The same flow of vectors, its first layers set to standardise and whiten the rows, (N, D), real numbers."""
+    start_from(flow, torch.tensor(np.asarray(rows)).to(state_like(flow)))
+    return flow

@@ -1,0 +1,82 @@
+"""The networks l and m of the couplings: residual, with batch norm, weight norm and skip connections (section 3.7, 4.1)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from realnvp.networks.layers import Normalise, WeightNormConv
+
+
+class ResidualBlock(nn.Module):
+    """h + conv(relu(norm(conv(relu(norm(h))))))  [20]."""
+
+    def __init__(self, width: int, *, momentum: float) -> None:
+        super().__init__()
+        self.norm1 = Normalise(width, momentum=momentum)
+        self.conv1 = WeightNormConv(width, width, 3, bias=False)  # the next norm's shift stands for a bias
+        self.norm2 = Normalise(width, momentum=momentum)
+        self.conv2 = WeightNormConv(width, width, 3, gain=True)
+
+    def forward(self, h: Tensor) -> Tensor:
+        residual = self.conv1(self.norm1(h))
+        return self.conv2.add_to(h, self.norm2(residual))
+
+
+class ResNet(nn.Module):
+    """(B, c_out, H, W) from the kept part of x, (B, c_in, H, W), and its mask.
+
+    Every block's output, and the first convolution's, reaches the end over a skip connection of its own.
+    With see_mask the mask is one more input plane, and the input is doubled since half of it is masked to zero.
+    """
+
+    def __init__(
+        self, c_in: int, width: int, c_out: int, *, num_blocks: int, momentum: float = 0.0, see_mask: bool = False
+    ) -> None:
+        super().__init__()
+        self.see_mask = see_mask
+        self.norm_in = Normalise(c_in, momentum=momentum, relu=False)
+        self.conv_in = WeightNormConv(2 * c_in + see_mask, width, 3)
+        self.skip_in = WeightNormConv(width, width, 1, gain=True)
+        self.blocks = nn.ModuleList(ResidualBlock(width, momentum=momentum) for _ in range(num_blocks))
+        self.skips = nn.ModuleList(WeightNormConv(width, width, 1, gain=True) for _ in range(num_blocks))
+        self.norm_out = Normalise(width, momentum=momentum)
+        self.conv_out = WeightNormConv(width, c_out, 1, gain=True)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        h = self.conv_in(both_signs(self.norm_in(x), mask, see_mask=self.see_mask))
+        accumulated = self.skip_in(h)
+        for block, skip in zip(self.blocks, self.skips, strict=True):
+            h = block(h)
+            assert isinstance(skip, WeightNormConv)
+            accumulated = skip.add_to(accumulated, h, in_place=True)
+        out: Tensor = self.conv_out(self.norm_out(accumulated))
+        return out
+
+
+def both_signs(r: Tensor, mask: Tensor, *, see_mask: bool) -> Tensor:
+    """relu of [r, -r], or with see_mask of [2 r, -2 r, mask]: what the first convolution sees, channels last in memory."""
+    if see_mask:
+        plane = mask.to(r.dtype).expand(r.shape[0], 1, *r.shape[2:])
+        h = torch.cat([2 * r, -2 * r, plane], dim=1)
+    else:
+        h = torch.cat([r, -r], dim=1)
+    return h.relu_().contiguous(memory_format=torch.channels_last)
+
+
+class KeptHalf(nn.Module):
+    """A network for channel-wise couplings that is given the kept half of the channels alone.
+
+    net maps (B, C/2, H, W) to (B, k C/2, H, W), for the changed half; the result, (B, k C, H, W), is zero in the kept half.
+    """
+
+    def __init__(self, net: nn.Module, *, flip: bool) -> None:
+        super().__init__()
+        self.net = net
+        self.flip = flip
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        half = x.shape[1] // 2
+        kept = x[:, half:] if self.flip else x[:, :half]
+        changed = self.net(kept, mask).unflatten(1, (-1, half))  # (B, k, C/2, H, W)
+        before, after = (0, half) if self.flip else (half, 0)
+        return F.pad(changed, (0, 0, 0, 0, before, after)).flatten(1, 2)

@@ -1,0 +1,1 @@
+"""Fitting flows: rows in memory, in seconds; run directories that resume to the bit."""

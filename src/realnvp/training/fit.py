@@ -1,0 +1,168 @@
+"""A flow fitted to rows in memory, in seconds: for points and tables, and what `realnvp.sklearn` does."""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from realnvp.bijections.base import in_float64
+from realnvp.flows.flow import Flow, evaluating
+from realnvp.flows.start import start_from
+from realnvp.noise import Purpose, generator
+from realnvp.training.optimisation import WeightAverage, rate
+
+LOOK_EVERY = 25  # steps
+MOST_HELD_OUT = 2000  # rows
+WARMUP = 0.05  # of the steps
+CLIP = 10.0  # norm of the gradient of nats a row
+
+
+@dataclass
+class Fit:
+    """How a fit went, in nats a row."""
+
+    loss: list[float] = field(default_factory=list)
+    """Minus the mean log-density of each step's batch."""
+    validation: list[float] = field(default_factory=list)
+    """The mean log-density of the rows held out, at the start and after each 25 steps; empty if none were."""
+    best_step: int = 0
+    """The step at which the weights kept were found."""
+
+
+def fit(
+    flow: Flow,
+    x: Tensor,
+    *,
+    max_steps: int = 1000,
+    batch_size: int = 256,
+    lr: float = 5e-3,
+    noise: float = 0.05,
+    average: float = 0.98,
+    held_out: float = 0.1,
+    patience: int = 500,
+    tol: float = 1e-4,
+    start: bool = True,
+    seed: int = 0,
+    verbose: bool = False,
+) -> Fit:
+    """How it went to fit the flow to the rows x by maximum likelihood: it is changed in place, and then in eval mode.
+
+    x is (N, D), or (N, C, H, W), in data units; if it is float64, so are z and log-det between the layers, whatever the networks
+    are. Adam's learning rate rises to lr and falls to 0 over max_steps. A share held_out of the rows, at most 2,000, chooses the
+    weights that are kept, and ends the fit once they were not better by tol for patience steps; with 0 the last ones are kept.
+    They are a moving average that keeps the share `average` each step. Each batch gets Gaussian noise with noise^2 times the
+    covariance of the rows (of images: their pixels' variances): the density would have no bound where entries repeat or depend on
+    others. start: the first layers standardise and whiten the rows; False: an earlier fit goes on. The same seed gives the same
+    weights, and torch's own generators are left alone. ValueError names what is out of range.
+    """
+    counts = {"max_steps": max_steps, "batch_size": batch_size, "patience": patience}
+    _check(x, average=average, held_out=held_out, lr=lr, noise=noise, tol=tol, **counts)
+    random = generator(seed, Purpose.TRAIN)
+    order = torch.from_numpy(random.permutation(len(x)))
+    held = min(math.ceil(held_out * len(x)), MOST_HELD_OUT)
+    validation, train = x[order[:held]], x[order[held:]]
+    spread = noise * _spread(train)
+    if start:
+        with evaluating(flow):
+            start_from(flow, train)
+    weights = [weight for weight in flow.parameters() if weight.requires_grad]
+    optimizer = torch.optim.Adam(weights, fused=x.device.type in ("cpu", "cuda"))
+    best, smooth = _Best(flow, validation, tol), WeightAverage(flow, average)
+    best.look(0)
+    losses = []
+    flow.train()
+    for step in range(1, max_steps + 1):
+        rows = torch.from_numpy(random.integers(len(train), size=min(batch_size, len(train))))
+        batch = train[rows]
+        blur = torch.from_numpy(random.standard_normal(batch.shape)).to(batch)
+        batch = batch + (blur @ spread.T if x.ndim == 2 else spread * blur)
+        loss = -flow.log_prob(batch).mean()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.param_groups[0]["lr"] = lr * rate(step / max_steps, rising=step / (WARMUP * max_steps))
+        if torch.nn.utils.clip_grad_norm_(weights, CLIP).isfinite():
+            optimizer.step()
+        smooth.update(step)
+        losses.append(loss.item())
+        if step % LOOK_EVERY == 0 or step == max_steps:
+            with smooth.used():
+                best.look(step)
+            if verbose:
+                found = f", best {best.nats:.3f} nats at step {best.step}" if best.seen else ""
+                print(f"step {step} of {max_steps}: loss {losses[-1]:.3f}{found}")
+            if step - best.improved >= patience:
+                break
+    best.restore()
+    flow.eval()
+    return Fit(losses, best.seen, best.step)
+
+
+def _spread(rows: Tensor) -> Tensor:
+    """What noise of deviation 1 is to be multiplied with: a matrix, (D, D), for rows; deviations, (C, H, W), for images.
+
+    As `Mixing` whitens: of few rows the covariance is drawn towards its diagonal, which also bounds what tied columns gain.
+    """
+    exact = in_float64(rows)
+    deviation: Tensor = exact.std(0, correction=0)
+    deviation = torch.where(deviation > 0, deviation, 1)
+    if rows.ndim > 2:
+        return deviation.to(rows.dtype).to(rows.device)
+    scaled = (exact - exact.mean(0)) / deviation
+    n, dim = rows.shape
+    correlation = (scaled.T @ scaled / n).lerp(torch.eye(dim).to(scaled), dim / (n + dim))
+    factor: Tensor = torch.linalg.cholesky(correlation)
+    return (deviation[:, None] * factor).to(rows.dtype).to(rows.device)
+
+
+class _Best:
+    """The weights that gave rows held out their highest mean log-density yet; without such rows, the last."""
+
+    def __init__(self, flow: Flow, rows: Tensor, tol: float) -> None:
+        self.flow, self.rows, self.tol = flow, rows, tol
+        self.seen: list[float] = []
+        self.nats, self.step, self.improved = -math.inf, 0, 0
+        self.weights: dict[str, Tensor] = {}
+
+    def look(self, step: int) -> None:
+        """Compare the weights as they are after this step."""
+        if not len(self.rows):
+            self.step, self.improved, self.weights = step, step, copy.deepcopy(self.flow.state_dict())
+            return
+        with evaluating(self.flow):
+            nats = self.flow.log_prob(self.rows).mean().item()
+        self.seen.append(nats)
+        if nats > self.nats + self.tol:
+            self.improved = step
+        if nats > self.nats:
+            self.nats, self.step, self.weights = nats, step, copy.deepcopy(self.flow.state_dict())
+
+    def restore(self) -> None:
+        """Give them to the flow."""
+        if self.weights:
+            self.flow.load_state_dict(self.weights)
+
+
+def _check(x: Tensor, *, average: float, held_out: float, **values: float) -> None:
+    least = {"max_steps": 1, "batch_size": 1, "patience": 1, "noise": 0}
+    for name, value in values.items():
+        if not least.get(name, 0) <= value < math.inf or (name == "lr" and value == 0):
+            raise ValueError(f"{name}: is out of range, {value}")
+    if not 0 <= average < 1:
+        raise ValueError(f"average: must be in [0, 1), {average}")
+    if not 0 <= held_out < 1 or math.ceil(held_out * len(x)) >= len(x):
+        raise ValueError(f"held_out: no row of {len(x)} is left to fit to with {held_out}")
+    if not x.isfinite().all():
+        raise ValueError("x: must be finite")
+    check_size(x)
+
+
+def check_size(x: Tensor, names: Sequence[str] | None = None) -> None:
+    """ValueError names the first entry that float32 weights, such as means, cannot follow, and its column."""
+    largest = torch.finfo(torch.float32).max
+    if (large := (x.abs() > largest).nonzero()).numel():
+        first = large[0].tolist()
+        where = f"x{first}" if names is None else f"column {names[first[1]]!r}, row {first[0]}"
+        raise ValueError(f"{where}: is {x[tuple(first)]:g}, beyond {largest:.1g}; a mark of missing values?")

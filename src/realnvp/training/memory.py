@@ -1,0 +1,125 @@
+"""How much memory a training will take, without taking it."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from math import prod
+from pathlib import Path, PurePosixPath
+
+import torch
+from torch import Tensor, nn
+
+from realnvp.bijections import Bijection
+from realnvp.config import Config, least_parameters
+from realnvp.flows.build import build
+from realnvp.training.recompute import recompute
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+
+def count_parameters(config: Config) -> int:
+    """How many numbers the flow of this configuration learns; allocates none of them."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build(config).parameters())
+
+
+def memory_limit(root: Path = Path("/")) -> int:
+    """Bytes that this process may have at most: of the machine, of its control groups, of its address space.
+
+    root: where the system's files are.
+    """
+    limits = [*_of_control_groups(root)]
+    if hasattr(os, "sysconf"):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    if resource is not None and (address_space := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
+        limits.append(address_space)
+    return min(limits, default=2**63)
+
+
+def _of_control_groups(root: Path) -> Iterator[int]:
+    """The limits of this process's control groups and of those above them, as containers and batch systems set; versions 1 and 2.
+
+    In a container a group's path may be the host's, while the container's own limit stands at the top of what is mounted.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        mounted, name = ("sys/fs/cgroup/memory", "memory.limit_in_bytes") if controllers else ("sys/fs/cgroup", "memory.max")
+        group = PurePosixPath(path.lstrip("/"))
+        for part in (group, *group.parents):
+            try:
+                text = (root / mounted / part / name).read_text().strip()
+            except OSError:
+                continue
+            if text.isdecimal():  # else "max"; without a limit version 1 has a number beyond all memory
+                yield int(text)
+
+
+def check_memory(config: Config, device: torch.device, *, processes: int = 1, limit: int | None = None) -> None:
+    """ValueError if a training of this (resolved) configuration takes more memory than there is in all.
+
+    limit: how many bytes that is; those of the device, and of a CPU `memory_limit`, when not given.
+    """
+    if limit is not None:
+        there = limit
+    elif device.type == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory
+    else:
+        there = memory_limit()
+    assert config.data.shape is not None
+    images, model = config.train.batch_size // processes, config.model
+    rough = 64 * least_parameters(config) + 400 * images * prod(config.data.shape) * model.width * (1 + model.num_blocks)
+    if rough < there:  # far more than it takes; counting takes seconds
+        return
+    needed = training_memory(replace(config, train=replace(config.train, batch_size=images)))
+    # A save holds weights, Adam's two moments and the average as they are, as copies and as the bytes of the file.
+    needed = max(needed, 48 * count_parameters(config))
+    if needed > there:
+        sizes = f"{needed / 2**30:,.1f} GiB of memory, {device} has {there / 2**30:,.1f} GiB"
+        raise ValueError(f"model.width, model.num_blocks, train.batch_size: a training needs about {sizes}")
+
+
+def training_memory(config: Config) -> int:
+    """Bytes that a training of this (resolved) configuration takes at its peak, about: an estimate for one process.
+
+    Weights, gradients and Adam's two moments, and what autograd keeps of one forward pass, counted on tensors without storage.
+    """
+    assert config.data.shape is not None
+    parts: list[tuple[nn.Module, Tensor]] = []
+    with torch.device("meta"):
+        flow = build(config).train()
+        weights = sum(tensor.numel() for tensor in flow.parameters()) * 4
+        x = torch.empty(config.train.batch_size, *config.data.shape)
+        if config.train.recompute:
+            for module in recompute(flow).modules():
+                if isinstance(module, Bijection) and module.recompute:
+                    module.register_forward_pre_hook(lambda part, args: parts.append((part, args[0].detach())))
+        kept = _kept_for_gradient(flow.log_prob, x)
+        if parts:  # their inputs, and one of them at a time in full
+            kept += sum(x.nbytes for _, x in parts) + max(_kept_for_gradient(part, x) for part, x in list(parts))
+    if config.train.precision == "float64":
+        return 2 * (4 * weights + kept)
+    return 4 * weights + (kept // 2 if config.train.precision == "bfloat16" else kept)  # nearly all of it lies in the networks
+
+
+def _kept_for_gradient(function: Callable[[Tensor], object], x: Tensor) -> int:
+    """Bytes of the tensors that autograd keeps of function(x)."""
+    kept: dict[int, int] = {}
+    tensors: list[Tensor] = []  # keeps them alive, so that no two have the same address
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        tensors.append(tensor)
+        kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        function(x)
+    return sum(kept.values())

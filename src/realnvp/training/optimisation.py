@@ -1,0 +1,52 @@
+"""What goes with each step of an optimiser: the learning rate, and a moving average of the weights.
+
+Along the way the average is often better than the last weights, and never costs a gradient.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+class WeightAverage:
+    """The average of a module's weights over steps; decay is the weight of what was before, less in the first steps.
+
+    With decay 0 it is the weights themselves.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.parameters = dict(module.named_parameters()) if decay else {}
+        self.tensors = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights as they are after this step, counted from 1."""
+        if self.tensors:
+            share = 1 - min(self.decay, step / (step + 9))
+            torch._foreach_lerp_(list(self.tensors.values()), [p.detach() for p in self.parameters.values()], share)
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Within it, the module's weights are the average."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.data, self.tensors[name] = self.tensors[name], parameter.data
+
+
+def rate(progress: float, *, rising: float, decay: float = 1.0) -> float:
+    """The share at this progress, in [0, 1]: it rises to 1 as `rising` does, stays, and falls to 0 along half a cosine.
+
+    decay: over which share of the training, its last part, it falls; 0: it does not.
+    """
+    falling = min(1.0, (1 - progress) / decay) if decay else 1.0
+    return min(1.0, rising) * (0.5 - 0.5 * math.cos(math.pi * falling))

@@ -1,0 +1,63 @@
+"""One step of maximum likelihood (section 4.1): loss, gradient, and what is followed of it."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from realnvp.config import TrainConfig
+from realnvp.files.checkpoint import TrainState
+from realnvp.flows.paper import l2_penalty
+from realnvp.moments import restore_moments, stored_moments
+from realnvp.training.optimisation import rate
+from realnvp.training.run import Run
+
+
+def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
+    """One step on x, this process' part of the batch: loss (nats an image), norm of its gradient, signal to stop or 0.
+
+    A step whose loss or gradient is not finite, or far out (`skip_factor`), changes nothing: neither weights nor moments.
+    """
+    before, state, recipe = stored_moments(run.flow), run.state, run.config.train
+    # The sum over images and D is large; Adam's eps and the clip are relative to nats an image (section 4.1).
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=run.precision == "bfloat16"):
+        nats = -run.model(x).mean()
+    run.accelerator.backward(nats + recipe.l2 * l2_penalty(run.flow))
+    norm = torch.as_tensor(run.accelerator.clip_grad_norm_(run.flow.parameters(), _largest_norm(recipe, state)))
+    here = [nats.new_full((), number) for number in (max(stop, default=0), run.step_seconds)]
+    mine = torch.stack([nats.detach(), norm.to(nats), *here])
+    everyones = run.accelerator.gather(mine).view(-1, 4).cpu().numpy()  # the one wait for the device in a step
+    loss, (_, norm, signal_to_stop, seconds) = everyones[:, 0].mean().item(), everyones.max(0).tolist()
+    state.training_seconds += seconds  # of the slowest process: all must agree on the learning rate
+    finite = math.isfinite(loss) and math.isfinite(norm)
+    if finite and not _far_out(recipe, state, norm):
+        share = rate(run.progress, rising=(state.step + 1) / (recipe.warmup + 1), decay=recipe.decay)
+        for optimizer in run.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * share
+            optimizer.step()
+        run.average.update(state.step + 1)
+    else:
+        restore_moments(before)
+        state.skipped += 1
+    if finite:
+        state.typical_norm = _typical(state.typical_norm, norm)
+    run.flow.zero_grad()
+    return loss, norm, int(signal_to_stop)
+
+
+def _largest_norm(recipe: TrainConfig, state: TrainState) -> float:
+    """To what the gradient is clipped."""
+    if recipe.clip_factor is None or not state.typical_norm:
+        return recipe.clip
+    return min(recipe.clip, recipe.clip_factor * state.typical_norm)
+
+
+def _far_out(recipe: TrainConfig, state: TrainState, norm: float) -> bool:
+    """Whether this gradient, though finite, is not to be followed: Muon's steps have one size, and it would be led astray."""
+    return recipe.skip_factor is not None and 0 < recipe.skip_factor * state.typical_norm < norm
+
+
+def _typical(typical: float, norm: float) -> float:
+    """The geometric mean of the norms so far, of the last fifty or so; one that is far out counts as ten times the typical."""
+    return typical**0.98 * min(norm, 10 * typical) ** 0.02 if typical and norm else norm

@@ -1,0 +1,68 @@
+"""Curves where people look at them, beside metrics.jsonl: TensorBoard, or another tracker through Accelerate."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+
+from realnvp.config import Config, flat
+from realnvp.files.folders import naming
+
+
+def check_tracker(name: str) -> None:
+    """ValueError, with what to do, if the tracker's package is not installed: Accelerate would do without it."""
+    if name not in ("none", *(tracker.value for tracker in get_available_trackers())):
+        package = "'realnvp[train]'" if name == "tensorboard" else name
+        raise ValueError(f"train.tracker: {name} is not installed: pip install {package}, or --train.tracker none")
+
+
+def start_tracker(accelerator: Accelerator, config: Config, run_dir: Path, *, step: int) -> None:
+    """Begin curves, or go on with them from this step; ValueError, in one line, if the tracker does not start."""
+    name = config.train.tracker
+    if name == "none":
+        return
+    if name == "tensorboard":
+        accelerator.init_trackers("curves", init_kwargs={name: {"purge_step": step + 1}})
+        return
+    options = {
+        "wandb": {"name": run_dir.name, "group": run_dir.name, "dir": str(run_dir)},
+        "dvclive": {"dir": str(run_dir / name)},
+    }
+    fields = {key: value if isinstance(value, int | float) else str(value) for key, value in flat(config).items()}
+    try:
+        accelerator.init_trackers("realnvp", config=fields, init_kwargs=options)
+    except Exception as error:  # of kinds of its own
+        instead = "WANDB_MODE=offline" if name == "wandb" else "--train.tracker tensorboard"
+        raise ValueError(f"train.tracker: {name} does not start: {_reason(error)}; {instead} needs no account") from None
+
+
+def log_curves(accelerator: Accelerator, run_dir: Path, values: Mapping[str, float], *, step: int) -> None:
+    """Add a point to the curves. A service that fails is warned of once and then done without: metrics.jsonl has it all."""
+    try:
+        with naming(run_dir / "curves"):
+            accelerator.log(dict(values), step=step)
+    except Exception as error:
+        _give_up(accelerator, error)
+
+
+def end_tracker(accelerator: Accelerator) -> None:
+    """Close what is open, and leave the process group."""
+    try:
+        accelerator.end_training()
+    except Exception as error:
+        _give_up(accelerator, error)
+        accelerator.end_training()
+
+
+def _give_up(accelerator: Accelerator, error: Exception) -> None:
+    names = [tracker.name for tracker in accelerator.trackers]
+    if names in ([], ["tensorboard"]):  # a file of the run: its disk is full, say
+        raise error
+    accelerator.trackers.clear()
+    warnings.warn(f"train.tracker: {names[0]} failed, so the training goes on without it: {_reason(error)}", stacklevel=3)
+
+
+def _reason(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:300]
