@@ -21,8 +21,10 @@ from realnvp.flows.build import build
 def test_there_and_back(tmp_path: Path) -> None:
     write_folder(tmp_path / "a", {"x": b"1", "y": b""})
     assert read_folder(tmp_path / "a") == {"x": b"1", "y": b""}
-    write_folder(tmp_path / "a", {"x": b"2"})
-    assert read_folder(tmp_path / "a") == {"x": b"2"}
+    write_folder(tmp_path / "a", {"x": b"2", "y": b"3"})
+    assert read_folder(tmp_path / "a") == {"x": b"2", "y": b"3"}
+    with pytest.raises(ValueError, match="a: exists and holds 'y'"):  # of another kind
+        write_folder(tmp_path / "a", {"x": b"2"})
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 

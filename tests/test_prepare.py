@@ -21,6 +21,7 @@ from PIL import Image
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, DataConfig
 from realnvp.data import Rows, open_splits, prepare
+from realnvp.data.folder import scan
 from realnvp.data.images import resized
 from realnvp.data.published import celeba, cifar10, imagenet, lsun
 from realnvp.data.published.archives import ALWAYS_ALLOWED
@@ -845,6 +846,9 @@ def test_images_that_are_left_out_are_told(out_of: Out, tmp_path: Path, packed: 
     ]
     inputs = json.loads((tmp_path / "out" / "dataset.json").read_text())["inputs"]
     assert packed or len(inputs) == 16
+    if not packed:  # and train says the same
+        with pytest.warns(UserWarning, match="31 images outside test, train are not read, extra/00.png first"):
+            scan(source, levels=256)
 
 
 def test_other_files_are_left_alone(out_of: Out, tmp_path: Path) -> None:

@@ -37,9 +37,9 @@ def scan(source: Path, *, levels: int) -> tuple[dict[str, Part], Shape]:
     folders = split_entries({path.name: path for path in source.iterdir() if path.is_dir()}, source) or {"train": source}
     names, tops = walk(source), {folder.name for folder in folders.values()}
     outside = [name for name in names if is_image(name) and name.split("/")[0] not in tops]
-    warn_of_left_out(source, [] if source in folders.values() else outside, tops, names, hidden(source))
     files = {split: image_files(folder) for split, folder in folders.items()}
     shape = common_shape([path for split in files for path in files[split]], lambda path: _image(path, levels))
+    warn_of_left_out(source, [] if source in folders.values() else outside, tops, names, hidden(source))
     return {split: _image_part(paths, shape) for split, paths in files.items()}, shape
 
 

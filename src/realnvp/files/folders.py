@@ -34,7 +34,7 @@ def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
     else, or if somebody has put more into it.
     """
     if target.exists():
-        _check_ours(target, {CARD} & files.keys())
+        _check_ours(target, files)
     temporary = _temporary(target)
     manifest = {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != CARD}
     try:
@@ -147,14 +147,15 @@ def discard(folder: Path) -> None:
     shutil.rmtree(hidden)
 
 
-def _check_ours(folder: Path, more: Iterable[str] = ()) -> None:
-    """ValueError if a folder is not one that `write_folder` wrote, or holds more than that and these names."""
+def _check_ours(folder: Path, names: Iterable[str] | None = None) -> None:
+    """ValueError if a folder is not one that `write_folder` wrote, or holds more than that, or than these names."""
     try:
         manifest = parse_json((folder / MANIFEST).read_bytes(), folder / MANIFEST, kind=dict)
     except (OSError, ValueError):
         raise ValueError(f"{folder}: exists and was not written by this program, so it is not replaced") from None
-    if others := sorted({path.name for path in folder.iterdir()} - {MANIFEST, *manifest, *more}):
-        raise ValueError(f"{folder}: exists and holds {others[0]!r}, which is not of this program, so it is not replaced")
+    known = {MANIFEST, *(manifest if names is None else names)}
+    if others := sorted({path.name for path in folder.iterdir()} - known):
+        raise ValueError(f"{folder}: exists and holds {others[0]!r}, which does not belong there, so it is not replaced")
 
 
 def _is_ours(folder: Path) -> bool:

@@ -21,8 +21,6 @@ def read_pictures(request: Request) -> Found:
     if not images:
         raise ValueError(f"{request.source}: no image files in it")
     splits, folders = _splits(images)
-    outside = [name for name in images if name not in splits]
-    warn_of_left_out(request.source, outside, folders, [*files.sizes], files.hidden)
     labels = {files.label(name): name for name in splits}
     looked_at = itertools.count(1)
 
@@ -44,6 +42,8 @@ def read_pictures(request: Request) -> Found:
         places.setdefault(split, []).append((files, name))
     if "train" not in places:
         raise ValueError(f"{request.source}: has folders called {' and '.join(places)}, but none called train")
+    outside = [name for name in images if name not in splits]
+    warn_of_left_out(request.source, outside, folders, [*files.sizes], files.hidden)
     parts: dict[str, Part] = {split: image_part(part, shape, change) for split, part in places.items()}
     if "test" not in parts:
         rows = cut_rows(parts["train"].count, request.held_out, ["test"], seed=request.seed)
