@@ -1,9 +1,8 @@
 """realnvp check: is the flow invertible, and its log-det right?"""
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from realnvp.cli.given import load
+from realnvp.cli.given import load, own_data
 from realnvp.cli.options import Device, Json, RunDir, Threads, Which
 from realnvp.cli.output import print_json, print_table, say
 
@@ -24,13 +23,12 @@ class Check:
     def __call__(self) -> int:
         import numpy as np
 
-        from realnvp.data import splits_of_run
         from realnvp.evaluation.check import check, how_many
 
         flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
         assert flow.config is not None
         count = how_many(flow.config)
-        splits = splits_of_run(Path(self.run), flow.config, verify=["test"])
+        splits = own_data(flow, self.run)
         spread = np.linspace(0, len(splits.train) - 1, min(count, len(splits.train))).astype(int)  # files may lie in order
         test, training = (np.moveaxis(part, -1, 1) for part in (splits.test[:count], splits.train[spread]))
         checks = check(flow, test, training=training)

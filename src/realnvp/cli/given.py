@@ -1,4 +1,4 @@
-"""What commands are given and where they write: a flow, its test split, the way to a file."""
+"""What commands are given and where they write: a flow, its data, the way to a file."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -8,6 +8,7 @@ from realnvp.cli.output import note
 if TYPE_CHECKING:
     import torch
 
+    from realnvp.data import Splits
     from realnvp.flows.flow import Flow
 
 
@@ -51,12 +52,12 @@ def of_table(flow: "Flow") -> bool:
     return flow.config.data.levels is None
 
 
-def test_split(flow: "Flow", run: str) -> Any:
-    """The images or rows of the run's own test split, after a look at their checksum."""
+def own_data(flow: "Flow", run: str) -> "Splits":
+    """Open the run's own data; the test split's checksum is compared. Warns if they have changed since the training."""
     from realnvp.data import splits_of_run
     from realnvp.files.environment import warn_of_changed_data
 
     assert flow.config is not None
     splits = splits_of_run(Path(run), flow.config, verify=["test"])
     warn_of_changed_data(Path(run), splits.folder, splits.sha256)
-    return splits.test
+    return splits

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from realnvp.cli.given import beside, load, make_way, of_table, test_split
+from realnvp.cli.given import beside, load, make_way, of_table, own_data
 from realnvp.cli.options import Device, Fast, Flag, Json, RunDir, Threads, Which
 from realnvp.cli.output import note, print_json, say
 
@@ -49,7 +49,7 @@ class Sample:
         if out.suffix not in suffixes:
             raise ValueError(f"--out: {out} must end in {' or '.join(suffixes)}")
         make_way("--out", out)
-        data = test_split(flow, self.run)[: self.n] if self.beside_data else None
+        data = own_data(flow, self.run).test[: self.n] if self.beside_data else None
         error = None
         if self.fast:
             quick = fast(flow)
