@@ -169,11 +169,11 @@ def test_no_layers_input_is_kept_while_layers_are_checked(monkeypatch: pytest.Mo
 def test_where_the_jacobian_is_too_large_each_layer_has_its_own(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     flow = trained(preset, torch.float32, photographs((1, 8, 8), 17), num_scales=2)
     x = torch.from_numpy(photographs((1, 8, 8), 17)) + 0.5
-    assert _log_det_error(flow, x, most=16) < 1e-12
+    assert _log_det_error(flow, x, most=3) < 1e-12
     right = AffineCoupling.forward
     with monkeypatch.context() as patch:
         patch.setattr(AffineCoupling, "forward", lambda self, x: (right(self, x)[0], 1.01 * right(self, x)[1]))
-        assert _log_det_error(flow, x, most=16) > 1e-6
+        assert _log_det_error(flow, x, most=3) > 1e-6
     with monkeypatch.context() as patch:
         patch.setattr(FactorOut, "forward", lambda self, x: (x, self.bijection(odd_squares(x))[1] * 1.01))
-        assert _log_det_error(flow, x, most=16) > 1e-6
+        assert _log_det_error(flow, x, most=3) > 1e-6
