@@ -86,7 +86,7 @@ def pooled(mean: Tensor, var: Tensor, numbers: int) -> tuple[Tensor, Tensor, Ten
         return mean, var, numbers
     mine = torch.cat([mean, var, mean.new_full((1,), numbers)])
     rows = [mine if i == dist.get_rank() else torch.zeros_like(mine) for i in range(dist.get_world_size())]
-    means, variances, counts = over_processes(torch.stack(rows)).split([len(mean), len(var), 1], dim=1)
+    means, variances, counts = torch.split(over_processes(torch.stack(rows)), [len(mean), len(var), 1], dim=1)
     everywhere = counts.sum()
     share = counts / everywhere
     mean = (share * means).sum(0)

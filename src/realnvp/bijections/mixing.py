@@ -70,7 +70,7 @@ def _turned(axes: Tensor, variances: Tensor, towards: Tensor) -> Tensor:
     ends = [0, *(1 + torch.nonzero(ratios > 1 + ALIKE).flatten()).tolist(), len(variances)]
     sizes = [end - start for start, end in pairwise(ends)]
     turned = []
-    for space, rows in zip(axes.split(sizes, 1), towards.split(sizes, 0), strict=True):
+    for space, rows in zip(torch.split(axes, sizes, dim=1), torch.split(towards, sizes), strict=True):
         left, _, right = torch.linalg.svd(rows @ space)
         turned.append(left @ right @ space.T)
     return torch.cat(turned)
