@@ -71,6 +71,7 @@ MUTANTS = [
     Mutant("normalise.py", "if share < 1:", "if False:"),
     Mutant("normalise.py", "if out is not None:\n            g =", "if False:\n            g ="),
     Mutant("normalise.py", "mean, var, mean, scale, False, EPS", "mean, var, None, None, False, EPS", DEVICES),
+    Mutant("moments.py", "mean.new_full((1,), numbers)", "mean.new_tensor([numbers])", DEVICES),
     Mutant("moments.py", "(variances + (means - mean).square())", "variances", DEVICES),
     Mutant("moments.py", "not _alone.get() and dist", "dist", TWO),
     Mutant("bijections/mixing.py", "turned.append(left @ right @ space.T)", "turned.append(space.T)", "tests/test_modern.py"),

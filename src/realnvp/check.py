@@ -165,5 +165,5 @@ def _moments(flow: Flow, data: NDArray[Any], x: Tensor) -> Iterator[Check]:
 def _conditions(flow: Flow) -> Iterator[Check]:
     """The largest condition number of the mixings: by how much one of them may magnify what float32 rounds."""
     if weights := [module.weight for module in flow.modules() if isinstance(module, Mixing)]:
-        worst = max(torch.linalg.cond(weight.double()).item() for weight in weights)
+        worst = max(torch.linalg.cond(weight.cpu().double()).item() for weight in weights)
         yield Check("condition number of the mixings", worst, 1e5, "largest over smallest axis")

@@ -114,7 +114,7 @@ def normal_quantiles(values: Tensor, *, reach: float = 4.0, points: int = 81) ->
     expected = torch.linspace(-reach, reach, points, dtype=torch.float64)
     place = torch.special.ndtr(expected) * len(values)
     inside = (place >= 10) & (place <= len(values) - 10)
-    found = values.double().cpu().sort().values[place[inside].long()]
+    found = values.cpu().double().sort().values[place[inside].long()]
     return expected[inside], found
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from realnvp import latent
 from realnvp.figures import plots
 from realnvp.figures.subject import Array, Drawing, Subject
+from realnvp.flow import state_like
 from realnvp.likelihood import log_probs
 
 SHOWN = 3000  # points of each kind
@@ -67,7 +68,7 @@ def _data(subject: Subject) -> Array:
 
 
 def _samples(subject: Subject, count: int) -> Array:
-    return subject.flow.sample(count, seed=subject.seed, dtype=torch.float64).cpu().numpy()
+    return subject.flow.sample(count, seed=subject.seed, dtype=state_like(subject.flow).dtype).cpu().double().numpy()
 
 
 def _encode(subject: Subject, x: Array) -> Array:
