@@ -77,6 +77,7 @@ MUTANTS = [
     Mutant("networks/kernels.py", "if share < 1:", "if False:"),
     Mutant("networks/kernels.py", "if out is not None:\n            g =", "if False:\n            g ="),
     Mutant("networks/kernels.py", "mean, var, mean, scale, False, EPS", "mean, var, None, None, False, EPS", DEVICES),
+    Mutant("moments.py", "mean.new_full((1,), numbers)", "mean.new_tensor([numbers])", DEVICES),
     Mutant("moments.py", "(variances + (means - mean).square())", "variances", DEVICES),
     Mutant("moments.py", "not _alone.get() and dist", "dist", TWO),
     Mutant("bijections/mixing.py", "turned.append(left @ right @ space.T)", "turned.append(space.T)", "tests/test_modern.py"),

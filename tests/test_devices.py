@@ -23,6 +23,8 @@ from realnvp.moments import batch_moments
 from realnvp.networks.layers import Normalise
 from realnvp.training.fit import _spread
 
+# What a GPU is waited for with: `.item()`, and numbers of Python's that become tensors, `new_tensor`.
+WAITS = {"_local_scalar_dense", "is_nonzero", "lift", "lift_fresh", "nonzero", "equal"}
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 
 
@@ -100,7 +102,8 @@ class Kernels(TorchDispatchMode):
         self.calls: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not func.is_view and (name := func.overloadpacket.__name__) not in ("detach", "promote_types"):
+        name = func.overloadpacket.__name__
+        if name in WAITS or not (func.is_view or name in ("detach", "promote_types")):
             self.calls[name] += 1
         if func is torch.ops.aten.native_batch_norm_backward.default:
             assert args[5] is not None, "save_mean should always be defined"
@@ -149,9 +152,6 @@ def test_moments_of_unequal_parts_are_those_of_the_whole(monkeypatch: pytest.Mon
     found = batch_moments(parts[1])
     assert (found[0] - x.mean((0, 2, 3))).abs().max() < 1e-12
     assert (found[1] - x.var((0, 2, 3), correction=0)).abs().max() < 1e-12
-
-
-WAITS = {"_local_scalar_dense", "is_nonzero", "lift", "lift_fresh", "nonzero", "equal"}  # copies to and from a GPU among them
 
 
 @pytest.mark.parametrize("several", [False, True])
