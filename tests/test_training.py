@@ -228,7 +228,7 @@ def test_two_processes_take_the_steps_of_one(tiny: Config, tmp_path: Path, momen
     (tmp_path / "config.json").write_text(to_json(config))
     command = ["-m", "realnvp", "train", "--config", str(tmp_path / "config.json")]
     two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command, "--run-dir", str(tmp_path / "two")]
-    subprocess.run([sys.executable, *two], check=True, capture_output=True, timeout=120)
+    subprocess.run([sys.executable, *two], check=True, capture_output=True, timeout=600)
     train(config, tmp_path / "one", device="cpu")
     one, both = final_tensors(tmp_path / "one"), final_tensors(tmp_path / "two")
     assert one.keys() == both.keys()
