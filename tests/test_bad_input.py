@@ -512,7 +512,7 @@ def test_bad_input_as_a_process(run_dir: Path, tmp_path: Path, kind: str) -> Non
     make, words = PROCESSES[kind]
     command = [sys.executable, "-m", "realnvp", *map(str, make(tmp_path, run_dir))]
     before = listing(tmp_path)
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert (result.returncode, result.stdout) == (2, "")
     assert re.fullmatch(r"realnvp: error: [^\n]+\n", result.stderr)
     assert all(word in result.stderr for word in words)

@@ -63,7 +63,7 @@ def extras() -> dict[str, set[str]]:
 def without(modules: Iterable[str], code: str, *argv: str) -> subprocess.CompletedProcess[str]:
     """Python where these modules are not installed."""
     words = [sys.executable, "-c", MISSING.format(modules={*modules}) + code, *argv]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120)
+    return subprocess.run(words, capture_output=True, text=True, timeout=600)
 
 
 def test_the_package_alone_builds_loads_and_samples(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_help_and_configuration_never_import_torch() -> None:
         "cli.run(['train', 'photos', '--print-config'])\n"
         "sys.exit('torch' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=600).returncode == 0
 
 
 def test_nothing_loads_pickles_or_evaluates() -> None:

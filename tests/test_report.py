@@ -70,7 +70,7 @@ def test_in_a_browser(reported: Path, tmp_path: Path) -> None:
         f"--user-data-dir={tmp_path / 'profile'}",
     ]
     command = [str(BROWSER), *flags, "--virtual-time-budget=10000", "--dump-dom", f"file://{tmp_path / 'page.html'}"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
     pictures = len(list((reported / "figures").glob("*.png")))
     assert f'data-loaded="{pictures}"' in result.stdout
     assert 'data-requests="0"' in result.stdout

@@ -280,7 +280,7 @@ def python(code: str, address: str, home: Path) -> "subprocess.CompletedProcess[
     """Runs it with the Hub at this address and its cache in this folder; nothing else is asked."""
     given = {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_TOKEN": "hf_none", "HF_HUB_DISABLE_TELEMETRY": "1"}
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, env=os.environ | given, cwd=home, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=os.environ | given, cwd=home, capture_output=True, text=True, timeout=600)
 
 
 LOAD = """

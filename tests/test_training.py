@@ -248,7 +248,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "    assert run(['train', '--config', str(config), '--run-dir', str(config.with_suffix('')), '--device', 'cpu']) == 0\n"
     )
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(folder / "each.py"), str(folder)]
-    subprocess.run([sys.executable, *launch], check=True, capture_output=True, timeout=120)
+    subprocess.run([sys.executable, *launch], check=True, capture_output=True, timeout=600)
     return folder
 
 
