@@ -14,13 +14,13 @@ import tempfile
 from pathlib import Path
 
 WITHIN = 1.3  # of the speed of the best number of threads by hand
-FLAGS = "--device cpu --train.max-steps 8 --train.log-every 4 --train.eval-every 8 --train.eval-images 1 --train.moment-batches 1"
+FLAGS = "--device cpu --train.max-steps 4 --train.log-every 2 --train.eval-every 4 --train.eval-images 1 --train.moment-batches 1"
 TRAINING = f"{FLAGS} --train.sample-every 1000 --train.batch-size 16 --train.tracker none"
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
 
 
 def seconds_of_a_step(place: Path, *flags: str) -> float:
-    """Of a training of photos: of its second four steps, without the first, in which memory is found."""
+    """Of a training of photos: of its last two steps, without the first, in which memory is found."""
     with tempfile.TemporaryDirectory(dir=place) as folder:
         argv = ["train", "photos", "--run-dir", f"{folder}/run", *TRAINING.split(), *flags]
         subprocess.run([sys.executable, "-m", "realnvp", *argv], check=True, capture_output=True, env=ENVIRONMENT)
