@@ -242,7 +242,7 @@ def test_other_data_in_the_place_of_a_runs_own_are_told(
 ) -> None:
     config, folder, prepare_anew = moved
     (sitting,) = read_sittings(folder)
-    assert sitting["data"].keys() == {"train.npy", "test.npy"}
+    assert (sitting.data or {}).keys() == {"train.npy", "test.npy"}
     prepare_anew(0)  # the same once more: all is well
     train(with_train(config, max_steps=8), folder, device="cpu")
     prepare_anew(1)
@@ -285,7 +285,7 @@ def test_a_run_of_version_0_1_0_opens_and_learns_its_data(tiny: Config, run_dir:
     path.write_text(json.dumps(sittings))
     assert run(["evaluate", str(tmp_path / "run"), "--device", "cpu"]) == 0
     train(with_train(tiny, max_steps=13), tmp_path / "run", device="cpu")
-    assert [sorted(sitting.get("data", {})) for sitting in read_sittings(tmp_path / "run")] == [
+    assert [sorted(sitting.data or {}) for sitting in read_sittings(tmp_path / "run")] == [
         [],
         ["test.npy", "train.npy", "validation.npy"],
     ]

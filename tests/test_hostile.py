@@ -28,6 +28,7 @@ import realnvp
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config
 from realnvp.evaluation.report import report
+from realnvp.files.environment import Sitting
 from realnvp.files.folders import read_folder, write_folder
 from realnvp.files.records import DamagedError
 
@@ -327,7 +328,7 @@ def test_a_page_escapes_all_text(tmp_path: Path) -> None:
     config = Config("images", data=type(config.data)(set="images", source=EVIL), train=config.train)
     result = dict.fromkeys(("dataset", "dataset_version", "split", "which", "standard_error_over"), EVIL)
     numbers = {"bits_per_dim": 1.0, "standard_error": 0.1, "num_images": 3, "noise_draws": 1, "seed": 0, "paper": None}
-    sitting = dict.fromkeys(("time", "git_commit", "platform", "processor", "cpus", "threads"), EVIL)
+    words: dict[str, Any] = dict.fromkeys(("time", "git_commit", "platform", "processor", "cpus", "threads"), EVIL)
     folder = tmp_path / EVIL.replace("/", "")
     folder.mkdir()
     Image.new("L", (2, 2)).save(folder / f"samples{EVIL.replace('/', '')}.png")
@@ -336,7 +337,7 @@ def test_a_page_escapes_all_text(tmp_path: Path) -> None:
         config,
         result | numbers | {"codecs": {EVIL: 1.0}, "views": {"count": EVIL, "bits_per_dim": 1.0, "standard_error": 0.1}},
         folder.glob("*.png"),
-        [sitting | {"command": [EVIL], "versions": {EVIL: EVIL}}],
+        [Sitting(**words, command=[EVIL], versions={EVIL: EVIL}, gpus=[], cuda=None)],
         seed=0,
     ).read_text()
     assert page.count("&lt;script&gt;") > 15

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from realnvp.evaluation.record import current_evaluation, evaluated, evaluation_command
-from realnvp.files.environment import command_of, read_sittings
+from realnvp.files.environment import read_sittings
 from realnvp.files.folders import CARD
+from realnvp.files.records import fields_of
 from realnvp.files.saved import FILES, WEIGHTS, load_model, locate, save_flow
 from realnvp.flows.flow import Flow
 
@@ -24,11 +25,11 @@ def share(run: str | Path, folder: str | Path, *, licence: str | None = None) ->
     flow, facts = load_model(run, evaluated(evaluation))
     assert flow.config is not None
     flow.config = replace(flow.config, data=replace(flow.config.data, source=None))
-    trained = dict.fromkeys(map(command_of, sittings))
+    trained = dict.fromkeys(sitting.shell_command for sitting in sittings)
     facts |= {
         "evaluation": evaluation,
         "commands": [*trained, evaluation_command(run, evaluation)],
-        "environment": {name: value for name, value in sittings[-1].items() if name != "command"},
+        "environment": {name: value for name, value in fields_of(sittings[-1]).items() if name != "command"},
         "licence": licence,
     }
     save_flow(flow, folder, facts=facts)

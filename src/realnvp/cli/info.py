@@ -7,7 +7,7 @@ from typing import Any
 from realnvp.cli.options import Json, RunDir
 from realnvp.cli.output import print_json, print_table, thousands
 from realnvp.config import Config, flat
-from realnvp.files.records import ours, read_json
+from realnvp.files.records import damaged_if_invalid, fields_of, read_record
 
 
 @dataclass
@@ -59,10 +59,10 @@ def _stored_facts(folder: Path, config: Config) -> dict[str, Any]:
     if (folder / "evaluation.json").exists():
         facts["evaluation"] = read_evaluation(folder)
     if (folder / "environment.json").exists():
-        facts["environment"] = read_sittings(folder)
+        facts["environment"] = [*map(fields_of, read_sittings(folder))]
     if (folder / "facts.json").exists():
-        facts["facts"] = stored = read_json(folder / "facts.json", kind=dict)
+        facts["facts"] = stored = read_record(dict[str, Any], folder / "facts.json")
         if "evaluation" in stored:
-            with ours():
+            with damaged_if_invalid():
                 check_evaluation(stored["evaluation"], folder / "facts.json", config)
     return facts

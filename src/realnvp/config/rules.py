@@ -6,7 +6,7 @@ from pathlib import Path
 from realnvp.config.fields import EVERY, TRACKERS, Config, flat, to_json
 from realnvp.config.presets import PRESETS
 from realnvp.config.sizes import MOST_BLOCKS, count_blocks
-from realnvp.config.typed import nearest, typed
+from realnvp.config.typed import nearest, parse_json, typed
 
 SETS = {preset.data.set for preset in PRESETS.values()}
 
@@ -74,10 +74,7 @@ def from_json(text: str | bytes, source: str | Path = "config") -> Config:
 
     ValueError names the source and the field that is unknown (with the nearest name) or of another type.
     """
-    try:
-        tree = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{source}: not JSON: {error}") from None
+    tree = parse_json(text, source)
     try:
         return validate(typed(Config, tree))
     except (ValueError, OverflowError) as error:

@@ -1,53 +1,88 @@
-"""From JSON's objects to a dataclass of the right types, or the name of the field that is not."""
+"""From JSON to values of the right types, or the name of the field that is not."""
 
 import dataclasses
 import difflib
+import json
 import types
 import typing
-from typing import Any, Literal
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-from realnvp.config.fields import Shape
+Record = TypeVar("Record")
+WORDS = {
+    float: "number",
+    int: "integer",
+    bool: "true or false",
+    str: "text",
+    types.NoneType: "null",
+    list: "a list",
+    tuple: "a list",
+    dict: "an object",
+}
 
 
-def typed(cls: type, tree: Any, prefix: str = "") -> Any:
-    """The dataclass with these fields; ValueError names the one that is unknown, with the nearest name, or of another type."""
-    if not isinstance(tree, dict):
-        raise ValueError(f"{prefix.rstrip('.') or 'the top'} must be an object, got {tree!r}")
-    hints = typing.get_type_hints(cls)
-    if unknown := next((name for name in tree if name not in hints), None):
-        raise ValueError(f"unknown field {prefix + unknown!r}{nearest(unknown, hints)}")
-    return cls(**{name: _value(hints[name], value, prefix + name) for name, value in tree.items()})
+def parse_json(text: str | bytes, source: str | Path) -> Any:
+    """What JSON text says; ValueError names the source."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{source}: not JSON: {error}") from None
 
 
-def _value(hint: Any, value: Any, path: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return typed(typing.cast(type, hint), value, path + ".")
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+def typed(kind: type[Record], value: Any, *, strict: bool = True) -> Record:
+    """A value of JSON as a dataclass, list or dict of this kind: `typed(list[Point], [{"x": 1}])`.
+
+    Dataclasses nest. A field that is missing takes its default.
+
+    strict: refuse unknown fields. False: pass over them, a later version may have written them.
+    ValueError names the first field that is missing, unknown (with the nearest name) or of another
+    type; OverflowError: an integer is too large for its float.
+    """
+    found: Record = _typed(kind, value, "", strict)
+    return found
+
+
+def _typed(kind: Any, value: Any, path: str, strict: bool) -> Any:
+    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     for option in options:
-        if option is float and isinstance(value, int) and not isinstance(value, bool):
+        outer, inner = typing.get_origin(option) or option, typing.get_args(option)
+        if dataclasses.is_dataclass(outer) and (isinstance(value, dict) or option is kind):
+            return _record(outer, value, path, strict)
+        if outer is float and type(value) is int:
             return float(value)
-        if typing.get_origin(option) is Literal and value in typing.get_args(option):
+        if inner and outer is dict and isinstance(value, dict):
+            prefix = path and f"{path}."
+            return {key: _typed(inner[1], item, prefix + key, strict) for key, item in value.items()}
+        if inner and outer in (list, tuple) and isinstance(value, list):
+            return outer(_typed(inner[0], item, f"{path}[{i}]", strict) for i, item in enumerate(value))
+        if outer is Any or type(value) is outer or (outer is Literal and value in inner):
             return value
-        if typing.get_origin(option) is tuple and isinstance(value, list):
-            kind = typing.get_args(option)[0]
-            if all(type(entry) is kind for entry in value) and (kind is str or len(value) in (1, 3)):
-                return tuple(value)
-        if isinstance(option, type) and type(value) is option:
-            return value
-    names = {
-        float: "number",
-        int: "integer",
-        bool: "true or false",
-        str: "text",
-        types.NoneType: "null",
-        Shape: "one or three integers",
-        tuple[str, ...]: "a list of names",
-    }
-    wanted = " or ".join(names.get(option) or " or ".join(map(repr, typing.get_args(option))) for option in options)
-    raise ValueError(f"{path}: {value!r} is not {wanted}")
+    raise ValueError(f"{path or 'the top'}: {value!r} is not {' or '.join(map(_words, options))}")
 
 
-def nearest(word: str, known: typing.Iterable[str]) -> str:
+def _record(kind: Any, tree: Any, path: str, strict: bool) -> Any:
+    """The dataclass with the fields of a JSON object."""
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path or 'the top'} must be an object, got {tree!r}")
+    prefix, hints = path and f"{path}.", typing.get_type_hints(kind)
+    unknown = next((name for name in tree if name not in hints), None)
+    if strict and unknown is not None:
+        raise ValueError(f"unknown field {prefix + unknown!r}{nearest(unknown, hints)}")
+    for item in dataclasses.fields(kind):
+        if item.name not in tree and item.default is item.default_factory:  # both are MISSING
+            raise ValueError(f"{prefix}{item.name} is missing")
+    there = {name: value for name, value in tree.items() if name in hints}
+    return kind(**{name: _typed(hints[name], value, prefix + name, strict) for name, value in there.items()})
+
+
+def _words(option: Any) -> str:
+    if typing.get_origin(option) is Literal:
+        return " or ".join(map(repr, typing.get_args(option)))
+    return WORDS.get(typing.get_origin(option) or option, "an object")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
     """' (did you mean ...?)' with the nearest known word, or '' where none is near."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

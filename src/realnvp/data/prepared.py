@@ -18,7 +18,7 @@ import numpy.typing as npt
 from realnvp.config import DataConfig
 from realnvp.data.dataset import SPLITS, Part, Pixels, Rows, Source, Splits, Values, cut_rows, reason
 from realnvp.files.folders import atomic_save
-from realnvp.files.records import Fields, parse_json
+from realnvp.files.records import Fields, parse_fields
 from realnvp.progress import progress
 
 DESCRIPTION = "dataset.json"
@@ -73,7 +73,7 @@ def open_splits(folder: Path, *, held_out: float = DataConfig.held_out, seed: in
 def read_description(folder: Path) -> dict[str, Any]:
     """The fields of folder/dataset.json, of the right types; ValueError names the file and the field."""
     path = folder / DESCRIPTION
-    about = parse_json(path.read_bytes(), path, kind=dict, fields=_FIELDS)
+    about = parse_fields(path.read_bytes(), path, kind=dict, fields=_FIELDS)
     rules = {
         "levels": about["levels"] is None or 2 <= about["levels"] <= 256,
         "shape": len(about["shape"]) == (1 if about["levels"] is None else 3),

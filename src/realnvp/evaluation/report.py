@@ -9,7 +9,7 @@ from typing import Any
 
 from realnvp.config import Config, departures, flat
 from realnvp.evaluation.record import evaluation_command, measured
-from realnvp.files.environment import command_of
+from realnvp.files.environment import Sitting
 from realnvp.files.folders import write_file
 
 # What to look for in each picture; the key is the start of the file's name, the longest that fits counts.
@@ -58,7 +58,7 @@ def report(
     config: Config,
     result: dict[str, Any],
     pictures: Iterable[Path],
-    sittings: list[dict[str, Any]],
+    sittings: list[Sitting],
     *,
     seed: int,
     missing: Iterable[tuple[str, str]] = (),
@@ -77,7 +77,7 @@ def report(
     for name, content in sorted(figures, key=lambda figure: (list(SENTENCES).index(_kind(figure[0])), figure[0])):
         command = ["realnvp", "figures", str(run), "--only", name.split("-")[0], "--seed", str(seed), *which]
         parts.append(f"<h2>{_text(name)}</h2>{content}{_command(shlex.join(command))}")
-    parts += ["<h2>Configuration</h2>", _table(flat(config)), _command(command_of(sittings[-1]))]
+    parts += ["<h2>Configuration</h2>", _table(flat(config)), _command(sittings[-1].shell_command)]
     parts += ["<h2>Environment</h2>", _table(_environment(sittings))]
     page = run / "report.html"
     write_file(page, PAGE.format(title=_text(f"realnvp: {title}"), body="\n".join(parts)))
@@ -113,10 +113,10 @@ def _kind(name: str) -> str:
     return max((kind for kind in SENTENCES if name.startswith(kind)), key=len, default="")
 
 
-def _environment(sittings: list[dict[str, Any]]) -> dict[str, Any]:
+def _environment(sittings: list[Sitting]) -> dict[str, Any]:
     last = sittings[-1]
-    versions = ", ".join(f"{name} {version}" for name, version in last["versions"].items())
-    rest = {key: last[key] for key in ("time", "git_commit", "platform", "processor", "cpus", "threads")}
+    versions = ", ".join(f"{name} {version}" for name, version in last.versions.items())
+    rest = {key: getattr(last, key) for key in ("time", "git_commit", "platform", "processor", "cpus", "threads")}
     return {"sittings": len(sittings), "versions": versions} | rest
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from realnvp.config import ModelConfig, departures
 from realnvp.evaluation.record import current_evaluation, measured
 from realnvp.files.checkpoint import last_state
-from realnvp.files.environment import command_of, read_sittings
+from realnvp.files.environment import Sitting, read_sittings
 from realnvp.files.saved import read_run_config
 
 # Bits/dim of the other systems: the paper's Table 1 (test; training in brackets where given), and NICE as later papers report it.
@@ -44,7 +44,7 @@ def _row(run: Path) -> dict[str, Any]:
     if config.data.levels is None:
         raise ValueError(f"{run}: is of a table of numbers; the paper's Table 1 has images only")
     result = current_evaluation(run)
-    environment = read_sittings(run)[-1]
+    sitting = read_sittings(run)[-1]
     state = last_state(run)
     return {
         "run": str(run),
@@ -60,8 +60,8 @@ def _row(run: Path) -> dict[str, Any]:
         "model": _whose(config.model),
         "departures": departures(config),
         "steps": state.step if state else None,
-        "hardware": _hardware(environment),
-        "command": command_of(environment),
+        "hardware": _hardware(sitting),
+        "command": sitting.shell_command,
     }
 
 
@@ -72,11 +72,11 @@ def _whose(model: ModelConfig) -> str:
     return "the paper's" if model.coupling == "affine" else "NICE's couplings, not the paper's"
 
 
-def _hardware(environment: dict[str, Any]) -> str:
-    processes = f", {environment['processes']} processes" if environment.get("processes", 1) > 1 else ""
-    if environment.get("device", "cpu").startswith("cuda"):
-        return f"{next(iter(environment['gpus']), 'GPU')}{processes}"
-    return f"{environment['processor']}, {environment['threads']} threads{processes}"
+def _hardware(sitting: Sitting) -> str:
+    processes = f", {sitting.processes} processes" if (sitting.processes or 1) > 1 else ""
+    if (sitting.device or "cpu").startswith("cuda"):
+        return f"{next(iter(sitting.gpus), 'GPU')}{processes}"
+    return f"{sitting.processor}, {sitting.threads} threads{processes}"
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -5,14 +5,14 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, get_type_hints
+from typing import Protocol
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from realnvp.files.folders import keep_last, newest_intact, write_folder
-from realnvp.files.records import DamagedError, ours, parse_json
+from realnvp.files.records import DamagedError, damaged_if_invalid, parse_record
 from realnvp.files.saved import CONFIG, read_tensors
 from realnvp.flows.flow import Flow
 
@@ -98,7 +98,5 @@ def last_state(run_dir: Path) -> TrainState | None:
 
 
 def _state(files: dict[str, bytes], run_dir: Path) -> TrainState:
-    fields = get_type_hints(TrainState)
-    with ours():
-        state = parse_json(files.get(STATE, b""), run_dir / "checkpoints" / STATE, kind=dict, fields=fields)
-    return TrainState(**{name: state[name] for name in fields})
+    with damaged_if_invalid():
+        return parse_record(TrainState, files.get(STATE, b""), run_dir / "checkpoints" / STATE)

@@ -1,4 +1,4 @@
-"""The exact environment of a training: versions, command, commit, machine."""
+"""Sittings: the commands of a training, each with what decides its bits beside configuration and data."""
 
 import importlib.metadata
 import os
@@ -9,44 +9,71 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from realnvp.files.records import Fields, check_fields, ours, read_json
+from realnvp.files.records import DamagedError, read_record
 
 PACKAGES = ("realnvp", "torch", "numpy", "safetensors", "accelerate", "pillow", "scikit-image", "scikit-learn")
-FIELDS: Fields = {
-    "command": list,
-    "versions": dict,
-    "gpus": list,
-    "cpus": int,
-    "threads": int,
-    "git_commit": str | None,
-    **dict.fromkeys(("time", "platform", "processor"), str),
-}
 
 
-def environment() -> dict[str, Any]:
-    """What decides the bits of a result beside configuration and data."""
-    return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["realnvp", *sys.argv[1:]],
-        "versions": {"python": platform.python_version()} | {name: v for name in PACKAGES if (v := _version(name))},
-        "git_commit": _git_commit(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cpus": os.cpu_count(),
-    } | _of_torch()
+@dataclass(frozen=True, kw_only=True)
+class Sitting:
+    """One command of a training, and its environment."""
+
+    from_step: int | None = None
+    time: str
+    """ISO 8601, UTC."""
+    command: list[str]
+    versions: dict[str, str]
+    """Of python and each package that a training uses."""
+    git_commit: str | None
+    """The commit of the working tree that the command was started in, with '+' if there are changes."""
+    platform: str
+    processor: str
+    cpus: int
+    threads: int
+    gpus: list[str]
+    cuda: str | None
+    device: str | None = None
+    processes: int | None = None
+    precision: str | None = None
+    data: dict[str, str] | None = None
+    """The sha256 of each array that was trained on."""
+
+    @property
+    def shell_command(self) -> str:
+        """The command, quoted for a shell."""
+        return shlex.join(self.command)
 
 
-def read_sittings(run: Path) -> list[dict[str, Any]]:
-    """The environments of a run's sittings, the last one at the end; DamagedError if one of them is none."""
+def present_sitting(**where: Any) -> Sitting:
+    """This process as a sitting. where: the fields that its training knows, such as from_step and device."""
+    import torch
+
+    return Sitting(
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=["realnvp", *sys.argv[1:]],
+        versions={"python": platform.python_version()} | {name: v for name in PACKAGES if (v := _version(name))},
+        git_commit=_git_commit(),
+        platform=platform.platform(),
+        processor=_processor(),
+        cpus=os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+        gpus=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        cuda=torch.version.cuda,
+        **where,
+    )
+
+
+def read_sittings(run: Path) -> list[Sitting]:
+    """The sittings of a run, the last one at the end; ValueError: none began. DamagedError: one makes no sense."""
     path = run / "environment.json"
-    sittings = read_json(path, kind=list, maker="realnvp train", fields=FIELDS)
-    with ours():
-        for sitting in sittings:
-            check_fields(sitting, path, {"data": dict} if "data" in sitting else {})
+    sittings = read_record(list[Sitting], path, maker="realnvp train")
+    if not sittings:
+        raise DamagedError(f"{path}: holds no sitting")
     return sittings
 
 
@@ -56,7 +83,7 @@ def changed_data(run: Path, folder: Path | None, sha256: Mapping[str, str]) -> s
     sha256: of each array. Version 0.1.0 did not keep them, and data made anew have none.
     """
     sittings = read_sittings(run) if sha256 and (run / "environment.json").exists() else []
-    known = next((sitting["data"] for sitting in sittings if sitting.get("data")), sha256)
+    known = next((sitting.data for sitting in sittings if sitting.data), sha256)
     if not (names := sorted(name for name in known.keys() | sha256.keys() if known.get(name) != sha256.get(name))):
         return ""
     return f"{folder}: holds other data than {run} was trained on ({', '.join(names)})"
@@ -68,11 +95,6 @@ def warn_of_changed_data(run: Path, folder: Path | None, sha256: Mapping[str, st
         warnings.warn(changed, stacklevel=3)
 
 
-def command_of(sitting: dict[str, Any]) -> str:
-    """The command of a sitting, quoted for a shell."""
-    return shlex.join(map(str, sitting["command"]))
-
-
 def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
@@ -81,7 +103,6 @@ def _version(name: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """The commit of the working tree that the program was started in, with '+' if there are changes."""
     try:
         commit = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty=+"], capture_output=True, text=True, timeout=5
@@ -96,11 +117,3 @@ def _processor() -> str:
     path = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*:\s*(.+)$", path.read_text(), re.M) if path.exists() else []
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _of_torch() -> dict[str, Any]:
-    """Its threads, and the GPUs that it sees."""
-    import torch
-
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"threads": torch.get_num_threads(), "gpus": gpus, "cuda": torch.version.cuda}

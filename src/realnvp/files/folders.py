@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from realnvp.files.records import DamagedError, ours, parse_json
+from realnvp.files.records import DamagedError, damaged_if_invalid, parse_record
 
 MANIFEST, LOCK = "manifest.json", ".lock"
 CARD = "README.md"
@@ -150,12 +150,21 @@ def discard(folder: Path) -> None:
 def _check_ours(folder: Path, names: Iterable[str] | None = None) -> None:
     """ValueError if a folder is not one that `write_folder` wrote, or holds more than that, or than these names."""
     try:
-        manifest = parse_json((folder / MANIFEST).read_bytes(), folder / MANIFEST, kind=dict)
+        manifest = _read_manifest(folder)
     except (OSError, ValueError):
         raise ValueError(f"{folder}: exists and was not written by this program, so it is not replaced") from None
     known = {MANIFEST, *(manifest if names is None else names)}
     if others := sorted({path.name for path in folder.iterdir()} - known):
         raise ValueError(f"{folder}: exists and holds {others[0]!r}, which does not belong there, so it is not replaced")
+
+
+def _read_manifest(folder: Path) -> dict[str, str]:
+    """{file name: sha256}; ValueError or OSError: there is none."""
+    path = folder / MANIFEST
+    manifest = parse_record(dict[str, str], path.read_bytes(), path)
+    if not manifest:
+        raise ValueError(f"{path}: names no files")
+    return manifest
 
 
 def _is_ours(folder: Path) -> bool:
@@ -169,8 +178,8 @@ def _is_ours(folder: Path) -> bool:
 
 def read_folder(folder: Path) -> dict[str, bytes]:
     """{file name: content} of a folder that `write_folder` wrote; DamagedError names a file that is missing or changed."""
-    with ours():
-        manifest = parse_json((folder / MANIFEST).read_bytes(), folder / MANIFEST, kind=dict, fields={})
+    with damaged_if_invalid():
+        manifest = _read_manifest(folder)
         files = {name: (folder / name).read_bytes() for name in manifest if Path(name).name == name}
     for name, digest in manifest.items():
         if name not in files or hashlib.sha256(files[name]).hexdigest() != digest:

@@ -1,11 +1,13 @@
-"""JSON of ours, checked where it is read: what makes no sense there is damage, not bad input."""
+"""Records: JSON that a run wrote, read into dataclasses. What makes no sense there is damage, not bad input."""
 
-import json
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar
+
+from realnvp.config.typed import Record, parse_json, typed
 
 
 class DamagedError(Exception):
@@ -15,8 +17,8 @@ class DamagedError(Exception):
 
 
 @contextmanager
-def ours() -> Iterator[None]:
-    """Within it, a file that makes no sense is not bad input but a damaged file of ours."""
+def damaged_if_invalid() -> Iterator[None]:
+    """Context: a missing or invalid file is a DamagedError, since a run wrote it and not its user."""
     try:
         yield
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -25,29 +27,57 @@ def ours() -> Iterator[None]:
         raise DamagedError(str(error)) from None
 
 
+def read_record(kind: type[Record], path: Path, *, maker: str = "") -> Record:
+    """The record in a file: `read_record(list[Sitting], run / "environment.json")`.
+
+    maker: the command that writes it.
+    ValueError: there is no such file. DamagedError: it is not JSON, or a field is missing or wrong.
+    """
+    if not path.exists():
+        raise ValueError(f"{path}: no such file{maker and f'; {maker} writes it'}")
+    with damaged_if_invalid():
+        return parse_record(kind, path.read_bytes(), path)
+
+
+def parse_record(kind: type[Record], text: bytes, path: Path) -> Record:
+    """The record in the text of a file; ValueError names the file, and the field that is wrong.
+
+    Fields that this version does not know are passed over.
+    """
+    tree = parse_json(text, path)
+    try:
+        return typed(kind, tree, strict=False)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def fields_of(record: Any) -> dict[str, Any]:
+    """The fields of a record for JSON; optional ones that are None are left out."""
+    optional = {item.name for item in dataclasses.fields(record) if item.default is None}
+    return {name: value for name, value in dataclasses.asdict(record).items() if value is not None or name not in optional}
+
+
+ours = damaged_if_invalid
 Kind = TypeVar("Kind", dict[str, Any], list[Any])
 Fields = Mapping[str, type | UnionType]
 
 
 def read_json(path: Path, *, kind: type[Kind], maker: str = "", fields: Fields | None = None) -> Kind:
-    """What `parse_json` makes of a file of ours; ValueError if there is none, with the command that makes it."""
+    """What `parse_fields` makes of a file of ours; ValueError if there is none, with the command that makes it."""
     if not path.exists():
         raise ValueError(f"{path}: no such file{maker and f'; {maker} writes it'}")
     with ours():
-        return parse_json(path.read_bytes(), path, kind=kind, fields=fields)
+        return parse_fields(path.read_bytes(), path, kind=kind, fields=fields)
 
 
-def parse_json(text: bytes, path: Path, *, kind: type[Kind], fields: Fields | None = None) -> Kind:
+def parse_fields(text: bytes, path: Path, *, kind: type[Kind], fields: Fields | None = None) -> Kind:
     """The object or list in the text of a JSON file, not empty where fields are wanted.
 
     fields: names and types in that object, or in each one of the list.
 
     ValueError names the file, and the field that is wrong.
     """
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
+    content = parse_json(text, path)
     if not isinstance(content, kind) or not (content or fields is None):
         raise ValueError(f"{path}: lacks what it should hold")
     for entry in content if isinstance(content, list) else [content]:

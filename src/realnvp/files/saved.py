@@ -15,7 +15,7 @@ from torch import Tensor
 from realnvp.config import Config, from_json, least_parameters, nearest, read_config, to_json
 from realnvp.files.card import card
 from realnvp.files.folders import CARD, MANIFEST, newest_intact, read_folder, write_folder
-from realnvp.files.records import DamagedError, ours, parse_json
+from realnvp.files.records import DamagedError, damaged_if_invalid, parse_record
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow
 
@@ -111,8 +111,8 @@ def load_model(where: str | Path, which: Literal["best", "last"] = "best") -> tu
     """The same flow, and what is known of it: of a run's, its step and validation bits/dim."""
     files, folder = _model_files(where, which)
     flow = _flow_from(from_json(files[CONFIG], folder / CONFIG), files[WEIGHTS], folder / WEIGHTS)
-    with ours():
-        return flow, parse_json(files[FACTS], folder / FACTS, kind=dict)
+    with damaged_if_invalid():
+        return flow, parse_record(dict[str, Any], files[FACTS], folder / FACTS)
 
 
 def lost_best(run_dir: Path) -> str:
@@ -143,7 +143,7 @@ def read_run_config(run_dir: Path) -> Config:
     """The configuration of a run directory; ValueError if it is none, DamagedError if the configuration makes no sense."""
     if not (run_dir / CONFIG).exists():
         raise ValueError(_why_no_flow(run_dir))
-    with ours():
+    with damaged_if_invalid():
         return read_config(run_dir / CONFIG)
 
 

@@ -12,9 +12,9 @@ from typing import Any
 from realnvp.config import MAY_CHANGE, Config, differences, flat, read_config, resolve, to_json
 from realnvp.data import Splits, discard_prepared
 from realnvp.files.checkpoint import TrainState
-from realnvp.files.environment import changed_data, environment, read_sittings
+from realnvp.files.environment import Sitting, changed_data, present_sitting, read_sittings
 from realnvp.files.folders import keep_last, numbered, sweep, write_file
-from realnvp.files.records import DamagedError
+from realnvp.files.records import DamagedError, fields_of
 from realnvp.files.saved import read_run_config
 
 GIVEN = "config.given.json"
@@ -78,7 +78,7 @@ def check_data(run_dir: Path, splits: Splits) -> None:
         raise ValueError(f"{changed}; take another --run-dir")
 
 
-Past = tuple[list[dict[str, Any]], list[str]]
+Past = tuple[list[Sitting], list[str]]
 
 
 def past_of(run_dir: Path, state: TrainState) -> Past:
@@ -104,20 +104,20 @@ def claim(config: Config, run_dir: Path, state: TrainState, past: Past, **where:
         _keep_given(config, run_dir)
     keep_last(run_dir / "checkpoints", "step", 2)  # one more is left if the last save was interrupted
     sittings, metrics = past
-    here = {"from_step": state.step} | environment() | where
+    here = present_sitting(from_step=state.step, **where)
     changes = _changes(sittings[-1], here) if sittings and state.step else []
     sittings = [*sittings, here]
     write_file(run_dir / "config.json", to_json(config))
-    write_file(run_dir / "environment.json", json.dumps(sittings, indent=2) + "\n")
+    write_file(run_dir / "environment.json", json.dumps([*map(fields_of, sittings)], indent=2) + "\n")
     write_file(run_dir / "metrics.jsonl", "".join(metrics))
     return changes
 
 
-def _changes(before: dict[str, Any], here: dict[str, Any]) -> list[str]:
+def _changes(before: Sitting, here: Sitting) -> list[str]:
     """'threads 2 -> 1' and the like; version 0.1.0 did not record all of it."""
-    names = ["device", "processes", "precision", *(["threads"] if here["device"] == "cpu" else [])]
-    pairs = [(name, before.get(name, here[name]), here[name]) for name in names]
-    pairs.append(("torch", before["versions"].get("torch"), here["versions"]["torch"]))
+    names = ["device", "processes", "precision", *(["threads"] if here.device == "cpu" else [])]
+    pairs = [(name, getattr(before, name) or getattr(here, name), getattr(here, name)) for name in names]
+    pairs.append(("torch", before.versions.get("torch"), here.versions["torch"]))
     return [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]
 
 
