@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from benchmarks.known import KNOWN, Array, Known
 from realnvp.config import PRESETS, Config
 from realnvp.evaluation.likelihood import log_probs
-from realnvp.files.environment import environment
+from realnvp.files.environment import present_sitting
+from realnvp.files.records import fields_of
 from realnvp.files.saved import load_flow
 from realnvp.noise import Purpose, generator
 from realnvp.training.train import train
@@ -122,7 +123,7 @@ def main() -> None:
             print(f"| {name} | {known.entropy:.4f} | {who} | {kl:.5f} +- {error:.5f} | {seconds:.0f} |", flush=True)
             results.append({"set": name, "who": who, "kl": kl, "error": error, "seconds": seconds})
     if args.out:
-        about = {"command": sys.argv, "results": results, "environment": environment()}
+        about = {"command": sys.argv, "results": results, "environment": fields_of(present_sitting())}
         args.out.write_text(json.dumps(about, indent=2))
 
 

@@ -16,7 +16,8 @@ import torch
 from benchmarks.contestants import CONTESTANTS, PRECISIONS, Process, sized
 from benchmarks.flops import forward_gmac
 from realnvp.config import Config
-from realnvp.files.environment import environment
+from realnvp.files.environment import present_sitting
+from realnvp.files.records import fields_of
 
 Speeds = dict[tuple[str, str], list[float]]
 
@@ -104,7 +105,7 @@ def main() -> None:
         parser.error(f"--against: no peer {', '.join(unknown)}")
     torch.set_num_threads(args.threads)
     best = {precision: peak_gflops(getattr(torch, precision)) for precision in PRECISIONS}
-    report: dict[str, object] = {"environment": environment(), "threads": args.threads, "peak_gflops": best}
+    report: dict[str, object] = {"environment": fields_of(present_sitting()), "threads": args.threads, "peak_gflops": best}
     print(f"{args.threads} threads; a matrix product reaches", end=" ")
     print(", ".join(f"{value:.0f} GFLOP/s in {precision}" for precision, value in best.items()))
     names = [name for name in CONTESTANTS if name not in ("normflows", "nflows") or name in args.against]

@@ -30,50 +30,52 @@ def parse_json(text: str | bytes, source: str | Path) -> Any:
         raise ValueError(f"{source}: not JSON: {error}") from None
 
 
-def typed(kind: type[Record], value: Any, *, strict: bool = True) -> Record:
+def typed(kind: type[Record], value: Any, *, by_hand: bool = True) -> Record:
     """A value of JSON as a dataclass, list or dict of this kind: `typed(list[Point], [{"x": 1}])`.
 
-    Dataclasses nest. A field that is missing takes its default.
-
-    strict: refuse unknown fields. False: pass over them, a later version may have written them.
+    by_hand: people write it. Unknown fields are refused, and missing ones take their defaults.
+    False: a program wrote it, perhaps a later version. Unknown fields are passed over, and none may
+    be missing but those whose default is None.
     ValueError names the first field that is missing, unknown (with the nearest name) or of another
     type; OverflowError: an integer is too large for its float.
     """
-    found: Record = _typed(kind, value, "", strict)
+    found: Record = _typed(kind, value, "", by_hand)
     return found
 
 
-def _typed(kind: Any, value: Any, path: str, strict: bool) -> Any:
+def _typed(kind: Any, value: Any, path: str, by_hand: bool) -> Any:
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     for option in options:
         outer, inner = typing.get_origin(option) or option, typing.get_args(option)
         if dataclasses.is_dataclass(outer) and (isinstance(value, dict) or option is kind):
-            return _record(outer, value, path, strict)
+            return _record(outer, value, path, by_hand)
         if outer is float and type(value) is int:
             return float(value)
         if inner and outer is dict and isinstance(value, dict):
             prefix = path and f"{path}."
-            return {key: _typed(inner[1], item, prefix + key, strict) for key, item in value.items()}
+            return {key: _typed(inner[1], item, prefix + key, by_hand) for key, item in value.items()}
         if inner and outer in (list, tuple) and isinstance(value, list):
-            return outer(_typed(inner[0], item, f"{path}[{i}]", strict) for i, item in enumerate(value))
+            return outer(_typed(inner[0], item, f"{path}[{i}]", by_hand) for i, item in enumerate(value))
         if outer is Any or type(value) is outer or (outer is Literal and value in inner):
             return value
     raise ValueError(f"{path or 'the top'}: {value!r} is not {' or '.join(map(_words, options))}")
 
 
-def _record(kind: Any, tree: Any, path: str, strict: bool) -> Any:
+def _record(kind: Any, tree: Any, path: str, by_hand: bool) -> Any:
     """The dataclass with the fields of a JSON object."""
     if not isinstance(tree, dict):
         raise ValueError(f"{path or 'the top'} must be an object, got {tree!r}")
     prefix, hints = path and f"{path}.", typing.get_type_hints(kind)
     unknown = next((name for name in tree if name not in hints), None)
-    if strict and unknown is not None:
+    if by_hand and unknown is not None:
         raise ValueError(f"unknown field {prefix + unknown!r}{nearest(unknown, hints)}")
     for item in dataclasses.fields(kind):
-        if item.name not in tree and item.default is item.default_factory:  # both are MISSING
+        has_default = item.default is not item.default_factory  # else both are MISSING
+        optional = item.default is None or (by_hand and has_default)
+        if item.name not in tree and not optional:
             raise ValueError(f"{prefix}{item.name} is missing")
     there = {name: value for name, value in tree.items() if name in hints}
-    return kind(**{name: _typed(hints[name], value, prefix + name, strict) for name, value in there.items()})
+    return kind(**{name: _typed(hints[name], value, prefix + name, by_hand) for name, value in there.items()})
 
 
 def _words(option: Any) -> str:

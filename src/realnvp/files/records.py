@@ -42,11 +42,11 @@ def read_record(kind: type[Record], path: Path, *, maker: str = "") -> Record:
 def parse_record(kind: type[Record], text: bytes, path: Path) -> Record:
     """The record in the text of a file; ValueError names the file, and the field that is wrong.
 
-    Fields that this version does not know are passed over.
+    Unknown fields are passed over; only fields whose default is None may be missing.
     """
     tree = parse_json(text, path)
     try:
-        return typed(kind, tree, strict=False)
+        return typed(kind, tree, by_hand=False)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from None
 
