@@ -3,10 +3,20 @@
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Literal
 
 Shape = tuple[int, ...]
 """(C, H, W) of images, (D,) of vectors."""
+
+
+class Kind(Enum):
+    """What a density is of."""
+
+    IMAGES = "images"
+    """Grey levels, (C, H, W)."""
+    TABLE = "table"
+    """Rows of real numbers, (D,)."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,11 @@ class DataConfig:
     """Put the channels of training images into random order; never in evaluation."""
     held_out: float = 0.1
     """Share of the training images (rows) cut off for validation, and for test, where the source has no such split."""
+
+    @property
+    def kind(self) -> Kind:
+        """Images, whose pixels have grey levels, or a table, whose columns have none."""
+        return Kind.TABLE if self.levels is None else Kind.IMAGES
 
 
 @dataclass(frozen=True)
@@ -131,6 +146,25 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     seed: int = 0
     """Seed of weights, splits, batch order and noise."""
+
+    @property
+    def kind(self) -> Kind:
+        """Images or a table."""
+        return self.data.kind
+
+    @property
+    def shape(self) -> Shape:
+        """`data.shape`, once it is known: (C, H, W) or (D,). ValueError while the data have yet to decide it."""
+        if self.data.shape is None:
+            raise ValueError("data.shape: the data decide it; give (channels, height, width), or (columns,) of a table")
+        return self.data.shape
+
+    @property
+    def levels(self) -> int:
+        """`data.levels` of images. ValueError for a table."""
+        if self.data.levels is None:
+            raise ValueError("data.levels: a table has none; this is for images")
+        return self.data.levels
 
 
 # On resume these may differ from the run's; any other changed field is another training.

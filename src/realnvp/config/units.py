@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from realnvp.config.fields import Config
+from realnvp.config.fields import Config, Kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,4 +39,4 @@ LOG_LIKELIHOOD = Unit("log_likelihood", "nats", "rows", 1)
 
 def unit_of(config: Config | None) -> Unit:
     """Bits/dim for images; the log-likelihood in nats a row for tables, whose density is in the units of their columns."""
-    return LOG_LIKELIHOOD if config is not None and config.data.levels is None else BITS_PER_DIM
+    return LOG_LIKELIHOOD if config is not None and config.kind is Kind.TABLE else BITS_PER_DIM

@@ -23,19 +23,14 @@ def build(config: Config | str) -> Flow:
         if config not in PRESETS:
             raise ValueError(f"no preset {config!r}{nearest(config, PRESETS)}; there are {', '.join(PRESETS)}")
         config = PRESETS[config]
-    if config.data.shape is None:
-        raise ValueError("data.shape: the data decide it; give (channels, height, width), or (columns,) of a table")
-    config = resolve(validate(config), config.data.shape)
-    assert config.data.shape is not None
-    assert config.model.num_scales is not None
+    config = resolve(validate(config), config.shape)
     place = torch.get_default_device()
     # Drawn on the CPU, whose generator is put back and alone is seeded: torch.manual_seed would seed those of all GPUs, too.
     with torch.device(place if place.type == "meta" else "cpu"), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(generator(config.seed, Purpose.WEIGHTS).integers(2**63)))
         if config.model.architecture == "vector":
-            return Flow(vector(config.model, config.data.shape[0]), StandardNormal(), config).to(place)
-        assert config.data.levels is not None
-        channels, levels = config.data.shape[0], config.data.levels
+            return Flow(vector(config.model, *config.shape), StandardNormal(), config).to(place)
+        channels, levels = config.shape[0], config.levels
         layers: list[Bijection] = [Logit(alpha=config.model.alpha, levels=levels)]
         layers.append({"paper": multiscale, "modern": modern}[config.model.architecture](config.model, channels))
         if config.model.dequantisation == "variational":

@@ -149,6 +149,13 @@ class Flow(nn.Module):
             check_divisible(x.shape, self.config.model)
 
 
+def config_of(flow: Flow) -> Config:
+    """The configuration that the flow was built from; ValueError if it has none."""
+    if flow.config is None:
+        raise ValueError("flow.config: this flow has none; `realnvp.build` makes flows that do")
+    return flow.config
+
+
 class StandardNormal(nn.Module):
     """N(0, I). A prior is anything with these two methods."""
 
