@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from realnvp.bijections.base import like
+from realnvp.bijections.precision import reference_tensor
 from realnvp.config import PRESETS, Config
 from realnvp.data import dequantise
 from realnvp.evaluation.check import check
@@ -38,7 +38,7 @@ def round_trip(flow: Flow, images: "np.ndarray[tuple[int, ...], np.dtype[np.uint
     """The largest |decode(encode(x)) - x| in grey levels, in the flow's own precision; inf if anything is not finite."""
     pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     noise = uniform(pixels.shape[1:], 0, Purpose.EVALUATE, indices=range(len(pixels)))
-    x = dequantise(pixels, noise.to(like(flow)))
+    x = dequantise(pixels, noise.to(reference_tensor(flow)))
     with torch.no_grad():
         gap = (flow.decode(flow.encode(x)) - x).abs().max().item()
     return gap if np.isfinite(gap) else float("inf")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
-from realnvp.bijections.base import like
+from realnvp.bijections.precision import reference_tensor
 from realnvp.files.folders import atomic_save
 from realnvp.flows.flow import Flow, evaluating
 
@@ -44,7 +44,8 @@ def export_program(
     if call not in ("log_prob", "encode", "decode"):
         raise ValueError(f"call: must be 'log_prob', 'encode' or 'decode', got {call!r}")
     shape = flow.shape_of_one(shape)
-    x = torch.zeros(2, *shape, dtype=dtype or like(flow).dtype, device=like(flow).device)  # 2: torch takes 1 for a constant
+    mine = reference_tensor(flow)
+    x = torch.zeros(2, *shape, dtype=dtype or mine.dtype, device=mine.device)  # 2: torch takes 1 for a constant
     with evaluating(flow), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's, of itself
         getattr(flow, call)(x)  # a shape that does not fit is told in our words

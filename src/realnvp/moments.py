@@ -42,12 +42,9 @@ class MovingMoments(nn.Module):
         momentum, decay = self.momentum, self.momentum or 0.9
         if self.batches_averaged is not None:
             momentum = decay = self.batches_averaged / (self.batches_averaged + 1)
-        if before := _recomputing.get():
-            old_mean, old_var = before[self]
-        else:
-            old_mean, old_var = self.mean, self.var
-            self._store(mean.detach(), var.detach(), decay)
-            self.batches_averaged = None if self.batches_averaged is None else self.batches_averaged + 1
+            self.batches_averaged += 1
+        old_mean, old_var = self.mean, self.var
+        self._store(mean.detach(), var.detach(), decay)
         if momentum == 0:
             return mean, var, 1.0
         return old_mean.lerp(mean, 1 - momentum), old_var.lerp(var, 1 - momentum), 1 - momentum
@@ -135,7 +132,6 @@ class _AllReduceSum(torch.autograd.Function):
 
 Stored = list[tuple[MovingMoments, Tensor, Tensor]]
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
-_recomputing: ContextVar[dict[MovingMoments, tuple[Tensor, Tensor]] | None] = ContextVar("recomputing", default=None)
 
 
 def stored_moments(module: nn.Module) -> Stored:
@@ -163,16 +159,3 @@ def averaging(module: nn.Module) -> Iterator[None]:
     finally:
         for moments, _, _ in stored:
             moments.batches_averaged = None
-
-
-class Recomputing:
-    """Within it, forward passes repeat one that began with these stored moments: each sees those, and stores none."""
-
-    def __init__(self, stored: Stored) -> None:
-        self.before = {moments: (mean, var) for moments, mean, var in stored}
-
-    def __enter__(self) -> None:
-        self.token = _recomputing.set(self.before)
-
-    def __exit__(self, *_: object) -> None:
-        _recomputing.reset(self.token)

@@ -5,18 +5,16 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from realnvp.bijections.base import Bijection
+from realnvp.bijections.start import StartsFromData
 from realnvp.moments import EPS, batch_moments
 
 
-class ActNorm(Bijection):
+class ActNorm(StartsFromData):
     """z = (x - mean) exp(-log_scale) for each channel;  log_det = -H W sum over channels of log_scale.
 
     Both are weights, so training, evaluation and inverse agree, whatever the batch. A fresh one is the identity; within
     `starting` the first batch gives it its mean and scale, exp(2 log_scale) = var + eps. x is (B, C, ...).
     """
-
-    starts_from_data = True
 
     def __init__(self, channels: int, *, eps: float = EPS) -> None:
         super().__init__()
@@ -25,8 +23,6 @@ class ActNorm(Bijection):
         self.log_scale = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self.starting:
-            self._start(x)
         mean, log_scale = self._weights(x)
         log_det = -prod(x.shape[2:]) * log_scale.sum()
         return (x - mean) * torch.exp(-log_scale), log_det.expand(x.shape[0])
@@ -39,9 +35,8 @@ class ActNorm(Bijection):
         return [weight.to(x.dtype).view(-1, *[1] * (x.ndim - 2)) for weight in (self.mean, self.log_scale)]
 
     @torch.no_grad()
-    def _start(self, x: Tensor) -> None:
+    def start_from(self, x: Tensor) -> None:
         mean, var = batch_moments(x)  # of the batch of all processes, so that these start alike
         self.mean.copy_(mean)
         rounding = (4 * torch.finfo(mean.dtype).eps * mean).square()  # of a constant
         self.log_scale.copy_(0.5 * torch.where(var > rounding, var + self.eps, 1).log())
-        self.starting = False

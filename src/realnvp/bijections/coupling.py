@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from realnvp.bijections.base import Bijection, predicted, sum_per_example
+from realnvp.bijections.base import Bijection, sum_per_example
 from realnvp.bijections.masks import Mask
+from realnvp.bijections.precision import in_the_networks_dtype
 
 
 class AffineCoupling(Bijection):
@@ -62,4 +63,4 @@ class AdditiveCoupling(Bijection):
 
 def _of_kept_part(net: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
     """net(b x, b) in x's type."""
-    return predicted(net, x.where(mask, 0), mask)  # where, not products: 0 * inf would be nan
+    return in_the_networks_dtype(net, x.where(mask, 0), mask)  # where, not products: 0 * inf would be nan

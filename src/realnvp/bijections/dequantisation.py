@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from realnvp.bijections.base import Bijection, predicted, sum_per_example
+from realnvp.bijections.base import Bijection, sum_per_example
+from realnvp.bijections.precision import in_the_networks_dtype
 
 BENDS = 2
 STEEPEST = 4.0  # of one bend
@@ -67,7 +68,7 @@ class Dequantisation(Bijection):
         """v, u, and p, q, c of each bend."""
         v = x.floor()
         seen = pixel_unshuffle(6 * v / (self.levels - 1) - 3, 2)
-        raw = predicted(self.net, seen, torch.ones((), dtype=torch.bool, device=x.device))
+        raw = in_the_networks_dtype(self.net, seen, torch.ones((), dtype=torch.bool, device=x.device))
         bends = pixel_shuffle(torch.exp(math.log(STEEPEST) * raw.tanh()), 2).chunk(BENDS, dim=1)
         return v, x - v, [bend.chunk(3, dim=1) for bend in bends]
 

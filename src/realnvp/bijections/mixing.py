@@ -7,13 +7,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from realnvp.bijections.base import Bijection, in_float64
+from realnvp.bijections.precision import in_float64
+from realnvp.bijections.start import StartsFromData
 from realnvp.moments import EPS, over_processes
 
 ALIKE = 1e-3  # variances that differ by less, relatively, are those of a circle or a ball, which has no axes
 
 
-class Mixing(Bijection):
+class Mixing(StartsFromData):
     """z = W x at each pixel;  log_det = H W log |det W|. x is (B, C, ...).
 
     W starts as a random rotation R. Within `starting` the first batch makes it a whitening, with principal axes U of variances
@@ -36,8 +37,6 @@ class Mixing(Bijection):
         self.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(channels, channels)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self.starting:
-            self._start(x)
         log_det = torch.linalg.slogdet(in_float64(self.weight)).logabsdet.to(x.dtype).to(x.device)
         return _product(self.weight, x), (x[0, 0].numel() * log_det).expand(x.shape[0])
 
@@ -46,7 +45,7 @@ class Mixing(Bijection):
         return _product(torch.linalg.inv_ex(in_float64(self.weight)).inverse, z)
 
     @torch.no_grad()
-    def _start(self, x: Tensor) -> None:
+    def start_from(self, x: Tensor) -> None:
         h = in_float64(x).transpose(0, 1).flatten(1)
         numbers = over_processes(h.new_full((), h.shape[1]))
         h = h - over_processes(h.sum(1, keepdim=True)) / numbers
@@ -58,7 +57,6 @@ class Mixing(Bijection):
         if self.starts_as == "axes":
             whitening = _turned(axes, variances, self.weight.cpu().double()) @ whitening
         self.weight.copy_(whitening)
-        self.starting = False
 
 
 def _turned(axes: Tensor, variances: Tensor, towards: Tensor) -> Tensor:

@@ -1,21 +1,43 @@
 """Layers that start from the data they see."""
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from realnvp.bijections.base import Bijection
 
 
+class StartsFromData(Bijection):
+    """A bijection whose weights can be set by the first batch that it sees."""
+
+    starts_from_data = True
+    """False: `starting` passes this layer over."""
+
+    @abstractmethod
+    def start_from(self, x: Tensor) -> None:
+        """Set the weights by a batch x, (B, C, ...), of all processes together."""
+
+
 @contextmanager
-def starting(module: nn.Module) -> Iterator[list[Bijection]]:
-    """Within it, the first forward pass lets each part that can, `ActNorm` and `Mixing`, start from what it sees: those parts."""
-    parts = [child for child in module.modules() if isinstance(child, Bijection) and child.starts_from_data]
-    for part in parts:
-        part.starting = True
+def starting(module: nn.Module) -> Iterator[dict[StartsFromData, RemovableHandle]]:
+    """Context: each `ActNorm` and `Mixing` starts from the first batch that reaches it.
+
+    Gives the layers that still wait for their batch.
+    """
+    waiting: dict[StartsFromData, RemovableHandle] = {}
+
+    def start(layer: StartsFromData, inputs: tuple[Tensor]) -> None:
+        waiting.pop(layer).remove()
+        layer.start_from(*inputs)
+
+    for layer in module.modules():
+        if isinstance(layer, StartsFromData) and layer.starts_from_data:
+            waiting[layer] = layer.register_forward_pre_hook(start)
     try:
-        yield parts
+        yield waiting
     finally:
-        for part in parts:
-            part.starting = False
+        for handle in waiting.values():
+            handle.remove()

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from realnvp.bijections import Mixing
-from realnvp.bijections.base import Bijection, like
+from realnvp.bijections.base import Bijection
+from realnvp.bijections.precision import float64_like, reference_tensor
 from realnvp.config import Config, smallest_side
 from realnvp.config.units import in_bits_per_dim
 from realnvp.data import dequantise
-from realnvp.flows.flow import ROWS, Flow, evaluating, state_like
+from realnvp.flows.flow import ROWS, Flow, evaluating
 from realnvp.moments import stored_moments
 from realnvp.noise import Purpose, generator, uniform
 
@@ -91,14 +92,14 @@ def _with_extremes(flow: Flow, images: NDArray[Any], levels: int, seed: int) -> 
 
 def _with_noise(flow: Flow, pixels: Tensor, seed: int) -> Tensor:
     """v + u of the pixels."""
-    pixels = pixels.to(like(flow).device)
+    pixels = pixels.to(reference_tensor(flow).device)
     noise = uniform(pixels.shape[1:], seed, Purpose.EVALUATE, indices=range(len(pixels)))
-    return dequantise(pixels, noise.to(state_like(flow)))
+    return dequantise(pixels, noise.to(float64_like(flow)))
 
 
 def _with_corners(flow: Flow, rows: NDArray[Any]) -> Tensor:
     """The rows, and behind them one with the least value of each column, and one with the largest."""
-    return torch.from_numpy(np.concatenate([rows, rows.min(0, keepdims=True), rows.max(0, keepdims=True)])).to(state_like(flow))
+    return torch.from_numpy(np.concatenate([rows, rows.min(0, keepdims=True), rows.max(0, keepdims=True)])).to(float64_like(flow))
 
 
 def _far_out(flow: Flow, x: Tensor, scale: Tensor, seed: int) -> float:
@@ -206,7 +207,7 @@ def _moments(flow: Flow, data: NDArray[Any], seed: int) -> Iterator[Check]:
     if not stored_moments(flow):
         return
     x = torch.from_numpy(data.copy())
-    x = x.to(state_like(flow)) if x.ndim == 2 else _with_noise(flow, x, seed)
+    x = x.to(float64_like(flow)) if x.ndim == 2 else _with_noise(flow, x, seed)
     trained = copy.deepcopy(flow).train()
     gap = flow.log_prob(x).mean() - trained.log_prob(x).mean()
     bound = 0.2 * max(1.0, 16 / len(x))

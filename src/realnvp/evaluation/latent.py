@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from realnvp.bijections import latent_levels
+from realnvp.bijections.precision import float64_like
 from realnvp.config import Shape
 from realnvp.evaluation.views import View
-from realnvp.flows.flow import Flow, Prior, state_like
+from realnvp.flows.flow import Flow, Prior
 from realnvp.noise import Purpose, generator
 
 
@@ -78,7 +79,7 @@ def centres(images: Tensor) -> Tensor:
 
 def encode(flow: Flow, x: Tensor, *, chunk: int = 64, report: Callable[[int], None] | None = None) -> Tensor:
     """z = f(x), (N, C, H, W), a chunk at a time; x in data units. report is told how many are done."""
-    return _in_chunks(lambda part: flow.encode(part.to(state_like(flow))), x, chunk, report)
+    return _in_chunks(lambda part: flow.encode(part.to(float64_like(flow))), x, chunk, report)
 
 
 def decode(flow: Flow, z: Tensor, *, chunk: int = 64, report: Callable[[int], None] | None = None) -> Tensor:

@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from realnvp.bijections.precision import float64_like
 from realnvp.config import DataConfig
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, in_bits_per_dim, unit_of
 from realnvp.data import dequantise
 from realnvp.device import moved
 from realnvp.evaluation.views import averaged, views_of
-from realnvp.flows.flow import Flow, evaluating, images_at_once, state_like
+from realnvp.flows.flow import Flow, evaluating, images_at_once
 from realnvp.noise import Purpose, uniform
 
 Images = Tensor | NDArray[Any]
@@ -116,7 +117,7 @@ def log_probs(
     _check(images, noise_draws, batch_size)
     batch_size = min(batch_size, images_at_once(images.shape[1:]))
     indices = range(len(images)) if indices is None else indices
-    state, parts = state_like(flow), []  # parts stay where they are until the end: to look at one is to wait for the device
+    state, parts = float64_like(flow), []  # parts stay where they are until the end: to look at one is to wait for the device
     shown = views_of(flow.config.data if flow.config else DataConfig(), images.shape[1:]) if views else [nn.Identity()]
     with evaluating(flow):
         for start in range(0, len(images), batch_size):
@@ -132,7 +133,7 @@ def log_probs(
 
 
 def _of_rows(flow: Flow, rows: Tensor) -> Tensor:
-    state, size = state_like(flow), images_at_once(rows.shape[1:])
+    state, size = float64_like(flow), images_at_once(rows.shape[1:])
     with evaluating(flow):
         parts = (rows[start : start + size].to(state.dtype) for start in range(0, len(rows), size))
         return torch.cat([flow.log_prob(moved(part, state.device)) for part in parts])

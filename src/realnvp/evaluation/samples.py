@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from realnvp.bijections.precision import float64_like
 from realnvp.data import quantize
 from realnvp.data.images import MAX_PIXELS
 from realnvp.evaluation.figures import data_beside_samples, samples_only, save_png, scatter
 from realnvp.files.folders import atomic_save
-from realnvp.flows.flow import Flow, evaluating, state_like
+from realnvp.flows.flow import Flow, evaluating
 from realnvp.progress import progress
 
 Pixels = NDArray[np.uint8]
@@ -75,7 +76,7 @@ def write_rows(flow: Flow, out: Path, *, n: int, seed: int, temperature: float, 
     columns = flow.config.data.columns or tuple(f"x{i + 1}" for i in range(count))
     if out.suffix == ".png" and count != 2:
         raise ValueError(f"--out: {out} can show tables of two columns only, this one has {count}; name a .csv or .npy file")
-    samples = _Samples(flow, n, MANY, seed=seed, temperature=temperature, dtype=state_like(flow).dtype)
+    samples = _Samples(flow, n, MANY, seed=seed, temperature=temperature, dtype=float64_like(flow).dtype)
     chunks = (x.cpu().double().numpy() for x in samples)
     if out.suffix == ".png":
         groups = {} if data is None else {"data": np.asarray(data)}

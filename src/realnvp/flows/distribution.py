@@ -7,7 +7,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
-from realnvp.bijections.base import like
+from realnvp.bijections.precision import reference_tensor
 from realnvp.flows.flow import Flow
 
 
@@ -57,7 +57,7 @@ class FlowDistribution(Distribution):
         shape = self._extended_shape(Size(sample_shape))
         count, seed = shape[: len(shape) - len(self.event_shape)].numel(), int(torch.randint(2**63 - 1, ()))
         z = self.flow.latents(range(count), self.event_shape, seed) if count else torch.empty(0)
-        return self._of_each(self.flow.decode, z.view(shape), self.event_shape).to(like(self.flow))
+        return self._of_each(self.flow.decode, z.view(shape), self.event_shape).to(reference_tensor(self.flow))
 
     def _of_each(self, function: Callable[[Tensor], Tensor], x: Tensor, event: Sequence[int]) -> Tensor:
         """The function, for batches (B, *event_shape), of x with any axes before its event."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from realnvp.bijections.base import like
+from realnvp.bijections.precision import reference_tensor
 from realnvp.device import has_bfloat16
 from realnvp.flows.flow import Flow
 from realnvp.moments import EPS
@@ -28,7 +28,7 @@ def fast(flow: Flow, *, dtype: torch.dtype | None = None) -> Flow:
     if not flow.exact:
         raise ValueError("this flow was made by realnvp.fast already")
     if dtype is None:
-        dtype = torch.bfloat16 if has_bfloat16(like(flow).device) else torch.float32
+        dtype = torch.bfloat16 if has_bfloat16(reference_tensor(flow).device) else torch.float32
     if dtype not in (torch.bfloat16, torch.float32, torch.float64):
         raise ValueError(f"dtype: must be torch.bfloat16, float32 or float64, got {dtype}")
     if not any(isinstance(net, ResNet | ConvNet) for net in flow.modules()):

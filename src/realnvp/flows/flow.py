@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from realnvp.bijections.base import Bijection, like
+from realnvp.bijections.base import Bijection
+from realnvp.bijections.precision import float64_like, reference_tensor
 from realnvp.config import Config, check_divisible
 from realnvp.device import full_precision
 from realnvp.noise import Purpose, generator
@@ -25,17 +26,6 @@ class Prior(Protocol):
 
     def sample(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor:
         """z of this shape: one for images, (C, H, W), many for rows, (n, D)."""
-
-
-def state_like(flow: nn.Module) -> Tensor:
-    """A tensor of the type and on the device of z and log-det wherever a number or a picture is made: float64.
-
-    For the inverse the networks' type hardly matters, since it calls them with the same numbers; z's does. (One image in 10^4 has
-    a number that float32 rounds to the other neighbour on the way back.) It costs little: z has few channels. float32 on devices
-    that lack float64.
-    """
-    device = like(flow).device
-    return torch.empty(0, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
 
 
 def images_at_once(shape: Sequence[int]) -> int:
@@ -108,7 +98,7 @@ class Flow(nn.Module):
             raise ValueError(f"n: must be at least 1, got {n}")
         if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature: must be a number of at least 0, got {temperature}")
-        kind, size, end = like(self).dtype if dtype is None else dtype, images_at_once(shape), first + n
+        kind, size, end = reference_tensor(self).dtype if dtype is None else dtype, images_at_once(shape), first + n
         chunks = [range(start, min(start + size, end)) for start in range(first, end, size)]
         return torch.cat([self.decode(temperature * self.latents(chunk, shape, seed)).to(kind) for chunk in chunks])
 
@@ -124,18 +114,18 @@ class Flow(nn.Module):
         """(n, *shape): z ~ prior, each a function of the seed and its index."""
         if len(shape) > 1:
             z = torch.stack([self.prior.sample(shape, generator(seed, Purpose.SAMPLE, index=i)) for i in indices])
-            return z.to(state_like(self))
+            return z.to(float64_like(self))
         # A generator for each row would take longer than all the rest.
         blocks = range(indices.start // ROWS, (indices.stop - 1) // ROWS + 1)
         z = torch.cat([self.prior.sample((ROWS, *shape), generator(seed, Purpose.SAMPLE, index=i)) for i in blocks])
-        return z[indices.start - ROWS * blocks.start :][: len(indices)].to(state_like(self))
+        return z[indices.start - ROWS * blocks.start :][: len(indices)].to(float64_like(self))
 
     def check_batch(self, x: Tensor) -> None:
         """ValueError if x is no batch for this flow: of its type, on its device, of its shape."""
         if not isinstance(x, Tensor) or not x.is_floating_point():
             got = f"{type(x).__name__} of {getattr(x, 'dtype', 'no type')}"
             raise ValueError(f"the flow takes floating-point tensors (pixels: v + u), got {got}; see realnvp.bits_per_dim")
-        mine = like(self, x)
+        mine = reference_tensor(self, x)
         fits = torch.promote_types(x.dtype, mine.dtype) == x.dtype
         for what, ok, own, other in (("of", fits, mine.dtype, x.dtype), ("on", mine.device == x.device, mine.device, x.device)):
             if not ok:
@@ -174,7 +164,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     modes = [(child, child.training) for child in module.modules()]
     module.eval()
     try:
-        with full_precision(), torch.no_grad(), torch.autocast(like(module).device.type, enabled=False):
+        with full_precision(), torch.no_grad(), torch.autocast(reference_tensor(module).device.type, enabled=False):
             yield
     finally:
         for child, mode in modes:

@@ -17,8 +17,8 @@ from realnvp.bijections import (
     channelwise,
     checkerboard,
 )
-from realnvp.bijections.base import like
 from realnvp.bijections.masks import Mask
+from realnvp.bijections.precision import reference_tensor
 from realnvp.config import ModelConfig, coarser
 from realnvp.flows.flow import Flow
 from realnvp.networks.layers import WeightNormConv
@@ -74,4 +74,5 @@ def l2_penalty(flow: Flow) -> Tensor:
     """The sum of squares of the weight norm's trained gains and of the checkerboard couplings' bounds."""
     gains = [m.gain for m in flow.modules() if isinstance(m, WeightNormConv) and m.gain is not None]
     bounds = [m.bound for m in flow.modules() if isinstance(m, AffineCoupling) and not isinstance(m.net, KeptHalf)]
-    return torch.stack([like(flow).new_zeros(()), *(parameter.square().sum() for parameter in [*gains, *bounds])]).sum()
+    squares = [parameter.square().sum() for parameter in [*gains, *bounds]]
+    return torch.stack([reference_tensor(flow).new_zeros(()), *squares]).sum()

@@ -17,8 +17,8 @@ def start_from(flow: Flow, x: Tensor) -> None:
     flow.check_batch(x)
     layers = flow.bijection.bijections if isinstance(flow.bijection, Chain) else [flow.bijection]
     few = max(128, images_at_once(x.shape[1:]))
-    with alone(), starting(flow) as parts:
+    with alone(), starting(flow) as waiting:
         for layer in layers:
-            if not any(part.starting for part in parts):
+            if not waiting:
                 break
-            x, _ = layer(x if layer in parts else x[:few])
+            x, _ = layer(x if layer in waiting else x[:few])

@@ -7,8 +7,9 @@ import torch
 from numpy.typing import ArrayLike
 
 from realnvp.bijections import ActNorm, BatchNorm, Bijection, Chain, Mixing, bitwise
+from realnvp.bijections.precision import float64_like
 from realnvp.config import ModelConfig
-from realnvp.flows.flow import Flow, state_like
+from realnvp.flows.flow import Flow
 from realnvp.flows.paper import coupling
 from realnvp.flows.start import start_from
 from realnvp.networks.modern import MLP
@@ -35,5 +36,5 @@ def vector(model: ModelConfig, dim: int) -> Chain:
 
 def standardise(flow: Flow, rows: ArrayLike) -> Flow:
     """The same flow of vectors, its first layers set to standardise and whiten the rows, (N, D), real numbers."""
-    start_from(flow, torch.tensor(np.asarray(rows)).to(state_like(flow)))
+    start_from(flow, torch.tensor(np.asarray(rows)).to(float64_like(flow)))
     return flow

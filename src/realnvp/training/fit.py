@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from realnvp.bijections.base import in_float64
+from realnvp.bijections.precision import in_float64
 from realnvp.flows.flow import Flow, evaluating
 from realnvp.flows.start import start_from
 from realnvp.noise import Purpose, generator

@@ -7,12 +7,11 @@ from math import prod
 from pathlib import Path, PurePosixPath
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from realnvp.bijections import Bijection
 from realnvp.config import Config, least_parameters
 from realnvp.flows.build import build
-from realnvp.training.recompute import recompute
+from realnvp.training.recompute import Layer, once, recompute
 
 try:
     import resource
@@ -92,18 +91,18 @@ def training_memory(config: Config) -> int:
     Weights, gradients and Adam's two moments, and what autograd keeps of one forward pass, counted on tensors without storage.
     """
     assert config.data.shape is not None
-    parts: list[tuple[nn.Module, Tensor]] = []
+    parts: list[tuple[Layer, Tensor]] = []
     with torch.device("meta"):
         flow = build(config).train()
         weights = sum(tensor.numel() for tensor in flow.parameters()) * 4
         x = torch.empty(config.train.batch_size, *config.data.shape)
         if config.train.recompute:
             for module in recompute(flow).modules():
-                if isinstance(module, Bijection) and module.recompute:
+                if isinstance(module, Layer):
                     module.register_forward_pre_hook(lambda part, args: parts.append((part, args[0].detach())))
         kept = _kept_for_gradient(flow.log_prob, x)
         if parts:  # their inputs, and one of them at a time in full
-            kept += sum(x.nbytes for _, x in parts) + max(_kept_for_gradient(part, x) for part, x in list(parts))
+            kept += sum(x.nbytes for _, x in parts) + max(_kept_for_gradient(once(part), x) for part, x in parts)
     if config.train.precision == "float64":
         return 2 * (4 * weights + kept)
     return 4 * weights + (kept // 2 if config.train.precision == "bfloat16" else kept)  # nearly all of it lies in the networks

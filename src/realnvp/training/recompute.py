@@ -1,12 +1,60 @@
-"""Memory for time: what is computed again for the gradient is not kept."""
+"""Time for memory: what the gradient can compute again is not kept."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from types import MethodType
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from realnvp.bijections import AdditiveCoupling, AffineCoupling, BatchNorm
 from realnvp.flows.flow import Flow
+from realnvp.moments import restore_moments, stored_moments
+
+Layer = AffineCoupling | AdditiveCoupling | BatchNorm
+"""The layers that are worth computing again: all networks are in them."""
 
 
 def recompute(flow: Flow) -> Flow:
-    """The same flow; of each coupling and batch norm, training then keeps the input alone, and computes the rest again."""
+    """The flow itself, changed: training keeps only the input of each coupling and batch norm.
+
+    The gradient computes each of them a second time. In eval mode nothing changes.
+    """
     for module in flow.modules():
-        if isinstance(module, AffineCoupling | AdditiveCoupling | BatchNorm):
-            module.recompute = True
+        if isinstance(module, Layer):
+            module.forward = partial(_recomputed, module)  # type: ignore[method-assign]  # so no weight is renamed
     return flow
+
+
+def once(layer: Layer) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """The layer's own forward pass, as it is without `recompute`."""
+    return MethodType(type(layer).forward, layer)
+
+
+def _recomputed(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
+    if not layer.training:
+        return once(layer)(x)
+    second = _SecondPass(layer)
+    z, log_det = checkpoint(
+        once(layer),
+        x,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), second),
+    )
+    return z, log_det
+
+
+class _SecondPass:
+    """Context: the stored moments are those from before the first pass, and move no second time."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer, self.before = layer, stored_moments(layer)
+
+    def __enter__(self) -> None:
+        self.after = stored_moments(self.layer)
+        restore_moments(self.before)
+
+    def __exit__(self, *_: object) -> None:
+        restore_moments(self.after)

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from realnvp.bijections.precision import float64_like
 from realnvp.evaluation import latent
 from realnvp.evaluation.figures import plots
 from realnvp.evaluation.figures.subject import Array, Drawing, Subject
 from realnvp.evaluation.likelihood import log_probs
-from realnvp.flows.flow import state_like
 
 SHOWN = 3000  # points of each kind
 COLUMNS = 5  # that are shown of a wide table
@@ -68,7 +68,7 @@ def _data(subject: Subject) -> Array:
 
 
 def _samples(subject: Subject, count: int) -> Array:
-    samples = subject.flow.sample(count, seed=subject.seed, dtype=state_like(subject.flow).dtype)
+    samples = subject.flow.sample(count, seed=subject.seed, dtype=float64_like(subject.flow).dtype)
     return samples.cpu().double().numpy()
 
 

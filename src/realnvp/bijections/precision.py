@@ -1,0 +1,42 @@
+"""Which numbers compute what: the state, z and log-det, has x's type, the networks have their own."""
+
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+
+def reference_tensor(module: nn.Module, default: Tensor | None = None) -> Tensor:
+    """A tensor of the module, for its type and device.
+
+    default: what a module without tensors gives. None: an empty tensor on the CPU.
+    """
+    fallback = torch.empty(0) if default is None else default
+    return next(chain(module.parameters(), module.buffers()), fallback)
+
+
+def float64_like(module: nn.Module) -> Tensor:
+    """An empty float64 tensor on the module's device; float32 on Apple's, which lacks float64.
+
+    z and log-det are kept in float64 when we evaluate, sample or draw, whatever the networks' type.
+    For the inverse the networks' type hardly matters, since it calls them with the same numbers;
+    z's does: float32 rounds one image in 10^4 to a neighbouring number on the way back. It costs
+    little, for z has few channels.
+    """
+    device = reference_tensor(module).device
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    return torch.empty(0, dtype=dtype, device=device)
+
+
+def in_float64(x: Tensor) -> Tensor:
+    """x in float64: on its device, or on the CPU if the device, Apple's, lacks float64."""
+    return x.cpu().double() if x.device.type == "mps" else x.double()
+
+
+def in_the_networks_dtype(net: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+    """net(x, mask), computed in the type of the network's weights, float32 or bfloat16 say.
+
+    Returned in x's type: what touches x and log_det has it.
+    """
+    out: Tensor = net(x.to(reference_tensor(net, x).dtype), mask)
+    return out.to(x.dtype)
