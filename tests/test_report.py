@@ -11,7 +11,7 @@ import pytest
 import realnvp.cli.results
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, to_json
-from realnvp.evaluation.table1 import markdown, table
+from realnvp.evaluation.table import markdown, table
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 

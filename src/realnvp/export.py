@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 
 from realnvp.bijections.precision import reference_tensor
 from realnvp.files.folders import atomic_save
-from realnvp.flows.flow import Flow, evaluating
+from realnvp.flows.flow import Flow, evaluating, refuse_fast
 
 Call = Literal["log_prob", "encode", "decode"]
 
@@ -39,8 +39,7 @@ def export_program(
     shape: of one x, the training's when not given. dtype: of x, the weights' when not given; float64 keeps float32 networks and
     computes what lies between them in float64. ValueError if the shape does not fit.
     """
-    if not flow.exact:
-        raise ValueError("a flow made by realnvp.fast cannot be exported: export the flow that it was made from")
+    refuse_fast(flow, "export")
     if call not in ("log_prob", "encode", "decode"):
         raise ValueError(f"call: must be 'log_prob', 'encode' or 'decode', got {call!r}")
     shape = flow.shape_of_one(shape)

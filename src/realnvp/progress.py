@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -24,6 +24,18 @@ def progress(what: str, total: int, *, start: int = 0, enabled: bool = True) -> 
         yield from _bar(what, total, start)
     else:
         yield _lines(what, total, start)
+
+
+def chunks(count: int, size: int, report: Callable[[int], None] | None = None) -> Iterator[slice]:
+    """slice(0, size), slice(size, 2 size), ..., up to count.
+
+    report: told how many are done, whenever the caller asks for the next chunk.
+    """
+    for start in range(0, count, size):
+        stop = min(start + size, count)
+        yield slice(start, stop)
+        if report:
+            report(stop)
 
 
 def _bar(what: str, total: int, start: int) -> Iterator[Report]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from realnvp.flows.build import vector_flow
 from realnvp.flows.flow import Flow, images_at_once
+from realnvp.progress import chunks
 from realnvp.training.fit import check_size, fit
 
 try:
@@ -188,8 +189,7 @@ class RealNVPDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
 
     @torch.no_grad()
     def _each(self, method: Callable[[Tensor], Tensor], rows: Array) -> Array:
-        size = images_at_once(rows.shape[1:])
-        parts = [method(torch.tensor(rows[i : i + size])) for i in range(0, len(rows), size)]
+        parts = [method(torch.tensor(rows[chunk])) for chunk in chunks(len(rows), images_at_once(rows.shape[1:]))]
         found: Array = torch.cat(parts).numpy()
         return found
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from realnvp.cli.given import load, own_data
+from realnvp.cli.inputs import load, own_data
 from realnvp.cli.options import Device, Json, RunDir, Threads, Which
 from realnvp.cli.output import print_json, print_table, say
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from realnvp.cli.given import load
+from realnvp.cli.inputs import load
 from realnvp.cli.options import Device, Flag, Json, RunDir, Threads, Which
 from realnvp.cli.output import print_json, say, to_json
 from realnvp.files.folders import write_file

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from realnvp.cli.given import beside, load
+from realnvp.cli.inputs import beside, load
 from realnvp.cli.options import Device, Flag, Json, RunDir, Threads, Which
 from realnvp.cli.output import print_json, say
 

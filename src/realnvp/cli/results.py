@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from realnvp.cli.evaluate import Evaluate
-from realnvp.cli.given import load
+from realnvp.cli.inputs import load
 from realnvp.cli.options import Device, Flag, Json, Threads
 from realnvp.cli.output import print_json, print_table, say
 
@@ -69,7 +69,7 @@ class Table:
     json: Json = False
 
     def __call__(self) -> int:
-        from realnvp.evaluation.table1 import COLUMNS, cells, markdown, table
+        from realnvp.evaluation.table import COLUMNS, cells, markdown, table
 
         if not self.runs:
             raise ValueError("table: name run directories")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from realnvp.cli.given import beside, load, make_way, of_table, own_data
+from realnvp.cli.inputs import beside, load, make_way, of_table, own_data
 from realnvp.cli.options import Device, Fast, Flag, Json, RunDir, Threads, Which
 from realnvp.cli.output import note, print_json, say
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from realnvp.cli.given import load, make_way, of_table
+from realnvp.cli.inputs import load, make_way, of_table
 from realnvp.cli.options import Device, Fast, Flag, Json, RunDir, Threads, Which
 from realnvp.cli.output import note, print_csv, print_json, say
 from realnvp.files.folders import write_file

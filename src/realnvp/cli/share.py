@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from realnvp.cli.given import load, make_way
+from realnvp.cli.inputs import load, make_way
 from realnvp.cli.options import Json, RunDir, Which
 from realnvp.cli.output import print_json, say
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from realnvp.cli.given import settle
+from realnvp.cli.inputs import settle
 from realnvp.cli.options import Device, Flag, Json, Threads, parse
 from realnvp.cli.output import print_json, print_table, say, thousands
 from realnvp.config import PAPER, PRESETS, Config, nearest, read_config, resolve, to_json, validate

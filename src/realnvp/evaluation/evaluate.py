@@ -1,25 +1,24 @@
 """The evaluation of a run: what `realnvp evaluate` reports, with all that one must know to quote the number."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from realnvp.config import Config, Shape, paper_bits_per_dim
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, Unit, unit_of
 from realnvp.data import Part, Splits, array_part, codec_bits_per_dim, find_rows, find_split, open_splits, splits_of_run
 from realnvp.data.prepared import DESCRIPTION
-from realnvp.evaluation.likelihood import log_probs, refuse_fast, summarise
+from realnvp.evaluation.likelihood import log_probs, summarise
 from realnvp.evaluation.views import views_of
 from realnvp.files.environment import changed_data
 from realnvp.files.records import DamagedError
-from realnvp.flows.flow import Flow
-from realnvp.progress import progress
+from realnvp.flows.flow import Flow, refuse_fast
+from realnvp.progress import chunks, progress
 
 CHUNK = 256
 
@@ -40,7 +39,7 @@ def evaluate(
     views: also of the density averaged over the views that training showed, `views_of`. codecs: also what PNG and lossless
     WebP take. ValueError if the data do not fit the flow.
     """
-    refuse_fast(flow)
+    refuse_fast(flow, "report the numbers of")
     assert flow.config is not None
     unit = unit_of(flow.config)
     for_images = {"--codecs": codecs, "--views": views, "--noise-draws": noise_draws != 1}
@@ -146,26 +145,20 @@ def _paper(splits: Splits, config: Config) -> float | None:
 
 def _nats(flow: Flow, part: Part, unit: Unit, *, views: bool = False, **how: Any) -> torch.Tensor:
     """log p of all that is in the part. how: what `log_probs` takes."""
-    chunks = []
+    found = []
     with progress("image, all views" if views else unit.things[:-1], part.count) as report:
-        for indices in _chunks(part, CHUNK if unit is BITS_PER_DIM else 16 * CHUNK):
+        for chunk in chunks(part.count, CHUNK if unit is BITS_PER_DIM else 16 * CHUNK, report):
+            indices = np.arange(chunk.start, chunk.stop)
             images = np.moveaxis(part.read(indices), -1, 1)
-            chunks.append(log_probs(flow, images, indices=indices.tolist(), views=views, **how))
-            report(int(indices[-1]) + 1)
-    return torch.cat(chunks)
+            found.append(log_probs(flow, images, indices=indices.tolist(), views=views, **how))
+    return torch.cat(found)
 
 
 def _codecs(part: Part) -> dict[str, float]:
     totals: dict[str, float] = {}
     with progress("codecs", part.count) as report:
-        for indices in _chunks(part, CHUNK):
+        for chunk in chunks(part.count, CHUNK, report):
+            indices = np.arange(chunk.start, chunk.stop)
             for name, bits in codec_bits_per_dim(part.read(indices)).items():
                 totals[name] = totals.get(name, 0.0) + bits * len(indices)
-            report(int(indices[-1]) + 1)
     return {name: total / part.count for name, total in totals.items()}
-
-
-def _chunks(part: Part, size: int) -> Iterator[NDArray[np.int64]]:
-    """All indices, so many at a time that memory does not grow with their number."""
-    for start in range(0, part.count, size):
-        yield np.arange(start, min(start + size, part.count))

@@ -15,6 +15,7 @@ from realnvp.config import Shape
 from realnvp.evaluation.views import View
 from realnvp.flows.flow import Flow, Prior
 from realnvp.noise import Purpose, generator
+from realnvp.progress import chunks
 
 
 class Manifold(NamedTuple):
@@ -88,12 +89,7 @@ def decode(flow: Flow, z: Tensor, *, chunk: int = 64, report: Callable[[int], No
 
 
 def _in_chunks(f: Callable[[Tensor], Tensor], x: Tensor, chunk: int, report: Callable[[int], None] | None) -> Tensor:
-    parts = []
-    for start in range(0, len(x), chunk):
-        parts.append(f(x[start : start + chunk]))
-        if report:
-            report(min(start + chunk, len(x)))
-    return torch.cat(parts)
+    return torch.cat([f(x[part]) for part in chunks(len(x), chunk, report)])
 
 
 def by_scale(z: Tensor, num_scales: int) -> list[Tensor]:
@@ -152,14 +148,12 @@ def nearest_neighbours(
     count, size, first = len(images), math.prod(images.shape[1:]), images.cpu().permute(0, 3, 1, 2)
     best = torch.full((count,), math.inf, dtype=torch.float64)
     index = torch.zeros(count, dtype=torch.long)
-    for start in range(0, len(data), max(1, chunk // size)):
-        rows = torch.from_numpy(np.array(data[start : start + max(1, chunk // size)])).double().flatten(1)
+    for part in chunks(len(data), max(1, chunk // size), report):
+        rows = torch.from_numpy(np.array(data[part])).double().flatten(1)
         for seen in (view(first) for view in views) if views else (first,):
             queries = seen.permute(0, 2, 3, 1).double().flatten(1)
             squares = queries.square().sum(1)[:, None] - 2 * queries @ rows.T + rows.square().sum(1)
             least, where = squares.min(1)
-            index = torch.where(least < best, where + start, index)
+            index = torch.where(least < best, where + part.start, index)
             best = torch.minimum(least, best)
-        if report:
-            report(start + len(rows))
     return Neighbours(index, (best / size).sqrt())

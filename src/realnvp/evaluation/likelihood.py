@@ -15,8 +15,9 @@ from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, in_bits_per_dim, 
 from realnvp.data import dequantise
 from realnvp.device import moved
 from realnvp.evaluation.views import averaged, views_of
-from realnvp.flows.flow import Flow, evaluating, images_at_once
+from realnvp.flows.flow import Flow, evaluating, images_at_once, refuse_fast
 from realnvp.noise import Purpose, uniform
+from realnvp.progress import chunks
 
 Images = Tensor | NDArray[Any]
 
@@ -62,21 +63,13 @@ def bits_per_dim(
     views: of the density averaged over all that training showed of an image, mirrored, turned, recoloured (`views_of`).
     groups: which images belong together (crops of one photograph); the standard error is then over groups.
     """
-    refuse_fast(flow)
+    refuse_fast(flow, "report the numbers of")
     if unit_of(flow.config) is not BITS_PER_DIM:
         raise ValueError("bits/dim is of images; this flow is of a table: flow.log_prob(rows).mean() is its log-likelihood")
     nats = log_probs(flow, images, noise_draws=noise_draws, seed=seed, views=views, batch_size=batch_size)
     per_image = in_bits_per_dim(nats, images.shape[1:])
     summary = summarise(per_image, groups)
     return BitsPerDim(summary.mean, summary.standard_error, per_image, summary.nonfinite)
-
-
-def refuse_fast(flow: Flow) -> None:
-    """ValueError if the flow is one that `realnvp.fast` made: its numbers are for ranking and previews, not for reports."""
-    if not flow.exact:
-        raise ValueError(
-            "this flow was made by realnvp.fast, in low precision: report the numbers of the flow that it was made from"
-        )
 
 
 def summarise(per_image: Tensor, groups: Sequence[int] | NDArray[np.int64] | None = None) -> Summary:
@@ -120,8 +113,7 @@ def log_probs(
     state, parts = float64_like(flow), []  # parts stay where they are until the end: to look at one is to wait for the device
     shown = views_of(flow.config.data if flow.config else DataConfig(), images.shape[1:]) if views else [nn.Identity()]
     with evaluating(flow):
-        for start in range(0, len(images), batch_size):
-            batch = slice(start, start + batch_size)
+        for batch in chunks(len(images), batch_size):
             pixels = moved(_tensor(images[batch], flow), state.device)
             total = state.new_zeros(len(pixels))
             for draw in range(noise_draws):
@@ -135,7 +127,7 @@ def log_probs(
 def _of_rows(flow: Flow, rows: Tensor) -> Tensor:
     state, size = float64_like(flow), images_at_once(rows.shape[1:])
     with evaluating(flow):
-        parts = (rows[start : start + size].to(state.dtype) for start in range(0, len(rows), size))
+        parts = (rows[chunk].to(state.dtype) for chunk in chunks(len(rows), size))
         return torch.cat([flow.log_prob(moved(part, state.device)) for part in parts])
 
 

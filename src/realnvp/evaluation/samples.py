@@ -17,7 +17,7 @@ from realnvp.data.images import MAX_PIXELS
 from realnvp.evaluation.figures import data_beside_samples, samples_only, save_png, scatter
 from realnvp.files.folders import atomic_save
 from realnvp.flows.flow import Flow, evaluating
-from realnvp.progress import progress
+from realnvp.progress import chunks, progress
 
 Pixels = NDArray[np.uint8]
 Rows = NDArray[np.float64]
@@ -34,12 +34,10 @@ class _Samples:
 
     def __iter__(self) -> Iterator[Tensor]:
         with evaluating(self.flow), progress("sample", self.n) as report:
-            for first in range(0, self.n, self.at_once):
-                count = min(self.at_once, self.n - first)
-                x = self.flow.sample(count, first=first, **self.how)
+            for chunk in chunks(self.n, self.at_once, report):
+                x = self.flow.sample(chunk.stop - chunk.start, first=chunk.start, **self.how)
                 self.nonfinite += int((~x.isfinite()).flatten(1).any(1).sum())
                 yield x
-                report(first + count)
 
 
 def write_samples(flow: Flow, out: Path, *, n: int, seed: int, temperature: float, data: Pixels | None = None) -> int:

@@ -12,7 +12,7 @@ from realnvp.config.units import in_bits_per_dim
 from realnvp.data import fitted, image_files, read_image, read_table
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.flow import Flow
-from realnvp.progress import Report
+from realnvp.progress import Report, chunks
 
 CHUNK = 64
 
@@ -78,14 +78,12 @@ def score(
     assert levels is not None
     nats: list[float] = []
     bad: list[str] = []
-    for start in range(0, len(files), CHUNK):
-        read = (_fitting(file, shape, levels, bad, resize=resize) for file in files[start : start + CHUNK])
+    for chunk in chunks(len(files), CHUNK, report):
+        read = (_fitting(file, shape, levels, bad, resize=resize) for file in files[chunk])
         images = [image for image in read if image is not None]
         if images and not bad:
             keys = [zlib.crc32(image.tobytes()) for image in images]
             nats += log_probs(flow, np.stack(images), noise_draws=noise_draws, seed=seed, indices=keys).tolist()
-            if report:
-                report(len(nats))
     if bad:
         more = f"; and {len(bad) - 20} more" if len(bad) > 20 else ""
         raise ValueError("; ".join(bad[:20]) + more)

@@ -17,7 +17,7 @@ from realnvp.files.card import card
 from realnvp.files.folders import CARD, MANIFEST, newest_intact, read_folder, write_folder
 from realnvp.files.records import DamagedError, damaged_if_invalid, parse_record
 from realnvp.flows.build import build
-from realnvp.flows.flow import Flow
+from realnvp.flows.flow import Flow, refuse_fast
 
 WEIGHTS, CONFIG, FACTS = "model.safetensors", "config.json", "facts.json"
 FILES = (WEIGHTS, CONFIG, FACTS, MANIFEST)  # all that is read of a flow
@@ -84,8 +84,7 @@ def save_model(flow: Flow, folder: Path, *, facts: Mapping[str, Any]) -> None:
 
 
 def _files_of(flow: Flow, facts: Mapping[str, Any]) -> dict[str, bytes]:
-    if not flow.exact:
-        raise ValueError("a flow made by realnvp.fast cannot be saved: save the flow that it was made from")
+    refuse_fast(flow, "save")
     if flow.config is None:
         raise ValueError("flow.config: only a flow that has one can be saved, since it says how to build the flow again")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in flow.state_dict().items()}

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from realnvp.bijections.precision import reference_tensor
 from realnvp.device import has_bfloat16
-from realnvp.flows.flow import Flow
+from realnvp.flows.flow import Flow, refuse_fast
 from realnvp.moments import EPS
 from realnvp.networks.kernels import conv_add, convolve, packed
 from realnvp.networks.layers import MatrixConv, Normalise, WeightNormConv
@@ -25,8 +25,7 @@ def fast(flow: Flow, *, dtype: torch.dtype | None = None) -> Flow:
     thousands; float32 agrees to rounding. Batch norm and weight norm are folded into the convolutions, whose weights are laid
     out for the device that the flow is on. No number of it is to be reported: `bits_per_dim` and `save_flow` refuse it.
     """
-    if not flow.exact:
-        raise ValueError("this flow was made by realnvp.fast already")
+    refuse_fast(flow, "take")
     if dtype is None:
         dtype = torch.bfloat16 if has_bfloat16(reference_tensor(flow).device) else torch.float32
     if dtype not in (torch.bfloat16, torch.float32, torch.float64):

@@ -158,6 +158,13 @@ class StandardNormal(nn.Module):
         return torch.from_numpy(generator.standard_normal(tuple(shape)))
 
 
+def refuse_fast(flow: Flow, verb: str) -> None:
+    """ValueError if `realnvp.fast` made the flow; verb: what to do with the original instead."""
+    if not flow.exact:
+        words = "this flow was made by realnvp.fast, in low precision"
+        raise ValueError(f"{words}: {verb} the flow that it was made from")
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Within it: eval mode, no gradient, full precision. Afterwards each submodule is in the mode that it was in."""

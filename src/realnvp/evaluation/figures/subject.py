@@ -20,6 +20,7 @@ from realnvp.evaluation.views import View, several_views, views_of
 from realnvp.files.environment import warn_of_changed_data
 from realnvp.flows.flow import Flow
 from realnvp.noise import Purpose, generator
+from realnvp.progress import chunks
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -82,12 +83,14 @@ class Subject:
     def sampled(self, count: int, *, temperature: float = 1.0, factor: int = 1) -> Pixels:
         """Samples, (N, H, W, C); of larger images fewer at a time, so that memory stays bounded."""
         assert self.config.data.shape is not None
-        shape, chunk, parts = latent.extrapolated(self.config.data.shape, factor), max(1, 64 // factor**2), []
-        for first in range(0, count, chunk):
-            n = min(chunk, count - first)
-            parts.append(self.pixels(self.flow.sample(n, shape, temperature=temperature, seed=self.seed, first=first)))
-            self.say(f"{shape[1]}x{shape[2]} sample {first + n}/{count}")
-        return np.concatenate(parts)
+        shape = latent.extrapolated(self.config.data.shape, factor)
+        report = self.telling(f"{shape[1]}x{shape[2]} sample", count)
+        how: dict[str, Any] = {"temperature": temperature, "seed": self.seed}
+        parts = (
+            self.flow.sample(chunk.stop - chunk.start, shape, first=chunk.start, **how)
+            for chunk in chunks(count, max(1, 64 // factor**2), report)
+        )
+        return np.concatenate([self.pixels(x) for x in parts])
 
     def grid(self, images: Pixels, **words: Any) -> "Picture":
         """A grid of images with the run's grey levels."""
