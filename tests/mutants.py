@@ -94,7 +94,7 @@ MUTANTS = [
     Mutant("flows/fast.py", "copied.exact = False", "copied.exact = True"),
     Mutant("flows/flow.py", "math.log(2 * math.pi)", "math.log(math.pi)"),
     Mutant("flows/flow.py", "standard_normal(tuple(shape))", "standard_normal(tuple(shape)) * 1.05"),
-    Mutant("flows/flow.py", "for start in range(first, end, size)", "for start in range(0, n, size)"),
+    Mutant("flows/flow.py", "indices, samples = range(first, first + n)", "indices, samples = range(n)"),
     Mutant("flows/flow.py", "temperature * self.latents", "self.latents"),
     Mutant("flows/paper.py", "channelwise_couplings(further, 4 * channels, 3)", "channelwise_couplings(model, 4 * channels, 3)"),
     Mutant("config/sizes.py", "int(model.growth * model.width)", "model.width"),

@@ -21,7 +21,7 @@ from realnvp.config import Config
 from realnvp.evaluation.evaluate import evaluate
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.files.saved import save_flow
-from realnvp.flows.flow import Flow, StandardNormal, images_at_once
+from realnvp.flows.flow import Flow, StandardNormal, batch_that_fits
 from realnvp.moments import EPS, averaging, batch_moments
 from realnvp.networks.layers import Normalise, WeightNormConv
 from realnvp.noise import Purpose, generator, uniform
@@ -248,11 +248,11 @@ def test_noise_of_many_indices_is_that_of_each_alone() -> None:
 
 
 def test_sampling_many_or_large_images_goes_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert images_at_once((3, 32, 32)) == 256
-    assert images_at_once((3, 640, 640)) == 1
+    assert batch_that_fits((3, 32, 32)) == 256
+    assert batch_that_fits((3, 640, 640)) == 1
     flow = Flow(moved(*FOLDED["3 scales"]()), StandardNormal())
     whole = flow.sample(5, (3, 8, 8), seed=1)
-    monkeypatch.setattr("realnvp.flows.flow.images_at_once", lambda shape: 2)
+    monkeypatch.setattr("realnvp.flows.flow.batch_that_fits", lambda shape: 2)
     assert (flow.sample(5, (3, 8, 8), seed=1) - whole).abs().max() < 1e-9
 
 

@@ -42,7 +42,7 @@ def export_program(
     refuse_fast(flow, "export")
     if call not in ("log_prob", "encode", "decode"):
         raise ValueError(f"call: must be 'log_prob', 'encode' or 'decode', got {call!r}")
-    shape = flow.shape_of_one(shape)
+    shape = flow.sample_shape(shape)
     mine = reference_tensor(flow)
     x = torch.zeros(2, *shape, dtype=dtype or mine.dtype, device=mine.device)  # 2: torch takes 1 for a constant
     with evaluating(flow), warnings.catch_warnings():

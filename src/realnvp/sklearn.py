@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from realnvp.flows.build import vector_flow
-from realnvp.flows.flow import Flow, images_at_once
+from realnvp.flows.flow import Flow, batch_that_fits
 from realnvp.progress import chunks
 from realnvp.training.fit import check_size, fit
 
@@ -189,7 +189,7 @@ class RealNVPDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
 
     @torch.no_grad()
     def _each(self, method: Callable[[Tensor], Tensor], rows: Array) -> Array:
-        parts = [method(torch.tensor(rows[chunk])) for chunk in chunks(len(rows), images_at_once(rows.shape[1:]))]
+        parts = [method(torch.tensor(rows[chunk])) for chunk in chunks(len(rows), batch_that_fits(rows.shape[1:]))]
         found: Array = torch.cat(parts).numpy()
         return found
 

@@ -1,7 +1,7 @@
 """The two moves of the multi-scale architecture (section 3.6), each keeping the shape of its input."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from realnvp.bijections.base import Bijection
@@ -67,6 +67,12 @@ def from_squares(even: Tensor, odd: Tensor) -> Tensor:
     upper_right, lower_left = odd.chunk(2, dim=1)
     offsets = torch.stack([upper_left, upper_right, lower_left, lower_right], dim=2)
     return pixel_shuffle(offsets.flatten(1, 2), 2)
+
+
+def side_divisor(module: nn.Module) -> int:
+    """What heights and widths must be divisible by: each squeeze or factoring out halves them."""
+    further = max((side_divisor(child) for child in module.children()), default=1)
+    return 2 * further if isinstance(module, Squeezed | FactorOut) else further
 
 
 def latent_levels(height: int, width: int, num_scales: int) -> Tensor:

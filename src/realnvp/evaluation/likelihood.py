@@ -15,7 +15,7 @@ from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, in_bits_per_dim, 
 from realnvp.data import dequantise
 from realnvp.device import moved
 from realnvp.evaluation.views import averaged, views_of
-from realnvp.flows.flow import Flow, evaluating, images_at_once, refuse_fast
+from realnvp.flows.flow import Flow, batch_that_fits, evaluating, refuse_fast
 from realnvp.noise import Purpose, uniform
 from realnvp.progress import chunks
 
@@ -108,7 +108,7 @@ def log_probs(
         nats = _of_rows(flow, torch.as_tensor(images))
         return nats if on_device else nats.cpu().double()
     _check(images, noise_draws, batch_size)
-    batch_size = min(batch_size, images_at_once(images.shape[1:]))
+    batch_size = min(batch_size, batch_that_fits(images.shape[1:]))
     indices = range(len(images)) if indices is None else indices
     state, parts = float64_like(flow), []  # parts stay where they are until the end: to look at one is to wait for the device
     shown = views_of(flow.config.data if flow.config else DataConfig(), images.shape[1:]) if views else [nn.Identity()]
@@ -125,7 +125,7 @@ def log_probs(
 
 
 def _of_rows(flow: Flow, rows: Tensor) -> Tensor:
-    state, size = float64_like(flow), images_at_once(rows.shape[1:])
+    state, size = float64_like(flow), batch_that_fits(rows.shape[1:])
     with evaluating(flow):
         parts = (rows[chunk].to(state.dtype) for chunk in chunks(len(rows), size))
         return torch.cat([flow.log_prob(moved(part, state.device)) for part in parts])

@@ -18,7 +18,7 @@ def as_distribution(flow: Flow, shape: Sequence[int] | None = None, *, validate_
     torch's global generator (`torch.manual_seed`) and need the flow in eval mode. shape, of one x, defaults to the training
     data's; ValueError if there is none.
     """
-    return FlowDistribution(flow, flow.shape_of_one(shape), validate_args=validate_args)
+    return FlowDistribution(flow, flow.sample_shape(shape), validate_args=validate_args)
 
 
 class FlowDistribution(Distribution):

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from realnvp.bijections.base import Bijection
+from realnvp.bijections.multiscale import side_divisor
 from realnvp.bijections.precision import float64_like, reference_tensor
-from realnvp.config import Config, check_divisible
+from realnvp.config import Config
 from realnvp.device import full_precision
 from realnvp.noise import Purpose, generator
+from realnvp.progress import chunks
 
 ROWS = 1024  # of a table at once
 
@@ -28,35 +30,41 @@ class Prior(Protocol):
         """z of this shape: one for images, (C, H, W), many for rows, (n, D)."""
 
 
-def images_at_once(shape: Sequence[int]) -> int:
-    """How many images of this shape to compute at once, so that memory does not grow with their number or size: 64 of 64x64.
-
-    Of a table's rows, (D,), so many that Python's share of the time is small, and their hidden units still fit into caches.
-    """
-    return max(1, 64**3 // math.prod(shape[1:])) if len(shape) > 1 else ROWS
-
-
 class Flow(nn.Module):
-    """The density of x in data units: for images v + u in [0, levels), u ~ U[0, 1) the dequantisation noise.
+    """The density of x in data units.
 
-    config, if any, says which shapes fit and what `sample` draws.
-    The type of x is that of z and log-det, at least the weights'; the weights' is that of the networks. So x.double() gives the
-    density and the inverse of a float32 flow without rounding between the layers.
+    For images x is v + u in [0, levels): pixels v and dequantisation noise u ~ U[0, 1).
+    z and log-det have the type of x, which is at least the type of the weights; the networks
+    compute in the type of the weights. So x.double() gives the density and the inverse of a float32
+    flow without rounding between the layers.
+
+    shape: of one x that the flow was made for; None: any.
+    config: what the flow was built from; its data.shape is the shape if there is none.
     """
 
     exact = True
     """False for what `realnvp.fast` makes: no number of it is to be reported."""
 
-    def __init__(self, bijection: Bijection, prior: Prior, config: Config | None = None) -> None:
+    def __init__(
+        self,
+        bijection: Bijection,
+        prior: Prior,
+        config: Config | None = None,
+        *,
+        shape: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         self.bijection = bijection
         self.prior = prior
         self.config = config
+        self.shape = config.data.shape if shape is None and config else shape
+        self.divisor = side_divisor(bijection)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """(B,): log p(x) = log p_Z(f(x)) + log |det df/dx| in nats (eq 3); x is (B, C, H, W) or (B, D), in data units.
+        """(B,): log p(x) = log p_Z(f(x)) + log |det df/dx| in nats (eq 3).
 
-        -inf where the density is zero. ValueError if the shape does not fit.
+        x is (B, C, H, W) or (B, D), in data units. -inf where the density is zero. ValueError if
+        the shape does not fit.
         """
         self.check_batch(x)
         z, log_det = self.bijection(x)
@@ -87,56 +95,79 @@ class Flow(nn.Module):
         first: int = 0,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """(n, *shape): exact samples x = g(temperature * z), z ~ prior, in data units and not rounded.
+        """(n, *shape): exact samples x = g(temperature * z), z ~ prior, in data units, not rounded.
 
-        Without gradients, as torch.distributions' sample; `decode` has them.
-        Sample i is a function of (seed, first + i), so chunks with first = 0, 64, 128 ... are the samples of one large call.
-        shape defaults to the training data's; a larger one of images extrapolates (appendix C). dtype: the weights' by default.
+        No gradients, as torch.distributions' sample; `decode` has them.
+        Sample i is a function of (seed, first + i): chunks with first = 0, 64, 128 ... are the
+        samples of one large call.
+
+        n: how many.
+        shape: of one x; None: the training data's. Larger images extrapolate (appendix C).
+        temperature: what z is multiplied by.
+        seed, first: which samples.
+        dtype: None: the weights' type.
         """
-        shape = self.shape_of_one(shape)
+        shape = self.sample_shape(shape)
         if n < 1:
             raise ValueError(f"n: must be at least 1, got {n}")
         if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature: must be a number of at least 0, got {temperature}")
-        kind, size, end = reference_tensor(self).dtype if dtype is None else dtype, images_at_once(shape), first + n
-        chunks = [range(start, min(start + size, end)) for start in range(first, end, size)]
-        return torch.cat([self.decode(temperature * self.latents(chunk, shape, seed)).to(kind) for chunk in chunks])
+        dtype = dtype or reference_tensor(self).dtype
+        indices, samples = range(first, first + n), []
+        for chunk in chunks(n, batch_that_fits(shape)):
+            z = temperature * self.latents(indices[chunk], shape, seed)
+            samples.append(self.decode(z).to(dtype))
+        return torch.cat(samples)
 
-    def shape_of_one(self, shape: Sequence[int] | None = None) -> Sequence[int]:
-        """The shape of one x: the one given, else the training data's; ValueError if there is none."""
-        if shape is not None:
-            return shape
-        if self.config is None or self.config.data.shape is None:
+    def sample_shape(self, shape: Sequence[int] | None = None) -> Sequence[int]:
+        """The shape of one x: the given one, else the training data's. ValueError if both lack."""
+        shape = self.shape if shape is None else shape
+        if shape is None:
             raise ValueError("shape: this flow has no training shape, so give one")
-        return self.config.data.shape
+        return shape
+
+    shape_of_one = sample_shape
 
     def latents(self, indices: range, shape: Sequence[int], seed: int) -> Tensor:
         """(n, *shape): z ~ prior, each a function of the seed and its index."""
+        draw = self.prior.sample
         if len(shape) > 1:
-            z = torch.stack([self.prior.sample(shape, generator(seed, Purpose.SAMPLE, index=i)) for i in indices])
-            return z.to(float64_like(self))
+            parts = [draw(shape, generator(seed, Purpose.SAMPLE, index=i)) for i in indices]
+            return torch.stack(parts).to(float64_like(self))
         # A generator for each row would take longer than all the rest.
         blocks = range(indices.start // ROWS, (indices.stop - 1) // ROWS + 1)
-        z = torch.cat([self.prior.sample((ROWS, *shape), generator(seed, Purpose.SAMPLE, index=i)) for i in blocks])
-        return z[indices.start - ROWS * blocks.start :][: len(indices)].to(float64_like(self))
+        parts = [draw((ROWS, *shape), generator(seed, Purpose.SAMPLE, index=i)) for i in blocks]
+        first = indices.start - ROWS * blocks.start
+        return torch.cat(parts)[first : first + len(indices)].to(float64_like(self))
 
     def check_batch(self, x: Tensor) -> None:
-        """ValueError if x is no batch for this flow: of its type, on its device, of its shape."""
+        """ValueError if x is no batch for this flow: by its type, its device or its shape."""
         if not isinstance(x, Tensor) or not x.is_floating_point():
             got = f"{type(x).__name__} of {getattr(x, 'dtype', 'no type')}"
-            raise ValueError(f"the flow takes floating-point tensors (pixels: v + u), got {got}; see realnvp.bits_per_dim")
-        mine = reference_tensor(self, x)
-        fits = torch.promote_types(x.dtype, mine.dtype) == x.dtype
-        for what, ok, own, other in (("of", fits, mine.dtype, x.dtype), ("on", mine.device == x.device, mine.device, x.device)):
-            if not ok:
-                raise ValueError(f"the flow is {what} {own}, the data {other}: bring one to the other with .to")
-        if self.config is None or self.config.data.shape is None:
-            return
-        channels, *sides = self.config.data.shape
-        if x.ndim != 2 + len(sides) or x.shape[1] != channels or x.shape[0] < 1:
-            raise ValueError(f"expected a batch of shape (B, {channels}{', H, W' if sides else ''}), got {tuple(x.shape)}")
-        if sides:
-            check_divisible(x.shape, self.config.model)
+            takes = "the flow takes floating-point tensors (pixels: v + u)"
+            raise ValueError(f"{takes}, got {got}; see realnvp.bits_per_dim")
+        mine, remedy = reference_tensor(self, x), "bring one to the other with .to"
+        if torch.promote_types(x.dtype, mine.dtype) != x.dtype:
+            raise ValueError(f"the flow is of {mine.dtype}, the data {x.dtype}: {remedy}")
+        if x.device != mine.device:
+            raise ValueError(f"the flow is on {mine.device}, the data {x.device}: {remedy}")
+        if self.shape is not None:
+            channels, *sides = self.shape
+            if x.ndim != 2 + len(sides) or x.shape[1] != channels or x.shape[0] < 1:
+                expected = f"(B, {channels}{', H, W' if sides else ''})"
+                raise ValueError(f"expected a batch of shape {expected}, got {tuple(x.shape)}")
+        if x.ndim == 4 and any(side % self.divisor or not side for side in x.shape[2:]):
+            size = "x".join(map(str, x.shape[2:]))
+            raise ValueError(f"images of {size}: sides must be divisible by {self.divisor}")
+
+
+def batch_that_fits(shape: Sequence[int]) -> int:
+    """How many x of this shape to compute at once, so that memory grows with neither number nor size.
+
+    64 images of 64x64. So many rows of a table, (D,), that Python's share of the time is small and
+    their hidden units still fit into caches.
+    """
+    return max(1, 64**3 // math.prod(shape[1:])) if len(shape) > 1 else ROWS
 
 
 def config_of(flow: Flow) -> Config:
@@ -167,11 +198,15 @@ def refuse_fast(flow: Flow, verb: str) -> None:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Within it: eval mode, no gradient, full precision. Afterwards each submodule is in the mode that it was in."""
+    """Context: eval mode, no gradient, full precision.
+
+    Afterwards each submodule is in the mode that it was in.
+    """
     modes = [(child, child.training) for child in module.modules()]
+    device = reference_tensor(module).device.type
     module.eval()
     try:
-        with full_precision(), torch.no_grad(), torch.autocast(reference_tensor(module).device.type, enabled=False):
+        with full_precision(), torch.no_grad(), torch.autocast(device, enabled=False):
             yield
     finally:
         for child, mode in modes:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from realnvp.bijections import Chain, starting
-from realnvp.flows.flow import Flow, images_at_once
+from realnvp.flows.flow import Flow, batch_that_fits
 from realnvp.moments import alone
 
 
@@ -16,7 +16,7 @@ def start_from(flow: Flow, x: Tensor) -> None:
     """
     flow.check_batch(x)
     layers = flow.bijection.bijections if isinstance(flow.bijection, Chain) else [flow.bijection]
-    few = max(128, images_at_once(x.shape[1:]))
+    few = max(128, batch_that_fits(x.shape[1:]))
     with alone(), starting(flow) as waiting:
         for layer in layers:
             if not waiting:

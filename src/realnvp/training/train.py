@@ -23,7 +23,7 @@ from realnvp.files.checkpoint import TrainState, save_checkpoint
 from realnvp.files.folders import keep_last, naming
 from realnvp.files.records import DamagedError
 from realnvp.files.saved import lost_best, save_model
-from realnvp.flows.flow import ROWS, evaluating, images_at_once
+from realnvp.flows.flow import ROWS, batch_that_fits, evaluating
 from realnvp.moments import averaging, restore_moments, stored_moments
 from realnvp.noise import Purpose
 from realnvp.progress import progress
@@ -223,7 +223,7 @@ def _validate(run: Run, stop: list[int]) -> Summary:
     images, rank, processes = run.splits.validation, run.accelerator.process_index, run.accelerator.num_processes
     chosen = np.linspace(0, len(images) - 1, min(len(images), run.config.train.eval_images)).astype(int)
     mine, parts, nats = [], [], torch.zeros(len(images), dtype=torch.float64)
-    size = processes * (min(64, images_at_once(run.splits.shape)) if run.splits.levels else ROWS)
+    size = processes * (min(64, batch_that_fits(run.splits.shape)) if run.splits.levels else ROWS)
     for first in range(0, len(chosen), size):
         _heed(run, stop)
         if some := chosen[first : first + size][rank::processes].tolist():
