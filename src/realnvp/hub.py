@@ -10,7 +10,7 @@ from realnvp.files.environment import read_sittings
 from realnvp.files.folders import CARD
 from realnvp.files.records import fields_of
 from realnvp.files.saved import FILES, WEIGHTS, load_model, locate, save_flow
-from realnvp.flows.flow import Flow
+from realnvp.flows.flow import Flow, config_of
 
 
 def share(run: str | Path, folder: str | Path, *, licence: str | None = None) -> dict[str, Any]:
@@ -23,8 +23,8 @@ def share(run: str | Path, folder: str | Path, *, licence: str | None = None) ->
     run = Path(run)
     evaluation, sittings = current_evaluation(run), read_sittings(run)
     flow, facts = load_model(run, evaluated(evaluation))
-    assert flow.config is not None
-    flow.config = replace(flow.config, data=replace(flow.config.data, source=None))
+    config = config_of(flow)
+    flow.config = replace(config, data=replace(config.data, source=None))
     trained = dict.fromkeys(sitting.shell_command for sitting in sittings)
     facts |= {
         "evaluation": evaluation,

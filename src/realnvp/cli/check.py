@@ -24,10 +24,10 @@ class Check:
         import numpy as np
 
         from realnvp.evaluation.check import check, how_many
+        from realnvp.flows.flow import config_of
 
         flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
-        assert flow.config is not None
-        count = how_many(flow.config)
+        count = how_many(config_of(flow))
         splits = own_data(flow, self.run)
         spread = np.linspace(0, len(splits.train) - 1, min(count, len(splits.train))).astype(int)  # files may lie in order
         test, training = (np.moveaxis(part, -1, 1) for part in (splits.test[:count], splits.train[spread]))

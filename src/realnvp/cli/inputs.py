@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from realnvp.cli.output import note
+from realnvp.config import Kind
 
 if TYPE_CHECKING:
     import torch
@@ -48,16 +49,17 @@ def settle(device: str, threads: int | None) -> "torch.device":
 
 def of_table(flow: "Flow") -> bool:
     """Whether it is a flow of rows, not of images."""
-    assert flow.config is not None
-    return flow.config.data.levels is None
+    from realnvp.flows.flow import config_of
+
+    return config_of(flow).kind is Kind.TABLE
 
 
 def own_data(flow: "Flow", run: str) -> "Splits":
     """Open the run's own data; the test split's checksum is compared. Warns if they have changed since the training."""
     from realnvp.data import splits_of_run
     from realnvp.files.environment import warn_of_changed_data
+    from realnvp.flows.flow import config_of
 
-    assert flow.config is not None
-    splits = splits_of_run(Path(run), flow.config, verify=["test"])
+    splits = splits_of_run(Path(run), config_of(flow), verify=["test"])
     warn_of_changed_data(Path(run), splits.folder, splits.sha256)
     return splits

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from realnvp.bijections import Mixing
 from realnvp.bijections.base import Bijection
 from realnvp.bijections.precision import float64_like, reference_tensor
-from realnvp.config import Config, smallest_side
+from realnvp.config import Config, Kind, smallest_side
 from realnvp.config.units import in_bits_per_dim
 from realnvp.data import dequantise
-from realnvp.flows.flow import ROWS, Flow, evaluating
+from realnvp.flows.flow import ROWS, Flow, config_of, evaluating
 from realnvp.moments import stored_moments
 from realnvp.noise import Purpose, generator, uniform
 
@@ -47,10 +47,9 @@ def how_many(config: Config) -> int:
     64, or fewer where eight feature maps of a network for each of them would take more than a GiB: of 32 channels 64 of 64x64,
     16 of 256x256, 4 of 512x512. Of a table 1,024 rows.
     """
-    assert config.data.shape is not None
-    if config.data.levels is None:
+    if config.kind is Kind.TABLE:
         return ROWS
-    each = 8 * 4 * config.model.width * math.prod(config.data.shape[1:])
+    each = 8 * 4 * config.model.width * math.prod(config.shape[1:])
     return min(IMAGES, max(1, ACTIVATIONS // each))
 
 
@@ -60,18 +59,18 @@ def check(flow: Flow, data: NDArray[Any], *, seed: int = 0, training: NDArray[An
     data: some of it, uint8 (N, C, H, W), or rows of a table, (N, D). All but the log-det in the flow's own precision.
     training: some of what it was trained on, for batch norm, whose moments are of those; the same data when not given.
     """
-    assert flow.config is not None
-    levels = flow.config.data.levels
+    config = config_of(flow)
     with evaluating(flow):
-        if levels is None:
+        if config.kind is Kind.TABLE:
             x, far = _with_corners(flow, data), "far out, 20 sigma, of its size, all rows but one"
             deviation = x[: len(data)].std(0, correction=0)
             scale = torch.where(deviation > 0, deviation, 1)
             bound, unit, what = 1e-6, "deviations", "rows, least, largest"
         else:
-            x, far = _with_extremes(flow, data, levels, seed), "the same far out, 20 sigma, all images but one"
-            scale, bound, unit, what = x.new_ones(()), 1e-3 * levels / 256, "grey levels", "images, black, white, checkerboards"
-        samples = flow.sample(min(IMAGES, how_many(flow.config)), seed=seed)
+            x, far = _with_extremes(flow, data, config.levels, seed), "the same far out, 20 sigma, all images but one"
+            scale, bound, unit = x.new_ones(()), 1e-3 * config.levels / 256, "grey levels"
+            what = "images, black, white, checkerboards"
+        samples = flow.sample(min(IMAGES, how_many(config)), seed=seed)
         return [
             *_layers(flow, x),
             Check(f"decode(encode(x)): {what}", _gap(flow.decode(flow.encode(x)) / scale, x / scale), bound, unit),
@@ -171,8 +170,7 @@ def _log_det_error(flow: Flow, x: Tensor, *, most: int = 4096) -> float:
     J has D x D numbers. Where D is more than so many, as with seven scales, it is the worst of the layers, each on a part of what
     it sees there, and of the sum of their log-dets: what else is in a flow only moves numbers to other places.
     """
-    assert flow.config is not None
-    side = max(2, smallest_side(flow.config.model))
+    side = max(2, smallest_side(config_of(flow).model))
     double = copy.deepcopy(flow).cpu().double().eval()
     crop = x[:1, :, :side, :side].cpu().double() if x.ndim == 4 else x[:1].cpu().double()
     if crop.numel() <= most:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from realnvp.config import Config, Shape, paper_bits_per_dim
+from realnvp.config import Config, Kind, Shape, paper_bits_per_dim
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, Unit, unit_of
 from realnvp.data import Part, Splits, array_part, codec_bits_per_dim, find_rows, find_split, open_splits, splits_of_run
 from realnvp.data.prepared import DESCRIPTION
@@ -17,7 +17,7 @@ from realnvp.evaluation.likelihood import log_probs, summarise
 from realnvp.evaluation.views import views_of
 from realnvp.files.environment import changed_data
 from realnvp.files.records import DamagedError
-from realnvp.flows.flow import Flow, refuse_fast
+from realnvp.flows.flow import Flow, config_of, refuse_fast
 from realnvp.progress import chunks, progress
 
 CHUNK = 256
@@ -40,14 +40,14 @@ def evaluate(
     WebP take. ValueError if the data do not fit the flow.
     """
     refuse_fast(flow, "report the numbers of")
-    assert flow.config is not None
-    unit = unit_of(flow.config)
+    config = config_of(flow)
+    unit = unit_of(config)
     for_images = {"--codecs": codecs, "--views": views, "--noise-draws": noise_draws != 1}
     if unit is LOG_LIKELIHOOD and any(for_images.values()):
         raise ValueError(f"{next(flag for flag in for_images if for_images[flag])}: is for images; {run} is of a table")
-    chosen = _chosen(flow.config, Path(run), split, source)
+    chosen = _chosen(config, Path(run), split, source)
     try:
-        count = len(views_of(flow.config.data, chosen.shape)) if views else 1
+        count = len(views_of(config.data, chosen.shape)) if views else 1
     except ValueError as error:
         raise ValueError(f"--{error}, {source or run}") from None
     nats = partial(_nats, flow, chosen.part, unit, noise_draws=noise_draws, seed=seed)
@@ -61,7 +61,7 @@ def evaluate(
         "shape": chosen.shape,
     }
     if unit is BITS_PER_DIM:
-        evaluation |= {"noise_draws": noise_draws, "dequantisation": flow.config.model.dequantisation}
+        evaluation |= {"noise_draws": noise_draws, "dequantisation": config.model.dequantisation}
         evaluation |= {"paper": chosen.paper, "comparable": chosen.comparable}
     if views:
         evaluation["views"] = {"count": count} | _numbers(nats(views=True), unit, chosen)
@@ -84,7 +84,6 @@ class _Chosen(NamedTuple):
 
 def _chosen(config: Config, run: Path, split: str, source: Path | None) -> _Chosen:
     """A split of the run's data, of a prepared folder, or of other data; ValueError if the flow is of another kind."""
-    assert config.data.shape is not None
     if source is None or (source / DESCRIPTION).exists():
         if source:
             splits = _other_splits(source, run, config, split)
@@ -98,14 +97,14 @@ def _chosen(config: Config, run: Path, split: str, source: Path | None) -> _Chos
             raise ValueError(f"{source or run}: its columns are not those of the flow, {', '.join(config.data.columns)}")
         part = array_part(getattr(splits, split))
         chosen = _Chosen(part, splits.shape, split, splits.name, splits.version, groups, paper, splits.comparable)
-    elif config.data.levels is None:
+    elif config.kind is Kind.TABLE:
         part, columns, split = find_rows(source, split, config.data.columns)
         chosen = _Chosen(part, (len(columns),), split, str(source))
     else:
-        part, shape, split = find_split(source, split, levels=config.data.levels)
+        part, shape, split = find_split(source, split, levels=config.levels)
         chosen = _Chosen(part, shape, split, str(source))
-    if (len(chosen.shape), chosen.shape[0]) != (len(config.data.shape), config.data.shape[0]):
-        raise ValueError(f"{source}: {_words(chosen.shape)}, but the flow was trained on {_words(config.data.shape)}")
+    if (len(chosen.shape), chosen.shape[0]) != (len(config.shape), config.shape[0]):
+        raise ValueError(f"{source}: {_words(chosen.shape)}, but the flow was trained on {_words(config.shape)}")
     return chosen
 
 

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any, Literal
 
-from realnvp.config import Config
+from realnvp.config import Config, Kind
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD
 from realnvp.files.folders import numbered
 from realnvp.files.records import check_fields, ours, read_json
@@ -34,7 +34,7 @@ def read_evaluation(run: Path) -> dict[str, Any]:
 
 def check_evaluation(evaluation: Any, path: Path, config: Config) -> None:
     """ValueError names the file, and the first field of an evaluation of such a run that is missing or of another type."""
-    fields: dict[str, Any] = _FIELDS | (_OF_ROWS if config.data.levels is None else _OF_IMAGES)
+    fields: dict[str, Any] = _FIELDS | (_OF_ROWS if config.kind is Kind.TABLE else _OF_IMAGES)
     check_fields(evaluation, path, fields)
     check_fields(evaluation, path, {name: kind for name, kind in _OF_SOME.items() if name in evaluation})
     check_fields(evaluation.get("views"), path, _VIEWS if "views" in evaluation else {})

@@ -16,7 +16,7 @@ from realnvp.data import quantize
 from realnvp.data.images import MAX_PIXELS
 from realnvp.evaluation.figures import data_beside_samples, samples_only, save_png, scatter
 from realnvp.files.folders import atomic_save
-from realnvp.flows.flow import Flow, evaluating
+from realnvp.flows.flow import Flow, config_of, evaluating
 from realnvp.progress import chunks, progress
 
 Pixels = NDArray[np.uint8]
@@ -45,11 +45,8 @@ def write_samples(flow: Flow, out: Path, *, n: int, seed: int, temperature: floa
 
     data: uint8 (N, H, W, C) to show beside the samples in a PNG.
     """
-    assert flow.config is not None
-    assert flow.config.data.shape is not None
-    channels, height, width = flow.config.data.shape
-    levels = flow.config.data.levels
-    assert levels is not None
+    config = config_of(flow)
+    (channels, height, width), levels = config.shape, config.levels
     if out.suffix != ".npy" and n * max(64, height) * max(64, width) > MAX_PIXELS:  # a grid's images are 64 pixels high or more
         raise ValueError(f"-n: {n:,} samples are too many for a PNG; name an .npy file")
     samples = _Samples(flow, n, CHUNK, seed=seed, temperature=temperature)
@@ -68,10 +65,9 @@ def write_rows(flow: Flow, out: Path, *, n: int, seed: int, temperature: float, 
 
     data: (N, 2), to show beside the samples in a PNG.
     """
-    assert flow.config is not None
-    assert flow.config.data.shape is not None
-    (count,) = flow.config.data.shape
-    columns = flow.config.data.columns or tuple(f"x{i + 1}" for i in range(count))
+    config = config_of(flow)
+    (count,) = config.shape
+    columns = config.data.columns or tuple(f"x{i + 1}" for i in range(count))
     if out.suffix == ".png" and count != 2:
         raise ValueError(f"--out: {out} can show tables of two columns only, this one has {count}; name a .csv or .npy file")
     samples = _Samples(flow, n, MANY, seed=seed, temperature=temperature, dtype=float64_like(flow).dtype)

@@ -11,7 +11,7 @@ import numpy as np
 from realnvp.config.units import in_bits_per_dim
 from realnvp.data import fitted, image_files, read_image, read_table
 from realnvp.evaluation.likelihood import log_probs
-from realnvp.flows.flow import Flow
+from realnvp.flows.flow import Flow, config_of
 from realnvp.progress import Report, chunks
 
 CHUNK = 64
@@ -72,10 +72,8 @@ def score(
     An image's noise is a function of its pixels and the seed, so its score does not depend on its neighbours.
     ValueError names all files that cannot be read or have another size than the flow's.
     """
-    assert flow.config is not None
-    assert flow.config.data.shape is not None
-    shape, levels = flow.config.data.shape, flow.config.data.levels
-    assert levels is not None
+    config = config_of(flow)
+    shape, levels = config.shape, config.levels
     nats: list[float] = []
     bad: list[str] = []
     for chunk in chunks(len(files), CHUNK, report):
@@ -96,14 +94,13 @@ def score_rows(flow: Flow, files: Sequence[Path]) -> list[RowScore]:
 
     ValueError names the file, and the columns that are missing or hold no finite numbers.
     """
-    assert flow.config is not None
-    assert flow.config.data.shape is not None
+    config = config_of(flow)
     places: list[tuple[str, int]] = []
     nats: list[float] = []
     for file in files:
-        rows, columns = read_table(file, flow.config.data.columns)
-        if len(columns) != flow.config.data.shape[0]:
-            raise ValueError(f"{file}: {len(columns)} columns, but the flow was trained on {flow.config.data.shape[0]}")
+        rows, columns = read_table(file, config.data.columns)
+        if len(columns) != config.shape[0]:
+            raise ValueError(f"{file}: {len(columns)} columns, but the flow was trained on {config.shape[0]}")
         nats += log_probs(flow, rows).tolist()
         places += [(str(file), i + 1) for i in range(len(rows))]
     return [RowScore(*place, value, rank) for place, value, rank in zip(places, nats, _ranks(nats), strict=True)]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from realnvp.config import ModelConfig, departures
+from realnvp.config import Kind, ModelConfig, departures
 from realnvp.evaluation.record import current_evaluation, measured
 from realnvp.files.checkpoint import last_state
 from realnvp.files.environment import Sitting, read_sittings
@@ -41,7 +41,7 @@ def table(runs: list[Path]) -> list[dict[str, Any]]:
 
 def _row(run: Path) -> dict[str, Any]:
     config = read_run_config(run)
-    if config.data.levels is None:
+    if config.kind is Kind.TABLE:
         raise ValueError(f"{run}: is of a table of numbers; the paper's Table 1 has images only")
     result = current_evaluation(run)
     sitting = read_sittings(run)[-1]

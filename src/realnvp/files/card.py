@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from realnvp.config import Config, departures
+from realnvp.config import Config, Kind, departures
 from realnvp.config.units import BITS_PER_DIM, unit_of
 
 INTENDED = """\
@@ -43,7 +43,7 @@ def _front_matter(name: str, config: Config, facts: Mapping[str, Any], evaluatio
     if facts.get("licence"):
         yield f"license: {_quoted(facts['licence'])}"
     yield "library_name: realnvp"
-    if config.data.levels is not None:
+    if config.kind is Kind.IMAGES:
         yield "pipeline_tag: unconditional-image-generation"
     yield "tags: [normalizing-flow, real-nvp, density-estimation]"
     unit = unit_of(config)
@@ -62,7 +62,7 @@ def _rows(config: Config, facts: Mapping[str, Any], evaluation: Mapping[str, Any
         yield "columns", _text(", ".join(config.data.columns))
     elif config.data.shape:
         sizes = "x".join(map(str, (*config.data.shape[1:], config.data.shape[0])))
-        yield ("images", f"{sizes}, {config.data.levels} levels") if config.data.levels else ("columns", sizes)
+        yield ("images", f"{sizes}, {config.data.levels} levels") if config.kind is Kind.IMAGES else ("columns", sizes)
     unit = unit_of(config)
     if unit.key in evaluation:
         things = [f"{_text(evaluation[f'num_{name}'])} {name}" for name in ("images", "rows") if f"num_{name}" in evaluation]

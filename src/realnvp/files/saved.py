@@ -17,7 +17,7 @@ from realnvp.files.card import card
 from realnvp.files.folders import CARD, MANIFEST, newest_intact, read_folder, write_folder
 from realnvp.files.records import DamagedError, damaged_if_invalid, parse_record
 from realnvp.flows.build import build
-from realnvp.flows.flow import Flow, refuse_fast
+from realnvp.flows.flow import Flow, config_of, refuse_fast
 
 WEIGHTS, CONFIG, FACTS = "model.safetensors", "config.json", "facts.json"
 FILES = (WEIGHTS, CONFIG, FACTS, MANIFEST)  # all that is read of a flow
@@ -72,9 +72,8 @@ def save_flow(flow: Flow, folder: str | Path, *, facts: Mapping[str, Any] | None
     """
     folder, facts = Path(folder), dict(facts or {})
     files = _files_of(flow, facts)
-    assert flow.config is not None
     count = sum(parameter.numel() for parameter in flow.parameters())
-    text = card(folder.resolve().name, flow.config, facts, parameters=count)
+    text = card(folder.resolve().name, config_of(flow), facts, parameters=count)
     write_folder(folder, files | {CARD: text.encode()})
 
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from realnvp.config import Config
+from realnvp.config import Config, Kind
 from realnvp.data import Rows, dequantise
 from realnvp.device import moved, pinned
 from realnvp.noise import Purpose, generator, uniform
@@ -34,7 +34,8 @@ class Batches:
         processes: int = 1,
     ) -> None:
         size = config.train.batch_size
-        if config.data.levels is None and len(images) >= processes:  # of a small table all rows are a batch
+        table = config.kind is Kind.TABLE
+        if table and len(images) >= processes:  # of a small table all rows are a batch
             size = min(size, len(images) // processes * processes)
         if size > len(images):
             raise ValueError(f"train.batch_size: {size}, but there are only {len(images)} training images (rows)")
@@ -43,7 +44,7 @@ class Batches:
         self.images, self.config, self.device, self.size = images, config, device, size
         self.mine = slice(process, None, processes)
         self.per_epoch = len(images) // size
-        double = config.train.precision == "float64" or (config.data.levels is None and device.type != "mps")
+        double = config.train.precision == "float64" or (table and device.type != "mps")
         self.dtype = torch.float64 if double else torch.float32
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ahead: dict[int, Future[tuple[Tensor, Tensor | None]]] = {}
@@ -71,7 +72,7 @@ class Batches:
         They are where the device fetches them from: also that copy is made ahead.
         """
         epoch, seed, mine = step // self.per_epoch, self.config.seed, self.indices(step)[self.mine]
-        if self.config.data.levels is None:
+        if self.config.kind is Kind.TABLE:
             return pinned(torch.from_numpy(self.images[mine]).to(self.dtype), self.device), None
         pixels = self._augmented(self._pixels(mine, epoch), mine, epoch)
         values = torch.from_numpy(pixels).movedim(-1, 1)

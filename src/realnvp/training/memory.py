@@ -72,9 +72,8 @@ def check_memory(config: Config, device: torch.device, *, processes: int = 1, li
         there = torch.cuda.get_device_properties(device).total_memory
     else:
         there = memory_limit()
-    assert config.data.shape is not None
     images, model = config.train.batch_size // processes, config.model
-    rough = 64 * least_parameters(config) + 400 * images * prod(config.data.shape) * model.width * (1 + model.num_blocks)
+    rough = 64 * least_parameters(config) + 400 * images * prod(config.shape) * model.width * (1 + model.num_blocks)
     if rough < there:  # far more than it takes; counting takes seconds
         return
     needed = training_memory(replace(config, train=replace(config.train, batch_size=images)))
@@ -90,12 +89,11 @@ def training_memory(config: Config) -> int:
 
     Weights, gradients and Adam's two moments, and what autograd keeps of one forward pass, counted on tensors without storage.
     """
-    assert config.data.shape is not None
     parts: list[tuple[Layer, Tensor]] = []
     with torch.device("meta"):
         flow = build(config).train()
         weights = sum(tensor.numel() for tensor in flow.parameters()) * 4
-        x = torch.empty(config.train.batch_size, *config.data.shape)
+        x = torch.empty(config.train.batch_size, *config.shape)
         if config.train.recompute:
             for module in recompute(flow).modules():
                 if isinstance(module, Layer):

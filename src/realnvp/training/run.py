@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
 
 from realnvp.bijections import ActNorm, starting
-from realnvp.config import Config, TrainConfig, differences, resolve
+from realnvp.config import Config, Kind, TrainConfig, differences, resolve
 from realnvp.config.units import Unit, unit_of
 from realnvp.data import Splits, prepare
 from realnvp.data.dataset import SPLITS
@@ -24,7 +24,7 @@ from realnvp.files.checkpoint import TrainState, load_checkpoint, save_checkpoin
 from realnvp.files.folders import lock_folder, numbered
 from realnvp.files.saved import load_flow
 from realnvp.flows.build import build
-from realnvp.flows.flow import Flow
+from realnvp.flows.flow import Flow, config_of
 from realnvp.flows.modern import matrices
 from realnvp.flows.vector import standardise
 from realnvp.noise import Purpose
@@ -102,7 +102,7 @@ def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path |
     average = WeightAverage(flow, config.train.average)
     precision, changes = _precision(config.train, accelerator.device), []
     state, complaints = load_checkpoint(run_dir, flow=flow, optimizers=optimizers, average=average)
-    if not begun and splits.levels is None:  # of few rows the Gaussian that it starts as may be the best model: evaluate it
+    if not begun and config.kind is Kind.TABLE:  # of few rows the Gaussian that it starts as may be the best model: evaluate it
         state.pending = True
     if accelerator.is_main_process:
         for complaint in complaints:
@@ -211,9 +211,7 @@ def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
     flow = build(config)
     if init_from is not None:
         given = load_flow(init_from)
-        assert given.config is not None
-        assert flow.config is not None
-        fields = differences(given.config, flow.config)
+        fields = differences(config_of(given), config_of(flow))
         if changed := [name for name in fields if name.startswith(("data.shape", "model."))]:
             raise ValueError(f"{init_from}: its weights do not fit, since {', '.join(changed)} differs")
         flow.load_state_dict(given.state_dict())

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from realnvp.config import Config, validate
+from realnvp.config import Config, Kind, validate
 from realnvp.data import quantize
 from realnvp.device import full_precision, same_each_time
 from realnvp.evaluation.figures import data_beside_samples
@@ -223,7 +223,7 @@ def _validate(run: Run, stop: list[int]) -> Summary:
     images, rank, processes = run.splits.validation, run.accelerator.process_index, run.accelerator.num_processes
     chosen = np.linspace(0, len(images) - 1, min(len(images), run.config.train.eval_images)).astype(int)
     mine, parts, nats = [], [], torch.zeros(len(images), dtype=torch.float64)
-    size = processes * (min(64, batch_that_fits(run.splits.shape)) if run.splits.levels else ROWS)
+    size = processes * (min(64, batch_that_fits(run.splits.shape)) if run.config.kind is Kind.IMAGES else ROWS)
     for first in range(0, len(chosen), size):
         _heed(run, stop)
         if some := chosen[first : first + size][rank::processes].tolist():
@@ -241,13 +241,13 @@ def _validate(run: Run, stop: list[int]) -> Summary:
 
 def _write_samples(run: Run) -> None:
     """A grid of data beside samples, from the same z each time, so that one sees it learn; none of a table."""
-    if not run.accelerator.is_main_process or run.splits.levels is None:
+    if not run.accelerator.is_main_process or run.config.kind is Kind.TABLE:
         return
     with evaluating(run.flow):
-        samples = quantize(run.flow.sample(GRID, seed=run.config.seed).nan_to_num(), levels=run.splits.levels)
+        samples = quantize(run.flow.sample(GRID, seed=run.config.seed).nan_to_num(), levels=run.config.levels)
     data = np.asarray(run.splits.validation[:GRID])
     path = run.run_dir / "samples" / f"step-{run.state.step:09d}.png"
-    data_beside_samples(path, data, samples.cpu().permute(0, 2, 3, 1).numpy(), levels=run.splits.levels)
+    data_beside_samples(path, data, samples.cpu().permute(0, 2, 3, 1).numpy(), levels=run.config.levels)
 
 
 def _log(run: Run, values: dict[str, float]) -> None:

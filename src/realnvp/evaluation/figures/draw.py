@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from realnvp.config import Config, nearest
+from realnvp.config import Config, Kind, nearest
 from realnvp.device import lacking_memory
 from realnvp.evaluation.figures import paper, points
 from realnvp.evaluation.figures.curves import curves
@@ -16,7 +16,7 @@ from realnvp.evaluation.figures.grids import save_png
 from realnvp.evaluation.figures.subject import Drawing, Subject
 from realnvp.files.folders import atomic_save
 from realnvp.files.records import DamagedError
-from realnvp.flows.flow import Flow, evaluating
+from realnvp.flows.flow import Flow, config_of, evaluating
 from realnvp.progress import Report, progress
 
 Figures = Mapping[str, Callable[[Subject], Iterator[Drawing]]]
@@ -28,7 +28,7 @@ PLOTTED = {"latents", "curves", *points.OF_TWO, *points.OF_MORE}  # by matplotli
 
 def figures_of(config: Config) -> Figures:
     """What can be drawn of a run: of images; of a table of two columns, which are points of a plane; of one with more."""
-    if config.data.levels is not None:
+    if config.kind is Kind.IMAGES:
         return IMAGES
     return POINTS if config.data.shape == (2,) else ROWS
 
@@ -57,10 +57,10 @@ def drawn_figures(
     flow: Flow, run: str | Path, *, only: Sequence[str] = (), seed: int = 0, out: Path | None = None, arrays: bool = False
 ) -> Drawn:
     """The same, and which figures could not be drawn."""
-    assert flow.config is not None
-    figures = figures_of(flow.config)
+    config = config_of(flow)
+    figures = figures_of(config)
     names = _chosen(figures, only, Path(run))
-    subject, drawn = Subject(flow, flow.config, Path(run), seed), Drawn([], {})
+    subject, drawn = Subject(flow, config, Path(run), seed), Drawn([], {})
     folder = Path(run, "figures") if out is None else out
     if not only:
         subject.some(subject.splits.test, 1)  # a seed below 0, data that are missing or damaged: no single figure's fault

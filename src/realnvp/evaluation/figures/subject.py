@@ -66,8 +66,7 @@ class Subject:
     @property
     def levels(self) -> int:
         """Grey levels of the run's images."""
-        assert self.config.data.levels is not None
-        return self.config.data.levels
+        return self.config.levels
 
     def views(self) -> list[View]:
         """The ways in which training showed an image; none where that is as it is."""
@@ -82,8 +81,7 @@ class Subject:
 
     def sampled(self, count: int, *, temperature: float = 1.0, factor: int = 1) -> Pixels:
         """Samples, (N, H, W, C); of larger images fewer at a time, so that memory stays bounded."""
-        assert self.config.data.shape is not None
-        shape = latent.extrapolated(self.config.data.shape, factor)
+        shape = latent.extrapolated(self.config.shape, factor)
         report = self.telling(f"{shape[1]}x{shape[2]} sample", count)
         how: dict[str, Any] = {"temperature": temperature, "seed": self.seed}
         parts = (
