@@ -16,8 +16,10 @@ EPS = 1e-4
 class MovingMoments(nn.Module):
     """Mean and biased variance of each channel of x, (B, C, ...), to normalise with.
 
-    Training:  mu' = rho mu + (1 - rho) mu_batch, and var' alike (eq 15-16). The gradient flows through the batch term only; the
-               stored moments carry none. rho = 0 gives plain batch norm, whose stored moments then decay by .9 a step.
+    Training: mu' = rho mu + (1 - rho) mu_batch, and var' alike (eq 15-16). The gradient flows
+    through the batch term only; the stored moments carry none. rho = 0 gives plain batch norm,
+    whose stored moments then decay by .9 a step.
+
     Evaluation: the stored moments. A fresh module has mean 0 and variance 1.
     """
 
@@ -34,11 +36,15 @@ class MovingMoments(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not self.training:
             return self.mean, self.var
-        mean, var, _ = self.mixed(*(moment.to(self.mean.dtype) for moment in batch_moments(x)))
+        mean, var = (moment.to(self.mean.dtype) for moment in batch_moments(x))
+        mean, var, _ = self.moving(mean, var)
         return mean, var
 
-    def mixed(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor, float]:
-        """mu' and var' of eq 15-16 for a batch with these moments, and their derivative by the batch's, 1 - rho; stores them."""
+    def moving(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor, float]:
+        """mu', var' and 1 - rho of eq 15-16, for a batch with this mean and variance; stores mu', var'.
+
+        1 - rho is the derivative of mu' by the batch's mean, and of var' by its variance.
+        """
         momentum, decay = self.momentum, self.momentum or 0.9
         if self.batches_averaged is not None:
             momentum = decay = self.batches_averaged / (self.batches_averaged + 1)
@@ -51,21 +57,25 @@ class MovingMoments(nn.Module):
 
     @torch.no_grad()
     def _store(self, mean: Tensor, var: Tensor, decay: float) -> None:
-        # New tensors, not changes in place: autograd may still need the old ones. Values that are not finite would poison all
-        # later evaluations; where the mean is one of them, the variance is, too. Few kernels: there are a hundred norms and more.
+        # New tensors, not changes in place: autograd may still need the old ones.
+        # Values that are not finite would poison all later evaluations: where the mean is not
+        # finite, the variance is not either. Few kernels: a flow has a hundred norms and more.
         finite, old = var < math.inf, (self.mean, self.var)
         new = torch._foreach_lerp(old, (mean, var), 1 - decay)
         self.mean, self.var = (torch.where(finite, after, before) for after, before in zip(new, old, strict=True))
 
 
 def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance, (C,), of x (B, C, ...) over other axes and processes; float32 or better; differentiable."""
+    """Mean and biased variance, (C,), of x (B, C, ...) over all other axes and all processes.
+
+    float32 or better; differentiable.
+    """
     mean, var, _ = pooled(*own_moments(x), count(x))
     return mean, var
 
 
 def own_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """What `batch_moments` gives, of this process' x alone."""
+    """`batch_moments` of this process' x alone."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     axes = [axis for axis in range(x.ndim) if axis != 1]
     # Two sums: torch.var_mean is two to eight times slower on a CPU.
@@ -75,15 +85,17 @@ def own_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pooled(mean: Tensor, var: Tensor, numbers: int) -> tuple[Tensor, Tensor, Tensor | int]:
-    """Mean and variance over all processes, given those of this one's numbers, and how many numbers they are of; differentiable.
+    """Mean, variance and count of all processes' numbers, from this process' own; differentiable.
 
-    All processes see what each of them has in one sum, to which each brings a row of its own.
+    One sum over processes: each brings a row of its own, so that all see every row.
     """
     if not several_processes():
         return mean, var, numbers
     mine = torch.cat([mean, var, mean.new_full((1,), numbers)])
-    rows = [mine if i == dist.get_rank() else torch.zeros_like(mine) for i in range(dist.get_world_size())]
-    means, variances, counts = torch.split(over_processes(torch.stack(rows)), [len(mean), len(var), 1], dim=1)
+    rank, processes = dist.get_rank(), dist.get_world_size()
+    rows = [mine if i == rank else torch.zeros_like(mine) for i in range(processes)]
+    sizes = [len(mean), len(var), 1]
+    means, variances, counts = torch.split(over_processes(torch.stack(rows)), sizes, dim=1)
     everywhere = counts.sum()
     share = counts / everywhere
     mean = (share * means).sum(0)
@@ -97,18 +109,21 @@ def count(x: Tensor) -> int:
 
 def over_processes(x: Tensor) -> Tensor:
     """The sum over all processes, differentiable."""
-    summed: Tensor = _AllReduceSum.apply(x) if several_processes() else x  # type: ignore[no-untyped-call]  # torch has no types for it
+    if not several_processes():
+        return x
+    summed: Tensor = _AllReduceSum.apply(x)  # type: ignore[no-untyped-call]  # torch has no types
     return summed
 
 
 def several_processes() -> bool:
     """Whether a batch is spread over processes."""
-    return not _alone.get() and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    started = not _alone.get() and dist.is_available() and dist.is_initialized()
+    return started and dist.get_world_size() > 1
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Within it, what this process sees is all there is: rows that each process holds, or has alone."""
+    """Context: moments are of this process' x alone, which the other processes have too, or lack."""
     token = _alone.set(True)
     try:
         yield
@@ -117,7 +132,7 @@ def alone() -> Iterator[None]:
 
 
 class _AllReduceSum(torch.autograd.Function):
-    """The sum over processes. Each process' loss depends on it, so its gradient is the sum of theirs."""
+    """The sum over processes. Each process' loss depends on it: its gradient is their gradients' sum."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -135,21 +150,23 @@ _alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
 def stored_moments(module: nn.Module) -> Stored:
-    """All stored moments below a module, to be put back with `restore_moments`. They are never changed in place: no copies."""
-    return [(child, child.mean, child.var) for child in module.modules() if isinstance(child, MovingMoments)]
+    """All stored moments below a module, for `restore_moments`. Not copied: none changes in place."""
+    all_moments = [child for child in module.modules() if isinstance(child, MovingMoments)]
+    return [(moments, moments.mean, moments.var) for moments in all_moments]
 
 
 def restore_moments(stored: Stored) -> None:
-    """Put stored moments back, after a step that is not to count or after `averaging`."""
+    """Put stored moments back: after a step that does not count, or after `averaging`."""
     for moments, mean, var in stored:
         moments.mean, moments.var = mean, var
 
 
 @contextmanager
 def averaging(module: nn.Module) -> Iterator[None]:
-    """Within it, training-mode forward passes store the average over all of them: eq 15-16 with rho = k/(k + 1) at batch k.
+    """Context: training-mode forward passes store the average of all their batches' moments.
 
-    Each layer then sees inputs that are normalised with nearly the final moments of the layers before it.
+    That is eq 15-16 with rho = k/(k + 1) at batch k = 0, 1, ... So each layer sees inputs that are
+    normalised with nearly the final moments of the layers before it.
     """
     stored = stored_moments(module)
     for moments, _, _ in stored:

@@ -1,7 +1,8 @@
-"""All randomness after initialisation, as functions of (seed, purpose, index, round) and of nothing that happened before.
+"""All randomness after initialisation: functions of (seed, purpose, index, round) alone.
 
-So a resumed training draws what an uninterrupted one draws, and a result does not depend on batch size, order or world size.
-Philox is a counter-based generator: the seed and the purpose are its key, the index and the round its counter.
+So a resumed training draws what an uninterrupted training draws, and no result depends on batch
+size, order or the number of processes. Philox is a counter-based generator: the seed and the
+purpose are its key, the index and the round its counter.
 """
 
 from collections.abc import Sequence
@@ -32,16 +33,22 @@ class Purpose(IntEnum):
 
 
 def generator(seed: int, purpose: Purpose, *, index: int = 0, round: int = 0) -> np.random.Generator:
-    """numpy's generator for this seed, purpose, index (of an image, say) and round (an epoch, say)."""
+    """numpy's generator for a seed, a purpose, an index (of an image) and a round (an epoch)."""
     return np.random.Generator(np.random.Philox(key=_key(seed, purpose), counter=_counter(index, round)))
 
 
 def uniform(
-    shape: Sequence[int], seed: int, purpose: Purpose, *, indices: Sequence[int] | NDArray[np.int64], round: int = 0
+    shape: Sequence[int],
+    seed: int,
+    purpose: Purpose,
+    *,
+    indices: Sequence[int] | NDArray[np.int64],
+    round: int = 0,
 ) -> Tensor:
     """(B, *shape), float32 in [0, 1): row i is a function of (seed, purpose, indices[i], round)."""
     rows = np.empty((len(indices), *shape), np.float32)
-    # Row i is that of `generator(seed, purpose, index=indices[i])`; one Philox, put to another counter, is quicker than many.
+    # Row i is what generator(seed, purpose, index=indices[i]) draws. To set the counter of one
+    # Philox is quicker than to make many.
     philox = np.random.Philox(key=_key(seed, purpose))
     generate, state = np.random.Generator(philox), philox.state
     for row, index in zip(rows, indices, strict=True):

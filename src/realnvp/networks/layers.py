@@ -1,4 +1,7 @@
-"""The layers of the networks: convolutions with weight norm or for Muon, batch norm with its ReLU."""
+"""The layers of the networks: convolutions with weight norm or for Muon, batch norm with its ReLU.
+
+What they compute; in training `kernels` computes it in fewer passes over memory.
+"""
 
 import math
 
@@ -7,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from realnvp.moments import EPS, MovingMoments
-from realnvp.networks.kernels import AddedConvolution, Normalised, has_fused
+from realnvp.networks.kernels import conv_add_with_gradient, has_fused, normalise_in_training
 
 
 class WeightNormConv(nn.Module):
@@ -27,25 +30,25 @@ class WeightNormConv(nn.Module):
     def filters(self) -> Tensor:
         """W, (c_out, c_in, k, k), channels last in memory."""
         gain = torch.ones_like(self.v[:, :1, :1, :1]) if self.gain is None else self.gain
-        # What torch's own weight_norm calls: one kernel instead of five. It wants v as it lies in memory, (c_out, k, k, c_in).
+        # What torch's own weight_norm calls: one kernel instead of five.
+        # It wants v as it lies in memory, (c_out, k, k, c_in).
         return torch._weight_norm(self.v.permute(0, 2, 3, 1), gain, 0).permute(0, 3, 1, 2)
 
     def forward(self, h: Tensor) -> Tensor:
         return F.conv2d(h, self.filters(), self.bias, padding="same")
 
     def add_to(self, total: Tensor, h: Tensor, *, in_place: bool = False) -> Tensor:
-        """total + conv(h); in_place where nobody else needs total."""
+        """total + conv(h). in_place: overwrite total, which nobody else needs."""
         if self.training and has_fused(h):
-            out: Tensor = AddedConvolution.apply(h, self.filters(), self.bias, total, in_place)  # type: ignore[no-untyped-call]  # see moments
-            return out
-        out = self(h)
+            return conv_add_with_gradient(h, self.filters(), self.bias, total, in_place=in_place)
+        out: Tensor = self(h)
         return total.add_(out) if in_place else out.add_(total)
 
 
 class MatrixConv(nn.Module):
-    """A zero-padded 3x3 convolution whose weight is a matrix, (c_out, 9 c_in): what Muon orthogonalises. A bias that starts at 0.
+    """A zero-padded 3x3 convolution whose weight is a matrix, (c_out, 9 c_in), for Muon.
 
-    Its memory is that of a filter with channels last.
+    In memory the matrix lies as the filters do, channels last. The bias starts at 0.
     """
 
     def __init__(self, c_in: int, c_out: int) -> None:
@@ -63,7 +66,10 @@ class MatrixConv(nn.Module):
 
 
 class Normalise(nn.Module):
-    """(h - mean) / sqrt(var + eps) + beta for each channel, then a ReLU: batch norm with a shift and no gain."""
+    """(h - mean) / sqrt(var + eps) + beta for each channel, then a ReLU: batch norm without gain.
+
+    mean and var: `MovingMoments`, eq 15-16.
+    """
 
     def __init__(self, channels: int, *, momentum: float = 0.0, relu: bool = True) -> None:
         super().__init__()
@@ -73,7 +79,6 @@ class Normalise(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         if self.training:
-            training: Tensor = Normalised.apply(h, self.beta, self.moments, self.relu)  # type: ignore[no-untyped-call]  # see moments
-            return training
+            return normalise_in_training(h, self.beta, self.moments, relu=self.relu)
         out = F.batch_norm(h, self.moments.mean, self.moments.var, bias=self.beta, eps=EPS)
         return out.relu_() if self.relu else out
