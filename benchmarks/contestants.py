@@ -21,7 +21,7 @@ from benchmarks.public_copy import PublicCopy
 from realnvp.config import PRESETS, Config
 from realnvp.device import keep_freed_memory
 from realnvp.flows.build import build
-from realnvp.training.run import start
+from realnvp.training.run import open_run
 from realnvp.training.step import train_step
 
 
@@ -62,10 +62,10 @@ def training(config: Config, stack: ExitStack, *, precision: str) -> list[Case]:
     np.save(folder / "images.npy", images)
     config = replace(config, data=replace(config.data, source=str(folder / "images.npy")))
     config = replace(config, train=replace(config.train, precision=precision))
-    run = start(config, folder / "run", device="cpu", init_from=None, stack=stack)
+    run = stack.enter_context(open_run(config, folder / "run", device="cpu"))
 
     def step() -> None:
-        train_step(run, run.batches.at(run.state.step), stop=[])
+        train_step(run, run.batches.at(run.state.step))
         run.state.step += 1
 
     return [Case("train", step, batch)]

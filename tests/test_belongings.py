@@ -24,8 +24,9 @@ import realnvp.training.train
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, to_json
 from realnvp.data.prepared import checksum, sha256
-from realnvp.files.environment import read_sittings
 from realnvp.files.folders import keep_last, lock_folder, sweep, write_file, write_folder
+from realnvp.files.run_dir import RunDir
+from realnvp.training.sittings import check_may_train
 from realnvp.training.train import train
 
 Out = pytest.CaptureFixture[str]
@@ -171,7 +172,7 @@ def test_a_printed_configuration_makes_no_run(tmp_path: Path, capsys: Out, prese
     (tmp_path / "config.json").write_text(capsys.readouterr().out)
     config = realnvp.config.read_config(tmp_path / "config.json")
     for changed in (config, with_train(config, lr=0.5)):
-        realnvp.training.run_dir.check_claim(changed, tmp_path)
+        check_may_train(changed, RunDir(tmp_path))
 
 
 def test_a_printed_configuration_of_ones_own_images_trains(tmp_path: Path, capsys: Out) -> None:
@@ -241,7 +242,7 @@ def test_other_data_in_the_place_of_a_runs_own_are_told(
     moved: tuple[Config, Path, Callable[[int], None]], capsys: Out, tmp_path: Path
 ) -> None:
     config, folder, prepare_anew = moved
-    (sitting,) = read_sittings(folder)
+    (sitting,) = RunDir(folder).sittings
     assert (sitting.data or {}).keys() == {"train.npy", "test.npy"}
     prepare_anew(0)  # the same once more: all is well
     train(with_train(config, max_steps=8), folder, device="cpu")
@@ -285,7 +286,7 @@ def test_a_run_of_version_0_1_0_opens_and_learns_its_data(tiny: Config, run_dir:
     path.write_text(json.dumps(sittings))
     assert run(["evaluate", str(tmp_path / "run"), "--device", "cpu"]) == 0
     train(with_train(tiny, max_steps=13), tmp_path / "run", device="cpu")
-    assert [sorted(sitting.data or {}) for sitting in read_sittings(tmp_path / "run")] == [
+    assert [sorted(sitting.data or {}) for sitting in RunDir(tmp_path / "run").sittings] == [
         [],
         ["test.npy", "train.npy", "validation.npy"],
     ]

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,10 @@ from realnvp.config import PRESETS, Config
 from realnvp.device import full_precision, pick_device
 from realnvp.flows.flow import Flow
 from realnvp.training.batches import Batches
-from realnvp.training.run import Run, start
+from realnvp.training.run import Run, open_run
 from realnvp.training.step import train_step
 from realnvp.training.train import train
+from realnvp.training.validation import validate
 
 
 def with_train(config: Config, **changes: Any) -> Config:
@@ -259,16 +259,15 @@ def begun(request: pytest.FixtureRequest, tiny: Config, tmp_path: Path) -> Itera
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=str(tmp_path / "rows.npy")))
     model = dataclasses.replace(config.model, width=4, num_blocks=1, num_couplings=2)
     config = with_train(dataclasses.replace(config, model=model), batch_size=8, eval_images=150, moment_batches=3, tracker="none")
-    with ExitStack() as stack:
-        run = start(config, tmp_path / "run", device="cpu", init_from=None, stack=stack)
-        train_step(run, run.batches.at(0), stop=[])
+    with open_run(config, tmp_path / "run", device="cpu") as run:
+        train_step(run, run.batches.at(0))
         yield run
 
 
 def test_a_step_waits_for_its_device_once(begun: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loss, norm, time and signal are fetched together; nothing is brought to the device but the batch."""
     x = begun.batches.at(1)
-    fetches, looks, constants = with_waits(monkeypatch, lambda: train_step(begun, x, stop=[]))
+    fetches, looks, constants = with_waits(monkeypatch, lambda: train_step(begun, x))
     assert (fetches, looks) == (1, 0)
     norms = sum(isinstance(module, BatchNorm) for module in begun.flow.modules())
     assert constants <= norms  # each of which counts its batch
@@ -276,7 +275,7 @@ def test_a_step_waits_for_its_device_once(begun: Run, monkeypatch: pytest.Monkey
 
 def test_an_evaluation_waits_for_its_device_at_its_end(begun: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not after each of its batches, of which there are three."""
-    assert with_waits(monkeypatch, lambda: realnvp.training.train._validate(begun, []))[0] <= 2
+    assert with_waits(monkeypatch, lambda: validate(begun))[0] <= 2
 
 
 def test_batches_are_pinned_by_the_thread_that_reads_ahead(tiny: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import realnvp.training.train
+import realnvp.training.validation
 from realnvp.cli.main import run
 from realnvp.config import Config
 from realnvp.evaluation.likelihood import BitsPerDim
@@ -135,7 +135,7 @@ def test_a_training_that_goes_on_replaces_a_lost_best_model(
     tiny: Config, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also by a worse one."""
-    monkeypatch.setattr(realnvp.training.train, "_validate", lambda run, stop: BitsPerDim(99.0, 0.1, torch.tensor([99.0]), 0))
+    monkeypatch.setattr(realnvp.training.validation, "validate", lambda run: BitsPerDim(99.0, 0.1, torch.tensor([99.0]), 0))
     shutil.copytree(run_dir, tmp_path / "run")
     weights = damage_best(tmp_path / "run")
     longer = dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, max_steps=13, eval_every=13))

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ from realnvp.flows.flow import evaluating
 from realnvp.training.batches import Batches
 from realnvp.training.memory import training_memory
 from realnvp.training.recompute import recompute
-from realnvp.training.run import Run, start
+from realnvp.training.run import Run, open_run
 from realnvp.training.step import train_step
 from realnvp.training.train import TrainingStopped, train
 
@@ -65,10 +64,8 @@ def examples(config: Config, count: int = 16) -> Tensor:
 
 def a_step(tmp_path: Path, config: Config, device: torch.device, name: str) -> tuple[tuple[float, float], list[Tensor]]:
     """Loss and norm of the gradient of a training's first step on the device, and its weights afterwards."""
-    with ExitStack() as stack:
-        stack.enter_context(same_each_time())
-        run = start(config, tmp_path / name, device=str(device), init_from=None, stack=stack)
-        loss, norm, _ = train_step(run, run.batches.at(0), stop=[])
+    with same_each_time(), open_run(config, tmp_path / name, device=str(device)) as run:
+        loss, norm, _ = train_step(run, run.batches.at(0))
         assert run.state.skipped == 0
         return (loss, norm), [weight.detach().cpu() for weight in run.flow.parameters()]
 
@@ -128,8 +125,9 @@ def test_stopped_and_resumed_is_bit_equal(preset: str, tmp_path: Path, monkeypat
     config = small(preset, tmp_path)
     train(config, tmp_path / "whole", device=str(DEVICE))
 
-    def stopping(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
-        return train_step(run, x, stop=[15] if run.state.step == 2 else [])
+    def stopping(run: Run, x: Tensor) -> tuple[float, float, int]:
+        run.stop = [15] if run.state.step == 2 else []
+        return train_step(run, x)
 
     with monkeypatch.context() as patch:
         patch.setattr("realnvp.training.train.train_step", stopping)

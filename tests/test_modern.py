@@ -306,8 +306,8 @@ def test_a_gradient_that_is_far_out_is_not_followed(tiny: Config, tmp_path: Path
     assert not realnvp.training.step._far_out(recipe, TrainState(), 20.1)  # nothing is typical yet
     assert not realnvp.training.step._far_out(TrainConfig(), state, 1e30)
 
-    def without(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
-        return (1.0, 1.0, 0) if run.state.step == 5 else step_of_the_loop(run, x, stop=stop)
+    def without(run: Run, x: Tensor) -> tuple[float, float, int]:
+        return (1.0, 1.0, 0) if run.state.step == 5 else step_of_the_loop(run, x)
 
     config = modern(tiny, clip_factor=None)
     with monkeypatch.context() as patch:

@@ -26,8 +26,8 @@ from realnvp.evaluation.check import check
 from realnvp.evaluation.figures import draw_figures
 from realnvp.evaluation.figures.plots import MASSES
 from realnvp.evaluation.likelihood import log_probs
-from realnvp.files.checkpoint import last_state
 from realnvp.files.folders import newest_intact
+from realnvp.files.run_dir import RunDir
 from realnvp.files.saved import load_flow, save_flow
 from realnvp.flows.build import vector_flow
 from realnvp.flows.vector import standardise
@@ -173,7 +173,7 @@ def test_other_units_shift_the_log_density_by_their_logarithm(table_run: Path, t
     units = np.array([1024.0, 1.0, 1 / 64])
     source = write_csv(tmp_path / "t.csv", people() * units)
     state = train(of(source), tmp_path / "run", device="cpu")
-    first = last_state(table_run)
+    first = RunDir(table_run).state
     assert first is not None
     assert first.best is not None
     assert state.best == pytest.approx(first.best - np.log(units).sum(), abs=1e-4)
@@ -186,7 +186,7 @@ def test_it_learns_more_than_a_gaussian(table_run: Path) -> None:
     train_rows, validation = (np.load(table_run / "data" / f"{split}.npy") for split in ("train", "validation"))
     gaussian = log_probs(standardise(vector_flow(3), train_rows), validation).mean().item()
     assert gaussian == pytest.approx(values[0], abs=1e-6)
-    assert gaussian < values[1] < values[2] == last_state(table_run).best  # type: ignore[union-attr]
+    assert gaussian < values[1] < values[2] == RunDir(table_run).state.best  # type: ignore[union-attr]
     assert log_probs(load_flow(table_run), validation).mean().item() == pytest.approx(values[2], abs=1e-9)
     assert {"train_log_likelihood", "rows_per_second", "skipped"} <= lines[1].keys()
 
@@ -202,12 +202,12 @@ def test_of_few_rows_the_gaussian_may_stay_the_best(tmp_path: Path) -> None:
 def test_stopped_and_resumed_is_bit_equal(table_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps, step_of_the_loop = {3, 7}, realnvp.training.train.train_step
 
-    def train_step(run: Run, x: torch.Tensor, *, stop: list[int]) -> tuple[float, float, int]:
+    def train_step(run: Run, x: torch.Tensor) -> tuple[float, float, int]:
         assert x.dtype == torch.float64
         if run.state.step in steps:
             steps.remove(run.state.step)
             os.kill(os.getpid(), signal.SIGTERM)
-        return step_of_the_loop(run, x, stop=stop)
+        return step_of_the_loop(run, x)
 
     monkeypatch.setattr(realnvp.training.train, "train_step", train_step)
     config = of(table_run.parent / "people.csv")

@@ -23,9 +23,9 @@ import realnvp.training.train
 from benchmarks.drift import drift
 from realnvp.config import PRESETS, Config, read_config, to_json
 from realnvp.evaluation.evaluate import evaluate
-from realnvp.files.checkpoint import last_state
 from realnvp.files.folders import lock_folder, newest_intact
 from realnvp.files.records import DamagedError
+from realnvp.files.run_dir import RunDir
 from realnvp.files.saved import load_flow
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow
@@ -55,11 +55,11 @@ def with_train(config: Config, **changes: Any) -> Config:
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, steps: set[int], signum: int) -> None:
     """Send this process a signal while it does these steps, each once."""
 
-    def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
+    def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
         if run.state.step in steps:
             steps.remove(run.state.step)
             os.kill(os.getpid(), signum)
-        return step_of_the_loop(run, x, stop=stop)
+        return step_of_the_loop(run, x)
 
     monkeypatch.setattr(realnvp.training.train, "train_step", train_step)
 
@@ -110,7 +110,7 @@ def test_a_signal_cuts_an_evaluation_short(tiny: Config, tmp_path: Path, monkeyp
             sitting(signal_at=batch)
         assert stopped.value.exit_code == 143
     with monkeypatch.context() as patch:
-        patch.setattr(realnvp.training.train, "_write_samples", lambda run: 1 / 0)
+        patch.setattr(realnvp.training.train, "write_samples", lambda run: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             sitting(signal_at=1000)
     with pytest.raises(TrainingStopped, match="at step 12 and saved"):
@@ -125,7 +125,7 @@ def assert_same_run(a: Path, b: Path) -> None:
     lines = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (a, b)]
     numbers = [[{name: value for name, value in line.items() if "second" not in name} for line in each] for each in lines]
     assert numbers[0] == numbers[1]
-    states = [state for run in (a, b) if (state := last_state(run))]
+    states = [state for run in (a, b) if (state := RunDir(run).state)]
     timeless = [dataclasses.replace(state, seconds=0, training_seconds=0) for state in states]
     assert timeless[0] == timeless[1]
     files = [
@@ -150,10 +150,10 @@ def test_curves_go_on_without_a_gap(tiny: Config, run_dir: Path, tmp_path: Path,
 def test_killed_without_warning_resumes_from_the_last_checkpoint(
     tiny: Config, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
+    def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
         if run.state.step == 10:
             raise MemoryError  # nothing in the loop handles it, as nothing handles SIGKILL
-        return step_of_the_loop(run, x, stop=stop)
+        return step_of_the_loop(run, x)
 
     with monkeypatch.context() as patch:
         patch.setattr(realnvp.training.train, "train_step", train_step)
@@ -183,12 +183,12 @@ def test_a_step_that_is_not_finite_changes_nothing(
     NaN, or pixels of density 0, whose loss is infinite while all batch norms see finite numbers.
     """
 
-    def poisoned(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
-        return step_of_the_loop(run, x.where(torch.tensor(run.state.step != 5), poison), stop=stop)
+    def poisoned(run: Run, x: Tensor) -> tuple[float, float, int]:
+        return step_of_the_loop(run, x.where(torch.tensor(run.state.step != 5), poison))
 
-    def without(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
+    def without(run: Run, x: Tensor) -> tuple[float, float, int]:
         if run.state.step != 5:
-            return step_of_the_loop(run, x, stop=stop)
+            return step_of_the_loop(run, x)
         run.state.skipped += 1
         return float("nan"), 0.0, 0
 
@@ -200,7 +200,7 @@ def test_a_step_that_is_not_finite_changes_nothing(
 
 
 def test_a_training_beyond_repair_says_where(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(realnvp.training.train, "train_step", lambda run, x, *, stop: (float("nan"), 0.0, 0))
+    monkeypatch.setattr(realnvp.training.train, "train_step", lambda run, x: (float("nan"), 0.0, 0))
     with pytest.raises(TrainingFailed, match=r"step 19: loss nan.*20 such steps in a row; training images \[\d"):
         train(with_train(tiny, max_steps=40), tmp_path / "run", device="cpu")
 
@@ -361,13 +361,13 @@ def test_bfloat16_stays_in_the_networks(tiny: Config, tmp_path: Path, monkeypatc
     seen: set[torch.dtype] = set()
     inside: set[torch.dtype] = set()
 
-    def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
+    def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
         for module in run.flow.modules():
             if isinstance(module, realnvp.bijections.Bijection):
                 module.register_forward_hook(lambda layer, inputs, outputs: seen.update(tensor.dtype for tensor in outputs))
             if isinstance(module, realnvp.networks.layers.WeightNormConv):
                 module.register_forward_hook(lambda layer, inputs, output: inside.add(output.dtype))
-        return step_of_the_loop(run, x, stop=stop)
+        return step_of_the_loop(run, x)
 
     monkeypatch.setattr(realnvp.training.train, "train_step", train_step)
     train(with_train(tiny, max_steps=1, eval_every=1, precision="bfloat16"), tmp_path / "run", device="cpu")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from realnvp.evaluation.record import current_evaluation, evaluated, evaluation_command
-from realnvp.files.environment import read_sittings
 from realnvp.files.folders import CARD
 from realnvp.files.records import fields_of
+from realnvp.files.run_dir import RunDir
 from realnvp.files.saved import FILES, WEIGHTS, load_model, locate, save_flow
 from realnvp.flows.flow import Flow, config_of
 
@@ -21,8 +21,8 @@ def share(run: str | Path, folder: str | Path, *, licence: str | None = None) ->
     earlier saved flow, which is replaced.
     """
     run = Path(run)
-    evaluation, sittings = current_evaluation(run), read_sittings(run)
-    flow, facts = load_model(run, evaluated(evaluation))
+    evaluation, sittings = current_evaluation(run), RunDir(run).sittings
+    flow, facts = RunDir(run).model(evaluated(evaluation))
     config = config_of(flow)
     flow.config = replace(config, data=replace(config.data, source=None))
     trained = dict.fromkeys(sitting.shell_command for sitting in sittings)

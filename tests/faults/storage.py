@@ -141,7 +141,7 @@ def vanishing(subject: Subject, folder: Path) -> str:
 
     def deleting(run: Run, *rest: object, **more: object) -> object:
         if run.state.step == 7:
-            shutil.rmtree(run.run_dir)
+            shutil.rmtree(run.files.path)
         return step(run, *rest, **more)  # type: ignore[arg-type]
 
     def patch() -> None:

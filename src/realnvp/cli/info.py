@@ -22,11 +22,12 @@ class Info:
 
     def __call__(self) -> int:
         from realnvp.evaluation.record import measured
-        from realnvp.files.saved import locate, read_run_config
+        from realnvp.files.run_dir import RunDir
+        from realnvp.files.saved import locate
         from realnvp.training.memory import count_parameters
 
         folder = locate(self.run)
-        config = read_run_config(folder)
+        config = RunDir(folder).config
         facts: dict[str, Any] = {"run": self.run, "config": asdict(config)}
         facts["parameters"] = count_parameters(config) if config.data.shape else None
         facts |= _stored_facts(folder, config)
@@ -48,18 +49,18 @@ def _stored_facts(folder: Path, config: Config) -> dict[str, Any]:
     """What files of the run say about it, each if it is there."""
     from realnvp.config.units import unit_of
     from realnvp.evaluation.record import check_evaluation, read_evaluation
-    from realnvp.files.checkpoint import last_state
-    from realnvp.files.environment import read_sittings
+    from realnvp.files.run_dir import RunDir
 
+    run = RunDir(folder)
     facts: dict[str, Any] = {}
-    if state := last_state(folder):
+    if state := run.state:
         facts |= {"step": state.step, "seconds": round(state.seconds, 1)}
         facts |= {f"best_validation_{unit_of(config).key}": state.best}
         facts |= {"best_step": state.best_step, "skipped_steps": state.skipped}
     if (folder / "evaluation.json").exists():
         facts["evaluation"] = read_evaluation(folder)
-    if (folder / "environment.json").exists():
-        facts["environment"] = [*map(fields_of, read_sittings(folder))]
+    if run.sittings_file.exists():
+        facts["environment"] = [*map(fields_of, run.sittings)]
     if (folder / "facts.json").exists():
         facts["facts"] = stored = read_record(dict[str, Any], folder / "facts.json")
         if "evaluation" in stored:

@@ -57,9 +57,9 @@ def of_table(flow: "Flow") -> bool:
 def own_data(flow: "Flow", run: str) -> "Splits":
     """Open the run's own data; the test split's checksum is compared. Warns if they have changed since the training."""
     from realnvp.data import splits_of_run
-    from realnvp.files.environment import warn_of_changed_data
+    from realnvp.files.run_dir import RunDir
     from realnvp.flows.flow import config_of
 
     splits = splits_of_run(Path(run), config_of(flow), verify=["test"])
-    warn_of_changed_data(Path(run), splits.folder, splits.sha256)
+    RunDir(run).warn_of_changed_data(splits.folder, splits.sha256)
     return splits

@@ -32,12 +32,11 @@ class Report:
         from realnvp.evaluation.figures import drawn_figures
         from realnvp.evaluation.record import current_evaluation, evaluated
         from realnvp.evaluation.report import report
-        from realnvp.files.environment import read_sittings
         from realnvp.files.records import DamagedError
-        from realnvp.files.saved import read_run_config
+        from realnvp.files.run_dir import RunDir
 
         run = Path(self.run)
-        config, sittings = read_run_config(run), read_sittings(run)
+        config, sittings = RunDir(run).config, RunDir(run).sittings
         try:
             result = current_evaluation(run)
         except (ValueError, DamagedError):  # none, or of another model or split

@@ -15,8 +15,8 @@ from realnvp.data import Part, Splits, array_part, codec_bits_per_dim, find_rows
 from realnvp.data.prepared import DESCRIPTION
 from realnvp.evaluation.likelihood import log_probs, summarise
 from realnvp.evaluation.views import views_of
-from realnvp.files.environment import changed_data
 from realnvp.files.records import DamagedError
+from realnvp.files.run_dir import RunDir
 from realnvp.flows.flow import Flow, config_of, refuse_fast
 from realnvp.progress import chunks, progress
 
@@ -89,7 +89,7 @@ def _chosen(config: Config, run: Path, split: str, source: Path | None) -> _Chos
             splits = _other_splits(source, run, config, split)
         else:
             splits = splits_of_run(run, config, verify=[split])
-            if changed := changed_data(run, splits.folder, splits.sha256):
+            if changed := RunDir(run).changed_data(splits.folder, splits.sha256):
                 raise ValueError(f"{changed}; --data.source evaluates them all the same")
         groups = (splits.groups or {}).get(split)
         paper = _paper(splits, config) if split == "test" else None

@@ -9,7 +9,7 @@ from realnvp.config import Config, Kind
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD
 from realnvp.files.folders import numbered
 from realnvp.files.records import check_fields, ours, read_json
-from realnvp.files.saved import read_run_config
+from realnvp.files.run_dir import RunDir
 
 _FIELDS = {
     **dict.fromkeys(("step", "seed"), int),
@@ -25,7 +25,7 @@ _VIEWS = {"count": int, "bits_per_dim": float | None, "standard_error": float | 
 
 def read_evaluation(run: Path) -> dict[str, Any]:
     """What RUN/evaluation.json holds; ValueError if there is none, DamagedError if it makes no sense."""
-    path, config = run / "evaluation.json", read_run_config(run)
+    path, config = run / "evaluation.json", RunDir(run).config
     result = read_json(path, kind=dict, maker=f"realnvp evaluate {run}", fields={})
     with ours():
         check_evaluation(result, path, config)

@@ -67,7 +67,7 @@ def report(
 
     result: its evaluation. pictures: PNG files, drawn with this seed; they are embedded. missing: figures that could not be
     drawn, and why; the page says so where they would stand.
-    sittings: what `read_sittings` gives. All text is escaped.
+    sittings: the run's, the last one at the end. All text is escaped.
     """
     title = run.resolve().name
     parts = [f"<h1>{_text(title)}</h1>", _results(result, config), _command(evaluation_command(run, result))]

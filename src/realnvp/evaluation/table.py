@@ -5,9 +5,8 @@ from typing import Any
 
 from realnvp.config import Kind, ModelConfig, departures
 from realnvp.evaluation.record import current_evaluation, measured
-from realnvp.files.checkpoint import last_state
-from realnvp.files.environment import Sitting, read_sittings
-from realnvp.files.saved import read_run_config
+from realnvp.files.environment import Sitting
+from realnvp.files.run_dir import RunDir
 
 # Bits/dim of the other systems: the paper's Table 1 (test; training in brackets where given), and NICE as later papers report it.
 # They are of the same images as the paper's number, so of other versions of a data set neither is shown.
@@ -40,12 +39,13 @@ def table(runs: list[Path]) -> list[dict[str, Any]]:
 
 
 def _row(run: Path) -> dict[str, Any]:
-    config = read_run_config(run)
+    files = RunDir(run)
+    config = files.config
     if config.kind is Kind.TABLE:
         raise ValueError(f"{run}: is of a table of numbers; the paper's Table 1 has images only")
     result = current_evaluation(run)
-    sitting = read_sittings(run)[-1]
-    state = last_state(run)
+    sitting = files.sittings[-1]
+    state = files.state
     return {
         "run": str(run),
         "dataset": result["dataset"],

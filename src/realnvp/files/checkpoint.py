@@ -1,7 +1,6 @@
 """Checkpoints that a training goes on from: safetensors and JSON, no pickle."""
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,17 +42,33 @@ class Averages(Protocol):
 
 
 def save_checkpoint(
-    run_dir: Path, state: TrainState, *, flow: Flow, optimizers: Sequence[torch.optim.Optimizer], average: Averages
+    run_dir: Path,
+    state: TrainState,
+    *,
+    flow: Flow,
+    optimizers: Sequence[torch.optim.Optimizer],
+    average: Averages,
 ) -> None:
     """Write checkpoints/step-N: weights, moments, averages, the optimisers' state, where it stands. The last two are kept."""
     tensors = {f"flow.{name}": tensor for name, tensor in flow.state_dict().items()}
-    kept = {parameter: entries for optimizer in optimizers for parameter, entries in optimizer.state.items()}
+    kept = {
+        parameter: entries
+        for optimizer in optimizers
+        for parameter, entries in optimizer.state.items()
+    }
     for name, parameter in flow.named_parameters():
-        tensors |= {f"optimizer.{name}.{entry}": value for entry, value in kept.get(parameter, {}).items()}
+        tensors |= {
+            f"optimizer.{name}.{entry}": value for entry, value in kept.get(parameter, {}).items()
+        }
     tensors |= {f"average.{name}": tensor for name, tensor in average.tensors.items()}
-    content = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    content = safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    )
     parent = run_dir / "checkpoints"
-    write_folder(parent / f"step-{state.step:09d}", {TENSORS: content, STATE: json.dumps(asdict(state)).encode()})
+    write_folder(
+        parent / f"step-{state.step:09d}",
+        {TENSORS: content, STATE: json.dumps(asdict(state)).encode()},
+    )
     keep_last(parent, "step", 2)
 
 
@@ -75,28 +90,35 @@ def load_checkpoint(
     groups = [(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups]
     owners = {parameter: optimizer for optimizer, group in groups for parameter in group["params"]}
     try:
-        flow.load_state_dict({name.removeprefix("flow."): tensor for name, tensor in tensors.items() if name.startswith("flow.")})
+        flow.load_state_dict(
+            {
+                name.removeprefix("flow."): tensor
+                for name, tensor in tensors.items()
+                if name.startswith("flow.")
+            }
+        )
         for key, tensor in tensors.items():
             if key.startswith("optimizer."):
                 name, entry = key.removeprefix("optimizer.").rsplit(".", 1)
                 # In the memory layout of the parameter, which the fused Adam takes for granted.
-                like = torch.empty((), device=parameters[name].device) if entry == "step" else parameters[name].detach()
-                owners[parameters[name]].state[parameters[name]][entry] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+                like = (
+                    torch.empty((), device=parameters[name].device)
+                    if entry == "step"
+                    else parameters[name].detach()
+                )
+                owners[parameters[name]].state[parameters[name]][entry] = torch.empty_like(
+                    like, dtype=tensor.dtype
+                ).copy_(tensor)
         for name, mean in average.tensors.items():
             mean.copy_(tensors[f"average.{name}"])
     except (KeyError, ValueError, RuntimeError) as error:
-        raise DamagedError(f"{path}: does not fit {CONFIG}: {str(error).splitlines()[-1].strip()}") from None
-    return _state(files, run_dir), complaints
+        raise DamagedError(
+            f"{path}: does not fit {CONFIG}: {str(error).splitlines()[-1].strip()}"
+        ) from None
+    return state_of(files, path.parent), complaints
 
 
-def last_state(run_dir: Path) -> TrainState | None:
-    """Where the training stood at its newest intact checkpoint; None if there is none. Warns of damaged ones."""
-    files, complaints = newest_intact(run_dir / "checkpoints", "step")
-    for complaint in complaints:
-        warnings.warn(complaint, stacklevel=2)
-    return None if files is None else _state(files, run_dir)
-
-
-def _state(files: dict[str, bytes], run_dir: Path) -> TrainState:
+def state_of(files: dict[str, bytes], folder: Path) -> TrainState:
+    """Where the training stood, by the files of a checkpoint in this folder."""
     with damaged_if_invalid():
-        return parse_record(TrainState, files.get(STATE, b""), run_dir / "checkpoints" / STATE)
+        return parse_record(TrainState, files.get(STATE, b""), folder / STATE)

@@ -7,16 +7,21 @@ import re
 import shlex
 import subprocess
 import sys
-import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from realnvp.files.records import DamagedError, read_record
-
-PACKAGES = ("realnvp", "torch", "numpy", "safetensors", "accelerate", "pillow", "scikit-image", "scikit-learn")
+PACKAGES = (
+    "realnvp",
+    "torch",
+    "numpy",
+    "safetensors",
+    "accelerate",
+    "pillow",
+    "scikit-image",
+    "scikit-learn",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +61,8 @@ def present_sitting(**where: Any) -> Sitting:
     return Sitting(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         command=["realnvp", *sys.argv[1:]],
-        versions={"python": platform.python_version()} | {name: v for name in PACKAGES if (v := _version(name))},
+        versions={"python": platform.python_version()}
+        | {name: v for name in PACKAGES if (v := _version(name))},
         git_commit=_git_commit(),
         platform=platform.platform(),
         processor=_processor(),
@@ -66,33 +72,6 @@ def present_sitting(**where: Any) -> Sitting:
         cuda=torch.version.cuda,
         **where,
     )
-
-
-def read_sittings(run: Path) -> list[Sitting]:
-    """The sittings of a run, the last one at the end; ValueError: none began. DamagedError: one makes no sense."""
-    path = run / "environment.json"
-    sittings = read_record(list[Sitting], path, maker="realnvp train")
-    if not sittings:
-        raise DamagedError(f"{path}: holds no sitting")
-    return sittings
-
-
-def changed_data(run: Path, folder: Path | None, sha256: Mapping[str, str]) -> str:
-    """What a run that was trained on other data than these in a folder has to say of it; '' if all is well.
-
-    sha256: of each array. Version 0.1.0 did not keep them, and data made anew have none.
-    """
-    sittings = read_sittings(run) if sha256 and (run / "environment.json").exists() else []
-    known = next((sitting.data for sitting in sittings if sitting.data), sha256)
-    if not (names := sorted(name for name in known.keys() | sha256.keys() if known.get(name) != sha256.get(name))):
-        return ""
-    return f"{folder}: holds other data than {run} was trained on ({', '.join(names)})"
-
-
-def warn_of_changed_data(run: Path, folder: Path | None, sha256: Mapping[str, str]) -> None:
-    """Say so if a run was trained on other data than these."""
-    if changed := changed_data(run, folder, sha256):
-        warnings.warn(changed, stacklevel=3)
 
 
 def _version(name: str) -> str | None:
@@ -105,7 +84,10 @@ def _version(name: str) -> str | None:
 def _git_commit() -> str | None:
     try:
         commit = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+"], capture_output=True, text=True, timeout=5
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+"],
+            capture_output=True,
+            text=True,
+            timeout=5,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

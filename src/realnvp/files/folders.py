@@ -38,7 +38,7 @@ def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
     temporary = _temporary(target)
     manifest = {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != CARD}
     try:
-        with naming(target, sum(map(len, files.values()))):
+        with os_errors_name(target, sum(map(len, files.values()))):
             temporary.mkdir(parents=True)
             for name, content in [*files.items(), (MANIFEST, json.dumps(manifest, indent=2).encode())]:
                 _write(temporary / name, content)
@@ -67,7 +67,7 @@ def atomic_save(path: Path, write: Callable[[BinaryIO], object], *, size: int | 
     """
     temporary = kept_sibling(path) if keep else _temporary(path)
     try:
-        with naming(path, size), temporary.open("r+b" if keep and temporary.exists() else "w+b") as file:
+        with os_errors_name(path, size), temporary.open("r+b" if keep and temporary.exists() else "w+b") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -129,7 +129,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def naming(path: Path, size: int | None = None) -> Iterator[None]:
+def os_errors_name(path: Path, size: int | None = None) -> Iterator[None]:
     """Within it, an error of the disk names the path and the bytes that it was to hold: the system's own names no file."""
     try:
         yield
@@ -257,7 +257,7 @@ def _flush(folder: Path) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with naming(folder):
+        with os_errors_name(folder):
             os.fsync(descriptor)
     finally:
         os.close(descriptor)

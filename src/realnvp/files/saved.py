@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from realnvp.config import Config, from_json, least_parameters, nearest, read_config, to_json
+from realnvp.config import Config, from_json, least_parameters, nearest, to_json
 from realnvp.files.card import card
 from realnvp.files.folders import CARD, MANIFEST, newest_intact, read_folder, write_folder
 from realnvp.files.records import DamagedError, damaged_if_invalid, parse_record
@@ -113,12 +113,6 @@ def load_model(where: str | Path, which: Literal["best", "last"] = "best") -> tu
         return flow, parse_record(dict[str, Any], files[FACTS], folder / FACTS)
 
 
-def lost_best(run_dir: Path) -> str:
-    """What is wrong with a run's best model; '' if it is there and intact."""
-    files, complaints = newest_intact(run_dir / "model", "best")
-    return "; ".join(complaints) or ("" if files else f"{run_dir / 'model'}: the best model is missing")
-
-
 def _model_files(where: str | Path, which: str) -> tuple[dict[str, bytes], Path]:
     if which not in ("best", "last"):
         raise ValueError(f"which: must be 'best' or 'last', got {which!r}")
@@ -128,7 +122,7 @@ def _model_files(where: str | Path, which: str) -> tuple[dict[str, bytes], Path]
     else:
         found, complaints = newest_intact(folder / "model", which)
         if found is None:
-            raise DamagedError("; ".join(complaints)) if complaints else ValueError(_why_no_flow(folder))
+            raise DamagedError("; ".join(complaints)) if complaints else ValueError(why_no_flow(folder))
         for complaint in complaints:
             warnings.warn(f"{complaint}; an older model is used", stacklevel=2)
         files = found
@@ -137,15 +131,8 @@ def _model_files(where: str | Path, which: str) -> tuple[dict[str, bytes], Path]
     return files, folder
 
 
-def read_run_config(run_dir: Path) -> Config:
-    """The configuration of a run directory; ValueError if it is none, DamagedError if the configuration makes no sense."""
-    if not (run_dir / CONFIG).exists():
-        raise ValueError(_why_no_flow(run_dir))
-    with damaged_if_invalid():
-        return read_config(run_dir / CONFIG)
-
-
-def _why_no_flow(folder: Path) -> str:
+def why_no_flow(folder: Path) -> str:
+    """Words for a folder that is no saved flow, nor a run that has a model."""
     if not folder.exists():
         return f"{folder}: no such run directory or saved flow"
     if (folder / CONFIG).exists():

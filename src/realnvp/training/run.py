@@ -1,27 +1,24 @@
-"""What a training works with and where it begins, as its configuration and its last checkpoint say; not the loop."""
+"""What a training works with, and where it begins: as its configuration and its last checkpoint say."""
 
-import os
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
 
 from realnvp.bijections import ActNorm, starting
-from realnvp.config import Config, Kind, TrainConfig, differences, resolve
+from realnvp.config import Config, Kind, TrainConfig, differences, resolve, validate
 from realnvp.config.units import Unit, unit_of
 from realnvp.data import Splits, prepare
 from realnvp.data.dataset import SPLITS
-from realnvp.device import has_bfloat16, pick_device
+from realnvp.device import has_bfloat16
 from realnvp.files.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from realnvp.files.folders import lock_folder, numbered
+from realnvp.files.run_dir import RunDir
 from realnvp.files.saved import load_flow
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow, config_of
@@ -32,9 +29,17 @@ from realnvp.training.batches import Batches
 from realnvp.training.memory import check_memory
 from realnvp.training.muon import Muon
 from realnvp.training.optimisation import WeightAverage
+from realnvp.training.processes import joined_processes
 from realnvp.training.recompute import recompute
-from realnvp.training.run_dir import check_claim, check_data, claim, data_of_unbegun, past_of
-from realnvp.training.trackers import check_tracker, start_tracker
+from realnvp.training.signals import TrainingStopped
+from realnvp.training.sittings import (
+    begin_sitting,
+    check_data,
+    check_may_train,
+    data_kept_if_begun,
+    earlier_sittings,
+)
+from realnvp.training.trackers import start_tracker
 
 
 @dataclass
@@ -42,18 +47,27 @@ class Run:
     """A training: configuration, data, flow, optimisers, and where it stands."""
 
     config: Config
-    run_dir: Path
+    files: RunDir
     splits: Splits
     batches: Batches
     flow: Flow
-    model: Any  # the flow, wrapped for several processes
-    optimizers: list[Any]
+    model: Any
+    """The flow, wrapped for several processes."""
+    optimizers: list[torch.optim.Optimizer]
     average: WeightAverage
     accelerator: Accelerator
     state: TrainState
     precision: str
+    """Of the networks: float32, float64 or bfloat16."""
+    stop: list[int] = field(default_factory=list)
+    """The signals to stop that have come to this process."""
     failed_in_a_row: int = 0
     step_seconds: float = 0.0
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes and speaks for all."""
+        return bool(self.accelerator.is_main_process)
 
     @property
     def unit(self) -> Unit:
@@ -61,133 +75,166 @@ class Run:
         return unit_of(self.config)
 
     @property
-    def finished(self) -> bool:
-        """Whether there is nothing left to do."""
-        train, state = self.config.train, self.state
-        enough = self.progress >= 1 or bool(train.patience and state.evaluations_since_best >= train.patience)
-        return enough and not state.pending
-
-    @property
     def progress(self) -> float:
-        """Which share of its steps or minutes, whichever is more, the training has done."""
+        """The share of the steps or of the minutes, whichever is more, that the training has done."""
         train, state = self.config.train, self.state
         steps = state.step / train.max_steps if train.max_steps else 0.0
         minutes = state.training_seconds / 60 / train.max_minutes if train.max_minutes else 0.0
         return max(steps, minutes)
 
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        patience = self.config.train.patience
+        impatient = bool(patience and self.state.evaluations_since_best >= patience)
+        return (self.progress >= 1 or impatient) and not self.state.pending
 
-def start(config: Config, run_dir: Path, *, device: str, init_from: str | Path | None, stack: ExitStack) -> Run:
-    """Everything that a training works with, as its last checkpoint says; the stack holds run_dir's lock."""
-    accelerator = _accelerator(config, run_dir, device, stack)
-    check_claim(config, run_dir)
-    if accelerator.is_main_process:
-        stack.enter_context(lock_folder(run_dir))
-        stack.enter_context(data_of_unbegun(run_dir))
-        prepare(config.data, seed=config.seed, folder=run_dir / "data", verify=SPLITS)
-    accelerator.wait_for_everyone()
-    splits = prepare(config.data, seed=config.seed, folder=run_dir / "data")
-    check_data(run_dir, splits)
+    def save(self) -> None:
+        """Write a checkpoint."""
+        if self.main:
+            save_checkpoint(
+                self.files.path,
+                self.state,
+                flow=self.flow,
+                optimizers=self.optimizers,
+                average=self.average,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def heed_signals(self) -> None:
+        """TrainingStopped if a signal has come to one of the processes."""
+        signum = max(self.stop, default=0)
+        if self.accelerator.num_processes > 1:
+            mine = torch.full((1,), signum, device=self.accelerator.device)
+            signum = int(self.accelerator.gather(mine).max())
+        if signum:
+            raise TrainingStopped(signum, self.state.step)
+
+
+@contextmanager
+def open_run(
+    config: Config,
+    run_dir: str | Path,
+    *,
+    device: str = "auto",
+    init_from: str | Path | None = None,
+) -> Iterator[Run]:
+    """Context: the training of run_dir, at its last checkpoint or at its start; no other process works there.
+
+    init_from: a run or saved flow whose weights a new training starts with.
+    ValueError: bad input, or the run directory is another training's. DamagedError: a file of it.
+    TrainingFailed: another process is gone.
+    """
+    config, files = validate(_with_absolute_source(config)), RunDir(run_dir)
+    with joined_processes(config.train, files.path, device) as accelerator:
+        check_may_train(config, files)
+        main = accelerator.is_main_process
+        with lock_folder(files.path) if main else nullcontext():
+            with data_kept_if_begun(files) if main else nullcontext():
+                run = _opened(config, files, accelerator, init_from)
+            yield run
+
+
+def _with_absolute_source(config: Config) -> Config:
+    """The configuration of a run that can be looked at from any folder."""
+    if not config.data.source:
+        return config
+    source = str(Path(config.data.source).expanduser().absolute())
+    return replace(config, data=replace(config.data, source=source))
+
+
+def _opened(
+    config: Config, files: RunDir, accelerator: Accelerator, init_from: str | Path | None
+) -> Run:
+    main, device, processes = (
+        accelerator.is_main_process,
+        accelerator.device,
+        accelerator.num_processes,
+    )
+    with accelerator.main_process_first():
+        verify = SPLITS if main else ()
+        splits = prepare(config.data, seed=config.seed, folder=files.data, verify=verify)
+    check_data(files, splits)
     config = resolve(config, splits.shape, splits.columns)
-    rank, processes = accelerator.process_index, accelerator.num_processes
-    check_memory(config, accelerator.device, processes=processes)
-    batches = Batches(splits.train, config, device=accelerator.device, process=rank, processes=processes)
-    begun = bool(numbered(run_dir / "checkpoints", "step"))
-    if begun and init_from is not None and accelerator.is_main_process:
-        warnings.warn(f"--init-from: {run_dir} goes on from its own checkpoint", stacklevel=2)
-    flow = _initial_flow(config, None if begun else init_from)
-    optimizers = _optimizers(flow, config.train, fused=accelerator.device.type in ("cpu", "cuda"))
-    flow.to(accelerator.device)
-    if not begun and init_from is None:
+    check_memory(config, device, processes=processes)
+    rank = accelerator.process_index
+    batches = Batches(splits.train, config, device=device, process=rank, processes=processes)
+    new = not numbered(files.checkpoints, "step")
+    if not new and init_from is not None and main:
+        warnings.warn(f"--init-from: {files.path} goes on from its own checkpoint", stacklevel=2)
+    flow = _initial_flow(config, init_from if new else None)
+    optimizers = _optimizers(flow, config.train, fused=device.type in ("cpu", "cuda"))
+    flow.to(device)
+    if new and init_from is None:
         _start_from_data(flow, splits, batches)
     average = WeightAverage(flow, config.train.average)
-    precision, changes = _precision(config.train, accelerator.device), []
-    state, complaints = load_checkpoint(run_dir, flow=flow, optimizers=optimizers, average=average)
-    if not begun and config.kind is Kind.TABLE:  # of few rows the Gaussian that it starts as may be the best model: evaluate it
-        state.pending = True
-    if accelerator.is_main_process:
-        for complaint in complaints:
-            warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=2)
-        past = past_of(run_dir, state)
-    start_tracker(accelerator, config, run_dir, step=state.step)
-    if accelerator.is_main_process:
-        if not begun and init_from is not None:  # first of all: whoever goes on here goes on from these weights
-            save_checkpoint(run_dir, state, flow=flow, optimizers=optimizers, average=average)
-        where = {"device": str(accelerator.device), "processes": processes, "precision": precision}
-        changes = claim(config, run_dir, state, past, **where, data=dict(splits.sha256))
-    with warnings.catch_warnings():  # torch 2.13 renames the option, to a name that older ones do not know
+    state, complaints = load_checkpoint(
+        files.path, flow=flow, optimizers=optimizers, average=average
+    )
+    # Of few rows the Gaussian that a flow starts as may be the best model: evaluate it.
+    state.pending = state.pending or (new and config.kind is Kind.TABLE)
+    for complaint in complaints if main else ():
+        warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=2)
+    with (
+        warnings.catch_warnings()
+    ):  # torch 2.13 renames an option, to a name that older ones do not know
         warnings.filterwarnings("ignore", message=".*broadcast_buffers")
-        model, *prepared = accelerator.prepare(flow, *optimizers)
+        model = accelerator.prepare(flow)
     flow.train()
-    run = Run(config, run_dir, splits, batches, flow, model, prepared, average, accelerator, state, precision)
-    if changes and not run.finished:
-        warnings.warn(f"{run_dir}: {', '.join(changes)}: it goes on, but not to the bit as it would have", stacklevel=2)
+    precision = _precision(config.train, device)
+    run = Run(
+        config,
+        files,
+        splits,
+        batches,
+        flow,
+        model,
+        optimizers,
+        average,
+        accelerator,
+        state,
+        precision,
+    )
+    _begin(run, keep_weights=new and init_from is not None)
     return run
 
 
+def _begin(run: Run, *, keep_weights: bool) -> None:
+    """Begin a sitting in the run directory.
+
+    keep_weights: save them first, so that whoever goes on there goes on from them.
+    """
+    past = earlier_sittings(run.files, run.state) if run.main else ([], [])
+    start_tracker(run.accelerator, run.config, run.files.path, step=run.state.step)
+    if keep_weights:
+        run.save()
+    if not run.main:
+        return
+    changes = begin_sitting(
+        run.config,
+        run.files,
+        run.state,
+        past,
+        device=str(run.accelerator.device),
+        processes=run.accelerator.num_processes,
+        precision=run.precision,
+        data=dict(run.splits.sha256),
+    )
+    if changes and not run.finished:
+        words = f"{', '.join(changes)}: it goes on, but not to the bit as it would have"
+        warnings.warn(f"{run.files.path}: {words}", stacklevel=2)
+
+
 def _precision(recipe: TrainConfig, device: torch.device) -> str:
-    """The arithmetic of the networks: what the configuration says, of auto what it comes to on this device."""
+    """The arithmetic of the networks; auto: what is fast on this device."""
     if recipe.precision != "auto":
         return recipe.precision
     return "bfloat16" if has_bfloat16(device) else "float32"
 
 
-def _accelerator(config: Config, run_dir: Path, device: str, stack: ExitStack) -> Accelerator:
-    """Accelerate's view of the processes and their device; ValueError if they cannot work together on it."""
-    place, processes = pick_device(device), int(os.environ.get("WORLD_SIZE", 1))
-    check_tracker(config.train.tracker)
-    if place.type == "mps" and config.train.precision == "float64":
-        raise ValueError("train.precision: mps has no float64")
-    if place.type == "cuda" and processes > 1:
-        _check_one_gpu_each(place)
-    elif place.index is not None:
-        torch.cuda.set_device(place)  # Accelerate takes the current one
-    if processes == 1:  # several have joined, and stay so
-        stack.enter_context(_own_state())
-    accelerator = Accelerator(
-        cpu=place.type == "cpu",
-        mixed_precision="no",  # `train_step` casts
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # else a variable of the environment decides
-        log_with=None if config.train.tracker == "none" else config.train.tracker,
-        project_dir=run_dir,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False),  # moments are those of the global batch
-            InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.timeout)),
-        ],
-    )
-    if accelerator.num_processes != processes:
-        raise ValueError(f"--device: {place}: the {processes} processes cannot be joined on it")
-    if device != "auto" and accelerator.device.type != place.type:
-        variables = " and ".join(name for name in ("ACCELERATE_TORCH_DEVICE", "ACCELERATE_USE_CPU") if name in os.environ)
-        raise ValueError(f"--device: {place}, but {variables or 'Accelerate'} says {accelerator.device}")
-    return accelerator
-
-
-@contextmanager
-def _own_state() -> Iterator[None]:
-    """Within it Accelerate, which else keeps the device of its first use for all of the process, knows of none."""
-    kept = [(kind._shared_state, dict(kind._shared_state)) for kind in (AcceleratorState, GradientState, PartialState)]
-    for state, _ in kept:
-        state.clear()
-    try:
-        yield
-    finally:
-        for state, before in kept:
-            state.clear()
-            state.update(before)
-
-
-def _check_one_gpu_each(place: torch.device) -> None:
-    """ValueError if the processes that a launcher started on this machine cannot have a GPU each."""
-    if place.index is not None:
-        raise ValueError(f"--device: {place}: of several processes each takes a GPU of its own; name cuda")
-    processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
-    if processes > gpus:
-        raise ValueError(f"--nproc-per-node: {processes} processes, but this machine has {gpus} GPU{'s' * (gpus > 1)}; one each")
-
-
 def _start_from_data(flow: Flow, splits: Splits, batches: Batches) -> None:
-    """Let the parts that can start from the data: of a table all of it, of images the first 128 or so."""
-    if len(splits.shape) == 1:
+    """Start the layers that can from the data: of a table all of it, of images the first 128 or so."""
+    if config_of(flow).kind is Kind.TABLE:
         standardise(flow, splits.train[:])
     elif any(isinstance(module, ActNorm) for module in flow.modules()):
         first = range(-(-128 // batches.size))
@@ -208,12 +255,14 @@ def _optimizers(flow: Flow, recipe: TrainConfig, *, fused: bool) -> list[torch.o
 
 
 def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
+    """A new flow on the CPU, with the weights of another one where it is named."""
     flow = build(config)
     if init_from is not None:
         given = load_flow(init_from)
         fields = differences(config_of(given), config_of(flow))
         if changed := [name for name in fields if name.startswith(("data.shape", "model."))]:
-            raise ValueError(f"{init_from}: its weights do not fit, since {', '.join(changed)} differs")
+            words = f"its weights do not fit, since {', '.join(changed)} differs"
+            raise ValueError(f"{init_from}: {words}")
         flow.load_state_dict(given.state_dict())
     if config.train.recompute:
         recompute(flow)

@@ -7,9 +7,17 @@ from contextlib import contextmanager
 from typing import Any
 
 
+class TrainingStopped(Exception):
+    """A signal asked the training to stop; it has saved."""
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(f"stopped at step {step} and saved; the same command goes on from there")
+        self.exit_code = 128 + signum
+
+
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list that gets the number of each SIGINT or SIGTERM that comes; a second one acts at once."""
+    """Context: a list gets the number of each SIGINT or SIGTERM that comes; a second one acts at once."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
         yield received
@@ -17,7 +25,8 @@ def stop_signals() -> Iterator[list[int]]:
 
     def receive(signum: int, frame: Any) -> None:
         received.append(signum)
-        signal.signal(signum, signal.SIG_DFL if signum == signal.SIGTERM else signal.default_int_handler)
+        at_once = signal.SIG_DFL if signum == signal.SIGTERM else signal.default_int_handler
+        signal.signal(signum, at_once)
 
     old = {signum: signal.signal(signum, receive) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:

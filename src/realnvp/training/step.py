@@ -13,7 +13,7 @@ from realnvp.training.optimisation import rate
 from realnvp.training.run import Run
 
 
-def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, int]:
+def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
     """One step on x, this process' part of the batch: loss (nats an image), norm of its gradient, signal to stop or 0.
 
     A step whose loss or gradient is not finite, or far out (`skip_factor`), changes nothing: neither weights nor moments.
@@ -24,7 +24,7 @@ def train_step(run: Run, x: Tensor, *, stop: list[int]) -> tuple[float, float, i
         nats = -run.model(x).mean()
     run.accelerator.backward(nats + recipe.l2 * l2_penalty(run.flow))
     norm = torch.as_tensor(run.accelerator.clip_grad_norm_(run.flow.parameters(), _largest_norm(recipe, state)))
-    here = [nats.new_full((), number) for number in (max(stop, default=0), run.step_seconds)]
+    here = [nats.new_full((), number) for number in (max(run.stop, default=0), run.step_seconds)]
     mine = torch.stack([nats.detach(), norm.to(nats), *here])
     everyones = run.accelerator.gather(mine).view(-1, 4).cpu().numpy()  # the one wait for the device in a step
     loss, (_, norm, signal_to_stop, seconds) = everyones[:, 0].mean().item(), everyones.max(0).tolist()

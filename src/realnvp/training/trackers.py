@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 
 from realnvp.config import Config, flat
-from realnvp.files.folders import naming
+from realnvp.files.folders import os_errors_name
 
 
 def check_tracker(name: str) -> None:
@@ -41,7 +41,7 @@ def start_tracker(accelerator: Accelerator, config: Config, run_dir: Path, *, st
 def log_curves(accelerator: Accelerator, run_dir: Path, values: Mapping[str, float], *, step: int) -> None:
     """Add a point to the curves. A service that fails is warned of once and then done without: metrics.jsonl has it all."""
     try:
-        with naming(run_dir / "curves"):
+        with os_errors_name(run_dir / "curves"):
             accelerator.log(dict(values), step=step)
     except Exception as error:
         _give_up(accelerator, error)

@@ -17,7 +17,7 @@ from realnvp.data import Splits, quantize, splits_of_run
 from realnvp.evaluation import latent
 from realnvp.evaluation.figures.grids import Pixels, grid
 from realnvp.evaluation.views import View, several_views, views_of
-from realnvp.files.environment import warn_of_changed_data
+from realnvp.files.run_dir import RunDir
 from realnvp.flows.flow import Flow
 from realnvp.noise import Purpose, generator
 from realnvp.progress import chunks
@@ -51,7 +51,7 @@ class Subject:
     def splits(self) -> Splits:
         """The run's data."""
         splits = splits_of_run(self.run, self.config)
-        warn_of_changed_data(self.run, splits.folder, splits.sha256)
+        RunDir(self.run).warn_of_changed_data(splits.folder, splits.sha256)
         return splits
 
     def some(self, images: latent.Images, count: int) -> Pixels:

@@ -1,0 +1,111 @@
+"""The processes of a training: one, or several that a launcher started, each with a device of its own."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+)
+
+from realnvp.config import TrainConfig
+from realnvp.device import pick_device
+from realnvp.training.trackers import check_tracker
+
+
+class TrainingFailed(Exception):
+    """The loss or its gradient is not finite, again and again; or another process is gone."""
+
+    exit_code = 1
+
+
+@contextmanager
+def joined_processes(recipe: TrainConfig, folder: Path, device: str) -> Iterator[Accelerator]:
+    """Context: Accelerate's view of the processes and of their device.
+
+    folder: where curves go.
+    ValueError: they cannot work together on the device. TrainingFailed: another process has ended
+    or does not answer.
+    """
+    place, processes = pick_device(device), int(os.environ.get("WORLD_SIZE", 1))
+    check_tracker(recipe.tracker)
+    if place.type == "mps" and recipe.precision == "float64":
+        raise ValueError("train.precision: mps has no float64")
+    if place.type == "cuda" and processes > 1:
+        _check_one_gpu_each(place)
+    elif place.index is not None:
+        torch.cuda.set_device(place)  # Accelerate takes the current one
+    with _failing_with_others(recipe.timeout), _own_state(several=processes > 1):
+        accelerator = Accelerator(
+            cpu=place.type == "cpu",
+            mixed_precision="no",  # `train_step` casts
+            # Else a variable of the environment decides.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            log_with=None if recipe.tracker == "none" else recipe.tracker,
+            project_dir=folder,
+            kwargs_handlers=[
+                # Moments are those of the global batch.
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.timeout)),
+            ],
+        )
+        if accelerator.num_processes != processes:
+            raise ValueError(f"--device: {place}: the {processes} processes cannot be joined on it")
+        if device != "auto" and accelerator.device.type != place.type:
+            variables = ("ACCELERATE_TORCH_DEVICE", "ACCELERATE_USE_CPU")
+            who = " and ".join(name for name in variables if name in os.environ) or "Accelerate"
+            raise ValueError(f"--device: {place}, but {who} says {accelerator.device}")
+        yield accelerator
+
+
+@contextmanager
+def _failing_with_others(timeout: float) -> Iterator[None]:
+    """Context: TrainingFailed if another process has ended or does not answer."""
+    try:
+        yield
+    except RuntimeError as error:  # torch's own, of no kind of its own on CPUs
+        if not re.search("gloo|NCCL|TCPStore|client socket", str(error)):
+            raise
+        reason = re.sub(r"^\[\S+\] ", "", str(error)).split(". ")[0]
+        gone = f"another process has ended, or has not answered for train.timeout = {timeout:g} seconds"
+        words = f"{gone}: {reason}; the same command goes on from the last checkpoint"
+        raise TrainingFailed(words) from None
+
+
+@contextmanager
+def _own_state(*, several: bool) -> Iterator[None]:
+    """Context: Accelerate forgets the device of its first use, and remembers it afterwards.
+
+    several: processes that have joined stay so.
+    """
+    kinds = () if several else (AcceleratorState, GradientState, PartialState)
+    kept = [(kind._shared_state, dict(kind._shared_state)) for kind in kinds]
+    for state, _ in kept:
+        state.clear()
+    try:
+        yield
+    finally:
+        for state, before in kept:
+            state.clear()
+            state.update(before)
+
+
+def _check_one_gpu_each(place: torch.device) -> None:
+    """ValueError if the processes that a launcher started on this machine cannot have a GPU each."""
+    if place.index is not None:
+        raise ValueError(
+            f"--device: {place}: of several processes each takes a GPU of its own; name cuda"
+        )
+    processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if processes > gpus:
+        raise ValueError(
+            f"--nproc-per-node: {processes} processes, but this machine has {gpus} GPU{'s' * (gpus > 1)}; one each"
+        )

@@ -1,0 +1,144 @@
+"""Who may train in a run directory, and what a sitting makes of what earlier ones left there."""
+
+import json
+import math
+import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from realnvp.config import MAY_CHANGE, Config, differences, flat, read_config, resolve, to_json
+from realnvp.data import Splits, discard_prepared
+from realnvp.files.checkpoint import TrainState
+from realnvp.files.environment import Sitting, present_sitting
+from realnvp.files.folders import keep_last, sweep, write_file
+from realnvp.files.records import DamagedError, fields_of
+from realnvp.files.run_dir import RunDir
+
+GIVEN = "config.given.json"
+
+
+@contextmanager
+def data_kept_if_begun(files: RunDir) -> Iterator[None]:
+    """Context: a training begins. If it does not, the data that it prepared are deleted."""
+    new = not files.data.exists()
+    try:
+        yield
+    except BaseException as error:
+        if new and not files.begun:
+            # The frames that failed hold the arrays, memory-mapped: Windows deletes no such file.
+            traceback.clear_frames(error.__traceback__)
+            discard_prepared(files.data)
+        raise
+
+
+def check_may_train(config: Config, files: RunDir) -> None:
+    """ValueError if the run directory is not for this training: names the fields that differ, or others' files.
+
+    Some fields may change: budgets, and how often a training looks at itself.
+    """
+    source = config.data.source and os.path.realpath(config.data.source)
+    if source in (os.path.realpath(files.path), os.path.realpath(files.data)):
+        raise ValueError(f"--run-dir: {files.path} is also data.source, which is only read")
+    if not files.begun:
+        _check_files_of_others(files)
+        return
+    if not files.config_file.exists():  # ended as it began
+        return
+    old = files.config
+    if old.data.shape is None:
+        raise DamagedError(f"{files.config_file}: data.shape is missing")
+    now = resolve(config, old.data.shape, old.data.columns)
+    if changed := [name for name in differences(old, now) if name not in MAY_CHANGE]:
+        names = ", ".join(changed)
+        raise ValueError(
+            f"{files.config_file}: this run was started with another {names}; take another --run-dir"
+        )
+
+
+def _check_files_of_others(files: RunDir) -> None:
+    """ValueError names a file that a training would write over; a configuration is kept, see `begin_sitting`."""
+    if files.config_file.exists():
+        try:
+            read_config(files.config_file)
+        except ValueError as error:
+            raise ValueError(f"{error}; so it is not replaced: take another --run-dir") from None
+    if files.metrics_file.exists():
+        words = "is not of this training, so it is not replaced: take another --run-dir"
+        raise ValueError(f"{files.metrics_file}: {words}")
+
+
+def check_data(files: RunDir, splits: Splits) -> None:
+    """ValueError if a run was trained on other data than these."""
+    if changed := files.changed_data(splits.folder, splits.sha256):
+        raise ValueError(f"{changed}; take another --run-dir")
+
+
+Past = tuple[list[Sitting], list[str]]
+
+
+def earlier_sittings(files: RunDir, state: TrainState) -> Past:
+    """The sittings so far, and the lines of metrics.jsonl up to this state; DamagedError if they make no sense."""
+    path = files.metrics_file
+    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
+    here = (state.step, not state.pending)
+    sittings = files.sittings if files.sittings_file.exists() else []
+    return sittings, [line for line in lines if _place_of(line, path) <= here]
+
+
+def begin_sitting(
+    config: Config, files: RunDir, state: TrainState, past: Past, **where: Any
+) -> list[str]:
+    """Write config.json, environment.json with this sitting, and metrics.jsonl without steps to come.
+
+    past: `earlier_sittings`. where: fields of this sitting that its training knows.
+    A configuration that somebody wrote there and that says something else goes to config.given.json.
+    Returns what decides the bits of the steps and is not as in the sitting before, in words.
+    """
+    begun = files.sittings_file.exists()
+    for folder in (files.path, files.models, files.checkpoints, files.samples):
+        folder.mkdir(parents=True, exist_ok=True)
+        if begun:
+            sweep(folder)
+    if not begun:
+        _keep_given(config, files)
+    keep_last(files.checkpoints, "step", 2)  # one more is left if the last save was interrupted
+    sittings, metrics = past
+    here = present_sitting(from_step=state.step, **where)
+    write_file(files.config_file, to_json(config))
+    write_file(
+        files.sittings_file, json.dumps([*map(fields_of, [*sittings, here])], indent=2) + "\n"
+    )
+    write_file(files.metrics_file, "".join(metrics))
+    return _changes(sittings[-1], here) if sittings and state.step else []
+
+
+def _changes(before: Sitting, here: Sitting) -> list[str]:
+    """'threads 2 -> 1' and the like; version 0.1.0 did not record all of it."""
+    names = ["device", "processes", "precision", *(["threads"] if here.device == "cpu" else [])]
+    pairs = [
+        (name, getattr(before, name) or getattr(here, name), getattr(here, name)) for name in names
+    ]
+    pairs.append(("torch", before.versions.get("torch"), here.versions["torch"]))
+    return [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]
+
+
+def _keep_given(config: Config, files: RunDir) -> None:
+    path, kept = files.config_file, files.path / GIVEN
+    if path.exists() and not kept.exists():
+        given = read_config(path)
+        if any(flat(given)[name] is not None for name in differences(given, config)):
+            write_file(kept, path.read_text(encoding="utf-8"))
+
+
+def _place_of(line: str, path: Path) -> tuple[float, bool]:
+    """The step of a line of metrics.jsonl, and whether it is an evaluation's. Infinity: a last line that was not finished."""
+    if not line.endswith("\n"):
+        return math.inf, True
+    try:
+        entry = json.loads(line)
+        return float(entry["step"]), "validation_standard_error" in entry
+    except (ValueError, KeyError, TypeError):
+        raise DamagedError(f"{path}: not the metrics of a training") from None

@@ -1,0 +1,105 @@
+"""How a training looks at itself: bits/dim (of a table nats) on validation, and samples."""
+
+import math
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from realnvp.config import Kind
+from realnvp.data import quantize
+from realnvp.evaluation.figures import data_beside_samples
+from realnvp.evaluation.likelihood import Summary, log_probs, summarise
+from realnvp.files.folders import keep_last
+from realnvp.files.saved import save_model
+from realnvp.flows.flow import ROWS, batch_that_fits, evaluating
+from realnvp.moments import averaging, restore_moments, stored_moments
+from realnvp.noise import Purpose
+from realnvp.training.run import Run
+from realnvp.training.signals import TrainingStopped
+
+GRID = 36  # images of a grid of samples
+
+
+def evaluate(run: Run) -> dict[str, float]:
+    """The mean log-density of validation and its standard error, by their names in metrics.jsonl.
+
+    Batch norm's moments are re-estimated over training batches, and put back. Writes the last and the
+    best model.
+    TrainingStopped: a signal came before there was a result; nothing has changed.
+    """
+    before = stored_moments(run.flow)
+    try:
+        with averaging(run.flow), torch.no_grad():
+            for step in range(run.config.train.moment_batches if before else 0):
+                run.heed_signals()
+                run.flow.log_prob(run.batches.at(step, Purpose.MOMENTS))
+        result = validate(run)
+    except TrainingStopped:
+        restore_moments(before)
+        raise
+    state, unit = run.state, run.unit
+    measured = {
+        f"validation_{unit.key}": result.mean,
+        "validation_standard_error": result.standard_error,
+    }
+    better = math.isfinite(result.mean) and (
+        state.best is None or unit.sign * result.mean > unit.sign * state.best
+    )
+    state.evaluations_since_best = 0 if better else state.evaluations_since_best + 1
+    if better:
+        state.best, state.best_step = result.mean, state.step
+    if run.main:
+        if result.nonfinite:
+            words = f"{result.nonfinite} validation {unit.things} have no finite log-density"
+            warnings.warn(f"step {state.step}: {words}", stacklevel=2)
+        facts = {"step": state.step} | measured
+        for which in ["last", "best"] if better else ["last"]:
+            save_model(run.flow, run.files.models / f"{which}-{state.step:09d}", facts=facts)
+            keep_last(run.files.models, which, 1)
+    restore_moments(before)
+    return measured
+
+
+def validate(run: Run) -> Summary:
+    """The log-densities of validation images or rows, spread over the processes, in the run's unit."""
+    images, rank, processes = (
+        run.splits.validation,
+        run.accelerator.process_index,
+        run.accelerator.num_processes,
+    )
+    chosen = np.linspace(0, len(images) - 1, min(len(images), run.config.train.eval_images)).astype(
+        int
+    )
+    mine, parts, nats = [], [], torch.zeros(len(images), dtype=torch.float64)
+    size = processes * (min(64, batch_that_fits(run.splits.shape)) if run.config.kind is Kind.IMAGES else ROWS)
+    for first in range(0, len(chosen), size):
+        run.heed_signals()
+        if some := chosen[first : first + size][rank::processes].tolist():
+            mine += some
+            pixels = np.moveaxis(images[some], -1, 1)
+            parts.append(
+                log_probs(run.flow, pixels, seed=run.config.seed, indices=some, on_device=True)
+            )
+    if mine:
+        nats[mine] = torch.cat(parts).cpu().double()
+    total = run.accelerator.reduce(
+        nats if processes == 1 else nats.to(run.accelerator.device), "sum"
+    )
+    assert isinstance(total, Tensor)
+    groups = (run.splits.groups or {}).get("validation")
+    values = run.unit.of(total.cpu()[chosen], run.splits.shape)
+    return summarise(values, None if groups is None else np.array(groups)[chosen])
+
+
+def write_samples(run: Run) -> None:
+    """Write a grid of images beside samples, from the same z each time, so that one sees it learn."""
+    if not run.main or run.config.kind is Kind.TABLE:
+        return
+    with evaluating(run.flow):
+        samples = run.flow.sample(GRID, seed=run.config.seed).nan_to_num()
+    pixels = quantize(samples, levels=run.config.levels).cpu().permute(0, 2, 3, 1).numpy()
+    data = np.asarray(run.splits.validation[:GRID])
+    path = run.files.samples / f"step-{run.state.step:09d}.png"
+    data_beside_samples(path, data, pixels, levels=run.config.levels)
