@@ -1,4 +1,7 @@
-"""A learned affine map of each channel that starts as the data's standardisation (Kingma & Dhariwal 2018, section 3.1)."""
+"""A learned affine map of each channel (Kingma & Dhariwal 2018, section 3.1).
+
+It starts as the data's standardisation.
+"""
 
 from math import prod
 
@@ -10,10 +13,13 @@ from realnvp.moments import EPS, batch_moments
 
 
 class ActNorm(StartsFromData):
-    """z = (x - mean) exp(-log_scale) for each channel;  log_det = -H W sum over channels of log_scale.
+    """z = (x - mean) exp(-log_scale) for each channel.
 
-    Both are weights, so training, evaluation and inverse agree, whatever the batch. A fresh one is the identity; within
-    `starting` the first batch gives it its mean and scale, exp(2 log_scale) = var + eps. x is (B, C, ...).
+    log_det = -H W sum over channels of log_scale.
+
+    x is (B, C, ...). Both are weights, so training, evaluation and inverse agree, whatever the
+    batch. A fresh layer is the identity. Inside `starting` the first batch sets the
+    mean and the scale, exp(2 log_scale) = var + eps.
     """
 
     def __init__(self, channels: int, *, eps: float = EPS) -> None:
@@ -32,11 +38,12 @@ class ActNorm(StartsFromData):
         return z * log_scale.exp() + mean
 
     def _weights(self, x: Tensor) -> list[Tensor]:
-        return [weight.to(x.dtype).view(-1, *[1] * (x.ndim - 2)) for weight in (self.mean, self.log_scale)]
+        along = (-1, *[1] * (x.ndim - 2))
+        return [weight.to(x.dtype).view(along) for weight in (self.mean, self.log_scale)]
 
     @torch.no_grad()
     def start_from(self, x: Tensor) -> None:
-        mean, var = batch_moments(x)  # of the batch of all processes, so that these start alike
+        mean, var = batch_moments(x)  # over all processes, which so start alike
         self.mean.copy_(mean)
-        rounding = (4 * torch.finfo(mean.dtype).eps * mean).square()  # of a constant
+        rounding = (4 * torch.finfo(mean.dtype).eps * mean).square()  # the variance of a constant
         self.log_scale.copy_(0.5 * torch.where(var > rounding, var + self.eps, 1).log())

@@ -7,9 +7,11 @@ from realnvp.moments import EPS, MovingMoments
 
 
 class BatchNorm(Bijection):
-    """z = (x - mean) / sqrt(var + eps) for each channel;  log_det = -H W sum over channels of .5 log(var + eps).
+    """z = (x - mean) / sqrt(var + eps) for each channel.
 
-    No gain and no shift. The moments that normalise are those in the log-det: `MovingMoments`, eq 15-16.
+    log_det = -H W sum over channels of .5 log(var + eps).
+
+    x is (B, C, ...). No gain and no shift. mean and var: `MovingMoments`, eq 15-16.
     """
 
     def __init__(self, channels: int, *, momentum: float = 0.0) -> None:
@@ -17,11 +19,14 @@ class BatchNorm(Bijection):
         self.moments = MovingMoments(channels, momentum=momentum)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean, var = (moment.to(x.dtype).view(-1, *[1] * (x.ndim - 2)) for moment in self.moments(x))
+        mean, var = self._moments(x)
         log_det = -0.5 * (var + EPS).log().expand(x.shape[1:]).sum()
         return (x - mean) * (var + EPS).rsqrt(), log_det.expand(x.shape[0])
 
     def _inverse(self, z: Tensor) -> Tensor:
-        mean, var = (moment.to(z.dtype).view(-1, *[1] * (z.ndim - 2)) for moment in self.moments(z))
-        x: Tensor = z * (var + EPS).sqrt() + mean
-        return x
+        mean, var = self._moments(z)
+        return z * (var + EPS).sqrt() + mean
+
+    def _moments(self, x: Tensor) -> list[Tensor]:
+        along = (-1, *[1] * (x.ndim - 2))
+        return [moment.to(x.dtype).view(along) for moment in self.moments(x)]

@@ -1,4 +1,4 @@
-"""Coupling layers (sections 3.2 to 3.4): a part of x is changed, elementwise, by functions of the other part."""
+"""Coupling layers (sections 3.2 to 3.4): one part of x decides how the other part changes."""
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,10 @@ from realnvp.bijections.precision import in_the_networks_dtype
 class AffineCoupling(Bijection):
     """z = b x + (1 - b) (x exp(l(b x)) + m(b x))  (eq 9);  log_det = sum of (1 - b) l(b x)  (eq 6).
 
-    mask gives b, True = passed through unchanged, bit for bit.
-    net(b x, b) gives 2C channels: the shift m, then raw, with l = bound * tanh(raw). The bound is one trained scalar: it lets the
-    log-scale grow where the data ask for it, and never in one step.
+    mask gives b; True: passed through unchanged, bit for bit.
+    net(b x, b) gives 2C channels: the shift m, then raw, with l = bound * tanh(raw).
+    bound: where one trained scalar starts. It lets the log-scale grow as the data ask, and never
+    in one step.
     """
 
     def __init__(self, mask: Mask, net: nn.Module, *, bound: float = 1.0) -> None:
@@ -38,8 +39,9 @@ class AffineCoupling(Bijection):
 
 
 class AdditiveCoupling(Bijection):
-    """z = b x + (1 - b) (x + m(b x));  log_det = 0. The coupling of NICE, the paper's predecessor [14].
+    """z = b x + (1 - b) (x + m(b x));  log_det = 0.
 
+    The coupling of NICE, the paper's predecessor [14].
     net(b x, b) gives the C channels of the shift m.
     """
 
@@ -63,4 +65,5 @@ class AdditiveCoupling(Bijection):
 
 def _of_kept_part(net: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
     """net(b x, b) in x's type."""
-    return in_the_networks_dtype(net, x.where(mask, 0), mask)  # where, not products: 0 * inf would be nan
+    kept = x.where(mask, 0)  # no product: 0 * inf would be nan
+    return in_the_networks_dtype(net, kept, mask)

@@ -15,22 +15,24 @@ STEEPEST = 4.0  # of one bend
 
 
 class Dequantisation(Bijection):
-    """z = v + u', x = v + u, v = floor(x);  log_det = sum of log du'/du. Each cell [v, v + 1) is mapped to itself.
+    """z = v + u', x = v + u, v = floor(x);  log_det = sum of log du'/du.
+
+    Each cell [v, v + 1) is mapped to itself.
 
     u becomes u' by two bends, one after the other. A bend maps the odds r = u / (1 - u) to
 
         r (p + c r) / (1 + c q r).
 
-    It rises with slope p at 0 and with slope q at 1; c says where it turns from one to the other.
+    It rises with slope p at 0 and with slope q at 1; c says where it turns from p to q.
     (With c = 1 it is one bin of the rational-quadratic splines of Durkan et al. 2019.)
 
-    p, q and c = 4^tanh(raw) lie within [1/4, 4], whatever weights and image are, and so does a bend's
-    slope everywhere: du'/du is within [1/16, 16]. So the inverse, a root of a quadratic, is exact but
-    for rounding: x is off by at most 16 times what z is.
+    p, q and c = 4^tanh(raw) lie within [1/4, 4], whatever weights and image are, and so does the
+    slope of a bend everywhere: du'/du is within [1/16, 16]. So the inverse, a root of a quadratic,
+    is exact but for rounding: x is off by at most 16 times what z is.
 
-    With u ~ U[0, 1) the flow behind it sees noise u' ~ q(u' | v), and log p(x) is
-    log p(v + u') - log q(u' | v): the bound of variational dequantisation, under the one kind of
-    noise that everything else draws.
+    With u ~ U[0, 1) the flow behind sees noise u' ~ q(u' | v), and log p(x) is
+    log p(v + u') - log q(u' | v): the bound of variational dequantisation, under the uniform noise
+    that everything else draws.
 
     net maps the pixels' levels, scaled to [-3, 3], 2x2 squares as channels, (B, 4C, H/2, W/2), to
     raw p, q, c of each bend, (B, 4 `NUMBERS` C, H/2, W/2).
@@ -51,7 +53,8 @@ class Dequantisation(Bijection):
         for p, q, c in bends:
             w = 1 - u
             whole = w * w + (p + c * q) * u * w + c * u * u
-            log_slope = log_slope + (p * w * w + 2 * c * u * w + c * c * q * u * u).log() - 2 * whole.log()
+            slope = p * w * w + 2 * c * u * w + c * c * q * u * u  # times whole^2
+            log_slope = log_slope + slope.log() - 2 * whole.log()
             u = u * (p * w + c * u) / whole
         return self._within(v, u), sum_per_example(log_slope)
 
@@ -59,7 +62,8 @@ class Dequantisation(Bijection):
         v, u, bends = self._predict(z)
         for p, q, c in reversed(bends):
             w = 1 - u
-            b = p * w - c * q * u  # c w r^2 + b r - u = 0: of the two forms of r, the one without a difference
+            # c w r^2 + b r - u = 0: of the root's two forms the one without a difference.
+            b = p * w - c * q * u
             t = (torch.where(b > 0, b, -b) + (b.square() + 4 * c * u * w).sqrt()) / 2
             u = torch.where(b > 0, u / (u + t), t / (t + c * w))
         return self._within(v, u)
@@ -68,16 +72,23 @@ class Dequantisation(Bijection):
         """v, u, and p, q, c of each bend."""
         v = x.floor()
         seen = pixel_unshuffle(6 * v / (self.levels - 1) - 3, 2)
-        raw = in_the_networks_dtype(self.net, seen, torch.ones((), dtype=torch.bool, device=x.device))
+        everything = torch.ones((), dtype=torch.bool, device=x.device)
+        raw = in_the_networks_dtype(self.net, seen, everything)
         bends = pixel_shuffle(torch.exp(math.log(STEEPEST) * raw.tanh()), 2).chunk(BENDS, dim=1)
         return v, x - v, [bend.chunk(3, dim=1) for bend in bends]
 
     def _within(self, v: Tensor, u: Tensor) -> Tensor:
-        """v + u, which rounding must not lead into the next cell."""
+        """v + u, kept by force within the cell of v: rounding could lead into the next."""
         return v + u.clamp(max=1 - self.levels * torch.finfo(u.dtype).eps)
 
 
-def _refuse_version_0_1_0(module: nn.Module, tensors: dict[str, Any], prefix: str, *_: object) -> None:
-    """What 0.1.0 saved would be another density by these formulas. It had a bound that was trained."""
+def _refuse_version_0_1_0(
+    module: nn.Module,
+    tensors: dict[str, Any],
+    prefix: str,
+    *_: object,
+) -> None:
+    """ValueError for the layer of 0.1.0, which had a trained bound: here it is another density."""
     if f"{prefix}bound" in tensors:
-        raise ValueError("the learned noise of version 0.1.0 was no bijection, and is computed no more: train again")
+        words = "the learned noise of version 0.1.0 was no bijection, and is computed no more"
+        raise ValueError(f"{words}: train again")

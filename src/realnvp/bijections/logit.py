@@ -9,11 +9,14 @@ from realnvp.bijections.base import Bijection, sum_per_example
 
 
 class Logit(Bijection):
-    """z = log p - log(1 - p), p = a + (1 - 2a) x / levels;  log_det = sum of log(1 - 2a) - log levels - log p - log(1 - p).
+    """z = log p - log(1 - p), p = a + (1 - 2a) x / levels.
 
-    x = v + u is in data units, [0, levels). Both ends are kept away from 0 and 1; the paper's a + (1 - a) x reaches 1 in float32.
-    Since 1/levels is in the log-det, bits/dim needs no constants anywhere else.
-    Pixels with p outside [0, 1] have density 0: log_det is -inf.
+    log_det = sum of log(1 - 2a) - log levels - log p - log(1 - p).
+
+    x = v + u is in data units, [0, levels). Since 1/levels is in the log-det, bits/dim needs no
+    constants anywhere else. Pixels with p outside [0, 1] have density 0: log_det is -inf.
+
+    p keeps away from both ends, 0 and 1; the paper's a + (1 - a) x reaches 1 in float32.
     """
 
     def __init__(self, *, alpha: float = 0.05, levels: int = 256) -> None:

@@ -1,6 +1,7 @@
-"""The two partitions of section 3.4, and one for vectors, as functions of the shape: no weight and no buffer has a spatial size.
+"""The two partitions of section 3.4, and one for vectors: b in eq 9.
 
-True (b = 1 in eq 9) means passed through unchanged.
+True: passed through unchanged. Masks are functions of the shape, so no weight and no buffer has a
+spatial size.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,27 +14,28 @@ Mask = Callable[[Sequence[int], torch.device], Tensor]
 
 
 def checkerboard(shape: Sequence[int], device: torch.device, *, flip: bool = False) -> Tensor:
-    """(1, 1, H, W), True where the row plus the column is odd; the other colour with flip."""
+    """(1, 1, H, W), True where row plus column is odd. flip: where it is even."""
     rows = torch.arange(shape[-2], device=device)[:, None]
     columns = torch.arange(shape[-1], device=device)
     return ((rows + columns) % 2 == (0 if flip else 1))[None, None]
 
 
 def channelwise(shape: Sequence[int], device: torch.device, *, flip: bool = False) -> Tensor:
-    """(1, C, 1, 1), True for the first half of the channels; the second half with flip."""
+    """(1, C, 1, 1), True for the first half of the channels. flip: for the second half."""
     channels = shape[-3]
     first_half = torch.arange(channels, device=device) < channels // 2
     return (~first_half if flip else first_half)[None, :, None, None]
 
 
 def bitwise(shape: Sequence[int], device: torch.device, *, bit: int, flip: bool = False) -> Tensor:
-    """(1, D) for vectors, True where the index, in binary, has a 1 at this place, counted around; the others with flip.
+    """(1, D), True where the entry's index, in binary, has a 1 at place `bit`. flip: a 0.
 
-    So any two entries are on different sides for some bit.
+    Any two entries are on different sides for some bit. Places are counted modulo their number.
     """
     size = shape[-1]
     place = bit % max(1, (size - 1).bit_length())
-    # Small flows of vectors would spend a tenth of their time on it; a tracer's tensors are not to be kept.
+    # Without the cache small flows of vectors spend a tenth of their time here. A compiler's
+    # tensors are not to be kept.
     make = _bits.__wrapped__ if torch.compiler.is_compiling() else _bits
     return make(size, place, flip, device)
 

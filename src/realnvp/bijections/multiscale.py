@@ -1,4 +1,4 @@
-"""The two moves of the multi-scale architecture (section 3.6), each keeping the shape of its input."""
+"""The two moves of the multi-scale flow (section 3.6), which keep the shape of x."""
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +8,11 @@ from realnvp.bijections.base import Bijection
 
 
 class Squeezed(Bijection):
-    """unsqueeze . f . squeeze: f sees (4C, H/2, W/2), each 2x2 square of pixels as channels; log_det is f's.
+    """unsqueeze . f . squeeze: f sees (4C, H/2, W/2), each 2x2 square of pixels as channels.
 
-    by_colour: the channels of the even squares of the checkerboard come first, those of the odd squares after them, so that a
-    channel-wise coupling is a checkerboard coupling at half the resolution.
+    log_det is f's.
+    by_colour: the channels of the checkerboard's even squares come first, then the odd squares'. So
+    a channel-wise coupling is a checkerboard coupling at half the resolution.
     """
 
     def __init__(self, bijection: Bijection, *, by_colour: bool = False) -> None:
@@ -27,16 +28,19 @@ class Squeezed(Bijection):
         return self._unsqueeze(self.bijection.inverse(self._squeeze(z)))
 
     def _squeeze(self, x: Tensor) -> Tensor:
-        return torch.cat([even_squares(x), odd_squares(x)], dim=1) if self.by_colour else pixel_unshuffle(x, 2)
+        if self.by_colour:
+            return torch.cat([even_squares(x), odd_squares(x)], dim=1)
+        return pixel_unshuffle(x, 2)
 
     def _unsqueeze(self, h: Tensor) -> Tensor:
         return from_squares(*h.chunk(2, dim=1)) if self.by_colour else pixel_shuffle(h, 2)
 
 
 class FactorOut(Bijection):
-    """Half of x goes on through f, as (2C, H/2, W/2); the other half is latent already and stays where it is (eq 11).
+    """Half of x goes on through f, as (2C, H/2, W/2); the other half stays, latent (eq 11).
 
-    The even squares of the checkerboard stay: the scale's couplings have changed them twice, the odd ones once.
+    The even squares of the checkerboard stay: the couplings of the scale have changed the even
+    squares twice, the odd squares once.
     """
 
     def __init__(self, bijection: Bijection) -> None:
@@ -52,17 +56,17 @@ class FactorOut(Bijection):
 
 
 def even_squares(x: Tensor) -> Tensor:
-    """(B, 2C, H/2, W/2): of each 2x2 square the upper left pixel's channels, then the lower right one's."""
+    """(B, 2C, H/2, W/2): the channels of each 2x2 square's upper left, then lower right pixel."""
     return torch.cat([x[..., 0::2, 0::2], x[..., 1::2, 1::2]], dim=1)
 
 
 def odd_squares(x: Tensor) -> Tensor:
-    """(B, 2C, H/2, W/2): of each 2x2 square the upper right pixel's channels, then the lower left one's."""
+    """(B, 2C, H/2, W/2): the channels of each 2x2 square's upper right, then lower left pixel."""
     return torch.cat([x[..., 0::2, 1::2], x[..., 1::2, 0::2]], dim=1)
 
 
 def from_squares(even: Tensor, odd: Tensor) -> Tensor:
-    """(B, C, H, W) from its even and odd squares, (B, 2C, H/2, W/2) each."""
+    """(B, C, H, W) from `even_squares` and `odd_squares`, (B, 2C, H/2, W/2) each."""
     upper_left, lower_right = even.chunk(2, dim=1)
     upper_right, lower_left = odd.chunk(2, dim=1)
     offsets = torch.stack([upper_left, upper_right, lower_left, lower_right], dim=2)
@@ -76,7 +80,7 @@ def side_divisor(module: nn.Module) -> int:
 
 
 def latent_levels(height: int, width: int, num_scales: int) -> Tensor:
-    """(H, W), integers: the scale, 0 to num_scales - 1, at which each entry of z was factored out."""
+    """(H, W), integers: the scale, 0 to num_scales - 1, at which z is factored out there."""
     levels = torch.zeros(1, 1, height, width, dtype=torch.long)
     if num_scales > 1:
         coarser = latent_levels(height // 2, width // 2, num_scales - 1) + 1

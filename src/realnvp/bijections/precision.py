@@ -1,4 +1,4 @@
-"""Which numbers compute what: the state, z and log-det, has x's type, the networks have their own."""
+"""Which type computes what: z and log-det have the type of x, the networks have their own."""
 
 from itertools import chain
 

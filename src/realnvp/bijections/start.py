@@ -1,4 +1,4 @@
-"""Layers that start from the data they see."""
+"""Layers that start from data, and when they do."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
