@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 
 from realnvp.bijections.precision import reference_tensor
 from realnvp.files.folders import atomic_save
-from realnvp.flows.flow import Flow, evaluating, refuse_fast
+from realnvp.flows.flow import Flow, in_eval_mode, refuse_fast
 
 Call = Literal["log_prob", "encode", "decode"]
 
@@ -45,7 +45,8 @@ def export_program(
     shape = flow.sample_shape(shape)
     mine = reference_tensor(flow)
     x = torch.zeros(2, *shape, dtype=dtype or mine.dtype, device=mine.device)  # 2: torch takes 1 for a constant
-    with evaluating(flow), warnings.catch_warnings():
+    # torch.export reads flags of TF32 that `full_precision` makes unreadable.
+    with in_eval_mode(flow), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's, of itself
         getattr(flow, call)(x)  # a shape that does not fit is told in our words
         return _traced(_folded(_traced(_Function(flow, call), x)), x)

@@ -197,17 +197,20 @@ def refuse_fast(flow: Flow, verb: str) -> None:
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Context: eval mode, no gradient, full precision.
-
-    Afterwards each submodule is in the mode that it was in.
-    """
+def in_eval_mode(module: nn.Module) -> Iterator[None]:
+    """Context: eval mode. Afterwards each submodule is in the mode that it was in."""
     modes = [(child, child.training) for child in module.modules()]
-    device = reference_tensor(module).device.type
     module.eval()
     try:
-        with full_precision(), torch.no_grad(), torch.autocast(device, enabled=False):
-            yield
+        yield
     finally:
         for child, mode in modes:
             child.training = mode
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Context: eval mode, no gradients, full precision."""
+    no_autocast = torch.autocast(reference_tensor(module).device.type, enabled=False)
+    with in_eval_mode(module), full_precision(), torch.no_grad(), no_autocast:
+        yield

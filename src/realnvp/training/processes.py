@@ -101,11 +101,7 @@ def _own_state(*, several: bool) -> Iterator[None]:
 def _check_one_gpu_each(place: torch.device) -> None:
     """ValueError if the processes that a launcher started on this machine cannot have a GPU each."""
     if place.index is not None:
-        raise ValueError(
-            f"--device: {place}: of several processes each takes a GPU of its own; name cuda"
-        )
+        raise ValueError(f"--device: {place}: of several processes each takes a GPU of its own; name cuda")
     processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     if processes > gpus:
-        raise ValueError(
-            f"--nproc-per-node: {processes} processes, but this machine has {gpus} GPU{'s' * (gpus > 1)}; one each"
-        )
+        raise ValueError(f"--nproc-per-node: {processes} processes, but this machine has {gpus} GPU{'s' * (gpus > 1)}; one each")

@@ -53,9 +53,7 @@ def check_may_train(config: Config, files: RunDir) -> None:
     now = resolve(config, old.data.shape, old.data.columns)
     if changed := [name for name in differences(old, now) if name not in MAY_CHANGE]:
         names = ", ".join(changed)
-        raise ValueError(
-            f"{files.config_file}: this run was started with another {names}; take another --run-dir"
-        )
+        raise ValueError(f"{files.config_file}: this run was started with another {names}; take another --run-dir")
 
 
 def _check_files_of_others(files: RunDir) -> None:
@@ -88,9 +86,7 @@ def earlier_sittings(files: RunDir, state: TrainState) -> Past:
     return sittings, [line for line in lines if _place_of(line, path) <= here]
 
 
-def begin_sitting(
-    config: Config, files: RunDir, state: TrainState, past: Past, **where: Any
-) -> list[str]:
+def begin_sitting(config: Config, files: RunDir, state: TrainState, past: Past, **where: Any) -> list[str]:
     """Write config.json, environment.json with this sitting, and metrics.jsonl without steps to come.
 
     past: `earlier_sittings`. where: fields of this sitting that its training knows.
@@ -108,9 +104,7 @@ def begin_sitting(
     sittings, metrics = past
     here = present_sitting(from_step=state.step, **where)
     write_file(files.config_file, to_json(config))
-    write_file(
-        files.sittings_file, json.dumps([*map(fields_of, [*sittings, here])], indent=2) + "\n"
-    )
+    write_file(files.sittings_file, json.dumps([*map(fields_of, [*sittings, here])], indent=2) + "\n")
     write_file(files.metrics_file, "".join(metrics))
     return _changes(sittings[-1], here) if sittings and state.step else []
 
@@ -118,9 +112,7 @@ def begin_sitting(
 def _changes(before: Sitting, here: Sitting) -> list[str]:
     """'threads 2 -> 1' and the like; version 0.1.0 did not record all of it."""
     names = ["device", "processes", "precision", *(["threads"] if here.device == "cpu" else [])]
-    pairs = [
-        (name, getattr(before, name) or getattr(here, name), getattr(here, name)) for name in names
-    ]
+    pairs = [(name, getattr(before, name) or getattr(here, name), getattr(here, name)) for name in names]
     pairs.append(("torch", before.versions.get("torch"), here.versions["torch"]))
     return [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]
 
