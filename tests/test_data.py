@@ -13,8 +13,8 @@ from pictures import colour, pictures
 from PIL import Image
 
 from realnvp.config import PRESETS, DataConfig
-from realnvp.data import Splits, codec_bits_per_dim, dequantise, find_data, open_splits, prepare, quantize, read_image
-from realnvp.data.dataset import SPLITS, Part, array_part, cut_off
+from realnvp.data import Dataset, codec_bits_per_dim, dequantise, find_data, open_splits, prepare, quantize, read_image
+from realnvp.data.dataset import SPLITS, Lazy, cut_off
 from realnvp.data.photos import FLATTEST, MARGIN, PHOTOGRAPHS, SIDES, load_photographs, regions, windows
 from realnvp.files.folders import atomic_save
 from realnvp.files.records import DamagedError
@@ -24,7 +24,7 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Splits:
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return prepare(PHOTOS, seed=0, folder=tmp_path_factory.mktemp("photos"))
 
 
@@ -77,25 +77,24 @@ def test_digits_are_split_into_disjoint_parts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", [(), ("validation",), ("test",), ("validation", "test")])
 def test_cut_off_parts_share_no_image(given: tuple[str, ...]) -> None:
-    parts = {split: array_part(np.zeros((3, 1, 1, 1), np.uint8)) for split in given}
-    whole = cut_off(parts | {"train": Part(100, lambda wanted: wanted.astype(np.uint8))}, 0.1, seed=0)
+    parts = {split: np.zeros((3, 1, 1, 1), np.uint8) for split in given}
+    whole = cut_off(parts | {"train": Lazy(100, lambda wanted: wanted.astype(np.uint8))}, 0.1, seed=0)
     cut = [whole[split] for split in whole if split not in given]
     assert list(whole) == ["train", "validation", "test"]
-    assert all(whole[split].count == 3 for split in given)
-    assert sorted(np.concatenate([part.read(np.arange(part.count)) for part in cut]).tolist()) == list(range(100))
-    assert all(part.count == 10 for part in cut[1:])
+    assert all(len(whole[split]) == 3 for split in given)
+    assert sorted(np.concatenate([part[:] for part in cut]).tolist()) == list(range(100))
+    assert all(len(part) == 10 for part in cut[1:])
 
 
-def test_photographs_come_from_the_seed_alone(photos: Splits) -> None:
+def test_photographs_come_from_the_seed_alone(photos: Dataset) -> None:
     assert photos.shape == (3, 32, 32)
     assert photos.groups is not None
     assert [len(part) for part in (photos.train, photos.validation, photos.test)] == [20000, 500, 1000]
     assert np.bincount(photos.groups["test"]).tolist() == [125] * len(PHOTOGRAPHS)
-    first = np.arange(64)
     again, other = find_data(PHOTOS, seed=0), find_data(PHOTOS, seed=1)
     for split, stored in {"train": photos.train, "validation": photos.validation, "test": photos.test}.items():
-        assert np.array_equal(again.parts[split].read(first), stored[:64])
-        assert not np.array_equal(other.parts[split].read(first), stored[:64])
+        assert np.array_equal(again.splits[split][:64], stored[:64])
+        assert not np.array_equal(other.splits[split][:64], stored[:64])
 
 
 def test_photograph_splits_share_no_source_pixel() -> None:
@@ -121,7 +120,7 @@ def test_photograph_splits_share_no_source_pixel() -> None:
     assert abs(drawn["train"][:, 3].mean() - drawn["test"][:, 3].mean()) < 2
 
 
-def test_codecs_beat_raw_pixels(photos: Splits) -> None:
+def test_codecs_beat_raw_pixels(photos: Dataset) -> None:
     sizes = codec_bits_per_dim(photos.test[:16])
     assert 3 < sizes["webp"] < sizes["png"] < 8
     flat = codec_bits_per_dim(np.zeros((2, 32, 32, 1), np.uint8))

@@ -123,8 +123,8 @@ def test_splits_of_a_folder_are_taken_and_others_cut_off_by_the_seed(tmp_path: P
     write_csv(folder / "test.csv", rows[30:, ::-1], NAMES[::-1])  # found by name
     source = find_data(of(folder).data, seed=0)
     assert source.counts == {"train": 27, "validation": 3, "test": 10}
-    assert np.array_equal(source.parts["test"].read(np.arange(10)), rows[30:])
-    cut = [find_data(of(folder).data, seed=seed).parts["validation"].read(np.arange(3)) for seed in (0, 0, 1)]
+    assert np.array_equal(source.test[:], rows[30:])
+    cut = [find_data(of(folder).data, seed=seed).validation[:] for seed in (0, 0, 1)]
     assert np.array_equal(cut[0], cut[1])
     assert not np.array_equal(cut[0], cut[2])
 

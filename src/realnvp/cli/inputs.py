@@ -9,7 +9,7 @@ from realnvp.config import Kind
 if TYPE_CHECKING:
     import torch
 
-    from realnvp.data import Splits
+    from realnvp.data import Dataset
     from realnvp.flows.flow import Flow
 
 
@@ -54,7 +54,7 @@ def of_table(flow: "Flow") -> bool:
     return config_of(flow).kind is Kind.TABLE
 
 
-def own_data(flow: "Flow", run: str) -> "Splits":
+def own_data(flow: "Flow", run: str) -> "Dataset":
     """Open the run's own data; the test split's checksum is compared. Warns if they have changed since the training."""
     from realnvp.data import splits_of_run
     from realnvp.files.run_dir import RunDir

@@ -1,7 +1,7 @@
 """Images to uint8 arrays, tables to float64 ones: found, checked, prepared once, and memory-mapped from then on."""
 
 from realnvp.data.codecs import codec_bits_per_dim
-from realnvp.data.dataset import Part, Rows, Splits, array_part
+from realnvp.data.dataset import Dataset, Rows, Split
 from realnvp.data.find import discard_prepared, find_data, prepare, splits_of_run
 from realnvp.data.folder import find_split, image_files
 from realnvp.data.images import fitted, read_image
@@ -10,10 +10,9 @@ from realnvp.data.prepared import open_splits
 from realnvp.data.table import find_rows, read_table
 
 __all__ = [
-    "Part",
+    "Dataset",
     "Rows",
-    "Splits",
-    "array_part",
+    "Split",
     "codec_bits_per_dim",
     "dequantise",
     "discard_prepared",

@@ -1,13 +1,15 @@
-"""A data set: its parts, read on demand, before it is prepared; its splits, memory-mapped, afterwards."""
+"""A data set: its splits, read on demand before it is prepared, memory-mapped afterwards."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from realnvp.config import Kind
 
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
@@ -19,52 +21,88 @@ Result = TypeVar("Result")
 SPLITS = ("train", "validation", "test")
 
 
-@dataclass(frozen=True)
-class Part:
-    """One split: so many images (rows), and a way to read any of them, (n,) indices -> uint8 (n, H, W, C), float64 (n, D)."""
+class Split(Protocol):
+    """The images or rows of one split; indexing reads them: uint8 (n, H, W, C), float64 (n, D)."""
 
-    count: int
-    read: Callable[[Indices], Values]
+    def __len__(self) -> int: ...
 
-    def take(self, indices: Indices) -> "Part":
-        """The part with only these images, in this order."""
-        return Part(len(indices), lambda wanted: self.read(indices[wanted]))
+    def __getitem__(self, wanted: Any, /) -> Values: ...
 
 
 @dataclass(frozen=True)
-class Source:
-    """A data set that could be prepared; its pixels are read only on demand. A table's levels are None: real numbers."""
+class Dataset:
+    """A data set: its splits, and what is known of them."""
 
     name: str
     version: str | None
     levels: int | None
+    """Grey levels of images; None: real numbers, a table."""
     shape: tuple[int, ...]
-    """Channels, height, width; of a table how many columns."""
-    parts: dict[str, Part]
-    """By name of the split: train, validation, test."""
+    """Channels, height, width of images; the number of columns of a table."""
+    splits: Mapping[str, Split]
+    """By name: train, validation, test. Arrays where the data are prepared, memory-mapped, else `Lazy`."""
     groups: dict[str, list[int]] | None = None
-    """By split: which photograph each image was cut from."""
+    """By split: which photograph each image was cut from; standard errors are clustered by it."""
     train_shape: Shape | None = None
     """Of the stored training images, where training cuts its images out of larger ones."""
     comparable: bool = True
-    """Whether these are the images that the paper's number is about: its version of the set, and all of it."""
+    """Whether the paper's number is about these images: its version of the set, and all of it."""
     columns: tuple[str, ...] | None = None
-    """A table's, by name."""
+    """Names of a table's columns."""
+    folder: Path | None = None
+    """Where the arrays lie; None: only in memory, or not prepared."""
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    """The checksum of each array, by the name of its file."""
+
+    @property
+    def kind(self) -> Kind:
+        """Images or a table."""
+        return Kind.TABLE if self.levels is None else Kind.IMAGES
 
     @property
     def counts(self) -> dict[str, int]:
-        """Images of each split."""
-        return {split: part.count for split, part in self.parts.items()}
+        """How many images or rows each split has."""
+        return {name: len(split) for name, split in self.splits.items()}
+
+    @property
+    def train(self) -> Split:
+        """The split that a training sees."""
+        return self.splits["train"]
+
+    @property
+    def validation(self) -> Split:
+        """The split that chooses the best model."""
+        return self.splits["validation"]
+
+    @property
+    def test(self) -> Split:
+        """The split that results are reported on."""
+        return self.splits["test"]
 
 
-def array_part(images: "Values | Rows") -> Part:
-    """A part that reads from an array, (N, H, W, C) or (N, D), which may be memory-mapped or a view of one."""
-    return Part(len(images), lambda wanted: images[wanted])
+@dataclass(frozen=True)
+class Lazy:
+    """A split that is read on demand."""
+
+    count: int
+    read: Callable[[Indices], Values]
+    """(n,) indices -> n images or rows."""
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, wanted: Any) -> Values:
+        return self.read(np.arange(*wanted.indices(self.count)) if isinstance(wanted, slice) else np.asarray(wanted))
 
 
-def decoded_part(count: int, decode: Callable[[int], Pixels]) -> Part:
-    """A part that decodes its images when they are read, on all cores; decode(index) gives (H, W, C)."""
-    return Part(count, lambda wanted: np.stack(list(in_threads(decode, wanted.tolist()))))
+def chosen(split: Split, indices: Indices) -> Lazy:
+    """The split with only these images, in this order."""
+    return Lazy(len(indices), lambda wanted: split[indices[wanted]])
+
+
+def decoded(count: int, decode: Callable[[int], Pixels]) -> Lazy:
+    """The split whose images `decode(index)` reads, (H, W, C) each, on all cores."""
+    return Lazy(count, lambda wanted: np.stack(list(in_threads(decode, wanted.tolist()))))
 
 
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
@@ -74,15 +112,14 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Ite
             yield from pool.map(function, items[start : start + 1024])
 
 
-def cut_off(parts: dict[str, Part], held_out: float, *, seed: int) -> dict[str, Part]:
-    """Train, validation and test; one that is missing is cut off from train by the seed's permutation.
+def cut_off(splits: Mapping[str, Split], held_out: float, *, seed: int) -> dict[str, Split]:
+    """Train, validation and test; a missing split is cut off from train by the seed's permutation.
 
     The share `held_out` of train goes into each, one image at least. ValueError if train is too small for that.
     """
-    if missing := [split for split in SPLITS if split not in parts]:
-        rows = cut_rows(parts["train"].count, held_out, missing, seed=seed)
-        parts = parts | {split: parts["train"].take(rows[split]) for split in rows}
-    return {split: parts[split] for split in SPLITS}
+    train, missing = splits["train"], [name for name in SPLITS if name not in splits]
+    rows = cut_rows(len(train), held_out, missing, seed=seed) if missing else {}
+    return {name: chosen(train, rows[name]) if name in rows else splits[name] for name in SPLITS}
 
 
 def reason(error: Exception) -> str:
@@ -102,9 +139,10 @@ def cut_rows(count: int, held_out: float, missing: Sequence[str], *, seed: int) 
 
 
 class Rows:
-    """Like an array, uint8 (N, h, w, C) or float64 (N, D), but a view: chosen ones of those stored, images cut to their centre.
+    """A view of a stored array: some of its images, cut to their centre, or some of its rows.
 
-    Indexing reads, so nothing large is copied; `crops` cuts anywhere else, which is what training on larger images does.
+    Like an array, uint8 (N, h, w, C) or float64 (N, D), but indexing reads, so that nothing large
+    is copied. `crops` cuts anywhere else: training on larger images does.
     """
 
     def __init__(self, images: Values, rows: Indices, size: Sequence[int]) -> None:
@@ -131,31 +169,3 @@ class Rows:
         height, width = self.size
         places = zip(self.rows[wanted], corners.tolist(), strict=True)
         return np.stack([self.images[row, top : top + height, left : left + width] for row, (top, left) in places])
-
-
-@dataclass(frozen=True)
-class Splits:
-    """A data set, each split uint8 (N, H, W, C) or float64 (N, D), memory-mapped and read-only, or a view of rows."""
-
-    name: str
-    version: str | None
-    levels: int | None
-    train: Values | Rows
-    validation: Values | Rows
-    test: Values | Rows
-    groups: dict[str, list[int]] | None = None
-    """By split: which photograph each image was cut from; standard errors are clustered by it."""
-    comparable: bool = True
-    """Whether these are the images that the paper's number is about."""
-    columns: tuple[str, ...] | None = None
-    """A table's, by name."""
-    folder: Path | None = None
-    """Where they lie; those made anew lie nowhere."""
-    sha256: Mapping[str, str] = field(default_factory=dict)
-    """The checksum of each array, by the name of its file."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Channels, height, width; of a table how many columns."""
-        _, *size, channels = self.test.shape
-        return channels, *size

@@ -3,13 +3,12 @@
 import json
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from realnvp.config import Config, DataConfig
-from realnvp.data.dataset import SPLITS, Source, Splits, array_part, cut_off
+from realnvp.data.dataset import SPLITS, Dataset, cut_off
 from realnvp.data.folder import scan
 from realnvp.data.photos import digits, photos
 from realnvp.data.prepared import DESCRIPTION, open_splits, read_description, write_dataset
@@ -20,20 +19,20 @@ from realnvp.files.records import ours
 STATE = ".prepare.json"  # beside the arrays until all is written: whose they are
 
 
-def find_data(config: DataConfig, *, seed: int) -> Source:
+def find_data(config: DataConfig, *, seed: int) -> Dataset:
     """What `prepare` would write: name, shape, counts; every file is read and checked, nothing is written.
 
     ValueError names the field, or all bad files.
     """
-    source = _find(config, seed)
-    if source.levels != config.levels:
-        raise ValueError(f"data.levels: {source.name} has {source.levels} grey levels, not {config.levels}")
-    if config.shape not in (None, source.shape):
-        raise ValueError(f"data.shape: the configuration says {config.shape}, the data are {source.shape}")
-    return source
+    found = _find(config, seed)
+    if found.levels != config.levels:
+        raise ValueError(f"data.levels: {found.name} has {found.levels} grey levels, not {config.levels}")
+    if config.shape not in (None, found.shape):
+        raise ValueError(f"data.shape: the configuration says {config.shape}, the data are {found.shape}")
+    return found
 
 
-def prepare(config: DataConfig, *, seed: int, folder: Path, verify: Iterable[str] = ()) -> Splits:
+def prepare(config: DataConfig, *, seed: int, folder: Path, verify: Iterable[str] = ()) -> Dataset:
     """The data set, opened; written to the folder first, unless it is there or the source is a prepared folder itself.
 
     verify: the splits whose checksums are compared, where they are there.
@@ -45,12 +44,12 @@ def prepare(config: DataConfig, *, seed: int, folder: Path, verify: Iterable[str
         _check_settings(config, seed, folder)
         with ours():
             return open_splits(folder, verify=verify)
-    source = find_data(config, seed=seed)
+    found = find_data(config, seed=seed)
     if prepared := _prepared_source(config):
         return open_splits(prepared, held_out=config.held_out, seed=seed, verify=verify)
     settings = _settings(config, seed)
     claim_folder(folder, settings)
-    write_dataset(source, settings, folder)
+    write_dataset(found, settings, folder)
     (folder / STATE).unlink()
     return open_splits(folder)
 
@@ -90,7 +89,7 @@ def _prepared_source(config: DataConfig) -> Path | None:
     return source if source and (source / DESCRIPTION).exists() else None
 
 
-def _find(config: DataConfig, seed: int) -> Source:
+def _find(config: DataConfig, seed: int) -> Dataset:
     if prepared := _prepared_source(config):
         return _from_prepared(config, prepared, seed)
     if config.set in ("photos", "digits"):
@@ -104,20 +103,20 @@ def _find(config: DataConfig, seed: int) -> Source:
         raise ValueError(f"data.source: {config.set} needs a prepared folder: {command}, then --data.source DIR")
     if not config.source:
         raise ValueError("data.source: images needs a folder of images of one size, an .npy file or a prepared folder")
-    assert config.levels is not None
-    parts, shape = scan(Path(config.source).expanduser(), levels=config.levels)
-    return Source(config.set, None, config.levels, shape, cut_off(parts, config.held_out, seed=seed))
+    if config.levels is None:
+        raise ValueError("data.levels: images have grey levels, such as 256")
+    splits, shape = scan(Path(config.source).expanduser(), levels=config.levels)
+    return Dataset(config.set, None, config.levels, shape, cut_off(splits, config.held_out, seed=seed))
 
 
-def _from_prepared(config: DataConfig, folder: Path, seed: int) -> Source:
-    splits = open_splits(folder, held_out=config.held_out, seed=seed)
-    if config.set not in (splits.name, "images") or (splits.levels is None) != (config.levels is None):
-        raise ValueError(f"data.set: {folder} holds {splits.name}, not {config.set}")
-    if config.columns not in (None, splits.columns):
-        there = ", ".join(splits.columns or ())
+def _from_prepared(config: DataConfig, folder: Path, seed: int) -> Dataset:
+    found = open_splits(folder, held_out=config.held_out, seed=seed)
+    if config.set not in (found.name, "images") or found.kind is not config.kind:
+        raise ValueError(f"data.set: {folder} holds {found.name}, not {config.set}")
+    if config.columns not in (None, found.columns):
+        there = ", ".join(found.columns or ())
         raise ValueError(f"data.columns: {folder} holds {there}, in this order; choose others from the table itself")
-    parts = {split: array_part(getattr(splits, split)) for split in SPLITS}
-    return Source(splits.name, splits.version, splits.levels, splits.shape, parts, splits.groups, columns=splits.columns)
+    return found
 
 
 def _settings(config: DataConfig, seed: int) -> dict[str, Any]:
@@ -135,7 +134,7 @@ def _check_settings(config: DataConfig, seed: int, folder: Path) -> None:
             raise ValueError(f"{field}: {folder} was prepared with {recorded[name]!r}, not {value!r}; name another folder")
 
 
-def splits_of_run(run_dir: Path, config: Config, *, verify: Iterable[str] = ()) -> Splits:
+def splits_of_run(run_dir: Path, config: Config, *, verify: Iterable[str] = ()) -> Dataset:
     """The data that a run of this configuration was trained on; the checksums of the splits in `verify` are compared.
 
     Sets that come with their packages are made anew, the same, where the run has none: for flows that are shared.
@@ -145,14 +144,8 @@ def splits_of_run(run_dir: Path, config: Config, *, verify: Iterable[str] = ()) 
         return open_splits(prepared, held_out=config.data.held_out, seed=config.seed, verify=verify)
     if not (run_dir / "data").exists():
         if config.data.set in ("photos", "digits") and not config.data.source:
-            return _in_memory(find_data(config.data, seed=config.seed))
+            found = find_data(config.data, seed=config.seed)
+            return replace(found, splits={name: split[:] for name, split in found.splits.items()})
         raise ValueError(f"{run_dir / 'data'}: the data that it was trained on are not there any more")
     with ours():
         return open_splits(run_dir / "data", verify=verify)
-
-
-def _in_memory(source: Source) -> Splits:
-    train, validation, test = (part.read(np.arange(part.count)) for part in (source.parts[split] for split in SPLITS))
-    return Splits(
-        source.name, source.version, source.levels, train, validation, test, groups=source.groups, comparable=source.comparable
-    )

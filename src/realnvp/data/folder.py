@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from realnvp.data.dataset import Part, Pixels, Shape, array_part, decoded_part, in_threads
+from realnvp.data.dataset import Dataset, Lazy, Pixels, Shape, Split, decoded, in_threads
 from realnvp.data.images import read_image
 from realnvp.data.prepared import check_levels, open_npy
 
@@ -20,7 +20,7 @@ UNREAD = frozenset([".avif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".arw", 
 NAMES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 
 
-def scan(source: Path, *, levels: int) -> tuple[dict[str, Part], Shape]:
+def scan(source: Path, *, levels: int) -> tuple[dict[str, Split], Shape]:
     """The splits that the source holds, train at least, and their common (C, H, W).
 
     Every file is read once. ValueError names all bad ones, or says what the source lacks.
@@ -33,14 +33,14 @@ def scan(source: Path, *, levels: int) -> tuple[dict[str, Part], Shape]:
         raise ValueError(f"{source}: {'neither a folder nor an .npy file' if source.exists() else 'no such file or folder'}")
     if arrays:
         shape = common_shape(list(arrays.values()), lambda path: _array(path, levels))
-        return {split: array_part(_array(path, 256)) for split, path in arrays.items()}, shape
+        return {split: _array(path, 256) for split, path in arrays.items()}, shape
     folders = split_entries({path.name: path for path in source.iterdir() if path.is_dir()}, source) or {"train": source}
     names, tops = walk(source), {folder.name for folder in folders.values()}
     outside = [name for name in names if is_image(name) and name.split("/")[0] not in tops]
     files = {split: image_files(folder) for split, folder in folders.items()}
     shape = common_shape([path for split in files for path in files[split]], lambda path: _image(path, levels))
     warn_of_left_out(source, [] if source in folders.values() else outside, tops, names, hidden(source))
-    return {split: _image_part(paths, shape) for split, paths in files.items()}, shape
+    return {split: _decoded(paths, shape) for split, paths in files.items()}, shape
 
 
 def warn_of_left_out(
@@ -171,8 +171,8 @@ def _words(shape: tuple[int, ...]) -> str:
     return f"{shape[0]} high, {shape[1]} wide with {shape[2]} channel{'s' * (shape[2] > 1)}"
 
 
-def _image_part(files: Sequence[Path], shape: Shape) -> Part:
-    """A part that decodes its files when they are read: the scan kept no pixels."""
+def _decoded(files: Sequence[Path], shape: Shape) -> Lazy:
+    """The split whose images are decoded when they are read: the scan kept no pixels."""
     channels, height, width = shape
 
     def one(index: int) -> Pixels:
@@ -181,17 +181,23 @@ def _image_part(files: Sequence[Path], shape: Shape) -> Part:
             raise ValueError(f"{files[index]}: changed while it was read")
         return image
 
-    return decoded_part(len(files), one)
+    return decoded(len(files), one)
 
 
-def find_split(source: Path, split: str, *, levels: int) -> tuple[Part, Shape, str]:
-    """A split of images outside any run, their (C, H, W), and its name: "all" where the source has no splits.
+def find_split(source: Path, split: str, *, levels: int) -> tuple[Dataset, str]:
+    """Images outside any run, and the name of the wanted split: "all" where the source has no splits.
 
     ValueError names all bad files, or says which splits there are.
     """
-    parts, shape = scan(source, levels=levels)
-    if set(parts) == {"train"}:
-        return parts["train"], shape, "all"
-    if split not in parts:
-        raise ValueError(f"{source}: has no {split} split, only {' and '.join(parts)}")
-    return parts[split], shape, split
+    splits, shape = scan(source, levels=levels)
+    splits, split = wanted(splits, split, source)
+    return Dataset(str(source), None, levels, shape, splits, comparable=False), split
+
+
+def wanted(splits: dict[str, Split], split: str, source: Path) -> tuple[dict[str, Split], str]:
+    """The splits of a source and the name of the wanted one; all of it, "all", where there is only train."""
+    if set(splits) == {"train"}:
+        return {"all": splits["train"]}, "all"
+    if split not in splits:
+        raise ValueError(f"{source}: has no {split} split, only {' and '.join(splits)}")
+    return splits, split

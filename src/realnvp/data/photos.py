@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from realnvp.data.dataset import SPLITS, Indices, Part, Pixels, Source, array_part, cut_off
+from realnvp.data.dataset import SPLITS, Dataset, Indices, Lazy, Pixels, cut_off
 from realnvp.data.images import read_image
 
 Box = tuple[int, int, int, int]
@@ -44,7 +44,7 @@ MARGIN = 8
 FLATTEST = 8
 
 
-def photos(*, seed: int) -> Source:
+def photos(*, seed: int) -> Dataset:
     """Crops of (3, 32, 32), area-averaged from square windows; the same seed gives the same bits."""
     from PIL import Image
 
@@ -55,13 +55,13 @@ def photos(*, seed: int) -> Source:
         box = (left, top, left + side, top + side)
         return np.asarray(pictures[number].resize((SIZE, SIZE), Image.Resampling.BOX, box=box))
 
-    def part(boxes: Indices) -> Part:
-        return Part(len(boxes), lambda wanted: np.stack([crop(*box) for box in boxes[wanted].tolist()]))
+    def crops(boxes: Indices) -> Lazy:
+        return Lazy(len(boxes), lambda wanted: np.stack([crop(*box) for box in boxes[wanted].tolist()]))
 
     drawn = windows(photographs, seed=seed)
     groups = {split: boxes[:, 0].tolist() for split, boxes in drawn.items()}
-    parts = {split: part(boxes) for split, boxes in drawn.items()}
-    return Source("photos", "scikit-image + scikit-learn wheels", 256, (3, SIZE, SIZE), parts, groups)
+    splits = {split: crops(boxes) for split, boxes in drawn.items()}
+    return Dataset("photos", "scikit-image + scikit-learn wheels", 256, (3, SIZE, SIZE), splits, groups)
 
 
 def load_photographs() -> list[Pixels]:
@@ -135,8 +135,8 @@ def _flat(sums: Indices, left: Indices, top: Indices, side: Indices) -> npt.NDAr
     return flat
 
 
-def digits(held_out: float, *, seed: int) -> Source:
+def digits(held_out: float, *, seed: int) -> Dataset:
     """The 1797 digits, (1, 8, 8) with 17 grey levels, split by the seed's permutation."""
     images = importlib.import_module("sklearn.datasets").load_digits().images[..., None].astype(np.uint8)
-    parts = cut_off({"train": array_part(images)}, held_out, seed=seed)
-    return Source("digits", "scikit-learn load_digits", 17, (1, 8, 8), parts)
+    splits = cut_off({"train": images}, held_out, seed=seed)
+    return Dataset("digits", "scikit-learn load_digits", 17, (1, 8, 8), splits)

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from realnvp.config import DataConfig
-from realnvp.data.dataset import SPLITS, Part, Pixels, Rows, Source, Splits, Values, cut_rows, reason
+from realnvp.config import DataConfig, Kind
+from realnvp.data.dataset import SPLITS, Dataset, Pixels, Rows, Split, Values, cut_rows, reason
 from realnvp.files.folders import atomic_save
 from realnvp.files.records import Fields, parse_fields
 from realnvp.progress import progress
@@ -38,7 +38,7 @@ _FIELDS: Fields = {
 }
 
 
-def open_splits(folder: Path, *, held_out: float = DataConfig.held_out, seed: int = 0, verify: Iterable[str] = ()) -> Splits:
+def open_splits(folder: Path, *, held_out: float = DataConfig.held_out, seed: int = 0, verify: Iterable[str] = ()) -> Dataset:
     """The prepared data set in a folder; the checksums of the splits in `verify` are compared first.
 
     Where it has no validation split, the share `held_out` of train is it, by the seed's permutation.
@@ -58,16 +58,17 @@ def open_splits(folder: Path, *, held_out: float = DataConfig.held_out, seed: in
             raise ValueError(f"{path}: its checksum is not the one in {DESCRIPTION}")
         if about["levels"] is not None:
             check_levels(array, about["levels"], path=path)
-    arrays: dict[str, Values | Rows] = dict(stored)
+    splits: dict[str, Split] = dict(stored)
     train, size = stored["train"], about["shape"][1:]
     if "validation" not in stored:
         rows = cut_rows(len(train), held_out, ["validation"], seed=seed)
-        arrays |= {split: Rows(train, rows[split], size) for split in rows}
+        splits |= {split: Rows(train, rows[split], size) for split in rows}
     elif about["train_shape"]:
-        arrays["train"] = Rows(train, np.arange(len(train)), size)
+        splits["train"] = Rows(train, np.arange(len(train)), size)
+    known = {name: about[name] for name in ("name", "version", "levels", "groups", "comparable")}
     columns, sums = about.get("columns"), {f"{split}.npy": about["sha256"][f"{split}.npy"] for split in stored}
-    about = {name: about[name] for name in ("name", "version", "levels", "groups", "comparable")} | arrays
-    return Splits(**about, columns=columns and tuple(columns), folder=folder, sha256=sums)
+    known |= {"columns": columns and tuple(columns), "folder": folder, "sha256": sums}
+    return Dataset(**known, shape=tuple(about["shape"]), splits={split: splits[split] for split in SPLITS})
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -134,26 +135,26 @@ def sha256(path: Path) -> str:
 BLOCK_BYTES, BLOCK_IMAGES = 2**24, 2**13  # each of small images takes a few kilobytes while it is read
 
 
-def write_dataset(source: Source, about: dict[str, Any], folder: Path, *, keep: bool = False) -> dict[str, Any]:
-    """Writes a prepared folder; the content of its dataset.json, `about` and what follows from the source.
+def write_dataset(dataset: Dataset, about: dict[str, Any], folder: Path, *, keep: bool = False) -> dict[str, Any]:
+    """Writes a prepared folder; the content of its dataset.json, `about` and what follows from the data set.
 
     keep: goes on where an interrupted call stopped; what is there must come from the same source.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = {split: folder / f"{split}.npy" for split in source.parts}
+    files = {split: folder / f"{split}.npy" for split in dataset.splits}
     for split, path in files.items():
         if not (keep and path.exists()):
-            shape = source.train_shape if split == "train" and source.train_shape else source.shape
-            _save_part(source.parts[split], shape, path, real=source.levels is None, keep=keep)
+            shape = dataset.train_shape if split == "train" and dataset.train_shape else dataset.shape
+            _save_split(dataset.splits[split], shape, path, real=dataset.kind is Kind.TABLE, keep=keep)
     about = about | {
-        "version": source.version,
-        "levels": source.levels,
-        "shape": source.shape,
-        "columns": source.columns,
-        "train_shape": source.train_shape,
-        "counts": source.counts,
-        "groups": source.groups,
-        "comparable": source.comparable,
+        "version": dataset.version,
+        "levels": dataset.levels,
+        "shape": dataset.shape,
+        "columns": dataset.columns,
+        "train_shape": dataset.train_shape,
+        "counts": dataset.counts,
+        "groups": dataset.groups,
+        "comparable": dataset.comparable,
         "sha256": {path.name: sha256(path) for path in files.values()},
     }
     about["sha256"][DESCRIPTION] = checksum(about)
@@ -162,13 +163,13 @@ def write_dataset(source: Source, about: dict[str, Any], folder: Path, *, keep: 
     return about
 
 
-def _save_part(part: Part, shape: Sequence[int], path: Path, *, real: bool, keep: bool) -> None:
+def _save_split(split: Split, shape: Sequence[int], path: Path, *, real: bool, keep: bool) -> None:
     """One split as .npy, uint8 (N, H, W, C) or float64 (N, D), in blocks: memory stays bounded, a full disk is an OSError."""
     channels, *size = shape
     each = math.prod(shape) * (8 if real else 1)
     rows = max(1, min(BLOCK_IMAGES, BLOCK_BYTES // each))
     header = io.BytesIO()
-    description = {"descr": "<f8" if real else "|u1", "fortran_order": False, "shape": (part.count, *size, channels)}
+    description = {"descr": "<f8" if real else "|u1", "fortran_order": False, "shape": (len(split), *size, channels)}
     np.lib.format.write_array_header_1_0(header, description)
     begin, block = header.tell(), rows * each
 
@@ -179,12 +180,12 @@ def _save_part(part: Part, shape: Sequence[int], path: Path, *, real: bool, keep
         file.seek(0)
         file.write(header.getvalue())
         file.seek(0, os.SEEK_END)
-        with progress(path.stem, part.count, start=done * rows, enabled=keep) as report:
-            for start in range(done * rows, part.count, rows):
-                file.write(part.read(np.arange(start, min(start + rows, part.count))).tobytes())
+        with progress(path.stem, len(split), start=done * rows, enabled=keep) as report:
+            for start in range(done * rows, len(split), rows):
+                file.write(split[start : start + rows].tobytes())
                 if keep:
                     file.flush()
                     os.fsync(file.fileno())
-                report(min(start + rows, part.count), "images")
+                report(min(start + rows, len(split)), "images")
 
-    atomic_save(path, write, size=begin + part.count * each, keep=keep)
+    atomic_save(path, write, size=begin + len(split) * each, keep=keep)

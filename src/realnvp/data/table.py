@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from realnvp.config import DataConfig, nearest
-from realnvp.data.dataset import Part, Source, array_part, cut_off, reason
-from realnvp.data.folder import split_entries
+from realnvp.data.dataset import Dataset, cut_off, reason
+from realnvp.data.folder import split_entries, wanted
 from realnvp.data.prepared import open_npy
 
 Reals = npt.NDArray[np.float64]
@@ -22,7 +22,7 @@ LARGEST = float(np.finfo(np.float32).max)  # weights are float32: the mean of a 
 LISTED = 10  # columns that one line names
 
 
-def table(config: DataConfig, *, seed: int) -> Source:
+def table(config: DataConfig, *, seed: int) -> Dataset:
     """The table of data.source, its rows split by the seed's permutation where the source has no splits.
 
     ValueError names all columns that are no good: missing, text, values that are not finite, constant in training.
@@ -31,27 +31,24 @@ def table(config: DataConfig, *, seed: int) -> Source:
         raise ValueError("data.source: table needs a .csv, .npy or .parquet file of numbers, or a folder of train, test ...")
     source = Path(config.source).expanduser()
     read, columns = _scan(source, config.columns)
-    parts = cut_off({split: array_part(rows) for split, rows in read.items()}, config.held_out, seed=seed)
-    train = parts["train"].read(np.arange(parts["train"].count))
+    splits = cut_off(read, config.held_out, seed=seed)
+    train = splits["train"][:]
     if len(columns) < 2:
         raise ValueError(f"{source}: has one column; a coupling changes some columns by the others, so two are needed")
     constant = (train == train[0]).all(0)
     _refuse(source, {columns[i]: f"is {train[0, i]:g} in all training rows" for i in np.flatnonzero(constant)})
     _warn_of_unbounded(source, train, columns)
-    return Source(config.set, source.name, None, (len(columns),), parts, columns=columns)
+    return Dataset(config.set, source.name, None, (len(columns),), splits, columns=columns)
 
 
-def find_rows(source: Path, split: str, columns: Columns | None) -> tuple[Part, Columns, str]:
-    """A split of a table outside any run, the names of its columns, and its name: "all" where the source has no splits.
+def find_rows(source: Path, split: str, columns: Columns | None) -> tuple[Dataset, str]:
+    """A table outside any run, and the name of the wanted split: "all" where the source has no splits.
 
     ValueError names what is wrong with the columns, or says which splits there are.
     """
     read, columns = _scan(source, columns)
-    if set(read) == {"train"}:
-        return array_part(read["train"]), columns, "all"
-    if split not in read:
-        raise ValueError(f"{source}: has no {split} split, only {' and '.join(read)}")
-    return array_part(read[split]), columns, split
+    splits, split = wanted({**read}, split, source)
+    return Dataset(str(source), None, None, (len(columns),), splits, comparable=False, columns=columns), split
 
 
 def read_table(path: Path, columns: Columns | None = None) -> tuple[Reals, Columns]:

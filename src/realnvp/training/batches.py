@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from realnvp.config import Config, Kind
-from realnvp.data import Rows, dequantise
+from realnvp.data import Rows, Split, dequantise
 from realnvp.device import moved, pinned
 from realnvp.noise import Purpose, generator, uniform
 
@@ -26,7 +26,7 @@ class Batches:
 
     def __init__(
         self,
-        images: Values | Rows,
+        images: Split,
         config: Config,
         *,
         device: torch.device,

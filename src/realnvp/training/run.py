@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from realnvp.bijections import ActNorm, starting
 from realnvp.config import Config, Kind, TrainConfig, differences, resolve, validate
 from realnvp.config.units import Unit, unit_of
-from realnvp.data import Splits, prepare
+from realnvp.data import Dataset, prepare
 from realnvp.data.dataset import SPLITS
 from realnvp.device import has_bfloat16
 from realnvp.files.checkpoint import TrainState, load_checkpoint, save_checkpoint
@@ -48,7 +48,7 @@ class Run:
 
     config: Config
     files: RunDir
-    splits: Splits
+    splits: Dataset
     batches: Batches
     flow: Flow
     model: Any
@@ -226,7 +226,7 @@ def _precision(recipe: TrainConfig, device: torch.device) -> str:
     return "bfloat16" if has_bfloat16(device) else "float32"
 
 
-def _start_from_data(flow: Flow, splits: Splits, batches: Batches) -> None:
+def _start_from_data(flow: Flow, splits: Dataset, batches: Batches) -> None:
     """Start the layers that can from the data: of a table all of it, of images the first 128 or so."""
     if config_of(flow).kind is Kind.TABLE:
         standardise(flow, splits.train[:])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from realnvp.config import MAY_CHANGE, Config, differences, flat, read_config, resolve, to_json
-from realnvp.data import Splits, discard_prepared
+from realnvp.data import Dataset, discard_prepared
 from realnvp.files.checkpoint import TrainState
 from realnvp.files.environment import Sitting, present_sitting
 from realnvp.files.folders import keep_last, sweep, write_file
@@ -68,7 +68,7 @@ def _check_files_of_others(files: RunDir) -> None:
         raise ValueError(f"{files.metrics_file}: {words}")
 
 
-def check_data(files: RunDir, splits: Splits) -> None:
+def check_data(files: RunDir, splits: Dataset) -> None:
     """ValueError if a run was trained on other data than these."""
     if changed := files.changed_data(splits.folder, splits.sha256):
         raise ValueError(f"{changed}; take another --run-dir")

@@ -7,9 +7,9 @@ from realnvp.data.published.cifar10 import read_cifar10
 from realnvp.data.published.imagenet import read_imagenet
 from realnvp.data.published.lsun import read_lsun
 from realnvp.data.published.pictures import read_pictures
-from realnvp.data.published.request import Found, Request
+from realnvp.data.published.request import Prepared, PrepareRequest
 
-READERS: dict[str, Callable[[Request], Found]] = {
+READERS: dict[str, Callable[[PrepareRequest], Prepared]] = {
     "cifar10": read_cifar10,
     "imagenet32": read_imagenet,
     "imagenet64": read_imagenet,
@@ -20,4 +20,4 @@ READERS: dict[str, Callable[[Request], Found]] = {
     "images": read_pictures,
 }
 
-__all__ = ["READERS", "Found", "Request"]
+__all__ = ["READERS", "PrepareRequest", "Prepared"]

@@ -5,17 +5,17 @@ from pathlib import PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
-from realnvp.data.dataset import SPLITS, Indices, Pixels, Source
+from realnvp.data.dataset import SPLITS, Dataset, Indices, Pixels
 from realnvp.data.folder import is_image
 from realnvp.data.published.archives import Files
-from realnvp.data.published.request import Found, Place, Request, image_part, rgb, some
+from realnvp.data.published.request import Place, Prepared, PrepareRequest, decoded_images, rgb, some
 
 COUNTS = {"train": 162_770, "validation": 19_867, "test": 19_962}
 PARTITION = "list_eval_partition.txt"
 SIDE = 64
 
 
-def read_celeba(request: Request) -> Found:
+def read_celeba(request: PrepareRequest) -> Prepared:
     """A folder with img_align_celeba (a folder or .zip) and list_eval_partition.txt; or the one, with the other beside it."""
     every = request.collect(lambda name: name == "img_align_celeba.zip")
     if not any(_partitions(files) for files in every) and (request.source.parent / PARTITION).exists():
@@ -34,11 +34,11 @@ def read_celeba(request: Request) -> Found:
     if empty := [split for split in SPLITS if not chosen[split]]:
         raise ValueError(f"{label}: has no {' and no '.join(empty)} image")
     complete = request.complete({split: len(part) for split, part in chosen.items()}, COUNTS)
-    parts = {split: image_part(part, (3, SIDE, SIDE), crop_and_scale) for split, part in chosen.items()}
+    splits = {split: decoded_images(part, (3, SIDE, SIDE), crop_and_scale) for split, part in chosen.items()}
     version = "img_align_celeba" if complete else "img_align_celeba, partial"
-    source = Source("celeba", version, 256, (3, SIDE, SIDE), parts, comparable=complete)
+    dataset = Dataset("celeba", version, 256, (3, SIDE, SIDE), splits, comparable=complete)
     done = "rows 40:188, columns 15:163, bilinear to 64x64 without antialiasing, rounded"
-    return Found(source, [partition, *(place for part in chosen.values() for place in part)], done)
+    return Prepared(dataset, [partition, *(place for part in chosen.values() for place in part)], done)
 
 
 def _images(files: Files) -> list[str]:

@@ -5,9 +5,9 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from realnvp.data.dataset import Part, Pixels, Source
+from realnvp.data.dataset import Dataset, Lazy, Pixels
 from realnvp.data.published.archives import Files
-from realnvp.data.published.request import Found, Place, Request, chained_part
+from realnvp.data.published.request import Place, Prepared, PrepareRequest, chained
 
 RECORD = 1 + 3 * 32 * 32
 RECORDS_PER_FILE = 10_000
@@ -16,7 +16,7 @@ NAMES = {"train": re.compile(r"data_batch_[1-5]\.bin"), "test": re.compile(r"tes
 PICKLES = re.compile(r"data_batch_\d|test_batch|cifar-10-python\.tar\.gz")
 
 
-def read_cifar10(request: Request) -> Found:
+def read_cifar10(request: PrepareRequest) -> Prepared:
     """cifar-10-binary.tar.gz, or a folder with it or with its files somewhere inside."""
     every = request.collect(lambda name: name.startswith("cifar-10-binary"))
     found: dict[str, list[Place]] = {}
@@ -31,13 +31,13 @@ def read_cifar10(request: Request) -> Found:
         raise ValueError(f"{request.source}: lacks data_batch_1.bin ... data_batch_5.bin or test_batch.bin")
     counts = {split: [_count(request, *place) for place in places] for split, places in found.items()}
     complete = request.complete({split: sum(each) for split, each in counts.items()}, COUNTS)
-    parts = {split: _part(places, counts[split]) for split, places in found.items()}
+    splits = {split: _images(places, counts[split]) for split, places in found.items()}
     version = "binary version" if complete else "binary version, partial"
-    source = Source("cifar10", version, 256, (3, 32, 32), parts, comparable=complete)
-    return Found(source, [*found["train"], *found["test"]], "channel-major records to rows of pixels")
+    dataset = Dataset("cifar10", version, 256, (3, 32, 32), splits, comparable=complete)
+    return Prepared(dataset, [*found["train"], *found["test"]], "channel-major records to rows of pixels")
 
 
-def _count(request: Request, files: Files, name: str) -> int:
+def _count(request: PrepareRequest, files: Files, name: str) -> int:
     count, rest = divmod(files.sizes[name], RECORD)
     if rest or not count or (count != RECORDS_PER_FILE and not request.allow_partial):
         wanted = f"{RECORDS_PER_FILE:,} records of {RECORD} bytes"
@@ -45,7 +45,7 @@ def _count(request: Request, files: Files, name: str) -> int:
     return count
 
 
-def _part(places: list[Place], counts: list[int]) -> Part:
+def _images(places: list[Place], counts: list[int]) -> Lazy:
     def load(file: int) -> Pixels:
         files, name = places[file]
         records = np.frombuffer(files.read(name), np.uint8).reshape(-1, RECORD)
@@ -53,4 +53,4 @@ def _part(places: list[Place], counts: list[int]) -> Part:
             raise ValueError(f"{files.label(name)}: has a label of {worst}; CIFAR-10's are 0 to 9")
         return records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
 
-    return chained_part(counts, load)
+    return chained(counts, load)

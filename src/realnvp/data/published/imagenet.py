@@ -9,17 +9,17 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from realnvp.data.dataset import Part, Pixels, Source, reason
+from realnvp.data.dataset import Dataset, Lazy, Pixels, reason
 from realnvp.data.folder import is_image
 from realnvp.data.published.archives import Files, check_bomb
-from realnvp.data.published.request import Found, Place, Request, chained_part, image_part, rgb
+from realnvp.data.published.request import Place, Prepared, PrepareRequest, chained, decoded_images, rgb
 
 OLD, NEW = "van den Oord 2016 (the paper's)", "Chrabaszcz 2017 (not the paper's)"
 COUNTS = {OLD: {"train": 1_281_149, "test": 49_999}, NEW: {"train": 1_281_167, "test": 50_000}}
 BATCH = re.compile(r"(train_data_batch_(?P<number>\d+)|val_data)(?P<npz>\.npz)?")
 
 
-def read_imagenet(request: Request) -> Found:
+def read_imagenet(request: PrepareRequest) -> Prepared:
     """train_SxS and valid_SxS, tars or folders of PNG; or npz batches, in folders or as the published zips."""
     side = int(request.set.removeprefix("imagenet"))
     other = {32: 64, 64: 32}[side]
@@ -44,14 +44,14 @@ def read_imagenet(request: Request) -> Found:
     if not all(found.values()):
         wanted = f"train_{side}x{side} and valid_{side}x{side} (tar or folder of PNG), or train_data_batch_*.npz and val_data.npz"
         raise ValueError(f"{request.source}: {request.set} needs {wanted}")
-    parts = {split: _batches(places, side) if found is batches else _pictures(places, side) for split, places in found.items()}
-    counts = {split: part.count for split, part in parts.items()}
+    splits = {split: _batches(places, side) if found is batches else _pictures(places, side) for split, places in found.items()}
+    counts = {name: len(split) for name, split in splits.items()}
     published = [COUNTS[NEW]] if found is batches else list(COUNTS.values())
     complete = request.complete(counts, *published)
     version = NEW if found is batches or counts == COUNTS[NEW] else OLD
     named = version if complete else f"{version}, partial"
-    source = Source(request.set, named, 256, (3, side, side), parts, comparable=complete and version == OLD)
-    return Found(source, [*found["train"], *found["test"]], "none: published at this size")
+    dataset = Dataset(request.set, named, 256, (3, side, side), splits, comparable=complete and version == OLD)
+    return Prepared(dataset, [*found["train"], *found["test"]], "none: published at this size")
 
 
 def _split(path: PurePosixPath) -> str | None:
@@ -62,17 +62,17 @@ def _split(path: PurePosixPath) -> str | None:
     return None
 
 
-def _pictures(places: list[Place], side: int) -> Part:
-    return image_part(places, (3, side, side), lambda pixels, _: rgb(pixels))
+def _pictures(places: list[Place], side: int) -> Lazy:
+    return decoded_images(places, (3, side, side), lambda pixels, _: rgb(pixels))
 
 
-def _batches(places: list[Place], side: int) -> Part:
+def _batches(places: list[Place], side: int) -> Lazy:
     places.sort(key=lambda place: (Path(place[1]).name.zfill(40), place[1]))  # batch 10 after batch 9
 
     def load(file: int) -> Pixels:
         return _rows(*places[file], side, read=True)[1].reshape(-1, 3, side, side).transpose(0, 2, 3, 1)
 
-    return chained_part([_rows(*place, side, read=False)[0] for place in places], load)
+    return chained([_rows(*place, side, read=False)[0] for place in places], load)
 
 
 def _rows(files: Files, name: str, side: int, *, read: bool) -> tuple[int, Pixels]:

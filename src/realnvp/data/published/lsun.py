@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from realnvp.data.dataset import Indices, Part, Pixels, Source
+from realnvp.data.dataset import Dataset, Indices, Lazy, Pixels
 from realnvp.data.folder import is_image
 from realnvp.data.images import centre, decode_image, smallest_side
-from realnvp.data.published.request import Found, Place, Request, image_part, rgb
+from realnvp.data.published.request import Place, Prepared, PrepareRequest, decoded_images, rgb
 from realnvp.noise import Purpose, generator
 
 COUNTS = {
@@ -26,7 +26,7 @@ COUNTS = {
 SIDE, STORED = 64, 96
 
 
-def read_lsun(request: Request) -> Found:
+def read_lsun(request: PrepareRequest) -> Prepared:
     """A folder with CATEGORY_train_lmdb and CATEGORY_val_lmdb, or with folders of images called train and val."""
     category = request.set.removeprefix("lsun-").replace("-", "_")
     shapes = {"train": (3, STORED, STORED), "test": (3, SIDE, SIDE)}
@@ -39,24 +39,26 @@ def read_lsun(request: Request) -> Found:
         top, left = generator(request.seed, Purpose.SQUARE, index=index).integers((height - STORED + 1, width - STORED + 1))
         return scaled[top : top + STORED, left : left + STORED]
 
-    parts: dict[str, Part] = {}
+    splits: dict[str, Lazy] = {}
     inputs: list[Place] = []
     for split, word in {"train": "train", "test": "val"}.items():
         folder = _folder(request.source, category, word)
         files = request.open(folder)
         if "data.mdb" in files.sizes:
-            parts[split] = _lmdb(request, folder, partial(change, split))
+            splits[split] = _lmdb(request, folder, partial(change, split))
             inputs.append((files, "data.mdb"))
             continue
         places = [(files, name) for name in files.sizes if is_image(name)]
         if not places:
             raise ValueError(f"{folder}: neither an lmdb (data.mdb) nor images in it")
-        parts[split] = image_part(places, shapes[split], partial(change, split))
+        splits[split] = decoded_images(places, shapes[split], partial(change, split))
         inputs += places
-    complete = request.complete({split: part.count for split, part in parts.items()}, COUNTS[category])
+    complete = request.complete({name: len(split) for name, split in splits.items()}, COUNTS[category])
     version = None if complete else "partial"
-    source = Source(request.set, version, 256, shapes["test"], parts, train_shape=shapes["train"], comparable=complete)
-    return Found(source, inputs, "smallest side to 96, bilinear, antialiased; train: 96x96 by the seed; test: the middle 64x64")
+    dataset = Dataset(request.set, version, 256, shapes["test"], splits, train_shape=shapes["train"], comparable=complete)
+    return Prepared(
+        dataset, inputs, "smallest side to 96, bilinear, antialiased; train: 96x96 by the seed; test: the middle 64x64"
+    )
 
 
 def _folder(source: Path, category: str, word: str) -> Path:
@@ -69,8 +71,8 @@ def _folder(source: Path, category: str, word: str) -> Path:
     raise ValueError(f"{source}: lacks a folder {names[0]}, or {word} with images{hint}")
 
 
-def _lmdb(request: Request, folder: Path, change: Callable[[Pixels, int], Pixels]) -> Part:
-    """A part that reads the values of an lmdb, encoded images, in the order of its keys. No lock is taken: nothing is written."""
+def _lmdb(request: PrepareRequest, folder: Path, change: Callable[[Pixels, int], Pixels]) -> Lazy:
+    """The images that an lmdb holds, encoded, in the order of its keys. No lock is taken: nothing is written."""
     import lmdb
 
     try:
@@ -96,4 +98,4 @@ def _lmdb(request: Request, folder: Path, change: Callable[[Pixels, int], Pixels
         with ThreadPoolExecutor() as pool:
             return np.stack(list(pool.map(one, wanted.tolist(), contents)))
 
-    return Part(len(keys), read)
+    return Lazy(len(keys), read)

@@ -3,14 +3,14 @@
 import itertools
 from pathlib import PurePosixPath
 
-from realnvp.data.dataset import SPLITS, Part, Pixels, Source, cut_rows
+from realnvp.data.dataset import SPLITS, Dataset, Lazy, Pixels, chosen, cut_rows
 from realnvp.data.folder import NAMES, common_shape, is_image, warn_of_left_out
 from realnvp.data.images import fitted
-from realnvp.data.published.request import Found, Place, Request, image_part
+from realnvp.data.published.request import Place, Prepared, PrepareRequest, decoded_images
 from realnvp.progress import progress
 
 
-def read_pictures(request: Request) -> Found:
+def read_pictures(request: PrepareRequest) -> Prepared:
     """Folders called train, validation and test are those splits; without a test, it is cut off train by the seed.
 
     Every file is decoded once before anything is written; ValueError names all that cannot be used.
@@ -44,12 +44,12 @@ def read_pictures(request: Request) -> Found:
         raise ValueError(f"{request.source}: has folders called {' and '.join(places)}, but none called train")
     outside = [name for name in images if name not in splits]
     warn_of_left_out(request.source, outside, folders, [*files.sizes], files.hidden)
-    parts: dict[str, Part] = {split: image_part(part, shape, change) for split, part in places.items()}
-    if "test" not in parts:
-        rows = cut_rows(parts["train"].count, request.held_out, ["test"], seed=request.seed)
-        parts |= {split: parts["train"].take(rows[split]) for split in rows}
-    source = Source("images", None, 256, shape, {split: parts[split] for split in SPLITS if split in parts})
-    return Found(source, [(files, name) for name in splits], _words(request))
+    there: dict[str, Lazy] = {split: decoded_images(inside, shape, change) for split, inside in places.items()}
+    if "test" not in there:
+        rows = cut_rows(len(there["train"]), request.held_out, ["test"], seed=request.seed)
+        there |= {split: chosen(there["train"], rows[split]) for split in rows}
+    dataset = Dataset("images", None, 256, shape, {split: there[split] for split in SPLITS if split in there})
+    return Prepared(dataset, [(files, name) for name in splits], _words(request))
 
 
 def _splits(names: list[str]) -> tuple[dict[str, str], set[str]]:
@@ -68,6 +68,6 @@ def _splits(names: list[str]) -> tuple[dict[str, str], set[str]]:
     return found, NAMES.keys() & {*folders}
 
 
-def _words(request: Request) -> str:
+def _words(request: PrepareRequest) -> str:
     words = {"resized to": request.resize, "the middle": request.crop}
     return ", ".join(f"{word} {'x'.join(map(str, size))}" for word, size in words.items() if size) or "none"

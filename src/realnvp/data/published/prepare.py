@@ -14,7 +14,7 @@ from realnvp.data.dataset import in_threads
 from realnvp.data.find import STATE, claim_folder
 from realnvp.data.images import Size
 from realnvp.data.prepared import DESCRIPTION, open_splits, read_description, write_dataset
-from realnvp.data.published import READERS, Found, Request
+from realnvp.data.published import READERS, Prepared, PrepareRequest
 from realnvp.files.folders import LOCK, lock_folder
 from realnvp.progress import progress
 
@@ -32,8 +32,8 @@ BLOCK = 2**20
 def convert(name: str, source: Path, out: Path, **settings: Any) -> dict[str, Any]:
     """Write the prepared folder `out`, or go on with it; the content of its dataset.json, and whether it was there already.
 
-    settings: those of a `Request`. ValueError names the file or flag; the source is only read. Warns of other checksums than
-    the publisher's.
+    settings: those of a `PrepareRequest`. The source is only read.
+    ValueError names the file or flag. Warns of other checksums than the publisher's.
     """
     source, out = source.expanduser(), out.expanduser()
     if source.is_dir() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
@@ -45,11 +45,11 @@ def convert(name: str, source: Path, out: Path, **settings: Any) -> dict[str, An
         if (out / DESCRIPTION).exists():
             return _already(out, source, recorded) | {"already": True}
         warnings.filterwarnings("error", message=".*decompression bomb")
-        found = READERS[name](Request(name, source, stack, out, **settings))
+        found = READERS[name](PrepareRequest(name, source, stack, out, **settings))
         inputs = _inputs(found, source if source.is_dir() else source.parent)
         claim_folder(out, recorded | {"inputs": inputs})
         about = recorded | {"inputs": inputs, "done": found.done}
-        about = write_dataset(found.source, about, out, keep=True)
+        about = write_dataset(found.dataset, about, out, keep=True)
         (out / STATE).unlink(missing_ok=True)
     return about | {"already": False}
 
@@ -79,7 +79,7 @@ def _already(out: Path, source: Path, recorded: dict[str, Any]) -> dict[str, Any
     return about
 
 
-def _inputs(found: Found, base: Path) -> dict[str, Any]:
+def _inputs(found: Prepared, base: Path) -> dict[str, Any]:
     """{name: bytes, sha256, ...} of all files that are read, by their names relative to the base."""
     by_place: dict[Path, list[Path]] = {}
     for files, name in found.inputs:

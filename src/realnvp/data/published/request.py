@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from realnvp.data.dataset import Indices, Part, Pixels, Shape, Source, decoded_part
+from realnvp.data.dataset import Dataset, Indices, Lazy, Pixels, Shape, decoded
 from realnvp.data.images import Size
 from realnvp.data.published.archives import SUFFIXES, Files, open_files
 
@@ -16,7 +16,7 @@ Place = tuple[Files, str]
 
 
 @dataclass(frozen=True)
-class Request:
+class PrepareRequest:
     """What is to be prepared, how, and from where."""
 
     set: str
@@ -52,18 +52,18 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Found:
+class Prepared:
     """A data set that can be written, and where it comes from."""
 
-    source: Source
+    dataset: Dataset
     inputs: Sequence[Place]
     """The files that are read."""
     done: str
     """What is done to each image, in words."""
 
 
-def image_part(images: Sequence[Place], shape: Shape, change: Callable[[Pixels, int], Pixels]) -> Part:
-    """A part that decodes image files when they are read, on all cores; change(pixels, index) makes (H, W, C)."""
+def decoded_images(images: Sequence[Place], shape: Shape, change: Callable[[Pixels, int], Pixels]) -> Lazy:
+    """Image files, decoded when they are read, on all cores; change(pixels, index) makes (H, W, C)."""
     channels, height, width = shape
 
     def one(index: int) -> Pixels:
@@ -76,11 +76,11 @@ def image_part(images: Sequence[Place], shape: Shape, change: Callable[[Pixels, 
             raise ValueError(f"{files.label(name)}: has the shape {pixels.shape}, not {(height, width, channels)}")
         return pixels
 
-    return decoded_part(len(images), one)
+    return decoded(len(images), one)
 
 
-def chained_part(counts: Sequence[int], load: Callable[[int], Pixels]) -> Part:
-    """A part of several files' images; load(k) gives those of the k-th, and only one file is kept in memory."""
+def chained(counts: Sequence[int], load: Callable[[int], Pixels]) -> Lazy:
+    """The images of several files, one after the other; load(k) reads file k, and one file at a time is kept."""
     ends = np.cumsum(counts)
     kept: dict[int, Pixels] = {}
 
@@ -95,7 +95,7 @@ def chained_part(counts: Sequence[int], load: Callable[[int], Pixels]) -> Part:
         pieces = [loaded(file)[wanted[of == file] - (ends[file] - counts[file])] for file in np.unique(of).tolist()]
         return np.concatenate(pieces)  # wanted ascends
 
-    return Part(int(ends[-1]), read)
+    return Lazy(int(ends[-1]), read)
 
 
 def rgb(pixels: Pixels) -> Pixels:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from realnvp.config import Config
-from realnvp.data import Splits, quantize, splits_of_run
+from realnvp.data import Dataset, quantize, splits_of_run
 from realnvp.evaluation import latent
 from realnvp.evaluation.figures.grids import Pixels, grid
 from realnvp.evaluation.views import View, several_views, views_of
@@ -48,7 +48,7 @@ class Subject:
     """Told what is being done."""
 
     @cached_property
-    def splits(self) -> Splits:
+    def splits(self) -> Dataset:
         """The run's data."""
         splits = splits_of_run(self.run, self.config)
         RunDir(self.run).warn_of_changed_data(splits.folder, splits.sha256)
