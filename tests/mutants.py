@@ -175,14 +175,14 @@ MUTANTS = [
     Mutant("files/checkpoint.py", 'mean.copy_(tensors[f"average.{name}"])', "pass", TRAIN),
     Mutant("files/checkpoint.py", 'keep_last(parent, "step", 2)', 'keep_last(parent, "step", 1)', FILES),
     Mutant(
-        "files/folders.py",
-        "left = name is None and bool((OLD_FOLDER if is_folder else OLD_FILE).fullmatch(orphan.name))",
+        "files/atomic.py",
+        "left = name is None and bool(old.fullmatch(orphan.name))",
         "left = True",
         OURS,
     ),
-    Mutant("files/folders.py", "left = not _at_work(int(found[1]))", "left = True", OURS),
+    Mutant("files/atomic.py", "left = not _at_work(int(found[1]))", "left = True", OURS),
     Mutant("files/folders.py", "filter(_is_ours, numbered(parent, prefix))", "numbered(parent, prefix)", OURS),
-    Mutant("files/folders.py", ".realnvp-{os.getpid()}.tmp", ".realnvp-0.tmp", OURS),
+    Mutant("files/atomic.py", ".realnvp-{os.getpid()}.tmp", ".realnvp-0.tmp", OURS),
     Mutant("training/run.py", "    check_data(files, splits)\n", "", OURS),
     Mutant(
         "evaluation/evaluate.py",

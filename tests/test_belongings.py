@@ -24,7 +24,9 @@ import realnvp.training.train
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, to_json
 from realnvp.data.prepared import checksum, sha256
-from realnvp.files.folders import keep_last, lock_folder, sweep, write_file, write_folder
+from realnvp.files.atomic import sweep, write_file
+from realnvp.files.folders import keep_last, write_folder
+from realnvp.files.lock import lock_folder
 from realnvp.files.run_dir import RunDir
 from realnvp.training.sittings import check_may_train
 from realnvp.training.train import train

@@ -16,7 +16,7 @@ from realnvp.config import PRESETS, DataConfig
 from realnvp.data import Dataset, codec_bits_per_dim, dequantise, find_data, open_splits, prepare, quantize, read_image
 from realnvp.data.dataset import SPLITS, Lazy, cut_off
 from realnvp.data.photos import FLATTEST, MARGIN, PHOTOGRAPHS, SIDES, load_photographs, regions, windows
-from realnvp.files.folders import atomic_save
+from realnvp.files.atomic import atomic_save
 from realnvp.files.records import DamagedError
 
 PHOTOS, DIGITS = PRESETS["photos"].data, PRESETS["digits"].data

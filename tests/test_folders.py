@@ -13,7 +13,9 @@ import torch
 from realnvp import load_flow, save_flow
 from realnvp.cli.main import run
 from realnvp.config import Config
-from realnvp.files.folders import keep_last, lock_folder, newest_intact, numbered, read_folder, sweep, write_folder
+from realnvp.files.atomic import sweep
+from realnvp.files.folders import keep_last, newest_intact, numbered, read_folder, write_folder
+from realnvp.files.lock import lock_folder
 from realnvp.files.records import DamagedError
 from realnvp.flows.build import build
 

@@ -26,7 +26,7 @@ from realnvp.data.images import resized
 from realnvp.data.published import celeba, cifar10, imagenet, lsun
 from realnvp.data.published.archives import ALWAYS_ALLOWED
 from realnvp.evaluation.evaluate import _paper
-from realnvp.files.folders import lock_folder
+from realnvp.files.lock import lock_folder
 from realnvp.training.batches import Batches
 
 Pixels = NDArray[np.uint8]

@@ -23,7 +23,8 @@ import realnvp.training.train
 from benchmarks.drift import drift
 from realnvp.config import PRESETS, Config, read_config, to_json
 from realnvp.evaluation.evaluate import evaluate
-from realnvp.files.folders import lock_folder, newest_intact
+from realnvp.files.folders import newest_intact
+from realnvp.files.lock import lock_folder
 from realnvp.files.records import DamagedError
 from realnvp.files.run_dir import RunDir
 from realnvp.files.saved import load_flow

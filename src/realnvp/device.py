@@ -32,12 +32,20 @@ def pick_device(name: str) -> torch.device:
 
     mps is taken when it is named: nobody has run this project on it.
     """
-    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    there = {
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+        "cpu": 1,
+    }
     if name == "auto":
         name = "cuda" if there["cuda"] else "cpu"
     kind, _, index = name.partition(":")
     if not re.fullmatch(r"\w+(:\d{1,4})?", name) or int(index or 0) >= there.get(kind, 0):
-        words = (f"{kind}{f':0 to {kind}:{count - 1}' if count > 1 else ''}" for kind, count in there.items() if count)
+        words = (
+            f"{kind}{f':0 to {kind}:{count - 1}' if count > 1 else ''}"
+            for kind, count in there.items()
+            if count
+        )
         raise ValueError(f"--device: {name} is not there; available: {', '.join(words)}")
     return torch.device(name)
 
@@ -92,7 +100,9 @@ def has_bfloat16(device: torch.device) -> bool:
     """
     if device.type == "cpu":
         by_amd = "AuthenticAMD" in _processor()
-        return torch.cpu._is_amx_tile_supported() or (by_amd and torch.cpu._is_avx512_bf16_supported())
+        return torch.cpu._is_amx_tile_supported() or (
+            by_amd and torch.cpu._is_avx512_bf16_supported()
+        )
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 

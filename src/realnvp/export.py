@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from realnvp.bijections.precision import reference_tensor
-from realnvp.files.folders import atomic_save
+from realnvp.files.atomic import atomic_save
 from realnvp.flows.flow import Flow, in_eval_mode, refuse_fast
 
 Call = Literal["log_prob", "encode", "decode"]

@@ -29,14 +29,18 @@ def share(run: str | Path, folder: str | Path, *, licence: str | None = None) ->
     facts |= {
         "evaluation": evaluation,
         "commands": [*trained, evaluation_command(run, evaluation)],
-        "environment": {name: value for name, value in fields_of(sittings[-1]).items() if name != "command"},
+        "environment": {
+            name: value for name, value in fields_of(sittings[-1]).items() if name != "command"
+        },
         "licence": licence,
     }
     save_flow(flow, folder, facts=facts)
     return facts
 
 
-def push_to_hub(flow: Flow | str | Path, repo_id: str, *, private: bool = False, message: str = "Upload a flow") -> str:
+def push_to_hub(
+    flow: Flow | str | Path, repo_id: str, *, private: bool = False, message: str = "Upload a flow"
+) -> str:
     """The address of the commit: puts a flow, or a folder that `share` or `save_flow` wrote, on the Hugging Face Hub.
 
     repo_id: user/name, made if it is not there. Who you are is the Hub's own business: `hf auth login`, or HF_TOKEN.
@@ -55,7 +59,11 @@ def push_to_hub(flow: Flow | str | Path, repo_id: str, *, private: bool = False,
             folder = locate(flow)
             load_model(folder)  # only what is whole
             if not (folder / WEIGHTS).exists():
-                raise ValueError(f"{folder}: a run; realnvp share {folder} DIR makes the folder that goes to the Hub")
+                raise ValueError(
+                    f"{folder}: a run; realnvp share {folder} DIR makes the folder that goes to the Hub"
+                )
         repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        done = api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=[*FILES, CARD], commit_message=message)
+        done = api.upload_folder(
+            repo_id=repo, folder_path=folder, allow_patterns=[*FILES, CARD], commit_message=message
+        )
     return str(done.commit_url)

@@ -40,12 +40,25 @@ def chunks(count: int, size: int, report: Callable[[int], None] | None = None) -
 
 def _bar(what: str, total: int, start: int) -> Iterator[Report]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[words]}"),
+    )
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=total, completed=start, words="")
-        yield lambda done, words="", total=None: bar.update(task, completed=done, words=words, total=total)
+        yield lambda done, words="", total=None: bar.update(
+            task, completed=done, words=words, total=total
+        )
 
 
 def _lines(what: str, total: int, start: int) -> Report:
@@ -61,7 +74,11 @@ def _lines(what: str, total: int, start: int) -> Report:
             return
         last = now
         left = (now - began) / max(done - start, 1) * (known - done)
-        print(f"{what} {done}/{known}  {words}  {duration(left)} left".replace("    ", "  "), file=sys.stderr, flush=True)
+        print(
+            f"{what} {done}/{known}  {words}  {duration(left)} left".replace("    ", "  "),
+            file=sys.stderr,
+            flush=True,
+        )
 
     return report
 
@@ -70,4 +87,10 @@ def duration(seconds: float) -> str:
     """'1h 02m', '3m 20s' or '7s'."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}h {minutes:02d}m" if hours else f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"
+    return (
+        f"{hours}h {minutes:02d}m"
+        if hours
+        else f"{minutes}m {rest:02d}s"
+        if minutes
+        else f"{rest}s"
+    )

@@ -26,7 +26,8 @@ try:
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
     raise ImportError(
-        "realnvp.sklearn needs scikit-learn 1.6 or later: pip install 'realnvp[sklearn]'", name="sklearn"
+        "realnvp.sklearn needs scikit-learn 1.6 or later: pip install 'realnvp[sklearn]'",
+        name="sklearn",
     ) from error
 
 Array = NDArray[np.float64]
@@ -45,7 +46,9 @@ RECIPE = {
 }
 
 
-class RealNVPDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[misc]
+class RealNVPDensity(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator
+):  # type: ignore[misc]
     """The density of rows of numbers by a flow with affine couplings: exact log-densities, samples, and latents.
 
     Columns are standardised and whitened inside; numbers are in the units of the data: `score_samples` gives nats per row.
@@ -123,7 +126,9 @@ class RealNVPDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
     def fit(self, X: Any, y: Any = None) -> "RealNVPDensity":
         """Fit the flow to the rows of X, (N, D). y is ignored."""
         again = self.warm_start and hasattr(self, "flow_")
-        rows = torch.tensor(validate_data(self, X, dtype=np.float64, ensure_min_samples=2, reset=not again))
+        rows = torch.tensor(
+            validate_data(self, X, dtype=np.float64, ensure_min_samples=2, reset=not again)
+        )
         check_size(rows, getattr(self, "feature_names_in_", None))
         architecture = {name: getattr(self, name) for name in ARCHITECTURE}
         seed = self._seed()
@@ -132,7 +137,9 @@ class RealNVPDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
             try:
                 flow.load_state_dict(self.flow_.state_dict())
             except RuntimeError:
-                raise ValueError(f"warm_start: the fit before was of another {', '.join(ARCHITECTURE)}") from None
+                raise ValueError(
+                    f"warm_start: the fit before was of another {', '.join(ARCHITECTURE)}"
+                ) from None
         recipe = {name: getattr(self, own) for own, name in RECIPE.items()}
         if not self.early_stopping:
             recipe["held_out"] = 0.0
@@ -172,7 +179,9 @@ class RealNVPDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         check_is_fitted(self)
         latents = check_array(X, dtype=np.float64)
         if latents.shape[1] != self.n_features_in_:
-            raise ValueError(f"X has {latents.shape[1]} features, but {type(self).__name__} has {self.n_features_in_} latents")
+            raise ValueError(
+                f"X has {latents.shape[1]} features, but {type(self).__name__} has {self.n_features_in_} latents"
+            )
         return self._each(self.flow_.decode, latents)
 
     @property
@@ -189,7 +198,10 @@ class RealNVPDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
 
     @torch.no_grad()
     def _each(self, method: Callable[[Tensor], Tensor], rows: Array) -> Array:
-        parts = [method(torch.tensor(rows[chunk])) for chunk in chunks(len(rows), batch_that_fits(rows.shape[1:]))]
+        parts = [
+            method(torch.tensor(rows[chunk]))
+            for chunk in chunks(len(rows), batch_that_fits(rows.shape[1:]))
+        ]
         found: Array = torch.cat(parts).numpy()
         return found
 
@@ -214,7 +226,9 @@ class RealNVPOutlier(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         The log-density, nats, below which a row is an outlier.
     """
 
-    def __init__(self, density: Any = None, *, contamination: float = 0.1, random_state: Any = None) -> None:
+    def __init__(
+        self, density: Any = None, *, contamination: float = 0.1, random_state: Any = None
+    ) -> None:
         self.density = density
         self.contamination = contamination
         self.random_state = random_state
@@ -222,7 +236,9 @@ class RealNVPOutlier(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any = None) -> "RealNVPOutlier":
         """Fit the density to the rows of X, (N, D), and put `offset_` where contamination says. y is ignored."""
         if not 0 < self.contamination <= 0.5:
-            raise ValueError(f"contamination: must be above 0 and at most 0.5, got {self.contamination}")
+            raise ValueError(
+                f"contamination: must be above 0 and at most 0.5, got {self.contamination}"
+            )
         rows = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         density = RealNVPDensity() if self.density is None else clone(self.density)
         if self.random_state is not None:
@@ -234,7 +250,9 @@ class RealNVPOutlier(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def score_samples(self, X: Any) -> Array:
         """(N,): the log-density of each row, nats; the lower, the more an outlier."""
         check_is_fitted(self)
-        scores: Array = self.density_.score_samples(validate_data(self, X, dtype=np.float64, reset=False))
+        scores: Array = self.density_.score_samples(
+            validate_data(self, X, dtype=np.float64, reset=False)
+        )
         return scores
 
     def decision_function(self, X: Any) -> Array:

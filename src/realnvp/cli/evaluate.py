@@ -10,7 +10,7 @@ import tyro
 from realnvp.cli.inputs import load
 from realnvp.cli.options import Device, Flag, Json, RunDir, Threads, Which
 from realnvp.cli.output import print_json, say, to_json
-from realnvp.files.folders import write_file
+from realnvp.files.atomic import write_file
 
 Split = Literal["train", "validation", "test"]
 

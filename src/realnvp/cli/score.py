@@ -11,7 +11,7 @@ import tyro
 from realnvp.cli.inputs import load, make_way, of_table
 from realnvp.cli.options import Device, Fast, Flag, Json, RunDir, Threads, Which
 from realnvp.cli.output import note, print_csv, print_json, say
-from realnvp.files.folders import write_file
+from realnvp.files.atomic import write_file
 
 if TYPE_CHECKING:
     from realnvp.flows.flow import Flow

@@ -13,7 +13,7 @@ from realnvp.data.folder import scan
 from realnvp.data.photos import digits, photos
 from realnvp.data.prepared import DESCRIPTION, open_splits, read_description, write_dataset
 from realnvp.data.table import table
-from realnvp.files.folders import kept_sibling, write_file
+from realnvp.files.atomic import kept_sibling, write_file
 from realnvp.files.records import ours
 
 STATE = ".prepare.json"  # beside the arrays until all is written: whose they are

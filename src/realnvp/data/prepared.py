@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from realnvp.config import DataConfig, Kind
 from realnvp.data.dataset import SPLITS, Dataset, Pixels, Rows, Split, Values, cut_rows, reason
-from realnvp.files.folders import atomic_save
+from realnvp.files.atomic import atomic_save
 from realnvp.files.records import Fields, parse_fields
 from realnvp.progress import progress
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from realnvp.config import Config, departures, flat
 from realnvp.evaluation.record import evaluation_command, measured
+from realnvp.files.atomic import write_file
 from realnvp.files.environment import Sitting
-from realnvp.files.folders import write_file
 
 # What to look for in each picture; the key is the start of the file's name, the longest that fits counts.
 SENTENCES = {

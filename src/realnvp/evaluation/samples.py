@@ -15,7 +15,7 @@ from realnvp.bijections.precision import float64_like
 from realnvp.data import quantize
 from realnvp.data.images import MAX_PIXELS
 from realnvp.evaluation.figures import data_beside_samples, samples_only, save_png, scatter
-from realnvp.files.folders import atomic_save
+from realnvp.files.atomic import atomic_save
 from realnvp.flows.flow import Flow, config_of, evaluating
 from realnvp.progress import chunks, progress
 

@@ -39,7 +39,9 @@ def card(name: str, config: Config, facts: Mapping[str, Any], *, parameters: int
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(name: str, config: Config, facts: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Iterator[str]:
+def _front_matter(
+    name: str, config: Config, facts: Mapping[str, Any], evaluation: Mapping[str, Any]
+) -> Iterator[str]:
     if facts.get("licence"):
         yield f"license: {_quoted(facts['licence'])}"
     yield "library_name: realnvp"
@@ -49,31 +51,66 @@ def _front_matter(name: str, config: Config, facts: Mapping[str, Any], evaluatio
     unit = unit_of(config)
     value = evaluation.get(unit.key)
     if isinstance(value, float) and math.isfinite(value):
-        data, split = _quoted(evaluation.get("dataset", config.data.set)), _quoted(evaluation.get("split", "test"))
+        data, split = (
+            _quoted(evaluation.get("dataset", config.data.set)),
+            _quoted(evaluation.get("split", "test")),
+        )
         result = f"task: {{type: density-estimation}}, dataset: {{name: {data}, type: {data}, split: {split}}}"
         metrics = f"[{{type: {unit.key}, name: {unit.words}, value: {value:.4f}}}]"
         yield f"model-index:\n- name: {_quoted(name)}\n  results:\n  - {{{result}, metrics: {metrics}}}"
 
 
-def _rows(config: Config, facts: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _rows(
+    config: Config, facts: Mapping[str, Any], evaluation: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
     version = evaluation.get("dataset_version")
-    yield "data", _text(evaluation.get("dataset", config.data.set)) + (f" ({_text(version)})" if version else "")
+    yield (
+        "data",
+        _text(evaluation.get("dataset", config.data.set))
+        + (f" ({_text(version)})" if version else ""),
+    )
     if config.data.columns:
         yield "columns", _text(", ".join(config.data.columns))
     elif config.data.shape:
         sizes = "x".join(map(str, (*config.data.shape[1:], config.data.shape[0])))
-        yield ("images", f"{sizes}, {config.data.levels} levels") if config.kind is Kind.IMAGES else ("columns", sizes)
+        yield (
+            ("images", f"{sizes}, {config.data.levels} levels")
+            if config.kind is Kind.IMAGES
+            else ("columns", sizes)
+        )
     unit = unit_of(config)
     if unit.key in evaluation:
-        things = [f"{_text(evaluation[f'num_{name}'])} {name}" for name in ("images", "rows") if f"num_{name}" in evaluation]
-        draws = [f"noise draws: {_text(evaluation['noise_draws'])}"] if "noise_draws" in evaluation else []
-        counted = ", ".join([*things, *draws, f"standard error over {_text(evaluation.get('standard_error_over'))}"])
-        measured = f"**{_number(evaluation[unit.key])} +- {_number(evaluation.get('standard_error'))}**"
+        things = [
+            f"{_text(evaluation[f'num_{name}'])} {name}"
+            for name in ("images", "rows")
+            if f"num_{name}" in evaluation
+        ]
+        draws = (
+            [f"noise draws: {_text(evaluation['noise_draws'])}"]
+            if "noise_draws" in evaluation
+            else []
+        )
+        counted = ", ".join(
+            [*things, *draws, f"standard error over {_text(evaluation.get('standard_error_over'))}"]
+        )
+        measured = (
+            f"**{_number(evaluation[unit.key])} +- {_number(evaluation.get('standard_error'))}**"
+        )
         bound = f"; an upper bound ({config.model.dequantisation} dequantisation)"
-        meaning = bound if unit is BITS_PER_DIM else "; the mean log-density of a row, in the units of the columns"
-        yield f"{unit.words}, {_text(evaluation.get('split', 'test'))} split", f"{measured} ({counted}){meaning}"
+        meaning = (
+            bound
+            if unit is BITS_PER_DIM
+            else "; the mean log-density of a row, in the units of the columns"
+        )
+        yield (
+            f"{unit.words}, {_text(evaluation.get('split', 'test'))} split",
+            f"{measured} ({counted}){meaning}",
+        )
     elif f"validation_{unit.key}" in facts:
-        yield f"{unit.words}, validation split", f"{_number(facts[f'validation_{unit.key}'])}; it chose the model"
+        yield (
+            f"{unit.words}, validation split",
+            f"{_number(facts[f'validation_{unit.key}'])}; it chose the model",
+        )
     if (paper := evaluation.get("paper")) is not None:
         yield "bits/dim in the paper", _number(paper)
     elif fields := departures(config):
@@ -81,8 +118,14 @@ def _rows(config: Config, facts: Mapping[str, Any], evaluation: Mapping[str, Any
     if "step" in facts:
         yield "steps", _text(facts["step"])
     if versions := (facts.get("environment") or {}).get("versions"):
-        yield "made with", _text(", ".join(f"{package} {version}" for package, version in versions.items()))
-    yield "licence", _text(facts["licence"]) if facts.get("licence") else "not stated: ask whoever shares it"
+        yield (
+            "made with",
+            _text(", ".join(f"{package} {version}" for package, version in versions.items())),
+        )
+    yield (
+        "licence",
+        _text(facts["licence"]) if facts.get("licence") else "not stated: ask whoever shares it",
+    )
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:

@@ -52,14 +52,24 @@ def _download(name: str, tried: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ModuleNotFoundError:
-        raise ValueError(f"{tried}; if it is on the Hugging Face Hub: pip install 'realnvp[hub]'") from None
+        raise ValueError(
+            f"{tried}; if it is on the Hugging Face Hub: pip install 'realnvp[hub]'"
+        ) from None
     try:
-        folder = Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=[*FILES]))
-    except Exception as error:  # the network library's own kinds, too, which change with the Hub's client
+        folder = Path(
+            snapshot_download(repo_id, revision=revision or None, allow_patterns=[*FILES])
+        )
+    except (
+        Exception
+    ) as error:  # the network library's own kinds, too, which change with the Hub's client
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{tried}; nor does the Hugging Face Hub give it: {reason[:300]}") from None
+        raise ValueError(
+            f"{tried}; nor does the Hugging Face Hub give it: {reason[:300]}"
+        ) from None
     if missing := [file for file in FILES if not (folder / file).exists()]:
-        raise ValueError(f"{name}: no flow of realnvp: this repository of the Hugging Face Hub lacks {', '.join(missing)}")
+        raise ValueError(
+            f"{name}: no flow of realnvp: this repository of the Hugging Face Hub lacks {', '.join(missing)}"
+        )
     return folder
 
 
@@ -85,8 +95,12 @@ def save_model(flow: Flow, folder: Path, *, facts: Mapping[str, Any]) -> None:
 def _files_of(flow: Flow, facts: Mapping[str, Any]) -> dict[str, bytes]:
     refuse_fast(flow, "save")
     if flow.config is None:
-        raise ValueError("flow.config: only a flow that has one can be saved, since it says how to build the flow again")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in flow.state_dict().items()}
+        raise ValueError(
+            "flow.config: only a flow that has one can be saved, since it says how to build the flow again"
+        )
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in flow.state_dict().items()
+    }
     return {
         WEIGHTS: safetensors.torch.save(tensors),
         CONFIG: to_json(flow.config).encode(),
@@ -105,7 +119,9 @@ def load_flow(where: str | Path, which: Literal["best", "last"] = "best") -> Flo
     return load_model(where, which)[0]
 
 
-def load_model(where: str | Path, which: Literal["best", "last"] = "best") -> tuple[Flow, dict[str, Any]]:
+def load_model(
+    where: str | Path, which: Literal["best", "last"] = "best"
+) -> tuple[Flow, dict[str, Any]]:
     """The same flow, and what is known of it: of a run's, its step and validation bits/dim."""
     files, folder = _model_files(where, which)
     flow = _flow_from(from_json(files[CONFIG], folder / CONFIG), files[WEIGHTS], folder / WEIGHTS)
@@ -122,7 +138,11 @@ def _model_files(where: str | Path, which: str) -> tuple[dict[str, bytes], Path]
     else:
         found, complaints = newest_intact(folder / "model", which)
         if found is None:
-            raise DamagedError("; ".join(complaints)) if complaints else ValueError(why_no_flow(folder))
+            raise (
+                DamagedError("; ".join(complaints))
+                if complaints
+                else ValueError(why_no_flow(folder))
+            )
         for complaint in complaints:
             warnings.warn(f"{complaint}; an older model is used", stacklevel=2)
         files = found
@@ -153,7 +173,9 @@ def _flow_from(config: Config, weights: bytes, path: Path) -> Flow:
         flow.load_state_dict(tensors, assign=True)
         flow.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own; as `build` lays them out
     except (RuntimeError, ValueError) as error:
-        raise DamagedError(f"{path}: does not fit {CONFIG}: {str(error).splitlines()[-1].strip()}") from None
+        raise DamagedError(
+            f"{path}: does not fit {CONFIG}: {str(error).splitlines()[-1].strip()}"
+        ) from None
     return flow.eval()
 
 

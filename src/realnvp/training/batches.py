@@ -38,9 +38,13 @@ class Batches:
         if table and len(images) >= processes:  # of a small table all rows are a batch
             size = min(size, len(images) // processes * processes)
         if size > len(images):
-            raise ValueError(f"train.batch_size: {size}, but there are only {len(images)} training images (rows)")
+            raise ValueError(
+                f"train.batch_size: {size}, but there are only {len(images)} training images (rows)"
+            )
         if size % processes:
-            raise ValueError(f"train.batch_size: {size} cannot be divided among {processes} processes")
+            raise ValueError(
+                f"train.batch_size: {size} cannot be divided among {processes} processes"
+            )
         self.images, self.config, self.device, self.size = images, config, device, size
         self.mine = slice(process, None, processes)
         self.per_epoch = len(images) // size
@@ -52,7 +56,9 @@ class Batches:
     def indices(self, step: int) -> NDArray[np.int64]:
         """Which images step's batch holds, over all processes."""
         epoch, position = divmod(step, self.per_epoch)
-        return _order(self.config.seed, epoch, len(self.images))[position * self.size : (position + 1) * self.size]
+        return _order(self.config.seed, epoch, len(self.images))[
+            position * self.size : (position + 1) * self.size
+        ]
 
     def at(self, step: int, purpose: Purpose = Purpose.TRAIN) -> Tensor:
         """x, (B, C, H, W) or (B, D), this process' part of step's batch, on its device. Reads the next training batch ahead.
@@ -97,7 +103,10 @@ class Batches:
         if not isinstance(self.images, Rows) or not any(self.images.slack):
             return self.images[indices]
         room = np.array(self.images.slack) + 1
-        draws = [generator(self.config.seed, Purpose.CROP, index=int(i), round=epoch).integers(room) for i in indices]
+        draws = [
+            generator(self.config.seed, Purpose.CROP, index=int(i), round=epoch).integers(room)
+            for i in indices
+        ]
         return self.images.crops(indices, np.stack(draws))
 
 
@@ -113,4 +122,6 @@ def _draws(seed: int, purpose: Purpose, epoch: int, count: int) -> NDArray[np.fl
 
 @lru_cache(maxsize=2)
 def _orders(seed: int, epoch: int, count: int, channels: int) -> NDArray[np.int64]:
-    return generator(seed, Purpose.RECOLOUR, round=epoch).permuted(np.tile(np.arange(channels), (count, 1)), axis=1)
+    return generator(seed, Purpose.RECOLOUR, round=epoch).permuted(
+        np.tile(np.arange(channels), (count, 1)), axis=1
+    )

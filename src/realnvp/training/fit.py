@@ -82,7 +82,9 @@ def fit(
         loss = -flow.log_prob(batch).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.param_groups[0]["lr"] = lr * rate(step / max_steps, rising=step / (WARMUP * max_steps))
+        optimizer.param_groups[0]["lr"] = lr * rate(
+            step / max_steps, rising=step / (WARMUP * max_steps)
+        )
         if torch.nn.utils.clip_grad_norm_(weights, CLIP).isfinite():
             optimizer.step()
         smooth.update(step)
@@ -129,7 +131,11 @@ class _Best:
     def look(self, step: int) -> None:
         """Compare the weights as they are after this step."""
         if not len(self.rows):
-            self.step, self.improved, self.weights = step, step, copy.deepcopy(self.flow.state_dict())
+            self.step, self.improved, self.weights = (
+                step,
+                step,
+                copy.deepcopy(self.flow.state_dict()),
+            )
             return
         with evaluating(self.flow):
             nats = self.flow.log_prob(self.rows).mean().item()
@@ -165,4 +171,6 @@ def check_size(x: Tensor, names: Sequence[str] | None = None) -> None:
     if (large := (x.abs() > largest).nonzero()).numel():
         first = large[0].tolist()
         where = f"x{first}" if names is None else f"column {names[first[1]]!r}, row {first[0]}"
-        raise ValueError(f"{where}: is {x[tuple(first)]:g}, beyond {largest:.1g}; a mark of missing values?")
+        raise ValueError(
+            f"{where}: is {x[tuple(first)]:g}, beyond {largest:.1g}; a mark of missing values?"
+        )

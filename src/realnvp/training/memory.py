@@ -33,7 +33,10 @@ def memory_limit(root: Path = Path("/")) -> int:
     limits = [*_of_control_groups(root)]
     if hasattr(os, "sysconf"):
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    if resource is not None and (address_space := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
+    if (
+        resource is not None
+        and (address_space := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY
+    ):
         limits.append(address_space)
     return min(limits, default=2**63)
 
@@ -50,18 +53,26 @@ def _of_control_groups(root: Path) -> Iterator[int]:
     for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
         if controllers and "memory" not in controllers.split(","):
             continue
-        mounted, name = ("sys/fs/cgroup/memory", "memory.limit_in_bytes") if controllers else ("sys/fs/cgroup", "memory.max")
+        mounted, name = (
+            ("sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            if controllers
+            else ("sys/fs/cgroup", "memory.max")
+        )
         group = PurePosixPath(path.lstrip("/"))
         for part in (group, *group.parents):
             try:
                 text = (root / mounted / part / name).read_text().strip()
             except OSError:
                 continue
-            if text.isdecimal():  # else "max"; without a limit version 1 has a number beyond all memory
+            if (
+                text.isdecimal()
+            ):  # else "max"; without a limit version 1 has a number beyond all memory
                 yield int(text)
 
 
-def check_memory(config: Config, device: torch.device, *, processes: int = 1, limit: int | None = None) -> None:
+def check_memory(
+    config: Config, device: torch.device, *, processes: int = 1, limit: int | None = None
+) -> None:
     """ValueError if a training of this (resolved) configuration takes more memory than there is in all.
 
     limit: how many bytes that is; those of the device, and of a CPU `memory_limit`, when not given.
@@ -73,7 +84,9 @@ def check_memory(config: Config, device: torch.device, *, processes: int = 1, li
     else:
         there = memory_limit()
     images, model = config.train.batch_size // processes, config.model
-    rough = 64 * least_parameters(config) + 400 * images * prod(config.shape) * model.width * (1 + model.num_blocks)
+    rough = 64 * least_parameters(config) + 400 * images * prod(config.shape) * model.width * (
+        1 + model.num_blocks
+    )
     if rough < there:  # far more than it takes; counting takes seconds
         return
     needed = training_memory(replace(config, train=replace(config.train, batch_size=images)))
@@ -81,7 +94,9 @@ def check_memory(config: Config, device: torch.device, *, processes: int = 1, li
     needed = max(needed, 48 * count_parameters(config))
     if needed > there:
         sizes = f"{needed / 2**30:,.1f} GiB of memory, {device} has {there / 2**30:,.1f} GiB"
-        raise ValueError(f"model.width, model.num_blocks, train.batch_size: a training needs about {sizes}")
+        raise ValueError(
+            f"model.width, model.num_blocks, train.batch_size: a training needs about {sizes}"
+        )
 
 
 def training_memory(config: Config) -> int:
@@ -97,13 +112,19 @@ def training_memory(config: Config) -> int:
         if config.train.recompute:
             for module in recompute(flow).modules():
                 if isinstance(module, Layer):
-                    module.register_forward_pre_hook(lambda part, args: parts.append((part, args[0].detach())))
+                    module.register_forward_pre_hook(
+                        lambda part, args: parts.append((part, args[0].detach()))
+                    )
         kept = _kept_for_gradient(flow.log_prob, x)
         if parts:  # their inputs, and one of them at a time in full
-            kept += sum(x.nbytes for _, x in parts) + max(_kept_for_gradient(once(part), x) for part, x in parts)
+            kept += sum(x.nbytes for _, x in parts) + max(
+                _kept_for_gradient(once(part), x) for part, x in parts
+            )
     if config.train.precision == "float64":
         return 2 * (4 * weights + kept)
-    return 4 * weights + (kept // 2 if config.train.precision == "bfloat16" else kept)  # nearly all of it lies in the networks
+    return 4 * weights + (
+        kept // 2 if config.train.precision == "bfloat16" else kept
+    )  # nearly all of it lies in the networks
 
 
 def _kept_for_gradient(function: Callable[[Tensor], object], x: Tensor) -> int:

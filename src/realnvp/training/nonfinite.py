@@ -17,7 +17,10 @@ def first_nonfinite(flow: Flow, x: Tensor, *, l2: float) -> str:
     Changes nothing. Several processes call it together, and each makes both passes whatever it finds: they share their moments.
     """
     before, bad = stored_moments(flow), list[str]()
-    hooks = [module.register_forward_hook(partial(_look, bad, name)) for name, module in flow.named_modules()]
+    hooks = [
+        module.register_forward_hook(partial(_look, bad, name))
+        for name, module in flow.named_modules()
+    ]
     trained = {name: weight for name, weight in flow.named_parameters() if weight.requires_grad}
     try:
         loss = -flow(x).mean() + l2 * l2_penalty(flow)
@@ -30,12 +33,23 @@ def first_nonfinite(flow: Flow, x: Tensor, *, l2: float) -> str:
         return "the batch itself is not finite"
     if bad:
         return f"first non-finite layer {bad[0] or 'log_prob'}"
-    wrong = [name for name, gradient in zip(trained, gradients, strict=True) if not gradient.isfinite().all()]
+    wrong = [
+        name
+        for name, gradient in zip(trained, gradients, strict=True)
+        if not gradient.isfinite().all()
+    ]
     # The backward pass comes from the end.
-    return f"first non-finite gradient {wrong[-1]}" if wrong else "run again, the batch gives finite numbers"
+    return (
+        f"first non-finite gradient {wrong[-1]}"
+        if wrong
+        else "run again, the batch gives finite numbers"
+    )
 
 
 def _look(bad: list[str], name: str, module: nn.Module, inputs: Any, outputs: Any) -> None:
     """A forward hook that notes the module's name if what it returns is not finite."""
-    if not all(output.isfinite().all() for output in (outputs if isinstance(outputs, tuple) else (outputs,))):
+    if not all(
+        output.isfinite().all()
+        for output in (outputs if isinstance(outputs, tuple) else (outputs,))
+    ):
         bad.append(name)

@@ -20,14 +20,18 @@ class WeightAverage:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self.parameters = dict(module.named_parameters()) if decay else {}
-        self.tensors = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        self.tensors = {
+            name: parameter.detach().clone() for name, parameter in self.parameters.items()
+        }
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights as they are after this step, counted from 1."""
         if self.tensors:
             share = 1 - min(self.decay, step / (step + 9))
-            torch._foreach_lerp_(list(self.tensors.values()), [p.detach() for p in self.parameters.values()], share)
+            torch._foreach_lerp_(
+                list(self.tensors.values()), [p.detach() for p in self.parameters.values()], share
+            )
 
     @contextmanager
     def used(self) -> Iterator[None]:

@@ -17,7 +17,8 @@ from realnvp.data import Dataset, prepare
 from realnvp.data.dataset import SPLITS
 from realnvp.device import has_bfloat16
 from realnvp.files.checkpoint import TrainState, load_checkpoint, save_checkpoint
-from realnvp.files.folders import lock_folder, numbered
+from realnvp.files.folders import numbered
+from realnvp.files.lock import lock_folder
 from realnvp.files.run_dir import RunDir
 from realnvp.files.saved import load_flow
 from realnvp.flows.build import build

@@ -11,9 +11,10 @@ from typing import Any
 
 from realnvp.config import MAY_CHANGE, Config, differences, flat, read_config, resolve, to_json
 from realnvp.data import Dataset, discard_prepared
+from realnvp.files.atomic import sweep, write_file
 from realnvp.files.checkpoint import TrainState
 from realnvp.files.environment import Sitting, present_sitting
-from realnvp.files.folders import keep_last, sweep, write_file
+from realnvp.files.folders import keep_last
 from realnvp.files.records import DamagedError, fields_of
 from realnvp.files.run_dir import RunDir
 

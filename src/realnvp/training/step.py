@@ -23,15 +23,24 @@ def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
     with torch.autocast(x.device.type, torch.bfloat16, enabled=run.precision == "bfloat16"):
         nats = -run.model(x).mean()
     run.accelerator.backward(nats + recipe.l2 * l2_penalty(run.flow))
-    norm = torch.as_tensor(run.accelerator.clip_grad_norm_(run.flow.parameters(), _largest_norm(recipe, state)))
+    norm = torch.as_tensor(
+        run.accelerator.clip_grad_norm_(run.flow.parameters(), _largest_norm(recipe, state))
+    )
     here = [nats.new_full((), number) for number in (max(run.stop, default=0), run.step_seconds)]
     mine = torch.stack([nats.detach(), norm.to(nats), *here])
-    everyones = run.accelerator.gather(mine).view(-1, 4).cpu().numpy()  # the one wait for the device in a step
-    loss, (_, norm, signal_to_stop, seconds) = everyones[:, 0].mean().item(), everyones.max(0).tolist()
+    everyones = (
+        run.accelerator.gather(mine).view(-1, 4).cpu().numpy()
+    )  # the one wait for the device in a step
+    loss, (_, norm, signal_to_stop, seconds) = (
+        everyones[:, 0].mean().item(),
+        everyones.max(0).tolist(),
+    )
     state.training_seconds += seconds  # of the slowest process: all must agree on the learning rate
     finite = math.isfinite(loss) and math.isfinite(norm)
     if finite and not _far_out(recipe, state, norm):
-        share = rate(run.progress, rising=(state.step + 1) / (recipe.warmup + 1), decay=recipe.decay)
+        share = rate(
+            run.progress, rising=(state.step + 1) / (recipe.warmup + 1), decay=recipe.decay
+        )
         for optimizer in run.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * share

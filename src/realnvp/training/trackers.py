@@ -8,14 +8,16 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 
 from realnvp.config import Config, flat
-from realnvp.files.folders import os_errors_name
+from realnvp.files.atomic import os_errors_name
 
 
 def check_tracker(name: str) -> None:
     """ValueError, with what to do, if the tracker's package is not installed: Accelerate would do without it."""
     if name not in ("none", *(tracker.value for tracker in get_available_trackers())):
         package = "'realnvp[train]'" if name == "tensorboard" else name
-        raise ValueError(f"train.tracker: {name} is not installed: pip install {package}, or --train.tracker none")
+        raise ValueError(
+            f"train.tracker: {name} is not installed: pip install {package}, or --train.tracker none"
+        )
 
 
 def start_tracker(accelerator: Accelerator, config: Config, run_dir: Path, *, step: int) -> None:
@@ -30,15 +32,22 @@ def start_tracker(accelerator: Accelerator, config: Config, run_dir: Path, *, st
         "wandb": {"name": run_dir.name, "group": run_dir.name, "dir": str(run_dir)},
         "dvclive": {"dir": str(run_dir / name)},
     }
-    fields = {key: value if isinstance(value, int | float) else str(value) for key, value in flat(config).items()}
+    fields = {
+        key: value if isinstance(value, int | float) else str(value)
+        for key, value in flat(config).items()
+    }
     try:
         accelerator.init_trackers("realnvp", config=fields, init_kwargs=options)
     except Exception as error:  # of kinds of its own
         instead = "WANDB_MODE=offline" if name == "wandb" else "--train.tracker tensorboard"
-        raise ValueError(f"train.tracker: {name} does not start: {_reason(error)}; {instead} needs no account") from None
+        raise ValueError(
+            f"train.tracker: {name} does not start: {_reason(error)}; {instead} needs no account"
+        ) from None
 
 
-def log_curves(accelerator: Accelerator, run_dir: Path, values: Mapping[str, float], *, step: int) -> None:
+def log_curves(
+    accelerator: Accelerator, run_dir: Path, values: Mapping[str, float], *, step: int
+) -> None:
     """Add a point to the curves. A service that fails is warned of once and then done without: metrics.jsonl has it all."""
     try:
         with os_errors_name(run_dir / "curves"):
@@ -61,7 +70,10 @@ def _give_up(accelerator: Accelerator, error: Exception) -> None:
     if names in ([], ["tensorboard"]):  # a file of the run: its disk is full, say
         raise error
     accelerator.trackers.clear()
-    warnings.warn(f"train.tracker: {names[0]} failed, so the training goes on without it: {_reason(error)}", stacklevel=3)
+    warnings.warn(
+        f"train.tracker: {names[0]} failed, so the training goes on without it: {_reason(error)}",
+        stacklevel=3,
+    )
 
 
 def _reason(error: Exception) -> str:

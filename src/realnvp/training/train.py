@@ -10,8 +10,8 @@ import numpy as np
 
 from realnvp.config import Config
 from realnvp.device import full_precision, same_each_time
+from realnvp.files.atomic import os_errors_name
 from realnvp.files.checkpoint import TrainState
-from realnvp.files.folders import os_errors_name
 from realnvp.files.records import DamagedError
 from realnvp.progress import progress
 from realnvp.training.nonfinite import first_nonfinite

@@ -69,7 +69,9 @@ def validate(run: Run) -> Summary:
     )
     chosen = np.linspace(0, len(images) - 1, min(len(images), run.config.train.eval_images)).astype(int)
     mine, parts, nats = [], [], torch.zeros(len(images), dtype=torch.float64)
-    size = processes * (min(64, batch_that_fits(run.splits.shape)) if run.config.kind is Kind.IMAGES else ROWS)
+    size = processes * (
+        min(64, batch_that_fits(run.splits.shape)) if run.config.kind is Kind.IMAGES else ROWS
+    )
     for first in range(0, len(chosen), size):
         run.heed_signals()
         if some := chosen[first : first + size][rank::processes].tolist():

@@ -14,7 +14,7 @@ from realnvp.evaluation.figures import paper, points
 from realnvp.evaluation.figures.curves import curves
 from realnvp.evaluation.figures.grids import save_png
 from realnvp.evaluation.figures.subject import Drawing, Subject
-from realnvp.files.folders import atomic_save
+from realnvp.files.atomic import atomic_save
 from realnvp.files.records import DamagedError
 from realnvp.flows.flow import Flow, config_of, evaluating
 from realnvp.progress import Report, progress

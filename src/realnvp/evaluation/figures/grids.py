@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from realnvp.files.folders import atomic_save
+from realnvp.files.atomic import atomic_save
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture

@@ -1,0 +1,115 @@
+"""Files that are written whole or not at all, and what interrupted writes leave behind."""
+
+import glob
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+TEMPORARY = re.compile(r"\..+\.realnvp-(\d+)\.tmp", re.DOTALL)
+# What an interrupted write of version 0.1.0 left in a run directory. Others use such names, too, so
+# these are all.
+OLD_FILE = re.compile(r"\.(config\.json|environment\.json|metrics\.jsonl|step-\d{9,}\.png)\.tmp")
+OLD_FOLDER = re.compile(r"\.(best|last|step)-\d{9,}(\.old)?\.tmp")
+
+
+def write_file(target: Path, text: str) -> None:
+    """Write a file of text whole or not at all. File names in it that are not UTF-8 keep their bytes."""
+    content = text.encode(errors="surrogateescape")
+    atomic_save(target, lambda file: file.write(content), size=len(content))
+
+
+def atomic_save(
+    path: Path,
+    write: Callable[[BinaryIO], object],
+    *,
+    size: int | None = None,
+    keep: bool = False,
+) -> None:
+    """Write a file whole or not at all: into a hidden sibling, to the disk, then renamed.
+
+    size: the bytes it will take, for the message of a full disk.
+    keep: leave what an interrupted call wrote in the sibling, where the next `write` finds it. Only
+    for whoever has locked the folder, since all such calls share the sibling.
+    """
+    sibling = kept_sibling(path) if keep else temporary(path)
+    begun = keep and sibling.exists()
+    try:
+        with os_errors_name(path, size), sibling.open("r+b" if begun else "w+b") as file:
+            write(file)
+            to_disk(file)
+        sibling.replace(path)
+    except BaseException:
+        if not keep:
+            sibling.unlink(missing_ok=True)
+        raise
+
+
+def to_disk(file: BinaryIO) -> None:
+    """Wait until what was written to a file is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextmanager
+def os_errors_name(path: Path, size: int | None = None) -> Iterator[None]:
+    """Context: an error of the disk names the path, and the bytes that it was to hold.
+
+    The system's own error names no file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        needed = "" if size is None else f"; {size:,} bytes are needed"
+        raise OSError(error.errno, f"{error.strerror}{needed}", str(path)) from None
+
+
+def kept_sibling(path: Path) -> Path:
+    """Where `atomic_save` with `keep` writes a file until it is whole."""
+    return path.with_name(f".{path.name}.realnvp.tmp")
+
+
+def temporary(path: Path) -> Path:
+    """Where this process alone writes a file or folder until it is whole.
+
+    What processes that are gone have left there for the path is deleted.
+    """
+    sweep(path.parent, path.name)
+    return path.with_name(f".{path.name}.realnvp-{os.getpid()}.tmp")
+
+
+def sweep(parent: Path, name: str | None = None) -> None:
+    """Delete what processes that are gone left of interrupted writes, of one name or of all.
+
+    Nothing else: whatever has such a name in another way is the user's.
+    """
+    pattern = ".*.tmp" if name is None else f".{glob.escape(name)}.realnvp-*.tmp"
+    for orphan in parent.glob(pattern):
+        is_folder = orphan.is_dir() and not orphan.is_symlink()
+        if found := TEMPORARY.fullmatch(orphan.name):
+            left = not _at_work(int(found[1]))
+        else:
+            old = OLD_FOLDER if is_folder else OLD_FILE
+            left = name is None and bool(old.fullmatch(orphan.name))
+        if left:
+            shutil.rmtree(orphan) if is_folder else orphan.unlink(missing_ok=True)
+
+
+def _at_work(pid: int) -> bool:
+    """Whether another process has this number. Windows: always, since asking would end it."""
+    if pid == os.getpid():  # an earlier process's: this one writes nothing at the moment
+        return False
+    try:
+        if sys.platform != "win32":
+            os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
