@@ -125,7 +125,7 @@ def test_the_next_write_of_a_file_sweeps_what_an_earlier_one_left(tmp_path: Path
 
 
 def test_two_processes_write_one_file(tmp_path: Path) -> None:
-    code = "import sys, pathlib\nfrom realnvp.files.folders import write_file\n"
+    code = "import sys, pathlib\nfrom realnvp.files.atomic import write_file\n"
     code += "for i in range(200): write_file(pathlib.Path(sys.argv[1]), sys.argv[2] * 20000)"
     writers = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "x", letter]) for letter in "ab"]
     while any(writer.poll() is None for writer in writers):

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# What float32 may be rounded to on the way into a product, in torch's order: a setting that was never set takes the one above.
+# What float32 may be rounded to on the way into a product, in torch's order: a setting that was
+# never set takes the one above.
 _backends: Any = torch.backends
 _PRECISIONS: tuple[Any, ...] = (
     _backends,
@@ -28,7 +29,7 @@ _PRECISIONS: tuple[Any, ...] = (
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of this name; ValueError if it is not there. auto: cuda if there is a GPU, else cpu.
+    """The device of this name. auto: cuda if there is a GPU, else cpu. ValueError: it is not there.
 
     mps is taken when it is named: nobody has run this project on it.
     """
@@ -51,26 +52,26 @@ def pick_device(name: str) -> torch.device:
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on that device; on a GPU perhaps a moment later, which what is computed there waits for, not this process."""
+    """Move a tensor to a device. What a GPU computes waits for the copy; this process does not."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return pinned(tensor, device).to(device, non_blocking=True)
     return tensor.to(device)
 
 
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor where the device can fetch it from without this process: in pinned memory, if it is a GPU."""
+    """Put a tensor into pinned memory, which a GPU fetches from on its own. CPU: as it is."""
     return tensor.pin_memory() if device.type == "cuda" and not tensor.is_pinned() else tensor
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Within it, no float32 is rounded to TF32 or bfloat16 on the way into a product.
+    """Context: no float32 is rounded to TF32 or bfloat16 on the way into a product.
 
     Afterwards all settings are as they were, whichever of torch's interfaces set them.
     """
     before = []
     for setting in _PRECISIONS:
-        # What reads otherwise under a full setting above it has a value of its own: the value to be put back.
+        # What reads otherwise under a full setting above it has a value of its own, to be put back.
         if (value := setting.fp32_precision) != "ieee":
             before.append((setting, value))
             setting.fp32_precision = "ieee"
@@ -83,7 +84,10 @@ def full_precision() -> Iterator[None]:
 
 @contextmanager
 def same_each_time() -> Iterator[None]:
-    """Within it, cuDNN computes the same bits each time: no sums in the order of arrival, no algorithm chosen by a stopwatch."""
+    """Context: cuDNN computes the same bits each time.
+
+    No sums in the order of arrival, no algorithm chosen by a stopwatch.
+    """
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
     cudnn.deterministic, cudnn.benchmark = True, False
@@ -94,9 +98,10 @@ def same_each_time() -> Iterator[None]:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether it computes faster in bfloat16 than in float32: CPUs and GPUs with fast instructions for it.
+    """Whether a device computes faster in bfloat16 than in float32.
 
-    Of CPUs that is AMX, and AMD's AVX512-BF16; Intel's takes twice the time of float32 (docs/performance.md).
+    Of CPUs: with AMX, or AMD's AVX512-BF16. Intel's AVX512-BF16 takes twice the time of float32
+    (docs/performance.md).
     """
     if device.type == "cpu":
         by_amd = "AuthenticAMD" in _processor()
@@ -130,9 +135,10 @@ def lacking_memory(error: BaseException) -> str:
 
 
 def keep_freed_memory() -> None:
-    """From here on this process keeps what it frees; else Linux clears the memory of all activations anew in each step.
+    """Keep freed memory in this process. Linux would clear the memory of activations in each step.
 
-    For programs that do nothing but compute, such as the commands: no other process gets that memory before this one ends.
+    For programs that only compute, such as the commands: no other process gets that memory before
+    this one ends.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         mmap_threshold, trim_threshold = -3, -1

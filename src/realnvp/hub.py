@@ -1,4 +1,4 @@
-"""To give a flow to others: a run as a folder with a card, and such a folder on the Hugging Face Hub."""
+"""Giving a flow to others: a run as a folder with a card, and on the Hugging Face Hub."""
 
 import tempfile
 from dataclasses import replace
@@ -14,10 +14,13 @@ from realnvp.flows.flow import Flow, config_of
 
 
 def share(run: str | Path, folder: str | Path, *, licence: str | None = None) -> dict[str, Any]:
-    """The facts of the folder written: the run's evaluated model, its evaluation, commands and environment, and a card.
+    """Write a folder to share: the run's evaluated model, facts and a card; returns the facts.
 
-    data.source, a path of this machine, stays behind; commands are shown as they were typed. licence: an identifier as the Hub
-    has them, such as mit. ValueError if the run was not evaluated on its test split, or if the folder holds anything but an
+    The facts are its evaluation, commands as they were typed, and environment. data.source, a path
+    of this machine, stays behind.
+
+    licence: an identifier as the Hub has them, such as mit.
+    ValueError: the run was not evaluated on its test split, or the folder holds anything but an
     earlier saved flow, which is replaced.
     """
     run = Path(run)
@@ -41,9 +44,11 @@ def share(run: str | Path, folder: str | Path, *, licence: str | None = None) ->
 def push_to_hub(
     flow: Flow | str | Path, repo_id: str, *, private: bool = False, message: str = "Upload a flow"
 ) -> str:
-    """The address of the commit: puts a flow, or a folder that `share` or `save_flow` wrote, on the Hugging Face Hub.
+    """Put a flow, or a folder of one, on the Hugging Face Hub; returns the commit's address.
 
-    repo_id: user/name, made if it is not there. Who you are is the Hub's own business: `hf auth login`, or HF_TOKEN.
+    flow: also a folder that `share` or `save_flow` wrote.
+    repo_id: user/name, made if it is not there. Who you are is the Hub's own business: `hf auth
+        login`, or HF_TOKEN.
     `realnvp.load_flow(repo_id)` gets it back.
     """
     try:
@@ -60,7 +65,8 @@ def push_to_hub(
             load_model(folder)  # only what is whole
             if not (folder / WEIGHTS).exists():
                 raise ValueError(
-                    f"{folder}: a run; realnvp share {folder} DIR makes the folder that goes to the Hub"
+                    f"{folder}: a run; "
+                    f"realnvp share {folder} DIR makes the folder that goes to the Hub"
                 )
         repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         done = api.upload_folder(

@@ -10,7 +10,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Report(Protocol):
-    """Called with how many steps are done, a few words, and how many there will be, if that is known better by now."""
+    """Called with the steps done, a few words, and, once known better, how many there will be."""
 
     def __call__(self, done: int, words: str = "", total: int | None = None) -> None: ...
 

@@ -1,4 +1,7 @@
-"""Flows as scikit-learn's estimators: a density of tables, and outliers by it. Needs the extra `realnvp[sklearn]`."""
+"""Flows as scikit-learn's estimators: a density of tables, and outliers by it.
+
+Needs the extra `realnvp[sklearn]`.
+"""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -49,23 +52,27 @@ RECIPE = {
 class RealNVPDensity(
     ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator
 ):  # type: ignore[misc]
-    """The density of rows of numbers by a flow with affine couplings: exact log-densities, samples, and latents.
+    """The density of rows of numbers by a flow: exact log-densities, samples, and latents.
 
-    Columns are standardised and whitened inside; numbers are in the units of the data: `score_samples` gives nats per row.
-    Fitted with float32 networks, then float64 throughout. One column alone gives a Gaussian: couplings have nothing to look at.
+    Columns are standardised and whitened inside. Numbers are in the units of the data:
+    `score_samples` gives nats per row. Fitted with float32 networks, then float64 throughout. One
+    column alone gives a Gaussian: couplings have nothing to look at.
 
     Parameters
     ----------
     num_couplings, width, num_blocks, frequency, coupling
-        Those of `realnvp.vector_flow`: how many couplings, their networks' size and sines, affine or additive.
+        As of `realnvp.vector_flow`: how many couplings, their networks' size and sines, affine or
+        additive.
     learning_rate, max_iter, batch_size
-        Adam's learning rate, which falls to 0 over max_iter steps, and the rows of a step: time does not grow with the data.
+        Adam's learning rate, which falls to 0 over max_iter steps, and the rows of a step: time
+        does not grow with the data.
     noise
-        Gaussian noise in each batch, with noise^2 times the data's covariance: a floor under what repeated or dependent columns
-        can gain, and less learned by heart.
+        Gaussian noise in each batch, with noise^2 times the data's covariance: a floor under what
+        repeated or dependent columns can gain, and less learned by heart.
     early_stopping, validation_fraction, n_iter_no_change, tol
-        Hold out rows (at most 2,000), keep the weights that are best on them, and stop when these were not better by tol nats
-        for n_iter_no_change steps. Without, small tables are learned by heart.
+        Hold out rows (at most 2,000), keep the weights that are best on them, and stop when these
+        were not better by tol nats for n_iter_no_change steps. Without, small tables are learned by
+        heart.
     warm_start
         Whether `fit` goes on from the flow of the fit before, standardisation included.
     random_state
@@ -76,12 +83,14 @@ class RealNVPDensity(
     Attributes
     ----------
     flow_
-        The fitted `realnvp.Flow`, float64, in eval mode. Saved by scikit-learn's habit, with pickle or joblib, the estimator runs
-        code when it is loaded, as all of scikit-learn's do; `realnvp.save_flow(estimator.flow_, folder)` needs no pickle.
+        The fitted `realnvp.Flow`, float64, in eval mode. Saved by scikit-learn's habit, with pickle
+        or joblib, the estimator runs code when it is loaded, as all of scikit-learn's do;
+        `realnvp.save_flow(estimator.flow_, folder)` needs no pickle.
     n_iter_, best_iter_
         Steps taken, and the step whose weights were kept.
     loss_curve_, validation_scores_
-        Minus the mean log-density of each step's batch; the mean log-density of the rows held out, each 25 steps.
+        Minus the mean log-density of each step's batch; the mean log-density of the rows held out,
+        each 25 steps.
     """
 
     flow_: Flow
@@ -180,7 +189,8 @@ class RealNVPDensity(
         latents = check_array(X, dtype=np.float64)
         if latents.shape[1] != self.n_features_in_:
             raise ValueError(
-                f"X has {latents.shape[1]} features, but {type(self).__name__} has {self.n_features_in_} latents"
+                f"X has {latents.shape[1]} features, "
+                f"but {type(self).__name__} has {self.n_features_in_} latents"
             )
         return self._each(self.flow_.decode, latents)
 
@@ -207,12 +217,13 @@ class RealNVPDensity(
 
 
 class RealNVPOutlier(OutlierMixin, BaseEstimator):  # type: ignore[misc]
-    """Outliers: the rows to which a flow, fitted to the same or to normal rows, gives the lowest density.
+    """Outliers: the rows of lowest density by a flow that was fitted to them or to normal rows.
 
     Parameters
     ----------
     density
-        The unfitted `RealNVPDensity` to use, one with its default settings if None; or another density with `score_samples`.
+        The unfitted `RealNVPDensity` to use, or another density with `score_samples`. None: one
+        with default settings.
     contamination
         The share of the rows of `fit` that are to be outliers, above 0 and at most 0.5.
     random_state
@@ -234,7 +245,7 @@ class RealNVPOutlier(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> "RealNVPOutlier":
-        """Fit the density to the rows of X, (N, D), and put `offset_` where contamination says. y is ignored."""
+        """Fit the density to the rows of X, (N, D), and set `offset_`. y is ignored."""
         if not 0 < self.contamination <= 0.5:
             raise ValueError(
                 f"contamination: must be above 0 and at most 0.5, got {self.contamination}"

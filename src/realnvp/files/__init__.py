@@ -1,1 +1,1 @@
-"""What is on disk: folders written whole or not at all, checked records, saved flows, checkpoints."""
+"""What is on disk: folders written whole or not at all, records, saved flows, checkpoints, runs."""

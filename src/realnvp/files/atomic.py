@@ -18,7 +18,7 @@ OLD_FOLDER = re.compile(r"\.(best|last|step)-\d{9,}(\.old)?\.tmp")
 
 
 def write_file(target: Path, text: str) -> None:
-    """Write a file of text whole or not at all. File names in it that are not UTF-8 keep their bytes."""
+    """Write a text file whole or not at all. File names in it that are not UTF-8 stay."""
     content = text.encode(errors="surrogateescape")
     atomic_save(target, lambda file: file.write(content), size=len(content))
 

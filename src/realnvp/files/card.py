@@ -1,4 +1,4 @@
-"""A model card: what people should know of a flow before they use it, in the Markdown that the Hugging Face Hub reads."""
+"""A model card: what people should know of a flow before they use it, as the Hub reads it."""
 
 import json
 import math
@@ -10,16 +10,22 @@ from realnvp.config import Config, Kind, departures
 from realnvp.config.units import BITS_PER_DIM, unit_of
 
 INTENDED = """\
-For exact log-densities, samples, latents, interpolation and compression studies of data like those that it was trained on, and to
+For exact log-densities, samples, latents, interpolation and compression studies of data like those that \
+it was trained on, and to
 rank such data from unusual to usual.
 
-Not for decisions about people. A high density does not mean that something is of the training data's kind: images of another kind
-can be likelier than its own (smooth ones mostly are), so compare only within one kind. A small flow remembers little, yet nothing
+Not for decisions about people. A high density does not mean that something is of the training \
+data's kind: images of another kind
+can be likelier than its own (smooth ones mostly are), so compare only within one kind. \
+A small flow remembers little, yet nothing
 keeps samples from resembling training data."""
 
 
 def card(name: str, config: Config, facts: Mapping[str, Any], *, parameters: int) -> str:
-    """README.md of a saved flow. facts: what is known of it, as `realnvp.save_flow` says; all text is escaped."""
+    """README.md of a saved flow; all text is escaped.
+
+    facts: what is known of the flow, as `realnvp.save_flow` says.
+    """
     evaluation = facts.get("evaluation") or {}
     use = [
         "import realnvp",
@@ -30,7 +36,8 @@ def card(name: str, config: Config, facts: Mapping[str, Any], *, parameters: int
     parts = [
         "---\n" + "\n".join(_front_matter(name, config, facts, evaluation)) + "\n---",
         f"# {_text(name)}",
-        "A normalizing flow (Real NVP, [arXiv:1605.08803](https://arxiv.org/abs/1605.08803)): an exact probability density.",
+        "A normalizing flow (Real NVP, [arXiv:1605.08803](https://arxiv.org/abs/1605.08803)): "
+        "an exact probability density.",
         _table([*_rows(config, facts, evaluation), ("parameters", f"{parameters:,}")]),
         "## Use\n\n" + _code(use),
         *(["## Made by\n\n" + _code(commands)] if commands else []),
@@ -55,9 +62,11 @@ def _front_matter(
             _quoted(evaluation.get("dataset", config.data.set)),
             _quoted(evaluation.get("split", "test")),
         )
-        result = f"task: {{type: density-estimation}}, dataset: {{name: {data}, type: {data}, split: {split}}}"
+        dataset = f"{{name: {data}, type: {data}, split: {split}}}"
+        result = f"task: {{type: density-estimation}}, dataset: {dataset}"
         metrics = f"[{{type: {unit.key}, name: {unit.words}, value: {value:.4f}}}]"
-        yield f"model-index:\n- name: {_quoted(name)}\n  results:\n  - {{{result}, metrics: {metrics}}}"
+        yield f"model-index:\n- name: {_quoted(name)}\n  results:"
+        yield f"  - {{{result}, metrics: {metrics}}}"
 
 
 def _rows(
@@ -151,5 +160,5 @@ def _text(value: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    """The value in one line of characters that can be seen."""
+    """The value in one line of visible characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())

@@ -31,11 +31,11 @@ class TrainState:
     best_step: int = 0
     evaluations_since_best: int = 0
     pending: bool = False
-    """Whether the evaluation and the samples after this step, where it is time for them, are still to come."""
+    """Whether the evaluation and the samples that are due after this step are still to come."""
 
 
 class Averages(Protocol):
-    """What a checkpoint holds of the moving averages of the weights."""
+    """The moving averages of the weights."""
 
     tensors: dict[str, Tensor]
     """By name of the weight."""
@@ -49,7 +49,10 @@ def save_checkpoint(
     optimizers: Sequence[torch.optim.Optimizer],
     average: Averages,
 ) -> None:
-    """Write checkpoints/step-N: weights, moments, averages, the optimisers' state, where it stands. The last two are kept."""
+    """Write checkpoints/step-N: the flow's state, averages, the optimisers' state, where it stands.
+
+    The last two are kept.
+    """
     tensors = {f"flow.{name}": tensor for name, tensor in flow.state_dict().items()}
     kept = {parameter: entries for optimizer in optimizers for parameter, entries in optimizer.state.items()}
     for name, parameter in flow.named_parameters():
@@ -67,9 +70,10 @@ def save_checkpoint(
 def load_checkpoint(
     run_dir: Path, *, flow: Flow, optimizers: Sequence[torch.optim.Optimizer], average: Averages
 ) -> tuple[TrainState, list[str]]:
-    """Put the newest intact checkpoint into all three; its state (a new one if there is none), and complaints on others.
+    """Load the newest intact checkpoint into flow, optimisers and average.
 
-    DamagedError if there are checkpoints and none is intact.
+    Returns where the training stood, and complaints about newer checkpoints. No checkpoints: a new
+    state, and nothing is loaded. DamagedError: there are checkpoints, and none is intact.
     """
     files, complaints = newest_intact(run_dir / "checkpoints", "step")
     if files is None:

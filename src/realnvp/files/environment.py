@@ -1,4 +1,4 @@
-"""Sittings: the commands of a training, each with what decides its bits beside configuration and data."""
+"""Sittings: the commands of a training, each with its versions, machine and commit."""
 
 import importlib.metadata
 import os
@@ -35,7 +35,7 @@ class Sitting:
     versions: dict[str, str]
     """Of python and each package that a training uses."""
     git_commit: str | None
-    """The commit of the working tree that the command was started in, with '+' if there are changes."""
+    """Of the working tree that the command was started in; with '+' if there are changes."""
     platform: str
     processor: str
     cpus: int
@@ -55,7 +55,10 @@ class Sitting:
 
 
 def present_sitting(**where: Any) -> Sitting:
-    """This process as a sitting. where: the fields that its training knows, such as from_step and device."""
+    """This process as a sitting.
+
+    where: the fields that its training knows, such as from_step and device.
+    """
     import torch
 
     return Sitting(
@@ -94,7 +97,7 @@ def _git_commit() -> str | None:
 
 
 def _processor() -> str:
-    """Its name where the system tells, else its kind."""
+    """The processor's name where the system tells, else its kind."""
     path = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*:\s*(.+)$", path.read_text(), re.M) if path.exists() else []
     return names[0] if names else platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""Records: JSON that a run wrote, read into dataclasses. What makes no sense there is damage, not bad input."""
+"""Records: JSON that a run wrote, read into dataclasses. What is wrong there is damage."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ class DamagedError(Exception):
 
 @contextmanager
 def damaged_if_invalid() -> Iterator[None]:
-    """Context: a missing or invalid file is a DamagedError, since a run wrote it and not its user."""
+    """Context: a missing or invalid file is a DamagedError, since a run wrote it."""
     try:
         yield
     except (FileNotFoundError, IsADirectoryError) as error:

@@ -32,7 +32,7 @@ class RunDir:
 
     @property
     def begun(self) -> bool:
-        """Whether a training has begun here: a configuration alone may be one that somebody wrote."""
+        """Whether a training has begun here. A configuration alone may be somebody's."""
         return self.sittings_file.exists() or bool(numbered(self.checkpoints, "step"))
 
     @property
@@ -53,7 +53,10 @@ class RunDir:
 
     @property
     def state(self) -> TrainState | None:
-        """Where the training stood at its newest intact checkpoint. None: there is none. Warns of damaged ones."""
+        """Where the training stood at its newest intact checkpoint. None: there is no checkpoint.
+
+        Warns of damaged ones.
+        """
         files, complaints = newest_intact(self.checkpoints, "step")
         for complaint in complaints:
             warnings.warn(complaint, stacklevel=2)
@@ -69,7 +72,7 @@ class RunDir:
         return "; ".join(complaints) or ("" if files else f"{self.models}: the best model is missing")
 
     def changed_data(self, folder: Path | None, sha256: Mapping[str, str]) -> str:
-        """Words for the run if it was trained on other data than those in the folder; '' if all is well.
+        """A complaint if the run was trained on other data than the folder's; '' if all is well.
 
         sha256: of each array. Version 0.1.0 did not keep them, and data made anew have none.
         """

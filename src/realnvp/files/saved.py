@@ -1,4 +1,4 @@
-"""Flows that people load, by a path, a shipped flow's name or an id on the Hub. safetensors and JSON, no pickle."""
+"""Flows that people load: by a path, a shipped flow's name or an id on the Hub. No pickle."""
 
 import json
 import re
@@ -31,23 +31,26 @@ def shipped() -> list[str]:
 
 
 def locate(where: str | Path) -> Path:
-    """The folder of a path that exists, else of a shipped flow, else of a download from the Hub: user/name or user/name@revision.
+    """The folder of a flow: a path that exists, a shipped flow, or a download from the Hub.
 
-    A name a/b is looked for on the Hub only where there is no folder a. ValueError says what was tried.
+    where: a path; photos-small, digits-small; user/name or user/name@revision. It is looked for in
+    this order, and on the Hub only where there is no folder `user`.
+    ValueError says what was tried.
     """
     folder, name = Path(where), str(where)
     if folder.exists():
         return folder
     if name in shipped():
         return SHIPPED / name
-    tried = f"{name}: no such run directory or saved flow, and no shipped flow{nearest(name, shipped())}: {', '.join(shipped())}"
+    there = f"{nearest(name, shipped())}: {', '.join(shipped())}"
+    tried = f"{name}: no such run directory or saved flow, and no shipped flow{there}"
     if not HUB_ID.fullmatch(name) or folder.parent.exists():
         raise ValueError(tried)
     return _download(name, tried)
 
 
 def _download(name: str, tried: str) -> Path:
-    """The folder with the files of a flow, and no others, that the Hub or its cache on this machine has."""
+    """The folder of a flow from the Hub, or from its cache on this machine; no other files."""
     repo_id, _, revision = name.partition("@")
     try:
         from huggingface_hub import snapshot_download
@@ -68,17 +71,21 @@ def _download(name: str, tried: str) -> Path:
         ) from None
     if missing := [file for file in FILES if not (folder / file).exists()]:
         raise ValueError(
-            f"{name}: no flow of realnvp: this repository of the Hugging Face Hub lacks {', '.join(missing)}"
+            f"{name}: no flow of realnvp: "
+            f"this repository of the Hugging Face Hub lacks {', '.join(missing)}"
         )
     return folder
 
 
 def save_flow(flow: Flow, folder: str | Path, *, facts: Mapping[str, Any] | None = None) -> None:
-    """Write a folder that `load_flow` reads: model.safetensors, config.json, facts.json, a manifest of sha256, README.md.
+    """Write a folder that `load_flow` reads: weights, configuration, facts, manifest, README.md.
 
-    facts: any JSON. README.md is a model card, which shows of them evaluation (what `evaluate` gives), commands
-    (a list of texts), licence (an identifier as the Hugging Face Hub has them, such as mit), environment and step.
-    An earlier such folder is replaced, its card too; ValueError if there is anything else in its place.
+    facts: any JSON. README.md, a model card, shows
+        evaluation: what `evaluate` gives,
+        commands: a list of texts,
+        licence: an identifier as the Hugging Face Hub has them, such as mit,
+        environment and step.
+    An earlier such folder is replaced, its card too. ValueError: something else is in its place.
     """
     folder, facts = Path(folder), dict(facts or {})
     files = _files_of(flow, facts)
@@ -96,7 +103,8 @@ def _files_of(flow: Flow, facts: Mapping[str, Any]) -> dict[str, bytes]:
     refuse_fast(flow, "save")
     if flow.config is None:
         raise ValueError(
-            "flow.config: only a flow that has one can be saved, since it says how to build the flow again"
+            "flow.config: only a flow that has one can be saved, "
+            "since it says how to build the flow again"
         )
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in flow.state_dict().items()
@@ -109,12 +117,15 @@ def _files_of(flow: Flow, facts: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def load_flow(where: str | Path, which: Literal["best", "last"] = "best") -> Flow:
-    """The flow of a run directory, of a folder that `save_flow` wrote, of that name inside this package (photos-small,
-    digits-small), or of that id on the Hugging Face Hub (user/name, user/name@revision), in this order; in eval mode, on the CPU.
+    """Load a flow; it is in eval mode, on the CPU.
 
-    best is the one with the lowest validation bits/dim, last the one of the last evaluation; both with batch norm's moments
-    re-estimated. From the Hub only safetensors and JSON are taken. ValueError if there is none; DamagedError if a file has
-    changed since it was written.
+    where: a run directory or a folder that `save_flow` wrote; the name of a flow inside this
+        package, photos-small or digits-small; an id on the Hugging Face Hub, user/name or
+        user/name@revision. In this order.
+    which: of a run, best has the lowest validation bits/dim, last is of the last evaluation. Both
+        have batch norm's moments re-estimated.
+    From the Hub only safetensors and JSON are taken. ValueError: there is no such flow.
+    DamagedError: a file has changed since it was written.
     """
     return load_model(where, which)[0]
 
@@ -122,7 +133,7 @@ def load_flow(where: str | Path, which: Literal["best", "last"] = "best") -> Flo
 def load_model(
     where: str | Path, which: Literal["best", "last"] = "best"
 ) -> tuple[Flow, dict[str, Any]]:
-    """The same flow, and what is known of it: of a run's, its step and validation bits/dim."""
+    """Load a flow, as `load_flow` does, and its facts: of a run, step and validation bits/dim."""
     files, folder = _model_files(where, which)
     flow = _flow_from(from_json(files[CONFIG], folder / CONFIG), files[WEIGHTS], folder / WEIGHTS)
     with damaged_if_invalid():
@@ -161,7 +172,10 @@ def why_no_flow(folder: Path) -> str:
 
 
 def _flow_from(config: Config, weights: bytes, path: Path) -> Flow:
-    """The flow, in eval mode. What config.json asks for is not allocated before the weights are seen to be as much."""
+    """Build the flow, in eval mode.
+
+    What config.json asks for is allocated only once the weights are seen to be as much.
+    """
     tensors = read_tensors(weights, path)
     try:
         if least_parameters(config) > sum(tensor.numel() for tensor in tensors.values()):
@@ -171,7 +185,8 @@ def _flow_from(config: Config, weights: bytes, path: Path) -> Flow:
         with torch.device("meta"):
             flow = build(config)
         flow.load_state_dict(tensors, assign=True)
-        flow.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own; as `build` lays them out
+        # As `build` lays them out.
+        flow.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own
     except (RuntimeError, ValueError) as error:
         raise DamagedError(
             f"{path}: does not fit {CONFIG}: {str(error).splitlines()[-1].strip()}"

@@ -18,10 +18,11 @@ Values = NDArray[Any]
 
 
 class Batches:
-    """Batches of images, uint8 (N, H, W, C), or rows, float64 (N, D): what a resumed training sees an uninterrupted one sees.
+    """Batches of images, uint8 (N, H, W, C), or of rows, float64 (N, D), without any state.
 
-    There is no state. Of images that are stored larger, each epoch sees another crop, a function of (seed, epoch, image).
-    Each of several processes gets its part of the same batch. ValueError names train.batch_size if it does not fit.
+    A resumed training sees what an uninterrupted one sees. Of images that are stored larger, each
+    epoch sees another crop, a function of (seed, epoch, image). Each of several processes gets its
+    part of a batch. ValueError: train.batch_size does not fit.
     """
 
     def __init__(
@@ -54,16 +55,17 @@ class Batches:
         self._ahead: dict[int, Future[tuple[Tensor, Tensor | None]]] = {}
 
     def indices(self, step: int) -> NDArray[np.int64]:
-        """Which images step's batch holds, over all processes."""
+        """The images of the step's batch, over all processes."""
         epoch, position = divmod(step, self.per_epoch)
         return _order(self.config.seed, epoch, len(self.images))[
             position * self.size : (position + 1) * self.size
         ]
 
     def at(self, step: int, purpose: Purpose = Purpose.TRAIN) -> Tensor:
-        """x, (B, C, H, W) or (B, D), this process' part of step's batch, on its device. Reads the next training batch ahead.
+        """x, (B, C, H, W) or (B, D): this process' part of the step's batch, on its device.
 
-        v + u of images; a table's rows in float64, so that nothing is rounded before the flow has standardised it.
+        Images are v + u. A table's rows are float64: nothing is rounded before the flow has
+        standardised it. The next training batch is read ahead.
         """
         reading = self._ahead.pop(step, None) if purpose == Purpose.TRAIN else None
         values, noise = reading.result() if reading else self._read(step, purpose)
@@ -73,7 +75,7 @@ class Batches:
         return x if noise is None else dequantise(x, moved(noise, self.device).to(self.dtype))
 
     def _read(self, step: int, purpose: Purpose) -> tuple[Tensor, Tensor | None]:
-        """Grey levels, augmented where they are to be, and noise, both (B, C, H, W); of a table rows, (B, D), and no noise.
+        """Grey levels, augmented, and noise, both (B, C, H, W); of a table rows, (B, D), and None.
 
         They are where the device fetches them from: also that copy is made ahead.
         """

@@ -1,4 +1,4 @@
-"""A flow fitted to rows in memory, in seconds: for points and tables, and what `realnvp.sklearn` does."""
+"""A flow fitted to rows in memory, in seconds: points, tables, and all of `realnvp.sklearn`."""
 
 import copy
 import math
@@ -27,9 +27,9 @@ class Fit:
     loss: list[float] = field(default_factory=list)
     """Minus the mean log-density of each step's batch."""
     validation: list[float] = field(default_factory=list)
-    """The mean log-density of the rows held out, at the start and after each 25 steps; empty if none were."""
+    """The mean log-density of the rows held out, at the start and each 25 steps; may be empty."""
     best_step: int = 0
-    """The step at which the weights kept were found."""
+    """The step whose weights were kept."""
 
 
 def fit(
@@ -48,15 +48,24 @@ def fit(
     seed: int = 0,
     verbose: bool = False,
 ) -> Fit:
-    """How it went to fit the flow to the rows x by maximum likelihood: it is changed in place, and then in eval mode.
+    """Fit the flow to the rows x by maximum likelihood, in place; returns the curves.
 
-    x is (N, D), or (N, C, H, W), in data units; if it is float64, so are z and log-det between the layers, whatever the networks
-    are. Adam's learning rate rises to lr and falls to 0 over max_steps. A share held_out of the rows, at most 2,000, chooses the
-    weights that are kept, and ends the fit once they were not better by tol for patience steps; with 0 the last ones are kept.
-    They are a moving average that keeps the share `average` each step. Each batch gets Gaussian noise with noise^2 times the
-    covariance of the rows (of images: their pixels' variances): the density would have no bound where entries repeat or depend on
-    others. start: the first layers standardise and whiten the rows; False: an earlier fit goes on. The same seed gives the same
-    weights, and torch's own generators are left alone. ValueError names what is out of range.
+    The flow is in eval mode afterwards. ValueError names what is out of range.
+
+    x: (N, D) or (N, C, H, W), in data units. float64: so are z and log-det between the layers,
+        whatever the networks are.
+    max_steps, batch_size: steps of Adam, and the rows of each.
+    lr: the learning rate's peak; it rises to lr, and falls to 0 over max_steps.
+    noise: each batch gets Gaussian noise with noise^2 times the covariance of the rows (of images:
+        their pixels' variances). The density would have no bound where entries repeat or depend on
+        others.
+    average: the weights kept are a moving average that keeps this share each step.
+    held_out: the share of the rows, at most 2,000, that chooses the weights kept. 0: the last are
+        kept.
+    patience, tol: stop once those rows gained no tol nats for so many steps.
+    start: let the first layers standardise and whiten the rows. False: go on with an earlier fit.
+    seed: the same seed gives the same weights; torch's own generators are left alone.
+    verbose: print the progress.
     """
     counts = {"max_steps": max_steps, "batch_size": batch_size, "patience": patience}
     _check(x, average=average, held_out=held_out, lr=lr, noise=noise, tol=tol, **counts)
@@ -103,9 +112,10 @@ def fit(
 
 
 def _spread(rows: Tensor) -> Tensor:
-    """What noise of deviation 1 is to be multiplied with: a matrix, (D, D), for rows; deviations, (C, H, W), for images.
+    """The factor of unit noise: a matrix, (D, D), for rows; deviations, (C, H, W), for images.
 
-    As `Mixing` whitens: of few rows the covariance is drawn towards its diagonal, which also bounds what tied columns gain.
+    As in `Mixing`, the covariance of few rows is drawn towards its diagonal, which also bounds what
+    tied columns gain.
     """
     exact = in_float64(rows)
     deviation: Tensor = exact.std(0, correction=0)
@@ -120,7 +130,7 @@ def _spread(rows: Tensor) -> Tensor:
 
 
 class _Best:
-    """The weights that gave rows held out their highest mean log-density yet; without such rows, the last."""
+    """The weights with the highest mean log-density of the rows held out, if any, else the last."""
 
     def __init__(self, flow: Flow, rows: Tensor, tol: float) -> None:
         self.flow, self.rows, self.tol = flow, rows, tol
@@ -166,7 +176,7 @@ def _check(x: Tensor, *, average: float, held_out: float, **values: float) -> No
 
 
 def check_size(x: Tensor, names: Sequence[str] | None = None) -> None:
-    """ValueError names the first entry that float32 weights, such as means, cannot follow, and its column."""
+    """ValueError names the first entry, and its column, that float32 weights cannot follow."""
     largest = torch.finfo(torch.float32).max
     if (large := (x.abs() > largest).nonzero()).numel():
         first = large[0].tolist()

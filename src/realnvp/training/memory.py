@@ -20,13 +20,13 @@ except ImportError:  # Windows
 
 
 def count_parameters(config: Config) -> int:
-    """How many numbers the flow of this configuration learns; allocates none of them."""
+    """How many numbers the flow of a configuration learns; allocates none of them."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build(config).parameters())
 
 
 def memory_limit(root: Path = Path("/")) -> int:
-    """Bytes that this process may have at most: of the machine, of its control groups, of its address space.
+    """Bytes that this process may have: of the machine, its control groups, its address space.
 
     root: where the system's files are.
     """
@@ -42,9 +42,10 @@ def memory_limit(root: Path = Path("/")) -> int:
 
 
 def _of_control_groups(root: Path) -> Iterator[int]:
-    """The limits of this process's control groups and of those above them, as containers and batch systems set; versions 1 and 2.
+    """The limits of this process's control groups, versions 1 and 2, and of the groups above them.
 
-    In a container a group's path may be the host's, while the container's own limit stands at the top of what is mounted.
+    Containers and batch systems set them. In a container a group's path may be the host's, while
+    the container's own limit stands at the top of what is mounted.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
@@ -73,9 +74,9 @@ def _of_control_groups(root: Path) -> Iterator[int]:
 def check_memory(
     config: Config, device: torch.device, *, processes: int = 1, limit: int | None = None
 ) -> None:
-    """ValueError if a training of this (resolved) configuration takes more memory than there is in all.
+    """ValueError: a training of this (resolved) configuration takes more memory than there is.
 
-    limit: how many bytes that is; those of the device, and of a CPU `memory_limit`, when not given.
+    limit: bytes. None: all of the device; of a CPU, `memory_limit`.
     """
     if limit is not None:
         there = limit
@@ -90,7 +91,7 @@ def check_memory(
     if rough < there:  # far more than it takes; counting takes seconds
         return
     needed = training_memory(replace(config, train=replace(config.train, batch_size=images)))
-    # A save holds weights, Adam's two moments and the average as they are, as copies and as the bytes of the file.
+    # A save holds weights, Adam's two moments and the average as they are, as copies and as bytes.
     needed = max(needed, 48 * count_parameters(config))
     if needed > there:
         sizes = f"{needed / 2**30:,.1f} GiB of memory, {device} has {there / 2**30:,.1f} GiB"
@@ -100,9 +101,12 @@ def check_memory(
 
 
 def training_memory(config: Config) -> int:
-    """Bytes that a training of this (resolved) configuration takes at its peak, about: an estimate for one process.
+    """Bytes, about, that a training of this (resolved) configuration takes at its peak.
 
-    Weights, gradients and Adam's two moments, and what autograd keeps of one forward pass, counted on tensors without storage.
+    Of one process.
+
+    Weights, gradients and Adam's two moments, and what autograd keeps of one forward pass, counted
+    on tensors without storage.
     """
     parts: list[tuple[Layer, Tensor]] = []
     with torch.device("meta"):

@@ -12,9 +12,10 @@ from realnvp.moments import restore_moments, stored_moments
 
 
 def first_nonfinite(flow: Flow, x: Tensor, *, l2: float) -> str:
-    """In words: the first layer of the forward pass, else the first gradient of the backward pass, that is not finite for x.
+    """Name the first layer of the forward pass, else the first gradient, that is not finite for x.
 
-    Changes nothing. Several processes call it together, and each makes both passes whatever it finds: they share their moments.
+    Changes nothing. Several processes call it together, and each makes both passes whatever it
+    finds: they share their moments.
     """
     before, bad = stored_moments(flow), list[str]()
     hooks = [

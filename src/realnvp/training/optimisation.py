@@ -1,6 +1,6 @@
-"""What goes with each step of an optimiser: the learning rate, and a moving average of the weights.
+"""Beside each step of an optimiser: the learning rate, and a moving average of the weights.
 
-Along the way the average is often better than the last weights, and never costs a gradient.
+The average is often better than the last weights, and never costs a gradient.
 """
 
 import math
@@ -12,9 +12,9 @@ from torch import nn
 
 
 class WeightAverage:
-    """The average of a module's weights over steps; decay is the weight of what was before, less in the first steps.
+    """The average of a module's weights over steps.
 
-    With decay 0 it is the weights themselves.
+    decay: the share that it keeps each step, less in the first steps. 0: it is the weights.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -35,7 +35,7 @@ class WeightAverage:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Within it, the module's weights are the average."""
+        """Context: the module's weights are the average."""
         self._swap()
         try:
             yield
@@ -48,9 +48,11 @@ class WeightAverage:
 
 
 def rate(progress: float, *, rising: float, decay: float = 1.0) -> float:
-    """The share at this progress, in [0, 1]: it rises to 1 as `rising` does, stays, and falls to 0 along half a cosine.
+    """The learning rate's share of its peak: it rises to 1, and falls to 0 along half a cosine.
 
-    decay: over which share of the training, its last part, it falls; 0: it does not.
+    rising: the share on the way up, beyond 1 afterwards.
+    progress: of the training, in [0, 1].
+    decay: the share of the training, its last part, over which it falls. 0: it does not fall.
     """
     falling = min(1.0, (1 - progress) / decay) if decay else 1.0
     return min(1.0, rising) * (0.5 - 0.5 * math.cos(math.pi * falling))

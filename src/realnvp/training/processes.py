@@ -1,4 +1,4 @@
-"""The processes of a training: one, or several that a launcher started, each with a device of its own."""
+"""The processes of a training: one, or several that a launcher started, each with its device."""
 
 import os
 import re
@@ -75,8 +75,9 @@ def _failing_with_others(timeout: float) -> Iterator[None]:
         if not re.search("gloo|NCCL|TCPStore|client socket", str(error)):
             raise
         reason = re.sub(r"^\[\S+\] ", "", str(error)).split(". ")[0]
-        gone = f"another process has ended, or has not answered for train.timeout = {timeout:g} seconds"
-        words = f"{gone}: {reason}; the same command goes on from the last checkpoint"
+        limit = f"train.timeout = {timeout:g} seconds: {reason}"
+        gone = f"another process has ended, or has not answered for {limit}"
+        words = f"{gone}; the same command goes on from the last checkpoint"
         raise TrainingFailed(words) from None
 
 
@@ -99,9 +100,14 @@ def _own_state(*, several: bool) -> Iterator[None]:
 
 
 def _check_one_gpu_each(place: torch.device) -> None:
-    """ValueError if the processes that a launcher started on this machine cannot have a GPU each."""
+    """ValueError: the processes that a launcher started here cannot have a GPU each."""
     if place.index is not None:
-        raise ValueError(f"--device: {place}: of several processes each takes a GPU of its own; name cuda")
+        raise ValueError(
+            f"--device: {place}: of several processes each takes a GPU of its own; name cuda"
+        )
     processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     if processes > gpus:
-        raise ValueError(f"--nproc-per-node: {processes} processes, but this machine has {gpus} GPU{'s' * (gpus > 1)}; one each")
+        raise ValueError(
+            f"--nproc-per-node: {processes} processes, "
+            f"but this machine has {gpus} GPU{'s' * (gpus > 1)}; one each"
+        )

@@ -1,4 +1,4 @@
-"""What a training works with, and where it begins: as its configuration and its last checkpoint say."""
+"""A training, opened: what it works with, and where its last checkpoint left it."""
 
 import warnings
 from collections.abc import Iterator
@@ -77,7 +77,7 @@ class Run:
 
     @property
     def progress(self) -> float:
-        """The share of the steps or of the minutes, whichever is more, that the training has done."""
+        """The share that is done of the steps or of the minutes, whichever is more."""
         train, state = self.config.train, self.state
         steps = state.step / train.max_steps if train.max_steps else 0.0
         minutes = state.training_seconds / 60 / train.max_minutes if train.max_minutes else 0.0
@@ -120,7 +120,7 @@ def open_run(
     device: str = "auto",
     init_from: str | Path | None = None,
 ) -> Iterator[Run]:
-    """Context: the training of run_dir, at its last checkpoint or at its start; no other process works there.
+    """Context: the training of run_dir, at its last checkpoint or its start; others are locked out.
 
     init_from: a run or saved flow whose weights a new training starts with.
     ValueError: bad input, or the run directory is another training's. DamagedError: a file of it.
@@ -228,7 +228,7 @@ def _precision(recipe: TrainConfig, device: torch.device) -> str:
 
 
 def _start_from_data(flow: Flow, splits: Dataset, batches: Batches) -> None:
-    """Start the layers that can from the data: of a table all of it, of images the first 128 or so."""
+    """Start layers from the data: of a table all of it, of images the first 128 or so."""
     if config_of(flow).kind is Kind.TABLE:
         standardise(flow, splits.train[:])
     elif any(isinstance(module, ActNorm) for module in flow.modules()):

@@ -17,7 +17,7 @@ class TrainingStopped(Exception):
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Context: a list gets the number of each SIGINT or SIGTERM that comes; a second one acts at once."""
+    """Context: a list gets the number of a SIGINT or SIGTERM that comes. A second acts at once."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
         yield received

@@ -36,7 +36,7 @@ def data_kept_if_begun(files: RunDir) -> Iterator[None]:
 
 
 def check_may_train(config: Config, files: RunDir) -> None:
-    """ValueError if the run directory is not for this training: names the fields that differ, or others' files.
+    """ValueError: the run directory is not this training's; names the fields or files that differ.
 
     Some fields may change: budgets, and how often a training looks at itself.
     """
@@ -54,11 +54,17 @@ def check_may_train(config: Config, files: RunDir) -> None:
     now = resolve(config, old.data.shape, old.data.columns)
     if changed := [name for name in differences(old, now) if name not in MAY_CHANGE]:
         names = ", ".join(changed)
-        raise ValueError(f"{files.config_file}: this run was started with another {names}; take another --run-dir")
+        raise ValueError(
+            f"{files.config_file}: this run was started with another {names}; "
+            "take another --run-dir"
+        )
 
 
 def _check_files_of_others(files: RunDir) -> None:
-    """ValueError names a file that a training would write over; a configuration is kept, see `begin_sitting`."""
+    """ValueError names a file that a training would write over.
+
+    A configuration is kept, see `begin_sitting`.
+    """
     if files.config_file.exists():
         try:
             read_config(files.config_file)
@@ -70,7 +76,7 @@ def _check_files_of_others(files: RunDir) -> None:
 
 
 def check_data(files: RunDir, splits: Dataset) -> None:
-    """ValueError if a run was trained on other data than these."""
+    """ValueError: the run was trained on other data."""
     if changed := files.changed_data(splits.folder, splits.sha256):
         raise ValueError(f"{changed}; take another --run-dir")
 
@@ -79,7 +85,10 @@ Past = tuple[list[Sitting], list[str]]
 
 
 def earlier_sittings(files: RunDir, state: TrainState) -> Past:
-    """The sittings so far, and the lines of metrics.jsonl up to this state; DamagedError if they make no sense."""
+    """The sittings so far, and the lines of metrics.jsonl up to this state.
+
+    DamagedError: a file makes no sense.
+    """
     path = files.metrics_file
     lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
     here = (state.step, not state.pending)
@@ -87,12 +96,14 @@ def earlier_sittings(files: RunDir, state: TrainState) -> Past:
     return sittings, [line for line in lines if _place_of(line, path) <= here]
 
 
-def begin_sitting(config: Config, files: RunDir, state: TrainState, past: Past, **where: Any) -> list[str]:
-    """Write config.json, environment.json with this sitting, and metrics.jsonl without steps to come.
+def begin_sitting(
+    config: Config, files: RunDir, state: TrainState, past: Past, **where: Any
+) -> list[str]:
+    """Write config.json, environment.json with this sitting, metrics.jsonl without steps to come.
 
     past: `earlier_sittings`. where: fields of this sitting that its training knows.
-    A configuration that somebody wrote there and that says something else goes to config.given.json.
-    Returns what decides the bits of the steps and is not as in the sitting before, in words.
+    A configuration that somebody wrote there goes to config.given.json, if it says something else.
+    Returns, in words, what decides the bits of the steps and has changed since the last sitting.
     """
     begun = files.sittings_file.exists()
     for folder in (files.path, files.models, files.checkpoints, files.samples):
@@ -105,7 +116,9 @@ def begin_sitting(config: Config, files: RunDir, state: TrainState, past: Past, 
     sittings, metrics = past
     here = present_sitting(from_step=state.step, **where)
     write_file(files.config_file, to_json(config))
-    write_file(files.sittings_file, json.dumps([*map(fields_of, [*sittings, here])], indent=2) + "\n")
+    write_file(
+        files.sittings_file, json.dumps([*map(fields_of, [*sittings, here])], indent=2) + "\n"
+    )
     write_file(files.metrics_file, "".join(metrics))
     return _changes(sittings[-1], here) if sittings and state.step else []
 
@@ -113,7 +126,9 @@ def begin_sitting(config: Config, files: RunDir, state: TrainState, past: Past, 
 def _changes(before: Sitting, here: Sitting) -> list[str]:
     """'threads 2 -> 1' and the like; version 0.1.0 did not record all of it."""
     names = ["device", "processes", "precision", *(["threads"] if here.device == "cpu" else [])]
-    pairs = [(name, getattr(before, name) or getattr(here, name), getattr(here, name)) for name in names]
+    pairs = [
+        (name, getattr(before, name) or getattr(here, name), getattr(here, name)) for name in names
+    ]
     pairs.append(("torch", before.versions.get("torch"), here.versions["torch"]))
     return [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]
 
@@ -127,7 +142,10 @@ def _keep_given(config: Config, files: RunDir) -> None:
 
 
 def _place_of(line: str, path: Path) -> tuple[float, bool]:
-    """The step of a line of metrics.jsonl, and whether it is an evaluation's. Infinity: a last line that was not finished."""
+    """The step of a line of metrics.jsonl, and whether it is an evaluation's.
+
+    Infinity: the last line was not finished.
+    """
     if not line.endswith("\n"):
         return math.inf, True
     try:

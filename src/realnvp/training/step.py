@@ -14,12 +14,14 @@ from realnvp.training.run import Run
 
 
 def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
-    """One step on x, this process' part of the batch: loss (nats an image), norm of its gradient, signal to stop or 0.
+    """Take a step on x, this process' part of the batch.
 
-    A step whose loss or gradient is not finite, or far out (`skip_factor`), changes nothing: neither weights nor moments.
+    Returns the loss (nats an image), the norm of its gradient, and the signal to stop or 0.
+    A step whose loss or gradient is not finite, or far out (`skip_factor`), changes neither weights
+    nor moments.
     """
     before, state, recipe = stored_moments(run.flow), run.state, run.config.train
-    # The sum over images and D is large; Adam's eps and the clip are relative to nats an image (section 4.1).
+    # Adam's eps and the clip are relative to nats an image (section 4.1).
     with torch.autocast(x.device.type, torch.bfloat16, enabled=run.precision == "bfloat16"):
         nats = -run.model(x).mean()
     run.accelerator.backward(nats + recipe.l2 * l2_penalty(run.flow))
@@ -56,17 +58,17 @@ def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
 
 
 def _largest_norm(recipe: TrainConfig, state: TrainState) -> float:
-    """To what the gradient is clipped."""
+    """The norm that the gradient is clipped to."""
     if recipe.clip_factor is None or not state.typical_norm:
         return recipe.clip
     return min(recipe.clip, recipe.clip_factor * state.typical_norm)
 
 
 def _far_out(recipe: TrainConfig, state: TrainState, norm: float) -> bool:
-    """Whether this gradient, though finite, is not to be followed: Muon's steps have one size, and it would be led astray."""
+    """Whether a gradient is too large to be followed: Muon's steps have one size."""
     return recipe.skip_factor is not None and 0 < recipe.skip_factor * state.typical_norm < norm
 
 
 def _typical(typical: float, norm: float) -> float:
-    """The geometric mean of the norms so far, of the last fifty or so; one that is far out counts as ten times the typical."""
+    """The geometric mean of the last fifty norms or so; none counts as more than ten times it."""
     return typical**0.98 * min(norm, 10 * typical) ** 0.02 if typical and norm else norm

@@ -1,4 +1,4 @@
-"""Curves where people look at them, beside metrics.jsonl: TensorBoard, or another tracker through Accelerate."""
+"""Curves beside metrics.jsonl: TensorBoard, or another tracker through Accelerate."""
 
 import warnings
 from collections.abc import Mapping
@@ -12,16 +12,17 @@ from realnvp.files.atomic import os_errors_name
 
 
 def check_tracker(name: str) -> None:
-    """ValueError, with what to do, if the tracker's package is not installed: Accelerate would do without it."""
+    """ValueError: the tracker's package is not installed. Accelerate would do without it."""
     if name not in ("none", *(tracker.value for tracker in get_available_trackers())):
         package = "'realnvp[train]'" if name == "tensorboard" else name
         raise ValueError(
-            f"train.tracker: {name} is not installed: pip install {package}, or --train.tracker none"
+            f"train.tracker: {name} is not installed: "
+            f"pip install {package}, or --train.tracker none"
         )
 
 
 def start_tracker(accelerator: Accelerator, config: Config, run_dir: Path, *, step: int) -> None:
-    """Begin curves, or go on with them from this step; ValueError, in one line, if the tracker does not start."""
+    """Begin curves, or go on with them from this step. ValueError: the tracker does not start."""
     name = config.train.tracker
     if name == "none":
         return
@@ -48,7 +49,10 @@ def start_tracker(accelerator: Accelerator, config: Config, run_dir: Path, *, st
 def log_curves(
     accelerator: Accelerator, run_dir: Path, values: Mapping[str, float], *, step: int
 ) -> None:
-    """Add a point to the curves. A service that fails is warned of once and then done without: metrics.jsonl has it all."""
+    """Add a point to the curves.
+
+    A service that fails is warned of once and then done without: metrics.jsonl has it all.
+    """
     try:
         with os_errors_name(run_dir / "curves"):
             accelerator.log(dict(values), step=step)

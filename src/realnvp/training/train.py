@@ -36,7 +36,7 @@ def train(
     """Train a flow, or go on with the training in run_dir; returns where it stands at the end.
 
     init_from: a run or saved flow whose weights the training starts with.
-    ValueError: bad input. DamagedError: a file of the run. TrainingStopped: after SIGINT or SIGTERM.
+    ValueError: bad input. DamagedError: a file of the run. TrainingStopped: SIGINT or SIGTERM came.
     TrainingFailed: the numbers are beyond repair, or another process is gone.
     """
     # float32 is float32: where speed is wanted, bfloat16 is faster than TF32.
@@ -54,7 +54,7 @@ def train(
 
 
 def _check_best(run: Run) -> None:
-    """DamagedError if the best model of a finished training is lost; else a warning: the next evaluation writes a new one."""
+    """DamagedError: a finished training has lost its best model. Others write a new one."""
     if run.state.best is None or not (lost := run.files.lost_best()):
         return
     if run.finished:
@@ -108,8 +108,8 @@ def _expected_steps(run: Run) -> int | None:
 def _conclude(run: Run, signum: int = 0) -> None:
     """Evaluate, draw samples and save, where it is time for that after a step.
 
-    TrainingStopped: a signal has come (signum) or comes. All is saved, and what the signal cut short
-    is left to the resumed training, which so becomes the one that nobody stopped.
+    TrainingStopped: a signal has come (signum) or comes. All is saved. What the signal cut short is
+    left to the resumed training, which so becomes the training that nobody stopped.
     """
     every, state, last = run.config.train, run.state, run.progress >= 1
     try:

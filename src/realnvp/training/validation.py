@@ -25,8 +25,8 @@ GRID = 36  # images of a grid of samples
 def evaluate(run: Run) -> dict[str, float]:
     """The mean log-density of validation and its standard error, by their names in metrics.jsonl.
 
-    Batch norm's moments are re-estimated over training batches, and put back. Writes the last and the
-    best model.
+    Batch norm's moments are re-estimated over training batches, and put back.
+    Writes the last and the best model.
     TrainingStopped: a signal came before there was a result; nothing has changed.
     """
     before = stored_moments(run.flow)
@@ -61,7 +61,7 @@ def evaluate(run: Run) -> dict[str, float]:
 
 
 def validate(run: Run) -> Summary:
-    """The log-densities of validation images or rows, spread over the processes, in the run's unit."""
+    """Mean and error of validation images (rows) in the run's unit, spread over the processes."""
     images, rank, processes = (
         run.splits.validation,
         run.accelerator.process_index,
@@ -88,7 +88,7 @@ def validate(run: Run) -> Summary:
 
 
 def write_samples(run: Run) -> None:
-    """Write a grid of images beside samples, from the same z each time, so that one sees it learn."""
+    """Write a grid of images beside samples, from the same z each time. Of a table: nothing."""
     if not run.main or run.config.kind is Kind.TABLE:
         return
     with evaluating(run.flow):
