@@ -51,7 +51,7 @@ RECIPE = {
 
 class RealNVPDensity(
     ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator
-):  # type: ignore[misc]
+):
     """The density of rows of numbers by a flow: exact log-densities, samples, and latents.
 
     Columns are standardised and whitened inside. Numbers are in the units of the data:
@@ -216,7 +216,7 @@ class RealNVPDensity(
         return found
 
 
-class RealNVPOutlier(OutlierMixin, BaseEstimator):  # type: ignore[misc]
+class RealNVPOutlier(OutlierMixin, BaseEstimator):
     """Outliers: the rows of lowest density by a flow that was fitted to them or to normal rows.
 
     Parameters

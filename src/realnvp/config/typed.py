@@ -53,9 +53,13 @@ def _typed(kind: Any, value: Any, path: str, by_hand: bool) -> Any:
             return float(value)
         if inner and outer is dict and isinstance(value, dict):
             prefix = path and f"{path}."
-            return {key: _typed(inner[1], item, prefix + key, by_hand) for key, item in value.items()}
+            return {
+                key: _typed(inner[1], item, prefix + key, by_hand) for key, item in value.items()
+            }
         if inner and outer in (list, tuple) and isinstance(value, list):
-            return outer(_typed(inner[0], item, f"{path}[{i}]", by_hand) for i, item in enumerate(value))
+            return outer(
+                _typed(inner[0], item, f"{path}[{i}]", by_hand) for i, item in enumerate(value)
+            )
         if outer is Any or type(value) is outer or (outer is Literal and value in inner):
             return value
     raise ValueError(f"{path or 'the top'}: {value!r} is not {' or '.join(map(_words, options))}")
@@ -75,7 +79,12 @@ def _record(kind: Any, tree: Any, path: str, by_hand: bool) -> Any:
         if item.name not in tree and not optional:
             raise ValueError(f"{prefix}{item.name} is missing")
     there = {name: value for name, value in tree.items() if name in hints}
-    return kind(**{name: _typed(hints[name], value, prefix + name, by_hand) for name, value in there.items()})
+    return kind(
+        **{
+            name: _typed(hints[name], value, prefix + name, by_hand)
+            for name, value in there.items()
+        }
+    )
 
 
 def _words(option: Any) -> str:

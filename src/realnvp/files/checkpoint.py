@@ -54,11 +54,19 @@ def save_checkpoint(
     The last two are kept.
     """
     tensors = {f"flow.{name}": tensor for name, tensor in flow.state_dict().items()}
-    kept = {parameter: entries for optimizer in optimizers for parameter, entries in optimizer.state.items()}
+    kept = {
+        parameter: entries
+        for optimizer in optimizers
+        for parameter, entries in optimizer.state.items()
+    }
     for name, parameter in flow.named_parameters():
-        tensors |= {f"optimizer.{name}.{entry}": value for entry, value in kept.get(parameter, {}).items()}
+        tensors |= {
+            f"optimizer.{name}.{entry}": value for entry, value in kept.get(parameter, {}).items()
+        }
     tensors |= {f"average.{name}": tensor for name, tensor in average.tensors.items()}
-    content = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    content = safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    )
     parent = run_dir / "checkpoints"
     write_folder(
         parent / f"step-{state.step:09d}",
@@ -86,17 +94,31 @@ def load_checkpoint(
     groups = [(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups]
     owners = {parameter: optimizer for optimizer, group in groups for parameter in group["params"]}
     try:
-        flow.load_state_dict({name.removeprefix("flow."): tensor for name, tensor in tensors.items() if name.startswith("flow.")})
+        flow.load_state_dict(
+            {
+                name.removeprefix("flow."): tensor
+                for name, tensor in tensors.items()
+                if name.startswith("flow.")
+            }
+        )
         for key, tensor in tensors.items():
             if key.startswith("optimizer."):
                 name, entry = key.removeprefix("optimizer.").rsplit(".", 1)
                 # In the memory layout of the parameter, which the fused Adam takes for granted.
-                like = torch.empty((), device=parameters[name].device) if entry == "step" else parameters[name].detach()
-                owners[parameters[name]].state[parameters[name]][entry] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+                like = (
+                    torch.empty((), device=parameters[name].device)
+                    if entry == "step"
+                    else parameters[name].detach()
+                )
+                owners[parameters[name]].state[parameters[name]][entry] = torch.empty_like(
+                    like, dtype=tensor.dtype
+                ).copy_(tensor)
         for name, mean in average.tensors.items():
             mean.copy_(tensors[f"average.{name}"])
     except (KeyError, ValueError, RuntimeError) as error:
-        raise DamagedError(f"{path}: does not fit {CONFIG}: {str(error).splitlines()[-1].strip()}") from None
+        raise DamagedError(
+            f"{path}: does not fit {CONFIG}: {str(error).splitlines()[-1].strip()}"
+        ) from None
     return state_of(files, path.parent), complaints
 
 

@@ -64,7 +64,8 @@ def present_sitting(**where: Any) -> Sitting:
     return Sitting(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         command=["realnvp", *sys.argv[1:]],
-        versions={"python": platform.python_version()} | {name: v for name in PACKAGES if (v := _version(name))},
+        versions={"python": platform.python_version()}
+        | {name: v for name in PACKAGES if (v := _version(name))},
         git_commit=_git_commit(),
         platform=platform.platform(),
         processor=_processor(),

@@ -54,7 +54,11 @@ def parse_record(kind: type[Record], text: bytes, path: Path) -> Record:
 def fields_of(record: Any) -> dict[str, Any]:
     """The fields of a record for JSON; optional ones that are None are left out."""
     optional = {item.name for item in dataclasses.fields(record) if item.default is None}
-    return {name: value for name, value in dataclasses.asdict(record).items() if value is not None or name not in optional}
+    return {
+        name: value
+        for name, value in dataclasses.asdict(record).items()
+        if value is not None or name not in optional
+    }
 
 
 ours = damaged_if_invalid
@@ -62,7 +66,9 @@ Kind = TypeVar("Kind", dict[str, Any], list[Any])
 Fields = Mapping[str, type | UnionType]
 
 
-def read_json(path: Path, *, kind: type[Kind], maker: str = "", fields: Fields | None = None) -> Kind:
+def read_json(
+    path: Path, *, kind: type[Kind], maker: str = "", fields: Fields | None = None
+) -> Kind:
     """What `parse_fields` makes of a file of ours; ValueError if there is none, with the command that makes it."""
     if not path.exists():
         raise ValueError(f"{path}: no such file{maker and f'; {maker} writes it'}")
@@ -70,7 +76,9 @@ def read_json(path: Path, *, kind: type[Kind], maker: str = "", fields: Fields |
         return parse_fields(path.read_bytes(), path, kind=kind, fields=fields)
 
 
-def parse_fields(text: bytes, path: Path, *, kind: type[Kind], fields: Fields | None = None) -> Kind:
+def parse_fields(
+    text: bytes, path: Path, *, kind: type[Kind], fields: Fields | None = None
+) -> Kind:
     """The object or list in the text of a JSON file, not empty where fields are wanted.
 
     fields: names and types in that object, or in each one of the list.
@@ -88,5 +96,9 @@ def parse_fields(text: bytes, path: Path, *, kind: type[Kind], fields: Fields | 
 def check_fields(content: Any, path: Path, fields: Fields) -> None:
     """ValueError names the file, and the first of the fields that is missing or of another type."""
     for name, type_ in fields.items():
-        if not isinstance(content, dict) or name not in content or not isinstance(content[name], type_):
+        if (
+            not isinstance(content, dict)
+            or name not in content
+            or not isinstance(content[name], type_)
+        ):
             raise ValueError(f"{path}: {name} is missing or makes no sense")

@@ -69,7 +69,9 @@ class RunDir:
     def lost_best(self) -> str:
         """What is wrong with the best model; '' if it is there and intact."""
         files, complaints = newest_intact(self.models, "best")
-        return "; ".join(complaints) or ("" if files else f"{self.models}: the best model is missing")
+        return "; ".join(complaints) or (
+            "" if files else f"{self.models}: the best model is missing"
+        )
 
     def changed_data(self, folder: Path | None, sha256: Mapping[str, str]) -> str:
         """A complaint if the run was trained on other data than the folder's; '' if all is well.

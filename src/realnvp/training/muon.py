@@ -19,7 +19,14 @@ class Muon(Optimizer):
     at once, and with less than half of the arithmetic (docs/performance.md).
     """
 
-    def __init__(self, matrices: Iterable[Tensor], lr: float, *, weight_decay: float = 0.0, momentum: float = 0.95) -> None:
+    def __init__(
+        self,
+        matrices: Iterable[Tensor],
+        lr: float,
+        *,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+    ) -> None:
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
@@ -41,7 +48,9 @@ class Muon(Optimizer):
                 directions = torch.stack(torch._foreach_lerp(gradients, past, group["momentum"]))
                 length = group["lr"] * max(1, rows / columns) ** 0.5
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(weights, list(orthogonalised(directions).unbind()), alpha=-length)
+                torch._foreach_add_(
+                    weights, list(orthogonalised(directions).unbind()), alpha=-length
+                )
 
 
 def orthogonalised(x: Tensor) -> Tensor:

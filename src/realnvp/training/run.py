@@ -144,7 +144,9 @@ def _with_absolute_source(config: Config) -> Config:
     return replace(config, data=replace(config.data, source=source))
 
 
-def _opened(config: Config, files: RunDir, accelerator: Accelerator, init_from: str | Path | None) -> Run:
+def _opened(
+    config: Config, files: RunDir, accelerator: Accelerator, init_from: str | Path | None
+) -> Run:
     main, device, processes = (
         accelerator.is_main_process,
         accelerator.device,
@@ -167,12 +169,16 @@ def _opened(config: Config, files: RunDir, accelerator: Accelerator, init_from: 
     if new and init_from is None:
         _start_from_data(flow, splits, batches)
     average = WeightAverage(flow, config.train.average)
-    state, complaints = load_checkpoint(files.path, flow=flow, optimizers=optimizers, average=average)
+    state, complaints = load_checkpoint(
+        files.path, flow=flow, optimizers=optimizers, average=average
+    )
     # Of few rows the Gaussian that a flow starts as may be the best model: evaluate it.
     state.pending = state.pending or (new and config.kind is Kind.TABLE)
     for complaint in complaints if main else ():
         warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=2)
-    with warnings.catch_warnings():  # torch 2.13 renames an option, to a name that older ones do not know
+    with (
+        warnings.catch_warnings()
+    ):  # torch 2.13 renames an option, to a name that older ones do not know
         warnings.filterwarnings("ignore", message=".*broadcast_buffers")
         model = accelerator.prepare(flow)
     flow.train()

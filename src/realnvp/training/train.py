@@ -137,7 +137,9 @@ def _count_failed(run: Run, loss: float, norm: float) -> None:
     if run.failed_in_a_row == MAX_FAILED:
         step, things = run.state.step, run.unit.things
         where = first_nonfinite(run.flow, run.batches.at(step), l2=run.config.train.l2)
-        found = f"loss {loss}, gradient norm {norm}, {where}, after {MAX_FAILED} such steps in a row"
+        found = (
+            f"loss {loss}, gradient norm {norm}, {where}, after {MAX_FAILED} such steps in a row"
+        )
         images = run.batches.indices(step).tolist()
         raise TrainingFailed(f"step {step}: {found}; training {things} {images}")
 

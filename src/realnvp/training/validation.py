@@ -44,7 +44,9 @@ def evaluate(run: Run) -> dict[str, float]:
         f"validation_{unit.key}": result.mean,
         "validation_standard_error": result.standard_error,
     }
-    better = math.isfinite(result.mean) and (state.best is None or unit.sign * result.mean > unit.sign * state.best)
+    better = math.isfinite(result.mean) and (
+        state.best is None or unit.sign * result.mean > unit.sign * state.best
+    )
     state.evaluations_since_best = 0 if better else state.evaluations_since_best + 1
     if better:
         state.best, state.best_step = result.mean, state.step
@@ -67,7 +69,9 @@ def validate(run: Run) -> Summary:
         run.accelerator.process_index,
         run.accelerator.num_processes,
     )
-    chosen = np.linspace(0, len(images) - 1, min(len(images), run.config.train.eval_images)).astype(int)
+    chosen = np.linspace(0, len(images) - 1, min(len(images), run.config.train.eval_images)).astype(
+        int
+    )
     mine, parts, nats = [], [], torch.zeros(len(images), dtype=torch.float64)
     size = processes * (
         min(64, batch_that_fits(run.splits.shape)) if run.config.kind is Kind.IMAGES else ROWS
@@ -77,10 +81,14 @@ def validate(run: Run) -> Summary:
         if some := chosen[first : first + size][rank::processes].tolist():
             mine += some
             pixels = np.moveaxis(images[some], -1, 1)
-            parts.append(log_probs(run.flow, pixels, seed=run.config.seed, indices=some, on_device=True))
+            parts.append(
+                log_probs(run.flow, pixels, seed=run.config.seed, indices=some, on_device=True)
+            )
     if mine:
         nats[mine] = torch.cat(parts).cpu().double()
-    total = run.accelerator.reduce(nats if processes == 1 else nats.to(run.accelerator.device), "sum")
+    total = run.accelerator.reduce(
+        nats if processes == 1 else nats.to(run.accelerator.device), "sum"
+    )
     assert isinstance(total, Tensor)
     groups = (run.splits.groups or {}).get("validation")
     values = run.unit.of(total.cpu()[chosen], run.splits.shape)
