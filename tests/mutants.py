@@ -99,7 +99,7 @@ MUTANTS = [
     Mutant("flows/paper.py", "channelwise_couplings(further, 4 * channels, 3)", "channelwise_couplings(model, 4 * channels, 3)"),
     Mutant("config/sizes.py", "int(model.growth * model.width)", "model.width"),
     Mutant("flows/paper.py", "bound=0.0", "bound=1.0"),
-    Mutant("flows/paper.py", "and not isinstance(m.net, KeptHalf)", ""),
+    Mutant("flows/paper.py", " if not isinstance(each.net, KeptHalf)", ""),
     Mutant("evaluation/views.py", " - math.log(len(views))", "", "tests/test_views.py"),
     Mutant("evaluation/views.py", "x.flip(3) if mirror else x", "x", "tests/test_views.py"),
     Mutant("noise.py", "[0, 0, index, round]", "[0, 0, index, 0]", "tests/test_batches.py tests/test_likelihood.py"),

@@ -41,7 +41,7 @@ class MovingMoments(nn.Module):
         return mean, var
 
     def moving(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor, float]:
-        """mu', var' and 1 - rho of eq 15-16, for a batch with this mean and variance; stores mu', var'.
+        """mu', var' and 1 - rho of eq 15-16 for a batch's mean and variance; stores mu' and var'.
 
         1 - rho is the derivative of mu' by the batch's mean, and of var' by its variance.
         """
@@ -62,7 +62,9 @@ class MovingMoments(nn.Module):
         # finite, the variance is not either. Few kernels: a flow has a hundred norms and more.
         finite, old = var < math.inf, (self.mean, self.var)
         new = torch._foreach_lerp(old, (mean, var), 1 - decay)
-        self.mean, self.var = (torch.where(finite, after, before) for after, before in zip(new, old, strict=True))
+        self.mean, self.var = (
+            torch.where(finite, after, before) for after, before in zip(new, old, strict=True)
+        )
 
 
 def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,7 +125,7 @@ def several_processes() -> bool:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Context: moments are of this process' x alone, which the other processes have too, or lack."""
+    """Context: moments are of this process' x alone; other processes have it too, or lack it."""
     token = _alone.set(True)
     try:
         yield
@@ -132,7 +134,7 @@ def alone() -> Iterator[None]:
 
 
 class _AllReduceSum(torch.autograd.Function):
-    """The sum over processes. Each process' loss depends on it: its gradient is their gradients' sum."""
+    """The sum over processes, on which each process' loss depends: gradients add up, too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -150,7 +152,7 @@ _alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
 def stored_moments(module: nn.Module) -> Stored:
-    """All stored moments below a module, for `restore_moments`. Not copied: none changes in place."""
+    """All stored moments below a module, for `restore_moments`. No copies: none change in place."""
     all_moments = [child for child in module.modules() if isinstance(child, MovingMoments)]
     return [(moments, moments.mean, moments.var) for moments in all_moments]
 

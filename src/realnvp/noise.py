@@ -32,9 +32,13 @@ class Purpose(IntEnum):
     RECOLOUR = 13
 
 
-def generator(seed: int, purpose: Purpose, *, index: int = 0, round: int = 0) -> np.random.Generator:
+def generator(
+    seed: int, purpose: Purpose, *, index: int = 0, round: int = 0
+) -> np.random.Generator:
     """numpy's generator for a seed, a purpose, an index (of an image) and a round (an epoch)."""
-    return np.random.Generator(np.random.Philox(key=_key(seed, purpose), counter=_counter(index, round)))
+    return np.random.Generator(
+        np.random.Philox(key=_key(seed, purpose), counter=_counter(index, round))
+    )
 
 
 def uniform(

@@ -15,29 +15,38 @@ from realnvp.noise import Purpose, generator
 
 
 def build(config: Config | str) -> Flow:
-    """A fresh flow for this configuration or preset; the same weights each time for the same seed.
+    """A fresh flow of a configuration or a preset. A seed gives the same weights each time.
 
-    ValueError if the preset is unknown, or if the configuration has no image shape yet.
+    ValueError if the preset is unknown, or if the configuration has no shape yet.
     """
     if isinstance(config, str):
         if config not in PRESETS:
-            raise ValueError(f"no preset {config!r}{nearest(config, PRESETS)}; there are {', '.join(PRESETS)}")
+            there = f"{nearest(config, PRESETS)}; there are {', '.join(PRESETS)}"
+            raise ValueError(f"no preset {config!r}{there}")
         config = PRESETS[config]
     config = resolve(validate(config), config.shape)
     place = torch.get_default_device()
-    # Drawn on the CPU, whose generator is put back and alone is seeded: torch.manual_seed would seed those of all GPUs, too.
+    # We draw on the CPU and seed the CPU's generator alone, which we put back: torch.manual_seed
+    # would seed the generators of all GPUs, too.
     with torch.device(place if place.type == "meta" else "cpu"), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(generator(config.seed, Purpose.WEIGHTS).integers(2**63)))
-        if config.model.architecture == "vector":
-            return Flow(vector(config.model, *config.shape), StandardNormal(), config).to(place)
-        channels, levels = config.shape[0], config.levels
-        layers: list[Bijection] = [Logit(alpha=config.model.alpha, levels=levels)]
-        layers.append({"paper": multiscale, "modern": modern}[config.model.architecture](config.model, channels))
-        if config.model.dequantisation == "variational":
-            squares, numbers = 4 * channels, Dequantisation.NUMBERS
-            net = ConvNet(squares, config.model.width, numbers * squares, num_blocks=config.model.num_blocks)
-            layers.insert(0, Dequantisation(net, levels=levels))
-    return Flow(Chain(layers), StandardNormal(), config).to(place)
+        seed = int(generator(config.seed, Purpose.WEIGHTS).integers(2**63))
+        torch.default_generator.manual_seed(seed)
+        bijection = bijection_of(config)
+    return Flow(bijection, StandardNormal(), config).to(place)
+
+
+def bijection_of(config: Config) -> Chain:
+    """f of a (resolved) configuration with fresh weights; of images it begins with the logit."""
+    model, (channels, *_) = config.model, config.shape
+    if model.architecture == "vector":
+        return vector(model, channels)
+    f = multiscale if model.architecture == "paper" else modern
+    layers: list[Bijection] = [Logit(alpha=model.alpha, levels=config.levels), f(model, channels)]
+    if model.dequantisation == "variational":
+        squares, numbers = 4 * channels, Dequantisation.NUMBERS
+        net = ConvNet(squares, model.width, numbers * squares, num_blocks=model.num_blocks)
+        layers.insert(0, Dequantisation(net, levels=config.levels))
+    return Chain(layers)
 
 
 def vector_flow(
@@ -51,10 +60,17 @@ def vector_flow(
     batch_norm: bool = False,
     seed: int = 0,
 ) -> Flow:
-    """A fresh flow of vectors, (B, dim): for tables and points. The same weights each time for the same seed.
+    """A fresh flow of vectors, (B, dim), for tables and points. The density is in the data's units.
 
-    Its first layers are to standardise and whiten the data: `standardise` sets them, or the first batch within
-    `realnvp.bijections.starting`. The density is in the units of the data. frequency: of the networks' sines, `MLP`; 0: none.
+    The first layers are to standardise and whiten the data: `standardise` sets them, or the first
+    batch inside `realnvp.bijections.starting`.
+
+    num_couplings: two for each way to divide the entries.
+    width, num_blocks: hidden units and residual blocks of each network.
+    frequency: of the sines in the networks, `MLP`; 0: none.
+    coupling: affine as Real NVP's, or additive as NICE's.
+    batch_norm: after each coupling.
+    seed: of the weights.
     """
     model = ModelConfig(
         "vector",

@@ -1,4 +1,4 @@
-"""A flow as a `torch.distributions.Distribution`: a prior, a variational guide, or whatever else takes one."""
+"""A flow as a `torch.distributions.Distribution`: a prior, a variational guide, ..."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,30 +11,42 @@ from realnvp.bijections.precision import reference_tensor
 from realnvp.flows.flow import Flow
 
 
-def as_distribution(flow: Flow, shape: Sequence[int] | None = None, *, validate_args: bool | None = None) -> "FlowDistribution":
-    """The distribution of x, in data units: batch_shape (), event_shape the flow's, log_prob, sample, rsample.
+def as_distribution(
+    flow: Flow, shape: Sequence[int] | None = None, *, validate_args: bool | None = None
+) -> "FlowDistribution":
+    """The distribution of x, in data units, with log_prob, sample and rsample.
 
-    It is of the flow itself, not of a copy, and follows its weights; rsample and log_prob have gradients for them. Samples follow
-    torch's global generator (`torch.manual_seed`) and need the flow in eval mode. shape, of one x, defaults to the training
-    data's; ValueError if there is none.
+    It follows the flow's weights, for which log_prob and rsample have gradients. Samples follow
+    torch's global generator (`torch.manual_seed`) and need the flow in eval mode.
+
+    shape: the event_shape, of one x; None: the training data's. ValueError if there is none.
+    validate_args: as torch.distributions'.
     """
     return FlowDistribution(flow, flow.sample_shape(shape), validate_args=validate_args)
 
 
 class FlowDistribution(Distribution):
-    """What `as_distribution` gives. Its support is all reals: pixels of a model, too, reach a little beyond [0, levels)."""
+    """The distribution of a flow: `as_distribution`.
+
+    Its support is all reals: also a flow of images samples a little beyond [0, levels).
+    """
 
     has_rsample = True
 
     def __init__(
-        self, flow: Flow, event_shape: Sequence[int], batch_shape: Sequence[int] = (), *, validate_args: bool | None = None
+        self,
+        flow: Flow,
+        event_shape: Sequence[int],
+        batch_shape: Sequence[int] = (),
+        *,
+        validate_args: bool | None = None,
     ) -> None:
         self.flow = flow
         super().__init__(Size(batch_shape), Size(event_shape), validate_args=validate_args)
 
     @property
     def arg_constraints(self) -> dict[str, constraints.Constraint]:
-        """None: what it is made of is a flow."""
+        """{}: it has a flow in place of parameters."""
         return {}
 
     @property
@@ -43,24 +55,29 @@ class FlowDistribution(Distribution):
         return constraints.independent(constraints.real, len(self.event_shape))  # type: ignore[no-untyped-call]
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "FlowDistribution":
-        """The same with this batch_shape: as many independent x, of one density."""
-        return FlowDistribution(self.flow, self.event_shape, batch_shape, validate_args=self._validate_args)
+        """A distribution with this batch_shape: as many independent x, of one density."""
+        validate = self._validate_args
+        return FlowDistribution(self.flow, self.event_shape, batch_shape, validate_args=validate)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """(*sample_shape, *batch_shape): nats of value, (*sample_shape, *batch_shape, *event_shape)."""
+        """(*sample_shape, *batch_shape): nats of value, (..., *event_shape)."""
         if self._validate_args:
             self._validate_sample(value)
         return self._of_each(self.flow.log_prob, value, ()) + value.new_zeros(self.batch_shape)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """(*sample_shape, *batch_shape, *event_shape): x = g(z), with gradients for the flow's weights."""
+        """(*sample_shape, *batch_shape, *event_shape): x = g(z), with gradients for the weights."""
         shape = self._extended_shape(Size(sample_shape))
-        count, seed = shape[: len(shape) - len(self.event_shape)].numel(), int(torch.randint(2**63 - 1, ()))
+        count = shape[: len(shape) - len(self.event_shape)].numel()
+        seed = int(torch.randint(2**63 - 1, ()))
         z = self.flow.latents(range(count), self.event_shape, seed) if count else torch.empty(0)
-        return self._of_each(self.flow.decode, z.view(shape), self.event_shape).to(reference_tensor(self.flow))
+        x = self._of_each(self.flow.decode, z.view(shape), self.event_shape)
+        return x.to(reference_tensor(self.flow))
 
-    def _of_each(self, function: Callable[[Tensor], Tensor], x: Tensor, event: Sequence[int]) -> Tensor:
-        """The function, for batches (B, *event_shape), of x with any axes before its event."""
+    def _of_each(
+        self, function: Callable[[Tensor], Tensor], x: Tensor, event: Sequence[int]
+    ) -> Tensor:
+        """function(x), which takes (B, *event_shape), for x with any axes before the event."""
         leading = x.shape[: x.ndim - len(self.event_shape)]
         if not leading.numel():
             return x.new_empty((*leading, *event))

@@ -1,4 +1,7 @@
-"""A flow for pictures, previews and ranking: its networks folded into plain convolutions of low precision."""
+"""A flow for pictures, previews and ranking.
+
+Its networks are folded into plain convolutions of low precision.
+"""
 
 import copy
 from collections.abc import Callable
@@ -17,13 +20,20 @@ from realnvp.networks.layers import MatrixConv, Normalise, WeightNormConv
 from realnvp.networks.modern import ConvNet, compressed
 from realnvp.networks.resnet import ResidualBlock, ResNet, both_signs
 
+MADE_BY_FAST = "a flow made by realnvp.fast"
+
 
 def fast(flow: Flow, *, dtype: torch.dtype | None = None) -> Flow:
-    """A copy of the flow in eval mode, several times as fast, without gradients; its state z and log-det are those of the flow.
+    """A copy of the flow in eval mode, several times as fast, without gradients.
 
-    Its networks compute in dtype: bfloat16 (default, where CPU or GPU have instructions for it) is off by some nats of
-    thousands; float32 agrees to rounding. Batch norm and weight norm are folded into the convolutions, whose weights are laid
-    out for the device that the flow is on. No number of it is to be reported: `bits_per_dim` and `save_flow` refuse it.
+    Batch norm and weight norm are folded into the convolutions, whose weights are laid out for the
+    flow's device. z and log-det keep their type. No number of the copy is to be reported:
+    `bits_per_dim` and `save_flow` refuse it.
+
+    dtype: of the networks. bfloat16 is off by some nats of thousands; float32 agrees to rounding.
+    None: bfloat16 if the device has fast instructions for it, else float32.
+
+    ValueError for a flow that `fast` made, for another dtype and for a flow of vectors.
     """
     refuse_fast(flow, "take")
     if dtype is None:
@@ -31,37 +41,38 @@ def fast(flow: Flow, *, dtype: torch.dtype | None = None) -> Flow:
     if dtype not in (torch.bfloat16, torch.float32, torch.float64):
         raise ValueError(f"dtype: must be torch.bfloat16, float32 or float64, got {dtype}")
     if not any(isinstance(net, ResNet | ConvNet) for net in flow.modules()):
-        raise ValueError("fast: only flows of images have convolutions to fold; this one is as fast as it gets")
+        words = "only flows of images have convolutions to fold; this one is as fast as it gets"
+        raise ValueError(f"fast: {words}")
+    copies: dict[int, nn.Module] = {}
     with torch.no_grad():
-        folded: dict[int, nn.Module] = {}
         for net in flow.modules():
             if isinstance(net, ResNet):
-                folded[id(net)] = _FoldedResNet(net, dtype)
+                copies[id(net)] = _FastResNet(net, dtype)
             if isinstance(net, ConvNet):
-                folded[id(net)] = _PackedConvNet(net, dtype)
-    copied = copy.deepcopy(flow, folded)  # takes the folded networks for copies of the networks
+                copies[id(net)] = _FastConvNet(net, dtype)
+    copied = copy.deepcopy(flow, copies)  # which takes the fast networks for copies made already
     copied.exact = False
     return copied.eval().requires_grad_(False)
 
 
 class _Fixed(nn.Module):
-    """A network that stays as it was made: its weights are laid out for one type and one device."""
+    """A network that stays as it is made: its weights are laid out for one type and one device."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        raise ValueError("a flow made by realnvp.fast stays as it is: move or convert the one that it was made from")
+        raise ValueError(f"{MADE_BY_FAST} stays as it is: move or convert the original")
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        raise ValueError("a flow made by realnvp.fast cannot be copied: copy the one that it was made from")
+        raise ValueError(f"{MADE_BY_FAST} cannot be copied: copy the original")
 
 
-class _PackedConvNet(_Fixed):
-    """What a `ConvNet` computes."""
+class _FastConvNet(_Fixed):
+    """`ConvNet` with packed weights."""
 
     def __init__(self, net: ConvNet, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
-        convs = [_Convolution(module, dtype) for module in net.modules() if isinstance(module, MatrixConv)]
-        self.conv_in, *inner, self.conv_out = convs
+        convs = [module for module in net.modules() if isinstance(module, MatrixConv)]
+        self.conv_in, *inner, self.conv_out = [_Convolution(conv, dtype) for conv in convs]
         self.blocks = list(zip(inner[::2], inner[1::2], strict=True))
 
     @torch.no_grad()
@@ -72,11 +83,12 @@ class _PackedConvNet(_Fixed):
         return self.conv_out(F.silu(h, inplace=True))
 
 
-class _FoldedResNet(_Fixed):
-    """What a `ResNet` computes in eval mode, as convolutions, ReLUs and sums.
+class _FastResNet(_Fixed):
+    """`ResNet` in eval mode as convolutions, ReLUs and sums.
 
-    relu(norm(h)) = s relu(h + c), with s > 0: s goes into the weights of the next convolution, c into the bias of those before.
-    So the residual stream is kept as h + c, where c is that of the block which reads it next.
+    relu(norm(h)) = s relu(h + c), with s > 0: s goes into the weights of the convolution behind, c
+    into the biases of the convolutions before. So the residual stream is kept as h + c, where the
+    block that reads it next gives c.
     """
 
     scale_in: Tensor
@@ -89,8 +101,8 @@ class _FoldedResNet(_Fixed):
         self.register_buffer("scale_in", scale_in[:, None, None], persistent=False)
         self.register_buffer("shift_in", shift_in[:, None, None], persistent=False)
         blocks = [block for block in net.blocks if isinstance(block, ResidualBlock)]
-        scales, shifts = zip(*[_scale_and_offset(block.norm1) for block in blocks], strict=True) if blocks else ((), ())
-        shifts = (*shifts, torch.zeros_like(net.norm_out.beta))
+        pairs = [_scale_and_offset(block.norm1) for block in blocks]
+        shifts = [*(shift for _, shift in pairs), torch.zeros_like(net.norm_out.beta)]
         scale_out, shift_out = _scale_and_offset(net.norm_out)
 
         self.conv_in = _Convolution(net.conv_in, dtype, plus=shifts[0])
@@ -98,8 +110,8 @@ class _FoldedResNet(_Fixed):
         self.blocks = []
         for i, (block, skip) in enumerate(zip(blocks, net.skips, strict=True)):
             assert isinstance(skip, WeightNormConv)
-            scale, shift = _affine(block.norm2)
-            conv1 = _Convolution(block.conv1, dtype, times_in=scales[i], times_out=scale, plus=shift)
+            (scale1, _), (scale2, shift2) = pairs[i], _affine(block.norm2)
+            conv1 = _Convolution(block.conv1, dtype, times_in=scale1, times_out=scale2, plus=shift2)
             conv2 = _Convolution(block.conv2, dtype, plus=shifts[i + 1] - shifts[i])
             self.blocks.append((conv1, conv2, _Convolution(skip, dtype, sees=shifts[i + 1])))
         self.conv_out = _Convolution(net.conv_out, dtype, times_in=scale_out)
@@ -129,9 +141,10 @@ def _scale_and_offset(norm: Normalise) -> tuple[Tensor, Tensor]:
 
 
 class _Convolution:
-    """times_out conv(times_in (h - sees)) + plus, for a convolution and vectors over channels, as one convolution.
+    """times_out conv(times_in (h - sees)) + plus as one convolution.
 
-    `sees` is for 1x1 convolutions only: with zero padding a constant has a border.
+    times_in, times_out, sees, plus: vectors over channels. sees: for 1x1 convolutions only, since
+    with zero padding a constant has a border.
     """
 
     def __init__(
@@ -154,7 +167,8 @@ class _Convolution:
             bias = bias - weight[:, :, 0, 0] @ sees
         if plus is not None:
             bias = bias + plus
-        self.weight, self.bias = packed(weight.to(dtype, memory_format=torch.channels_last)), bias.to(dtype)
+        self.weight = packed(weight.to(dtype, memory_format=torch.channels_last))
+        self.bias = bias.to(dtype)
 
     def __call__(self, h: Tensor, *, relu: bool = False) -> Tensor:
         return convolve(h, self.weight, self.bias, relu=relu)

@@ -162,7 +162,7 @@ class Flow(nn.Module):
 
 
 def batch_that_fits(shape: Sequence[int]) -> int:
-    """How many x of this shape to compute at once, so that memory grows with neither number nor size.
+    """How many x of this shape to compute at once: memory then grows with neither number nor size.
 
     64 images of 64x64. So many rows of a table, (D,), that Python's share of the time is small and
     their hidden units still fit into caches.

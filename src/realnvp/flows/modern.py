@@ -1,4 +1,4 @@
-"""What later flows found, in the paper's frame, and the weights that Muon is for."""
+"""The modern architecture, and the weights that Muon is for."""
 
 from functools import partial
 
@@ -13,15 +13,19 @@ from realnvp.networks.modern import ConvNet
 
 
 def modern(model: ModelConfig, channels: int) -> Chain:
-    """What later flows found (Glow), in the paper's frame: checkerboard couplings at half the resolution, learned mixing.
+    """f with what later flows found (Glow), in the paper's frame, for x of (C, H, W).
 
-    The half that is factored out is changed once more, given the half that goes on: that is a Gaussian prior of it, conditional
-    on all that is coarser, written as a coupling, so that all latents are N(0, I) as ever.
+    Each scale works at half the resolution: act norm, learned mixing and a checkerboard coupling,
+    many times. Then half of the result is factored out.
+
+    Before that, the half that is factored out is changed once more, given the half that goes on. So
+    its prior is a Gaussian conditional on all that is coarser, and all latents stay N(0, I).
     """
     net = partial(ConvNet, 2 * channels, model.width, num_blocks=model.num_blocks)
     layers: list[Bijection] = []
     for _ in range(model.num_couplings):
-        layers += [ActNorm(4 * channels), Mixing(4 * channels), half_coupling(model, net, 4 * channels, flip=False)]
+        layers += [ActNorm(4 * channels), Mixing(4 * channels)]
+        layers.append(half_coupling(model, net, 4 * channels, flip=False))
     if model.num_scales == 1:
         return Chain([Squeezed(Chain([*layers, ActNorm(4 * channels)]), by_colour=True)])
     prior = [ActNorm(4 * channels), half_coupling(model, net, 4 * channels, flip=True)]
@@ -30,6 +34,6 @@ def modern(model: ModelConfig, channels: int) -> Chain:
 
 
 def matrices(flow: Flow) -> list[Tensor]:
-    """The networks' weights that are matrices, (out, in): what Muon is for."""
+    """The networks' weights that are matrices, (out, in): Muon's."""
     layers = [module for module in flow.modules() if isinstance(module, MatrixConv | nn.Linear)]
     return [layer.weight for layer in layers]

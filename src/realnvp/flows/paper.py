@@ -1,4 +1,4 @@
-"""The paper's architecture, written as its text (sections 3.4 to 3.6), and its penalty."""
+"""The paper's architecture (sections 3.4 to 3.6), and its penalty."""
 
 from collections.abc import Callable
 from functools import partial
@@ -26,7 +26,11 @@ from realnvp.networks.resnet import KeptHalf, ResNet
 
 
 def multiscale(model: ModelConfig, channels: int) -> Chain:
-    """f of section 3.6: eq 10-13 as a recursion over the scales."""
+    """f of section 3.6 for x of (C, H, W): eq 10-13 as a recursion over the scales.
+
+    Each scale has three checkerboard couplings, a squeeze and three channel-wise couplings; then
+    half of the result is factored out. The last scale has four checkerboard couplings.
+    """
     if model.num_scales == 1:
         return Chain(checkerboard_couplings(model, channels, 4))
     further = coarser(model)
@@ -41,38 +45,73 @@ def multiscale(model: ModelConfig, channels: int) -> Chain:
 
 def checkerboard_couplings(model: ModelConfig, channels: int, count: int) -> list[Bijection]:
     """Couplings with alternating checkerboards, each followed by batch norm of its whole output."""
+    net = partial(network, model, channels, see_mask=True)
     layers: list[Bijection] = []
     for i in range(count):
-        net = partial(ResNet, channels, model.width, num_blocks=model.num_blocks, momentum=model.momentum, see_mask=True)
         mask = partial(checkerboard, flip=i % 2 == 1)
-        layers += [coupling(model, mask, net, channels, bound=0.0), BatchNorm(channels, momentum=model.momentum)]
+        layers.append(coupling(model, mask, net, channels, bound=0.0))
+        layers.append(BatchNorm(channels, momentum=model.momentum))
     return layers
 
 
 def channelwise_couplings(model: ModelConfig, channels: int, count: int) -> list[Bijection]:
-    """Couplings that change the second, the first, the second half of the channels ..., each followed by batch norm."""
+    """Couplings that change the channels' second, first, second ... half, each with batch norm."""
+    net = partial(network, model, channels // 2)
     layers: list[Bijection] = []
     for i in range(count):
-        net = partial(ResNet, channels // 2, model.width, num_blocks=model.num_blocks, momentum=model.momentum)
-        layers += [half_coupling(model, net, channels, flip=i % 2 == 1), BatchNorm(channels, momentum=model.momentum)]
+        layers.append(half_coupling(model, net, channels, flip=i % 2 == 1))
+        layers.append(BatchNorm(channels, momentum=model.momentum))
     return layers
 
 
-def half_coupling(model: ModelConfig, net: Callable[[int], nn.Module], channels: int, *, flip: bool) -> Bijection:
-    """A channel-wise coupling that changes the second half, with flip the first; its network sees the other half alone."""
-    return coupling(model, partial(channelwise, flip=flip), lambda c_out: KeptHalf(net(c_out), flip=flip), channels // 2)
+def half_coupling(
+    model: ModelConfig, net: Callable[[int], nn.Module], channels: int, *, flip: bool
+) -> Bijection:
+    """A channel-wise coupling whose network sees the kept half alone.
+
+    It changes the second half. flip: the first.
+    """
+    mask = partial(channelwise, flip=flip)
+    return coupling(model, mask, lambda c_out: KeptHalf(net(c_out), flip=flip), channels // 2)
 
 
-def coupling(model: ModelConfig, mask: Mask, net: Callable[[int], nn.Module], channels: int, *, bound: float = 1.0) -> Bijection:
-    """The model's kind of coupling; net makes a network with so many outputs, and channels is how many the coupling changes."""
+def coupling(
+    model: ModelConfig,
+    mask: Mask,
+    net: Callable[[int], nn.Module],
+    channels: int,
+    *,
+    bound: float = 1.0,
+) -> Bijection:
+    """A coupling of the model's kind.
+
+    mask: what is kept.
+    net: makes a network with so many outputs.
+    channels: how many the coupling changes.
+    bound: where the bound of the log-scale starts.
+    """
     if model.coupling == "additive":
         return AdditiveCoupling(mask, net(channels))
     return AffineCoupling(mask, net(2 * channels), bound=bound)
 
 
+def network(model: ModelConfig, c_in: int, c_out: int, *, see_mask: bool = False) -> ResNet:
+    """The residual network of a coupling, with the model's width, depth and momentum."""
+    return ResNet(
+        c_in,
+        model.width,
+        c_out,
+        num_blocks=model.num_blocks,
+        momentum=model.momentum,
+        see_mask=see_mask,
+    )
+
+
 def l2_penalty(flow: Flow) -> Tensor:
-    """The sum of squares of the weight norm's trained gains and of the checkerboard couplings' bounds."""
-    gains = [m.gain for m in flow.modules() if isinstance(m, WeightNormConv) and m.gain is not None]
-    bounds = [m.bound for m in flow.modules() if isinstance(m, AffineCoupling) and not isinstance(m.net, KeptHalf)]
-    squares = [parameter.square().sum() for parameter in [*gains, *bounds]]
-    return torch.stack([reference_tensor(flow).new_zeros(()), *squares]).sum()
+    """Sum of squares of weight norm's trained gains and of the checkerboard couplings' bounds."""
+    convolutions = [m for m in flow.modules() if isinstance(m, WeightNormConv)]
+    couplings = [m for m in flow.modules() if isinstance(m, AffineCoupling)]
+    gains = [conv.gain for conv in convolutions if conv.gain is not None]
+    bounds = [each.bound for each in couplings if not isinstance(each.net, KeptHalf)]
+    zero = reference_tensor(flow).new_zeros(())
+    return torch.stack([each.square().sum() for each in [zero, *gains, *bounds]]).sum()

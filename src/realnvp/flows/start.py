@@ -10,9 +10,10 @@ from realnvp.moments import alone
 
 @torch.no_grad()
 def start_from(flow: Flow, x: Tensor) -> None:
-    """Let the flow's parts that can start from x, all of which this process has; nothing behind the last of them is computed.
+    """Start the flow's layers from x, all of which this process has.
 
-    The first layers see all of x. What comes behind a coupling, say, sees a few: networks take time and memory.
+    Layers before the first coupling see all of x, others a part: networks take time and memory.
+    Nothing behind the last layer that starts is computed.
     """
     flow.check_batch(x)
     layers = flow.bijection.bijections if isinstance(flow.bijection, Chain) else [flow.bijection]

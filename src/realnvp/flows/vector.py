@@ -16,11 +16,13 @@ from realnvp.networks.modern import MLP
 
 
 def vector(model: ModelConfig, dim: int) -> Chain:
-    """Couplings with fully connected networks, two for each way to divide the entries, then a learned mixing of the entries.
+    """f for x of (D,): pairs of couplings with fully connected networks, a learned mixing between.
 
-    First comes the data's standardisation, which stays, and their whitening, which is learned. The standardisation is two
-    layers, since weights are float32: where a column lies at 1.7e9 +- 10, seconds since 1970 say, the second one takes what
-    rounding left of its mean.
+    A pair divides the entries by one bit of their index, both ways. First come the data's
+    standardisation, which is not trained, and their whitening, which is.
+
+    The standardisation is two layers, since weights are float32: of a column at 1.7e9 +- 10 (seconds
+    since 1970) the second layer takes what rounding left of the mean.
     """
     layers: list[Bijection] = [ActNorm(dim, eps=0.0).requires_grad_(False) for _ in range(2)]
     net = partial(MLP, dim, model.width, num_blocks=model.num_blocks, frequency=model.frequency)
@@ -35,6 +37,6 @@ def vector(model: ModelConfig, dim: int) -> Chain:
 
 
 def standardise(flow: Flow, rows: ArrayLike) -> Flow:
-    """The same flow of vectors, its first layers set to standardise and whiten the rows, (N, D), real numbers."""
+    """The flow itself, its first layers set to standardise and whiten the rows, (N, D)."""
     start_from(flow, torch.tensor(np.asarray(rows)).to(float64_like(flow)))
     return flow

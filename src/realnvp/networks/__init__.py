@@ -1,1 +1,1 @@
-"""Functions inside couplings: the networks that predict shift and log-scale. They know no bijection."""
+"""Functions inside couplings: networks that predict shift and log-scale, and know no bijection."""

@@ -56,7 +56,9 @@ def convolve(h: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = False) -> 
     return out.relu_() if relu else out
 
 
-def conv_add(h: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor, *, in_place: bool) -> Tensor:
+def conv_add(
+    h: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor, *, in_place: bool
+) -> Tensor:
     """total + conv(h); without a gradient."""
     out: Tensor
     if not has_fused(h):
@@ -71,7 +73,9 @@ def conv_add(h: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor, *, i
     return out
 
 
-def conv_add_with_gradient(h: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor, *, in_place: bool) -> Tensor:
+def conv_add_with_gradient(
+    h: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor, *, in_place: bool
+) -> Tensor:
     """total + conv(h)."""
     out: Tensor = _ConvAdd.apply(h, weight, bias, total, in_place)  # type: ignore[no-untyped-call]
     return out
@@ -90,13 +94,16 @@ def _geometry(weight: Tensor) -> tuple[list[int], list[int], list[int], int]:
 
 class _ConvAdd(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, h: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor, in_place: bool) -> Tensor:
+    def forward(
+        ctx: Any, h: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor, in_place: bool
+    ) -> Tensor:
         low = weight.to(h.dtype)
+        low_bias = None if bias is None else bias.to(h.dtype)
         ctx.save_for_backward(h, low)
         ctx.with_bias = bias is not None
         if in_place:
             ctx.mark_dirty(total)
-        return conv_add(h, low, None if bias is None else bias.to(h.dtype), total, in_place=in_place)
+        return conv_add(h, low, low_bias, total, in_place=in_place)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor, None]:

@@ -16,15 +16,18 @@ from realnvp.networks.kernels import conv_add_with_gradient, has_fused, normalis
 class WeightNormConv(nn.Module):
     """A zero-padded convolution whose filters have norm g: W = g v / |v|, |v| over (c_in, k, k).
 
-    v ~ U(-d, d), d = sqrt(2 / c_in). The gain g starts at k / sqrt(6) and is trained if gain is True; else it is 1.
+    v ~ U(-d, d), d = sqrt(2 / c_in). gain: g starts at k / sqrt(6) and is trained; False: g is 1.
     """
 
-    def __init__(self, c_in: int, c_out: int, kernel: int, *, gain: bool = False, bias: bool = True) -> None:
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int, *, gain: bool = False, bias: bool = True
+    ) -> None:
         super().__init__()
         bound = math.sqrt(2 / c_in)
         v = torch.empty(c_out, c_in, kernel, kernel).uniform_(-bound, bound)
         self.v = nn.Parameter(v.contiguous(memory_format=torch.channels_last))
-        self.gain = nn.Parameter(torch.full((c_out, 1, 1, 1), kernel / math.sqrt(6))) if gain else None
+        start = torch.full((c_out, 1, 1, 1), kernel / math.sqrt(6))
+        self.gain = nn.Parameter(start) if gain else None
         self.bias = nn.Parameter(torch.zeros(c_out)) if bias else None
 
     def filters(self) -> Tensor:

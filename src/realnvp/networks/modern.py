@@ -1,6 +1,8 @@
-"""The networks of the modern flows and of vectors: without batch norm, the last layer starts at zero."""
+"""Networks of modern flows and of vectors: no batch norm, and a last layer that starts at zero."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,23 +12,27 @@ from realnvp.networks.layers import MatrixConv
 
 
 def compressed(x: Tensor) -> Tensor:
-    """4 asinh(x / 4): x where x is usual, and like a logarithm beyond."""
+    """4 asinh(x / 4): nearly x for usual x, like a logarithm beyond."""
     return 4 * torch.asinh(x / 4)
 
 
-class ConvNet(nn.Module):
-    """(B, c_out, H, W) from (B, c_in, H, W): residual, pre-activation, without normalisation; the last layer starts at zero.
+def two_layers(layer: Callable[[], nn.Module]) -> nn.Sequential:
+    """The residual branch of a block, pre-activation: layer(silu(layer(silu(h))))."""
+    return nn.Sequential(nn.SiLU(), layer(), nn.SiLU(), layer())
 
-    It sees `compressed` x: what one coupling makes large would else make the next one's shift larger still, and so on to 10^16
-    for an image that is unlike all others.
+
+class ConvNet(nn.Module):
+    """(B, c_out, H, W) from (B, c_in, H, W): residual, pre-activation, without normalisation.
+
+    It sees `compressed` x. Otherwise, what one coupling makes large would make the next coupling's
+    shift larger still, and so on to 10^16 for an image that is unlike all others.
     """
 
     def __init__(self, c_in: int, width: int, c_out: int, *, num_blocks: int) -> None:
         super().__init__()
         self.conv_in = MatrixConv(c_in, width)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.SiLU(), MatrixConv(width, width), nn.SiLU(), MatrixConv(width, width)) for _ in range(num_blocks)
-        )
+        layer = partial(MatrixConv, width, width)
+        self.blocks = nn.ModuleList(two_layers(layer) for _ in range(num_blocks))
         self.conv_out = MatrixConv(width, c_out)
         nn.init.zeros_(self.conv_out.weight)
 
@@ -39,23 +45,24 @@ class ConvNet(nn.Module):
 
 
 class MLP(nn.Module):
-    """(B, c_out) from the kept part of x, (B, c_in): residual, pre-activation; the last layer starts at zero.
+    """(B, c_out) from the kept part of x, (B, c_in): residual, pre-activation.
 
-    Half of the first layer's units are sines [Sitzmann et al. 2020] whose weights start with a deviation of frequency / c_in
-    radians per unit of x: sharp edges and many modes would else take long to learn. In many dimensions, where data are too few
-    for either, they start nearly linear. 0: none.
+    Half of the first layer's units are sines [Sitzmann et al. 2020]: sharp edges and many modes
+    would take long to learn. Their weights start with a deviation of frequency / c_in radians
+    per unit of x: nearly linear in many dimensions, where data are too few for either. 0: no sines.
     """
 
-    def __init__(self, c_in: int, width: int, c_out: int, *, num_blocks: int, frequency: float = 0.0) -> None:
+    def __init__(
+        self, c_in: int, width: int, c_out: int, *, num_blocks: int, frequency: float = 0.0
+    ) -> None:
         super().__init__()
         self.first = nn.Linear(c_in, width)
         self.waves = width // 2 if frequency else 0
         if self.waves:
             nn.init.normal_(self.first.weight[: self.waves], std=frequency / c_in)
             nn.init.uniform_(self.first.bias[: self.waves], -math.pi, math.pi)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(num_blocks)
-        )
+        layer = partial(nn.Linear, width, width)
+        self.blocks = nn.ModuleList(two_layers(layer) for _ in range(num_blocks))
         self.last = nn.Linear(width, c_out)
         for parameter in self.last.parameters():
             nn.init.zeros_(parameter)

@@ -1,4 +1,7 @@
-"""The networks l and m of the couplings: residual, with batch norm, weight norm and skip connections (section 3.7, 4.1)."""
+"""The network of a coupling's l and m (sections 3.7, 4.1).
+
+Residual, with batch norm, weight norm and skip connections.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +16,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int, *, momentum: float) -> None:
         super().__init__()
         self.norm1 = Normalise(width, momentum=momentum)
-        self.conv1 = WeightNormConv(width, width, 3, bias=False)  # the next norm's shift stands for a bias
+        self.conv1 = WeightNormConv(width, width, 3, bias=False)  # norm2 shifts
         self.norm2 = Normalise(width, momentum=momentum)
         self.conv2 = WeightNormConv(width, width, 3, gain=True)
 
@@ -25,20 +28,29 @@ class ResidualBlock(nn.Module):
 class ResNet(nn.Module):
     """(B, c_out, H, W) from the kept part of x, (B, c_in, H, W), and its mask.
 
-    Every block's output, and the first convolution's, reaches the end over a skip connection of its own.
-    With see_mask the mask is one more input plane, and the input is doubled since half of it is masked to zero.
+    The outputs of the first convolution and of every block reach the end over skip connections.
+    see_mask: the mask is one more input plane, and x is doubled since half of it is masked to zero.
+    momentum: rho of eq 15-16.
     """
 
     def __init__(
-        self, c_in: int, width: int, c_out: int, *, num_blocks: int, momentum: float = 0.0, see_mask: bool = False
+        self,
+        c_in: int,
+        width: int,
+        c_out: int,
+        *,
+        num_blocks: int,
+        momentum: float = 0.0,
+        see_mask: bool = False,
     ) -> None:
         super().__init__()
         self.see_mask = see_mask
         self.norm_in = Normalise(c_in, momentum=momentum, relu=False)
         self.conv_in = WeightNormConv(2 * c_in + see_mask, width, 3)
         self.skip_in = WeightNormConv(width, width, 1, gain=True)
-        self.blocks = nn.ModuleList(ResidualBlock(width, momentum=momentum) for _ in range(num_blocks))
-        self.skips = nn.ModuleList(WeightNormConv(width, width, 1, gain=True) for _ in range(num_blocks))
+        blocks = range(num_blocks)
+        self.blocks = nn.ModuleList(ResidualBlock(width, momentum=momentum) for _ in blocks)
+        self.skips = nn.ModuleList(WeightNormConv(width, width, 1, gain=True) for _ in blocks)
         self.norm_out = Normalise(width, momentum=momentum)
         self.conv_out = WeightNormConv(width, c_out, 1, gain=True)
 
@@ -54,7 +66,10 @@ class ResNet(nn.Module):
 
 
 def both_signs(r: Tensor, mask: Tensor, *, see_mask: bool) -> Tensor:
-    """relu of [r, -r], or with see_mask of [2 r, -2 r, mask]: what the first convolution sees, channels last in memory."""
+    """relu([r, -r]), what the first convolution sees; see_mask: relu([2 r, -2 r, mask]).
+
+    Channels last in memory.
+    """
     if see_mask:
         plane = mask.to(r.dtype).expand(r.shape[0], 1, *r.shape[2:])
         h = torch.cat([2 * r, -2 * r, plane], dim=1)
@@ -64,9 +79,11 @@ def both_signs(r: Tensor, mask: Tensor, *, see_mask: bool) -> Tensor:
 
 
 class KeptHalf(nn.Module):
-    """A network for channel-wise couplings that is given the kept half of the channels alone.
+    """The network of a channel-wise coupling, which sees only the kept half of the channels.
 
-    net maps (B, C/2, H, W) to (B, k C/2, H, W), for the changed half; the result, (B, k C, H, W), is zero in the kept half.
+    net maps the kept half, (B, C/2, H, W), to (B, k C/2, H, W), for the changed half. The result,
+    (B, k C, H, W), is zero for the kept half.
+    flip: the second half is kept.
     """
 
     def __init__(self, net: nn.Module, *, flip: bool) -> None:

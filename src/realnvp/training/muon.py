@@ -1,4 +1,7 @@
-"""Muon, an optimiser for matrices (Jordan et al. 2024): momentum, then all singular values made nearly equal."""
+"""Muon, an optimiser for matrices (Jordan et al. 2024).
+
+It makes all singular values of the momentum nearly equal.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -13,10 +16,11 @@ STEPS = 5
 
 
 class Muon(Optimizer):
-    """Steps W <- (1 - lr decay) W - lr sqrt(max(1, rows / columns)) O; O: the gradient's Nesterov momentum, `orthogonalised`.
+    """Steps W <- (1 - lr decay) W - lr sqrt(max(1, rows / columns)) O.
 
-    What torch.optim.Muon does in bfloat16, matrix by matrix, this one does in the weights' own precision for all of one shape
-    at once, and with less than half of the arithmetic (docs/performance.md).
+    O is the gradient's Nesterov momentum, `orthogonalised`. torch.optim.Muon has it in bfloat16,
+    matrix by matrix; this class in the weights' own precision, for all matrices of a shape at once,
+    with less than half of the arithmetic (docs/performance.md).
     """
 
     def __init__(
@@ -30,7 +34,7 @@ class Muon(Optimizer):
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]  # no loss to return
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Change all weights that have a gradient."""
         assert closure is None
         for group in self.param_groups:
@@ -45,19 +49,20 @@ class Muon(Optimizer):
                         self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
                 past = [self.state[weight]["momentum_buffer"] for weight in weights]
                 torch._foreach_lerp_(past, gradients, 1 - group["momentum"])
-                directions = torch.stack(torch._foreach_lerp(gradients, past, group["momentum"]))
+                nesterov = torch.stack(torch._foreach_lerp(gradients, past, group["momentum"]))
+                directions = list(orthogonalised(nesterov).unbind())
                 length = group["lr"] * max(1, rows / columns) ** 0.5
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(
-                    weights, list(orthogonalised(directions).unbind()), alpha=-length
-                )
+                torch._foreach_add_(weights, directions, alpha=-length)
 
 
 def orthogonalised(x: Tensor) -> Tensor:
-    """(..., M, N), x with its singular values moved to between .7 and 1.2, those of less than a thousandth of |x| less far.
+    """x, (..., M, N), with its singular values moved to between .7 and 1.2.
 
-    Newton and Schulz's x <- a x + b (x x') x + c (x x')^2 x, five times. All factors are polynomials of G = x x', so they
-    commute, and G alone, the smaller of the two squares, is iterated: x takes part at the beginning and at the end.
+    Singular values below a thousandth of |x| move less far.
+    Newton and Schulz's x <- a x + b (x x') x + c (x x')^2 x, five times. Its factors are polynomials
+    of G = x x', the smaller of the two squares, so they commute: only G is iterated, and x takes
+    part at the beginning and at the end.
     """
     if x.shape[-2] > x.shape[-1]:
         return orthogonalised(x.mT).mT

@@ -23,7 +23,7 @@ def recompute(flow: Flow) -> Flow:
     """
     for module in flow.modules():
         if isinstance(module, Layer):
-            module.forward = partial(_recomputed, module)  # type: ignore[method-assign]  # so no weight is renamed
+            module.forward = partial(_recomputed, module)  # type: ignore[method-assign]
     return flow
 
 
