@@ -49,7 +49,7 @@ def test_bits(config: Config) -> float:
             train(config, run, device="cpu")
         except TrainingFailed:
             return math.nan
-        return float(evaluate(load_flow(run), run, noise_draws=4)["bits_per_dim"])
+        return evaluate(load_flow(run), run, noise_draws=4).value or math.nan
 
 
 def table(cases: Iterable[tuple[str, list[Config]]]) -> None:

@@ -206,7 +206,7 @@ MUTANTS = [
     Mutant("config/sizes.py", "36 * channels", "72 * channels", "tests/test_config.py"),
     Mutant("training/memory.py", "(group, *group.parents)", "(group,)", "tests/test_memory.py"),
     Mutant("training/memory.py", "limits.append(address_space)", "pass", "tests/test_memory.py"),
-    Mutant("evaluation/table.py", ' if result.get("comparable") else {}', "", "tests/test_report.py"),
+    Mutant("evaluation/table.py", " if result.comparable else {}", "", "tests/test_report.py"),
     Mutant("cli/sample.py", "temperature: float = 1.0", "temperature: float = 0.9", "tests/test_surface.py"),
     Mutant("cli/evaluate.py", 'arg(name="data.source")', 'arg(name="source")', "tests/test_surface.py"),
     Mutant("cli/figures.py", '"files": files', '"paths": files', "tests/test_surface.py"),

@@ -38,7 +38,19 @@ from tests.earlier import unpack
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
 DOORS = ("realnvp", "realnvp.bijections", "realnvp.sklearn", "realnvp.hub", "realnvp.export")
-MOVED: dict[str, str] = {}
+MOVED = {
+    "realnvp.checkpoint": "realnvp.files.checkpoint",
+    "realnvp.figures": "realnvp.evaluation.figures",
+    "realnvp.latent": "realnvp.evaluation.latent",
+    "realnvp.likelihood": "realnvp.evaluation.likelihood",
+    "realnvp.likelihood.evaluating": "realnvp.flows.flow.evaluating",
+    "realnvp.models": "realnvp.flows.paper",
+    "realnvp.nets": "realnvp.networks.resnet",
+    "realnvp.nonfinite": "realnvp.training.nonfinite",
+    "realnvp.prior": "realnvp.flows.flow",
+    "realnvp.train": "realnvp.training.train",
+    "realnvp.views": "realnvp.evaluation.views",
+}
 """{"realnvp.old": "realnvp.room.new"}: modules or names that CHANGELOG.md says have moved."""
 
 
@@ -381,7 +393,7 @@ def _changed(where: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _lost_names(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    old = {moved(name): about for name, about in old.items()}
+    old, new = ({moved(name): about for name, about in each.items()} for each in (old, new))
     found = _gone("python", old, new)
     for name in old.keys() & new.keys():
         before, after = old[name], new[name]

@@ -12,7 +12,7 @@ import torch
 
 from realnvp.cli.main import run
 from realnvp.evaluation.figures import FIGURES, draw, draw_figures, drawn_figures
-from realnvp.evaluation.figures.subject import Drawing, Subject
+from realnvp.evaluation.figures.run import Drawing, TrainedRun
 from realnvp.files.saved import load_flow
 
 Out = pytest.CaptureFixture[str]
@@ -115,7 +115,7 @@ EXHAUSTED: dict[str, Callable[[], object]] = {
 def test_a_figure_that_needs_too_much_memory_is_left_out_alone(
     of: Callable[[int], Path], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
 ) -> None:
-    def extrapolation(subject: Subject) -> Iterator[Drawing]:
+    def extrapolation(run: TrainedRun) -> Iterator[Drawing]:
         EXHAUSTED[kind]()
         yield from ()
 
@@ -141,7 +141,7 @@ def test_metrics_that_are_damaged_cost_the_curves_alone(of: Callable[[int], Path
 def test_an_error_in_the_program_is_not_hidden(
     of: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(subject: Subject) -> Iterator[Drawing]:
+    def broken(run: TrainedRun) -> Iterator[Drawing]:
         raise IndexError("a defect")
 
     monkeypatch.setattr(draw, "IMAGES", {"samples": broken})

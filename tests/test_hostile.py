@@ -27,6 +27,7 @@ from test_bad_input import refused
 import realnvp
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config
+from realnvp.evaluation.record import OfImages, OverViews
 from realnvp.evaluation.report import report
 from realnvp.files.environment import Sitting
 from realnvp.files.folders import read_folder, write_folder
@@ -326,8 +327,9 @@ EVIL = "</td><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
 def test_a_page_escapes_all_text(tmp_path: Path) -> None:
     config = PRESETS["images"]
     config = Config("images", data=type(config.data)(set="images", source=EVIL), train=config.train)
-    result = dict.fromkeys(("dataset", "dataset_version", "split", "which", "standard_error_over"), EVIL)
-    numbers = {"bits_per_dim": 1.0, "standard_error": 0.1, "num_images": 3, "noise_draws": 1, "seed": 0, "paper": None}
+    texts: dict[str, Any] = dict.fromkeys(("dataset", "dataset_version", "split", "which", "standard_error_over"), EVIL)
+    numbers: dict[str, Any] = {"bits_per_dim": 1.0, "num_images": 3, "noise_draws": 1, "seed": 0, "paper": None, "step": 1}
+    views: Any = OverViews(EVIL, 1.0, 0.1)  # type: ignore[arg-type]
     words: dict[str, Any] = dict.fromkeys(("time", "git_commit", "platform", "processor", "cpus", "threads"), EVIL)
     folder = tmp_path / EVIL.replace("/", "")
     folder.mkdir()
@@ -335,7 +337,7 @@ def test_a_page_escapes_all_text(tmp_path: Path) -> None:
     page = report(
         folder,
         config,
-        result | numbers | {"codecs": {EVIL: 1.0}, "views": {"count": EVIL, "bits_per_dim": 1.0, "standard_error": 0.1}},
+        OfImages(**texts, **numbers, standard_error=0.1, views=views, codecs={EVIL: 1.0}),
         folder.glob("*.png"),
         [Sitting(**words, command=[EVIL], versions={EVIL: EVIL}, gpus=[], cuda=None)],
         seed=0,

@@ -10,6 +10,7 @@ import realnvp
 SOURCE = Path(realnvp.__file__).parent
 # A room imports itself and the rooms above it.
 ROOMS = [
+    "errors",
     "earlier noise moments device progress",
     "config",
     "bijections",

@@ -119,7 +119,7 @@ def test_pictures_and_number_are_of_one_model(reported: Path, tmp_path: Path, mo
     loaded: list[str] = []
     right = realnvp.cli.results.load
     monkeypatch.setattr(
-        realnvp.cli.results, "load", lambda run, device, which: (loaded.append(which), right(run, device, which=which))[1]
+        realnvp.cli.results, "load", lambda run, device, which, **more: (loaded.append(which), right(run, device, which=which))[1]
     )
     assert run(["report", str(copy), "--device", "cpu"]) == 0
     assert loaded == ["last"]

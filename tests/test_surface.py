@@ -89,9 +89,9 @@ def test_a_loss_is_told(path: str, value: Any, complaint: str) -> None:
 
 def test_what_has_moved_is_compared_where_it_lies_now(monkeypatch: pytest.MonkeyPatch) -> None:
     other = changed("python/realnvp.new.place.log_probs", "(flow, x)")
-    del other["python"]["realnvp.evaluation.likelihood.log_probs"]
+    del other["python"]["realnvp.likelihood.log_probs"]
     assert "python: realnvp.evaluation.likelihood.log_probs is gone" in lost(FIRST, other)
-    monkeypatch.setitem(MOVED, "realnvp.evaluation.likelihood.log_probs", "realnvp.new.place.log_probs")
+    monkeypatch.setitem(MOVED, "realnvp.likelihood.log_probs", "realnvp.new.place.log_probs")
     assert "realnvp.new.place.log_probs(flow, x): images is gone" in lost(FIRST, other)
 
 

@@ -24,7 +24,7 @@ from realnvp.data import find_data, read_table
 from realnvp.data.table import _warn_of_unbounded
 from realnvp.evaluation.check import check
 from realnvp.evaluation.figures import draw_figures
-from realnvp.evaluation.figures.plots import MASSES
+from realnvp.evaluation.figures.point_plots import MASSES
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.files.folders import newest_intact
 from realnvp.files.run_dir import RunDir

@@ -23,6 +23,7 @@ import realnvp.training.train
 from benchmarks.drift import drift
 from realnvp.config import PRESETS, Config, read_config, to_json
 from realnvp.evaluation.evaluate import evaluate
+from realnvp.evaluation.record import OfImages
 from realnvp.files.folders import newest_intact
 from realnvp.files.lock import lock_folder
 from realnvp.files.records import DamagedError
@@ -392,5 +393,8 @@ def test_it_learns_the_digits(tiny: Config, tmp_path: Path) -> None:
     config = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, width=16))
     train(with_train(config, max_steps=300, eval_every=100, save_every=300), tmp_path / "run", device="cpu")
     result = evaluate(load_flow(tmp_path / "run"), tmp_path / "run")
-    assert result["num_images"] == 180
-    assert result["bits_per_dim"] + 3 * result["standard_error"] < 2.396
+    assert isinstance(result, OfImages)
+    assert result.num_images == 180
+    assert result.bits_per_dim is not None
+    assert result.standard_error is not None
+    assert result.bits_per_dim + 3 * result.standard_error < 2.396

@@ -1,4 +1,4 @@
-"""Exact probability models of images with real-valued non-volume preserving flows (Dinh, Sohl-Dickstein, Bengio, 2016)."""
+"""Exact probability models of images and tables with Real NVP flows (Dinh et al., 2016)."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from realnvp.errors import ParameterError
+
 # What float32 may be rounded to on the way into a product, in torch's order: a setting that was
 # never set takes the one above.
 _backends: Any = torch.backends
@@ -47,7 +49,7 @@ def pick_device(name: str) -> torch.device:
             for kind, count in there.items()
             if count
         )
-        raise ValueError(f"--device: {name} is not there; available: {', '.join(words)}")
+        raise ParameterError("device", f"{name} is not there; available: {', '.join(words)}")
     return torch.device(name)
 
 

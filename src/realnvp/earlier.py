@@ -25,13 +25,15 @@ NOW = {
     "train": ("training.train",),
     "views": ("evaluation.views",),
 }
-"""Where the names of a module are."""
+"""The rooms, by an earlier module, that have its names now."""
 
 
 class Earlier(MetaPathFinder, Loader):
-    """Import `realnvp.OLD` as a module that looks its names up where they are now."""
+    """Import `realnvp.OLD`, with a warning, as a module that finds its names in their rooms."""
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         package, _, old = fullname.partition(".")
         return ModuleSpec(fullname, self) if package == "realnvp" and old in NOW else None
 

@@ -31,20 +31,28 @@ class _Function(nn.Module):
 
 
 def export_program(
-    flow: Flow, shape: Sequence[int] | None = None, *, call: Call = "log_prob", dtype: torch.dtype | None = None
+    flow: Flow,
+    shape: Sequence[int] | None = None,
+    *,
+    call: Call = "log_prob",
+    dtype: torch.dtype | None = None,
 ) -> ExportedProgram:
-    """The flow's function as a graph of plain operations without gradients, in eval mode, for batches (B, *shape) with any B.
+    """A function of a flow as a graph of plain operations, without gradients, in eval mode.
 
-    call: log_prob and encode take x in data units, for images v + u, so the noise is the caller's; decode takes z.
-    shape: of one x, the training's when not given. dtype: of x, the weights' when not given; float64 keeps float32 networks and
-    computes what lies between them in float64. ValueError if the shape does not fit.
+    shape: of one x. None: the training's. The graph takes batches (B, *shape) with any B.
+    call: log_prob and encode take x in data units, of images v + u with your noise; decode takes z.
+    dtype: of x. None: the weights'. float64 keeps float32 networks; all between them is in float64.
+
+    ValueError if the shape does not fit.
     """
     refuse_fast(flow, "export")
     if call not in ("log_prob", "encode", "decode"):
         raise ValueError(f"call: must be 'log_prob', 'encode' or 'decode', got {call!r}")
     shape = flow.sample_shape(shape)
     mine = reference_tensor(flow)
-    x = torch.zeros(2, *shape, dtype=dtype or mine.dtype, device=mine.device)  # 2: torch takes 1 for a constant
+    x = torch.zeros(
+        2, *shape, dtype=dtype or mine.dtype, device=mine.device
+    )  # 2: torch takes 1 for a constant
     # torch.export reads flags of TF32 that `full_precision` makes unreadable.
     with in_eval_mode(flow), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's, of itself
@@ -57,9 +65,9 @@ def _traced(module: nn.Module, x: Tensor) -> ExportedProgram:
 
 
 def _folded(program: ExportedProgram) -> nn.Module:
-    """What the program computes; what depends on weights alone is computed once: weight norm, masks, inverses, determinants.
+    """The program with all that depends on weights alone computed: weight norm, masks, inverses.
 
-    ONNX has no word for the last two.
+    Determinants and inverses of matrices have no ONNX operator.
     """
     module = program.run_decompositions({}).module()
     assert isinstance(module, fx.GraphModule)
@@ -90,7 +98,10 @@ def export_onnx(
     call: Call = "log_prob",
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write the same function as an ONNX file: input x, output named as the call. Needs realnvp[onnx]."""
+    """Write a function of a flow as an ONNX file, with input x and an output named as the call.
+
+    Parameters as for `export_program`. Needs realnvp[onnx].
+    """
     import onnxscript  # noqa: F401  # that it is missing is told before anything is computed
 
     program = export_program(flow, shape, call=call, dtype=dtype)
@@ -100,7 +111,9 @@ def export_onnx(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = torch.onnx.export(program, dynamo=True, input_names=["x"], output_names=[call], verbose=False)
+            model = torch.onnx.export(
+                program, dynamo=True, input_names=["x"], output_names=[call], verbose=False
+            )
     finally:
         log.setLevel(level)
     assert model is not None

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from realnvp.evaluation.record import current_evaluation, evaluated, evaluation_command
+from realnvp.evaluation.record import current_evaluation
 from realnvp.files.folders import CARD
 from realnvp.files.records import fields_of
 from realnvp.files.run_dir import RunDir
@@ -25,13 +25,13 @@ def share(run: str | Path, folder: str | Path, *, licence: str | None = None) ->
     """
     run = Path(run)
     evaluation, sittings = current_evaluation(run), RunDir(run).sittings
-    flow, facts = RunDir(run).model(evaluated(evaluation))
+    flow, facts = RunDir(run).model(evaluation.which)
     config = config_of(flow)
     flow.config = replace(config, data=replace(config.data, source=None))
     trained = dict.fromkeys(sitting.shell_command for sitting in sittings)
     facts |= {
-        "evaluation": evaluation,
-        "commands": [*trained, evaluation_command(run, evaluation)],
+        "evaluation": evaluation.as_json(),
+        "commands": [*trained, evaluation.command(run)],
         "environment": {
             name: value for name, value in fields_of(sittings[-1]).items() if name != "command"
         },

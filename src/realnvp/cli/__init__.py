@@ -5,12 +5,15 @@ from typing import NoReturn
 
 
 def entry() -> NoReturn:
-    """The command realnvp. Where the library was installed alone, say how to get the command line."""
+    """The command realnvp; where the command line is not installed, say how to install it."""
     try:
         from realnvp.cli.main import main
     except ModuleNotFoundError as error:
         if error.name not in ("tyro", "rich"):
             raise
-        print(f"realnvp: error: {error.name} is not installed: pip install 'realnvp[train]'", file=sys.stderr)
+        print(
+            f"realnvp: error: {error.name} is not installed: pip install 'realnvp[train]'",
+            file=sys.stderr,
+        )
         sys.exit(2)
     main()

@@ -9,7 +9,8 @@ from realnvp.cli.output import print_json, print_table, say
 
 @dataclass
 class Check:
-    """Check a run's flow on its data: inverses, log-det, batch norm, finite values. Exits with 1 if a check fails.
+    """Check a run's flow on its data: inverses, log-det, batch norm, finite values. Exits with
+    1 if a check fails.
 
     Example: realnvp check runs/photos
     """
@@ -29,14 +30,30 @@ class Check:
         flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
         count = how_many(config_of(flow))
         splits = own_data(flow, self.run)
-        spread = np.linspace(0, len(splits.train) - 1, min(count, len(splits.train))).astype(int)  # files may lie in order
-        test, training = (np.moveaxis(part, -1, 1) for part in (splits.test[:count], splits.train[spread]))
+        spread = np.linspace(0, len(splits.train) - 1, min(count, len(splits.train))).astype(
+            int
+        )  # files may lie in order
+        test, training = (
+            np.moveaxis(part, -1, 1) for part in (splits.test[:count], splits.train[spread])
+        )
         checks = check(flow, test, training=training)
         failed = sum(not entry.ok for entry in checks)
         if self.json:
-            print_json({"ok": not failed, "checks": [entry._asdict() | {"ok": entry.ok} for entry in checks]})
+            print_json(
+                {
+                    "ok": not failed,
+                    "checks": [entry._asdict() | {"ok": entry.ok} for entry in checks],
+                }
+            )
         else:
-            rows = [(e.name, f"{e.value:.1e}", f"{e.bound:.0e}", e.unit, "ok" if e.ok else "FAILED") for e in checks]
+            rows = [
+                (e.name, f"{e.value:.1e}", f"{e.bound:.0e}", e.unit, "ok" if e.ok else "FAILED")
+                for e in checks
+            ]
             print_table(("check", "measured", "allowed", "unit", ""), rows)
-            say(f"{failed} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks passed")
+            say(
+                f"{failed} of {len(checks)} checks failed"
+                if failed
+                else f"all {len(checks)} checks passed"
+            )
         return 1 if failed else 0

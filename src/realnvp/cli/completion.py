@@ -14,7 +14,9 @@ SHELLS = ("bash", "zsh")
 def completion(argv: list[str], commands: dict[str, Any]) -> str:
     """The completion script for the shell that argv names."""
     if len(argv) != 1 or argv[0] not in SHELLS:
-        raise ValueError(f"completion: name one shell: {', '.join(SHELLS)}, for example: realnvp completion bash")
+        raise ValueError(
+            f"completion: name one shell: {', '.join(SHELLS)}, for example: realnvp completion bash"
+        )
     every: Any = Annotated[all_presets(), tyro.conf.subcommand("train")]
     for name, command in commands.items():
         every |= Annotated[command, tyro.conf.subcommand(name)]

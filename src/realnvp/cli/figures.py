@@ -13,9 +13,11 @@ from realnvp.cli.output import print_json, say
 
 @dataclass
 class Figures:
-    """Draw the paper's figures from one trained run, and those that show whether its density can be trusted.
+    """Draw the paper's figures from one trained run, and those that show whether its density
+    can be trusted.
 
-    samples, manifold (eq 14), extrapolation, compression, latents, curves; PNG files under RUN/figures.
+    samples, manifold (eq 14), extrapolation, compression, latents, curves; PNG files under
+    RUN/figures.
 
     Example: realnvp figures runs/photos --only manifold --seed 1
     """
@@ -39,10 +41,20 @@ class Figures:
 
         flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
         out = self.out or beside(self.run) / "figures"
-        drawn = drawn_figures(flow, self.run, only=self.only, seed=self.seed, out=out, arrays=self.arrays)
+        drawn = drawn_figures(
+            flow, self.run, only=self.only, seed=self.seed, out=out, arrays=self.arrays
+        )
         if self.json:
             files = [str(path) for path in drawn.files]
-            print_json({"run": self.run, "seed": self.seed, "which": self.which, "files": files, "missing": drawn.missing})
+            print_json(
+                {
+                    "run": self.run,
+                    "seed": self.seed,
+                    "which": self.which,
+                    "files": files,
+                    "missing": drawn.missing,
+                }
+            )
         else:
             say("\n".join(map(str, drawn.files)))
         return 0

@@ -21,7 +21,7 @@ class Info:
     json: Json = False
 
     def __call__(self) -> int:
-        from realnvp.evaluation.record import measured
+        from realnvp.evaluation.record import parse_evaluation
         from realnvp.files.run_dir import RunDir
         from realnvp.files.saved import locate
         from realnvp.training.memory import count_parameters
@@ -37,10 +37,16 @@ class Info:
         longer = ("config", "environment", "evaluation", "parameters", "facts")
         known = facts | facts.get("facts", {})
         rows = [(key, str(value)) for key, value in known.items() if key not in longer]
-        rows += [("parameters", thousands(facts["parameters"]) if facts["parameters"] else "of the data's size")]
+        rows += [
+            (
+                "parameters",
+                thousands(facts["parameters"]) if facts["parameters"] else "of the data's size",
+            )
+        ]
         rows += [(name, str(value)) for name, value in flat(config).items()]
-        if evaluation := known.get("evaluation"):
-            rows.append(("evaluation", f"{measured(evaluation)} on {evaluation['split']}"))
+        if "evaluation" in known:
+            evaluation = parse_evaluation(known["evaluation"], folder, config)
+            rows.append(("evaluation", f"{evaluation.measured} on {evaluation.split}"))
         print_table(("", ""), rows)
         return 0
 
@@ -48,7 +54,7 @@ class Info:
 def _stored_facts(folder: Path, config: Config) -> dict[str, Any]:
     """What files of the run say about it, each if it is there."""
     from realnvp.config.units import unit_of
-    from realnvp.evaluation.record import check_evaluation, read_evaluation
+    from realnvp.evaluation.record import parse_evaluation, read_evaluation
     from realnvp.files.run_dir import RunDir
 
     run = RunDir(folder)
@@ -58,12 +64,12 @@ def _stored_facts(folder: Path, config: Config) -> dict[str, Any]:
         facts |= {f"best_validation_{unit_of(config).key}": state.best}
         facts |= {"best_step": state.best_step, "skipped_steps": state.skipped}
     if (folder / "evaluation.json").exists():
-        facts["evaluation"] = read_evaluation(folder)
+        facts["evaluation"] = read_evaluation(folder).as_json()
     if run.sittings_file.exists():
         facts["environment"] = [*map(fields_of, run.sittings)]
     if (folder / "facts.json").exists():
         facts["facts"] = stored = read_record(dict[str, Any], folder / "facts.json")
         if "evaluation" in stored:
             with damaged_if_invalid():
-                check_evaluation(stored["evaluation"], folder / "facts.json", config)
+                parse_evaluation(stored["evaluation"], folder / "facts.json", config)
     return facts

@@ -1,4 +1,4 @@
-"""What commands are given and where they write: a flow, its data, the way to a file."""
+"""What commands take and where they write: a flow, its data, a file to write."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,20 +14,22 @@ if TYPE_CHECKING:
 
 
 def beside(run: str) -> Path:
-    """Where what is made from a flow goes: its folder, or this one for a shipped flow or one from the Hub."""
+    """Where to write what is made from a flow: its folder, or here for one that is not a path."""
     return Path(run) if Path(run).exists() else Path()
 
 
 def make_way(flag: str, out: Path | None) -> None:
-    """Make the folder of a file to be written; ValueError or OSError before anything is computed, if that cannot be."""
+    """Make the folder of a file to write; ValueError if the file is a folder."""
     if out and out.is_dir():
         raise ValueError(f"{flag}: {out} is a folder; name a file")
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
 
 
-def load(run: str, device: str, *, which: Literal["best", "last"], threads: int | None = None) -> "tuple[Flow, dict[str, Any]]":
-    """The run's flow on the device, and what is known of it."""
+def load(
+    run: str, device: str, *, which: Literal["best", "last"], threads: int | None = None
+) -> "tuple[Flow, dict[str, Any]]":
+    """The run's flow on the device, and its facts."""
     from realnvp.files.saved import load_model
 
     place = settle(device, threads)
@@ -36,7 +38,10 @@ def load(run: str, device: str, *, which: Literal["best", "last"], threads: int 
 
 
 def settle(device: str, threads: int | None) -> "torch.device":
-    """The device of this name; this process is ready to do nothing but compute there, and says if others compute, too."""
+    """Find the device, and make this process ready to compute there.
+
+    Says so if other processes compute, too.
+    """
     from realnvp.cli.threads import settle_threads
     from realnvp.device import keep_freed_memory, pick_device
 
@@ -55,7 +60,10 @@ def of_table(flow: "Flow") -> bool:
 
 
 def own_data(flow: "Flow", run: str) -> "Dataset":
-    """Open the run's own data; the test split's checksum is compared. Warns if they have changed since the training."""
+    """Open the run's own data and compare the test split's checksum.
+
+    Warns if they have changed since the training.
+    """
     from realnvp.data import splits_of_run
     from realnvp.files.run_dir import RunDir
     from realnvp.flows.flow import config_of

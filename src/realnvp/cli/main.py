@@ -1,4 +1,7 @@
-"""Which command, and what its end means: 0, 1 a check or a damaged run, 2 bad input, 130 and 143 after a signal."""
+"""Run one command and say what its end means.
+
+Exit codes: 0; 1 a check failed or a run is damaged; 2 bad input; 130, 143 after a signal.
+"""
 
 import os
 import signal
@@ -21,6 +24,7 @@ from realnvp.cli.score import Score
 from realnvp.cli.share import Export, Share
 from realnvp.cli.train import Presets, train
 from realnvp.config import nearest
+from realnvp.errors import ParameterError
 
 COMMANDS: dict[str, Any] = {
     "prepare": Prepare,
@@ -61,7 +65,8 @@ Start:   realnvp train digits --run-dir runs/digits
          realnvp evaluate runs/digits
          realnvp sample runs/digits --out samples.png
 
-Version {__version__}. Exit codes: 0; 1 a check failed or a run is damaged; 2 bad input; 130, 143 stopped by Ctrl-C, SIGTERM.
+Version {__version__}. Exit codes: 0; 1 a check failed or a run is damaged; 2 bad input; \
+130, 143 stopped by Ctrl-C, SIGTERM.
 """
 
 
@@ -115,7 +120,10 @@ def _dispatch(argv: list[str]) -> int:
 def _completion(argv: list[str]) -> int:
     from realnvp.cli.completion import completion
 
-    print(completion(argv, {name: command for name, command in COMMANDS.items() if name != "train"}), end="")
+    print(
+        completion(argv, {name: command for name, command in COMMANDS.items() if name != "train"}),
+        end="",
+    )
     return 0
 
 
@@ -131,11 +139,20 @@ def _lacking_memory(error: Exception) -> str:
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename2 or error.filename}: {error.strerror} (errno {error.errno})"
+    if isinstance(error, ParameterError):
+        dashes = "-" if len(error.name) == 1 else "--"
+        return f"{dashes}{error.name.replace('_', '-')}: {' '.join(error.words.split())}"
     return " ".join(str(error).split())
 
 
 def _install_line(module: str) -> str:
-    extras = {"accelerate": "train", "tensorboard": "train", "matplotlib": "figures", "lmdb": "lsun", "pyarrow": "table"}
+    extras = {
+        "accelerate": "train",
+        "tensorboard": "train",
+        "matplotlib": "figures",
+        "lmdb": "lsun",
+        "pyarrow": "table",
+    }
     extras |= {"huggingface_hub": "hub", "onnx": "onnx", "onnxscript": "onnx"}
     extras |= dict.fromkeys(("PIL", "skimage", "sklearn"), "data")
     return f"pip install 'realnvp[{extras.get(module, 'all')}]'"

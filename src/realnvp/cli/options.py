@@ -10,40 +10,58 @@ import tyro
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Device = Annotated[
-    str, tyro.conf.arg(metavar="DEVICE", help="cpu, cuda, cuda:1 ..., mps (untried), or auto: cuda where there is a GPU.")
+    str,
+    tyro.conf.arg(
+        metavar="DEVICE",
+        help="cpu, cuda, cuda:1 ..., mps (untried), or auto: cuda where there is a GPU.",
+    ),
 ]
 Threads = Annotated[
     int | None,
-    tyro.conf.arg(metavar="N", help="Of torch on a CPU; when not given, one for each core that no other process is busy on."),
+    tyro.conf.arg(
+        metavar="N",
+        help="Of torch on a CPU; when not given, one for each core that no other process is "
+        "busy on.",
+    ),
 ]
 Json = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="Print one JSON object.")]
 Which = Annotated[
-    Literal["best", "last"], tyro.conf.arg(help="The best model by validation bits/dim, or that of the last evaluation.")
+    Literal["best", "last"],
+    tyro.conf.arg(help="The best model by validation bits/dim, or that of the last evaluation."),
 ]
 Fast = Annotated[
     bool,
     tyro.conf.FlagCreatePairsOff,
-    tyro.conf.arg(help="Several times as fast, in low precision; how far it is off is measured and printed."),
+    tyro.conf.arg(
+        help="Several times as fast, in low precision; how far it is off is measured and printed."
+    ),
 ]
 RunDir = Annotated[
     str,
     tyro.conf.Positional,
     tyro.conf.arg(
-        metavar="RUN", help="A run directory, a saved flow's folder, photos-small, digits-small, or its id on the Hub."
+        metavar="RUN",
+        help="A run directory, a saved flow's folder, photos-small, digits-small, or its id on "
+        "the Hub.",
     ),
 ]
 Command = TypeVar("Command", bound=Callable[[], int])
 
 
-def parse(command: type[Command], argv: Sequence[str], *, prog: str, default: Command | None = None) -> Command:
+def parse(
+    command: type[Command], argv: Sequence[str], *, prog: str, default: Command | None = None
+) -> Command:
     """The command with the values of its flags; ValueError, in one line, names a wrong flag."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            parsed: Command = tyro.cli(command, args=argv, prog=prog, default=default)  # type: ignore[assignment]  # never None
+            parsed = tyro.cli(command, args=argv, prog=prog, default=default)
     except SystemExit as stopped:
         if not stopped.code:  # --help
             raise
-        lines = [line for line in said.getvalue().splitlines()[1:] if re.search(r"\w", line)]  # a title, and rules
+        lines = [
+            line for line in said.getvalue().splitlines()[1:] if re.search(r"\w", line)
+        ]  # a title, and rules
         raise ValueError(" ".join(line.strip(" │") for line in lines)) from None
+    assert parsed is not None
     return parsed

@@ -9,11 +9,13 @@ from typing import Any
 
 
 def visible(text: str) -> str:
-    """The text with escapes, such as \\x1b, for all that a terminal would not show but obey.
+    """Escape what a terminal would not show but obey, such as \\x1b.
 
     File names and other people's folders can hold such characters.
     """
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def say(text: str) -> None:
@@ -42,10 +44,14 @@ def _finite(value: Any) -> Any:
 
 
 def print_csv(text: str) -> None:
-    """The text of a CSV file on stdout; as `ls` does, names of files as they are but on a terminal."""
+    """Print the text of a CSV file.
+
+    File names are printed as they are, but for a terminal with escapes, as `ls` does.
+    """
     if sys.stdout.isatty():
         print(visible(text), end="")
-    elif isinstance(sys.stdout, io.TextIOWrapper):  # strict about what is not UTF-8, which a name may hold
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        # It is strict about what is not UTF-8, which a name may hold.
         sys.stdout.flush()
         sys.stdout.buffer.write(text.encode(errors="surrogateescape"))
     else:

@@ -9,14 +9,25 @@ import tyro
 from realnvp.cli.options import Flag
 from realnvp.cli.output import print_json, say
 
-Set = Literal["cifar10", "imagenet32", "imagenet64", "celeba", "lsun-bedroom", "lsun-tower", "lsun-church-outdoor", "images"]
+Set = Literal[
+    "cifar10",
+    "imagenet32",
+    "imagenet64",
+    "celeba",
+    "lsun-bedroom",
+    "lsun-tower",
+    "lsun-church-outdoor",
+    "images",
+]
 
 
 @dataclass
 class Prepare:
-    """Turn a data set's files, as published, into train.npy, test.npy and dataset.json. Again: it goes on, or finds all done.
+    """Turn a data set's files, as published, into train.npy, test.npy and dataset.json. Again:
+    it goes on, or finds all done.
 
-    The source is only read. What is held out of train for validation is cut at training time, by its seed and data.held-out.
+    The source is only read. What is held out of train for validation is cut at training time,
+    by its seed and data.held-out.
 
     Example: realnvp prepare cifar10 --source cifar-10-binary.tar.gz --out data/cifar10
 
@@ -24,7 +35,9 @@ class Prepare:
     """
 
     set: Annotated[Set, tyro.conf.Positional, tyro.conf.arg(metavar="SET")]
-    """Which data set: cifar10, imagenet32, imagenet64, celeba, lsun-bedroom, lsun-tower, lsun-church-outdoor, images."""
+    """Which data set: cifar10, imagenet32, imagenet64, celeba, lsun-bedroom, lsun-tower,
+    lsun-church-outdoor, images.
+    """
     source: Path
     """The downloaded archive, or a folder with the downloads."""
     out: Path
@@ -32,7 +45,9 @@ class Prepare:
     crop: str | None = None
     """images: SIDE or HEIGHTxWIDTH; the middle of each image, after --resize if both are given."""
     resize: str | None = None
-    """images: HEIGHTxWIDTH scales to that; SIDE scales the smallest side to it and takes the middle square."""
+    """images: HEIGHTxWIDTH scales to that; SIDE scales the smallest side to it and takes the
+    middle square.
+    """
     held_out: float = 0.1
     """images: share of them that becomes the test split, where no folder is called test."""
     allow_partial: Flag = False
@@ -46,14 +61,24 @@ class Prepare:
         from realnvp.data.published.prepare import convert, parse_size
 
         if self.set != "images" and (self.crop or self.resize):
-            raise ValueError(f"--{'crop' if self.crop else 'resize'}: {self.set} has a size of its own; it is for images only")
+            flag = "--crop" if self.crop else "--resize"
+            raise ValueError(f"{flag}: {self.set} has a size of its own; it is for images only")
         if not 0 < self.held_out < 1:
             raise ValueError(f"--held-out: must be between 0 and 1, got {self.held_out}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"--seed: must be between 0 and 2^63 - 1, got {self.seed}")
-        sizes = {"crop": parse_size(self.crop, "--crop"), "resize": parse_size(self.resize, "--resize")}
+        sizes = {
+            "crop": parse_size(self.crop, "--crop"),
+            "resize": parse_size(self.resize, "--resize"),
+        }
         about = convert(
-            self.set, self.source, self.out, allow_partial=self.allow_partial, held_out=self.held_out, seed=self.seed, **sizes
+            self.set,
+            self.source,
+            self.out,
+            allow_partial=self.allow_partial,
+            held_out=self.held_out,
+            seed=self.seed,
+            **sizes,
         )
         if self.json:
             print_json(about)
@@ -68,4 +93,6 @@ def _summary(about: dict[str, Any], out: Path) -> str:
     counts = ", ".join(f"{split} {count:,}" for split, count in about["counts"].items())
     done = "was complete already" if about["already"] else "written"
     size = f"{height}x{width}x{channels}"
-    return f"{out}: {about['name']}{version}, {size}, {counts}; {done}. Next: realnvp train {about['name']} --data.source {out}"
+    name = about["name"]
+    following = f"Next: realnvp train {name} --data.source {out}"
+    return f"{out}: {name}{version}, {size}, {counts}; {done}. {following}"

@@ -30,7 +30,7 @@ class Report:
 
     def __call__(self) -> int:
         from realnvp.evaluation.figures import drawn_figures
-        from realnvp.evaluation.record import current_evaluation, evaluated
+        from realnvp.evaluation.record import current_evaluation
         from realnvp.evaluation.report import report
         from realnvp.files.records import DamagedError
         from realnvp.files.run_dir import RunDir
@@ -40,10 +40,20 @@ class Report:
         try:
             result = current_evaluation(run)
         except (ValueError, DamagedError):  # none, or of another model or split
-            result = Evaluate(self.run, codecs=config.data.levels == 256, device=self.device, threads=self.threads).write()
-        flow, _ = load(self.run, self.device, threads=self.threads, which=evaluated(result))
+            result = Evaluate(
+                self.run, codecs=config.data.levels == 256, device=self.device, threads=self.threads
+            ).evaluated()
+        flow, _ = load(self.run, self.device, threads=self.threads, which=result.which)
         drawn = drawn_figures(flow, self.run, seed=self.seed)
-        page = report(run, config, result, drawn.files, sittings, seed=self.seed, missing=drawn.missing.items())
+        page = report(
+            run,
+            config,
+            result,
+            drawn.files,
+            sittings,
+            seed=self.seed,
+            missing=drawn.missing.items(),
+        )
         if self.json:
             pictures = [str(path) for path in drawn.files]
             print_json({"report": str(page), "pictures": pictures, "missing": drawn.missing})
@@ -54,9 +64,11 @@ class Report:
 
 @dataclass
 class Table:
-    """Print the paper's Table 1 with your runs beside it: bits/dim, error, the paper's number, other systems, what it took.
+    """Print the paper's Table 1 with your runs beside it: bits/dim, error, the paper's number,
+    other systems, what it took.
 
-    The paper's number stands beside a run only if its configuration is the paper's; else the fields that differ are named.
+    The paper's number stands beside a run only if its configuration is the paper's; else the
+    fields that differ are named.
 
     Example: realnvp table runs/cifar10 runs/photos --markdown
     """
@@ -79,5 +91,7 @@ class Table:
             say(markdown(rows))
         else:
             print_table(COLUMNS[:-1], [cells(row)[:-1] for row in rows])
-            say("\n".join(f"{row['run']}: {row['command']}" for row in rows))  # no terminal has room for them in the table
+            say(
+                "\n".join(f"{row['run']}: {row['command']}" for row in rows)
+            )  # no terminal has room for them in the table
         return 0

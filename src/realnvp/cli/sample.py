@@ -28,7 +28,9 @@ class Sample:
     temperature: float = 1.0
     """Standard deviation of the latents; 1 gives exact samples of the model."""
     out: Path | None = None
-    """A .png or .npy file, of a table also .csv; RUN/samples.png (.csv) when not given, or here if RUN is no folder."""
+    """A .png or .npy file, of a table also .csv; RUN/samples.png (.csv) when not given, or here
+    if RUN is no folder.
+    """
     beside_data: Flag = False
     """In a PNG, show as many test images (rows) of the run on the left."""
     which: Which = "best"
@@ -44,7 +46,9 @@ class Sample:
         if self.n < 1:
             raise ValueError(f"-n: must be at least 1, got {self.n}")
         flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
-        things, suffixes = ("rows", [".csv", ".npy", ".png"]) if of_table(flow) else ("images", [".png", ".npy"])
+        things, suffixes = (
+            ("rows", [".csv", ".npy", ".png"]) if of_table(flow) else ("images", [".png", ".npy"])
+        )
         out = self.out or beside(self.run) / f"samples{suffixes[0]}"
         if out.suffix not in suffixes:
             raise ValueError(f"--out: {out} must end in {' or '.join(suffixes)}")
@@ -54,13 +58,30 @@ class Sample:
         if self.fast:
             quick = fast(flow)
             error = fast_error(flow, quick, seed=self.seed, temperature=self.temperature)
-            note(f"fast: on the first 8 samples, half of the pixels are off by more than {error:.2f} grey levels")
+            note(
+                "fast: on the first 8 samples, "
+                f"half of the pixels are off by more than {error:.2f} grey levels"
+            )
             flow = quick
         write: Any = write_rows if of_table(flow) else write_samples
-        nonfinite = write(flow, out, n=self.n, seed=self.seed, temperature=self.temperature, data=data)
+        nonfinite = write(
+            flow, out, n=self.n, seed=self.seed, temperature=self.temperature, data=data
+        )
         if self.json:
-            facts = {"out": str(out), f"num_{things}": self.n, "seed": self.seed, "temperature": self.temperature}
-            print_json(facts | {"nonfinite": nonfinite} | ({} if error is None else {"fast_error_grey_levels": error}))
+            facts = {
+                "out": str(out),
+                f"num_{things}": self.n,
+                "seed": self.seed,
+                "temperature": self.temperature,
+            }
+            print_json(
+                facts
+                | {"nonfinite": nonfinite}
+                | ({} if error is None else {"fast_error_grey_levels": error})
+            )
         else:
-            say(f"{out}: {self.n} samples" + (f", {nonfinite} of them not finite" if nonfinite else ""))
+            say(
+                f"{out}: {self.n} samples"
+                + (f", {nonfinite} of them not finite" if nonfinite else "")
+            )
         return 1 if nonfinite else 0

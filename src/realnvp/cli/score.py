@@ -32,9 +32,13 @@ class Score:
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH...")]
     """Image files, or folders of them; tables."""
     out: Path | None = None
-    """A CSV file to write, with the columns path, log_prob, bits_per_dim, rank; else it goes to stdout."""
+    """A CSV file to write, with the columns path, log_prob, bits_per_dim, rank; else it goes to
+    stdout.
+    """
     resize: Flag = False
-    """Bring images of other sizes to the training's: the middle, its smallest side scaled, as prepare images --resize SIDE."""
+    """Bring images of other sizes to the training's: the middle, its smallest side scaled, as
+    prepare images --resize SIDE.
+    """
     noise_draws: int = 1
     """Draws of the dequantisation noise for each image; log p is averaged over them."""
     which: Which = "best"
@@ -62,27 +66,39 @@ class Score:
             print_json({"scores": [entry._asdict() for entry in scores]} | facts)
         elif self.out:
             least = min(scores, key=lambda entry: entry.rank)
-            what = f", row {least.row}: {least.log_prob:.3f} nats" if of_table(flow) else f", {least.bits_per_dim:.3f} bits/dim"
-            say(f"{self.out}: {len(scores)} {unit_of(flow.config).things}; the least likely is {least.path}{what}")
+            what = (
+                f", row {least.row}: {least.log_prob:.3f} nats"
+                if of_table(flow)
+                else f", {least.bits_per_dim:.3f} bits/dim"
+            )
+            say(
+                f"{self.out}: {len(scores)} {unit_of(flow.config).things}; "
+                f"the least likely is {least.path}{what}"
+            )
         else:
             print_csv(text.getvalue())
         return 0
 
     def _images(self, flow: "Flow") -> tuple[Any, dict[str, float]]:
-        """The scores of image files, and by how much those of --fast are off."""
+        """The scores of image files, and how far --fast is off."""
         from realnvp.evaluation.score import COMPARED, fast_error, files_of, score
         from realnvp.flows.fast import fast
         from realnvp.progress import progress
 
         files = files_of(self.paths)
         make_way("--out", self.out)
-        how: dict[str, Any] = {"noise_draws": self.noise_draws, "seed": self.seed, "resize": self.resize}
+        how: dict[str, Any] = {
+            "noise_draws": self.noise_draws,
+            "seed": self.seed,
+            "resize": self.resize,
+        }
         with progress("image", len(files)) as report:
             scores = score(fast(flow) if self.fast else flow, files, **how, report=report)
         if not self.fast:
             return scores, {}
         error = fast_error(flow, scores, **how)
-        note(f"fast: off by up to {error:.5f} bits/dim on the first {min(COMPARED, len(files))} images")
+        count = min(COMPARED, len(files))
+        note(f"fast: off by up to {error:.5f} bits/dim on the first {count} images")
         return scores, {"fast_error_bits_per_dim": error}
 
     def _rows(self, flow: "Flow") -> tuple[Any, dict[str, float]]:

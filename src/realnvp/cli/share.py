@@ -13,23 +13,31 @@ from realnvp.cli.output import print_json, say
 
 @dataclass
 class Share:
-    """Make a folder to share from an evaluated run: weights, configuration, and a model card (README.md) to be completed by you.
+    """Make a folder to share from an evaluated run: weights, configuration, and a model card
+    (README.md) to be completed by you.
 
-    The path of your data stays behind; commands are shown as they were typed. `hf upload user/name DIR` puts it on the Hub.
+    The path of your data stays behind; commands are shown as they were typed. `hf upload
+    user/name DIR` puts it on the Hub.
 
     Example: realnvp share runs/photos my-flow --licence mit
     """
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="A run directory, evaluated before.")]
+    run: Annotated[
+        Path,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN", help="A run directory, evaluated before."),
+    ]
     folder: Annotated[
-        Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help="The folder to write; an earlier one is replaced whole.")
+        Path,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="DIR", help="The folder to write; an earlier one is replaced whole."),
     ]
     licence: str | None = None
     """Of the weights, as the Hub names it: mit, cc-by-4.0, ..."""
     json: Json = False
 
     def __call__(self) -> int:
-        from realnvp.evaluation.record import measured
+        from realnvp.evaluation.record import current_evaluation
         from realnvp.hub import share
 
         facts = share(self.run, self.folder, licence=self.licence)
@@ -37,15 +45,18 @@ class Share:
         if self.json:
             print_json({"folder": str(self.folder), "bytes": size, "facts": facts})
         else:
-            say(f"{self.folder}: {size / 1e6:.2f} MB, {measured(facts['evaluation'])}; its card is README.md")
+            measured = current_evaluation(self.run).measured
+            say(f"{self.folder}: {size / 1e6:.2f} MB, {measured}; its card is README.md")
         return 0
 
 
 @dataclass
 class Export:
-    """Write one function of a flow as an ONNX file, for images of the training's size, any number at once.
+    """Write one function of a flow as an ONNX file, for images of the training's size, any
+    number at once.
 
-    log_prob and encode take x = v + u, pixels with their noise; decode takes z and gives x. Nothing is rounded.
+    log_prob and encode take x = v + u, pixels with their noise; decode takes z and gives x.
+    Nothing is rounded.
 
     Example: realnvp export runs/photos --onnx log_prob.onnx
     """
@@ -65,7 +76,9 @@ class Export:
         make_way("--onnx", self.onnx)
         export_onnx(flow, self.onnx, call=self.call)
         if self.json:
-            print_json({"onnx": str(self.onnx), "call": self.call, "bytes": self.onnx.stat().st_size})
+            print_json(
+                {"onnx": str(self.onnx), "call": self.call, "bytes": self.onnx.stat().st_size}
+            )
         else:
             say(f"{self.onnx}: {self.call}, {self.onnx.stat().st_size / 1e6:.2f} MB")
         return 0

@@ -1,4 +1,4 @@
-"""How many threads torch computes with on a CPU that others use, too."""
+"""Threads of torch on a CPU that others use, too."""
 
 import os
 import time
@@ -14,15 +14,18 @@ class Cores(NamedTuple):
 
     usable: int
     busy: int
-    """How many of them other processes take, as it were."""
+    """How many of them other processes take, in effect."""
 
 
 def settle_threads(chosen: int | None, device: torch.device) -> str:
-    """Give torch as many threads as were chosen, else no more than there are free cores. What there is to tell of it, or ''.
+    """Give torch the chosen threads, else as many as there are free cores.
 
-    torch's threads wait for each other by spinning, so one that shares its core with another process holds up all of them: beside
-    one busy process a training is ten times slower with two threads on two cores than with one (docs/experiments.md).
-    OMP_NUM_THREADS and the launcher of several processes have chosen, too. ValueError if --threads is less than 1.
+    Returns what there is to tell of it, or ''. ValueError if --threads is less than 1.
+
+    torch's threads wait for each other by spinning, so one that shares its core with another
+    process holds up all of them: beside one busy process a training is ten times slower with
+    two threads on two cores than with one (docs/experiments.md). OMP_NUM_THREADS and the
+    launcher of several processes count as choices.
     """
     if chosen is not None:
         if chosen < 1:
@@ -42,7 +45,10 @@ def settle_threads(chosen: int | None, device: torch.device) -> str:
 
 
 def watched_cores() -> Cores | None:
-    """The cores after a short look at what other processes than this one and its children do; None without psutil."""
+    """Watch for a moment which cores other processes use.
+
+    Those of this process and its children are free. None without psutil.
+    """
     try:
         import psutil
     except ModuleNotFoundError:  # it comes with the extra realnvp[train]

@@ -17,7 +17,8 @@ from realnvp.config import PAPER, PRESETS, Config, nearest, read_config, resolve
 
 @dataclass
 class Train:
-    """Train a flow, or go on with the training of the run directory: the same command again goes on where it stopped.
+    """Train a flow, or go on with the training of the run directory: the same command again
+    goes on where it stopped.
 
     Example: realnvp train photos --run-dir runs/photos
 
@@ -34,7 +35,9 @@ class Train:
     print_config: Flag = False
     """Print the configuration as JSON, and stop."""
     dry_run: Flag = False
-    """Print the resolved configuration, parameters, a memory estimate and the data found, and stop."""
+    """Print the resolved configuration, parameters, a memory estimate and the data found, and
+    stop.
+    """
     json: Json = False
     device: Device = "auto"
     threads: Threads = None
@@ -59,44 +62,76 @@ class Train:
             print_json(asdict(state) | {"run_dir": str(run_dir)})
         else:
             words = unit_of(config).words
-            best = "" if state.best is None else f"; best validation {words} {state.best:.3f} at step {state.best_step}"
-            more = "minutes: --train.max-minutes" if config.train.max_steps is None else "steps: --train.max-steps"
-            say(f"{run_dir}: finished, step {state.step}{best}. More {more} N. Next: realnvp evaluate {run_dir}")
+            best = (
+                ""
+                if state.best is None
+                else f"; best validation {words} {state.best:.3f} at step {state.best_step}"
+            )
+            more = (
+                "minutes: --train.max-minutes"
+                if config.train.max_steps is None
+                else "steps: --train.max-steps"
+            )
+            say(
+                f"{run_dir}: finished, step {state.step}{best}. More {more} N. "
+                f"Next: realnvp evaluate {run_dir}"
+            )
         return 0
 
 
 def train(argv: list[str]) -> int:
-    """realnvp train PRESET ..., or realnvp train --config FILE ...: the preset or file gives the defaults of all flags."""
+    """realnvp train PRESET ..., or realnvp train --config FILE ...
+
+    The preset or the file gives the defaults of all flags.
+    """
     run_dir = None
-    argv = [word for long in argv for word in (long.split("=", 1) if long.startswith("--config=") else [long])]
+    argv = [
+        word
+        for long in argv
+        for word in (long.split("=", 1) if long.startswith("--config=") else [long])
+    ]
     if "--config" in argv:
         at = argv.index("--config")
         if at + 1 == len(argv):
             raise ValueError("--config: name a file, such as runs/photos/config.json")
         path = Path(argv[at + 1])
-        config, prog, rest = read_config(path), "realnvp train --config FILE", argv[:at] + argv[at + 2 :]
+        config, prog, rest = (
+            read_config(path),
+            "realnvp train --config FILE",
+            argv[:at] + argv[at + 2 :],
+        )
         run_dir = path.parent
     elif argv and not argv[0].startswith("-"):
         if argv[0] not in PRESETS:
-            raise ValueError(f"no preset {argv[0]!r}{nearest(argv[0], PRESETS)}; there are {', '.join(PRESETS)}")
+            raise ValueError(
+                f"no preset {argv[0]!r}{nearest(argv[0], PRESETS)}; there are {', '.join(PRESETS)}"
+            )
         config, prog, rest = PRESETS[argv[0]], f"realnvp train {argv[0]}", argv[1:]
     elif argv and argv[0] not in ("-h", "--help"):
-        raise ValueError(f"train: name a preset before {argv[0]}, or --config FILE; presets: {', '.join(PRESETS)}")
+        raise ValueError(
+            f"train: name a preset before {argv[0]}, or --config FILE; "
+            f"presets: {', '.join(PRESETS)}"
+        )
     else:
         print("usage: realnvp train PRESET ...   or   realnvp train --config RUN/config.json ...\n")
         print(inspect.cleandoc(Train.__doc__ or ""), end="\n\n")
-        print(f"Presets: {', '.join(PRESETS)}. All flags and their defaults: realnvp train PRESET --help")
+        flags = "All flags and their defaults: realnvp train PRESET --help"
+        print(f"Presets: {', '.join(PRESETS)}. {flags}")
         return 0
     command = parse(Train, rest, prog=prog, default=Train(config, run_dir))
     named = {word.partition("=")[0].replace("_", "-") for word in rest}
     budgets = command.config.train
-    if budgets.max_minutes is not None and "--train.max-minutes" in named and "--train.max-steps" not in named:
+    if (
+        budgets.max_minutes is not None
+        and "--train.max-minutes" in named
+        and "--train.max-steps" not in named
+    ):
         command.config = replace(command.config, train=replace(budgets, max_steps=None))
     return command()
 
 
 def all_presets() -> Any:
-    """A union type with one subcommand for each preset: what shell completion needs to know."""
+    """A union type with a subcommand for each preset, for shell completion."""
     union: Any = None
     for name, config in PRESETS.items():
         option = Annotated[Train, tyro.conf.subcommand(name, default=Train(config))]
@@ -114,7 +149,12 @@ def _dry_run(config: Config) -> dict[str, Any]:
         "config": json.loads(to_json(resolved)),
         "parameters": count_parameters(resolved),
         "training_memory_bytes": training_memory(resolved),
-        "data": {"name": found.name, "version": found.version, "counts": found.counts, "shape": found.shape},
+        "data": {
+            "name": found.name,
+            "version": found.version,
+            "counts": found.counts,
+            "shape": found.shape,
+        },
     }
 
 
@@ -145,7 +185,9 @@ class Presets:
             return 0
         columns = ("preset", "image", "scales", "parameters", "bits/dim in the paper")
         print_table(columns, [(name, *_cells(row)) for name, row in rows.items()])
-        print("ImageNet 64x64: 4.01 is of the paper's first version (2016), its last (2017) has 3.98")
+        print(
+            "ImageNet 64x64: 4.01 is of the paper's first version (2016), its last (2017) has 3.98"
+        )
         return 0
 
 

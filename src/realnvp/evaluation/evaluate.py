@@ -1,19 +1,30 @@
-"""The evaluation of a run: what `realnvp evaluate` reports, with all that one must know to quote the number."""
+"""`realnvp evaluate`: a flow's number on a split of its data, or on other data."""
 
+import math
+import time
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from realnvp.config import Config, Kind, Shape, paper_bits_per_dim
+from realnvp.config import Config, Kind, paper_bits_per_dim
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, Unit, unit_of
-from realnvp.data import Dataset, Split, codec_bits_per_dim, find_rows, find_split, open_splits, splits_of_run
+from realnvp.data import (
+    Dataset,
+    Split,
+    codec_bits_per_dim,
+    find_rows,
+    find_split,
+    open_splits,
+    splits_of_run,
+)
 from realnvp.data.prepared import DESCRIPTION
+from realnvp.errors import ParameterError
 from realnvp.evaluation.likelihood import log_probs, summarise
+from realnvp.evaluation.record import Evaluation, OfImages, OfRows, OverViews
 from realnvp.evaluation.views import views_of
 from realnvp.files.records import DamagedError
 from realnvp.files.run_dir import RunDir
@@ -33,45 +44,72 @@ def evaluate(
     seed: int = 0,
     views: bool = False,
     codecs: bool = False,
-) -> dict[str, Any]:
-    """Bits/dim, of a table nats a row, of the run's flow on a split of the run's data, or of other data from `source`.
+    which: Literal["best", "last"] = "best",
+    step: int | None = None,
+) -> Evaluation:
+    """The flow's bits/dim, of a table nats a row, on a split of the run's data.
 
-    views: also of the density averaged over the views that training showed, `views_of`. codecs: also what PNG and lossless
-    WebP take. ValueError if the data do not fit the flow.
+    source: other data, a folder, an .npy file, a table or a prepared folder.
+    noise_draws: draws of the dequantisation noise; log p is averaged over them.
+    seed: of the noise.
+    views: also of the density averaged over the views that training showed (`views_of`).
+    codecs: also what PNG and lossless WebP take.
+    which, step: the model of the run that the flow is, for the record.
+
+    ValueError if the data do not fit the flow.
     """
+    began = time.monotonic()
     refuse_fast(flow, "report the numbers of")
-    config = config_of(flow)
+    config, run = config_of(flow), Path(run)
     unit = unit_of(config)
-    for_images = {"--codecs": codecs, "--views": views, "--noise-draws": noise_draws != 1}
+    for_images = {"codecs": codecs, "views": views, "noise_draws": noise_draws != 1}
     if unit is LOG_LIKELIHOOD and any(for_images.values()):
-        raise ValueError(f"{next(flag for flag in for_images if for_images[flag])}: is for images; {run} is of a table")
-    data, split = _judged(config, Path(run), split, source)
+        name = next(name for name in for_images if for_images[name])
+        raise ParameterError(name, f"is for images; {run} is of a table")
+    data, split = _data(config, run, split, source)
     images, groups = data.splits[split], (data.groups or {}).get(split)
-    paper = _paper(data, config) if split == "test" else None
     try:
         count = len(views_of(config.data, data.shape)) if views else 1
-    except ValueError as error:
-        raise ValueError(f"--{error}, {source or run}") from None
-    nats = partial(_nats, flow, images, unit, noise_draws=noise_draws, seed=seed)
-    evaluation = _numbers(nats(), unit, data.shape, groups) | {
+    except ParameterError as error:
+        raise ParameterError(error.name, f"{error.words}, {source or run}") from None
+
+    def measure(**how: Any) -> dict[str, Any]:
+        nats = _nats(flow, images, unit, noise_draws=noise_draws, seed=seed, **how)
+        found = summarise(unit.of(nats, data.shape), groups)
+        values = {unit.key: found.mean, "standard_error": found.standard_error}
+        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        return finite | {"nonfinite": found.nonfinite}
+
+    fields = measure() | {
         "standard_error_over": unit.things if groups is None else f"{len(set(groups))} photographs",
         f"num_{unit.things}": len(images),
         "split": split,
         "dataset": data.name,
         "dataset_version": data.version,
         "seed": seed,
-        "shape": data.shape,
+        "shape": list(data.shape),
+        "which": which,
+        "step": step,
     }
+    kind: type[Evaluation] = OfRows
     if unit is BITS_PER_DIM:
-        evaluation |= {"noise_draws": noise_draws, "dequantisation": config.model.dequantisation}
-        evaluation |= {"paper": paper, "comparable": data.comparable}
-    if views:
-        evaluation["views"] = {"count": count} | _numbers(nats(views=True), unit, data.shape, groups)
-    return evaluation | ({"codecs": _codecs(images)} if codecs else {})
+        kind = OfImages
+        fields |= {
+            "noise_draws": noise_draws,
+            "dequantisation": config.model.dequantisation,
+            "paper": _paper(data, config) if split == "test" else None,
+            "comparable": data.comparable,
+            "views": OverViews(count, **measure(views=True)) if views else None,
+            "codecs": _codecs(images) if codecs else None,
+        }
+    return kind(**fields, seconds=round(time.monotonic() - began, 2))
 
 
-def _judged(config: Config, run: Path, split: str, source: Path | None) -> tuple[Dataset, str]:
-    """The run's data, a prepared folder, or other data, and the split to take; ValueError if the flow is of another kind."""
+def _data(config: Config, run: Path, split: str, source: Path | None) -> tuple[Dataset, str]:
+    """Open the run's data, a prepared folder, or other data; with the split to take.
+
+    ValueError if the flow is of another kind.
+    """
     if source is None or (source / DESCRIPTION).exists():
         if source:
             data = _other_splits(source, run, config, split)
@@ -80,20 +118,16 @@ def _judged(config: Config, run: Path, split: str, source: Path | None) -> tuple
             if changed := RunDir(run).changed_data(data.folder, data.sha256):
                 raise ValueError(f"{changed}; --data.source evaluates them all the same")
         if config.data.columns and data.columns not in (None, config.data.columns):
-            raise ValueError(f"{source or run}: its columns are not those of the flow, {', '.join(config.data.columns)}")
+            columns = ", ".join(config.data.columns)
+            raise ValueError(f"{source or run}: its columns are not those of the flow, {columns}")
     elif config.kind is Kind.TABLE:
         data, split = find_rows(source, split, config.data.columns)
     else:
         data, split = find_split(source, split, levels=config.levels)
     if (len(data.shape), data.shape[0]) != (len(config.shape), config.shape[0]):
-        raise ValueError(f"{source}: {_words(data.shape)}, but the flow was trained on {_words(config.shape)}")
+        trained_on = f"but the flow was trained on {_words(config.shape)}"
+        raise ValueError(f"{source}: {_words(data.shape)}, {trained_on}")
     return data, split
-
-
-def _numbers(nats: torch.Tensor, unit: Unit, shape: Shape, groups: Sequence[int] | None) -> dict[str, Any]:
-    """The mean in this unit, its standard error, and how many are not finite."""
-    found = summarise(unit.of(nats, shape), groups)
-    return {unit.key: found.mean, "standard_error": found.standard_error, "nonfinite": found.nonfinite}
 
 
 def _words(shape: Sequence[int]) -> str:
@@ -101,15 +135,19 @@ def _words(shape: Sequence[int]) -> str:
 
 
 def _other_splits(source: Path, run: Path, config: Config, split: str) -> Dataset:
-    """The prepared data in a folder; warns if they are another version of what the run was trained on."""
+    """Open prepared data; warns if the run was trained on another version of them."""
     splits = open_splits(source, held_out=config.data.held_out, seed=config.seed, verify=[split])
     try:
         own = splits_of_run(run, config)
     except (ValueError, DamagedError):  # not there any more
         return splits
     if own.name == splits.name and own.version != splits.version:
-        versions = f"{splits.version or 'of no version'}, the run was trained on {own.version or 'no version'}"
-        warnings.warn(f"{source}: {splits.name} is {versions}: their bits/dim are not comparable", stacklevel=4)
+        trained_on = f"the run was trained on {own.version or 'no version'}"
+        versions = f"{splits.version or 'of no version'}, {trained_on}"
+        warnings.warn(
+            f"{source}: {splits.name} is {versions}: their bits/dim are not comparable",
+            stacklevel=4,
+        )
     return splits
 
 
@@ -119,7 +157,8 @@ def _paper(data: Dataset, config: Config) -> float | None:
     if paper is None or data.name != config.data.set or not data.folder:
         return None
     if not data.comparable:
-        warnings.warn(f"{data.name} is {data.version}: not comparable with the paper's {paper} bits/dim", stacklevel=3)
+        words = f"not comparable with the paper's {paper} bits/dim"
+        warnings.warn(f"{data.name} is {data.version}: {words}", stacklevel=3)
         return None
     return paper
 

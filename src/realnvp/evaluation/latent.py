@@ -1,4 +1,7 @@
-"""The mathematics of the paper's figures: latents and pixels in, latents and numbers out. No drawing, no grad mode."""
+"""The mathematics of the paper's figures: latents and pixels in, latents and numbers out.
+
+Nothing here draws, and nothing has gradients.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,7 +22,7 @@ from realnvp.progress import chunks
 
 
 class Manifold(NamedTuple):
-    """A grid of latents spanned by those of four images."""
+    """A grid of latents spanned by the latents of four images."""
 
     z: Tensor
     """(8, 8, C, H, W): phi' along the rows, phi along the columns."""
@@ -28,13 +31,20 @@ class Manifold(NamedTuple):
 
 
 def manifold(z: Tensor, *, angles: int = 8) -> Manifold:
-    """The grid cos(phi) (cos(phi') z1 + sin(phi') z2) + sin(phi) (cos(phi') z3 + sin(phi') z4) (eq 14, figure 6).
+    """Span a grid of latents by four latents (eq 14, figure 6).
 
-    z: (4, C, H, W). phi and phi' run over the angles 2 pi k / 8; phi = phi' = 0 is z1 bit for bit, and so are the other three.
-    The squares of the weights add up to 1, so for independent Gaussian z1 .. z4 each point is Gaussian.
+    cos(phi) (cos(phi') z1 + sin(phi') z2) + sin(phi) (cos(phi') z3 + sin(phi') z4)
+
+    z: z1 .. z4, (4, C, H, W).
+    angles: phi and phi' are 2 pi k / angles for k = 0, 1, ...; a multiple of 4.
+
+    Point phi = phi' = 0 is z1 bit for bit, and z2, z3, z4 are on the grid likewise. The squares of
+    the weights add up to 1, so where z1 .. z4 are independent Gaussians each point is Gaussian.
     """
     if z.ndim != 4 or len(z) != 4 or angles % 4:
-        raise ValueError(f"z: expected the latents of four images, (4, C, H, W), got {tuple(z.shape)}")
+        raise ValueError(
+            f"z: expected the latents of four images, (4, C, H, W), got {tuple(z.shape)}"
+        )
     phi = torch.arange(angles, dtype=torch.float64) * (2 * math.pi / angles)
     cos, sin = (torch.where(values.abs() < 1e-12, 0.0, values) for values in (phi.cos(), phi.sin()))
     down, along = (cos[:, None], sin[:, None]), (cos, sin)
@@ -45,24 +55,34 @@ def manifold(z: Tensor, *, angles: int = 8) -> Manifold:
 
 
 def shares(num_scales: int) -> list[float]:
-    """[1, .5, .25, ...]: the shares of the latents that conceptual compression can keep, one for each scale (appendix D)."""
+    """[1, .5, .25, ...]: the shares of the latents that can be kept, one a scale (appendix D)."""
     return [0.5**level for level in range(num_scales)]
 
 
 def kept(height: int, width: int, *, num_scales: int, level: int) -> Tensor:
-    """(H, W), True for the coarsest 2^-level of the latents; level 0 keeps all. ValueError if there is no such level."""
+    """Mask the coarsest 2^-level of the latents: (H, W), True where they are kept.
+
+    level: 0 keeps all. ValueError if there is no such level.
+    """
     if not 0 <= level < num_scales:
-        raise ValueError(f"level: {num_scales} scales have the levels 0 to {num_scales - 1}, got {level}")
+        raise ValueError(
+            f"level: {num_scales} scales have the levels 0 to {num_scales - 1}, got {level}"
+        )
     return latent_levels(height, width, num_scales) >= level
 
 
-def compress(z: Tensor, keep: Tensor, prior: Prior, *, seed: int = 0, indices: Sequence[int]) -> Tensor:
+def compress(
+    z: Tensor, keep: Tensor, prior: Prior, *, seed: int = 0, indices: Sequence[int]
+) -> Tensor:
     """z where keep is True, elsewhere a fresh draw from the prior (appendix D).
 
-    z: (B, C, H, W); keep: (H, W). Row i's draw is a function of (seed, indices[i]), the same whatever is kept.
+    z: (B, C, H, W); keep: (H, W).
+    indices: of the rows; row i's draw is a function of (seed, indices[i]) and not of keep.
     """
     assert len(indices) == len(z)
-    draws = [prior.sample(z.shape[1:], generator(seed, Purpose.RESAMPLE, index=int(i))) for i in indices]
+    draws = [
+        prior.sample(z.shape[1:], generator(seed, Purpose.RESAMPLE, index=int(i))) for i in indices
+    ]
     return torch.where(keep.to(z.device), z, torch.stack(draws).to(z))
 
 
@@ -74,41 +94,57 @@ def extrapolated(shape: Shape, factor: int) -> Shape:
 
 
 def centres(images: Tensor) -> Tensor:
-    """v + 1/2, float32: the middle of each pixel's bin, so that floor finds the way back from g(f(x)). images: uint8."""
+    """v + 1/2 of uint8 images, float32: the middle of each pixel's bin.
+
+    From there floor(g(f(x))) is the image again.
+    """
     return images.float() + 0.5
 
 
-def encode(flow: Flow, x: Tensor, *, chunk: int = 64, report: Callable[[int], None] | None = None) -> Tensor:
-    """z = f(x), (N, C, H, W), a chunk at a time; x in data units. report is told how many are done."""
+def encode(
+    flow: Flow, x: Tensor, *, chunk: int = 64, report: Callable[[int], None] | None = None
+) -> Tensor:
+    """z = f(x), (N, C, H, W), of x in data units.
+
+    chunk: images at once. report: told how many are done.
+    """
     return _in_chunks(lambda part: flow.encode(part.to(float64_like(flow))), x, chunk, report)
 
 
-def decode(flow: Flow, z: Tensor, *, chunk: int = 64, report: Callable[[int], None] | None = None) -> Tensor:
-    """x = g(z), (N, C, H, W), in data units, a chunk at a time. report is told how many are done."""
+def decode(
+    flow: Flow, z: Tensor, *, chunk: int = 64, report: Callable[[int], None] | None = None
+) -> Tensor:
+    """x = g(z), (N, C, H, W), in data units.
+
+    chunk: images at once. report: told how many are done.
+    """
     return _in_chunks(flow.decode, z, chunk, report)
 
 
-def _in_chunks(f: Callable[[Tensor], Tensor], x: Tensor, chunk: int, report: Callable[[int], None] | None) -> Tensor:
+def _in_chunks(
+    f: Callable[[Tensor], Tensor], x: Tensor, chunk: int, report: Callable[[int], None] | None
+) -> Tensor:
     return torch.cat([f(x[part]) for part in chunks(len(x), chunk, report)])
 
 
 def by_scale(z: Tensor, num_scales: int) -> list[Tensor]:
-    """The entries of z that were factored out at scale 0, 1, ...; each a vector. z: (N, C, H, W)."""
+    """The entries of z, (N, C, H, W), that were factored out at scale 0, 1, ..., as vectors."""
     levels = latent_levels(z.shape[-2], z.shape[-1], num_scales).to(z.device)
     return [z[..., levels == scale].flatten() for scale in range(num_scales)]
 
 
 def pixel_moments(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of z at each pixel, (H, W) each, over images and channels. z: (N, C, H, W)."""
+    """Mean and deviation at each pixel of z, (N, C, H, W): two (H, W), over images and channels."""
     return z.mean((0, 1)), z.std((0, 1), correction=0)
 
 
-def normal_quantiles(values: Tensor, *, reach: float = 4.0, points: int = 81) -> tuple[Tensor, Tensor]:
-    """Quantiles of N(0, 1) within +-reach, and of the values at the same probabilities: a straight line if they are Gaussian.
+def normal_quantiles(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantiles of N(0, 1), and of the values at the same probabilities.
 
-    Only where at least ten values lie beyond.
+    They are equal if the values are Gaussian. 81 quantiles of N(0, 1) from -4 to 4, as far as ten
+    values lie beyond.
     """
-    expected = torch.linspace(-reach, reach, points, dtype=torch.float64)
+    expected = torch.linspace(-4, 4, 81, dtype=torch.float64)
     place = torch.special.ndtr(expected) * len(values)
     inside = (place >= 10) & (place <= len(values) - 10)
     found = values.cpu().double().sort().values[place[inside].long()]
@@ -140,10 +176,15 @@ def nearest_neighbours(
     chunk: int = 2**22,
     report: Callable[[int], None] | None = None,
 ) -> Neighbours:
-    """The image of the data set that is nearest to each image. images: uint8 (Q, H, W, C); data: uint8 (N, H, W, C).
+    """Find the image of a data set that is nearest to each image.
 
-    views: in which ways an image counts, itself among them, as `views_of` has them; () for the image alone. So many pixels of
-    the data set as chunk says are in memory at once; float64 keeps the sums of squares exact.
+    images: uint8 (Q, H, W, C).
+    data: uint8 (N, H, W, C).
+    views: in which an image may be seen (`views_of`). (): as it is only.
+    chunk: pixels of the data set in memory at once.
+    report: told how many images of the data set are done.
+
+    Sums of squares are float64, hence exact.
     """
     count, size, first = len(images), math.prod(images.shape[1:]), images.cpu().permute(0, 3, 1, 2)
     best = torch.full((count,), math.inf, dtype=torch.float64)

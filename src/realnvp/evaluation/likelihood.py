@@ -34,7 +34,10 @@ class Summary(NamedTuple):
 
 
 class BitsPerDim(NamedTuple):
-    """-log2 p(x) / D over a set of images: a bound on the bits that a lossless code needs for each channel of each pixel."""
+    """-log2 p(x) / D over a set of images.
+
+    It bounds the bits that a lossless code needs for each channel of each pixel.
+    """
 
     mean: float
     """Over all images; not finite if one of them is not."""
@@ -56,31 +59,49 @@ def bits_per_dim(
     groups: Sequence[int] | NDArray[np.int64] | None = None,
     batch_size: int = 64,
 ) -> BitsPerDim:
-    """Bits/dim of uint8 images, (N, C, H, W), under uniform dequantisation (sections 4.1-4.2), in eval mode.
+    """Bits/dim of images under uniform dequantisation (sections 4.1-4.2), in eval mode.
 
-    Of a flow with `Dequantisation`, which makes other noise of it, that is the bound of variational dequantisation.
-    log p is averaged over the noise draws. Image i's noise is a function of (seed, i, draw): batch size and order do not matter.
-    views: of the density averaged over all that training showed of an image, mirrored, turned, recoloured (`views_of`).
-    groups: which images belong together (crops of one photograph); the standard error is then over groups.
+    images: uint8 (N, C, H, W).
+    noise_draws: log p is averaged over them.
+    seed: image i's noise is a function of (seed, i, draw), whatever the batch size.
+    views: of the density averaged over the views that training showed (`views_of`).
+    groups: which images belong together, as crops of one photograph; clusters the standard error.
+    batch_size: images at once; fewer where they are large.
+
+    Of a flow with `Dequantisation` it is the bound of variational dequantisation.
     """
     refuse_fast(flow, "report the numbers of")
     if unit_of(flow.config) is not BITS_PER_DIM:
-        raise ValueError("bits/dim is of images; this flow is of a table: flow.log_prob(rows).mean() is its log-likelihood")
-    nats = log_probs(flow, images, noise_draws=noise_draws, seed=seed, views=views, batch_size=batch_size)
+        raise ValueError(
+            "bits/dim is of images; this flow is of a table: "
+            "flow.log_prob(rows).mean() is its log-likelihood"
+        )
+    nats = log_probs(
+        flow, images, noise_draws=noise_draws, seed=seed, views=views, batch_size=batch_size
+    )
     per_image = in_bits_per_dim(nats, images.shape[1:])
     summary = summarise(per_image, groups)
     return BitsPerDim(summary.mean, summary.standard_error, per_image, summary.nonfinite)
 
 
-def summarise(per_image: Tensor, groups: Sequence[int] | NDArray[np.int64] | None = None) -> Summary:
-    """Mean and standard error of a number for each image or row; with groups, the error of correlated ones' mean (clustered)."""
+def summarise(
+    per_image: Tensor, groups: Sequence[int] | NDArray[np.int64] | None = None
+) -> Summary:
+    """Mean and standard error of a number for each image or row.
+
+    groups: which belong together; the error is then clustered by group.
+    """
     mean = per_image.mean()
     if groups is not None and len(groups) != len(per_image):
         raise ValueError(f"groups: {len(groups)} of them for {len(per_image)} images")
-    _, labels = np.unique(np.arange(len(per_image)) if groups is None else np.asarray(groups), return_inverse=True)
+    _, labels = np.unique(
+        np.arange(len(per_image)) if groups is None else np.asarray(groups), return_inverse=True
+    )
     members, count = torch.from_numpy(labels), int(labels.max()) + 1
     deviations = torch.zeros(count, dtype=per_image.dtype).index_add_(0, members, per_image - mean)
-    variance = deviations.square().sum() * count / (count - 1) if count > 1 else torch.tensor(math.nan)
+    variance = (
+        deviations.square().sum() * count / (count - 1) if count > 1 else torch.tensor(math.nan)
+    )
     nonfinite = int((~per_image.isfinite()).sum())
     return Summary(mean.item(), variance.sqrt().item() / len(per_image), nonfinite)
 
@@ -96,11 +117,17 @@ def log_probs(
     batch_size: int = 64,
     on_device: bool = False,
 ) -> Tensor:
-    """(N,), float64: log p in nats of uint8 images (N, C, H, W), the mean over noise draws. indices name the images' noise.
+    """log p in nats, (N,), float64, of images or of a table's rows.
 
-    views: p averaged over those of the training, `views_of`; ValueError if there are none. Or log p of a table's rows, real
-    numbers (N, D), which get no noise. Large images are computed fewer than batch_size at a time. on_device: leave them where
-    the flow is, in the type of its state, without waiting for it.
+    images: uint8 (N, C, H, W), or rows, real numbers (N, D), which get no noise.
+    noise_draws: the mean of log p over them.
+    seed: of the noise.
+    indices: name the images' noise. None: 0, 1, 2, ...
+    views: log of p averaged over the views that training showed (`views_of`).
+    batch_size: images at once; fewer where they are large.
+    on_device: leave the result on the flow's device, without waiting for it.
+
+    ValueError if the images are not uint8, have levels that the flow lacks, or have no views.
     """
     if unit_of(flow.config) is LOG_LIKELIHOOD:
         if views:
@@ -110,15 +137,26 @@ def log_probs(
     _check(images, noise_draws, batch_size)
     batch_size = min(batch_size, batch_that_fits(images.shape[1:]))
     indices = range(len(images)) if indices is None else indices
-    state, parts = float64_like(flow), []  # parts stay where they are until the end: to look at one is to wait for the device
-    shown = views_of(flow.config.data if flow.config else DataConfig(), images.shape[1:]) if views else [nn.Identity()]
+    state, parts = (
+        float64_like(flow),
+        [],
+    )  # parts stay where they are until the end: to look at one is to wait for the device
+    shown = (
+        views_of(flow.config.data if flow.config else DataConfig(), images.shape[1:])
+        if views
+        else [nn.Identity()]
+    )
     with evaluating(flow):
         for batch in chunks(len(images), batch_size):
             pixels = moved(_tensor(images[batch], flow), state.device)
             total = state.new_zeros(len(pixels))
             for draw in range(noise_draws):
-                noise = uniform(pixels.shape[1:], seed, Purpose.EVALUATE, indices=indices[batch], round=draw)
-                total += averaged(flow.log_prob, dequantise(pixels, moved(noise, state.device).to(state)), shown)
+                noise = uniform(
+                    pixels.shape[1:], seed, Purpose.EVALUATE, indices=indices[batch], round=draw
+                )
+                total += averaged(
+                    flow.log_prob, dequantise(pixels, moved(noise, state.device).to(state)), shown
+                )
             parts.append(total)
     nats = torch.cat(parts) / noise_draws
     return nats if on_device else nats.cpu().double()
@@ -133,10 +171,15 @@ def _of_rows(flow: Flow, rows: Tensor) -> Tensor:
 
 def _check(images: Images, noise_draws: int, batch_size: int) -> None:
     if not isinstance(images, Tensor | np.ndarray) or images.dtype not in (torch.uint8, np.uint8):
-        raise ValueError(f"images: expected uint8, got {getattr(images, 'dtype', type(images).__name__)}")
+        raise ValueError(
+            f"images: expected uint8, got {getattr(images, 'dtype', type(images).__name__)}"
+        )
     on_meta = isinstance(images, Tensor) and images.is_meta
     if images.ndim != 4 or not len(images) or on_meta:
-        raise ValueError(f"images: expected (N, C, H, W) with N > 0, got {tuple(images.shape)}{' on meta' if on_meta else ''}")
+        raise ValueError(
+            f"images: expected (N, C, H, W) with N > 0, got {tuple(images.shape)}"
+            + " on meta" * on_meta
+        )
     for name, value in (("noise_draws", noise_draws), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name}: must be at least 1, got {value}")
@@ -146,5 +189,7 @@ def _tensor(images: Images, flow: Flow) -> Tensor:
     pixels = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
     levels = flow.config and flow.config.data.levels
     if levels and (largest := int(pixels.max())) >= levels:
-        raise ValueError(f"images: a pixel is {largest}, but the flow knows the levels 0 to {levels - 1}")
+        raise ValueError(
+            f"images: a pixel is {largest}, but the flow knows the levels 0 to {levels - 1}"
+        )
     return pixels

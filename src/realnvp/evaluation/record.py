@@ -1,73 +1,216 @@
-"""What RUN/evaluation.json holds: read, checked, put into words."""
+"""Evaluations: a flow's number on a split, with all that one must know to quote it."""
 
-import math
+import json
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from realnvp.config import Config, Kind
+from realnvp.config.typed import typed
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD
+from realnvp.files.atomic import write_file
 from realnvp.files.folders import numbered
-from realnvp.files.records import check_fields, ours, read_json
+from realnvp.files.records import damaged_if_invalid, fields_of, read_record
 from realnvp.files.run_dir import RunDir
 
-_FIELDS = {
-    **dict.fromkeys(("step", "seed"), int),
-    **dict.fromkeys(("dataset", "split", "which", "standard_error_over"), str),
-    "standard_error": float | None,
-    "dataset_version": str | None,
-}
-_OF_IMAGES = {"num_images": int, "noise_draws": int, "bits_per_dim": float | None, "paper": float | None}
-_OF_ROWS = {"num_rows": int, "log_likelihood": float | None}
-_OF_SOME = {"views": dict, "codecs": dict, "comparable": bool}
-_VIEWS = {"count": int, "bits_per_dim": float | None, "standard_error": float | None}
+FILE = "evaluation.json"
+ORDER = (  # of the keys in the file
+    *("bits_per_dim", "log_likelihood", "standard_error", "nonfinite", "standard_error_over"),
+    *("num_images", "num_rows", "split", "dataset", "dataset_version", "seed", "shape"),
+    *("noise_draws", "dequantisation", "paper", "comparable", "views", "codecs"),
+    *("seconds", "which", "step"),
+)
 
 
-def read_evaluation(run: Path) -> dict[str, Any]:
-    """What RUN/evaluation.json holds; ValueError if there is none, DamagedError if it makes no sense."""
-    path, config = run / "evaluation.json", RunDir(run).config
-    result = read_json(path, kind=dict, maker=f"realnvp evaluate {run}", fields={})
-    with ours():
-        check_evaluation(result, path, config)
-    return result
+def with_error(value: float | None, error: float | None) -> str:
+    """A number and its standard error: '3.492 +- 0.012'. None: not finite."""
+    return " +- ".join("not finite" if x is None else f"{x:.3f}" for x in (value, error))
 
 
-def check_evaluation(evaluation: Any, path: Path, config: Config) -> None:
-    """ValueError names the file, and the first field of an evaluation of such a run that is missing or of another type."""
-    fields: dict[str, Any] = _FIELDS | (_OF_ROWS if config.kind is Kind.TABLE else _OF_IMAGES)
-    check_fields(evaluation, path, fields)
-    check_fields(evaluation, path, {name: kind for name, kind in _OF_SOME.items() if name in evaluation})
-    check_fields(evaluation.get("views"), path, _VIEWS if "views" in evaluation else {})
-    check_fields(evaluation.get("codecs"), path, dict.fromkeys(evaluation.get("codecs", ()), float))
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The mean log-density of a split under a run's flow.
+
+    The fields of this class and its two kinds are the keys of RUN/evaluation.json (docs/files.md).
+    A number that is not finite is None. Fields with a default are not in every file.
+    """
+
+    unit = BITS_PER_DIM
+
+    standard_error: float | None
+    nonfinite: int | None = None
+    """How many images or rows have no finite log-density."""
+    standard_error_over: str
+    """"images", "rows", or so many photographs that the images were cut from."""
+    split: str
+    dataset: str
+    dataset_version: str | None
+    seed: int
+    shape: list[int] | None = None
+    """(C, H, W) of an image, (D,) of a row."""
+    seconds: float | None = None
+    which: Literal["best", "last"]
+    """The model of the run."""
+    step: int | None
+    """The model's step."""
+
+    @property
+    def value(self) -> float | None:
+        """The mean, in `unit`."""
+        mean: float | None = getattr(self, self.unit.key)
+        return mean
+
+    @property
+    def measured(self) -> str:
+        """'3.492 +- 0.012 bits/dim'."""
+        return f"{with_error(self.value, self.standard_error)} {self.unit.words}"
+
+    @property
+    def data(self) -> str:
+        """The data set and its version: 'photos (skimage 0.25)'."""
+        return self.dataset + (f" ({self.dataset_version})" if self.dataset_version else "")
+
+    @property
+    def things(self) -> str:
+        """What was evaluated: '10000 images'."""
+        return f"{getattr(self, f'num_{self.unit.things}')} {self.unit.things}"
+
+    def command(self, run: str | Path) -> str:
+        """The command that evaluated the run so."""
+        names = [name for name in ("noise_draws", "seed", "which") if hasattr(self, name)]
+        values = [f"--{name.replace('_', '-')} {getattr(self, name)}" for name in names]
+        flags = [f"--{name}" for name in ("views", "codecs") if getattr(self, name, None)]
+        return " ".join(["realnvp evaluate", shlex.quote(str(run)), *values, *flags])
+
+    def lines(self) -> list[str]:
+        """The evaluation in words, for people."""
+        error = f"standard error over {self.standard_error_over}"
+        lines = [f"{self.data}, {self.split}: {self.things}", f"  {self.measured} ({error})"]
+        if self.nonfinite:
+            lines.append(f"  {self.nonfinite} {self.unit.things} have no finite log-density")
+        return lines
+
+    @property
+    def finite(self) -> bool:
+        """Whether each image or row has a finite log-density."""
+        return not self.nonfinite
+
+    def as_json(self) -> dict[str, Any]:
+        """What the file holds."""
+        return dict(sorted(fields_of(self).items(), key=lambda field: ORDER.index(field[0])))
+
+    def save(self, run: Path) -> None:
+        """Write RUN/evaluation.json."""
+        write_file(run / FILE, json.dumps(self.as_json(), indent=2, allow_nan=False) + "\n")
 
 
-def current_evaluation(run: Path) -> dict[str, Any]:
-    """The same; ValueError if it is not of the test split, or of another model than the run's by now."""
-    path, maker = run / "evaluation.json", f"realnvp evaluate {run}"
-    result = read_evaluation(run)
-    if result["split"] != "test":
-        raise ValueError(f"{path}: is of the {result['split']} split; {maker} takes the test split")
-    which = evaluated(result)
-    if [path.name for path in numbered(run / "model", which)[-1:]] != [f"{which}-{result['step']:09d}"]:
+@dataclass(frozen=True, kw_only=True)
+class OfRows(Evaluation):
+    """An evaluation on a table's rows."""
+
+    unit = LOG_LIKELIHOOD
+
+    log_likelihood: float | None
+    """Mean of log p of a row, in nats and in the units of the columns."""
+    num_rows: int
+
+    def lines(self) -> list[str]:
+        first, number, *more = super().lines()
+        return [
+            first,
+            f"{number}: the mean log-density of a row, in the units of the columns",
+            *more,
+        ]
+
+
+@dataclass(frozen=True)
+class OverViews:
+    """Bits/dim of the density averaged over the views of an image that training showed."""
+
+    count: int
+    """Views of an image."""
+    bits_per_dim: float | None
+    standard_error: float | None
+    nonfinite: int | None = None
+
+    @property
+    def measured(self) -> str:
+        """'3.480 +- 0.012 bits/dim'."""
+        return f"{with_error(self.bits_per_dim, self.standard_error)} {BITS_PER_DIM.words}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfImages(Evaluation):
+    """An evaluation on images."""
+
+    bits_per_dim: float | None
+    """Mean of -log2 p / D: a bound on the bits of a lossless code."""
+    num_images: int
+    noise_draws: int
+    dequantisation: str | None = None
+    """uniform or variational."""
+    paper: float | None
+    """The paper's number, where it is about this model and these images."""
+    comparable: bool | None = None
+    """Whether these are the images that the paper's number, and others', are about."""
+    views: OverViews | None = None
+    codecs: dict[str, float] | None = None
+    """Bits/dim of lossless image formats."""
+
+    @property
+    def finite(self) -> bool:
+        return not (self.nonfinite or (self.views and self.views.nonfinite))
+
+    def lines(self) -> list[str]:
+        first, number, *more = super().lines()
+        lines = [f"{first}, noise draws: {self.noise_draws}"]
+        lines += [f"{number}; an upper bound ({self.dequantisation} dequantisation)", *more]
+        if self.views:
+            words = f"averaged over {self.views.count} views of each image, as training showed them"
+            lines.append(f"  {self.views.measured} of the density {words}")
+        lines += [
+            f"  {bits:.3f} bits/dim by lossless {name}"
+            for name, bits in (self.codecs or {}).items()
+        ]
+        return lines + ([] if self.paper is None else [f"  {self.paper:.2f} bits/dim in the paper"])
+
+
+def parse_evaluation(tree: Any, path: Path, config: Config) -> Evaluation:
+    """The evaluation of a flow with this configuration, from JSON of a file.
+
+    ValueError names the file, and the first field that is missing or of another type.
+    """
+    kind: type[Evaluation] = OfRows if config.kind is Kind.TABLE else OfImages
+    try:
+        return typed(kind, tree, by_hand=False)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def read_evaluation(run: Path) -> Evaluation:
+    """Read RUN/evaluation.json.
+
+    ValueError if there is none, DamagedError if it makes no sense.
+    """
+    config = RunDir(run).config
+    tree = read_record(dict[str, Any], run / FILE, maker=f"realnvp evaluate {run}")
+    with damaged_if_invalid():
+        return parse_evaluation(tree, run / FILE, config)
+
+
+def current_evaluation(run: Path) -> Evaluation:
+    """Read the evaluation of the run's present model on the test split.
+
+    ValueError if the last evaluation was of another model or split.
+    """
+    path, maker = run / FILE, f"realnvp evaluate {run}"
+    evaluation = read_evaluation(run)
+    if evaluation.split != "test":
+        raise ValueError(
+            f"{path}: is of the {evaluation.split} split; {maker} takes the test split"
+        )
+    models = numbered(run / "model", evaluation.which)
+    if [path.name for path in models[-1:]] != [f"{evaluation.which}-{evaluation.step or 0:09d}"]:
         raise ValueError(f"{path}: is of an earlier model; {maker} takes the present one")
-    return result
-
-
-def evaluated(evaluation: dict[str, Any]) -> Literal["best", "last"]:
-    """The model of the run that an evaluation is of."""
-    return "last" if evaluation["which"] == "last" else "best"
-
-
-def evaluation_command(run: str | Path, evaluation: dict[str, Any]) -> str:
-    """The command that evaluated a run so."""
-    values = [f"--{name.replace('_', '-')} {evaluation[name]}" for name in ("noise_draws", "seed", "which") if name in evaluation]
-    flags = [f"--{name}" for name in ("views", "codecs") if name in evaluation]
-    return " ".join(["realnvp evaluate", shlex.quote(str(run)), *values, *flags])
-
-
-def measured(result: dict[str, Any]) -> str:
-    """The number of an evaluation, its standard error and its unit, as text: '3.492 +- 0.012 bits/dim'."""
-    unit = LOG_LIKELIHOOD if LOG_LIKELIHOOD.key in result else BITS_PER_DIM
-    value, error = result[unit.key], result["standard_error"]
-    known = [f"{value:.3f}" if value is not None and math.isfinite(value) else "not finite" for value in (value, error)]
-    return f"{' +- '.join(known)} {unit.words}"
+    return evaluation

@@ -8,41 +8,83 @@ from pathlib import Path
 from typing import Any
 
 from realnvp.config import Config, departures, flat
-from realnvp.evaluation.record import evaluation_command, measured
+from realnvp.evaluation.record import Evaluation, OfImages
 from realnvp.files.atomic import write_file
 from realnvp.files.environment import Sitting
 
-# What to look for in each picture; the key is the start of the file's name, the longest that fits counts.
+# What to look for in a picture, by the longest key that its file's name begins with.
 SENTENCES = {
-    "samples": "Data beside samples: look at colours and textures first, then at shapes, which come last.",
-    "samples-temperature": "The same latents at lower temperatures: calmer images, no longer exact samples of the model.",
-    "manifold": "Four images (red) span a grid of latents (eq 14): all between them should look like plausible images.",
-    "extrapolation": "Larger samples, same weights: what the flow knows as texture goes on, what it knows as layout does not.",
-    "compression": "The coarsest latents are kept, the rest is drawn anew; the first column is the image itself.",
-    "latents": "Latents of test images against N(0, 1): what leaves the diagonal is what the flow has not learned.",
-    "latents-maps": "Mean and deviation of the latents at each pixel: 0 and 1 everywhere for a perfect flow.",
-    "latents-extremes": "The likeliest and the least likely test images: smooth ones cost few bits, unusual ones many.",
-    "latents-neighbours": "Samples beside the training images nearest to them: a copy would mean that the flow memorised.",
-    "latents-distances": "Distances to the nearest training image: samples much nearer than test images would be memorised.",
+    "samples": (
+        "Data beside samples: look at colours and textures first, then at shapes, which come last."
+    ),
+    "samples-temperature": (
+        "The same latents at lower temperatures: calmer images, no longer exact samples of "
+        "the model."
+    ),
+    "manifold": (
+        "Four images (red) span a grid of latents (eq 14): all between them should look like "
+        "plausible images."
+    ),
+    "extrapolation": (
+        "Larger samples, same weights: what the flow knows as texture goes on, what it knows "
+        "as layout does not."
+    ),
+    "compression": (
+        "The coarsest latents are kept, the rest is drawn anew; the first column is the "
+        "image itself."
+    ),
+    "latents": (
+        "Latents of test images against N(0, 1): what leaves the diagonal is what the flow "
+        "has not learned."
+    ),
+    "latents-maps": (
+        "Mean and deviation of the latents at each pixel: 0 and 1 everywhere for a perfect flow."
+    ),
+    "latents-extremes": (
+        "The likeliest and the least likely test images: smooth ones cost few bits, unusual "
+        "ones many."
+    ),
+    "latents-neighbours": (
+        "Samples beside the training images nearest to them: a copy would mean that the flow "
+        "memorised."
+    ),
+    "latents-distances": (
+        "Distances to the nearest training image: samples much nearer than test images would "
+        "be memorised."
+    ),
     "": "Another picture of the run.",
-    "density": "Data, density, samples: mass between the parts of the data, or edges made soft, is what it has not learned.",
-    "map": "The paper's figure 1: data and their latents above, samples and theirs below; the grid shows where f stretches.",
+    "density": (
+        "Data, density, samples: mass between the parts of the data, or edges made soft, is "
+        "what it has not learned."
+    ),
+    "map": (
+        "The paper's figure 1: data and their latents above, samples and theirs below; the "
+        "grid shows where f stretches."
+    ),
     "pairs": "Data and samples in each pair of columns: they should be hard to tell apart.",
-    "curves": "The number over training: validation that gets worse while training gets better is overfitting.",
+    "curves": (
+        "The number over training: validation that gets worse while training gets better is "
+        "overfitting."
+    ),
 }
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width">
 <title>{title}</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }}
-h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid #ddd; }}
-table {{ border-collapse: collapse; }} td, th {{ padding: .15rem 1.2rem .15rem 0; text-align: left; vertical-align: top; }}
-img {{ max-width: 100%; }} code {{ background: #f4f4f4; padding: .1rem .3rem; }} figure {{ margin: 1.5rem 0; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 68rem; }}
+body {{ margin: 2rem auto; padding: 0 1rem; }}
+h1 {{ font-size: 1.6rem; }}
+h2 {{ font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid #ddd; }}
+table {{ border-collapse: collapse; }}
+td, th {{ padding: .15rem 1.2rem .15rem 0; text-align: left; vertical-align: top; }}
+img {{ max-width: 100%; }} figure {{ margin: 1.5rem 0; }}
+code {{ background: #f4f4f4; padding: .1rem .3rem; }}
 .number {{ font-size: 1.4rem; }} details {{ margin: 1rem 0; }}
 </style>
 </head>
@@ -56,26 +98,41 @@ img {{ max-width: 100%; }} code {{ background: #f4f4f4; padding: .1rem .3rem; }}
 def report(
     run: Path,
     config: Config,
-    result: dict[str, Any],
+    result: Evaluation,
     pictures: Iterable[Path],
     sittings: list[Sitting],
     *,
     seed: int,
     missing: Iterable[tuple[str, str]] = (),
 ) -> Path:
-    """RUN/report.html: results with error bars, pictures with what to look for and the command that made them, configuration.
+    """Write RUN/report.html: results, pictures and how to make them, configuration, environment.
 
-    result: its evaluation. pictures: PNG files, drawn with this seed; they are embedded. missing: figures that could not be
-    drawn, and why; the page says so where they would stand.
-    sittings: the run's, the last one at the end. All text is escaped.
+    result: the run's evaluation.
+    pictures: PNG files; they are embedded.
+    sittings: the run's, the last one at the end.
+    seed: that the pictures were drawn with.
+    missing: figures that could not be drawn, and why; the page says so in their place.
+
+    All text is escaped.
     """
     title = run.resolve().name
-    parts = [f"<h1>{_text(title)}</h1>", _results(result, config), _command(evaluation_command(run, result))]
-    which = ["--which", "last"] if result["which"] == "last" else []
+    parts = [f"<h1>{_text(title)}</h1>", _results(result, config), _command(result.command(run))]
+    which = ["--which", "last"] if result.which == "last" else []
     figures = [(path.stem, _picture(path)) for path in pictures]
     figures += [(name, f"<p>Left out: {_text(why)}.</p>") for name, why in missing]
-    for name, content in sorted(figures, key=lambda figure: (list(SENTENCES).index(_kind(figure[0])), figure[0])):
-        command = ["realnvp", "figures", str(run), "--only", name.split("-")[0], "--seed", str(seed), *which]
+    for name, content in sorted(
+        figures, key=lambda figure: (list(SENTENCES).index(_kind(figure[0])), figure[0])
+    ):
+        command = [
+            "realnvp",
+            "figures",
+            str(run),
+            "--only",
+            name.split("-")[0],
+            "--seed",
+            str(seed),
+            *which,
+        ]
         parts.append(f"<h2>{_text(name)}</h2>{content}{_command(shlex.join(command))}")
     parts += ["<h2>Configuration</h2>", _table(flat(config)), _command(sittings[-1].shell_command)]
     parts += ["<h2>Environment</h2>", _table(_environment(sittings))]
@@ -84,23 +141,24 @@ def report(
     return page
 
 
-def _results(result: dict[str, Any], config: Config) -> str:
-    version = f" ({result['dataset_version']})" if result["dataset_version"] else ""
-    rows = {"standard error over": result["standard_error_over"]}
-    number = f'<p class="number">{_text(measured(result))}</p>'
-    if "num_rows" in result:
-        what = f"{result['dataset']}{version}, {result['num_rows']} rows of the {result['split']} split"
-        return f"{number}<p>{_text(what)}. The mean of log p in the units of the columns.</p>{_table(rows)}"
-    what = f"{result['dataset']}{version}, {result['num_images']} images of the {result['split']} split"
-    rows["noise draws"] = result["noise_draws"]
-    if "views" in result:
-        rows[f"averaged over {result['views']['count']} views"] = measured(result["views"])
-    rows |= {f"lossless {name}": f"{value:.3f} bits/dim" for name, value in result.get("codecs", {}).items()}
-    if result["paper"] is not None:
-        rows["the paper"] = f"{result['paper']:.2f} bits/dim"
+def _results(result: Evaluation, config: Config) -> str:
+    number = f'<p class="number">{_text(result.measured)}</p>'
+    what = f"{result.data}, {result.things} of the {result.split} split"
+    rows: dict[str, Any] = {"standard error over": result.standard_error_over}
+    if not isinstance(result, OfImages):
+        meaning = "The mean of log p in the units of the columns."
+        return f"{number}<p>{_text(what)}. {meaning}</p>{_table(rows)}"
+    rows["noise draws"] = result.noise_draws
+    if result.views:
+        rows[f"averaged over {result.views.count} views"] = result.views.measured
+    codecs = result.codecs or {}
+    rows |= {f"lossless {name}": f"{value:.3f} bits/dim" for name, value in codecs.items()}
+    if result.paper is not None:
+        rows["the paper"] = f"{result.paper:.2f} bits/dim"
     elif fields := departures(config):
         rows["departs from the paper in"] = ", ".join(fields)
-    return f"{number}<p>{_text(what)}. An upper bound ({config.model.dequantisation} dequantisation).</p>{_table(rows)}"
+    meaning = f"An upper bound ({config.model.dequantisation} dequantisation)."
+    return f"{number}<p>{_text(what)}. {meaning}</p>{_table(rows)}"
 
 
 def _picture(path: Path) -> str:
@@ -116,12 +174,19 @@ def _kind(name: str) -> str:
 def _environment(sittings: list[Sitting]) -> dict[str, Any]:
     last = sittings[-1]
     versions = ", ".join(f"{name} {version}" for name, version in last.versions.items())
-    rest = {key: getattr(last, key) for key in ("time", "git_commit", "platform", "processor", "cpus", "threads")}
+    rest = {
+        key: getattr(last, key)
+        for key in ("time", "git_commit", "platform", "processor", "cpus", "threads")
+    }
     return {"sittings": len(sittings), "versions": versions} | rest
 
 
 def _table(rows: dict[str, Any]) -> str:
-    return "<table>" + "".join(f"<tr><th>{_text(k)}</th><td>{_text(v)}</td></tr>" for k, v in rows.items()) + "</table>"
+    return (
+        "<table>"
+        + "".join(f"<tr><th>{_text(k)}</th><td>{_text(v)}</td></tr>" for k, v in rows.items())
+        + "</table>"
+    )
 
 
 def _command(command: str) -> str:

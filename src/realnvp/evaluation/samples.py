@@ -14,6 +14,7 @@ from torch import Tensor
 from realnvp.bijections.precision import float64_like
 from realnvp.data import quantize
 from realnvp.data.images import MAX_PIXELS
+from realnvp.errors import ParameterError
 from realnvp.evaluation.figures import data_beside_samples, samples_only, save_png, scatter
 from realnvp.files.atomic import atomic_save
 from realnvp.flows.flow import Flow, config_of, evaluating
@@ -26,7 +27,7 @@ MANY = 16_384  # rows at a time
 
 
 class _Samples:
-    """n samples, so many at once; afterwards, how many of them have an entry that is not finite."""
+    """n samples, at_once at a time; counts the samples with an entry that is not finite."""
 
     def __init__(self, flow: Flow, n: int, at_once: int, **how: Any) -> None:
         self.flow, self.n, self.at_once, self.how = flow, n, at_once, how
@@ -40,19 +41,31 @@ class _Samples:
                 yield x
 
 
-def write_samples(flow: Flow, out: Path, *, n: int, seed: int, temperature: float, data: Pixels | None = None) -> int:
-    """How many samples have an entry that is not finite (it is written as 0). Writes out, .npy or .png, a chunk at a time.
+def write_samples(
+    flow: Flow, out: Path, *, n: int, seed: int, temperature: float, data: Pixels | None = None
+) -> int:
+    """Write sampled images to out, .npy or .png, and return how many are not finite.
 
+    n: images. seed, temperature: of the latents.
     data: uint8 (N, H, W, C) to show beside the samples in a PNG.
+
+    Entries that are not finite are written as 0.
     """
     config = config_of(flow)
     (channels, height, width), levels = config.shape, config.levels
-    if out.suffix != ".npy" and n * max(64, height) * max(64, width) > MAX_PIXELS:  # a grid's images are 64 pixels high or more
-        raise ValueError(f"-n: {n:,} samples are too many for a PNG; name an .npy file")
+    # The images of a grid are 64 pixels high or more.
+    if out.suffix != ".npy" and n * max(64, height) * max(64, width) > MAX_PIXELS:
+        raise ParameterError("n", f"{n:,} samples are too many for a PNG; name an .npy file")
     samples = _Samples(flow, n, CHUNK, seed=seed, temperature=temperature)
-    chunks = (quantize(x.nan_to_num(), levels=levels).permute(0, 2, 3, 1).cpu().numpy() for x in samples)
+    chunks = (
+        quantize(x.nan_to_num(), levels=levels).permute(0, 2, 3, 1).cpu().numpy() for x in samples
+    )
     if out.suffix == ".npy":
-        atomic_save(out, partial(_as_npy, chunks, (n, height, width, channels), "|u1"), size=n * channels * height * width)
+        atomic_save(
+            out,
+            partial(_as_npy, chunks, (n, height, width, channels), "|u1"),
+            size=n * channels * height * width,
+        )
     elif data is not None:
         data_beside_samples(out, data, np.concatenate([*chunks]), levels=levels)
     else:
@@ -60,17 +73,28 @@ def write_samples(flow: Flow, out: Path, *, n: int, seed: int, temperature: floa
     return samples.nonfinite
 
 
-def write_rows(flow: Flow, out: Path, *, n: int, seed: int, temperature: float, data: Rows | None = None) -> int:
-    """How many sampled rows have an entry that is not finite. Writes out, .csv with a header, .npy, or a .png of two columns.
+def write_rows(
+    flow: Flow, out: Path, *, n: int, seed: int, temperature: float, data: Rows | None = None
+) -> int:
+    """Write sampled rows to out, .csv with a header, .npy, or a .png of two columns.
 
+    n: rows. seed, temperature: of the latents.
     data: (N, 2), to show beside the samples in a PNG.
+
+    Returns how many have an entry that is not finite.
     """
     config = config_of(flow)
     (count,) = config.shape
     columns = config.data.columns or tuple(f"x{i + 1}" for i in range(count))
     if out.suffix == ".png" and count != 2:
-        raise ValueError(f"--out: {out} can show tables of two columns only, this one has {count}; name a .csv or .npy file")
-    samples = _Samples(flow, n, MANY, seed=seed, temperature=temperature, dtype=float64_like(flow).dtype)
+        raise ParameterError(
+            "out",
+            f"{out} can show tables of two columns only, this one has {count}; "
+            "name a .csv or .npy file",
+        )
+    samples = _Samples(
+        flow, n, MANY, seed=seed, temperature=temperature, dtype=float64_like(flow).dtype
+    )
     chunks = (x.cpu().double().numpy() for x in samples)
     if out.suffix == ".png":
         groups = {} if data is None else {"data": np.asarray(data)}
@@ -82,8 +106,12 @@ def write_rows(flow: Flow, out: Path, *, n: int, seed: int, temperature: float, 
     return samples.nonfinite
 
 
-def _as_npy(chunks: Iterable[NDArray[Any]], shape: tuple[int, ...], kind: str, file: BinaryIO) -> None:
-    np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+def _as_npy(
+    chunks: Iterable[NDArray[Any]], shape: tuple[int, ...], kind: str, file: BinaryIO
+) -> None:
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": kind, "fortran_order": False, "shape": shape}
+    )
     file.writelines(chunk.tobytes() for chunk in chunks)
 
 
@@ -97,7 +125,12 @@ def _as_csv(chunks: Iterable[Rows], columns: Sequence[str], file: BinaryIO) -> N
 
 
 def fast_error(flow: Flow, quick: Flow, *, seed: int, temperature: float) -> float:
-    """Grey levels by which samples of `quick`, made by `realnvp.fast(flow)`, are off: the median over the pixels of 8 samples."""
+    """Grey levels by which samples of `quick`, made by `realnvp.fast(flow)`, are off.
+
+    The median over the pixels of 8 samples.
+    """
     with evaluating(flow):
-        exact, approximate = (each.sample(8, temperature=temperature, seed=seed) for each in (flow, quick))
+        exact, approximate = (
+            each.sample(8, temperature=temperature, seed=seed) for each in (flow, quick)
+        )
     return float((exact - approximate).abs().median())

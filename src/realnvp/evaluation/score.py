@@ -44,13 +44,18 @@ COMPARED = 16  # scores of a fast flow with those of the flow itself
 
 
 def fast_error(flow: Flow, scores: Sequence[Score], **how: Any) -> float:
-    """Bits/dim by which scores of `realnvp.fast(flow)` are off at most, over the first few. how: what `score` was given."""
+    """Bits/dim by which scores of `realnvp.fast(flow)` are off at most, over the first few.
+
+    how: what `score` was given.
+    """
     exact = score(flow, [Path(entry.path) for entry in scores[:COMPARED]], **how)
-    return max(abs(a.bits_per_dim - b.bits_per_dim) for a, b in zip(exact, scores[:COMPARED], strict=True))
+    return max(
+        abs(a.bits_per_dim - b.bits_per_dim) for a, b in zip(exact, scores[:COMPARED], strict=True)
+    )
 
 
 def files_of(paths: Sequence[Path]) -> list[Path]:
-    """The image files among the paths and in folders among them; ValueError names what is not there."""
+    """The image files among the paths and in their folders; ValueError names what is not there."""
     files = [file for path in paths for file in (image_files(path) if path.is_dir() else [path])]
     if not files:
         raise ValueError(f"{', '.join(map(str, paths))}: no image files in it")
@@ -66,14 +71,16 @@ def score(
     resize: bool = False,
     report: Report | None = None,
 ) -> list[Score]:
-    """The score of each image file.
+    """Score image files: log-density, bits/dim, rank.
 
-    resize: brings each to the flow's size, as `realnvp prepare images` does with --resize SIDE, or HEIGHTxWIDTH.
-    An image's noise is a function of its pixels and the seed, so its score does not depend on its neighbours.
+    noise_draws: log p is averaged over them.
+    seed: of the noise, which is a function of it and the image's pixels, not of the other images.
+    resize: bring each image to the flow's size, as `realnvp prepare images --resize`.
+    report: told how many are done.
+
     ValueError names all files that cannot be read or have another size than the flow's.
     """
-    config = config_of(flow)
-    shape, levels = config.shape, config.levels
+    shape, levels = config_of(flow).shape, config_of(flow).levels
     nats: list[float] = []
     bad: list[str] = []
     for chunk in chunks(len(files), CHUNK, report):
@@ -81,33 +88,42 @@ def score(
         images = [image for image in read if image is not None]
         if images and not bad:
             keys = [zlib.crc32(image.tobytes()) for image in images]
-            nats += log_probs(flow, np.stack(images), noise_draws=noise_draws, seed=seed, indices=keys).tolist()
+            nats += log_probs(
+                flow, np.stack(images), noise_draws=noise_draws, seed=seed, indices=keys
+            ).tolist()
     if bad:
         more = f"; and {len(bad) - 20} more" if len(bad) > 20 else ""
         raise ValueError("; ".join(bad[:20]) + more)
     scored = zip(files, nats, _ranks(nats), strict=True)
-    return [Score(str(file), value, in_bits_per_dim(value, shape), rank) for file, value, rank in scored]
+    return [
+        Score(str(file), value, in_bits_per_dim(value, shape), rank) for file, value, rank in scored
+    ]
 
 
 def score_rows(flow: Flow, files: Sequence[Path]) -> list[RowScore]:
-    """The score of each row of some tables, ranked together; columns are found by their names, others are not looked at.
+    """Score the rows of tables, ranked together.
 
-    ValueError names the file, and the columns that are missing or hold no finite numbers.
+    Columns are found by their names; other columns are passed over. ValueError names the file, and
+    the columns that are missing or hold numbers that are not finite.
     """
     config = config_of(flow)
+    (width,) = config.shape
     places: list[tuple[str, int]] = []
     nats: list[float] = []
     for file in files:
         rows, columns = read_table(file, config.data.columns)
-        if len(columns) != config.shape[0]:
-            raise ValueError(f"{file}: {len(columns)} columns, but the flow was trained on {config.shape[0]}")
+        if len(columns) != width:
+            raise ValueError(f"{file}: {len(columns)} columns, but the flow was trained on {width}")
         nats += log_probs(flow, rows).tolist()
         places += [(str(file), i + 1) for i in range(len(rows))]
-    return [RowScore(*place, value, rank) for place, value, rank in zip(places, nats, _ranks(nats), strict=True)]
+    return [
+        RowScore(*place, value, rank)
+        for place, value, rank in zip(places, nats, _ranks(nats), strict=True)
+    ]
 
 
 def _ranks(nats: list[float]) -> list[int]:
-    """1 for the least likely, of which what is no number comes first."""
+    """1 for the least likely; what is not a number comes first."""
     order = sorted(range(len(nats)), key=lambda i: (not math.isnan(nats[i]), nats[i]))
     ranks = dict(zip(order, range(1, len(order) + 1), strict=True))
     return [ranks[i] for i in range(len(nats))]
@@ -116,7 +132,7 @@ def _ranks(nats: list[float]) -> list[int]:
 def _fitting(
     file: Path, shape: tuple[int, ...], levels: int, bad: list[str], *, resize: bool
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None:
-    """The image as (C, H, W), or None with a complaint added to bad."""
+    """The image as (C, H, W), or None, with a complaint added to bad."""
     _, height, width = shape
     try:
         pixels = read_image(file)
@@ -128,9 +144,13 @@ def _fitting(
         return None
     if image.shape != shape:
         way = "; --resize brings it to that" if len(image) == shape[0] else ""
-        bad.append(f"{file}: {_describe(image.shape)}, but the flow was trained on {_describe(shape)}{way}")
+        bad.append(
+            f"{file}: {_describe(image.shape)}, but the flow was trained on {_describe(shape)}{way}"
+        )
     elif image.max() >= levels:
-        bad.append(f"{file}: has the value {image.max()}, but the flow knows the levels 0 to {levels - 1}")
+        bad.append(
+            f"{file}: has the value {image.max()}, but the flow knows the levels 0 to {levels - 1}"
+        )
     else:
         return image
     return None

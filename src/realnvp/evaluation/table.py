@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from realnvp.config import Kind, ModelConfig, departures
-from realnvp.evaluation.record import current_evaluation, measured
+from realnvp.evaluation.record import OfImages, current_evaluation, with_error
 from realnvp.files.environment import Sitting
 from realnvp.files.run_dir import RunDir
 
-# Bits/dim of the other systems: the paper's Table 1 (test; training in brackets where given), and NICE as later papers report it.
-# They are of the same images as the paper's number, so of other versions of a data set neither is shown.
+# Bits/dim of other systems on the paper's images, from its Table 1: test, and training in brackets;
+# of NICE as later papers report it. They are not shown beside other versions of a data set.
 OTHERS: dict[str, dict[str, str]] = {
     "cifar10": {"PixelRNN": "3.00", "Conv DRAW": "< 3.59", "NICE": "4.48"},
     "imagenet32": {"PixelRNN": "3.86 (3.83)", "Conv DRAW": "< 4.40 (4.35)"},
@@ -44,19 +44,20 @@ def _row(run: Path) -> dict[str, Any]:
     if config.kind is Kind.TABLE:
         raise ValueError(f"{run}: is of a table of numbers; the paper's Table 1 has images only")
     result = current_evaluation(run)
+    assert isinstance(result, OfImages)
     sitting = files.sittings[-1]
     state = files.state
     return {
         "run": str(run),
-        "dataset": result["dataset"],
-        "dataset_version": result["dataset_version"],
-        "split": result["split"],
-        "num_images": result["num_images"],
-        "noise_draws": result["noise_draws"],
-        "bits_per_dim": result["bits_per_dim"],
-        "standard_error": result["standard_error"],
-        "paper": result["paper"],
-        "others": OTHERS.get(config.data.set, {}) if result.get("comparable") else {},
+        "dataset": result.dataset,
+        "dataset_version": result.dataset_version,
+        "split": result.split,
+        "num_images": result.num_images,
+        "noise_draws": result.noise_draws,
+        "bits_per_dim": result.bits_per_dim,
+        "standard_error": result.standard_error,
+        "paper": result.paper,
+        "others": OTHERS.get(config.data.set, {}) if result.comparable else {},
         "model": _whose(config.model),
         "departures": departures(config),
         "steps": state.step if state else None,
@@ -87,7 +88,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         row["dataset"] + version,
         row["split"],
         str(row["num_images"]),
-        measured(row).removesuffix(" bits/dim"),
+        with_error(row["bits_per_dim"], row["standard_error"]),
         "" if row["paper"] is None else f"{row['paper']:.2f}",
         others,
         row["model"],
@@ -101,4 +102,6 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The table in Markdown."""
     lines = [COLUMNS, tuple("---" for _ in COLUMNS), *map(cells, rows)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )

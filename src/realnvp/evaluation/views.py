@@ -1,4 +1,4 @@
-"""The views of an image that a training with augmentation takes for equally likely, and the density averaged over them."""
+"""Views: the ways in which training shows an image, taken for equally likely, and their density."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from realnvp.config import DataConfig, Shape
+from realnvp.errors import ParameterError
 
 View = Callable[[Tensor], Tensor]
-"""(B, C, H, W) -> the same: a permutation of the pixels, so that it changes no volume."""
+"""(B, C, H, W) -> (B, C, H, W): permutes pixels and channels, so it changes no volume."""
 MOST_CHANNELS = 6
-"""That are put in order: in 720 ways."""
+"""Channels that are put in order: 6 have 720 orders."""
 
 
 def several_views(data: DataConfig, shape: Shape) -> bool:
@@ -22,16 +23,16 @@ def several_views(data: DataConfig, shape: Shape) -> bool:
 
 
 def views_of(data: DataConfig, shape: Shape) -> list[View]:
-    """All combinations of data.flip, data.turn and data.recolour: 2 to 48 views of colour images, first the image itself.
+    """Combine data.flip, data.turn and data.recolour: 2 to 48 views of colour images, a group.
 
-    They are a group. ValueError if there is one alone, if turns do not keep this shape, or if more than MOST_CHANNELS
-    channels are to be put in order.
+    The first view is the image itself. ValueError if there is no other, if turns do not keep this
+    shape, or if there are more than MOST_CHANNELS channels to put in order.
     """
     channels, height, width = shape
     if data.turn and height != width:
-        raise ValueError(f"views: turned images must be square, these are {height}x{width}")
+        raise ParameterError("views", f"turned images must be square, these are {height}x{width}")
     if data.recolour and channels > MOST_CHANNELS:
-        raise ValueError(f"views: {channels} channels have too many orders")
+        raise ParameterError("views", f"{channels} channels have too many orders")
     mirrors = (False, True) if data.flip else (False,)
     orders = [*permutations(range(channels))] if data.recolour else [tuple(range(channels))]
     views: list[View] = [
@@ -39,7 +40,9 @@ def views_of(data: DataConfig, shape: Shape) -> list[View]:
         for order, turns, mirror in product(orders, range(4 if data.turn else 1), mirrors)
     ]
     if not several_views(data, shape):
-        raise ValueError("views: training shows such an image as it is (data.flip, data.turn, data.recolour)")
+        raise ParameterError(
+            "views", "training shows such an image as it is (data.flip, data.turn, data.recolour)"
+        )
     return views
 
 
@@ -48,5 +51,8 @@ def _view(x: Tensor, *, mirror: bool, turns: int, order: list[int]) -> Tensor:
 
 
 def averaged(log_prob: Callable[[Tensor], Tensor], x: Tensor, views: Sequence[View]) -> Tensor:
-    """(B,), nats: log of the mean of p(T x) over the views T, which is a density too, since no T changes a volume."""
+    """(B,), nats: log of the mean of p(T x) over the views T.
+
+    It is a density, too, since no T changes a volume.
+    """
     return torch.stack([log_prob(view(x)) for view in views]).logsumexp(0) - math.log(len(views))

@@ -2,8 +2,13 @@
 
 from realnvp.evaluation.figures.draw import IMAGES as FIGURES
 from realnvp.evaluation.figures.draw import draw_figures, drawn_figures, figures_of
-from realnvp.evaluation.figures.grids import data_beside_samples, samples_only, save_png, side_by_side
-from realnvp.evaluation.figures.plots import scatter
+from realnvp.evaluation.figures.grids import (
+    data_beside_samples,
+    samples_only,
+    save_png,
+    side_by_side,
+)
+from realnvp.evaluation.figures.point_plots import scatter
 
 __all__ = [
     "FIGURES",

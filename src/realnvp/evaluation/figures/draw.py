@@ -10,24 +10,25 @@ import numpy as np
 
 from realnvp.config import Config, Kind, nearest
 from realnvp.device import lacking_memory
-from realnvp.evaluation.figures import paper, points
+from realnvp.errors import ParameterError
+from realnvp.evaluation.figures import paper, points, trust
 from realnvp.evaluation.figures.curves import curves
 from realnvp.evaluation.figures.grids import save_png
-from realnvp.evaluation.figures.subject import Drawing, Subject
+from realnvp.evaluation.figures.run import Drawing, TrainedRun
 from realnvp.files.atomic import atomic_save
 from realnvp.files.records import DamagedError
 from realnvp.flows.flow import Flow, config_of, evaluating
 from realnvp.progress import Report, progress
 
-Figures = Mapping[str, Callable[[Subject], Iterator[Drawing]]]
-IMAGES: Figures = paper.FIGURES | {"curves": curves}
+Figures = Mapping[str, Callable[[TrainedRun], Iterator[Drawing]]]
+IMAGES: Figures = paper.FIGURES | {"latents": trust.latents, "curves": curves}
 POINTS: Figures = points.OF_TWO | points.FIGURES | {"curves": curves}
 ROWS: Figures = points.OF_MORE | points.FIGURES | {"curves": curves}
 PLOTTED = {"latents", "curves", *points.OF_TWO, *points.OF_MORE}  # by matplotlib
 
 
 def figures_of(config: Config) -> Figures:
-    """What can be drawn of a run: of images; of a table of two columns, which are points of a plane; of one with more."""
+    """What can be drawn: of images, of points of a plane (two columns), of wider tables."""
     if config.kind is Kind.IMAGES:
         return IMAGES
     return POINTS if config.data.shape == (2,) else ROWS
@@ -43,34 +44,53 @@ class Drawn(NamedTuple):
 
 
 def draw_figures(
-    flow: Flow, run: str | Path, *, only: Sequence[str] = (), seed: int = 0, out: Path | None = None, arrays: bool = False
+    flow: Flow,
+    run: str | Path,
+    *,
+    only: Sequence[str] = (),
+    seed: int = 0,
+    out: Path | None = None,
+    arrays: bool = False,
 ) -> list[Path]:
-    """The files written: figures of a trained run, all or those named in `only`, under RUN/figures or out.
+    """Draw figures of a trained run and return the files written.
 
-    arrays: also what was drawn, as NAME-ARRAY.npy. A figure that cannot be drawn is left out, with a warning.
-    ValueError names a figure in `only` that is unknown or cannot be drawn.
+    only: names of figures. (): all.
+    seed: of all that is chosen or drawn at random.
+    out: the folder. None: RUN/figures.
+    arrays: also write what was drawn, as NAME-ARRAY.npy.
+
+    A figure that cannot be drawn is left out, with a warning. ValueError names a figure in `only`
+    that is unknown or cannot be drawn.
     """
     return drawn_figures(flow, run, only=only, seed=seed, out=out, arrays=arrays).files
 
 
 def drawn_figures(
-    flow: Flow, run: str | Path, *, only: Sequence[str] = (), seed: int = 0, out: Path | None = None, arrays: bool = False
+    flow: Flow,
+    run: str | Path,
+    *,
+    only: Sequence[str] = (),
+    seed: int = 0,
+    out: Path | None = None,
+    arrays: bool = False,
 ) -> Drawn:
-    """The same, and which figures could not be drawn."""
+    """`draw_figures`, which also tells what could not be drawn."""
     config = config_of(flow)
     figures = figures_of(config)
     names = _chosen(figures, only, Path(run))
-    subject, drawn = Subject(flow, config, Path(run), seed), Drawn([], {})
+    trained, drawn = TrainedRun(flow, config, Path(run), seed), Drawn([], {})
     folder = Path(run, "figures") if out is None else out
     if not only:
-        subject.some(subject.splits.test, 1)  # a seed below 0, data that are missing or damaged: no single figure's fault
+        trained.some(
+            trained.splits.test, 1
+        )  # a seed below 0, data that are missing or damaged: no single figure's fault
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--out: {folder} is a file; name a folder")
+        raise ParameterError("out", f"{folder} is a file; name a folder")
     with evaluating(flow), progress("figure", len(names)) as report:
         for done, name in enumerate(names):
-            subject.say = partial(_say, report, done, name)
+            trained.say = partial(_say, report, done, name)
             try:
-                for drawing in figures[name](subject):
+                for drawing in figures[name](trained):
                     drawn.files.extend(_write(drawing, folder, arrays=arrays))
             except Exception as error:
                 if not (why := _why_not(error)) or (only and not isinstance(error, ValueError)):
@@ -84,7 +104,7 @@ def drawn_figures(
 
 
 def _why_not(error: Exception) -> str:
-    """Why one figure could not be drawn, in words; '' if the error is about more than that figure."""
+    """Why a figure could not be drawn; '' if the error is about more than that figure."""
     if lacking_memory(error):
         return "not enough memory for it"
     return str(error) if isinstance(error, ValueError | DamagedError) else ""
@@ -96,8 +116,13 @@ def _say(report: Report, done: int, name: str, words: str) -> None:
 
 def _chosen(figures: Figures, only: Sequence[str], run: Path) -> list[str]:
     if unknown := next((name for name in only if name not in figures), None):
-        raise ValueError(f"--only: no figure {unknown!r}{nearest(unknown, figures)}; there are {', '.join(figures)}")
-    lacks = set() if (run / "metrics.jsonl").exists() else {"curves"}  # a shared flow does not tell how it was trained
+        raise ParameterError(
+            "only",
+            f"no figure {unknown!r}{nearest(unknown, figures)}; there are {', '.join(figures)}",
+        )
+    lacks = (
+        set() if (run / "metrics.jsonl").exists() else {"curves"}
+    )  # a shared flow does not tell how it was trained
     names = [name for name in figures if name in only or not (only or name in lacks)]
     if PLOTTED & {*names}:
         import matplotlib  # noqa: F401  # a missing extra is told before anything is computed

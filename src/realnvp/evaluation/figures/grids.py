@@ -20,7 +20,7 @@ DOTS_PER_INCH = 150
 
 
 def data_beside_samples(path: Path, data: Pixels, samples: Pixels, *, levels: int) -> None:
-    """Write a PNG with images of the data on the left and samples of the model on the right (figure 5 of the paper).
+    """Write a PNG with images of the data on the left and samples on the right (figure 5).
 
     data, samples: uint8 (N, H, W, C).
     """
@@ -28,8 +28,11 @@ def data_beside_samples(path: Path, data: Pixels, samples: Pixels, *, levels: in
 
 
 def side_by_side(path: Path, panels: Mapping[str, Pixels], *, levels: int) -> None:
-    """Write a PNG with a grid for each panel, under its caption; uint8 (N, H, W, C) each."""
-    save_png(path, beside([grid(images, levels=levels, title=caption) for caption, images in panels.items()]))
+    """Write a PNG with a grid for each panel, uint8 (N, H, W, C), under its caption."""
+    save_png(
+        path,
+        beside([grid(images, levels=levels, title=caption) for caption, images in panels.items()]),
+    )
 
 
 def samples_only(path: Path, samples: Pixels, *, levels: int) -> None:
@@ -49,10 +52,15 @@ def grid(
     under: Sequence[str] = (),
     red: Collection[tuple[int, int]] = (),
 ) -> "Picture":
-    """The images, uint8 (N, H, W, C), in rows; about square unless columns says how wide.
+    """Images in rows, with few words.
 
-    Each pixel is k x k, so that an image is about `side` high. Words stand above each column, left of each row, under each image;
-    the (row, column) in `red` have a red border.
+    images: uint8 (N, H, W, C).
+    levels: grey levels of a pixel.
+    columns: None: about as many as rows.
+    side: each pixel is k x k, so that an image is about this high.
+    title: words above the grid.
+    above, left, under: words above each column, left of each row, under each image.
+    red: the (row, column) of images with a red border.
     """
     from PIL import Image, ImageDraw
 
@@ -73,23 +81,35 @@ def grid(
     return sheet
 
 
-def _cells(cells: Pixels, columns: int, *, under: Sequence[str], red: Collection[tuple[int, int]]) -> "Picture":
+def _cells(
+    cells: Pixels, columns: int, *, under: Sequence[str], red: Collection[tuple[int, int]]
+) -> "Picture":
     """The images of a grid, (N, H, W, 3), with the words under each, some with a red border."""
     from PIL import Image, ImageDraw
 
     _, height, width, _ = cells.shape
     margin = RED if red else 0
     across, down = width + 2 * margin + GAP, height + 2 * margin + GAP + (WORDS + 6 if under else 0)
-    sheet = Image.new("RGB", (columns * across - GAP, -(-len(cells) // columns) * down - GAP), "white")
+    sheet = Image.new(
+        "RGB", (columns * across - GAP, -(-len(cells) // columns) * down - GAP), "white"
+    )
     draw = ImageDraw.Draw(sheet)
     for i, cell in enumerate(cells):
         row, column = divmod(i, columns)
         x, y = column * across + margin, row * down + margin
         if (row, column) in red:
-            draw.rectangle((x - RED, y - RED, x + width + RED - 1, y + height + RED - 1), fill="#d62728")
+            draw.rectangle(
+                (x - RED, y - RED, x + width + RED - 1, y + height + RED - 1), fill="#d62728"
+            )
         sheet.paste(Image.fromarray(cell), (x, y))
         if under:
-            draw.text((x + width / 2, y + height + 2), under[i], fill="black", font=_font(WORDS), anchor="ma")
+            draw.text(
+                (x + width / 2, y + height + 2),
+                under[i],
+                fill="black",
+                font=_font(WORDS),
+                anchor="ma",
+            )
     return sheet
 
 
@@ -108,7 +128,9 @@ def save_png(path: Path, picture: "Picture") -> None:
     from PIL import ImageOps
 
     content = io.BytesIO()
-    ImageOps.expand(picture, MARGIN, "white").save(content, "PNG", optimize=True, dpi=(DOTS_PER_INCH, DOTS_PER_INCH))
+    ImageOps.expand(picture, MARGIN, "white").save(
+        content, "PNG", optimize=True, dpi=(DOTS_PER_INCH, DOTS_PER_INCH)
+    )
     atomic_save(path, lambda file: file.write(content.getvalue()), size=content.tell())
 
 
@@ -130,7 +152,9 @@ def _displayable(images: Pixels, levels: int, side: int) -> Pixels:
     """(N, kH, kW, 3) with 256 levels, each pixel k x k so that small images can be seen."""
     k = max(1, round(side / max(images.shape[1:3])))
     scaled = np.rint(images * (255.0 / (levels - 1))).astype(np.uint8)
-    return np.broadcast_to(scaled.repeat(k, 1).repeat(k, 2), (len(images), images.shape[1] * k, images.shape[2] * k, 3))
+    return np.broadcast_to(
+        scaled.repeat(k, 1).repeat(k, 2), (len(images), images.shape[1] * k, images.shape[2] * k, 3)
+    )
 
 
 def _room(words: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""What is drawn, and what came of it."""
+"""The run that is drawn, and what came of it."""
 
 import warnings
 from collections.abc import Callable
@@ -37,12 +37,15 @@ class Drawing(NamedTuple):
 
 
 @dataclass
-class Subject:
-    """What is drawn: a flow in eval mode and the run it comes from; the seed decides all that is chosen or drawn at random."""
+class TrainedRun:
+    """The run that is drawn: a flow in eval mode, its data, and what figures need of both.
+
+    seed: of all that is chosen or drawn at random.
+    """
 
     flow: Flow
     config: Config
-    run: Path
+    folder: Path
     seed: int
     say: Callable[[str], None] = lambda words: None
     """Told what is being done."""
@@ -50,37 +53,53 @@ class Subject:
     @cached_property
     def splits(self) -> Dataset:
         """The run's data."""
-        splits = splits_of_run(self.run, self.config)
-        RunDir(self.run).warn_of_changed_data(splits.folder, splits.sha256)
+        splits = splits_of_run(self.folder, self.config)
+        RunDir(self.folder).warn_of_changed_data(splits.folder, splits.sha256)
         return splits
 
     def some(self, images: latent.Images, count: int) -> Pixels:
-        """So many of the images, (count, H, W, C), chosen by the seed; all where there are no more."""
+        """Choose some of the images by the seed, in their order: (count, H, W, C).
+
+        All where there are no more.
+        """
         rng = generator(self.seed, Purpose.CHOICE)
-        return np.array(images[np.sort(rng.choice(len(images), min(count, len(images)), replace=False))])
+        return np.array(
+            images[np.sort(rng.choice(len(images), min(count, len(images)), replace=False))]
+        )
 
     def encoded(self, images: Pixels) -> Tensor:
         """z of images, (N, H, W, C), at the centres of their bins."""
-        return latent.encode(self.flow, latent.centres(channels_first(images)), report=self.telling("encode", len(images)))
-
-    @property
-    def levels(self) -> int:
-        """Grey levels of the run's images."""
-        return self.config.levels
+        return latent.encode(
+            self.flow,
+            latent.centres(channels_first(images)),
+            report=self.telling("encode", len(images)),
+        )
 
     def views(self) -> list[View]:
-        """The ways in which training showed an image; none where that is as it is."""
+        """The views of an image that training showed; none where it showed the image alone."""
         data, shape = self.config.data, self.splits.shape
         return views_of(data, shape) if several_views(data, shape) else []
 
     def pixels(self, x: Tensor) -> Pixels:
-        """(N, H, W, C), uint8, of x in data units; warns of images that are not finite, whose bad pixels become 0."""
+        """x in data units, (N, C, H, W), as uint8 (N, H, W, C).
+
+        Warns of images that are not finite, whose bad pixels become 0.
+        """
         if bad := int((~x.isfinite()).flatten(1).any(1).sum()):
             warnings.warn(f"{bad} of {len(x)} decoded images are not finite", stacklevel=2)
-        return quantize(torch.nan_to_num(x), levels=self.levels).permute(0, 2, 3, 1).cpu().numpy()
+        return (
+            quantize(torch.nan_to_num(x), levels=self.config.levels)
+            .permute(0, 2, 3, 1)
+            .cpu()
+            .numpy()
+        )
 
     def sampled(self, count: int, *, temperature: float = 1.0, factor: int = 1) -> Pixels:
-        """Samples, (N, H, W, C); of larger images fewer at a time, so that memory stays bounded."""
+        """Samples, uint8 (N, H, W, C).
+
+        temperature: of the latents.
+        factor: how many times as high and wide as training's images; the larger, the fewer at once.
+        """
         shape = latent.extrapolated(self.config.shape, factor)
         report = self.telling(f"{shape[1]}x{shape[2]} sample", count)
         how: dict[str, Any] = {"temperature": temperature, "seed": self.seed}
@@ -92,10 +111,10 @@ class Subject:
 
     def grid(self, images: Pixels, **words: Any) -> "Picture":
         """A grid of images with the run's grey levels."""
-        return grid(images, levels=self.levels, **words)
+        return grid(images, levels=self.config.levels, **words)
 
     def telling(self, words: str, total: int) -> Callable[[int], None]:
-        """A function that says how many are done."""
+        """A function that tells how many are done."""
         return lambda done: self.say(f"{words} {done}/{total}")
 
 

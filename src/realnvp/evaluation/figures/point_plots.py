@@ -1,0 +1,162 @@
+"""Plots of points: rows of a table, or two of its columns."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from realnvp.evaluation.figures.plots import BLUE, ORANGE, Array, plot
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+MASSES = (0.99, 0.9, 0.7, 0.5, 0.3, 0.1)  # of a density, in areas of ever more of it
+
+
+def density(
+    columns: Sequence[str],
+    data: Array,
+    samples: Array,
+    axes: Sequence[Array],
+    log_p: Array,
+    edges: Array,
+) -> "Picture":
+    """Data, density, samples, (N, 2) each, on common axes.
+
+    The density is shown as the smallest areas that hold `MASSES` of it.
+
+    axes: coordinates, (n,) and (m,), of log_p.
+    log_p: (m, n).
+    edges: log p on the rims of the areas, ascending.
+    """
+
+    def draw(figure: Any) -> None:
+        from matplotlib import colormaps
+
+        left, middle, right = figure.subplots(1, 3, sharex=True, sharey=True)
+        _dots(left, "data", data, color=BLUE)
+        _dots(right, "samples", samples, color=ORANGE)
+        shades = colormaps["Blues"](np.linspace(0.12, 0.95, len(MASSES)))
+        top = max(log_p.max(), edges[-1]) + 1
+        middle.contourf(*axes, log_p, [*edges, top], colors=shades)
+        shares = ", ".join(f"{100 * mass:g}" for mass in MASSES)
+        middle.set_title(f"density: areas of {shares} % of it")
+        for panel in (left, middle, right):
+            panel.set(xlim=axes[0][[0, -1]], ylim=axes[1][[0, -1]], xlabel=columns[0])
+        left.set_ylabel(columns[1])
+
+    return plot(11.4, 4.1, draw)
+
+
+def both_ways(
+    columns: Sequence[str],
+    data: tuple[Array, Array],
+    samples: tuple[Array, Array],
+    lines: Sequence[Array],
+    carried: Sequence[Array],
+    limits: Sequence[tuple[Array, Array]],
+) -> "Picture":
+    """Figure 1 of the paper: above data x and z = f(x), below samples x = g(z) and z.
+
+    A point's colour tells its direction in z.
+
+    lines: grids of x and of z, (2, lines, dots, 2).
+    carried: f of the first grid, g of the second.
+    limits: corners of x and of z.
+    """
+    panels = {
+        "x, data": (0, data[0], data[1], lines[0]),
+        "z = f(x)": (1, data[1], data[1], carried[0]),
+        "x = g(z), samples": (0, samples[0], samples[1], carried[1]),
+        "z, Gaussian": (1, samples[1], samples[1], lines[1]),
+    }
+
+    def draw(figure: Any) -> None:
+        from matplotlib.colors import hsv_to_rgb
+
+        for axes, (title, (space, points, z, grid)) in zip(
+            figure.subplots(2, 2).flat, panels.items(), strict=True
+        ):
+            hue = np.arctan2(z[:, 1], z[:, 0]) / (2 * np.pi) + 0.5
+            for line in grid.reshape(-1, *grid.shape[2:]):
+                axes.plot(*line.T, color="0.6", lw=0.5, zorder=0)
+            _dots(
+                axes,
+                title,
+                points,
+                c=hsv_to_rgb(np.stack([hue, np.full_like(hue, 0.85), np.full_like(hue, 0.8)], -1)),
+            )
+            low, high = limits[space]
+            axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+            if space == 0:
+                axes.set(xlabel=columns[0], ylabel=columns[1])
+
+    return plot(7.6, 7.6, draw)
+
+
+def pairs(columns: Sequence[str], groups: Mapping[str, Array]) -> "Picture":
+    """Groups of rows, (N, D) each: histograms of columns, and under them the points of pairs."""
+    count, first = len(columns), next(iter(groups.values()))
+    low, high = limits(first, 0.002, room=0.1)
+
+    def draw(figure: Any) -> None:
+        for (i, j), axes in np.ndenumerate(figure.subplots(count, count, squeeze=False)):
+            axes.set(xlim=(low[j], high[j]), visible=i >= j)
+            for rows, colour in zip(groups.values(), (BLUE, ORANGE), strict=True):
+                if i == j:
+                    bins = np.linspace(low[j], high[j], 41).tolist()
+                    axes.hist(
+                        rows[:, j], bins=bins, density=True, histtype="step", color=colour, lw=1.2
+                    )
+                    axes.set(yticks=[])
+                else:
+                    _dots(axes, "", rows[:, [j, i]], color=colour)
+                    axes.set(ylim=(low[i], high[i]))
+            axes.tick_params(labelbottom=i == count - 1, labelleft=j == 0 and i > 0, labelsize=7)
+            axes.set_xlabel(columns[j][:20] if i == count - 1 else "")
+            axes.set_ylabel(columns[i][:20] if j == 0 and i else "")
+        for name, colour in zip(groups, (BLUE, ORANGE), strict=True):
+            figure.axes[0].plot([], [], color=colour, label=name)
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="upper right")
+
+    return plot(2 * count + 0.5, 2 * count + 0.5, draw)
+
+
+def scatter(groups: Mapping[str, Array], columns: Sequence[str]) -> "Picture":
+    """The points of each group, (N, 2), in its own panel, all on the first group's axes."""
+    first = next(iter(groups.values()))
+    low, high = first.min(0), first.max(0)
+    room = 0.05 * (high - low) + 1e-12
+
+    def draw(figure: Any) -> None:
+        panels = figure.subplots(1, len(groups), squeeze=False, sharex=True, sharey=True)[0]
+        for axes, (title, points), colour in zip(
+            panels, groups.items(), (BLUE, ORANGE), strict=False
+        ):
+            _dots(axes, title, points, color=colour)
+            axes.set(
+                xlim=(low[0] - room[0], high[0] + room[0]),
+                ylim=(low[1] - room[1], high[1] + room[1]),
+                xlabel=columns[0],
+            )
+        panels[0].set_ylabel(columns[1])
+
+    return plot(4.2 * len(groups), 4.2, draw)
+
+
+def limits(data: Array, beyond: float, *, room: float) -> tuple[Array, Array]:
+    """The least and the largest of each column of (N, D), but for the share `beyond` at each end.
+
+    room: added at each end, as a share of their distance; 1 where all values are equal.
+    """
+    low, high = np.quantile(data, [beyond, 1 - beyond], axis=0)
+    more = np.where(high > low, room * (high - low), 1.0)
+    return low - more, high + more
+
+
+def _dots(axes: Any, title: str, points: Array, **colour: Any) -> None:
+    """Points, the smaller the more there are."""
+    axes.scatter(
+        *points.T, s=min(4.0, max(0.3, 6000 / len(points))), linewidths=0, alpha=0.7, **colour
+    )
+    axes.set_title(title)
