@@ -14,7 +14,7 @@ from realnvp.data.photos import digits, photos
 from realnvp.data.prepared import DESCRIPTION, open_splits, read_description, write_dataset
 from realnvp.data.table import table
 from realnvp.files.atomic import kept_sibling, write_file
-from realnvp.files.records import ours
+from realnvp.files.records import damaged_if_invalid
 
 STATE = ".prepare.json"  # beside the arrays until all is written: whose they are
 
@@ -42,7 +42,7 @@ def prepare(config: DataConfig, *, seed: int, folder: Path, verify: Iterable[str
     if (folder / DESCRIPTION).exists():
         (folder / STATE).unlink(missing_ok=True)  # of one that was killed when all was done
         _check_settings(config, seed, folder)
-        with ours():
+        with damaged_if_invalid():
             return open_splits(folder, verify=verify)
     found = find_data(config, seed=seed)
     if prepared := _prepared_source(config):
@@ -125,7 +125,7 @@ def _settings(config: DataConfig, seed: int) -> dict[str, Any]:
 
 
 def _check_settings(config: DataConfig, seed: int, folder: Path) -> None:
-    with ours():
+    with damaged_if_invalid():
         recorded = read_description(folder)
     now = _settings(config, seed) | {name: [*wanted] for name in ("shape", "columns") if (wanted := getattr(config, name))}
     for name, value in now.items():
@@ -147,5 +147,5 @@ def splits_of_run(run_dir: Path, config: Config, *, verify: Iterable[str] = ()) 
             found = find_data(config.data, seed=config.seed)
             return replace(found, splits={name: split[:] for name, split in found.splits.items()})
         raise ValueError(f"{run_dir / 'data'}: the data that it was trained on are not there any more")
-    with ours():
+    with damaged_if_invalid():
         return open_splits(run_dir / "data", verify=verify)

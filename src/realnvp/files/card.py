@@ -10,8 +10,8 @@ from realnvp.config import Config, Kind, departures
 from realnvp.config.units import BITS_PER_DIM, unit_of
 
 INTENDED = """\
-For exact log-densities, samples, latents, interpolation and compression studies of data like those that \
-it was trained on, and to
+For exact log-densities, samples, latents, interpolation and compression studies of data like \
+those that it was trained on, and to
 rank such data from unusual to usual.
 
 Not for decisions about people. A high density does not mean that something is of the training \

@@ -27,10 +27,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
             yield
         finally:
             with suppress(OSError):
-                at = path.stat()
-                if (
-                    os.path.samestat(at, os.fstat(file.fileno())) and not at.st_size
-                ):  # ours is empty
+                at, mine = path.stat(), os.fstat(file.fileno())
+                if os.path.samestat(at, mine) and not at.st_size:  # ours is empty
                     # Before the lock goes: whoever has the file open by then finds it deleted.
                     path.unlink()
                 for each in new:
