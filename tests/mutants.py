@@ -171,7 +171,7 @@ MUTANTS = [
     Mutant("training/batches.py", "pixels[mirrored, :, ::-1]", "pixels[mirrored]", TRAIN),
     Mutant("training/batches.py", "self._ahead.pop(step, None)", "self._ahead.pop(next(iter(self._ahead), None), None)", TRAIN),
     Mutant("files/checkpoint.py", "torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)", "tensor", TRAIN),
-    Mutant("files/checkpoint.py", 'tensors |= {f"optimizer', '_ = {f"optimizer', FILES),
+    Mutant("files/checkpoint.py", 'tensors[f"optimizer.{names[weight]}.{entry}"] = value', "pass", FILES),
     Mutant("files/checkpoint.py", 'mean.copy_(tensors[f"average.{name}"])', "pass", TRAIN),
     Mutant("files/checkpoint.py", 'keep_last(parent, "step", 2)', 'keep_last(parent, "step", 1)', FILES),
     Mutant(

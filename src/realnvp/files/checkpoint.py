@@ -53,25 +53,17 @@ def save_checkpoint(
 
     The last two are kept.
     """
+    names: dict[Tensor, str] = {weight: name for name, weight in flow.named_parameters()}
     tensors = {f"flow.{name}": tensor for name, tensor in flow.state_dict().items()}
-    kept = {
-        parameter: entries
-        for optimizer in optimizers
-        for parameter, entries in optimizer.state.items()
-    }
-    for name, parameter in flow.named_parameters():
-        tensors |= {
-            f"optimizer.{name}.{entry}": value for entry, value in kept.get(parameter, {}).items()
-        }
+    for optimizer in optimizers:
+        for weight, entries in optimizer.state.items():
+            for entry, value in entries.items():
+                tensors[f"optimizer.{names[weight]}.{entry}"] = value
     tensors |= {f"average.{name}": tensor for name, tensor in average.tensors.items()}
-    content = safetensors.torch.save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    )
-    parent = run_dir / "checkpoints"
-    write_folder(
-        parent / f"step-{state.step:09d}",
-        {TENSORS: content, STATE: json.dumps(asdict(state)).encode()},
-    )
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    parent, where = run_dir / "checkpoints", json.dumps(asdict(state)).encode()
+    files = {TENSORS: safetensors.torch.save(stored), STATE: where}
+    write_folder(parent / f"step-{state.step:09d}", files)
     keep_last(parent, "step", 2)
 
 
@@ -94,25 +86,14 @@ def load_checkpoint(
     groups = [(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups]
     owners = {parameter: optimizer for optimizer, group in groups for parameter in group["params"]}
     try:
-        flow.load_state_dict(
-            {
-                name.removeprefix("flow."): tensor
-                for name, tensor in tensors.items()
-                if name.startswith("flow.")
-            }
-        )
-        for key, tensor in tensors.items():
-            if key.startswith("optimizer."):
-                name, entry = key.removeprefix("optimizer.").rsplit(".", 1)
-                # In the memory layout of the parameter, which the fused Adam takes for granted.
-                like = (
-                    torch.empty((), device=parameters[name].device)
-                    if entry == "step"
-                    else parameters[name].detach()
-                )
-                owners[parameters[name]].state[parameters[name]][entry] = torch.empty_like(
-                    like, dtype=tensor.dtype
-                ).copy_(tensor)
+        flow.load_state_dict(_below("flow", tensors))
+        for key, tensor in _below("optimizer", tensors).items():
+            name, entry = key.rsplit(".", 1)
+            weight = parameters[name]
+            # In the memory layout of the weight, which the fused Adam takes for granted.
+            like = torch.empty((), device=weight.device) if entry == "step" else weight.detach()
+            moved = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+            owners[weight].state[weight][entry] = moved
         for name, mean in average.tensors.items():
             mean.copy_(tensors[f"average.{name}"])
     except (KeyError, ValueError, RuntimeError) as error:
@@ -120,6 +101,12 @@ def load_checkpoint(
             f"{path}: does not fit {CONFIG}: {str(error).splitlines()[-1].strip()}"
         ) from None
     return state_of(files, path.parent), complaints
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors PREFIX.NAME of a file, by NAME."""
+    parts = {name.partition(".")[::2]: tensor for name, tensor in tensors.items()}
+    return {name: tensor for (first, name), tensor in parts.items() if first == prefix}
 
 
 def state_of(files: dict[str, bytes], folder: Path) -> TrainState:
