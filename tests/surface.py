@@ -38,20 +38,6 @@ from tests.earlier import unpack
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
 DOORS = ("realnvp", "realnvp.bijections", "realnvp.sklearn", "realnvp.hub", "realnvp.export")
-MOVED = {
-    "realnvp.checkpoint": "realnvp.files.checkpoint",
-    "realnvp.figures": "realnvp.evaluation.figures",
-    "realnvp.latent": "realnvp.evaluation.latent",
-    "realnvp.likelihood": "realnvp.evaluation.likelihood",
-    "realnvp.likelihood.evaluating": "realnvp.flows.flow.evaluating",
-    "realnvp.models": "realnvp.flows.paper",
-    "realnvp.nets": "realnvp.networks.resnet",
-    "realnvp.nonfinite": "realnvp.training.nonfinite",
-    "realnvp.prior": "realnvp.flows.flow",
-    "realnvp.train": "realnvp.training.train",
-    "realnvp.views": "realnvp.evaluation.views",
-}
-"""{"realnvp.old": "realnvp.room.new"}: modules or names that CHANGELOG.md says have moved."""
 
 
 def surface() -> dict[str, Any]:
@@ -71,7 +57,7 @@ def surface() -> dict[str, Any]:
 
 
 def public_names() -> list[str]:
-    """Dotted names: of the doors, of the reference, and of what a page or an example imports."""
+    """Dotted names: of the doors, of the reference, of what a page or an example imports, of earlier versions."""
     names = {f"realnvp.{name}" for name in realnvp.__all__}
     names |= {f"{door}.{name}" for door in DOORS[1:] for name in _own(importlib.import_module(door))}
     for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.py")]:
@@ -79,7 +65,17 @@ def public_names() -> list[str]:
         names |= set(re.findall(r"^\.\. auto\w+:: (realnvp[\w.]+)", text, re.M))
         for module, imported in re.findall(r"^(?:>>> )?from (realnvp[\w.]*) import ([\w, ]+)", text, re.M):
             names |= {f"{module}.{name.strip()}" for name in imported.split(",")}
+    for path in DATA.glob("surface-*.json"):
+        names |= {name for name in json.loads(path.read_text())["python"] if _is_there(name)}
     return sorted(names)
+
+
+def _is_there(name: str) -> bool:
+    try:
+        resolve(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 def _own(module: ModuleType) -> list[str]:
@@ -90,15 +86,9 @@ def _own(module: ModuleType) -> list[str]:
     return [name for name, value in public.items() if getattr(value, "__module__", "") == module.__name__]
 
 
-def moved(name: str) -> str:
-    """The dotted name by which it is found now."""
-    module, _, attribute = name.rpartition(".")
-    return MOVED.get(name) or f"{MOVED.get(module, module)}.{attribute}"
-
-
 def resolve(name: str) -> Any:
     """The object of a dotted name, as an earlier version had it."""
-    module, _, attribute = moved(name).rpartition(".")
+    module, _, attribute = name.rpartition(".")
     return getattr(importlib.import_module(module), attribute)
 
 
@@ -393,7 +383,6 @@ def _changed(where: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _lost_names(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    old, new = ({moved(name): about for name, about in each.items()} for each in (old, new))
     found = _gone("python", old, new)
     for name in old.keys() & new.keys():
         before, after = old[name], new[name]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 import signal
 from functools import partial
 from pathlib import Path
@@ -256,6 +257,7 @@ def test_learned_noise_of_version_0_1_0_is_refused(tmp_path: Path, capsys: pytes
         first = f"{prefix}bijection.bijections.0."
         old = {name: tensor[:8] for name, tensor in tensors.items() if name.startswith(f"{first}net.conv_out.")}
         tensors |= {f"{first}bound": torch.tensor(1.0), **old}
+        shutil.rmtree(folder)
         write_folder(folder, files | {file: safetensors.torch.save(tensors)})
     words = r"safetensors: does not fit config.json: the learned noise of version 0\.1\.0 .* train again"
     with pytest.raises(DamagedError, match=f"model.{words}"):

@@ -118,9 +118,7 @@ def test_pictures_and_number_are_of_one_model(reported: Path, tmp_path: Path, mo
     assert run(["evaluate", str(copy), "--which", "last", "--device", "cpu"]) == 0
     loaded: list[str] = []
     right = realnvp.cli.results.load
-    monkeypatch.setattr(
-        realnvp.cli.results, "load", lambda run, device, which, **more: (loaded.append(which), right(run, device, which=which))[1]
-    )
+    monkeypatch.setattr(realnvp.cli.results, "load", lambda *given, **how: (loaded.append(how["which"]), right(*given, **how))[1])
     assert run(["report", str(copy), "--device", "cpu"]) == 0
     assert loaded == ["last"]
     assert f"realnvp figures &#x27;{copy}&#x27; --only curves --seed 0 --which last" in (copy / "report.html").read_text()

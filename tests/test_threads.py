@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def two_threads(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # the run is trained with one
     """As torch comes on two cores, where nobody has chosen."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
