@@ -61,19 +61,8 @@ def fields_of(record: Any) -> dict[str, Any]:
     }
 
 
-ours = damaged_if_invalid
 Kind = TypeVar("Kind", dict[str, Any], list[Any])
 Fields = Mapping[str, type | UnionType]
-
-
-def read_json(
-    path: Path, *, kind: type[Kind], maker: str = "", fields: Fields | None = None
-) -> Kind:
-    """What `parse_fields` makes of a file of ours; ValueError if there is none, with the command that makes it."""
-    if not path.exists():
-        raise ValueError(f"{path}: no such file{maker and f'; {maker} writes it'}")
-    with ours():
-        return parse_fields(path.read_bytes(), path, kind=kind, fields=fields)
 
 
 def parse_fields(
