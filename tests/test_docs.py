@@ -43,13 +43,18 @@ def test_every_mutant_can_be_planted() -> None:
         assert mutant.old in (ROOT / "src" / "realnvp" / mutant.file).read_text(), mutant
 
 
-def test_every_module_is_in_the_file_map() -> None:
-    readme = (ROOT / "README.md").read_text()
-    named = set(re.findall(r"`((?:src/realnvp/)?[\w/]+(?:\.py|/))`", readme))
-    names = {entry.removeprefix("src/realnvp/") for entry in named}
-    modules = [path for path in (ROOT / "src" / "realnvp").iterdir() if path.suffix == ".py" or path.is_dir()]
-    expected = {path.name + "/" * path.is_dir() for path in modules if not path.name.startswith("__")}
-    assert expected - names == set()
+def test_every_room_is_named() -> None:
+    pages = "".join((ROOT / page).read_text() for page in ("README.md", "docs/design.md"))
+    named = set(re.findall(r"`(\w+(?:\.py|/))`", pages))
+    entries = [path for path in (ROOT / "src" / "realnvp").iterdir() if path.suffix == ".py" or path.is_dir()]
+    expected = {path.name + "/" * path.is_dir() for path in entries if not path.name.startswith("__")}
+    assert expected - named == set()
+
+
+def test_the_readme_is_short() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 120
+    assert len(text.split()) <= 900
 
 
 def test_the_citation_names_this_version() -> None:

@@ -24,7 +24,7 @@ def settle_threads(chosen: int | None, device: torch.device) -> str:
 
     torch's threads wait for each other by spinning, so one that shares its core with another
     process holds up all of them: beside one busy process a training is ten times slower with
-    two threads on two cores than with one (docs/experiments.md). OMP_NUM_THREADS and the
+    two threads on two cores than with one (docs/performance.md). OMP_NUM_THREADS and the
     launcher of several processes count as choices.
     """
     if chosen is not None:

@@ -21,7 +21,7 @@ def _like_imagenet64(name: str) -> Config:
 
 
 _SHORT = TrainConfig(max_steps=2000, batch_size=32, eval_every=250, sample_every=250, save_every=250)
-# Minutes, not days: a higher rate and hardly a clip are worth .1 bits/dim by then (docs/experiments.md).
+# Minutes, not days: a higher rate and hardly a clip are worth .1 bits/dim by then (docs/experiments/paper_claims.md).
 _MINUTES = replace(_SHORT, max_steps=1500, batch_size=16, lr=2e-3, clip=1e4, eval_every=300, sample_every=300, save_every=300)
 
 _TABLE = replace(
@@ -61,7 +61,7 @@ PRESETS: dict[str, Config] = {
     ),
 }
 
-# What later flows found, for the same minutes (docs/experiments.md): not the paper's.
+# What later flows found, for the same minutes (docs/experiments/modern.md): not the paper's.
 _MODERN = ModelConfig("modern", width=48, growth=1.5, num_blocks=1, num_couplings=6)
 _FINE = {"growth": 2.0, "num_couplings": 9, "coupling_growth": 0.35}  # most couplings where most of the bits are
 _DECAYED = replace(_SHORT, muon_weight_decay=0.1)
