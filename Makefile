@@ -7,8 +7,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 AUDIT := $(VENV)/audit/bin
 RUN ?= runs/demo
+PARALLEL ?= -n auto --dist worksteal
 
-.PHONY: help demo test gpu-test faults mutants lint types format lines docs lock audit bench shipped clean
+.PHONY: help demo test quick gpu-test faults mutants lint types format lines docs lock audit bench shipped clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -16,8 +17,11 @@ help:  ## this list
 demo: $(VENV)/.demo  ## train on photographs, evaluate, sample, check: about 8 minutes on 2 CPU cores (RUN=runs/demo)
 	$(BIN)/python examples/demo.py $(RUN)
 
-test: $(VENV)/.dev  ## all tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev  ## all tests, one process for each core
+	$(BIN)/python -m pytest $(PARALLEL)
+
+quick: $(VENV)/.dev  ## all tests but the slow ones: processes that are killed, wheels, packages that are missing
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow'
 
 gpu-test: $(VENV)/.dev  ## what only a GPU can show, on a machine with one or more: nobody has run it yet
 	$(BIN)/python -m pytest -m gpu -ra

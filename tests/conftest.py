@@ -1,10 +1,15 @@
 """A tiny trained run that many tests look at, a clean Accelerate between tests, and failures told at once."""
 
 import dataclasses
+import os
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+# Models this small gain nothing from a second thread, and lose much where cores are shared. Read by torch when it is
+# loaded, here and in the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
@@ -14,8 +19,7 @@ from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, ModelConfig, TrainConfig
 from realnvp.training.train import train
 
-torch.set_num_threads(1)  # models this small gain nothing from more, and lose much where cores are shared
-
+torch.set_num_threads(1)
 TINY = dataclasses.replace(
     PRESETS["digits"],
     model=ModelConfig(num_scales=2, width=8, num_blocks=1),
@@ -23,6 +27,13 @@ TINY = dataclasses.replace(
         max_steps=12, batch_size=32, log_every=5, eval_every=6, eval_images=60, sample_every=6, save_every=4, moment_batches=4
     ),
 )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """pytest -n auto: a worker for each core that this process may use, at most eight."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, usable)
 
 
 @pytest.hookimpl(trylast=True)
