@@ -1,27 +1,43 @@
-"""The laws of a bijection, for every one and for composed flows, fresh and with weights away from their start."""
+"""The laws of a bijection, for every one and for composed flows.
+
+All with weights away from their start, where errors cannot hide; the inverse also with fresh ones.
+"""
 
 import pytest
 import torch
 from flows import CASES, LARGE, Case, drawn, moved
 
-from realnvp.bijections import Bijection
+from realnvp import bijections
+from realnvp.bijections import Bijection, Chain
+
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+every_case_and_large = pytest.mark.parametrize("case", (CASES | LARGE).values(), ids=(CASES | LARGE).keys())
 
 
-def make(case: Case, *, fresh: bool) -> tuple[Bijection, torch.Tensor]:
+def make(case: Case, *, fresh: bool = False) -> tuple[Bijection, torch.Tensor]:
     bijection, x = drawn(case)
     return (bijection.double().eval() if fresh else moved(bijection, x)), x
 
 
-def both(cases: dict[str, Case]) -> pytest.MarkDecorator:
-    pairs = [
-        pytest.param(case, fresh, id=f"{name}, {'fresh' if fresh else 'moved'}")
-        for name, case in cases.items()
-        for fresh in (True, False)
-    ]
-    return pytest.mark.parametrize(("case", "fresh"), pairs)
+def test_there_is_a_case_of_every_bijection() -> None:
+    """Alone or within another; each leaves `inverse`, which refuses training mode, to the base class."""
+    found = {type(module) for case in CASES.values() for module in make(case)[0].modules()}
+    subclasses = {
+        kind
+        for kind in vars(bijections).values()
+        if isinstance(kind, type) and issubclass(kind, Bijection) and kind is not Bijection
+    }
+    assert subclasses - found == set()
+    assert {kind.inverse for kind in subclasses} == {Bijection.inverse}
 
 
-@both(CASES | LARGE)
+def test_no_inverse_in_training_mode() -> None:
+    with pytest.raises(RuntimeError, match=r"eval"):
+        Chain([]).train().inverse(torch.zeros(1, 1))
+
+
+@pytest.mark.parametrize("fresh", [True, False], ids=["fresh", "moved"])
+@every_case_and_large
 def test_keeps_the_shape_and_inverts(case: Case, fresh: bool) -> None:
     bijection, x = make(case, fresh=fresh)
     with torch.no_grad():
@@ -34,18 +50,18 @@ def test_keeps_the_shape_and_inverts(case: Case, fresh: bool) -> None:
         assert (back - z).abs().max() < 1e-10 * max(1, z.abs().max())
 
 
-@both(CASES)
-def test_log_det_is_the_jacobians(case: Case, fresh: bool) -> None:
-    bijection, x = make(case, fresh=fresh)
+@every_case
+def test_log_det_is_the_jacobians(case: Case) -> None:
+    bijection, x = make(case)
     log_det = bijection(x)[1].detach()
     for i in range(len(x)):
         jacobian = torch.func.jacrev(lambda v: bijection(v[None])[0][0])(x[i]).reshape(x[i].numel(), -1)
         assert abs(torch.linalg.slogdet(jacobian.detach()).logabsdet - log_det[i]) < 1e-9 * x[i].numel()
 
 
-@both(CASES | LARGE)
-def test_each_example_is_mapped_on_its_own(case: Case, fresh: bool) -> None:
-    bijection, x = make(case, fresh=fresh)
+@every_case_and_large
+def test_each_example_is_mapped_on_its_own(case: Case) -> None:
+    bijection, x = make(case)
     with torch.no_grad():
         z, log_det = bijection(x)
         alone = [bijection(x[i : i + 1]) for i in range(len(x))]
@@ -53,17 +69,10 @@ def test_each_example_is_mapped_on_its_own(case: Case, fresh: bool) -> None:
         assert (torch.cat([term for _, term in alone]) - log_det).abs().max() < 1e-10 * max(1, log_det.abs().max())
 
 
-@both(CASES)
-def test_no_inverse_in_training_mode(case: Case, fresh: bool) -> None:
-    bijection, x = make(case, fresh=fresh)
-    with pytest.raises(RuntimeError, match=r"eval"):
-        bijection.train().inverse(x)
-
-
-@both(CASES)
-def test_a_backward_pass_after_another(case: Case, fresh: bool) -> None:
+@every_case
+def test_a_backward_pass_after_another(case: Case) -> None:
     """Buffers that carry a graph would make the second one fail."""
-    bijection, x = make(case, fresh=fresh)
+    bijection, x = make(case)
     bijection.train()
     x.requires_grad_()
     for _ in range(2):
