@@ -173,7 +173,7 @@ def test_a_second_training_takes_its_own_device(tiny: Config, tmp_path: Path, mo
     train(short, tmp_path / "cpu", device="cpu")
     assert (theirs.device.type, theirs.gradient_state.num_steps, theirs.num_processes) == ("cpu", 3, 1)
     monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")  # stands for a GPU: what a new state would take
-    with pytest.raises(ValueError, match=r"^--device: cpu, but ACCELERATE_TORCH_DEVICE says meta$"):
+    with pytest.raises(ValueError, match=r"^device: cpu, but ACCELERATE_TORCH_DEVICE says meta$"):
         train(short, tmp_path / "other", device="cpu")
     assert (theirs.device.type, theirs.gradient_state.num_steps) == ("cpu", 3)
 

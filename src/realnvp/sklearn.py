@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from realnvp.errors import ParameterError
 from realnvp.flows.build import vector_flow
 from realnvp.flows.flow import Flow, batch_that_fits
 from realnvp.progress import chunks
@@ -154,10 +155,9 @@ class RealNVPDensity(
             recipe["held_out"] = 0.0
         try:
             result = fit(flow, rows, **recipe, start=not again, seed=seed)
-        except ValueError as wrong:
-            name, rest = str(wrong).split(":", 1)
-            own = {name: own for own, name in RECIPE.items()}.get(name, name)
-            raise ValueError(f"{own}:{rest}") from None
+        except ParameterError as wrong:
+            own = {name: own for own, name in RECIPE.items()}.get(wrong.name, wrong.name)
+            raise ParameterError(own, wrong.words) from None
         self.flow_ = flow.double()
         self.n_iter_, self.best_iter_ = len(result.loss), result.best_step
         self.loss_curve_, self.validation_scores_ = result.loss, result.validation

@@ -68,8 +68,8 @@ class Prepare:
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"--seed: must be between 0 and 2^63 - 1, got {self.seed}")
         sizes = {
-            "crop": parse_size(self.crop, "--crop"),
-            "resize": parse_size(self.resize, "--resize"),
+            "crop": parse_size(self.crop, "crop"),
+            "resize": parse_size(self.resize, "resize"),
         }
         about = convert(
             self.set,

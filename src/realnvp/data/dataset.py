@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from realnvp.config import Kind
+from realnvp.progress import chunks
 
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
@@ -108,8 +109,8 @@ def decoded(count: int, decode: Callable[[int], Pixels]) -> Lazy:
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
     """function(item) of each, in their order, on all cores; a future for each of a million at once would fill the memory."""
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(items), 1024):
-            yield from pool.map(function, items[start : start + 1024])
+        for chunk in chunks(len(items), 1024):
+            yield from pool.map(function, items[chunk])
 
 
 def cut_off(splits: Mapping[str, Split], held_out: float, *, seed: int) -> dict[str, Split]:

@@ -19,7 +19,7 @@ from realnvp.config import DataConfig, Kind
 from realnvp.data.dataset import SPLITS, Dataset, Pixels, Rows, Split, Values, cut_rows, reason
 from realnvp.files.atomic import atomic_save
 from realnvp.files.records import Fields, parse_fields
-from realnvp.progress import progress
+from realnvp.progress import chunks, progress
 
 DESCRIPTION = "dataset.json"
 _FIELDS: Fields = {
@@ -121,8 +121,8 @@ def open_npy(path: Path) -> npt.NDArray[Any]:
 def check_levels(images: Pixels, levels: int, *, path: Path) -> None:
     """ValueError naming the path if a pixel of (N, H, W, C) is `levels` or more; read in blocks, so memory stays bounded."""
     rows = max(1, 2**24 // images[0].size)
-    for start in range(0, len(images) if levels < 256 else 0, rows):
-        if (largest := int(images[start : start + rows].max())) >= levels:
+    for chunk in chunks(len(images) if levels < 256 else 0, rows):
+        if (largest := int(images[chunk].max())) >= levels:
             raise ValueError(f"{path}: has a pixel of {largest}, data.levels = {levels} allows 0 .. {levels - 1}")
 
 

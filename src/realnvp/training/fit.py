@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from realnvp.bijections.precision import in_float64
+from realnvp.errors import ParameterError
 from realnvp.flows.flow import Flow, evaluating
 from realnvp.flows.start import start_from
 from realnvp.noise import Purpose, generator
@@ -165,13 +166,13 @@ def _check(x: Tensor, *, average: float, held_out: float, **values: float) -> No
     least = {"max_steps": 1, "batch_size": 1, "patience": 1, "noise": 0}
     for name, value in values.items():
         if not least.get(name, 0) <= value < math.inf or (name == "lr" and value == 0):
-            raise ValueError(f"{name}: is out of range, {value}")
+            raise ParameterError(name, f"is out of range, {value}")
     if not 0 <= average < 1:
-        raise ValueError(f"average: must be in [0, 1), {average}")
+        raise ParameterError("average", f"must be in [0, 1), {average}")
     if not 0 <= held_out < 1 or math.ceil(held_out * len(x)) >= len(x):
-        raise ValueError(f"held_out: no row of {len(x)} is left to fit to with {held_out}")
+        raise ParameterError("held_out", f"no row of {len(x)} is left to fit to with {held_out}")
     if not x.isfinite().all():
-        raise ValueError("x: must be finite")
+        raise ParameterError("x", "must be finite")
     check_size(x)
 
 

@@ -18,6 +18,7 @@ from accelerate.utils import (
 
 from realnvp.config import TrainConfig
 from realnvp.device import pick_device
+from realnvp.errors import ParameterError
 from realnvp.training.trackers import check_tracker
 
 
@@ -58,11 +59,11 @@ def joined_processes(recipe: TrainConfig, folder: Path, device: str) -> Iterator
             ],
         )
         if accelerator.num_processes != processes:
-            raise ValueError(f"--device: {place}: the {processes} processes cannot be joined on it")
+            raise ParameterError("device", f"{place}: the {processes} processes cannot be joined on it")
         if device != "auto" and accelerator.device.type != place.type:
             variables = ("ACCELERATE_TORCH_DEVICE", "ACCELERATE_USE_CPU")
             who = " and ".join(name for name in variables if name in os.environ) or "Accelerate"
-            raise ValueError(f"--device: {place}, but {who} says {accelerator.device}")
+            raise ParameterError("device", f"{place}, but {who} says {accelerator.device}")
         yield accelerator
 
 
@@ -102,9 +103,8 @@ def _own_state(*, several: bool) -> Iterator[None]:
 def _check_one_gpu_each(place: torch.device) -> None:
     """ValueError: the processes that a launcher started here cannot have a GPU each."""
     if place.index is not None:
-        raise ValueError(
-            f"--device: {place}: of several processes each takes a GPU of its own; name cuda"
-        )
+        words = "of several processes each takes a GPU of its own; name cuda"
+        raise ParameterError("device", f"{place}: {words}")
     processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     if processes > gpus:
         raise ValueError(

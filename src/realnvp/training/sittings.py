@@ -11,6 +11,7 @@ from typing import Any
 
 from realnvp.config import MAY_CHANGE, Config, differences, flat, read_config, resolve, to_json
 from realnvp.data import Dataset, discard_prepared
+from realnvp.errors import ParameterError
 from realnvp.files.atomic import sweep, write_file
 from realnvp.files.checkpoint import TrainState
 from realnvp.files.environment import Sitting, present_sitting
@@ -42,7 +43,7 @@ def check_may_train(config: Config, files: RunDir) -> None:
     """
     source = config.data.source and os.path.realpath(config.data.source)
     if source in (os.path.realpath(files.path), os.path.realpath(files.data)):
-        raise ValueError(f"--run-dir: {files.path} is also data.source, which is only read")
+        raise ParameterError("run_dir", f"{files.path} is also data.source, which is only read")
     if not files.begun:
         _check_files_of_others(files)
         return

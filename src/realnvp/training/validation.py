@@ -16,6 +16,7 @@ from realnvp.files.saved import save_model
 from realnvp.flows.flow import ROWS, batch_that_fits, evaluating
 from realnvp.moments import averaging, restore_moments, stored_moments
 from realnvp.noise import Purpose
+from realnvp.progress import chunks
 from realnvp.training.run import Run
 from realnvp.training.signals import TrainingStopped
 
@@ -76,9 +77,9 @@ def validate(run: Run) -> Summary:
     size = processes * (
         min(64, batch_that_fits(run.splits.shape)) if run.config.kind is Kind.IMAGES else ROWS
     )
-    for first in range(0, len(chosen), size):
+    for chunk in chunks(len(chosen), size):
         run.heed_signals()
-        if some := chosen[first : first + size][rank::processes].tolist():
+        if some := chosen[chunk][rank::processes].tolist():
             mine += some
             pixels = np.moveaxis(images[some], -1, 1)
             parts.append(

@@ -15,6 +15,7 @@ from realnvp.data.find import STATE, claim_folder
 from realnvp.data.images import Size
 from realnvp.data.prepared import DESCRIPTION, open_splits, read_description, write_dataset
 from realnvp.data.published import READERS, Prepared, PrepareRequest
+from realnvp.errors import ParameterError
 from realnvp.files.lock import LOCK, lock_folder
 from realnvp.progress import progress
 
@@ -37,7 +38,7 @@ def convert(name: str, source: Path, out: Path, **settings: Any) -> dict[str, An
     """
     source, out = source.expanduser(), out.expanduser()
     if source.is_dir() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
-        raise ValueError(f"--out: {out} is inside the source, which is only read")
+        raise ParameterError("out", f"{out} is inside the source, which is only read")
     recorded = json.loads(json.dumps({"name": name, "source": source.absolute().name} | settings))
     with ExitStack() as stack, warnings.catch_warnings():
         if not (out / DESCRIPTION).exists():  # what is complete may be read by many, where nobody may write
@@ -54,12 +55,12 @@ def convert(name: str, source: Path, out: Path, **settings: Any) -> dict[str, An
     return about | {"already": False}
 
 
-def parse_size(text: str | None, flag: str) -> Size | None:
+def parse_size(text: str | None, name: str) -> Size | None:
     """ "64" -> (64,), "48x64" -> (48, 64)."""
     if text is None:
         return None
     if not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4})?", text):
-        raise ValueError(f"{flag}: {text!r} is no SIDE or HEIGHTxWIDTH, such as 64 or 48x64")
+        raise ParameterError(name, f"{text!r} is no SIDE or HEIGHTxWIDTH, such as 64 or 48x64")
     return tuple(map(int, text.split("x")))
 
 
