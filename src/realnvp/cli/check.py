@@ -28,32 +28,22 @@ class Check:
         from realnvp.flows.flow import config_of
 
         flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
-        count = how_many(config_of(flow))
-        splits = own_data(flow, self.run)
-        spread = np.linspace(0, len(splits.train) - 1, min(count, len(splits.train))).astype(
-            int
-        )  # files may lie in order
-        test, training = (
-            np.moveaxis(part, -1, 1) for part in (splits.test[:count], splits.train[spread])
-        )
+        data, count = own_data(flow, self.run), how_many(config_of(flow))
+        # All over the training images: their files may lie in order.
+        spread = np.linspace(0, len(data.train) - 1, min(count, len(data.train))).astype(int)
+        chosen = data.test[:count], data.train[spread]
+        test, training = (np.moveaxis(images, -1, 1) for images in chosen)
         checks = check(flow, test, training=training)
         failed = sum(not entry.ok for entry in checks)
         if self.json:
-            print_json(
-                {
-                    "ok": not failed,
-                    "checks": [entry._asdict() | {"ok": entry.ok} for entry in checks],
-                }
-            )
+            entries = [entry._asdict() | {"ok": entry.ok} for entry in checks]
+            print_json({"ok": not failed, "checks": entries})
         else:
             rows = [
                 (e.name, f"{e.value:.1e}", f"{e.bound:.0e}", e.unit, "ok" if e.ok else "FAILED")
                 for e in checks
             ]
             print_table(("check", "measured", "allowed", "unit", ""), rows)
-            say(
-                f"{failed} of {len(checks)} checks failed"
-                if failed
-                else f"all {len(checks)} checks passed"
-            )
+            outcome = f"{failed} of {len(checks)} checks failed"
+            say(outcome if failed else f"all {len(checks)} checks passed")
         return 1 if failed else 0

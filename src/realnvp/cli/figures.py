@@ -46,15 +46,8 @@ class Figures:
         )
         if self.json:
             files = [str(path) for path in drawn.files]
-            print_json(
-                {
-                    "run": self.run,
-                    "seed": self.seed,
-                    "which": self.which,
-                    "files": files,
-                    "missing": drawn.missing,
-                }
-            )
+            facts = {"run": self.run, "seed": self.seed, "which": self.which}
+            print_json(facts | {"files": files, "missing": drawn.missing})
         else:
             say("\n".join(map(str, drawn.files)))
         return 0

@@ -18,11 +18,12 @@ from realnvp.cli.info import Info
 from realnvp.cli.options import parse
 from realnvp.cli.output import note
 from realnvp.cli.prepare import Prepare
+from realnvp.cli.presets import Presets
 from realnvp.cli.results import Report, Table
 from realnvp.cli.sample import Sample
 from realnvp.cli.score import Score
 from realnvp.cli.share import Export, Share
-from realnvp.cli.train import Presets, train
+from realnvp.cli.train import train
 from realnvp.config import nearest
 from realnvp.errors import ParameterError
 

@@ -67,18 +67,15 @@ class Prepare:
             raise ValueError(f"--held-out: must be between 0 and 1, got {self.held_out}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"--seed: must be between 0 and 2^63 - 1, got {self.seed}")
-        sizes = {
-            "crop": parse_size(self.crop, "crop"),
-            "resize": parse_size(self.resize, "resize"),
-        }
         about = convert(
             self.set,
             self.source,
             self.out,
+            crop=parse_size(self.crop, "crop"),
+            resize=parse_size(self.resize, "resize"),
             allow_partial=self.allow_partial,
             held_out=self.held_out,
             seed=self.seed,
-            **sizes,
         )
         if self.json:
             print_json(about)

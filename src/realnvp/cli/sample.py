@@ -46,42 +46,27 @@ class Sample:
         if self.n < 1:
             raise ValueError(f"-n: must be at least 1, got {self.n}")
         flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
-        things, suffixes = (
-            ("rows", [".csv", ".npy", ".png"]) if of_table(flow) else ("images", [".png", ".npy"])
-        )
+        things, suffixes = "images", [".png", ".npy"]
+        if of_table(flow):
+            things, suffixes = "rows", [".csv", ".npy", ".png"]
         out = self.out or beside(self.run) / f"samples{suffixes[0]}"
         if out.suffix not in suffixes:
             raise ValueError(f"--out: {out} must end in {' or '.join(suffixes)}")
         make_way("--out", out)
         data = own_data(flow, self.run).test[: self.n] if self.beside_data else None
-        error = None
+        how: dict[str, Any] = {"seed": self.seed, "temperature": self.temperature}
+        off = {}
         if self.fast:
-            quick = fast(flow)
-            error = fast_error(flow, quick, seed=self.seed, temperature=self.temperature)
-            note(
-                "fast: on the first 8 samples, "
-                f"half of the pixels are off by more than {error:.2f} grey levels"
-            )
-            flow = quick
+            exact, flow = flow, fast(flow)
+            off["fast_error_grey_levels"] = error = fast_error(exact, flow, **how)
+            half = f"half of the pixels are off by more than {error:.2f} grey levels"
+            note(f"fast: on the first 8 samples, {half}")
         write: Any = write_rows if of_table(flow) else write_samples
-        nonfinite = write(
-            flow, out, n=self.n, seed=self.seed, temperature=self.temperature, data=data
-        )
+        nonfinite = write(flow, out, n=self.n, data=data, **how)
         if self.json:
-            facts = {
-                "out": str(out),
-                f"num_{things}": self.n,
-                "seed": self.seed,
-                "temperature": self.temperature,
-            }
-            print_json(
-                facts
-                | {"nonfinite": nonfinite}
-                | ({} if error is None else {"fast_error_grey_levels": error})
-            )
+            facts = {"out": str(out), f"num_{things}": self.n} | how
+            print_json(facts | {"nonfinite": nonfinite} | off)
         else:
-            say(
-                f"{out}: {self.n} samples"
-                + (f", {nonfinite} of them not finite" if nonfinite else "")
-            )
+            bad = f", {nonfinite} of them not finite" if nonfinite else ""
+            say(f"{out}: {self.n} samples{bad}")
         return 1 if nonfinite else 0

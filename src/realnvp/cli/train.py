@@ -1,9 +1,10 @@
-"""realnvp train, and the presets."""
+"""realnvp train: a preset or a file, and flags over it."""
 
 import inspect
 import json
 import os
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +12,8 @@ import tyro
 
 from realnvp.cli.inputs import settle
 from realnvp.cli.options import Device, Flag, Json, Threads, parse
-from realnvp.cli.output import print_json, print_table, say, thousands
-from realnvp.config import PAPER, PRESETS, Config, nearest, read_config, resolve, to_json, validate
+from realnvp.cli.output import print_json, say
+from realnvp.config import PRESETS, Config, nearest, read_config, resolve, to_json, validate
 
 
 @dataclass
@@ -62,20 +63,12 @@ class Train:
             print_json(asdict(state) | {"run_dir": str(run_dir)})
         else:
             words = unit_of(config).words
-            best = (
-                ""
-                if state.best is None
-                else f"; best validation {words} {state.best:.3f} at step {state.best_step}"
-            )
-            more = (
-                "minutes: --train.max-minutes"
-                if config.train.max_steps is None
-                else "steps: --train.max-steps"
-            )
-            say(
-                f"{run_dir}: finished, step {state.step}{best}. More {more} N. "
-                f"Next: realnvp evaluate {run_dir}"
-            )
+            best = ""
+            if state.best is not None:
+                best = f"; best validation {words} {state.best:.3f} at step {state.best_step}"
+            budget = "minutes" if config.train.max_steps is None else "steps"
+            more = f"More {budget}: --train.max-{budget} N. Next: realnvp evaluate {run_dir}"
+            say(f"{run_dir}: finished, step {state.step}{best}. {more}")
         return 0
 
 
@@ -85,22 +78,15 @@ def train(argv: list[str]) -> int:
     The preset or the file gives the defaults of all flags.
     """
     run_dir = None
-    argv = [
-        word
-        for long in argv
-        for word in (long.split("=", 1) if long.startswith("--config=") else [long])
-    ]
+    split = (word.split("=", 1) if word.startswith("--config=") else [word] for word in argv)
+    argv = [*chain.from_iterable(split)]
     if "--config" in argv:
         at = argv.index("--config")
         if at + 1 == len(argv):
             raise ValueError("--config: name a file, such as runs/photos/config.json")
         path = Path(argv[at + 1])
-        config, prog, rest = (
-            read_config(path),
-            "realnvp train --config FILE",
-            argv[:at] + argv[at + 2 :],
-        )
-        run_dir = path.parent
+        config, prog, run_dir = read_config(path), "realnvp train --config FILE", path.parent
+        rest = argv[:at] + argv[at + 2 :]
     elif argv and not argv[0].startswith("-"):
         if argv[0] not in PRESETS:
             raise ValueError(
@@ -156,43 +142,3 @@ def _dry_run(config: Config) -> dict[str, Any]:
             "shape": found.shape,
         },
     }
-
-
-@dataclass
-class Presets:
-    """Print what can be trained by name: image size, parameters, the paper's bits/dim.
-
-    Example: realnvp presets
-    """
-
-    json: Json = False
-
-    def __call__(self) -> int:
-        from realnvp.training.memory import count_parameters
-
-        rows = {}
-        for name, config in PRESETS.items():
-            shape = config.data.shape
-            rows[name] = {
-                "shape": shape,
-                "levels": config.data.levels,
-                "num_scales": config.model.num_scales,
-                "parameters": count_parameters(config) if shape else None,
-                "paper": PAPER.get(name),
-            }
-        if self.json:
-            print_json(rows)
-            return 0
-        columns = ("preset", "image", "scales", "parameters", "bits/dim in the paper")
-        print_table(columns, [(name, *_cells(row)) for name, row in rows.items()])
-        print(
-            "ImageNet 64x64: 4.01 is of the paper's first version (2016), its last (2017) has 3.98"
-        )
-        return 0
-
-
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    scales = "" if row["levels"] is None else str(row["num_scales"] or "by size")
-    size = "of your data" if row["shape"] is None else "{1}x{2}x{0}".format(*row["shape"])
-    parameters = "" if row["parameters"] is None else thousands(row["parameters"])
-    return size, scales, parameters, "" if row["paper"] is None else f"{row['paper']:.2f}"
