@@ -24,6 +24,7 @@ class Check:
     def __call__(self) -> int:
         import numpy as np
 
+        from realnvp.data import channels_first
         from realnvp.evaluation.check import check, how_many
         from realnvp.flows.flow import config_of
 
@@ -31,8 +32,7 @@ class Check:
         data, count = own_data(flow, self.run), how_many(config_of(flow))
         # All over the training images: their files may lie in order.
         spread = np.linspace(0, len(data.train) - 1, min(count, len(data.train))).astype(int)
-        chosen = data.test[:count], data.train[spread]
-        test, training = (np.moveaxis(images, -1, 1) for images in chosen)
+        test, training = map(channels_first, (data.test[:count], data.train[spread]))
         checks = check(flow, test, training=training)
         failed = sum(not entry.ok for entry in checks)
         if self.json:

@@ -6,7 +6,8 @@ from pathlib import Path
 from realnvp.config.fields import EVERY, TRACKERS, Config, flat, to_json
 from realnvp.config.presets import PRESETS
 from realnvp.config.sizes import MOST_BLOCKS, count_blocks
-from realnvp.config.typed import nearest, parse_json, typed
+from realnvp.config.typed import parse_json, typed
+from realnvp.config.words import nearest
 
 SETS = {preset.data.set for preset in PRESETS.values()}
 

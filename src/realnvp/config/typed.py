@@ -1,13 +1,13 @@
 """From JSON to values of the right types, or the name of the field that is not."""
 
 import dataclasses
-import difflib
 import json
 import types
 import typing
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+
+from realnvp.config.words import nearest
 
 Record = TypeVar("Record")
 WORDS = {
@@ -91,9 +91,3 @@ def _words(option: Any) -> str:
     if typing.get_origin(option) is Literal:
         return " or ".join(map(repr, typing.get_args(option)))
     return WORDS.get(typing.get_origin(option) or option, "an object")
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """' (did you mean ...?)' with the nearest known word, or '' where none is near."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -5,7 +5,7 @@ from realnvp.data.dataset import Dataset, Rows, Split
 from realnvp.data.find import discard_prepared, find_data, prepare, splits_of_run
 from realnvp.data.folder import find_split, image_files
 from realnvp.data.images import fitted, read_image
-from realnvp.data.pixels import dequantise, quantize
+from realnvp.data.pixels import channels_first, channels_last, dequantise, quantize, to_pixels
 from realnvp.data.prepared import open_splits
 from realnvp.data.table import find_rows, read_table
 
@@ -13,6 +13,8 @@ __all__ = [
     "Dataset",
     "Rows",
     "Split",
+    "channels_first",
+    "channels_last",
     "codec_bits_per_dim",
     "dequantise",
     "discard_prepared",
@@ -27,4 +29,5 @@ __all__ = [
     "read_image",
     "read_table",
     "splits_of_run",
+    "to_pixels",
 ]

@@ -123,11 +123,6 @@ def cut_off(splits: Mapping[str, Split], held_out: float, *, seed: int) -> dict[
     return {name: chosen(train, rows[name]) if name in rows else splits[name] for name in SPLITS}
 
 
-def reason(error: Exception) -> str:
-    """What an error says, in one line."""
-    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-
-
 def cut_rows(count: int, held_out: float, missing: Sequence[str], *, seed: int) -> dict[str, Indices]:
     """Which of `count` training images go into each missing split, and which stay in train."""
     held = max(1, round(held_out * count))

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from realnvp.config.words import listed
 from realnvp.data.dataset import Dataset, Lazy, Pixels, Shape, Split, decoded, in_threads
 from realnvp.data.images import read_image
 from realnvp.data.prepared import check_levels, open_npy
@@ -17,6 +18,7 @@ from realnvp.data.prepared import check_levels, open_npy
 Name = TypeVar("Name", str, Path)
 SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"])
 UNREAD = frozenset([".avif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".raw", ".psd"])
+MOST = 20  # bad files that one line names
 NAMES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 
 
@@ -162,7 +164,7 @@ def common_shape(paths: Sequence[Name], read: Callable[[Name], Pixels]) -> Shape
         if found != common
     ]
     if bad:
-        raise ValueError("; ".join(bad[:20]) + (f"; and {len(bad) - 20} more ({len(bad)} bad files)" if bad[20:] else ""))
+        raise ValueError(listed(bad, MOST) + (f" ({len(bad)} bad files)" if len(bad) > MOST else ""))
     height, width, channels = common
     return channels, height, width
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from realnvp.data.dataset import Pixels, reason
+from realnvp.config.words import reason
+from realnvp.data.dataset import Pixels
 
 if TYPE_CHECKING:
     from PIL import Image

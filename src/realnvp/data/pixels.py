@@ -1,7 +1,10 @@
-"""Between grey levels and real numbers: the only place where data touches torch."""
+"""Between stored images and what a flow takes: grey levels and real numbers, channels last and first."""
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from realnvp.data.dataset import Pixels, Values
 
 
 def dequantise(images: Tensor, noise: Tensor) -> Tensor:
@@ -25,3 +28,18 @@ def quantize(x: Tensor, *, levels: int = 256) -> Tensor:
     if x.isnan().any():
         raise ValueError(f"{int(x.isnan().sum())} of {x.numel()} pixels are NaN")
     return x.floor().clamp(0, levels - 1).to(torch.uint8)
+
+
+def to_pixels(x: Tensor, *, levels: int) -> Pixels:
+    """The images that x, (N, C, H, W) in data units, rounds to: uint8 (N, H, W, C), NaN as 0."""
+    return channels_last(quantize(x.nan_to_num(), levels=levels).cpu().numpy())
+
+
+def channels_first(images: Values) -> Values:
+    """A view, (N, C, H, W), of images (N, H, W, C); rows, (N, D), stay as they are."""
+    return np.moveaxis(images, -1, 1)
+
+
+def channels_last(images: Values) -> Values:
+    """A view, (N, H, W, C), of images (N, C, H, W)."""
+    return np.moveaxis(images, 1, -1)

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from realnvp.config import DataConfig, Kind
-from realnvp.data.dataset import SPLITS, Dataset, Pixels, Rows, Split, Values, cut_rows, reason
+from realnvp.config.words import reason
+from realnvp.data.dataset import SPLITS, Dataset, Pixels, Rows, Split, Values, cut_rows
 from realnvp.files.atomic import atomic_save
 from realnvp.files.records import Fields, parse_fields
 from realnvp.progress import chunks, progress
@@ -163,22 +164,27 @@ def write_dataset(dataset: Dataset, about: dict[str, Any], folder: Path, *, keep
     return about
 
 
+def npy_header(shape: tuple[int, ...], kind: str) -> bytes:
+    """The first bytes of an .npy file; kind: "|u1" is uint8, "<f8" float64."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": kind, "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
 def _save_split(split: Split, shape: Sequence[int], path: Path, *, real: bool, keep: bool) -> None:
     """One split as .npy, uint8 (N, H, W, C) or float64 (N, D), in blocks: memory stays bounded, a full disk is an OSError."""
     channels, *size = shape
     each = math.prod(shape) * (8 if real else 1)
     rows = max(1, min(BLOCK_IMAGES, BLOCK_BYTES // each))
-    header = io.BytesIO()
-    description = {"descr": "<f8" if real else "|u1", "fortran_order": False, "shape": (len(split), *size, channels)}
-    np.lib.format.write_array_header_1_0(header, description)
-    begin, block = header.tell(), rows * each
+    header = npy_header((len(split), *size, channels), "<f8" if real else "|u1")
+    begin, block = len(header), rows * each
 
     def write(file: BinaryIO) -> None:
         # Each block is flushed before the next is begun, so all but the last are on the disk even after a loss of power.
         done = max(0, (file.seek(0, os.SEEK_END) - begin) // block - 1)
         file.truncate(begin + done * block if done else 0)
         file.seek(0)
-        file.write(header.getvalue())
+        file.write(header)
         file.seek(0, os.SEEK_END)
         with progress(path.stem, len(split), start=done * rows, enabled=keep) as report:
             for start in range(done * rows, len(split), rows):

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from realnvp.config import DataConfig, nearest
-from realnvp.data.dataset import Dataset, cut_off, reason
+from realnvp.config.words import listed, reason
+from realnvp.data.dataset import Dataset, cut_off
 from realnvp.data.folder import split_entries, wanted
 from realnvp.data.prepared import open_npy
 
@@ -91,9 +92,8 @@ def _scan(source: Path, columns: Columns | None) -> tuple[dict[str, Reals], Colu
 def _refuse(path: Path, bad: dict[str, str]) -> None:
     """ValueError names the columns and what is wrong with each, if there are any."""
     if bad:
-        words = [f"column {name!r} {what}" for name, what in list(bad.items())[:LISTED]]
-        more = [f"and {len(bad) - LISTED} columns more"] if len(bad) > LISTED else []
-        raise ValueError(f"{path}: {'; '.join(words + more)} (--data.columns names the columns to take)")
+        words = listed([f"column {name!r} {what}" for name, what in bad.items()], LISTED, "columns more")
+        raise ValueError(f"{path}: {words} (--data.columns names the columns to take)")
 
 
 def _chosen(path: Path, there: Sequence[str], columns: Columns | None) -> list[int]:

@@ -15,6 +15,7 @@ from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, Unit, unit_of
 from realnvp.data import (
     Dataset,
     Split,
+    channels_first,
     codec_bits_per_dim,
     find_rows,
     find_split,
@@ -169,7 +170,7 @@ def _nats(flow: Flow, split: Split, unit: Unit, *, views: bool = False, **how: A
     with progress("image, all views" if views else unit.things[:-1], len(split)) as report:
         for chunk in chunks(len(split), CHUNK if unit is BITS_PER_DIM else 16 * CHUNK, report):
             indices = np.arange(chunk.start, chunk.stop)
-            images = np.moveaxis(split[indices], -1, 1)
+            images = channels_first(split[indices])
             found.append(log_probs(flow, images, indices=indices.tolist(), views=views, **how))
     return torch.cat(found)
 

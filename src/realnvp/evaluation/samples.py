@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from realnvp.bijections.precision import float64_like
-from realnvp.data import quantize
+from realnvp.data import to_pixels
 from realnvp.data.images import MAX_PIXELS
+from realnvp.data.prepared import npy_header
 from realnvp.errors import ParameterError
 from realnvp.evaluation.figures import data_beside_samples, samples_only, save_png, scatter
 from realnvp.files.atomic import atomic_save
@@ -57,9 +58,7 @@ def write_samples(
     if out.suffix != ".npy" and n * max(64, height) * max(64, width) > MAX_PIXELS:
         raise ParameterError("n", f"{n:,} samples are too many for a PNG; name an .npy file")
     samples = _Samples(flow, n, CHUNK, seed=seed, temperature=temperature)
-    chunks = (
-        quantize(x.nan_to_num(), levels=levels).permute(0, 2, 3, 1).cpu().numpy() for x in samples
-    )
+    chunks = (to_pixels(x, levels=levels) for x in samples)
     if out.suffix == ".npy":
         atomic_save(
             out,
@@ -109,9 +108,7 @@ def write_rows(
 def _as_npy(
     chunks: Iterable[NDArray[Any]], shape: tuple[int, ...], kind: str, file: BinaryIO
 ) -> None:
-    np.lib.format.write_array_header_1_0(
-        file, {"descr": kind, "fortran_order": False, "shape": shape}
-    )
+    file.write(npy_header(shape, kind))
     file.writelines(chunk.tobytes() for chunk in chunks)
 
 

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from realnvp.config.units import in_bits_per_dim
-from realnvp.data import fitted, image_files, read_image, read_table
+from realnvp.config.words import listed
+from realnvp.data import channels_first, fitted, image_files, read_image, read_table
+from realnvp.data.dataset import Pixels
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.flow import Flow, config_of
 from realnvp.progress import Report, chunks
@@ -92,8 +94,7 @@ def score(
                 flow, np.stack(images), noise_draws=noise_draws, seed=seed, indices=keys
             ).tolist()
     if bad:
-        more = f"; and {len(bad) - 20} more" if len(bad) > 20 else ""
-        raise ValueError("; ".join(bad[:20]) + more)
+        raise ValueError(listed(bad))
     scored = zip(files, nats, _ranks(nats), strict=True)
     return [
         Score(str(file), value, in_bits_per_dim(value, shape), rank) for file, value, rank in scored
@@ -138,7 +139,7 @@ def _fitting(
         pixels = read_image(file)
         if resize:
             pixels = fitted(pixels, resize=(height,) if height == width else (height, width))
-        image = pixels.transpose(2, 0, 1)
+        image: Pixels = channels_first(pixels[None])[0]
     except ValueError as error:
         bad.append(str(error) if str(file) in str(error) else f"{file}: {error}")
         return None

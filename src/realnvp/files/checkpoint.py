@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from realnvp.config.words import last_line
 from realnvp.files.folders import keep_last, newest_intact, write_folder
 from realnvp.files.records import DamagedError, damaged_if_invalid, parse_record
 from realnvp.files.saved import CONFIG, read_tensors
@@ -97,9 +98,7 @@ def load_checkpoint(
         for name, mean in average.tensors.items():
             mean.copy_(tensors[f"average.{name}"])
     except (KeyError, ValueError, RuntimeError) as error:
-        raise DamagedError(
-            f"{path}: does not fit {CONFIG}: {str(error).splitlines()[-1].strip()}"
-        ) from None
+        raise DamagedError(f"{path}: does not fit {CONFIG}: {last_line(error)}") from None
     return state_of(files, path.parent), complaints
 
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from realnvp.config import Config, from_json, least_parameters, nearest, to_json
+from realnvp.config.words import last_line, one_line
 from realnvp.files.card import card
 from realnvp.files.folders import CARD, MANIFEST, newest_intact, read_folder, write_folder
 from realnvp.files.records import DamagedError, damaged_if_invalid, parse_record
@@ -62,13 +63,9 @@ def _download(name: str, tried: str) -> Path:
         folder = Path(
             snapshot_download(repo_id, revision=revision or None, allow_patterns=[*FILES])
         )
-    except (
-        Exception
-    ) as error:  # the network library's own kinds, too, which change with the Hub's client
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(
-            f"{tried}; nor does the Hugging Face Hub give it: {reason[:300]}"
-        ) from None
+    except Exception as error:  # also of kinds that the Hub's client, and its version, have
+        why = one_line(error)[:300]
+        raise ValueError(f"{tried}; nor does the Hugging Face Hub give it: {why}") from None
     if missing := [file for file in FILES if not (folder / file).exists()]:
         raise ValueError(
             f"{name}: no flow of realnvp: "
@@ -188,9 +185,7 @@ def _flow_from(config: Config, weights: bytes, path: Path) -> Flow:
         # As `build` lays them out.
         flow.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own
     except (RuntimeError, ValueError) as error:
-        raise DamagedError(
-            f"{path}: does not fit {CONFIG}: {str(error).splitlines()[-1].strip()}"
-        ) from None
+        raise DamagedError(f"{path}: does not fit {CONFIG}: {last_line(error)}") from None
     return flow.eval()
 
 

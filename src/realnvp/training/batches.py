@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from realnvp.config import Config, Kind
-from realnvp.data import Rows, Split, dequantise
+from realnvp.data import Rows, Split, channels_first, dequantise
 from realnvp.device import moved, pinned
 from realnvp.noise import Purpose, generator, uniform
 
@@ -83,7 +83,7 @@ class Batches:
         if self.config.kind is Kind.TABLE:
             return pinned(torch.from_numpy(self.images[mine]).to(self.dtype), self.device), None
         pixels = self._augmented(self._pixels(mine, epoch), mine, epoch)
-        values = torch.from_numpy(pixels).movedim(-1, 1)
+        values = torch.from_numpy(channels_first(pixels))
         noise = uniform(values.shape[1:], seed, purpose, indices=mine, round=epoch)
         return pinned(values, self.device), pinned(noise, self.device)
 

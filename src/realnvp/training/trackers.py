@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 
 from realnvp.config import Config, flat
+from realnvp.config.words import one_line
 from realnvp.files.atomic import os_errors_name
 
 
@@ -41,9 +42,8 @@ def start_tracker(accelerator: Accelerator, config: Config, run_dir: Path, *, st
         accelerator.init_trackers("realnvp", config=fields, init_kwargs=options)
     except Exception as error:  # of kinds of its own
         instead = "WANDB_MODE=offline" if name == "wandb" else "--train.tracker tensorboard"
-        raise ValueError(
-            f"train.tracker: {name} does not start: {_reason(error)}; {instead} needs no account"
-        ) from None
+        why = f"{one_line(error)[:300]}; {instead} needs no account"
+        raise ValueError(f"train.tracker: {name} does not start: {why}") from None
 
 
 def log_curves(
@@ -74,11 +74,5 @@ def _give_up(accelerator: Accelerator, error: Exception) -> None:
     if names in ([], ["tensorboard"]):  # a file of the run: its disk is full, say
         raise error
     accelerator.trackers.clear()
-    warnings.warn(
-        f"train.tracker: {names[0]} failed, so the training goes on without it: {_reason(error)}",
-        stacklevel=3,
-    )
-
-
-def _reason(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]
+    words = f"train.tracker: {names[0]} failed, so the training goes on without it"
+    warnings.warn(f"{words}: {one_line(error)[:300]}", stacklevel=3)

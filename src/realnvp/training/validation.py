@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from realnvp.config import Kind
-from realnvp.data import quantize
+from realnvp.data import channels_first, to_pixels
 from realnvp.evaluation.figures import data_beside_samples
 from realnvp.evaluation.likelihood import Summary, log_probs, summarise
 from realnvp.files.folders import keep_last
@@ -81,7 +81,7 @@ def validate(run: Run) -> Summary:
         run.heed_signals()
         if some := chosen[chunk][rank::processes].tolist():
             mine += some
-            pixels = np.moveaxis(images[some], -1, 1)
+            pixels = channels_first(images[some])
             parts.append(
                 log_probs(run.flow, pixels, seed=run.config.seed, indices=some, on_device=True)
             )
@@ -101,8 +101,7 @@ def write_samples(run: Run) -> None:
     if not run.main or run.config.kind is Kind.TABLE:
         return
     with evaluating(run.flow):
-        samples = run.flow.sample(GRID, seed=run.config.seed).nan_to_num()
-    pixels = quantize(samples, levels=run.config.levels).cpu().permute(0, 2, 3, 1).numpy()
+        samples = to_pixels(run.flow.sample(GRID, seed=run.config.seed), levels=run.config.levels)
     data = np.asarray(run.splits.validation[:GRID])
     path = run.files.samples / f"step-{run.state.step:09d}.png"
-    data_beside_samples(path, data, pixels, levels=run.config.levels)
+    data_beside_samples(path, data, samples, levels=run.config.levels)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TypeVar
 
-from realnvp.data.dataset import Pixels, reason
+from realnvp.config.words import reason
+from realnvp.data.dataset import Pixels
 from realnvp.data.folder import hidden, is_hidden, walk
 from realnvp.data.images import decode_image
 

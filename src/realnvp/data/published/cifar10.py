@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from realnvp.data.dataset import Dataset, Lazy, Pixels
+from realnvp.data.pixels import channels_last
 from realnvp.data.published.archives import Files
 from realnvp.data.published.request import Place, Prepared, PrepareRequest, chained
 
@@ -51,6 +52,6 @@ def _images(places: list[Place], counts: list[int]) -> Lazy:
         records = np.frombuffer(files.read(name), np.uint8).reshape(-1, RECORD)
         if (worst := int(records[:, 0].max())) > 9:
             raise ValueError(f"{files.label(name)}: has a label of {worst}; CIFAR-10's are 0 to 9")
-        return records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        return channels_last(records[:, 1:].reshape(-1, 3, 32, 32))
 
     return chained(counts, load)

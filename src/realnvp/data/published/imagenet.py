@@ -9,8 +9,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from realnvp.data.dataset import Dataset, Lazy, Pixels, reason
+from realnvp.config.words import reason
+from realnvp.data.dataset import Dataset, Lazy, Pixels
 from realnvp.data.folder import is_image
+from realnvp.data.pixels import channels_last
 from realnvp.data.published.archives import Files, check_bomb
 from realnvp.data.published.request import Place, Prepared, PrepareRequest, chained, decoded_images, rgb
 
@@ -70,7 +72,7 @@ def _batches(places: list[Place], side: int) -> Lazy:
     places.sort(key=lambda place: (Path(place[1]).name.zfill(40), place[1]))  # batch 10 after batch 9
 
     def load(file: int) -> Pixels:
-        return _rows(*places[file], side, read=True)[1].reshape(-1, 3, side, side).transpose(0, 2, 3, 1)
+        return channels_last(_rows(*places[file], side, read=True)[1].reshape(-1, 3, side, side))
 
     return chained([_rows(*place, side, read=False)[0] for place in places], load)
 

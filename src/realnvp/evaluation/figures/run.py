@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from realnvp.config import Config
-from realnvp.data import Dataset, quantize, splits_of_run
+from realnvp.data import Dataset, channels_first, splits_of_run, to_pixels
 from realnvp.evaluation import latent
 from realnvp.evaluation.figures.grids import Pixels, grid
 from realnvp.evaluation.views import View, several_views, views_of
@@ -69,11 +69,8 @@ class TrainedRun:
 
     def encoded(self, images: Pixels) -> Tensor:
         """z of images, (N, H, W, C), at the centres of their bins."""
-        return latent.encode(
-            self.flow,
-            latent.centres(channels_first(images)),
-            report=self.telling("encode", len(images)),
-        )
+        x = latent.centres(torch.from_numpy(channels_first(images)))
+        return latent.encode(self.flow, x, report=self.telling("encode", len(images)))
 
     def views(self) -> list[View]:
         """The views of an image that training showed; none where it showed the image alone."""
@@ -87,12 +84,7 @@ class TrainedRun:
         """
         if bad := int((~x.isfinite()).flatten(1).any(1).sum()):
             warnings.warn(f"{bad} of {len(x)} decoded images are not finite", stacklevel=2)
-        return (
-            quantize(torch.nan_to_num(x), levels=self.config.levels)
-            .permute(0, 2, 3, 1)
-            .cpu()
-            .numpy()
-        )
+        return to_pixels(x, levels=self.config.levels)
 
     def sampled(self, count: int, *, temperature: float = 1.0, factor: int = 1) -> Pixels:
         """Samples, uint8 (N, H, W, C).
@@ -116,8 +108,3 @@ class TrainedRun:
     def telling(self, words: str, total: int) -> Callable[[int], None]:
         """A function that tells how many are done."""
         return lambda done: self.say(f"{words} {done}/{total}")
-
-
-def channels_first(images: Pixels) -> Tensor:
-    """(N, C, H, W) of uint8 (N, H, W, C)."""
-    return torch.from_numpy(images.transpose(0, 3, 1, 2))

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 
 from realnvp.config.units import in_bits_per_dim
-from realnvp.data import dequantise
+from realnvp.data import channels_first, dequantise
 from realnvp.evaluation import latent
 from realnvp.evaluation.figures import plots
 from realnvp.evaluation.figures.grids import Pixels, stacked
-from realnvp.evaluation.figures.run import Array, Drawing, TrainedRun, channels_first
+from realnvp.evaluation.figures.run import Array, Drawing, TrainedRun
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.noise import Purpose, uniform
 
@@ -24,7 +24,7 @@ def latents(run: TrainedRun) -> Iterator[Drawing]:
     z against N(0, 1), where in the image it differs, extreme images, neighbours of samples.
     """
     images = run.some(run.splits.test, EXAMINED)
-    x = channels_first(images)
+    x = torch.from_numpy(channels_first(images))
     noise = uniform(x.shape[1:], run.seed, Purpose.EVALUATE, indices=range(len(x)))
     z = latent.encode(run.flow, dequantise(x, noise), report=run.telling("encode", len(x))).cpu()
     scales = latent.by_scale(z, run.config.model.num_scales or 1)

@@ -1,0 +1,31 @@
+"""Words that messages share."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """' (did you mean ...?)' with the nearest known word, or '' where none is near."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def listed(words: Sequence[str], most: int = 20, more: str = "more") -> str:
+    """'a; b; and 3 more': the first `most` of the words, and how many others there are."""
+    others = [f"and {len(words) - most} {more}"] if len(words) > most else []
+    return "; ".join([*words[:most], *others])
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, in one line; the name of its type if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def reason(error: Exception) -> str:
+    """Why something failed, in one line; an error of the system without its number and path."""
+    return getattr(error, "strerror", None) or one_line(error)
+
+
+def last_line(error: Exception) -> str:
+    """The last line of a long error: torch's say there what is wrong."""
+    return str(error).splitlines()[-1].strip()
