@@ -179,6 +179,17 @@ def test_recomputing_keeps_the_inputs_of_couplings_alone(tiny: Config) -> None:
     assert memory(2, True) < 0.5 * memory(2, False)
 
 
+def test_a_copy_recomputes_with_its_own_weights() -> None:
+    flow = recompute(Flow(image_flow(1, 8, 8, 2).double(), StandardNormal()).train())
+    copied, x = copy.deepcopy(flow), pixels(4, 1, 8, 8)
+    before = flow.log_prob(x)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.add_(0.1)
+    assert torch.equal(flow.log_prob(x), before)
+    assert not torch.equal(copied.log_prob(x), before)
+
+
 def test_recomputing_remembers_the_moments_of_each_pass() -> None:
     """Two forward passes before the backward pass, and two backward passes."""
     x = pixels(8, 1, 8, 8)

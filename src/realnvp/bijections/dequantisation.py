@@ -45,7 +45,7 @@ class Dequantisation(Bijection):
         super().__init__()
         self.net = net
         self.levels = levels
-        self.register_load_state_dict_pre_hook(_refuse_version_0_1_0)  # type: ignore[no-untyped-call]  # torch's own
+        self.register_load_state_dict_pre_hook(_refuse_version_0_1_0)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         v, u, bends = self._predict(x)
@@ -62,7 +62,7 @@ class Dequantisation(Bijection):
         v, u, bends = self._predict(z)
         for p, q, c in reversed(bends):
             w = 1 - u
-            # c w r^2 + b r - u = 0: of the root's two forms the one without a difference.
+            # c w r^2 + b r - u = 0: the root's form without a difference.
             b = p * w - c * q * u
             t = (torch.where(b > 0, b, -b) + (b.square() + 4 * c * u * w).sqrt()) / 2
             u = torch.where(b > 0, u / (u + t), t / (t + c * w))

@@ -52,7 +52,8 @@ class FlowDistribution(Distribution):
     @property
     def support(self) -> constraints.Constraint:
         """All reals, each x as a whole."""
-        return constraints.independent(constraints.real, len(self.event_shape))  # type: ignore[no-untyped-call]
+        dims = len(self.event_shape)
+        return constraints.independent(constraints.real, dims)  # type: ignore[no-untyped-call]
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "FlowDistribution":
         """A distribution with this batch_shape: as many independent x, of one density."""

@@ -1,7 +1,7 @@
 """The layers' numbers in fewer passes over memory.
 
 Convolutions with a sum or a ReLU are oneDNN's; batch norm is one autograd function over torch's own
-kernels. Where a device or a type lacks them, plain torch computes the same.
+kernels. Where a device or a type lacks them, plain torch computes them.
 """
 
 import math
