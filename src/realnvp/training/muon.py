@@ -60,9 +60,9 @@ def orthogonalised(x: Tensor) -> Tensor:
     """x, (..., M, N), with its singular values moved to between .7 and 1.2.
 
     Singular values below a thousandth of |x| move less far.
-    Five times Newton and Schulz's x <- a x + b (x x') x + c (x x')^2 x. All factors are polynomials of
-    G = x x', the smaller of the two squares, so they commute: only G is iterated, and x takes part
-    at the beginning and at the end.
+    Five times Newton and Schulz's x <- a x + b (x x') x + c (x x')^2 x. All factors are polynomials
+    of G = x x', the smaller of the two squares, so they commute: only G is iterated, and x takes
+    part at the beginning and at the end.
     """
     if x.shape[-2] > x.shape[-1]:
         return orthogonalised(x.mT).mT
