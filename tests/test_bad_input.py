@@ -507,6 +507,7 @@ PROCESSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PROCESSES)
 def test_bad_input_as_a_process(run_dir: Path, tmp_path: Path, kind: str) -> None:
     make, words = PROCESSES[kind]

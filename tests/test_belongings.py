@@ -70,6 +70,7 @@ def surrounded(folder: Path, names: list[str]) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in names}
 
 
+@pytest.mark.slow
 def test_no_command_deletes_what_is_not_ours(tiny: Config, tmp_path: Path) -> None:
     """Before the training, while it goes on, and around all that is made of it afterwards."""
     place = tmp_path / "home"

@@ -290,12 +290,14 @@ def test_a_bad_folder_is_refused_whole_and_can_be_mended(out_of: Out, tmp_path: 
     assert run([*map(str, command)]) == 0
 
 
+@pytest.mark.slow
 def test_as_a_process(run_dir: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "realnvp"]
     result = subprocess.run([*command, "evaluate", str(run_dir), "--json"], capture_output=True, text=True, timeout=600)
     assert (result.returncode, json.loads(result.stdout)["num_images"]) == (0, 180)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits_with_143(tiny: Config, tmp_path: Path) -> None:
     import signal
     import time

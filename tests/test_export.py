@@ -82,6 +82,7 @@ def check_onnx(flow: realnvp.Flow, file: Path, call: Call, dtype: torch.dtype = 
         assert np.abs(answer_of(file, x) - expected.numpy()).max() < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["log_prob", "decode"])
 def test_onnx_agrees_with_the_flow(run_dir: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / f"{call}.onnx"
@@ -93,6 +94,7 @@ def test_onnx_agrees_with_the_flow(run_dir: Path, tmp_path: Path, call: Call, ca
     check_onnx(realnvp.load_flow(run_dir), file, call)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "call", "dtype"),
     [

@@ -66,6 +66,7 @@ def without(modules: Iterable[str], code: str, *argv: str) -> subprocess.Complet
     return subprocess.run(words, capture_output=True, text=True, timeout=600)
 
 
+@pytest.mark.slow
 def test_the_package_alone_builds_loads_and_samples(tmp_path: Path) -> None:
     others = {module for modules in extras().values() for module in modules}
     done = without(others | {"scipy", "pandas", "pytest"}, CORE, str(tmp_path))
@@ -76,6 +77,7 @@ def test_every_package_of_an_extra_is_tried() -> None:
     assert extras()["all"] == {*NEEDS, "rich"}  # tyro brings rich
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", NEEDS)
 def test_a_missing_package_is_told_with_its_install_line(module: str, run_dir: Path, tmp_path: Path) -> None:
     for name in ("new.png", "source/x.parquet", "source/train/data.mdb", "source/val/data.mdb"):

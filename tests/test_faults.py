@@ -28,6 +28,7 @@ from tests.faults.others import joined
 from tests.faults.subjects import SUBJECTS, TINY, differences, training, warm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "times", "signum"),
     [
@@ -41,6 +42,7 @@ def test_killed_at_random_moments(tmp_path: Path, name: str, times: int, signum:
     assert kill.kill(SUBJECTS[name](tmp_path), times, tmp_path, random.Random(0), signum).kills == times
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_a_full_disk_is_told_and_spoils_nothing(tmp_path: Path, name: str) -> None:
     """At some of the writes; python -m tests.faults.storage tries each."""
@@ -58,6 +60,7 @@ def test_a_full_disk_is_told_with_the_bytes_that_are_needed(tmp_path: Path) -> N
     assert not list(tmp_path.rglob(".*.tmp"))
 
 
+@pytest.mark.slow
 def test_flips_and_truncations_are_told(tmp_path: Path) -> None:
     train(TINY, tmp_path / "run", device="cpu")
     told = storage.flips(tmp_path / "run", 100, random.Random(0))
@@ -80,6 +83,7 @@ def test_a_folder_that_is_not_to_be_written(tmp_path: Path, tiny: Config) -> Non
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("victim", "fault"), [(0, signal.SIGKILL), (1, signal.SIGSTOP)])
 def test_one_of_two_processes_is_lost(tmp_path: Path, victim: int, fault: signal.Signals) -> None:
     words, _, _ = others.survivor(tmp_path, victim=victim, fault=fault)
@@ -87,6 +91,7 @@ def test_one_of_two_processes_is_lost(tmp_path: Path, victim: int, fault: signal
     assert "Traceback" not in words
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_stops_both(tmp_path: Path) -> None:
     """In the middle of an evaluation; when they are resumed, the run becomes the one that nobody stopped."""
     warm()

@@ -53,6 +53,7 @@ def of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3, 30])
 def test_the_report_of_few_images_shows_all_but_the_manifold(
     of: Callable[[int], Path], count: int, tmp_path: Path, capsys: Out

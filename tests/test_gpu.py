@@ -202,7 +202,7 @@ def test_two_processes_take_the_steps_of_one(preset: str, tmp_path: Path) -> Non
     (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "realnvp", "train"]
     argv = ["--config", str(tmp_path / "config.json"), "--run-dir", str(tmp_path / "two"), "--device", DEVICE.type]
-    ran = subprocess.run([*launch, *argv], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    ran = subprocess.run([*launch, *argv], capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert ran.returncode == 0, ran.stderr[-2000:]
     norms = [
         [line["gradient_norm"] for line in map(json.loads, (tmp_path / name / "metrics.jsonl").open()) if "gradient_norm" in line]

@@ -392,7 +392,7 @@ def test_what_could_not_be_looked_up_is_not_audited(tmp_path: Path, code: int, s
     stand_in.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit {code}\n")
     stand_in.chmod(0o755)
     command = ["make", "--silent", "audit", f"VENV={tmp_path}"]
-    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=600)
     assert (done.returncode != 0) == (code != 0)
     assert done.stdout.splitlines()[0] == said
     assert [line.split(": ")[1] for line in done.stdout.splitlines()[1:]] == [word] * bool(word)

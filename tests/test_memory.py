@@ -55,7 +55,7 @@ def test_the_limit_of_the_address_space_counts() -> None:
         f"resource.setrlimit(resource.RLIMIT_AS, ({little_less}, resource.getrlimit(resource.RLIMIT_AS)[1]))\n"
         "print(memory_limit())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=True)
     assert int(done.stdout) == little_less
 
 

@@ -189,6 +189,7 @@ def test_shipped_flows_are_small() -> None:
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*")) < 4e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped())
 def test_the_bits_per_dim_that_a_shipped_flow_records(name: str) -> None:
     flow, facts = load_model(name)
@@ -288,6 +289,7 @@ sys.exit(realnvp.cli.main.run(["sample", "someone/flow", "-n", "2", "--out", "s.
 """
 
 
+@pytest.mark.slow
 def test_to_the_hub_and_back(evaluated: Path, tmp_path: Path) -> None:
     """By way of a server of our own: what is pushed, what is asked for, and what is refused."""
     home = tmp_path / "home"
@@ -325,6 +327,7 @@ def test_to_the_hub_and_back(evaluated: Path, tmp_path: Path) -> None:
     assert "Hugging Face Hub" in line
 
 
+@pytest.mark.slow
 def test_what_the_hub_gives_is_not_trusted(evaluated: Path, tmp_path: Path) -> None:
     share(evaluated, tmp_path / "mine")
     good = files(tmp_path / "mine")

@@ -44,6 +44,7 @@ def fitted() -> RealNVPDensity:
     return small(num_couplings=4, width=32, max_iter=150, learning_rate=1e-2).fit(points(600))
 
 
+@pytest.mark.slow
 @parametrize_with_checks([RealNVPDensity(**SMALL), RealNVPOutlier(RealNVPDensity(**SMALL))])
 def test_laws_of_scikit_learn(estimator: Any, check: Any) -> None:
     check(estimator)

@@ -254,6 +254,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEVERAL)
 def test_two_processes_take_the_steps_of_one(two_processes: Path, tmp_path: Path, name: str) -> None:
     train(read_config(two_processes / f"{name}.json"), tmp_path / "one", device="cpu")
@@ -379,6 +380,7 @@ def test_bfloat16_stays_in_the_networks(tiny: Config, tmp_path: Path, monkeypatc
     AcceleratorState._reset_state(True)
 
 
+@pytest.mark.slow
 def test_the_inverse_does_not_drift(tmp_path: Path) -> None:
     """The short form of python -m benchmarks.drift."""
     for _, bits, single, double, failed in drift(tmp_path / "run", 40, rows=2):
@@ -388,6 +390,7 @@ def test_the_inverse_does_not_drift(tmp_path: Path) -> None:
         assert failed == 0
 
 
+@pytest.mark.slow
 def test_it_learns_the_digits(tiny: Config, tmp_path: Path) -> None:
     """Clearly better than independent pixels, each with its own 17 frequencies, 2.396 bits/dim."""
     config = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, width=16))

@@ -10,6 +10,7 @@ import pytest
 
 from tests.test_docs import python_blocks
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 # What a user's strict type check must be able to see through the wheel.
 USER = """
