@@ -114,7 +114,7 @@ MUTANTS = [
     Mutant("flows/fast.py", "copied.exact = False", "copied.exact = True", SPEED),
     Mutant("flows/flow.py", "math.log(2 * math.pi)", "math.log(math.pi)", EQUATIONS),
     Mutant("flows/flow.py", "standard_normal(tuple(shape))", "standard_normal(tuple(shape)) * 1.05", LIKELIHOOD),
-    Mutant("flows/flow.py", "indices, samples = range(first, first + n)", "indices, samples = range(n)", SPEED),
+    Mutant("flows/flow.py", "indices, samples = range(first, first + n)", "indices, samples = range(n)", LIKELIHOOD),
     Mutant("flows/flow.py", "temperature * self.latents", "self.latents", LIKELIHOOD),
     Mutant(
         "flows/paper.py",
