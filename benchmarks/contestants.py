@@ -1,8 +1,5 @@
-"""What `benchmarks.throughput` times: this project, the stand-in for the public copy, other libraries, and the limit."""
+"""What `benchmarks.throughput` times: this project, the stand-in for the public copy, the limit."""
 
-import resource
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +44,8 @@ def sized(name: str, *, batch: int) -> Config:
 def limits(config: Config, stack: ExitStack, *, precision: str, layout: str) -> list[Case]:
     """The convolutions alone."""
     batch = config.train.batch_size
-    convs, of_one = (limit.convolutions(config, n, dtype=getattr(torch, precision), layout=layout) for n in (batch, 1))
+    alone = partial(limit.convolutions, config, dtype=getattr(torch, precision), layout=layout)
+    convs, of_one = alone(batch), alone(1)
     return [
         Case("train", limit.training(convs), batch),
         Case("log_prob", limit.forward(convs), batch),
@@ -56,9 +56,10 @@ def limits(config: Config, stack: ExitStack, *, precision: str, layout: str) -> 
 
 def training(config: Config, stack: ExitStack, *, precision: str) -> list[Case]:
     """The step of `realnvp train`, its batch included: what users wait for."""
-    folder, batch = Path(stack.enter_context(tempfile.TemporaryDirectory())), config.train.batch_size
+    folder, batch = Path(stack.enter_context(TemporaryDirectory())), config.train.batch_size
     channels, height, width = config.data.shape or (3, 32, 32)
-    images = np.random.default_rng(0).integers(0, config.data.levels or 256, (8 * batch, height, width, channels), dtype=np.uint8)
+    size = (8 * batch, height, width, channels)
+    images = np.random.default_rng(0).integers(0, config.data.levels or 256, size, dtype=np.uint8)
     np.save(folder / "images.npy", images)
     config = replace(config, data=replace(config.data, source=str(folder / "images.npy")))
     config = replace(config, train=replace(config.train, precision=precision))
@@ -76,34 +77,29 @@ def using(config: Config, stack: ExitStack, *, fast: bool) -> list[Case]:
     flow = build(config).eval()
     flow = realnvp.fast(flow) if fast else flow
     x = torch.rand(config.train.batch_size, *config.data.shape or ()) * (config.data.levels or 256)
-    return at_both_batches(lambda count: torch.no_grad()(flow.log_prob)(x[:count]), flow.sample, len(x))
+    log_prob = torch.no_grad()(flow.log_prob)
+    return at_both_batches(lambda count: log_prob(x[:count]), flow.sample, len(x))
 
 
-def at_both_batches(log_prob: Callable[[int], object], sample: Callable[[int], object], batch: int) -> list[Case]:
+def at_both_batches(
+    log_prob: Callable[[int], object], sample: Callable[[int], object], batch: int
+) -> list[Case]:
     """The cases of two functions of a number of images: a batch of them, and one."""
     tasks = {"log_prob": log_prob, "sample": sample}
     counts = {"": batch, ", batch 1": 1}
-    return [Case(f"{task}{at}", partial(run, n), n) for at, n in counts.items() for task, run in tasks.items()]
+    pairs = [(task, at) for at in counts for task in tasks]
+    return [Case(task + at, partial(tasks[task], counts[at]), counts[at]) for task, at in pairs]
 
 
-def other(config: Config, stack: ExitStack, *, name: str, low: bool = False) -> list[Case]:
-    """The same tasks of another implementation, written as its users write them; low: under torch's bf16 autocast."""
-    if name == "public copy":
-        model: nn.Module = PublicCopy(config)
-    else:
-        from benchmarks.peers import PEERS
-
-        model = PEERS[name](config)
+def public_copy(config: Config, stack: ExitStack, *, low: bool) -> list[Case]:
+    """The tasks of the stand-in, written as its users write them; low: under bf16 autocast."""
+    model = PublicCopy(config)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     x = torch.rand(config.train.batch_size, *config.data.shape or ()) * (config.data.levels or 256)
     cast = partial(torch.autocast, "cpu", torch.bfloat16, enabled=low)
 
-    def mode(training: bool) -> None:
-        if model.training != training:
-            model.train(training)
-
     def step() -> None:
-        mode(True)
+        model.train()
         optimizer.zero_grad()
         with cast():
             loss = -model.log_prob(x).mean()
@@ -114,13 +110,13 @@ def other(config: Config, stack: ExitStack, *, name: str, low: bool = False) -> 
 
     @torch.no_grad()
     def log_prob(count: int) -> None:
-        mode(False)
+        model.eval()
         with cast():
             model.log_prob(x[:count])
 
     @torch.no_grad()
     def sample(count: int) -> None:
-        mode(False)
+        model.eval()
         with cast():
             model.decode(torch.randn_like(x[:count]))
 
@@ -132,34 +128,37 @@ CONTESTANTS: dict[str, Callable[[Config, ExitStack], list[Case]]] = {
     f"limit {precision}, {layout}": partial(limits, precision=precision, layout=layout)
     for precision in PRECISIONS
     for layout in limit.FORMATS
+} | {
+    "training float32": partial(training, precision="float32"),
+    "training bfloat16": partial(training, precision="bfloat16"),
+    "as it is": partial(using, fast=False),
+    "fast": partial(using, fast=True),
+    "public copy": partial(public_copy, low=False),
+    "public copy, autocast": partial(public_copy, low=True),
 }
-CONTESTANTS |= {f"training {precision}": partial(training, precision=precision) for precision in PRECISIONS}
-CONTESTANTS |= {"as it is": partial(using, fast=False), "fast": partial(using, fast=True)}
-CONTESTANTS |= {name: partial(other, name=name) for name in ("public copy", "normflows", "nflows")}
-CONTESTANTS |= {"public copy, autocast": partial(other, name="public copy", low=True)}
 
 
 class Process:
-    """A contestant in a process of its own, so that memory and allocator are its own; it works only while it is called."""
+    """A contestant in a process of its own, with its own memory; it works only while called."""
 
     def __init__(self, who: str, config: Config, threads: int) -> None:
-        self.pipe, theirs = get_context("spawn").Pipe()
-        get_context("spawn").Process(target=_serve, args=(theirs, who, config, threads), daemon=True).start()
+        spawn = get_context("spawn")
+        self.pipe, theirs = spawn.Pipe()
+        spawn.Process(target=_serve, args=(theirs, who, config, threads), daemon=True).start()
         theirs.close()  # so that the end of the other process is the end of the pipe
         self.tasks: dict[str, int] = self.pipe.recv()
 
     def seconds(self, task: str) -> float:
-        """Of one call."""
+        """The time of one call."""
         self.pipe.send(task)
         return float(self.pipe.recv())
 
-    def peak_bytes(self) -> int:
-        """The most memory that it has held; its end."""
+    def end(self) -> None:
+        """Let the process end."""
         self.pipe.send(None)
-        return int(self.pipe.recv())
 
 
-def _serve(pipe, who: str, config: Config, threads: int) -> None:  # type: ignore[no-untyped-def]  # multiprocessing's Connection
+def _serve(pipe: Any, who: str, config: Config, threads: int) -> None:
     torch.set_num_threads(threads)
     keep_freed_memory()  # as the commands do; for all alike
     with ExitStack() as stack:
@@ -169,4 +168,3 @@ def _serve(pipe, who: str, config: Config, threads: int) -> None:  # type: ignor
             began = time.perf_counter()
             cases[task].run()
             pipe.send(time.perf_counter() - began)
-        pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))

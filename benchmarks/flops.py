@@ -1,6 +1,7 @@
-"""Multiplications of the presets, and an estimate of the hours that a training takes: python -m benchmarks.flops [TFLOP/s].
+"""Multiplications of the presets, and hours of a training: python -m benchmarks.flops [TFLOP/s].
 
-The second is arithmetic, not a measurement: steps x batch x 3 forward passes, at a rate that a GPU would have to sustain.
+The hours are arithmetic, not a measurement: steps x batch x 3 forward passes, at a rate that a GPU
+would have to sustain.
 """
 
 import sys
@@ -13,7 +14,7 @@ from realnvp.flows.build import build
 
 
 def forward_gmac(config: Config) -> float:
-    """Multiply-adds of one image's log_prob, in units of 10^9; counted on tensors without storage."""
+    """Multiply-adds of one image's log_prob, 10^9; counted on tensors without storage."""
     assert config.data.shape is not None
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
         build(config).eval().log_prob(torch.empty(1, *config.data.shape))
@@ -23,7 +24,8 @@ def forward_gmac(config: Config) -> float:
 def main() -> None:
     """Print the table."""
     rate = float(sys.argv[1]) if len(sys.argv) > 1 else 15.0
-    print(f"| preset | forward GMAC an image | steps x batch | hours at {rate:g} TFLOP/s (estimate) |\n|---|---|---|---|")
+    hours_at = f"hours at {rate:g} TFLOP/s (estimate)"
+    print(f"| preset | forward GMAC an image | steps x batch | {hours_at} |\n|---|---|---|---|")
     for name, config in PRESETS.items():
         if config.data.shape is None:
             continue

@@ -1,18 +1,20 @@
-"""Test bits/dim after equal minutes: presets, with other fields where wanted, beside the stand-in for the public copy.
+"""Test bits/dim after equal minutes: presets, with other fields where wanted, and the public copy.
 
-python -m benchmarks.likelihood_race --minutes 6 --data PATH photos photos-modern photos-modern:model.width=64,train.lr=1e-3
+python -m benchmarks.likelihood_race --minutes 6 --data PATH photos photos-modern:model.width=64
 
-PATH holds train.npy, valid.npy and test.npy, uint8 (N, H, W, 3). Each contestant trains in a process of its own, on one thread,
-for so many minutes of that process' CPU time, so that other work on the machine does not decide. All are judged on the same
-images with the same noise; curves on the validation images, which do not count, are in the JSON, by minutes in proportion to
-steps. Rounds go over the contestants one seed after the other; --jobs says how many train side by side.
+PATH holds train.npy, valid.npy and test.npy, uint8 (N, H, W, 3). Each contestant trains in a
+process of its own, on one thread, for so many minutes of its CPU time, so that other work on the
+machine does not decide. All are judged on the same images with the same noise. Curves on the
+validation images, which do not count, are in the JSON lines, by minutes in proportion to steps.
 """
 
 import argparse
 import json
 import math
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
@@ -21,40 +23,38 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.budget import NEVER, trained
+import realnvp.training.train
 from benchmarks.public_copy import PublicCopy
 from realnvp.config import PRESETS, Config, flat, from_json, resolve, to_json
 from realnvp.config.units import in_bits_per_dim
 from realnvp.noise import Purpose, uniform
 from realnvp.training.batches import Batches
 
-Curve = list[tuple[int, float]]
-"""Steps, and bits/dim of the validation images then."""
+NEVER = 10**6  # steps
 PUBLIC_COPY = "public-copy"
 PUBLIC_SIZE = "photos:train.batch_size=32"  # 6.3 million parameters
+Trained = tuple[Any, int, float, list[tuple[int, float]]]
+"""log_prob, steps, training bits/dim, and the curve: steps, and bits/dim of validation images."""
 
 
 def configured(variant: str, *, data: Path, seed: int) -> Config:
     """'PRESET' or 'PRESET:field=value,field=value' as a configuration for these data."""
     preset, _, changes = variant.partition(":")
     tree = json.loads(to_json(PRESETS[preset]))
-    given = {"seed": seed, "data.source": str(data), "data.set": "images"}
-    for name, value in (given | dict(change.split("=") for change in changes.split(",") if change)).items():
-        if name not in flat(PRESETS[preset]):
-            raise SystemExit(f"{variant}: no field {name}")
+    given = {"seed": str(seed), "data.source": str(data), "data.set": "images"}
+    given |= dict(change.split("=") for change in changes.split(",") if change)
+    if unknown := given.keys() - flat(PRESETS[preset]).keys():
+        raise SystemExit(f"{variant}: no field {', '.join(unknown)}")
+    for name, value in given.items():
         *parents, last = name.split(".")
         place = tree
         for parent in parents:
             place = place[parent]
-        place[last] = _parsed(value)
+        try:
+            place[last] = json.loads(value)
+        except ValueError:
+            place[last] = value
     return from_json(json.dumps(tree), variant)
-
-
-def _parsed(value: Any) -> Any:
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
 
 
 def judge(log_prob: Any, images: np.ndarray[Any, Any], *, draws: int) -> torch.Tensor:
@@ -70,14 +70,32 @@ def judge(log_prob: Any, images: np.ndarray[Any, Any], *, draws: int) -> torch.T
     return in_bits_per_dim(nats, tuple(x.shape[1:]))
 
 
-def train_public_copy(config: Config, data: Path, minutes: float, eval_every: int) -> tuple[Any, int, float, Curve]:
-    """The stand-in, trained as its originals are: Adam, rate 1e-3, norm clipped to 100, penalty 5e-5 on all gains."""
-    images, validation = (np.load(data / f"{split}.npy", mmap_mode="r") for split in ("train", "valid"))
+def train_ours(config: Config, minutes: float, eval_every: int) -> Trained:
+    """`realnvp train` for so many CPU minutes of this process; evaluations do not count."""
+    realnvp.training.train.clock = time.process_time
+    every = {"eval_every": eval_every, "sample_every": NEVER, "save_every": NEVER}
+    schedule = {"max_steps": None, "max_minutes": minutes, "tracker": "none", **every}
+    config = replace(config, train=replace(config.train, **schedule))
+    with tempfile.TemporaryDirectory() as folder:
+        state = realnvp.training.train.train(config, folder, device="cpu")
+        lines = [json.loads(x) for x in Path(folder, "metrics.jsonl").read_text().splitlines()]
+        log_prob = realnvp.load_flow(folder, "last").log_prob
+    training, validation = "train_bits_per_dim", "validation_bits_per_dim"
+    curve = [(line["step"], line[validation]) for line in lines if validation in line]
+    last = [line[training] for line in lines if training in line][-10:]
+    return log_prob, state.step, mean(last), curve
+
+
+def train_public_copy(config: Config, data: Path, minutes: float, eval_every: int) -> Trained:
+    """Train as public copies do: Adam, rate 1e-3, norm clipped to 100, 5e-5 on all gains."""
+    images, validation = (
+        np.load(data / f"{part}.npy", mmap_mode="r") for part in ("train", "valid")
+    )
     config = resolve(config, (images.shape[3], *images.shape[1:3]))
     torch.manual_seed(config.seed)
     model = PublicCopy(config).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    gains = [parameter for name, parameter in model.named_parameters() if name.endswith("weight_g")]
+    gains = [gain for name, gain in model.named_parameters() if name.endswith("weight_g")]
     batches = Batches(images, config, device=torch.device("cpu"))
     spent, step, losses, curve = 0.0, 0, [], []
     while spent < 60 * minutes:
@@ -91,28 +109,25 @@ def train_public_copy(config: Config, data: Path, minutes: float, eval_every: in
         step += 1
         spent += time.process_time() - began
         if step % eval_every == 0:
-            curve.append((step, judge(model.eval().log_prob, validation, draws=1).mean().item()))
+            bits = judge(model.eval().log_prob, validation, draws=1)
+            curve.append((step, bits.mean().item()))
             model.train()
-    return model.eval().log_prob, step, mean(losses[-100:]), curve
+    training = in_bits_per_dim(-mean(losses[-100:]), (3, 32, 32))
+    return model.eval().log_prob, step, training, curve
 
 
-def contest(
-    variant: str, seed: int, data: Path, minutes: float, draws: int, split: str, every: int, eval_every: int
-) -> dict[str, Any]:
+def contest(variant: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """What one contestant reached."""
     torch.set_num_threads(1)
-    public = variant == PUBLIC_COPY
-    config = configured(PUBLIC_SIZE if public else variant, data=data, seed=seed)
+    minutes, public = args.minutes, variant == PUBLIC_COPY
+    config = configured(PUBLIC_SIZE if public else variant, data=args.data, seed=seed)
     if public:
-        log_prob, steps, loss, curve = train_public_copy(config, data, minutes, eval_every)
-        train_bits = in_bits_per_dim(-loss, (3, 32, 32))
+        trained = train_public_copy(config, args.data, minutes, args.eval_every)
     else:
-        flow, steps, lines = trained(config, minutes, eval_every=eval_every)
-        log_prob = flow.log_prob
-        train_bits = mean([line["train_bits_per_dim"] for line in lines if "train_bits_per_dim" in line][-10:])
-        key = "validation_bits_per_dim"
-        curve = [(line["step"], line[key]) for line in lines if key in line]
-    bits = judge(log_prob, np.load(data / f"{split}.npy", mmap_mode="r")[::every], draws=draws)
+        trained = train_ours(config, minutes, args.eval_every)
+    log_prob, steps, train_bits, curve = trained
+    images = np.load(args.data / f"{args.split}.npy", mmap_mode="r")[:: args.every]
+    bits = judge(log_prob, images, draws=args.draws)
     return {
         "variant": variant,
         "seed": seed,
@@ -128,48 +143,50 @@ def contest(
 
 
 def main() -> None:
-    """Run the race and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("variants", nargs="+", metavar="VARIANT", help=f"a preset, with changes after a colon, or {PUBLIC_COPY}")
+    """Run the race; print a JSON line for each contestant, and the table."""
+    how = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=how)
+    parser.add_argument(
+        "variants", nargs="+", metavar="VARIANT", help=f"as above, or {PUBLIC_COPY}"
+    )
     parser.add_argument("--minutes", type=float, default=6.0)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=2, help="how many train side by side")
     parser.add_argument("--split", choices=["valid", "test"], default="test")
     parser.add_argument("--every", type=int, default=2, help="judge on every so many-th image")
     parser.add_argument(
-        "--eval-every", type=int, default=NEVER, help="steps after which a point of the validation curve is taken"
+        "--eval-every", type=int, default=NEVER, help="steps between points of the curve"
     )
     parser.add_argument("--draws", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="a JSON file, one line for each contestant, appended")
     args = parser.parse_args()
-    how = (args.data, args.minutes, args.draws, args.split, args.every, args.eval_every)
     results = []
-    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        waiting = [pool.submit(contest, variant, seed, *how) for seed in args.seeds for variant in args.variants]
-        for done in as_completed(waiting):
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(args.jobs, mp_context=spawn, max_tasks_per_child=1) as pool:
+        pairs = [(variant, seed) for seed in args.seeds for variant in args.variants]
+        for done in as_completed([pool.submit(contest, *pair, args) for pair in pairs]):
             results.append(done.result())
-            line = json.dumps(results[-1])
-            print(line, flush=True)
-            if args.out:
-                with args.out.open("a") as file:
-                    file.write(line + "\n")
+            print(json.dumps(results[-1]), flush=True)
     print_table(args.variants, results)
 
 
 def print_table(variants: list[str], results: list[dict[str, Any]]) -> None:
     """Means over seeds, as Markdown."""
-    print("| variant | seeds | steps | training bits/dim | bits/dim | deviation over seeds | error over images | worst image |")
+    print(
+        "| variant | seeds | steps | training | bits/dim | over seeds | over images | worst image |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for variant in variants:
         mine = [result for result in results if result["variant"] == variant]
         bits = [result["bits_per_dim"] for result in mine]
         spread = f"{stdev(bits):.3f}" if len(bits) > 1 else ""
-        averages = [mean(result[key] for result in mine) for key in ("steps", "train_bits_per_dim", "standard_error")]
-        steps, training, error = averages
+        steps, training, error = (
+            mean(result[key] for result in mine)
+            for key in ("steps", "train_bits_per_dim", "standard_error")
+        )
         worst = max(result["worst_image"] for result in mine)
-        cells = f"{len(mine)} | {steps:.0f} | {training:.3f} | **{mean(bits):.3f}** | {spread} | {error:.3f} | {worst:.2f}"
-        print(f"| {variant} | {cells} |")
+        cells = f"{len(mine)} | {steps:.0f} | {training:.3f} | **{mean(bits):.3f}** | {spread}"
+        print(f"| {variant} | {cells} | {error:.3f} | {worst:.2f} |")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,10 @@ class Convolution:
     weight: Tensor
     bias: Tensor | None
 
+    def out(self) -> Tensor:
+        """What it gives."""
+        return F.conv2d(self.h, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
+
 
 class _Recorded(TorchDispatchMode):
     def __init__(self) -> None:
@@ -35,7 +39,9 @@ class _Recorded(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def convolutions(config: Config, batch: int, *, dtype: torch.dtype, layout: str) -> list[Convolution]:
+def convolutions(
+    config: Config, batch: int, *, dtype: torch.dtype, layout: str
+) -> list[Convolution]:
     """All convolutions of one log_prob, in order, with random operands in this layout."""
     with torch.device("meta"), _Recorded() as recorded, torch.no_grad():
         build(config).eval().log_prob(torch.empty(batch, *config.data.shape or ()))
@@ -43,9 +49,12 @@ def convolutions(config: Config, batch: int, *, dtype: torch.dtype, layout: str)
     def random(shape: torch.Size) -> Tensor:
         return torch.randn(shape).to(dtype, memory_format=FORMATS[layout]).requires_grad_()
 
+    def zeros(count: int) -> Tensor:
+        return torch.zeros(count, dtype=dtype, requires_grad=True)
+
+    shapes = recorded.shapes
     return [
-        Convolution(random(h), random(weight), torch.zeros(weight[0], dtype=dtype, requires_grad=True) if bias else None)
-        for h, weight, bias in recorded.shapes
+        Convolution(random(h), random(w), zeros(w[0]) if bias else None) for h, w, bias in shapes
     ]
 
 
@@ -55,31 +64,32 @@ def forward(convs: list[Convolution]) -> Callable[[], None]:
     @torch.no_grad()
     def run() -> None:
         for conv in convs:
-            F.conv2d(conv.h, conv.weight, conv.bias, padding=conv.weight.shape[-1] // 2)
+            conv.out()
 
     return run
 
 
 def packed_forward(convs: list[Convolution]) -> Callable[[], None]:
-    """The same with weights laid out beforehand, as `realnvp.fast` has them."""
+    """As `forward`, with weights laid out beforehand, as `realnvp.fast` has them."""
     with torch.no_grad():
         weights = [packed(conv.weight.detach()) for conv in convs]
+        none = [conv.weight.new_zeros(len(conv.weight)) for conv in convs]
 
     @torch.no_grad()
     def run() -> None:
-        for conv, weight in zip(convs, weights, strict=True):
-            convolve(conv.h, weight, torch.zeros(len(conv.weight), dtype=conv.h.dtype) if conv.bias is None else conv.bias)
+        for conv, weight, zeros in zip(convs, weights, none, strict=True):
+            convolve(conv.h, weight, zeros if conv.bias is None else conv.bias)
 
     return run
 
 
 def training(convs: list[Convolution]) -> Callable[[], None]:
     """What a training step cannot do without: each convolution and its gradients."""
-    gradients = [torch.randn_like(F.conv2d(c.h, c.weight, padding=c.weight.shape[-1] // 2)) for c in convs]
+    gradients = [torch.randn_like(conv.out()) for conv in convs]
 
     def run() -> None:
         for conv, gradient in zip(convs, gradients, strict=True):
-            out = F.conv2d(conv.h, conv.weight, conv.bias, padding=conv.weight.shape[-1] // 2)
-            torch.autograd.grad(out, [t for t in (conv.h, conv.weight, conv.bias) if t is not None], gradient)
+            operands = [t for t in (conv.h, conv.weight, conv.bias) if t is not None]
+            torch.autograd.grad(conv.out(), operands, gradient)
 
     return run

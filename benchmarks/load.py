@@ -1,4 +1,4 @@
-"""Many images: time, peak memory and equality with the small case, each command in a fresh process, as a Markdown table.
+"""Many images: time, peak memory, equality with the small case; each command in a fresh process.
 
 python -m benchmarks.load [LARGE] [FILES]    100,000 images and 20,000 files when not given
 """
@@ -33,15 +33,22 @@ class Ran(NamedTuple):
     said: str
 
 
-def run(*argv: str | Path) -> Ran:
-    """One realnvp command in a process of its own. This one stays small: its own peak counts as the first of the other's."""
+def run(*argv: str | int | Path) -> Ran:
+    """One realnvp command in a fresh process.
+
+    This process stays small: its own peak counts as the first of the other's.
+    """
     began = time.monotonic()
     with tempfile.TemporaryFile("w+") as words:
-        process = subprocess.Popen([sys.executable, "-m", "realnvp", *map(str, argv)], stdout=words, stderr=words)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "realnvp", *map(str, argv)], stdout=words, stderr=words
+        )
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         words.seek(0)
-        return Ran(process.returncode, time.monotonic() - began, usage.ru_maxrss / 1024, words.read())
+        return Ran(
+            process.returncode, time.monotonic() - began, usage.ru_maxrss / 1024, words.read()
+        )
 
 
 def trained(folder: Path) -> Path:
@@ -67,13 +74,16 @@ def pictures(folder: Path, count: int) -> Path:
 
 
 def too_large(path: Path, side: int) -> Path:
-    """A true PNG of side x side black pixels, of about a thousandth of their bytes, written row by row."""
+    """A true PNG of side x side black pixels, a thousandth of their bytes, written row by row."""
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))]
     squeeze, rows = zlib.compressobj(9), bytearray()
     for _ in range(side):
         rows += squeeze.compress(bytes(side + 1))
     chunks += [(b"IDAT", bytes(rows + squeeze.flush())), (b"IEND", b"")]
-    packed = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks)
+    packed = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
     return path
 
@@ -88,7 +98,12 @@ def in_pieces(run_dir: Path, count: int) -> tuple[float, float]:
 
     flow, pixels = load_flow(run_dir), images(count)[:, None]
     pieces = [range(start, min(start + SMALL, count)) for start in range(0, count, SMALL)]
-    nats = torch.cat([log_probs(flow, pixels[each.start : each.stop], indices=each, batch_size=100) for each in pieces])
+    nats = torch.cat(
+        [
+            log_probs(flow, pixels[each.start : each.stop], indices=each, batch_size=100)
+            for each in pieces
+        ]
+    )
     bits = in_bits_per_dim(nats, (1, 8, 8))
     return bits[:SMALL].mean().item(), bits.mean().item()
 
@@ -102,45 +117,60 @@ def scores_in(table: Path) -> list[str]:
 def row(what: str, small: Ran, count: int, large: Ran, equal: bool) -> None:
     """Print a case."""
     growth = (large.megabytes - small.megabytes) / (count - SMALL) * 1024
-    cells = f"{count:,} | {large.seconds:.0f} s | {small.megabytes:.0f} | {large.megabytes:.0f} | {growth:.2f}"
-    print(f"| {what} | {cells} | {'equal' if equal else 'DIFFERENT'} |", flush=True)
+    cells = f"{count:,} | {large.seconds:.0f} s | {small.megabytes:.0f} | {large.megabytes:.0f}"
+    print(f"| {what} | {cells} | {growth:.2f} | {'equal' if equal else 'DIFFERENT'} |", flush=True)
     assert small.code == large.code == 0, large.said  # 1 if a density or a sample is not finite
     assert equal, what
 
 
+def in_a_table(here: Path, many: int, files: int) -> None:
+    """Print what many images cost, of SMALL and of so many."""
+    flow, few_and_many, few_and_files = here / "run", (SMALL, many), (SMALL, files)
+    for n in few_and_many:
+        np.save(here / f"{n}.npy", images(n))
+    for n in few_and_files:
+        pictures(here / f"p{n}", n)
+
+    ran = [
+        run("evaluate", flow, "--json", "--data.source", here / f"{n}.npy") for n in few_and_many
+    ]
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        expected = pool.apply(in_pieces, (flow, many))
+    found = [json.loads(each.said[each.said.index("{") :])["bits_per_dim"] for each in ran]
+    equal = np.allclose(found, expected, rtol=0, atol=TOLERANCE)
+    row("evaluate, one .npy", ran[0], many, ran[1], equal)
+
+    ran = [run("sample", flow, "-n", n, "--out", here / f"s{n}.npy") for n in few_and_many]
+    first, samples = (np.load(here / f"s{n}.npy", mmap_mode="r") for n in few_and_many)
+    equal = np.array_equal(first, samples[:SMALL])
+    row("sample, .npy, none not finite", ran[0], many, ran[1], equal)
+
+    ran = [run("score", flow, here / f"p{n}", "--out", here / f"{n}.csv") for n in few_and_files]
+    first_scores, scores = (scores_in(here / f"{n}.csv") for n in few_and_files)
+    row("score, PNG files", ran[0], files, ran[1], first_scores == scores[:SMALL])
+
+    prepare = ("prepare", "images", "--source")
+    ran = [run(*prepare, here / f"p{n}", "--out", here / f"d{n}") for n in few_and_files]
+    parts = [np.load(here / f"d{files}" / f"{split}.npy") for split in ("train", "test")]
+    stored = np.concatenate(parts).reshape(files, -1)
+    equal = np.array_equal(np.sort(stored, 0), np.sort(images(files).reshape(files, -1), 0))
+    row("prepare, PNG files", ran[0], files, ran[1], equal)
+
+
 def main(many: int, files: int) -> None:
-    """All cases."""
+    """Print all cases, and what is refused."""
     with tempfile.TemporaryDirectory() as place:
         here = Path(place)
-        flow = trained(here / "run")
-        print(f"| command | images | time | peak MB of {SMALL:,} | peak MB | KB an image | first {SMALL:,} |")
-        print("|---|---|---|---|---|---|---|")
-        for count in (SMALL, many):
-            np.save(here / f"{count}.npy", images(count))
-        small, large = (run("evaluate", flow, "--json", "--data.source", here / f"{count}.npy") for count in (SMALL, many))
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            expected = pool.apply(in_pieces, (flow, many))
-        found = [json.loads(ran.said[ran.said.index("{") :])["bits_per_dim"] for ran in (small, large)]
-        row("evaluate, one .npy", small, many, large, np.allclose(found, expected, rtol=0, atol=TOLERANCE))
-        small, large = (run("sample", flow, "-n", str(count), "--out", here / f"s{count}.npy") for count in (SMALL, many))
-        first, all_of_them = (np.load(here / f"s{count}.npy", mmap_mode="r") for count in (SMALL, many))
-        row("sample, .npy, none not finite", small, many, large, np.array_equal(first, all_of_them[:SMALL]))
-        for count in (SMALL, files):
-            pictures(here / f"p{count}", count)
-        small, large = (run("score", flow, here / f"p{count}", "--out", here / f"{count}.csv") for count in (SMALL, files))
-        first_scores, scores = scores_in(here / f"{SMALL}.csv"), scores_in(here / f"{files}.csv")
-        row("score, PNG files", small, files, large, first_scores == scores[:SMALL])
-        small, large = (run("prepare", "images", "--source", here / f"p{n}", "--out", here / f"d{n}") for n in (SMALL, files))
-        stored = np.concatenate([np.load(here / f"d{files}" / f"{split}.npy") for split in ("train", "test")])[..., 0]
-        same = np.array_equal(np.sort(stored.reshape(files, -1), 0), np.sort(images(files).reshape(files, -1), 0))
-        row("prepare, PNG files", small, files, large, same)
-        print()
-        for what, refused in (
-            ("a picture of 40,000 x 40,000, 1.6 GB", run("score", flow, too_large(here / "large.png", 40_000))),
-            ("50,000 samples as one PNG", run("sample", flow, "-n", "50000", "--out", here / "s.png")),
-        ):
+        trained(here / "run")
+        head = f"| command | images | time | peak MB of {SMALL:,} | peak MB | KB an image"
+        print(f"{head} | first {SMALL:,} |\n|---|---|---|---|---|---|---|")
+        in_a_table(here, many, files)
+        huge = run("score", here / "run", too_large(here / "large.png", 40_000))
+        grid = run("sample", here / "run", "-n", 50_000, "--out", here / "s.png")
+        cases = {"a picture of 40,000 x 40,000, 1.6 GB": huge, "50,000 samples as one PNG": grid}
+        for what, refused in cases.items():
             cost = f"{refused.seconds:.0f} s, peak {refused.megabytes:.0f} MB"
-            print(f"{what}: exit code {refused.code}, {cost}: {refused.said.strip()}")
+            print(f"\n{what}: exit code {refused.code}, {cost}: {refused.said.strip()}")
             assert refused.code == 2
 
 

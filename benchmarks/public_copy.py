@@ -1,7 +1,8 @@
-"""A stand-in for the usual public PyTorch copy of Real NVP, to measure speed against: plain modules, NCHW, float32.
+"""A stand-in for the usual public PyTorch copy of Real NVP: plain modules, NCHW, float32.
 
-As such copies are: masked couplings z = (x + t) exp(s), s and t zeroed by mask arithmetic, torch's weight_norm and BatchNorm2d,
-no batch norm on the couplings' outputs, checks for NaN, a scale by squeezing and splitting, the loss in a module of its own.
+As such copies are: masked couplings z = (x + t) exp(s), s and t zeroed by mask arithmetic, torch's
+weight_norm and BatchNorm2d, no batch norm on the couplings' outputs, checks for NaN, a scale by
+squeezing and splitting.
 """
 
 import math
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from realnvp.config import Config
+
+Out = tuple[Tensor, Tensor]
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -70,14 +73,16 @@ class Rescale(nn.Module):
 
 
 class Coupling(nn.Module):
-    def __init__(self, channels: int, width: int, num_blocks: int, *, checkerboard: bool, reverse_mask: bool) -> None:
+    def __init__(
+        self, channels: int, width: int, num_blocks: int, i: int, *, checkerboard: bool
+    ) -> None:
         super().__init__()
-        self.checkerboard, self.reverse_mask = checkerboard, reverse_mask
+        self.checkerboard, self.reverse_mask = checkerboard, i % 2 == 1
         seen = channels if checkerboard else channels // 2
         self.net = ResNet(seen, width, 2 * seen, num_blocks, double=checkerboard)
         self.rescale = Rescale(seen)
 
-    def forward(self, x: Tensor, log_det: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, log_det: Tensor, reverse: bool) -> Out:
         if self.checkerboard:
             rows, columns = (torch.arange(side, device=x.device) for side in x.shape[2:])
             b = ((rows[:, None] + columns) % 2).to(x.dtype)[None, None]
@@ -88,10 +93,11 @@ class Coupling(nn.Module):
         x_id, x_change = x.chunk(2, dim=1) if self.reverse_mask else reversed(x.chunk(2, dim=1))
         s, t = self.net(x_id).chunk(2, dim=1)
         x_change, log_det = self.change(x_change, self.rescale(torch.tanh(s)), t, log_det, reverse)
-        return torch.cat((x_id, x_change) if self.reverse_mask else (x_change, x_id), dim=1), log_det
+        parts = (x_id, x_change) if self.reverse_mask else (x_change, x_id)
+        return torch.cat(parts, dim=1), log_det
 
     @staticmethod
-    def change(x: Tensor, s: Tensor, t: Tensor, log_det: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
+    def change(x: Tensor, s: Tensor, t: Tensor, log_det: Tensor, reverse: bool) -> Out:
         if reverse:
             factor = s.mul(-1).exp()
             if torch.isnan(factor).any():
@@ -108,16 +114,17 @@ class Scale(nn.Module):
         super().__init__()
         self.last = scales_left == 1
         self.in_couplings = nn.ModuleList(
-            Coupling(channels, width, num_blocks, checkerboard=True, reverse_mask=i % 2 == 1)
+            Coupling(channels, width, num_blocks, i, checkerboard=True)
             for i in range(4 if self.last else 3)
         )
         if not self.last:
             self.out_couplings = nn.ModuleList(
-                Coupling(4 * channels, 2 * width, num_blocks, checkerboard=False, reverse_mask=i % 2 == 1) for i in range(3)
+                Coupling(4 * channels, 2 * width, num_blocks, i, checkerboard=False)
+                for i in range(3)
             )
             self.next = Scale(scales_left - 1, 2 * channels, 2 * width, num_blocks)
 
-    def forward(self, x: Tensor, log_det: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, log_det: Tensor, reverse: bool) -> Out:
         if not reverse:
             for coupling in self.in_couplings:
                 x, log_det = coupling(x, log_det, reverse)
@@ -137,7 +144,7 @@ class Scale(nn.Module):
             x, log_det = coupling(x, log_det, reverse)
         return x, log_det
 
-    def deeper(self, x: Tensor, log_det: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
+    def deeper(self, x: Tensor, log_det: Tensor, reverse: bool) -> Out:
         x, split = F.pixel_unshuffle(x, 2).chunk(2, dim=1)
         x, log_det = self.next(x.contiguous(), log_det, reverse)
         return F.pixel_shuffle(torch.cat((x, split), dim=1), 2), log_det
@@ -151,13 +158,15 @@ class PublicCopy(nn.Module):
         assert config.data.shape is not None
         assert config.model.num_scales is not None
         self.shape = config.data.shape
-        self.flows = Scale(config.model.num_scales, self.shape[0], config.model.width, config.model.num_blocks)
+        model = config.model
+        self.flows = Scale(config.model.num_scales, self.shape[0], model.width, model.num_blocks)
 
     def log_prob(self, x: Tensor) -> Tensor:
         y = (x / 256 * 2 - 1) * 0.9
         y = (1 + y) / 2
         y = y.log() - (1.0 - y).log()
-        log_det = (F.softplus(y) + F.softplus(-y) - F.softplus(torch.tensor(math.log(0.1) - math.log(0.9)))).flatten(1).sum(-1)
+        scale = F.softplus(torch.tensor(math.log(0.1) - math.log(0.9)))
+        log_det = (F.softplus(y) + F.softplus(-y) - scale).flatten(1).sum(-1)
         z, log_det = self.flows(y, log_det, False)
         prior = -0.5 * (z**2 + math.log(2 * math.pi))
         return prior.flatten(1).sum(-1) - math.log(256) * math.prod(z.shape[1:]) + log_det

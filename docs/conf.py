@@ -62,9 +62,27 @@ torch.manual_seed(0)
 """
 
 
+def listed(lines: list[str]) -> list[str]:
+    """Lines "name: words", which may go on indented, as items of a list."""
+    out: list[str] = []
+    for line in lines:
+        inside = bool(out) and out[-1].startswith("- ")
+        if out and re.match(r"[A-Za-z_]\w*(, \w+)*: ", line):
+            out += ["- " + line] if inside else ["", "- " + line]
+        elif inside and line.startswith(" "):
+            out[-1] += " " + line.strip()
+        else:
+            out += ["", line] if inside else [line]
+    return out
+
+
 def plain_text(_app: Any, what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
     """Docstrings as they are meant: *, | and @ are themselves, and what is indented keeps its lines."""
-    text = "\n".join(line if line.startswith(" ") else re.sub(r"[*|@]", r"\\\g<0>", line) for line in lines)
+    if what not in ("attribute", "property"):
+        lines[:] = listed(lines)
+    text = "\n".join(
+        line if line.startswith(" ") else re.sub(r"[*|@]", r"\\\g<0>", line) for line in lines
+    )
     lines[:] = re.sub(r":\n\n?(?=  )", "::\n\n", text).split("\n")
     if what in ("attribute", "property"):
         lines.insert(0, "\\")  # nothing, to Sphinx; but a first line "a: b" is to napoleon a type and a description
