@@ -15,7 +15,14 @@ from realnvp.config.fields import (
 )
 from realnvp.config.presets import PAPER, PRESETS, departures, paper_bits_per_dim
 from realnvp.config.rules import from_json, read_config, validate
-from realnvp.config.sizes import check_divisible, coarser, default_num_scales, least_parameters, resolve, smallest_side
+from realnvp.config.sizes import (
+    check_divisible,
+    coarser,
+    default_num_scales,
+    least_parameters,
+    resolve,
+    smallest_side,
+)
 from realnvp.config.words import nearest
 
 __all__ = [

@@ -6,8 +6,27 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
+from realnvp.config.bounds import (
+    AT_LEAST_ONE,
+    BELOW_HALF,
+    BELOW_ONE,
+    DIFFERENT,
+    MORE_THAN_ONE,
+    NOT_NEGATIVE,
+    POSITIVE_OR_INFINITE,
+    SEED,
+    SHAPE,
+    SHARE,
+    Bound,
+    between,
+    bounded,
+    positive,
+)
+
 Shape = tuple[int, ...]
 """(C, H, W) of images, (D,) of vectors."""
+TRACKERS = ("none", "tensorboard", "wandb", "comet_ml", "mlflow", "aim", "clearml", "dvclive")
+TRACKER = Bound(lambda value: value in TRACKERS, f"must be one of {', '.join(TRACKERS)}")
 
 
 class Kind(Enum):
@@ -26,21 +45,25 @@ class DataConfig:
     set: str = "images"
     """Name of the data set: photos, digits, images, table, cifar10, imagenet32, ..."""
     source: str | None = None
-    """Folder of images, .npy file, table (.csv, .npy, .parquet), or prepared folder; photos and digits need none."""
-    shape: Shape | None = None
-    """Channels, height, width of images, or how many columns a table has; taken from the data when not given."""
-    columns: tuple[str, ...] | None = None
+    """Folder of images, .npy file, table (.csv, .npy, .parquet), or prepared folder; photos and
+    digits need none."""
+    shape: tuple[int, ...] | None = bounded(None, *SHAPE)
+    """Channels, height, width of images, or how many columns a table has; taken from the data when
+    not given."""
+    columns: tuple[str, ...] | None = bounded(None, DIFFERENT)
     """Names of the columns of a table to take; all when not given."""
-    levels: int | None = 256
+    levels: int | None = bounded(256, between(2, 256))
     """Grey levels of a channel; pixels are 0 .. levels - 1. None: real numbers, a table."""
     flip: bool = False
     """Mirror training images left to right, half of the time; never in evaluation."""
     turn: bool = False
-    """Turn training images, which must be square, by a random number of quarter turns; never in evaluation."""
+    """Turn training images, which must be square, by a random number of quarter turns; never in
+    evaluation."""
     recolour: bool = False
     """Put the channels of training images into random order; never in evaluation."""
-    held_out: float = 0.1
-    """Share of the training images (rows) cut off for validation, and for test, where the source has no such split."""
+    held_out: float = bounded(0.1, BELOW_HALF)
+    """Share of the training images (rows) cut off for validation, and for test, where the source
+    has no such split."""
 
     @property
     def kind(self) -> Kind:
@@ -53,30 +76,35 @@ class ModelConfig:
     """The flow (section 3 of the paper)."""
 
     architecture: Literal["paper", "modern", "vector"] = "paper"
-    """paper: section 3, for images; modern: what later flows found; vector: fully connected networks, for tables and points."""
+    """paper: section 3, for images; modern: what later flows found; vector: fully connected
+    networks, for tables and points."""
     coupling: Literal["affine", "additive"] = "affine"
     """affine: Real NVP (eq 4-9); additive: NICE, the paper's predecessor."""
-    num_scales: int | None = None
+    num_scales: int | None = bounded(None, between(1, 16))
     """Scales of the recursion (section 3.6); None: until the last one is 4 pixels high or wide."""
-    width: int = 32
+    width: int = bounded(32, between(1, 4096))
     """Feature maps of the networks at the first scale."""
-    growth: float = 2.0
+    growth: float = bounded(2.0, between(0.25, 4))
     """By what the width grows at each further scale; the paper's doubles."""
-    num_blocks: int = 4
+    num_blocks: int = bounded(4, between(0, 1000))
     """Residual blocks of each network."""
-    num_couplings: int = 8
+    num_couplings: int = bounded(8, between(1, 1000))
     """modern: how many couplings at the first scale; vector: how many in all."""
-    coupling_growth: float = 1.0
-    """modern: which share of the couplings each further scale has of the one before, rounded down; one at least."""
-    frequency: float = 0.0
-    """vector: half of the networks' first units are sines, with weights of this deviation / D at the start; 0: none."""
+    coupling_growth: float = bounded(1.0, SHARE)
+    """modern: which share of the couplings each further scale has of the scale before, rounded
+    down; one at least."""
+    frequency: float = bounded(0.0, between(0, 1000))
+    """vector: half of the networks' first units are sines, with weights of this deviation / D at
+    the start; 0: none."""
     batch_norm: bool = False
-    """vector: whether batch norm (section 3.7) follows each coupling; the paper's images always have it."""
+    """vector: whether batch norm (section 3.7) follows each coupling; the paper's images always
+    have it."""
     dequantisation: Literal["uniform", "variational"] = "uniform"
-    """modern: the noise within a grey level; uniform as in the paper, or learned, whose bits/dim are a tighter bound."""
-    momentum: float = 0.0
+    """modern: the noise within a grey level; uniform as in the paper, or learned, whose bits/dim
+    are a tighter bound."""
+    momentum: float = bounded(0.0, BELOW_ONE)
     """rho of eq 15-16 in training; 0: plain batch statistics."""
-    alpha: float = 0.05
+    alpha: float = bounded(0.05, BELOW_HALF)
     """Pixels are squeezed into [alpha, 1 - alpha] before the logit (section 4.1)."""
 
 
@@ -84,55 +112,67 @@ class ModelConfig:
 class TrainConfig:
     """The optimisation (section 4.1), and what is written when."""
 
-    max_steps: int | None = 200_000
-    """Steps of the optimiser; None: as many as fit into max_minutes, also when a command names those alone."""
-    max_minutes: float | None = None
-    """Minutes of training over all sittings, evaluations not counted; of two budgets the one reached first ends it."""
-    batch_size: int = 64
-    """Images of a step, over all processes together; of a table rows, and all of them where there are fewer."""
-    lr: float = 1e-3
+    max_steps: int | None = bounded(200_000, AT_LEAST_ONE)
+    """Steps of the optimiser; None: as many as fit into max_minutes, also when a command names
+    those alone."""
+    max_minutes: float | None = bounded(None, positive(below=1e9))
+    """Minutes of training over all sittings, evaluations not counted; of two budgets the one
+    reached first ends it."""
+    batch_size: int = bounded(64, AT_LEAST_ONE)
+    """Images of a step, over all processes together; of a table rows, and all of them where there
+    are fewer."""
+    lr: float = bounded(1e-3, positive())
     """Adam's learning rate; its other settings are the defaults, as in the paper."""
-    muon_lr: float | None = None
-    """Learning rate of Muon for those weights of the networks that are matrices (modern, vector); None: Adam for all."""
+    muon_lr: float | None = bounded(None, positive())
+    """Learning rate of Muon for the networks' weights that are matrices (modern, vector); None:
+    Adam for all."""
     muon_weight_decay: float = 0.0
     """Each step multiplies Muon's matrices by 1 - learning rate x this."""
-    warmup: int = 0
+    warmup: int = bounded(0, NOT_NEGATIVE)
     """Steps over which the learning rate rises to lr."""
-    decay: float = 0.0
-    """Share of the training, its last part, over which the learning rate falls to 0, along a cosine."""
-    average: float = 0.0
-    """Evaluations, samples and models use a moving average of the weights that keeps this share each step; 0: the weights."""
-    clip: float = 100.0
+    decay: float = bounded(0.0, between(0, 1))
+    """Share of the training, its last part, over which the learning rate falls to 0, along a
+    cosine."""
+    average: float = bounded(0.0, BELOW_ONE)
+    """Evaluations, samples and models use a moving average of the weights that keeps this share
+    each step; 0: the weights."""
+    clip: float = bounded(100.0, POSITIVE_OR_INFINITE)
     """Largest global norm of the gradient of the loss in nats per image."""
-    clip_factor: float | None = None
-    """Largest norm of the gradient beside the typical one of the steps before; None: clip alone decides."""
-    skip_factor: float | None = None
-    """A step whose gradient's norm is more times the typical one than this changes nothing; None: each that is finite counts."""
-    l2: float = 5e-5
-    """Weight of the penalty on the gains of the weight norm and on the checkerboard couplings' bounds."""
+    clip_factor: float | None = bounded(None, MORE_THAN_ONE)
+    """Largest norm of the gradient in typical norms of the steps before; None: clip alone
+    decides."""
+    skip_factor: float | None = bounded(None, MORE_THAN_ONE)
+    """Skip a step whose gradient norm exceeds this many times the typical norm; None: never."""
+    l2: float = bounded(5e-5, NOT_NEGATIVE)
+    """Weight of the penalty on the gains of the weight norm and on the checkerboard couplings'
+    bounds."""
     precision: Literal["float32", "bfloat16", "auto", "float64"] = "float32"
-    """Arithmetic of the networks; auto: bfloat16 where the device is faster with it, else float32, which on GPUs is never
-    TF32. With bfloat16 the state z and the log-det stay float32, and evaluation does without."""
+    """Arithmetic of the networks; auto: bfloat16 where the device is faster with it, else float32,
+    which on GPUs is never TF32. With bfloat16 the state z and the log-det stay float32, and
+    evaluation does without."""
     recompute: bool = False
-    """Keep only the couplings' inputs for the gradient and compute the rest again: less memory, about a third more time."""
-    log_every: int = 10
+    """Keep only the couplings' inputs for the gradient and compute the rest again: less memory,
+    about a third more time."""
+    log_every: int = bounded(10, AT_LEAST_ONE)
     """Steps between two lines of metrics.jsonl."""
-    eval_every: int = 1000
+    eval_every: int = bounded(1000, AT_LEAST_ONE)
     """Steps between two evaluations on the validation split."""
-    eval_images: int = 1000
+    eval_images: int = bounded(1000, AT_LEAST_ONE)
     """At most so many validation images, or rows, are used for choosing the best model."""
-    sample_every: int = 1000
+    sample_every: int = bounded(1000, AT_LEAST_ONE)
     """Steps between two grids of samples."""
-    save_every: int = 1000
+    save_every: int = bounded(1000, AT_LEAST_ONE)
     """Steps between two checkpoints."""
-    patience: int = 0
+    patience: int = bounded(0, NOT_NEGATIVE)
     """Stop after so many evaluations without a better one; 0: never."""
-    moment_batches: int = 50
+    moment_batches: int = bounded(50, AT_LEAST_ONE)
     """Training batches over which batch norm's moments are re-estimated before an evaluation."""
-    timeout: float = 1800.0
-    """Seconds that one of several processes waits for another, also for its preparation of the data, before it gives up."""
-    tracker: str = "tensorboard"
-    """Where curves go beside metrics.jsonl: tensorboard, wandb or another tracker of `TRACKERS`, or none."""
+    timeout: float = bounded(1800.0, positive(below=1e7))
+    """Seconds that one of several processes waits for another, also for its preparation of the
+    data, before it gives up."""
+    tracker: str = bounded("tensorboard", TRACKER)
+    """Where curves go beside metrics.jsonl: tensorboard, wandb or another tracker of `TRACKERS`, or
+    none."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +184,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    seed: int = 0
+    seed: int = bounded(0, SEED)
     """Seed of weights, splits, batch order and noise."""
 
     @property
@@ -154,9 +194,10 @@ class Config:
 
     @property
     def shape(self) -> Shape:
-        """`data.shape`, once it is known: (C, H, W) or (D,). ValueError while the data have yet to decide it."""
+        """`data.shape`, (C, H, W) or (D,). ValueError while the data have yet to decide it."""
         if self.data.shape is None:
-            raise ValueError("data.shape: the data decide it; give (channels, height, width), or (columns,) of a table")
+            shapes = "(channels, height, width), or (columns,) of a table"
+            raise ValueError(f"data.shape: the data decide it; give {shapes}")
         return self.data.shape
 
     @property
@@ -168,11 +209,9 @@ class Config:
 
 
 # On resume these may differ from the run's; any other changed field is another training.
-EVERY = ("log_every", "eval_every", "eval_images", "sample_every", "save_every")
+_EVERY = ("log_every", "eval_every", "eval_images", "sample_every", "save_every")
 _BUDGET = ("max_steps", "max_minutes", "patience", "timeout", "tracker", "recompute")
-MAY_CHANGE = frozenset(f"train.{name}" for name in (*_BUDGET, *EVERY))
-
-TRACKERS = ("none", "tensorboard", "wandb", "comet_ml", "mlflow", "aim", "clearml", "dvclive")
+MAY_CHANGE = frozenset(f"train.{name}" for name in (*_BUDGET, *_EVERY))
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -3,16 +3,29 @@
 from dataclasses import replace
 from typing import Any
 
-from realnvp.config.fields import MAY_CHANGE, Config, DataConfig, ModelConfig, TrainConfig, differences
+from realnvp.config.fields import (
+    MAY_CHANGE,
+    Config,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+    differences,
+)
 
 _CIFAR10 = Config(
     "cifar10",
     DataConfig("cifar10", shape=(3, 32, 32), flip=True),
     ModelConfig(num_scales=2, width=64, num_blocks=8, momentum=0.9),
 )
-_IMAGENET32 = Config("imagenet32", DataConfig("imagenet32", shape=(3, 32, 32), held_out=0.01), ModelConfig(num_scales=4))
+_IMAGENET32 = Config(
+    "imagenet32",
+    DataConfig("imagenet32", shape=(3, 32, 32), held_out=0.01),
+    ModelConfig(num_scales=4),
+)
 _IMAGENET64 = Config(
-    "imagenet64", DataConfig("imagenet64", shape=(3, 64, 64), held_out=0.01), ModelConfig(num_scales=5, num_blocks=2)
+    "imagenet64",
+    DataConfig("imagenet64", shape=(3, 64, 64), held_out=0.01),
+    ModelConfig(num_scales=5, num_blocks=2),
 )
 
 
@@ -20,9 +33,21 @@ def _like_imagenet64(name: str) -> Config:
     return replace(_IMAGENET64, name=name, data=replace(_IMAGENET64.data, set=name, flip=True))
 
 
-_SHORT = TrainConfig(max_steps=2000, batch_size=32, eval_every=250, sample_every=250, save_every=250)
-# Minutes, not days: a higher rate and hardly a clip are worth .1 bits/dim by then (docs/experiments/paper_claims.md).
-_MINUTES = replace(_SHORT, max_steps=1500, batch_size=16, lr=2e-3, clip=1e4, eval_every=300, sample_every=300, save_every=300)
+_SHORT = TrainConfig(
+    max_steps=2000, batch_size=32, eval_every=250, sample_every=250, save_every=250
+)
+# Minutes, not days: a higher rate and hardly a clip are worth .1 bits/dim by then
+# (docs/experiments/paper_claims.md).
+_MINUTES = replace(
+    _SHORT,
+    max_steps=1500,
+    batch_size=16,
+    lr=2e-3,
+    clip=1e4,
+    eval_every=300,
+    sample_every=300,
+    save_every=300,
+)
 
 _TABLE = replace(
     _SHORT,
@@ -34,7 +59,8 @@ _TABLE = replace(
     clip=10.0,
     l2=0.0,
     eval_every=100,
-    eval_images=10_000,  # the best model is better than the next by less than .01 nats: a thousand rows would choose by luck
+    # The best model is better than the next by less than .01 nats: a thousand rows choose by luck.
+    eval_images=10_000,
 )
 
 PRESETS: dict[str, Config] = {
@@ -51,7 +77,12 @@ PRESETS: dict[str, Config] = {
         ModelConfig(num_scales=4, width=16, num_blocks=2),
         _MINUTES,
     ),
-    "digits": Config("digits", DataConfig("digits", shape=(1, 8, 8), levels=17), ModelConfig(num_scales=2, num_blocks=2), _SHORT),
+    "digits": Config(
+        "digits",
+        DataConfig("digits", shape=(1, 8, 8), levels=17),
+        ModelConfig(num_scales=2, num_blocks=2),
+        _SHORT,
+    ),
     "images": Config(train=_SHORT),
     "table": Config(
         "table",
@@ -63,7 +94,11 @@ PRESETS: dict[str, Config] = {
 
 # What later flows found, for the same minutes (docs/experiments/modern.md): not the paper's.
 _MODERN = ModelConfig("modern", width=48, growth=1.5, num_blocks=1, num_couplings=6)
-_FINE = {"growth": 2.0, "num_couplings": 9, "coupling_growth": 0.35}  # most couplings where most of the bits are
+_FINE = {
+    "growth": 2.0,
+    "num_couplings": 9,
+    "coupling_growth": 0.35,
+}  # most couplings where most of the bits are
 _DECAYED = replace(_SHORT, muon_weight_decay=0.1)
 
 
@@ -80,7 +115,9 @@ def _modernised(paper: Config, train: TrainConfig, **model: Any) -> Config:
         skip_factor=10.0,
         l2=0.0,
     )
-    return replace(paper, name=f"{paper.name}-modern", model=replace(_MODERN, **model), train=recipe)
+    return replace(
+        paper, name=f"{paper.name}-modern", model=replace(_MODERN, **model), train=recipe
+    )
 
 
 PRESETS |= {
@@ -99,7 +136,8 @@ PRESETS |= {
     )
 }
 
-# Bits/dim of the paper: Table 1 of its first version (2016), and for the 64x64 sets without a number there, its last (2017).
+# Bits/dim of the paper: Table 1 of its first version (2016), and of its last (2017) for the 64x64
+# sets that have no number in the first.
 # That has 3.98 for ImageNet 64x64.
 PAPER: dict[str, float] = {
     "cifar10": 3.49,
@@ -113,13 +151,21 @@ PAPER: dict[str, float] = {
 
 
 def departures(config: Config) -> list[str]:
-    """Dotted names of the fields that make this another experiment than the paper's on its data set; none where there is none."""
+    """Dotted names of the fields in which this departs from the paper's experiment on its data set.
+
+    Empty for data sets that the paper does not have.
+    """
     if config.data.set not in PAPER:
         return []
-    free = MAY_CHANGE | {"name", "seed", "data.source", "data.held_out"}  # the paper says nothing of these
+    free = MAY_CHANGE | {
+        "name",
+        "seed",
+        "data.source",
+        "data.held_out",
+    }  # the paper says nothing of these
     return [field for field in differences(PRESETS[config.data.set], config) if field not in free]
 
 
 def paper_bits_per_dim(config: Config) -> float | None:
-    """The paper's bits/dim for this configuration; None where the paper has none or the configuration departs from it."""
+    """The paper's bits/dim for this configuration. None: it has none, or this departs from it."""
     return None if departures(config) else PAPER.get(config.data.set)

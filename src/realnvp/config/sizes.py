@@ -7,7 +7,7 @@ from realnvp.config.fields import Config, ModelConfig, Shape
 
 # A hundred times the paper's largest model; to build more is a mistake, or an attack.
 MOST_PARAMETERS = 10**10
-# Thirty times the largest preset's. A block without a single large matrix takes 14 kB and .3 ms all the same.
+# Thirty times the largest preset's. Even a block of small matrices takes 14 kB and .3 ms.
 MOST_BLOCKS = 4000
 
 
@@ -17,9 +17,13 @@ def resolve(config: Config, shape: Shape, columns: tuple[str, ...] | None = None
     ValueError names the field where the data and the configuration disagree.
     """
     if config.data.shape not in (None, shape):
-        raise ValueError(f"data.shape: the configuration says {config.data.shape}, the data are {shape}")
+        raise ValueError(
+            f"data.shape: the configuration says {config.data.shape}, the data are {shape}"
+        )
     if (len(shape) == 1) != (config.model.architecture == "vector"):
-        raise ValueError(f"model.architecture: {config.model.architecture} does not fit data of shape {shape}")
+        raise ValueError(
+            f"model.architecture: {config.model.architecture} does not fit data of shape {shape}"
+        )
     scales = config.model.num_scales or default_num_scales(shape)
     if config.model.architecture == "modern" and not config.model.num_scales:
         scales = max(1, scales - 1)  # its last scale is at half the resolution, too
@@ -36,22 +40,24 @@ def resolve(config: Config, shape: Shape, columns: tuple[str, ...] | None = None
 
 
 def count_blocks(config: Config) -> int:
-    """How many residual blocks all networks have together, a network's first and last layer counted as one more.
+    """Residual blocks of all networks; first and last layer of a network count as one more.
 
-    Of the fewest scales where neither the configuration nor its shape says how many.
+    For one scale, if neither the configuration nor its shape says how many there are.
     """
     model, shape = config.model, config.data.shape
     scales = model.num_scales or (default_num_scales(shape) if shape else 1)
     networks = _networks(replace(model, num_scales=scales))
-    return (1 + model.num_blocks) * (sum(count for _, _, count in networks) + (model.dequantisation == "variational"))
+    return (1 + model.num_blocks) * (
+        sum(count for _, _, count in networks) + (model.dequantisation == "variational")
+    )
 
 
 def least_parameters(config: Config) -> int:
-    """A number of parameters that the flow of this (resolved) configuration has at least: those of its networks."""
+    """A lower bound on the flow's parameters, for a resolved configuration: its networks alone."""
     model, channels = config.model, (config.data.shape or (1,))[0]
     total = 0
     for scale, width, count in _networks(model):
-        # What they see and say has the data's channels, ever more of them the coarser the scale; a block is two layers.
+        # Inputs and outputs have the data's channels, twice as many a scale; a block is two layers.
         if model.architecture == "paper":
             ends, block = width**2 + 19 * channels * 2**scale * width, 19 * width**2
         elif model.architecture == "modern":
@@ -65,7 +71,7 @@ def least_parameters(config: Config) -> int:
 
 
 def _networks(model: ModelConfig) -> list[tuple[int, int, int]]:
-    """The networks of the (resolved) model's couplings at each scale: the scale's number, their width, how many."""
+    """(scale, width, count) of the networks of a (resolved) model's couplings."""
     if model.architecture == "vector":
         return [(0, model.width, model.num_couplings)]
     found: list[tuple[int, int, int]] = []
@@ -73,7 +79,9 @@ def _networks(model: ModelConfig) -> list[tuple[int, int, int]]:
     for scale in range(scales):
         last = scale == scales - 1
         if model.architecture == "modern":
-            found.append((scale, model.width, model.num_couplings + (not last)))  # with the prior of what is factored out
+            found.append(
+                (scale, model.width, model.num_couplings + (not last))
+            )  # with the prior of what is factored out
         else:
             found.append((scale, model.width, 4 if last else 3))
         if not last:
@@ -84,7 +92,7 @@ def _networks(model: ModelConfig) -> list[tuple[int, int, int]]:
 
 
 def coarser(model: ModelConfig) -> ModelConfig:
-    """The (resolved) model of the further scales: its width and number of couplings are those of the next one."""
+    """The (resolved) model from the next scale on, with the width and couplings of that scale."""
     assert model.num_scales is not None
     couplings = max(1, int(model.coupling_growth * model.num_couplings))
     width = max(1, int(model.growth * model.width))
@@ -92,7 +100,10 @@ def coarser(model: ModelConfig) -> ModelConfig:
 
 
 def default_num_scales(shape: Shape) -> int:
-    """1 for vectors; how often images can be halved until a side is odd or the last scale is 4 pixels (section 4.1), plus one."""
+    """1 for vectors; for images, halve them until a side is odd or 4 pixels (section 4.1).
+
+    The scales are one more than the halvings.
+    """
     if len(shape) == 1:
         return 1
     side, scales = min(shape[1:]), 1
@@ -102,7 +113,7 @@ def default_num_scales(shape: Shape) -> int:
 
 
 def smallest_side(model: ModelConfig) -> int:
-    """The least height and width that the scales of a (resolved) model allow; others are its multiples."""
+    """The least side that a (resolved) model's scales allow; other sides are its multiples."""
     assert model.num_scales is not None
     return 1 << model.num_scales - (model.architecture == "paper")
 

@@ -13,7 +13,7 @@ Nats = TypeVar("Nats", float, "Tensor")
 
 
 def in_bits_per_dim(nats: Nats, shape: Sequence[int]) -> Nats:
-    """-log2 p / D of log-densities in nats, for images of this shape: the only place that knows the constant."""
+    """-log2 p / D of log-densities in nats, for images of this shape."""
     return nats / (-math.log(2) * math.prod(shape))
 
 
@@ -38,5 +38,5 @@ LOG_LIKELIHOOD = Unit("log_likelihood", "nats", "rows", 1)
 
 
 def unit_of(config: Config | None) -> Unit:
-    """Bits/dim for images; the log-likelihood in nats a row for tables, whose density is in the units of their columns."""
+    """Bits/dim for images; nats a row for tables, in the units of their columns."""
     return LOG_LIKELIHOOD if config is not None and config.kind is Kind.TABLE else BITS_PER_DIM

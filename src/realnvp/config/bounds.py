@@ -1,0 +1,54 @@
+"""What a single field allows, beside its default: `width: int = bounded(32, between(1, 4096))`."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from math import inf
+from typing import Any, NamedTuple
+
+
+class Bound(NamedTuple):
+    """What a value must keep; None always passes."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+def bounded(default: Any, *bounds: Bound) -> Any:
+    """A field of a dataclass with this default and these bounds."""
+    return dataclasses.field(default=default, metadata={"bounds": bounds})
+
+
+def broken(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The dotted name of each field that breaks a bound, in the order of the fields, and which."""
+    for item in dataclasses.fields(config):
+        value, path = getattr(config, item.name), prefix + item.name
+        if dataclasses.is_dataclass(value):
+            yield from broken(value, f"{path}.")
+        for bound in item.metadata.get("bounds", ()):
+            if value is not None and not bound.holds(value):
+                yield path, bound.words
+
+
+def between(low: float, high: float) -> Bound:
+    """Both ends included."""
+    return Bound(lambda value: low <= value <= high, f"must be between {low} and {high}")
+
+
+def positive(below: float = inf) -> Bound:
+    """More than 0, and less than what can only be a mistake."""
+    return Bound(lambda value: 0 < value < below, "must be positive")
+
+
+AT_LEAST_ONE = Bound(lambda value: value >= 1, "must be at least 1")
+BELOW_HALF = Bound(lambda value: 0 < value < 0.5, "must be between 0 and 0.5")
+NOT_NEGATIVE = Bound(lambda value: 0 <= value < inf, "must not be negative")
+BELOW_ONE = Bound(lambda value: 0 <= value < 1, "must be in [0, 1)")
+SHARE = Bound(lambda value: 0 < value <= 1, "must be more than 0 and at most 1")
+MORE_THAN_ONE = Bound(lambda value: value > 1, "must be more than 1")
+POSITIVE_OR_INFINITE = Bound(lambda value: value > 0, "must be positive")
+SEED = Bound(lambda value: 0 <= value < 2**63, "must be between 0 and 2^63 - 1")
+SHAPE = (
+    Bound(lambda value: len(value) in (1, 3), "must be one or three integers"),
+    Bound(lambda value: 1 <= min(value) <= max(value) <= 65536, "must be between 1 and 65536"),
+)
+DIFFERENT = Bound(lambda value: len({*value}) == len(value), "must be different names")
