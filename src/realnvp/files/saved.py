@@ -78,7 +78,7 @@ def save_flow(flow: Flow, folder: str | Path, *, facts: Mapping[str, Any] | None
     """Write a folder that `load_flow` reads: weights, configuration, facts, manifest, README.md.
 
     facts: any JSON. README.md, a model card, shows
-        evaluation: what `evaluate` gives,
+        evaluation: what RUN/evaluation.json holds,
         commands: a list of texts,
         licence: an identifier as the Hugging Face Hub has them, such as mit,
         environment and step.
