@@ -124,7 +124,7 @@ MUTANTS = [
     ),
     Mutant("config/sizes.py", "int(model.growth * model.width)", "model.width", MODELS),
     Mutant("flows/paper.py", "bound=0.0", "bound=1.0", EQUATIONS),
-    Mutant("flows/paper.py", " if not isinstance(each.net, KeptHalf)", "", CORE),
+    Mutant("flows/paper.py", " and not isinstance(module.net, KeptHalf)", "", CORE),
     Mutant("evaluation/views.py", " - math.log(len(views))", "", "tests/test_views.py"),
     Mutant("evaluation/views.py", "x.flip(3) if mirror else x", "x", "tests/test_views.py"),
     Mutant("noise.py", "[0, 0, index, round]", "[0, 0, index, 0]", BATCHES),

@@ -26,8 +26,7 @@ class _Function(nn.Module):
         self.flow, self.call = flow, call
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = getattr(self.flow, self.call)(x)
-        return out
+        return getattr(self.flow, self.call)(x)
 
 
 def export_program(

@@ -113,8 +113,7 @@ def over_processes(x: Tensor) -> Tensor:
     """The sum over all processes, differentiable."""
     if not several_processes():
         return x
-    summed: Tensor = _AllReduceSum.apply(x)  # type: ignore[no-untyped-call]  # torch has no types
-    return summed
+    return _AllReduceSum.apply(x)  # type: ignore[no-untyped-call]  # torch has no types
 
 
 def several_processes() -> bool:

@@ -175,8 +175,7 @@ class RealNVPDensity(
     def sample(self, n_samples: int = 1) -> Array:
         """(n_samples, D): new rows; the same each time if random_state is an integer."""
         check_is_fitted(self)
-        samples: Array = self.flow_.sample(n_samples, seed=self._seed()).numpy()
-        return samples
+        return self.flow_.sample(n_samples, seed=self._seed()).numpy()
 
     def transform(self, X: Any) -> Array:
         """(N, D): the latents z = f(x), which are standard normal where the fit is good."""
@@ -203,8 +202,7 @@ class RealNVPDensity(
 
     def _rows(self, X: Any) -> Array:
         check_is_fitted(self)
-        rows: Array = validate_data(self, X, dtype=np.float64, reset=False)
-        return rows
+        return validate_data(self, X, dtype=np.float64, reset=False)
 
     @torch.no_grad()
     def _each(self, method: Callable[[Tensor], Tensor], rows: Array) -> Array:
@@ -212,8 +210,7 @@ class RealNVPDensity(
             method(torch.tensor(rows[chunk]))
             for chunk in chunks(len(rows), batch_that_fits(rows.shape[1:]))
         ]
-        found: Array = torch.cat(parts).numpy()
-        return found
+        return torch.cat(parts).numpy()
 
 
 class RealNVPOutlier(OutlierMixin, BaseEstimator):
@@ -261,10 +258,7 @@ class RealNVPOutlier(OutlierMixin, BaseEstimator):
     def score_samples(self, X: Any) -> Array:
         """(N,): the log-density of each row, nats; the lower, the more an outlier."""
         check_is_fitted(self)
-        scores: Array = self.density_.score_samples(
-            validate_data(self, X, dtype=np.float64, reset=False)
-        )
-        return scores
+        return self.density_.score_samples(validate_data(self, X, dtype=np.float64, reset=False))
 
     def decision_function(self, X: Any) -> Array:
         """(N,): `score_samples` - `offset_`, negative for outliers."""

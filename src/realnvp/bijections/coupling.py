@@ -65,5 +65,5 @@ class AdditiveCoupling(Bijection):
 
 def _of_kept_part(net: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
     """net(b x, b) in x's type."""
-    kept = x.where(mask, 0)  # no product: 0 * inf would be nan
-    return in_the_networks_dtype(net, kept, mask)
+    # No product b x: 0 * inf would be nan.
+    return in_the_networks_dtype(net, x.where(mask, 0), mask)

@@ -90,5 +90,7 @@ def _refuse_version_0_1_0(
 ) -> None:
     """ValueError for the layer of 0.1.0, which had a trained bound: here it is another density."""
     if f"{prefix}bound" in tensors:
-        words = "the learned noise of version 0.1.0 was no bijection, and is computed no more"
-        raise ValueError(f"{words}: train again")
+        raise ValueError(
+            "the learned noise of version 0.1.0 was no bijection, and is computed no more: "
+            "train again"
+        )

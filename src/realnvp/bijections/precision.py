@@ -11,8 +11,8 @@ def reference_tensor(module: nn.Module, default: Tensor | None = None) -> Tensor
 
     default: what a module without tensors gives. None: an empty tensor on the CPU.
     """
-    fallback = torch.empty(0) if default is None else default
-    return next(chain(module.parameters(), module.buffers()), fallback)
+    tensors = chain(module.parameters(), module.buffers())
+    return next(tensors, torch.empty(0) if default is None else default)
 
 
 def float64_like(module: nn.Module) -> Tensor:
@@ -38,5 +38,4 @@ def in_the_networks_dtype(net: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
 
     Returned in x's type: what touches x and log_det has it.
     """
-    out: Tensor = net(x.to(reference_tensor(net, x).dtype), mask)
-    return out.to(x.dtype)
+    return net(x.to(reference_tensor(net, x).dtype), mask).to(x.dtype)

@@ -21,8 +21,8 @@ def build(config: Config | str) -> Flow:
     """
     if isinstance(config, str):
         if config not in PRESETS:
-            there = f"{nearest(config, PRESETS)}; there are {', '.join(PRESETS)}"
-            raise ValueError(f"no preset {config!r}{there}")
+            names = ", ".join(PRESETS)
+            raise ValueError(f"no preset {config!r}{nearest(config, PRESETS)}; there are {names}")
         config = PRESETS[config]
     config = resolve(validate(config), config.shape)
     place = torch.get_default_device()
@@ -31,8 +31,7 @@ def build(config: Config | str) -> Flow:
     with torch.device(place if place.type == "meta" else "cpu"), torch.random.fork_rng(devices=[]):
         seed = int(generator(config.seed, Purpose.WEIGHTS).integers(2**63))
         torch.default_generator.manual_seed(seed)
-        bijection = bijection_of(config)
-    return Flow(bijection, StandardNormal(), config).to(place)
+        return Flow(bijection_of(config), StandardNormal(), config).to(place)
 
 
 def bijection_of(config: Config) -> Chain:

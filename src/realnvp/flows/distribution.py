@@ -57,8 +57,9 @@ class FlowDistribution(Distribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "FlowDistribution":
         """A distribution with this batch_shape: as many independent x, of one density."""
-        validate = self._validate_args
-        return FlowDistribution(self.flow, self.event_shape, batch_shape, validate_args=validate)
+        return FlowDistribution(
+            self.flow, self.event_shape, batch_shape, validate_args=self._validate_args
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         """(*sample_shape, *batch_shape): nats of value, (..., *event_shape)."""
@@ -72,8 +73,9 @@ class FlowDistribution(Distribution):
         count = shape[: len(shape) - len(self.event_shape)].numel()
         seed = int(torch.randint(2**63 - 1, ()))
         z = self.flow.latents(range(count), self.event_shape, seed) if count else torch.empty(0)
-        x = self._of_each(self.flow.decode, z.view(shape), self.event_shape)
-        return x.to(reference_tensor(self.flow))
+        return self._of_each(self.flow.decode, z.view(shape), self.event_shape).to(
+            reference_tensor(self.flow)
+        )
 
     def _of_each(
         self, function: Callable[[Tensor], Tensor], x: Tensor, event: Sequence[int]

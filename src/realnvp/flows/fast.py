@@ -40,16 +40,18 @@ def fast(flow: Flow, *, dtype: torch.dtype | None = None) -> Flow:
         dtype = torch.bfloat16 if has_bfloat16(reference_tensor(flow).device) else torch.float32
     if dtype not in (torch.bfloat16, torch.float32, torch.float64):
         raise ValueError(f"dtype: must be torch.bfloat16, float32 or float64, got {dtype}")
-    if not any(isinstance(net, ResNet | ConvNet) for net in flow.modules()):
-        words = "only flows of images have convolutions to fold; this one is as fast as it gets"
-        raise ValueError(f"fast: {words}")
-    copies: dict[int, nn.Module] = {}
     with torch.no_grad():
-        for net in flow.modules():
-            if isinstance(net, ResNet):
-                copies[id(net)] = _FastResNet(net, dtype)
-            if isinstance(net, ConvNet):
-                copies[id(net)] = _FastConvNet(net, dtype)
+        copies: dict[int, nn.Module] = {
+            id(net): _FastResNet(net, dtype)
+            if isinstance(net, ResNet)
+            else _FastConvNet(net, dtype)
+            for net in flow.modules()
+            if isinstance(net, ResNet | ConvNet)
+        }
+    if not copies:
+        raise ValueError(
+            "fast: only flows of images have convolutions to fold; this one is as fast as it gets"
+        )
     copied = copy.deepcopy(flow, copies)  # which takes the fast networks for copies made already
     copied.exact = False
     return copied.eval().requires_grad_(False)
@@ -124,8 +126,7 @@ class _FastResNet(_Fixed):
         for conv1, conv2, skip in self.blocks:
             h = conv2.add_to(h, conv1(h.relu(), relu=True))
             accumulated = skip.add_to(accumulated, h)
-        out: Tensor = self.conv_out(accumulated.relu_())
-        return out
+        return self.conv_out(accumulated.relu_())
 
 
 def _affine(norm: Normalise) -> tuple[Tensor, Tensor]:

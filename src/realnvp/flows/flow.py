@@ -68,16 +68,14 @@ class Flow(nn.Module):
         """
         self.check_batch(x)
         z, log_det = self.bijection(x)
-        nats: Tensor = self.prior.log_prob(z) + log_det
-        return nats
+        return self.prior.log_prob(z) + log_det
 
     forward = log_prob
 
     def encode(self, x: Tensor) -> Tensor:
         """z = f(x), of x's shape."""
         self.check_batch(x)
-        z: Tensor = self.bijection(x)[0]
-        return z
+        return self.bijection(x)[0]
 
     def decode(self, z: Tensor) -> Tensor:
         """x = g(z), of z's shape, in data units and not rounded. RuntimeError in training mode."""
@@ -143,9 +141,10 @@ class Flow(nn.Module):
     def check_batch(self, x: Tensor) -> None:
         """ValueError if x is no batch for this flow: by its type, its device or its shape."""
         if not isinstance(x, Tensor) or not x.is_floating_point():
-            got = f"{type(x).__name__} of {getattr(x, 'dtype', 'no type')}"
-            takes = "the flow takes floating-point tensors (pixels: v + u)"
-            raise ValueError(f"{takes}, got {got}; see realnvp.bits_per_dim")
+            raise ValueError(
+                f"the flow takes floating-point tensors (pixels: v + u), got {type(x).__name__} "
+                f"of {getattr(x, 'dtype', 'no type')}; see realnvp.bits_per_dim"
+            )
         mine, remedy = reference_tensor(self, x), "bring one to the other with .to"
         if torch.promote_types(x.dtype, mine.dtype) != x.dtype:
             raise ValueError(f"the flow is of {mine.dtype}, the data {x.dtype}: {remedy}")
@@ -192,8 +191,10 @@ class StandardNormal(nn.Module):
 def refuse_fast(flow: Flow, verb: str) -> None:
     """ValueError if `realnvp.fast` made the flow; verb: what to do with the original instead."""
     if not flow.exact:
-        words = "this flow was made by realnvp.fast, in low precision"
-        raise ValueError(f"{words}: {verb} the flow that it was made from")
+        raise ValueError(
+            f"this flow was made by realnvp.fast, in low precision: {verb} the flow that it was "
+            "made from"
+        )
 
 
 @contextmanager

@@ -24,16 +24,22 @@ def modern(model: ModelConfig, channels: int) -> Chain:
     net = partial(ConvNet, 2 * channels, model.width, num_blocks=model.num_blocks)
     layers: list[Bijection] = []
     for _ in range(model.num_couplings):
-        layers += [ActNorm(4 * channels), Mixing(4 * channels)]
-        layers.append(half_coupling(model, net, 4 * channels, flip=False))
+        layers += [
+            ActNorm(4 * channels),
+            Mixing(4 * channels),
+            half_coupling(model, net, 4 * channels, flip=False),
+        ]
     if model.num_scales == 1:
         return Chain([Squeezed(Chain([*layers, ActNorm(4 * channels)]), by_colour=True)])
     prior = [ActNorm(4 * channels), half_coupling(model, net, 4 * channels, flip=True)]
-    further = modern(coarser(model), 2 * channels)
-    return Chain([Squeezed(Chain([*layers, *prior]), by_colour=True), FactorOut(further)])
+    return Chain(
+        [
+            Squeezed(Chain([*layers, *prior]), by_colour=True),
+            FactorOut(modern(coarser(model), 2 * channels)),
+        ]
+    )
 
 
 def matrices(flow: Flow) -> list[Tensor]:
     """The networks' weights that are matrices, (out, in): Muon's."""
-    layers = [module for module in flow.modules() if isinstance(module, MatrixConv | nn.Linear)]
-    return [layer.weight for layer in layers]
+    return [m.weight for m in flow.modules() if isinstance(m, MatrixConv | nn.Linear)]

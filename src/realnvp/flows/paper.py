@@ -45,7 +45,14 @@ def multiscale(model: ModelConfig, channels: int) -> Chain:
 
 def checkerboard_couplings(model: ModelConfig, channels: int, count: int) -> list[Bijection]:
     """Couplings with alternating checkerboards, each followed by batch norm of its whole output."""
-    net = partial(network, model, channels, see_mask=True)
+    net = partial(
+        ResNet,
+        channels,
+        model.width,
+        num_blocks=model.num_blocks,
+        momentum=model.momentum,
+        see_mask=True,
+    )
     layers: list[Bijection] = []
     for i in range(count):
         mask = partial(checkerboard, flip=i % 2 == 1)
@@ -56,7 +63,13 @@ def checkerboard_couplings(model: ModelConfig, channels: int, count: int) -> lis
 
 def channelwise_couplings(model: ModelConfig, channels: int, count: int) -> list[Bijection]:
     """Couplings that change the channels' second, first, second ... half, each with batch norm."""
-    net = partial(network, model, channels // 2)
+    net = partial(
+        ResNet,
+        channels // 2,
+        model.width,
+        num_blocks=model.num_blocks,
+        momentum=model.momentum,
+    )
     layers: list[Bijection] = []
     for i in range(count):
         layers.append(half_coupling(model, net, channels, flip=i % 2 == 1))
@@ -71,8 +84,12 @@ def half_coupling(
 
     It changes the second half. flip: the first.
     """
-    mask = partial(channelwise, flip=flip)
-    return coupling(model, mask, lambda c_out: KeptHalf(net(c_out), flip=flip), channels // 2)
+    return coupling(
+        model,
+        partial(channelwise, flip=flip),
+        lambda c_out: KeptHalf(net(c_out), flip=flip),
+        channels // 2,
+    )
 
 
 def coupling(
@@ -95,23 +112,17 @@ def coupling(
     return AffineCoupling(mask, net(2 * channels), bound=bound)
 
 
-def network(model: ModelConfig, c_in: int, c_out: int, *, see_mask: bool = False) -> ResNet:
-    """The residual network of a coupling, with the model's width, depth and momentum."""
-    return ResNet(
-        c_in,
-        model.width,
-        c_out,
-        num_blocks=model.num_blocks,
-        momentum=model.momentum,
-        see_mask=see_mask,
-    )
-
-
 def l2_penalty(flow: Flow) -> Tensor:
     """Sum of squares of weight norm's trained gains and of the checkerboard couplings' bounds."""
-    convolutions = [m for m in flow.modules() if isinstance(m, WeightNormConv)]
-    couplings = [m for m in flow.modules() if isinstance(m, AffineCoupling)]
-    gains = [conv.gain for conv in convolutions if conv.gain is not None]
-    bounds = [each.bound for each in couplings if not isinstance(each.net, KeptHalf)]
+    gains = [
+        module.gain
+        for module in flow.modules()
+        if isinstance(module, WeightNormConv) and module.gain is not None
+    ]
+    bounds = [
+        module.bound
+        for module in flow.modules()
+        if isinstance(module, AffineCoupling) and not isinstance(module.net, KeptHalf)
+    ]
     zero = reference_tensor(flow).new_zeros(())
     return torch.stack([each.square().sum() for each in [zero, *gains, *bounds]]).sum()

@@ -29,8 +29,7 @@ def vector(model: ModelConfig, dim: int) -> Chain:
     for i in range(model.num_couplings):
         if i % 2 == 0:
             layers.append(Mixing(dim, starts_as="rotation" if i else "symmetric"))
-        mask = partial(bitwise, bit=i // 2, flip=i % 2 == 1)
-        layers.append(coupling(model, mask, net, dim))
+        layers.append(coupling(model, partial(bitwise, bit=i // 2, flip=i % 2 == 1), net, dim))
         if model.batch_norm:
             layers.append(BatchNorm(dim, momentum=model.momentum))
     return Chain(layers)

@@ -41,50 +41,42 @@ def packed(weight: Tensor) -> Tensor:
     """The weight laid out once for `convolve` and `conv_add`; oneDNN would do it in each call."""
     if not has_fused(weight):
         return weight
-    laid_out: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, *_geometry(weight))
-    return laid_out
+    return torch.ops.mkldnn._reorder_convolution_weight(weight, *_geometry(weight))
 
 
 def convolve(h: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = False) -> Tensor:
     """conv(h), or relu(conv(h)), for odd kernels; without a gradient."""
-    out: Tensor
-    if has_fused(h):
-        then: tuple[Any, ...] = ("relu" if relu else "none", [], "")
-        out = torch.ops.mkldnn._convolution_pointwise(h, weight, bias, *_geometry(weight), *then)
-        return out
-    out = F.conv2d(h, weight, bias, padding="same")
-    return out.relu_() if relu else out
+    if not has_fused(h):
+        out = F.conv2d(h, weight, bias, padding="same")
+        return out.relu_() if relu else out
+    return torch.ops.mkldnn._convolution_pointwise(
+        h, weight, bias, *_geometry(weight), "relu" if relu else "none", [], ""
+    )
 
 
 def conv_add(
     h: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor, *, in_place: bool
 ) -> Tensor:
     """total + conv(h); without a gradient."""
-    out: Tensor
     if not has_fused(h):
         out = F.conv2d(h, weight, bias, padding="same")
         return total.add_(out) if in_place else out.add_(total)
-    then: tuple[Any, ...] = ("add", 1.0, None, [], None)
+    options: tuple[Any, ...] = (weight, bias, *_geometry(weight), "add", 1.0, None, [], None)
     if in_place:
-        kernel, order = torch.ops.mkldnn._convolution_pointwise_, (total, h)
-    else:
-        kernel, order = torch.ops.mkldnn._convolution_pointwise, (h, total)
-    out = kernel.binary(*order, weight, bias, *_geometry(weight), *then)
-    return out
+        return torch.ops.mkldnn._convolution_pointwise_.binary(total, h, *options)
+    return torch.ops.mkldnn._convolution_pointwise.binary(h, total, *options)
 
 
 def conv_add_with_gradient(
     h: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor, *, in_place: bool
 ) -> Tensor:
     """total + conv(h)."""
-    out: Tensor = _ConvAdd.apply(h, weight, bias, total, in_place)  # type: ignore[no-untyped-call]
-    return out
+    return _ConvAdd.apply(h, weight, bias, total, in_place)  # type: ignore[no-untyped-call]
 
 
 def normalise_in_training(h: Tensor, beta: Tensor, moments: MovingMoments, *, relu: bool) -> Tensor:
     """(h - mean) / sqrt(var + eps) + beta, then with relu a ReLU; mean and var by `moments`."""
-    out: Tensor = _Normalise.apply(h, beta, moments, relu)  # type: ignore[no-untyped-call]
-    return out
+    return _Normalise.apply(h, beta, moments, relu)  # type: ignore[no-untyped-call]
 
 
 def _geometry(weight: Tensor) -> tuple[list[int], list[int], list[int], int]:
@@ -97,13 +89,12 @@ class _ConvAdd(torch.autograd.Function):
     def forward(
         ctx: Any, h: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor, in_place: bool
     ) -> Tensor:
-        low = weight.to(h.dtype)
-        low_bias = None if bias is None else bias.to(h.dtype)
-        ctx.save_for_backward(h, low)
+        weight, bias = weight.to(h.dtype), None if bias is None else bias.to(h.dtype)
+        ctx.save_for_backward(h, weight)
         ctx.with_bias = bias is not None
         if in_place:
             ctx.mark_dirty(total)
-        return conv_add(h, low, low_bias, total, in_place=in_place)
+        return conv_add(h, weight, bias, total, in_place=in_place)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor, None]:

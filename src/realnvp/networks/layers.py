@@ -26,8 +26,9 @@ class WeightNormConv(nn.Module):
         bound = math.sqrt(2 / c_in)
         v = torch.empty(c_out, c_in, kernel, kernel).uniform_(-bound, bound)
         self.v = nn.Parameter(v.contiguous(memory_format=torch.channels_last))
-        start = torch.full((c_out, 1, 1, 1), kernel / math.sqrt(6))
-        self.gain = nn.Parameter(start) if gain else None
+        self.gain = (
+            nn.Parameter(torch.full((c_out, 1, 1, 1), kernel / math.sqrt(6))) if gain else None
+        )
         self.bias = nn.Parameter(torch.zeros(c_out)) if bias else None
 
     def filters(self) -> Tensor:
@@ -44,7 +45,7 @@ class WeightNormConv(nn.Module):
         """total + conv(h). in_place: overwrite total, which nobody else needs."""
         if self.training and has_fused(h):
             return conv_add_with_gradient(h, self.filters(), self.bias, total, in_place=in_place)
-        out: Tensor = self(h)
+        out = self(h)
         return total.add_(out) if in_place else out.add_(total)
 
 

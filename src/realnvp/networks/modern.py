@@ -40,8 +40,7 @@ class ConvNet(nn.Module):
         h = self.conv_in(compressed(x).contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             h = h + block(h)
-        out: Tensor = self.conv_out(F.silu(h))
-        return out
+        return self.conv_out(F.silu(h))
 
 
 class MLP(nn.Module):
@@ -73,5 +72,4 @@ class MLP(nn.Module):
             h = torch.cat([h[:, : self.waves].sin(), h[:, self.waves :]], dim=1)
         for block in self.blocks:
             h = h + block(h)
-        out: Tensor = self.last(F.silu(h))
-        return out
+        return self.last(F.silu(h))

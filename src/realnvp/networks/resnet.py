@@ -21,8 +21,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = WeightNormConv(width, width, 3, gain=True)
 
     def forward(self, h: Tensor) -> Tensor:
-        residual = self.conv1(self.norm1(h))
-        return self.conv2.add_to(h, self.norm2(residual))
+        return self.conv2.add_to(h, self.norm2(self.conv1(self.norm1(h))))
 
 
 class ResNet(nn.Module):
@@ -61,8 +60,7 @@ class ResNet(nn.Module):
             h = block(h)
             assert isinstance(skip, WeightNormConv)
             accumulated = skip.add_to(accumulated, h, in_place=True)
-        out: Tensor = self.conv_out(self.norm_out(accumulated))
-        return out
+        return self.conv_out(self.norm_out(accumulated))
 
 
 def both_signs(r: Tensor, mask: Tensor, *, see_mask: bool) -> Tensor:
