@@ -201,9 +201,9 @@ MUTANTS = [
     Mutant("training/batches.py", "pixels[mirrored, :, ::-1]", "pixels[mirrored]", BATCHES),
     Mutant("training/batches.py", "self._ahead.pop(step, None)", "self._ahead.pop(next(iter(self._ahead), None), None)", BATCHES),
     Mutant("files/checkpoint.py", "torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)", "tensor", RESUMED),
-    Mutant("files/checkpoint.py", 'tensors[f"optimizer.{names[weight]}.{entry}"] = value', "pass", RESUMED),
+    Mutant("files/checkpoint.py", "for weight, entries in optimizer.state.items()", "for weight, entries in ()", RESUMED),
     Mutant("files/checkpoint.py", 'mean.copy_(tensors[f"average.{name}"])', "pass", CUT_SHORT),
-    Mutant("files/checkpoint.py", 'keep_last(parent, "step", 2)', 'keep_last(parent, "step", 1)', FOLDERS),
+    Mutant("files/checkpoint.py", '"step", 2)', '"step", 1)', FOLDERS),
     Mutant(
         "files/atomic.py",
         "left = name is None and bool(old.fullmatch(orphan.name))",
@@ -211,7 +211,7 @@ MUTANTS = [
         OURS,
     ),
     Mutant("files/atomic.py", "left = not _at_work(int(found[1]))", "left = True", OURS),
-    Mutant("files/folders.py", "filter(_is_ours, numbered(parent, prefix))", "numbered(parent, prefix)", OURS),
+    Mutant("files/folders.py", " if not _why_not_ours(folder)]", "]", OURS),
     Mutant("files/atomic.py", ".realnvp-{os.getpid()}.tmp", ".realnvp-0.tmp", OURS),
     Mutant("training/run.py", "    check_data(files, splits)\n", "", OURS),
     Mutant(

@@ -247,7 +247,7 @@ def test_learned_noise_of_version_0_1_0_is_refused(tmp_path: Path, capsys: pytes
         )
     )
     save_flow(flow, tmp_path / "flow")
-    save_checkpoint(tmp_path, TrainState(step=1), flow=flow, optimizers=[], average=WeightAverage(flow, 0.0))
+    save_checkpoint(tmp_path, TrainState(step=1), flow=flow, optimizers=[], averages={})
     for folder, file, prefix in (
         (tmp_path / "flow", "model.safetensors", ""),
         (tmp_path / "checkpoints" / "step-000000001", "state.safetensors", "flow."),
@@ -263,7 +263,7 @@ def test_learned_noise_of_version_0_1_0_is_refused(tmp_path: Path, capsys: pytes
     with pytest.raises(DamagedError, match=f"model.{words}"):
         load_flow(tmp_path / "flow")
     with pytest.raises(DamagedError, match=f"state.{words}"):
-        load_checkpoint(tmp_path, flow=flow, optimizers=[], average=WeightAverage(flow, 0.0))
+        load_checkpoint(tmp_path, flow=flow, optimizers=[], averages={})
     assert run(["sample", str(tmp_path / "flow"), "--out", str(tmp_path / "x.png")]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
 

@@ -29,7 +29,6 @@ from realnvp.files.folders import numbered
 from realnvp.files.records import DamagedError
 from realnvp.files.saved import load_flow
 from realnvp.flows.build import build
-from realnvp.training.optimisation import WeightAverage
 from realnvp.training.run import Run
 
 from .children import Child
@@ -72,7 +71,7 @@ def _expect(run: Path, path: Path) -> None:
     if kind == "checkpoints":
         flow = build(read_config(run / "config.json"))
         optimizers = [torch.optim.Adam(flow.parameters())]
-        state, complaints = load_checkpoint(run, flow=flow, optimizers=optimizers, average=WeightAverage(flow, 0))
+        state, complaints = load_checkpoint(run, flow=flow, optimizers=optimizers, averages={})
         previous = numbered(run / "checkpoints", "step")[0]
         assert f"step-{state.step:09d}" == previous.name, path
         words = "; ".join(complaints)

@@ -19,11 +19,11 @@ from realnvp.config import DataConfig, Kind
 from realnvp.config.words import reason
 from realnvp.data.dataset import SPLITS, Dataset, Pixels, Rows, Split, Values, cut_rows
 from realnvp.files.atomic import atomic_save
-from realnvp.files.records import Fields, parse_fields
+from realnvp.files.records import parse_fields
 from realnvp.progress import chunks, progress
 
 DESCRIPTION = "dataset.json"
-_FIELDS: Fields = {
+_FIELDS = {
     "name": str,
     "version": str | None,
     "source": str | None,
@@ -75,7 +75,7 @@ def open_splits(folder: Path, *, held_out: float = DataConfig.held_out, seed: in
 def read_description(folder: Path) -> dict[str, Any]:
     """The fields of folder/dataset.json, of the right types; ValueError names the file and the field."""
     path = folder / DESCRIPTION
-    about = parse_fields(path.read_bytes(), path, kind=dict, fields=_FIELDS)
+    about = parse_fields(path.read_bytes(), path, _FIELDS)
     rules = {
         "levels": about["levels"] is None or 2 <= about["levels"] <= 256,
         "shape": len(about["shape"]) == (1 if about["levels"] is None else 3),

@@ -66,8 +66,8 @@ def os_errors_name(path: Path, size: int | None = None) -> Iterator[None]:
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
-        needed = "" if size is None else f"; {size:,} bytes are needed"
-        raise OSError(error.errno, f"{error.strerror}{needed}", str(path)) from None
+        words = error.strerror if size is None else f"{error.strerror}; {size:,} bytes are needed"
+        raise OSError(error.errno, words, str(path)) from None
 
 
 def kept_sibling(path: Path) -> Path:

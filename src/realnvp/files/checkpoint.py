@@ -1,19 +1,17 @@
 """Checkpoints that a training goes on from: safetensors and JSON, no pickle."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from realnvp.config.words import last_line
 from realnvp.files.folders import keep_last, newest_intact, write_folder
 from realnvp.files.records import DamagedError, damaged_if_invalid, parse_record
-from realnvp.files.saved import CONFIG, read_tensors
+from realnvp.files.saved import CONFIG, read_tensors, write_tensors
 from realnvp.flows.flow import Flow
 
 TENSORS, STATE = "state.safetensors", "state.json"
@@ -35,43 +33,40 @@ class TrainState:
     """Whether the evaluation and the samples that are due after this step are still to come."""
 
 
-class Averages(Protocol):
-    """The moving averages of the weights."""
-
-    tensors: dict[str, Tensor]
-    """By name of the weight."""
-
-
 def save_checkpoint(
     run_dir: Path,
     state: TrainState,
     *,
     flow: Flow,
     optimizers: Sequence[torch.optim.Optimizer],
-    average: Averages,
+    averages: Mapping[str, Tensor],
 ) -> None:
     """Write checkpoints/step-N: the flow's state, averages, the optimisers' state, where it stands.
 
-    The last two are kept.
+    The last two are kept. averages: of the weights over steps, by name.
     """
     names: dict[Tensor, str] = {weight: name for name, weight in flow.named_parameters()}
     tensors = {f"flow.{name}": tensor for name, tensor in flow.state_dict().items()}
-    for optimizer in optimizers:
-        for weight, entries in optimizer.state.items():
-            for entry, value in entries.items():
-                tensors[f"optimizer.{names[weight]}.{entry}"] = value
-    tensors |= {f"average.{name}": tensor for name, tensor in average.tensors.items()}
-    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    parent, where = run_dir / "checkpoints", json.dumps(asdict(state)).encode()
-    files = {TENSORS: safetensors.torch.save(stored), STATE: where}
-    write_folder(parent / f"step-{state.step:09d}", files)
-    keep_last(parent, "step", 2)
+    tensors |= {
+        f"optimizer.{names[weight]}.{entry}": value
+        for optimizer in optimizers
+        for weight, entries in optimizer.state.items()
+        for entry, value in entries.items()
+    }
+    tensors |= {f"average.{name}": tensor for name, tensor in averages.items()}
+    files = {TENSORS: write_tensors(tensors), STATE: json.dumps(asdict(state)).encode()}
+    write_folder(run_dir / "checkpoints" / f"step-{state.step:09d}", files)
+    keep_last(run_dir / "checkpoints", "step", 2)
 
 
 def load_checkpoint(
-    run_dir: Path, *, flow: Flow, optimizers: Sequence[torch.optim.Optimizer], average: Averages
+    run_dir: Path,
+    *,
+    flow: Flow,
+    optimizers: Sequence[torch.optim.Optimizer],
+    averages: Mapping[str, Tensor],
 ) -> tuple[TrainState, list[str]]:
-    """Load the newest intact checkpoint into flow, optimisers and average.
+    """Load the newest intact checkpoint into flow, optimisers and averages.
 
     Returns where the training stood, and complaints about newer checkpoints. No checkpoints: a new
     state, and nothing is loaded. DamagedError: there are checkpoints, and none is intact.
@@ -84,8 +79,12 @@ def load_checkpoint(
     path = run_dir / "checkpoints" / TENSORS
     tensors = read_tensors(files.get(TENSORS, b""), path)
     parameters = dict(flow.named_parameters())
-    groups = [(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups]
-    owners = {parameter: optimizer for optimizer, group in groups for parameter in group["params"]}
+    owners = {
+        parameter: optimizer
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
     try:
         flow.load_state_dict(_below("flow", tensors))
         for key, tensor in _below("optimizer", tensors).items():
@@ -95,7 +94,7 @@ def load_checkpoint(
             like = torch.empty((), device=weight.device) if entry == "step" else weight.detach()
             moved = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
             owners[weight].state[weight][entry] = moved
-        for name, mean in average.tensors.items():
+        for name, mean in averages.items():
             mean.copy_(tensors[f"average.{name}"])
     except (KeyError, ValueError, RuntimeError) as error:
         raise DamagedError(f"{path}: does not fit {CONFIG}: {last_line(error)}") from None
@@ -104,8 +103,11 @@ def load_checkpoint(
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors PREFIX.NAME of a file, by NAME."""
-    parts = {name.partition(".")[::2]: tensor for name, tensor in tensors.items()}
-    return {name: tensor for (first, name), tensor in parts.items() if first == prefix}
+    return {
+        name.removeprefix(f"{prefix}."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(f"{prefix}.")
+    }
 
 
 def state_of(files: dict[str, bytes], folder: Path) -> TrainState:

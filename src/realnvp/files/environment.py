@@ -1,6 +1,5 @@
 """Sittings: the commands of a training, each with its versions, machine and commit."""
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -9,6 +8,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import distributions
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,11 @@ def present_sitting(**where: Any) -> Sitting:
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         command=["realnvp", *sys.argv[1:]],
         versions={"python": platform.python_version()}
-        | {name: v for name in PACKAGES if (v := _version(name))},
+        | {
+            name: found.version
+            for name in PACKAGES
+            for found in islice(distributions(name=name), 1)
+        },
         git_commit=_git_commit(),
         platform=platform.platform(),
         processor=_processor(),
@@ -75,13 +80,6 @@ def present_sitting(**where: Any) -> Sitting:
         cuda=torch.version.cuda,
         **where,
     )
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _git_commit() -> str | None:

@@ -22,8 +22,8 @@ def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
     An earlier folder of this kind is replaced. ValueError: what stands there is something else, or
     somebody has put more into it.
     """
-    if target.exists():
-        _check_ours(target, files)
+    if target.exists() and (complaint := _why_not_ours(target, files)):
+        raise ValueError(f"{target}: {complaint}, so it is not replaced")
     new = temporary(target)
     manifest = {
         name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != CARD
@@ -55,22 +55,18 @@ def discard(folder: Path) -> None:
     shutil.rmtree(hidden)
 
 
-def _check_ours(folder: Path, names: Iterable[str] | None = None) -> None:
-    """ValueError: `write_folder` did not write the folder, or it holds more than these names.
+def _why_not_ours(folder: Path, names: Iterable[str] | None = None) -> str:
+    """Why a folder is not to be deleted: `write_folder` did not write it, or it holds more; or ''.
 
-    names: those in the manifest, when not given.
+    names: what it may hold. None: what its manifest names.
     """
     try:
         manifest = _read_manifest(folder)
     except (OSError, ValueError):
-        words = "exists and was not written by this program, so it is not replaced"
-        raise ValueError(f"{folder}: {words}") from None
+        return "exists and was not written by this program"
     known = {MANIFEST, *(manifest if names is None else names)}
-    if others := sorted({path.name for path in folder.iterdir()} - known):
-        words = (
-            f"exists and holds {others[0]!r}, which does not belong there, so it is not replaced"
-        )
-        raise ValueError(f"{folder}: {words}")
+    others = sorted({path.name for path in folder.iterdir()} - known)
+    return f"exists and holds {others[0]!r}, which does not belong there" if others else ""
 
 
 def _read_manifest(folder: Path) -> dict[str, str]:
@@ -80,15 +76,6 @@ def _read_manifest(folder: Path) -> dict[str, str]:
     if not manifest:
         raise ValueError(f"{path}: names no files")
     return manifest
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether a folder holds only what `write_folder` wrote."""
-    try:
-        _check_ours(folder)
-    except ValueError:
-        return False
-    return True
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
@@ -128,7 +115,8 @@ def numbered(parent: Path, prefix: str) -> list[Path]:
 
 def keep_last(parent: Path, prefix: str, count: int) -> None:
     """Delete the folders PREFIX-NUMBER that `write_folder` wrote, all but the last `count`."""
-    for folder in list(filter(_is_ours, numbered(parent, prefix)))[:-count]:
+    ours = [folder for folder in numbered(parent, prefix) if not _why_not_ours(folder)]
+    for folder in ours[:-count]:
         discard(folder)
 
 

@@ -58,5 +58,8 @@ def _lock(file: IO[bytes], folder: Path) -> None:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        words = f"its file system has no locks ({error.strerror})"
-        warnings.warn(f"{folder}: {words}: let no other process write into it", stacklevel=5)
+        warnings.warn(
+            f"{folder}: its file system has no locks ({error.strerror}): "
+            "let no other process write into it",
+            stacklevel=5,
+        )

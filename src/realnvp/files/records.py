@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar
+from typing import Any
 
 from realnvp.config.typed import Record, parse_json, typed
 
@@ -61,33 +60,17 @@ def fields_of(record: Any) -> dict[str, Any]:
     }
 
 
-Kind = TypeVar("Kind", dict[str, Any], list[Any])
-Fields = Mapping[str, type | UnionType]
+def parse_fields(text: bytes, path: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The object in the text of a JSON file, with these fields, and others.
 
+    fields: the type of each, as `isinstance` takes it.
 
-def parse_fields(
-    text: bytes, path: Path, *, kind: type[Kind], fields: Fields | None = None
-) -> Kind:
-    """The object or list in the text of a JSON file, not empty where fields are wanted.
-
-    fields: names and types in that object, or in each one of the list.
-
-    ValueError names the file, and the field that is wrong.
+    ValueError names the file, and the first field that is missing or of another type.
     """
     content = parse_json(text, path)
-    if not isinstance(content, kind) or not (content or fields is None):
+    if not isinstance(content, dict) or not content:
         raise ValueError(f"{path}: lacks what it should hold")
-    for entry in content if isinstance(content, list) else [content]:
-        check_fields(entry, path, fields or {})
-    return content
-
-
-def check_fields(content: Any, path: Path, fields: Fields) -> None:
-    """ValueError names the file, and the first of the fields that is missing or of another type."""
-    for name, type_ in fields.items():
-        if (
-            not isinstance(content, dict)
-            or name not in content
-            or not isinstance(content[name], type_)
-        ):
+    for name, kind in fields.items():
+        if name not in content or not isinstance(content[name], kind):
             raise ValueError(f"{path}: {name} is missing or makes no sense")
+    return content

@@ -43,8 +43,10 @@ def locate(where: str | Path) -> Path:
         return folder
     if name in shipped():
         return SHIPPED / name
-    there = f"{nearest(name, shipped())}: {', '.join(shipped())}"
-    tried = f"{name}: no such run directory or saved flow, and no shipped flow{there}"
+    tried = (
+        f"{name}: no such run directory or saved flow, and no shipped flow"
+        f"{nearest(name, shipped())}: {', '.join(shipped())}"
+    )
     if not HUB_ID.fullmatch(name) or folder.parent.exists():
         raise ValueError(tried)
     return _download(name, tried)
@@ -103,11 +105,8 @@ def _files_of(flow: Flow, facts: Mapping[str, Any]) -> dict[str, bytes]:
             "flow.config: only a flow that has one can be saved, "
             "since it says how to build the flow again"
         )
-    tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in flow.state_dict().items()
-    }
     return {
-        WEIGHTS: safetensors.torch.save(tensors),
+        WEIGHTS: write_tensors(flow.state_dict()),
         CONFIG: to_json(flow.config).encode(),
         FACTS: json.dumps(dict(facts), indent=2).encode(),
     }
@@ -187,6 +186,12 @@ def _flow_from(config: Config, weights: bytes, path: Path) -> Flow:
     except (RuntimeError, ValueError) as error:
         raise DamagedError(f"{path}: does not fit {CONFIG}: {last_line(error)}") from None
     return flow.eval()
+
+
+def write_tensors(tensors: Mapping[str, Tensor]) -> bytes:
+    """The content of a safetensors file with these tensors."""
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(stored)
 
 
 def read_tensors(content: bytes, path: Path) -> dict[str, Tensor]:

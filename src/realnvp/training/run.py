@@ -98,7 +98,7 @@ class Run:
                 self.state,
                 flow=self.flow,
                 optimizers=self.optimizers,
-                average=self.average,
+                averages=self.average.tensors,
             )
         self.accelerator.wait_for_everyone()
 
@@ -170,7 +170,7 @@ def _opened(
         _start_from_data(flow, splits, batches)
     average = WeightAverage(flow, config.train.average)
     state, complaints = load_checkpoint(
-        files.path, flow=flow, optimizers=optimizers, average=average
+        files.path, flow=flow, optimizers=optimizers, averages=average.tensors
     )
     # Of few rows the Gaussian that a flow starts as may be the best model: evaluate it.
     state.pending = state.pending or (new and config.kind is Kind.TABLE)
