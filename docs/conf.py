@@ -19,7 +19,13 @@ SOURCES = sorted((ROOT / "src").rglob("*.py"))
 project = "realnvp"
 author = "the authors of realnvp"
 version = release = realnvp.__version__
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.doctest", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 
@@ -32,7 +38,8 @@ html_css_files = ["style.css"]
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
-# Docstrings are plain text with code in single backticks, scikit-learn's estimators' in its style; signatures have the types.
+# Docstrings are plain text with code in single backticks; scikit-learn's estimators have its style.
+# Signatures have the types.
 napoleon_google_docstring = False
 default_role = "literal"
 autodoc_member_order = "bysource"
@@ -42,16 +49,21 @@ toc_object_entries_show_parents = "hide"
 autodoc_default_options = {"members": True, "exclude-members": "forward, training"}
 python_use_unqualified_type_names = True
 
-# The tutorials are run, in a folder of their own; again only when their code or the library's has changed.
+# The tutorials are run, in a folder of their own; again only when code has changed.
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(
-    ROOT / "build" / "tutorials" / hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()[:16]
+    ROOT
+    / "build"
+    / "tutorials"
+    / hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()[:16]
 )
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 3600  # of a cell; on an idle core none takes a minute
 nb_merge_streams = True
-os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]  # where the command realnvp is
+os.environ["PATH"] = (
+    str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
+)  # where the command realnvp is
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # flows this small gain nothing from more
 os.environ["COLUMNS"] = "100"
 
@@ -76,8 +88,10 @@ def listed(lines: list[str]) -> list[str]:
     return out
 
 
-def plain_text(_app: Any, what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
-    """Docstrings as they are meant: *, | and @ are themselves, and what is indented keeps its lines."""
+def plain_text(
+    _app: Any, what: str, _name: str, _object: Any, _options: Any, lines: list[str]
+) -> None:
+    """Docstrings as they are meant: *, | and @ are themselves; indented text keeps its lines."""
     if what not in ("attribute", "property"):
         lines[:] = listed(lines)
     text = "\n".join(
@@ -85,7 +99,9 @@ def plain_text(_app: Any, what: str, _name: str, _object: Any, _options: Any, li
     )
     lines[:] = re.sub(r":\n\n?(?=  )", "::\n\n", text).split("\n")
     if what in ("attribute", "property"):
-        lines.insert(0, "\\")  # nothing, to Sphinx; but a first line "a: b" is to napoleon a type and a description
+        lines.insert(
+            0, "\\"
+        )  # nothing, to Sphinx; but a first line "a: b" is to napoleon a type and a description
 
 
 def mathml(translator: Any, node: Any) -> None:
@@ -97,7 +113,8 @@ def mathml(translator: Any, node: Any) -> None:
 def whole_streams(outputs: list[Any]) -> list[Any]:
     """Outputs of a cell, all that it printed as one text.
 
-    IPython sends a hundred characters at a time; myst-nb's own function, which this one replaces, begins a new line for each.
+    IPython sends a hundred characters at a time; myst-nb's own function, which this one replaces,
+    begins a new line for each.
     """
     whole: dict[str | int, Any] = {}
     for i, output in enumerate(outputs):
@@ -106,7 +123,9 @@ def whole_streams(outputs: list[Any]) -> list[Any]:
             whole[key]["text"] += output["text"]
         else:
             whole[key] = output
-    return sorted(whole.values(), key=lambda output: output.get("name") == "stderr")  # which came first is chance
+    return sorted(
+        whole.values(), key=lambda output: output.get("name") == "stderr"
+    )  # which came first is chance
 
 
 def setup(app: Any) -> None:

@@ -1,4 +1,7 @@
-"""Bring the `path:line symbol` references of docs/paper_map.md up to date: python docs/lines.py. With --check only look."""
+"""Bring the `path:line symbol` references of docs/paper_map.md up to date: python docs/lines.py.
+
+--check: only look.
+"""
 
 import re
 import sys
@@ -10,11 +13,16 @@ REFERENCE = re.compile(r"`(?P<path>[\w/]+\.py):(?P<line>\d+) (?P<symbol>[\w.]+)`
 
 
 def line_of(path: Path, symbol: str) -> int:
-    """The line, from 1, that defines a function, class, method (Class.method), constant or field; ValueError if none does."""
+    """The line, from 1, that defines a function, class, method (Class.method), constant or field.
+
+    ValueError: no line does.
+    """
     lines = path.read_text(encoding="utf-8").splitlines()
     at = 0
     for part in symbol.split("."):
-        definition = re.compile(rf"\s*(def|class) {part}\b|\s*{part}\b(:.*)? =|\s*(self\.)?{part}: ")
+        definition = re.compile(
+            rf"\s*(def|class) {part}\b|\s*{part}\b(:.*)? =|\s*(self\.)?{part}: "
+        )
         at = next((i for i in range(at, len(lines)) if definition.match(lines[i])), -1)
         if at < 0:
             raise ValueError(f"{path}: no {symbol}")

@@ -1,4 +1,4 @@
-"""The whole of realnvp in eight minutes: train two flows on photographs, evaluate, sample, check, encode and decode, report.
+"""The whole of realnvp in eight minutes: train two flows, evaluate, sample, check, report.
 
 python examples/demo.py RUN_DIR
 """
@@ -26,7 +26,7 @@ def command(*words: str) -> None:
 
 
 def trained(preset: str, run: str, *more: str) -> dict[str, Any]:
-    """What the evaluation says of a flow that trained for `MINUTES`; 64 samples are in RUN/samples.npy."""
+    """Train for `MINUTES`; returns the evaluation. 64 samples are in RUN/samples.npy."""
     command("train", preset, "--run-dir", run, "--train.max-minutes", MINUTES)
     command("evaluate", run, "--split", "test", *more)
     command("sample", run, "-n", "64", "--seed", "0", "--out", f"{run}/samples.npy")
@@ -47,7 +47,9 @@ def draw(run: str, paper_run: str) -> str:
 def round_trip(run: str) -> int:
     """How many of 200 test images come back exactly from encode and decode."""
     flow = realnvp.load_flow(run)
-    images = torch.from_numpy(np.array(open_splits(Path(run, "data")).test[:200])).permute(0, 3, 1, 2)
+    images = torch.from_numpy(np.array(open_splits(Path(run, "data")).test[:200])).permute(
+        0, 3, 1, 2
+    )
     with torch.no_grad():
         back = realnvp.quantize(flow.decode(flow.encode(images + 0.5)))
     return int((back == images).flatten(1).all(1).sum())
@@ -58,10 +60,13 @@ def bits(result: dict[str, Any]) -> str:
     return f"{result['bits_per_dim']:.3f} +- {result['standard_error']:.3f}"
 
 
-def summary(run: str, picture: str, modern: dict[str, Any], paper: dict[str, Any], exact: int) -> str:
+def summary(
+    run: str, picture: str, modern: dict[str, Any], paper: dict[str, Any], exact: int
+) -> str:
     """What the reader should take home."""
+    crops, over = modern["num_images"], modern["standard_error_over"]
     return f"""
-{modern["num_images"]} test crops, bits/dim (fewer is better; standard error over {modern["standard_error_over"]})
+{crops} test crops, bits/dim (fewer is better; standard error over {over})
   PNG                                        {modern["codecs"]["png"]:.3f}
   WebP, lossless                             {modern["codecs"]["webp"]:.3f}
   the paper's recipe (photos), {MINUTES} minutes     {bits(paper)}

@@ -1,9 +1,10 @@
-"""Three densities of points in a plane: kernels, a mixture of Gaussians, a flow. Writes density_estimation.png.
+"""Three densities of points in a plane: kernels, a mixture of Gaussians, a flow.
 
     python examples/density_estimation.py [FOLDER]
 
-Each model is fitted to 2,000 points, the first two with the setting that is best by cross-validation, the flow for a minute.
-Above each picture of the density stands the mean log-density of 2,000 other points, in nats: the higher, the closer to the truth.
+Writes density_estimation.png. Each model is fitted to 2,000 points, the first two with the setting
+that is best by cross-validation, the flow for a minute. Above each picture of the density stands the
+mean log-density of 2,000 other points, in nats: the higher, the closer to the truth.
 """
 
 import sys
@@ -29,8 +30,12 @@ SETS: dict[str, Points] = {
 }
 MODELS = {
     "kernels": GridSearchCV(KernelDensity(), {"bandwidth": np.geomspace(0.02, 0.3, 10)}, cv=3),
-    "mixture of Gaussians": GridSearchCV(GaussianMixture(random_state=0), {"n_components": [8, 16, 24, 32]}, cv=3),
-    "flow": RealNVPDensity(num_couplings=16, num_blocks=1, max_iter=3000, n_iter_no_change=1000, random_state=0),
+    "mixture of Gaussians": GridSearchCV(
+        GaussianMixture(random_state=0), {"n_components": [8, 16, 24, 32]}, cv=3
+    ),
+    "flow": RealNVPDensity(
+        num_couplings=16, num_blocks=1, max_iter=3000, n_iter_no_change=1000, random_state=0
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""What the pages say of the code is true: lines of the paper map, files of the file map, examples in Python."""
+"""What the pages say of the code is true: lines of the paper map, rooms, examples in Python."""
 
 import re
 import runpy
@@ -18,12 +18,18 @@ PAGES = [ROOT / "README.md", *sorted({*(ROOT / "docs").rglob("*.md")} - TUTORIAL
 
 def python_blocks(page: Path) -> list[str]:
     """The examples of a page that are marked as Python."""
-    return re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return re.findall(
+        r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page)], ids=lambda page: page.name)
-def test_examples_in_python_run(page: Path, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if python_blocks(page)], ids=lambda page: page.name
+)
+def test_examples_in_python_run(
+    page: Path, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mine").symlink_to(run_dir)
@@ -47,8 +53,14 @@ def test_every_mutant_can_be_planted() -> None:
 def test_every_room_is_named() -> None:
     pages = "".join((ROOT / page).read_text() for page in ("README.md", "docs/design.md"))
     named = set(re.findall(r"`(\w+(?:\.py|/))`", pages))
-    entries = [path for path in (ROOT / "src" / "realnvp").iterdir() if path.suffix == ".py" or path.is_dir()]
-    expected = {path.name + "/" * path.is_dir() for path in entries if not path.name.startswith("__")}
+    entries = [
+        path
+        for path in (ROOT / "src" / "realnvp").iterdir()
+        if path.suffix == ".py" or path.is_dir()
+    ]
+    expected = {
+        path.name + "/" * path.is_dir() for path in entries if not path.name.startswith("__")
+    }
     assert expected - named == set()
 
 
