@@ -19,6 +19,7 @@ import pytest
 import torch
 from pictures import colour, pictures, png
 from PIL import Image
+from told import Out, listing, refused
 
 import realnvp
 from realnvp import Config, Flow
@@ -26,29 +27,7 @@ from realnvp.cli.main import run
 from realnvp.config import PRESETS, DataConfig, ModelConfig, from_json, to_json
 from realnvp.data import read_image
 
-Out = pytest.CaptureFixture[str]
 Argv = list[str | Path]
-
-
-def listing(*folders: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of everything below the folders; of folders among it that they are there."""
-
-    def about(path: Path) -> tuple[int, int]:
-        folder = path.is_dir() and not path.is_symlink()
-        return (0, 0) if folder else (path.lstat().st_size, path.lstat().st_mtime_ns)
-
-    return {str(path): about(path) for folder in folders for path in folder.rglob("*")}
-
-
-def refused(out: Out, argv: Argv, *folders: Path, code: int = 2) -> str:
-    """The one line of a command that refuses its input; nothing in the folders has changed."""
-    before = listing(*folders)
-    assert run([*map(str, argv)]) == code
-    captured = out.readouterr()
-    assert captured.out == ""
-    assert re.fullmatch(r"realnvp: error: [^\n]+\n", captured.err), captured.err
-    assert listing(*folders) == before
-    return captured.err
 
 
 def training(folder: Path, *more: str | Path) -> Argv:
@@ -62,7 +41,7 @@ def test_a_refused_command_leaves_no_folder(
     capsys: Out, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "none" in refused(capsys, [*command, tmp_path / "new" / "file.onnx"], tmp_path)
+    assert "none" in refused(capsys, *command, tmp_path / "new" / "file.onnx", unchanged=[tmp_path])
 
 
 # Image files
@@ -114,12 +93,12 @@ def test_a_bad_image_is_named(capsys: Out, run_dir: Path, tmp_path: Path, kind: 
     source, (name, make, reason) = pictures(tmp_path / "in", 3), IMAGES[kind]
     make(source / name)
     for argv in (training(source), ["prepare", "images", "--source", source, "--out", tmp_path / "out"]):
-        line = refused(capsys, argv, tmp_path)
+        line = refused(capsys, *argv, unchanged=[tmp_path])
         assert line.startswith(f"realnvp: error: {source / name}: ")
         assert reason in line
         assert line.count(str(source)) == 1
     if kind != "another channel count":  # the run's are grey
-        assert f"{source / name}: " in refused(capsys, ["score", run_dir, source / name], tmp_path, run_dir)
+        assert f"{source / name}: " in refused(capsys, "score", run_dir, source / name, unchanged=[tmp_path, run_dir])
 
 
 @pytest.mark.filterwarnings("ignore:.*decompression bomb")
@@ -150,7 +129,7 @@ def test_a_bad_array_is_named(capsys: Out, run_dir: Path, tmp_path: Path, kind: 
     path = tmp_path / "x.npy"
     np.save(path, array, allow_pickle=True)
     for argv in (training(path, "--data.levels", "17"), ["evaluate", run_dir, "--data.source", path, "--device", "cpu"]):
-        line = refused(capsys, argv, tmp_path, run_dir)
+        line = refused(capsys, *argv, unchanged=[tmp_path, run_dir])
         assert f"{path}: " in line
         assert reason in line
 
@@ -413,7 +392,7 @@ def flipped_data(folder: Path, run_dir: Path) -> Path:
 def test_bad_input_is_named(capsys: Out, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     make, words = COMMANDS[kind]
     monkeypatch.chdir(tmp_path)  # for what is written to runs/
-    line = refused(capsys, make(tmp_path, run_dir), tmp_path, run_dir)
+    line = refused(capsys, *make(tmp_path, run_dir), unchanged=[tmp_path, run_dir])
     assert all(word in line for word in words), line
 
 
@@ -490,7 +469,8 @@ def test_a_damaged_run_exits_with_1(capsys: Out, evaluated: Path, tmp_path: Path
         assert run(argv) == 0
         assert "state.json" in capsys.readouterr().err
         return
-    line = refused(capsys, [*argv, "--device", "cpu"] if argv[0] not in ("info", "table") else argv, tmp_path, code=1)
+    device = ("--device", "cpu") if argv[0] not in ("info", "table") else ()
+    line = refused(capsys, *argv, *device, unchanged=[tmp_path], code=1)
     assert path.name in line
     assert listing(tmp_path) == before
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from told import Out, answer, refused
 
 import realnvp
 from realnvp.cli.completion import SHELLS
@@ -18,30 +19,10 @@ from realnvp.config import Config, to_json
 from realnvp.data import codec_bits_per_dim
 from realnvp.data.published.prepare import convert
 
-Out = pytest.CaptureFixture[str]
-
 FAST = [
     *("--model.width", "4", "--model.num-blocks", "1", "--train.max-steps", "2", "--train.batch-size", "8"),
     *("--train.moment-batches", "2", "--train.tracker", "none", "--device", "cpu"),
 ]
-
-
-def answer(out: Out, *argv: str | Path, code: int = 0) -> dict[str, object]:
-    """The JSON object that a command prints with --json, and nothing else on stdout."""
-    assert run([*map(str, argv), "--json"]) == code
-    result: dict[str, object] = json.loads(out.readouterr().out)
-    return result
-
-
-def complaint(out: Out, *argv: str | Path) -> str:
-    """The one line of a command that refuses its input."""
-    assert run([*map(str, argv)]) == 2
-    captured = out.readouterr()
-    lines = [line for line in captured.err.splitlines() if not line.startswith("image ")]
-    assert len(lines) == 1
-    assert lines[0].startswith("realnvp: error: ")
-    assert captured.out == ""
-    return lines[0]
 
 
 def test_what_a_run_directory_holds(run_dir: Path) -> None:
@@ -123,10 +104,10 @@ def test_evaluate_other_images(out_of: Out, run_dir: Path, tmp_path: Path) -> No
     result = answer(out_of, "evaluate", run_dir, "--data.source", tmp_path / "others.npy")
     assert result["num_images"] == 7
     np.save(tmp_path / "colour.npy", np.full((7, 8, 8, 3), 3, np.uint8))
-    assert "3 channels" in complaint(out_of, "evaluate", run_dir, "--data.source", tmp_path / "colour.npy")
+    assert "3 channels" in refused(out_of, "evaluate", run_dir, "--data.source", tmp_path / "colour.npy")
     np.save(tmp_path / "odd.npy", np.full((7, 9, 8), 3, np.uint8))
-    assert "9x8" in complaint(out_of, "evaluate", run_dir, "--data.source", tmp_path / "odd.npy")
-    assert "levels" in complaint(out_of, "evaluate", run_dir, "--data.source", save(tmp_path / "x.npy", np.full((7, 8, 8), 200)))
+    assert "9x8" in refused(out_of, "evaluate", run_dir, "--data.source", tmp_path / "odd.npy")
+    assert "levels" in refused(out_of, "evaluate", run_dir, "--data.source", save(tmp_path / "x.npy", np.full((7, 8, 8), 200)))
 
 
 def save(path: Path, array: np.ndarray) -> Path:
@@ -172,9 +153,7 @@ def test_images_of_other_sizes_are_scored_as_prepare_makes_them(out_of: Out, run
     pixels = np.random.default_rng(0).integers(17, size=(side, side + 3)).astype(np.uint8)
     for name in ("odd", "same"):
         Image.fromarray(pixels).save(tmp_path / "mine" / f"{name}.png")
-    assert f"odd.png: {side}x{side + 3} with 1 channel" in (
-        line := complaint(out_of, "score", run_dir, tmp_path / "mine/odd.png")
-    )
+    assert f"odd.png: {side}x{side + 3} with 1 channel" in (line := refused(out_of, "score", run_dir, tmp_path / "mine/odd.png"))
     assert line.endswith("8x8 with 1 channel; --resize brings it to that")
     prepared = {"allow_partial": True, "crop": None, "resize": (8,), "held_out": 0.1, "seed": 0}
     convert("images", tmp_path / "mine", tmp_path / "data", **prepared)
@@ -283,7 +262,7 @@ def test_a_bad_folder_is_refused_whole_and_can_be_mended(out_of: Out, tmp_path: 
     (pictures / "17.png").write_bytes((pictures / "17.png").read_bytes()[:50])
     Image.fromarray(np.zeros((8, 9), np.uint8)).save(pictures / "20.png")
     command = ["train", "images", "--data.source", pictures, "--run-dir", tmp_path / "run", *FAST]
-    line = complaint(out_of, *command)
+    line = refused(out_of, *command)
     assert all(name in line for name in ("03.png", "17.png", "20.png"))
     for name in ("03.png", "17.png", "20.png"):
         (pictures / name).unlink()

@@ -46,8 +46,8 @@ def made(architecture: str, run_dir: Path) -> realnvp.Flow:
         flow = realnvp.vector_flow(3, width=8, num_couplings=4)
     else:
         config = PRESETS["digits-modern"]
-        noise = {"dequantisation": "variational"} if architecture == "learned noise" else {}
-        flow = realnvp.build(replace(config, model=replace(config.model, width=8, num_couplings=2, num_scales=1, **noise)))
+        noise = {"dequantisation": "variational", "num_couplings": 1} if architecture == "learned noise" else {"num_couplings": 2}
+        flow = realnvp.build(replace(config, model=replace(config.model, width=8, num_scales=1, **noise)))
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in flow.parameters():

@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from pictures import png
 from PIL import Image
-from test_bad_input import refused
+from told import Out, refused
 
 import realnvp
 from realnvp.cli.main import run
@@ -33,7 +33,6 @@ from realnvp.files.environment import Sitting
 from realnvp.files.folders import read_folder, write_folder
 from realnvp.files.records import DamagedError
 
-Out = pytest.CaptureFixture[str]
 SOURCE = Path(realnvp.__file__).parent
 
 # What the source says
@@ -165,7 +164,7 @@ def test_no_file_runs_code(capsys: Out, run_dir: Path, tmp_path: Path, kind: str
     make, code, word = TRAPS[kind]
     marker = tmp_path / "marker"
     argv = make(tmp_path, run_dir, Trap(marker))
-    assert word in refused(capsys, argv, tmp_path, code=code)
+    assert word in refused(capsys, *argv, unchanged=[tmp_path], code=code)
     assert not marker.exists()
 
 
@@ -226,7 +225,7 @@ WEIGHTS: dict[str, Callable[[bytes], bytes]] = {
 def test_hostile_weights_are_named(capsys: Out, run_dir: Path, tmp_path: Path, kind: str) -> None:
     whole = read_folder(next((run_dir / "model").glob("best-*")))["model.safetensors"]
     folder = shared(tmp_path, run_dir, {"model.safetensors": WEIGHTS[kind](whole)})
-    assert "model.safetensors: " in refused(capsys, sampling(folder), tmp_path, code=1)
+    assert "model.safetensors: " in refused(capsys, *sampling(folder), unchanged=[tmp_path], code=1)
 
 
 MUCH: dict[str, dict[str, Any]] = {
@@ -268,7 +267,7 @@ def test_a_configuration_of_very_many_parts_costs_nothing(
     monkeypatch.setattr(torch.nn.Module, "__init__", lambda *_, **__: pytest.fail("a part is made"))
     with pytest.raises(ValueError, match=r"config\.json: model\.num_blocks: 1000 with model\.num_couplings = 1000"):
         realnvp.load_flow(folder)
-    assert "config.json: model.num_blocks: 1000" in refused(capsys, ["info", folder], tmp_path, code=1)
+    assert "config.json: model.num_blocks: 1000" in refused(capsys, "info", folder, unchanged=[tmp_path], code=1)
 
 
 def test_scales_that_are_left_to_the_size_are_found(tiny: Config, run_dir: Path, tmp_path: Path) -> None:
@@ -316,7 +315,7 @@ def test_a_hostile_checkpoint_is_named(capsys: Out, run_dir: Path, tmp_path: Pat
         STATES[kind](state, tensors)
         write_folder(folder, {"state.json": json.dumps(state).encode(), "state.safetensors": safetensors.torch.save(tensors)})
     argv = ["train", "--config", tmp_path / "run" / "config.json", "--device", "cpu"]
-    assert "checkpoints" in refused(capsys, argv, tmp_path, code=1)
+    assert "checkpoints" in refused(capsys, *argv, unchanged=[tmp_path], code=1)
 
 
 # Pages

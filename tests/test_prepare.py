@@ -17,6 +17,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from told import Out, answer, refused
 
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, DataConfig
@@ -30,7 +31,6 @@ from realnvp.files.lock import lock_folder
 from realnvp.training.batches import Batches
 
 Pixels = NDArray[np.uint8]
-Out = pytest.CaptureFixture[str]
 RNG = np.random.default_rng(0)
 FAST = [
     *("--model.width", "2", "--model.num-blocks", "0", "--train.max-steps", "2", "--train.batch-size", "4"),
@@ -87,23 +87,6 @@ WRITERS: dict[str, Callable[[Path, dict[str, bytes]], Path]] = {
 }
 
 
-def done(out: Out, *argv: str | Path) -> dict[str, object]:
-    """What a preparation says with --json."""
-    assert run(["prepare", *map(str, argv), "--json"]) == 0
-    result: dict[str, object] = json.loads(out.readouterr().out)
-    return result
-
-
-def refused(out: Out, *argv: str | Path) -> str:
-    """The one line of a command that refuses its input."""
-    assert run([*map(str, argv)]) == 2
-    captured = out.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("realnvp: error: ")
-    assert captured.err.count("\n") == 1
-    return captured.err
-
-
 def everything(folder: Path) -> dict[str, tuple[bytes, int]]:
     """Content and time of each file below a folder, or of a file."""
     paths = [path for path in [folder, *folder.rglob("*")] if path.is_file()]
@@ -137,7 +120,7 @@ def test_cifar10(out_of: Out, tmp_path: Path, form: str) -> None:
     files, images = cifar()
     source = WRITERS[form](tmp_path / "cifar-10-binary", files)
     before = everything(source)
-    about = done(out_of, "cifar10", "--source", source, "--out", tmp_path / "out", "--allow-partial")
+    about = answer(out_of, "prepare", "cifar10", "--source", source, "--out", tmp_path / "out", "--allow-partial")
     assert everything(source) == before
     assert names_in(tmp_path / "out") == {"train.npy", "test.npy", "dataset.json"}
     for split, expected in images.items():
@@ -154,7 +137,9 @@ def test_cifar10(out_of: Out, tmp_path: Path, form: str) -> None:
     for name, facts in about["inputs"].items():
         assert facts["sha256"] == hashlib.sha256((base / name).read_bytes()).hexdigest()
     assert str(tmp_path) not in (tmp_path / "out" / "dataset.json").read_text()
-    assert done(out_of, "cifar10", "--source", tmp_path, "--out", tmp_path.parent / f"{tmp_path.name}-2", "--allow-partial")
+    assert answer(
+        out_of, "prepare", "cifar10", "--source", tmp_path, "--out", tmp_path.parent / f"{tmp_path.name}-2", "--allow-partial"
+    )
 
 
 def test_the_published_counts_are_demanded(out_of: Out, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +201,7 @@ def test_only_the_papers_images_stand_beside_its_number(out_of: Out, tmp_path: P
 def cifar_prepared(out: Out, tmp_path: Path) -> tuple[Path, dict[str, Pixels]]:
     files, images = cifar()
     source = write_tar(tmp_path / "c.tar", files)
-    done(out, "cifar10", "--source", source, "--out", tmp_path / "out", "--allow-partial")
+    answer(out, "prepare", "cifar10", "--source", source, "--out", tmp_path / "out", "--allow-partial")
     return source, images
 
 
@@ -390,7 +375,7 @@ def test_imagenet_of_npz_batches(out_of: Out, tmp_path: Path, form: str, side: i
             write_zip(source / f"{name}.zip", part)
         else:
             write_folder(source / (name if form == "folders" else ""), part)
-    about = done(out_of, f"imagenet{side}", "--source", source, "--out", tmp_path / "out", "--allow-partial")
+    about = answer(out_of, "prepare", f"imagenet{side}", "--source", source, "--out", tmp_path / "out", "--allow-partial")
     assert about["version"] == "Chrabaszcz 2017 (not the paper's), partial"
     assert np.array_equal(np.load(tmp_path / "out" / "train.npy"), np.concatenate(train))
     assert np.array_equal(np.load(tmp_path / "out" / "test.npy"), test)
@@ -411,12 +396,12 @@ def test_imagenet_of_pictures(out_of: Out, tmp_path: Path, form: str, monkeypatc
     command = ["imagenet32", "--source", source, "--out", tmp_path / "out"]
     line = refused(out_of, "prepare", *command)
     assert "train 7, test 4 images, published are train 1,281,149, test 49,999 or train 1,281,167, test 50,000" in line
-    about = done(out_of, *command, "--allow-partial")
+    about = answer(out_of, "prepare", *command, "--allow-partial")
     assert about["version"] == "van den Oord 2016 (the paper's), partial"
     assert np.array_equal(np.load(tmp_path / "out" / "train.npy"), images["train"])
     assert np.array_equal(np.load(tmp_path / "out" / "test.npy"), images["valid"])
     monkeypatch.setitem(imagenet.COUNTS, imagenet.OLD, {"train": 7, "test": 4})
-    about = done(out_of, *command[:-1], tmp_path / "full")
+    about = answer(out_of, "prepare", *command[:-1], tmp_path / "full")
     assert (about["version"], about["comparable"]) == ("van den Oord 2016 (the paper's)", True)
 
 
@@ -426,7 +411,9 @@ def test_versions_of_imagenet_are_told_apart(out_of: Out, tmp_path: Path, monkey
     monkeypatch.setitem(imagenet.COUNTS, imagenet.OLD, {"train": 8, "test": 8})
     monkeypatch.setitem(imagenet.COUNTS, imagenet.NEW, {"train": 8, "test": 9})
     for name, files in {"old": pictures, "new": batches}.items():
-        done(out_of, "imagenet32", "--source", write_folder(tmp_path / name, files), "--out", tmp_path / f"{name}-out")
+        answer(
+            out_of, "prepare", "imagenet32", "--source", write_folder(tmp_path / name, files), "--out", tmp_path / f"{name}-out"
+        )
     command = ["train", "imagenet32", "--data.held-out", "0.2", "--run-dir", tmp_path / "run", *FAST]
     assert run([*map(str, command), "--data.source", str(tmp_path / "old-out")]) == 0
     out_of.readouterr()
@@ -514,7 +501,7 @@ def test_celeba(out_of: Out, tmp_path: Path, form: str) -> None:
         write_folder(source, files)
     else:
         source = write_zip(source / "img_align_celeba.zip", files)
-    about = done(out_of, "celeba", "--source", source, "--out", tmp_path / "out", "--allow-partial")
+    about = answer(out_of, "prepare", "celeba", "--source", source, "--out", tmp_path / "out", "--allow-partial")
     assert about["counts"] == {"train": 4, "validation": 1, "test": 2}
     assert about["version"] == "img_align_celeba, partial"
     for split, numbers in {"train": [1, 2, 5, 7], "validation": [3], "test": [4, 6]}.items():
@@ -598,7 +585,7 @@ def test_lsun(out_of: Out, tmp_path: Path, form: str) -> None:
     before = everything(source)
     command = ["lsun-church-outdoor", "--source", source, "--out", tmp_path / "out"]
     assert "published are train 126,227, test 300" in refused(out_of, "prepare", *command)
-    about = done(out_of, *command, "--allow-partial")
+    about = answer(out_of, "prepare", *command, "--allow-partial")
     assert everything(source) == before
     assert (about["shape"], about["train_shape"], about["version"]) == ([3, 64, 64], [3, 96, 96], "partial")
     test, train = np.load(tmp_path / "out" / "test.npy"), np.load(tmp_path / "out" / "train.npy")
@@ -610,7 +597,7 @@ def test_lsun(out_of: Out, tmp_path: Path, form: str) -> None:
         whole = small(content)
         corners = np.ndindex(whole.shape[0] - 95, whole.shape[1] - 95)
         assert any(np.array_equal(stored, whole[top : top + 96, left : left + 96]) for top, left in corners)
-    done(out_of, *command[:-1], tmp_path / "other", "--allow-partial", "--seed", "1")
+    answer(out_of, "prepare", *command[:-1], tmp_path / "other", "--allow-partial", "--seed", "1")
     other = np.load(tmp_path / "other" / "train.npy")
     assert not np.array_equal(other, train)
     assert np.array_equal(np.load(tmp_path / "other" / "test.npy"), test)
@@ -644,7 +631,7 @@ def test_larger_images_are_cropped_at_random_in_training_only(out_of: Out, tmp_p
     source = tmp_path / "in"
     for split, count in {"train": 20, "val": 3}.items():
         write_folder(source / split, {f"{i:02}.png": encoded(noise(96, 96, 3)) for i in range(count)})
-    done(out_of, "lsun-bedroom", "--source", source, "--out", tmp_path / "out", "--allow-partial")
+    answer(out_of, "prepare", "lsun-bedroom", "--source", source, "--out", tmp_path / "out", "--allow-partial")
     stored = np.load(tmp_path / "out" / "train.npy")
     base = PRESETS["lsun-bedroom"]
     config = replace(base, data=replace(base.data, source=str(tmp_path / "out"), flip=False, held_out=0.1))
@@ -683,7 +670,7 @@ def test_images_from_anywhere(out_of: Out, tmp_path: Path, form: str) -> None:
     if form == "folder":
         del files["__MACOSX/mine/._00.png"]
     source = WRITERS[form](tmp_path / "pictures", files)
-    about = done(out_of, "images", "--source", source, "--out", tmp_path / "out")
+    about = answer(out_of, "prepare", "images", "--source", source, "--out", tmp_path / "out")
     assert (about["counts"], about["shape"], about["version"]) == ({"train": 18, "test": 2}, [3, 8, 12], None)
     stored = [np.load(tmp_path / "out" / f"{split}.npy") for split in ("train", "test")]
     assert sorted(image.tobytes() for part in stored for image in part) == sorted(image.tobytes() for image in pictures)
@@ -695,7 +682,7 @@ def test_images_from_anywhere(out_of: Out, tmp_path: Path, form: str) -> None:
 
 def test_many_loose_files_have_one_checksum(out_of: Out, tmp_path: Path) -> None:
     source = write_folder(tmp_path / "in", {f"{i:02}.png": encoded(noise(8, 8, 3)) for i in range(40)})
-    entry = done(out_of, "images", "--source", source, "--out", tmp_path / "out")["inputs"]["./"]
+    entry = answer(out_of, "prepare", "images", "--source", source, "--out", tmp_path / "out")["inputs"]["./"]
     lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(source.iterdir())]
     assert entry["sha256"] == hashlib.sha256("".join(lines).encode()).hexdigest()
     assert entry["files"] == 40
@@ -704,7 +691,7 @@ def test_many_loose_files_have_one_checksum(out_of: Out, tmp_path: Path) -> None
 def test_folders_called_like_splits(out_of: Out, tmp_path: Path) -> None:
     counts = {"train": 6, "val": 2, "test": 3}
     files = {f"x/{split}/c/{i}.png": encoded(noise(8, 8, 3)) for split, count in counts.items() for i in range(count)}
-    about = done(out_of, "images", "--source", write_zip(tmp_path / "x.zip", files), "--out", tmp_path / "out")
+    about = answer(out_of, "prepare", "images", "--source", write_zip(tmp_path / "x.zip", files), "--out", tmp_path / "out")
     assert about["counts"] == {"train": 6, "validation": 2, "test": 3}
     files = {name: content for name, content in files.items() if "train" not in name}
     line = refused(out_of, "prepare", "images", "--source", write_zip(tmp_path / "y.zip", files), "--out", tmp_path / "out-2")
@@ -717,7 +704,7 @@ def test_crop_and_resize(out_of: Out, tmp_path: Path) -> None:
 
     def stored(*flags: str) -> dict[bytes, Pixels]:
         out = tmp_path / "-".join(flags).replace("--", "")
-        done(out_of, "images", "--source", source, "--out", out, *flags)
+        answer(out_of, "prepare", "images", "--source", source, "--out", out, *flags)
         return {image.tobytes(): image for split in ("train", "test") for image in np.load(out / f"{split}.npy")}
 
     def scaled(pixels: Pixels, height: int, width: int) -> Pixels:
@@ -774,7 +761,7 @@ def test_upright_and_all_bad_files_at_once(out_of: Out, tmp_path: Path) -> None:
     for i in range(5):
         (tmp_path / "in").mkdir(exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / "in" / f"{i}.png", exif=exif)
-    done(out_of, "images", "--source", tmp_path / "in", "--out", tmp_path / "out")
+    answer(out_of, "prepare", "images", "--source", tmp_path / "in", "--out", tmp_path / "out")
     assert np.array_equal(np.load(tmp_path / "out" / "train.npy")[0], np.rot90(pixels, -1))
     whole = encoded(noise(12, 8, 3))
     files = {f"{i:02}.png": whole for i in range(30)} | {"03.png": b"no", "07.png": whole[:60], "11.png": encoded(noise(9, 9, 3))}
@@ -791,7 +778,7 @@ def test_a_second_preparation_changes_nothing(out_of: Out, tmp_path: Path) -> No
     source, _ = cifar_prepared(out_of, tmp_path)
     before = everything(tmp_path / "out")
     command = ["cifar10", "--source", source, "--out", tmp_path / "out"]
-    assert done(out_of, *command, "--allow-partial")["already"]
+    assert answer(out_of, "prepare", *command, "--allow-partial")["already"]
     assert everything(tmp_path / "out") == before
     assert "was prepared with allow_partial True, not False" in refused(out_of, "prepare", *command)
     line = refused(out_of, "prepare", "images", *command[1:], "--allow-partial")
@@ -799,7 +786,7 @@ def test_a_second_preparation_changes_nothing(out_of: Out, tmp_path: Path) -> No
     source.write_bytes(source.read_bytes() + bytes(512))
     assert "has changed since" in refused(out_of, "prepare", *command, "--allow-partial")
     source.unlink()
-    assert done(out_of, *command, "--allow-partial")["already"]
+    assert answer(out_of, "prepare", *command, "--allow-partial")["already"]
     assert everything(tmp_path / "out") == before
 
 
@@ -810,18 +797,18 @@ def test_a_second_preparation_at_the_same_time_is_refused(out_of: Out, tmp_path:
     with lock_folder(tmp_path / "out"):
         assert f"{tmp_path / 'out'}: another process is at work in it" in refused(out_of, "prepare", *command)
     assert not (tmp_path / "out").exists()
-    assert not done(out_of, *command)["already"]
+    assert not answer(out_of, "prepare", *command)["already"]
     assert names_in(tmp_path / "out") == {"train.npy", "test.npy", "dataset.json"}
     for left in (".lock", ".prepare.json"):
         (tmp_path / "out" / left).touch()
     with lock_folder(tmp_path / "out"):
-        assert done(out_of, *command)["already"]
+        assert answer(out_of, "prepare", *command)["already"]
     assert names_in(tmp_path / "out") == {"train.npy", "test.npy", "dataset.json"}
 
 
 def test_a_training_never_deletes_what_was_prepared_by_command(out_of: Out, tmp_path: Path) -> None:
     source = write_folder(tmp_path / "in", {f"{i}.png": encoded(noise(8, 8, 3)) for i in range(9)})
-    done(out_of, "images", "--source", source, "--out", tmp_path / "run/data")
+    answer(out_of, "prepare", "images", "--source", source, "--out", tmp_path / "run/data")
     before = everything(tmp_path / "run/data")
     assert "run/data was prepared with" in refused(out_of, "train", "digits", "--run-dir", tmp_path / "run", "--device", "cpu")
     assert everything(tmp_path / "run/data") == before
@@ -869,7 +856,7 @@ def test_an_interrupted_preparation_goes_on(out_of: Out, tmp_path: Path, monkeyp
     for split, count in {"train": 40, "val": 8}.items():
         write_folder(source / split, {f"{i:02}.png": encoded(noise(96, 96, 3)) for i in range(count)})
     command = ["lsun-tower", "--source", source, "--allow-partial", "--out"]
-    done(out_of, *command, tmp_path / "whole")
+    answer(out_of, "prepare", *command, tmp_path / "whole")
     monkeypatch.setattr(
         importlib.import_module("realnvp.data.prepared"), "BLOCK_BYTES", 4 * 96 * 96 * 3
     )  # blocks of 4 images, of 9 in test
@@ -888,7 +875,7 @@ def test_an_interrupted_preparation_goes_on(out_of: Out, tmp_path: Path, monkeyp
         assert "train.npy" not in names_in(tmp_path / "out")
         assert "dataset.json" not in names_in(tmp_path / "out")
     read[0], stop_at[0] = 0, 1000
-    done(out_of, *command, tmp_path / "out")
+    answer(out_of, "prepare", *command, tmp_path / "out")
     assert read[0] < 48 - 16  # not from the start
     assert names_in(tmp_path / "out") == {"train.npy", "test.npy", "dataset.json"}
     for name in ("train.npy", "test.npy", "dataset.json"):
@@ -911,7 +898,7 @@ def test_another_preparation_does_not_go_on(out_of: Out, tmp_path: Path, monkeyp
     assert "train.npy" in names_in(tmp_path / "out")
     out_of.readouterr()
     for i in range(2):
-        done(out_of, *command, tmp_path / ("out", "fresh")[i], "--seed", "1")
+        answer(out_of, "prepare", *command, tmp_path / ("out", "fresh")[i], "--seed", "1")
     for name in ("train.npy", "test.npy", "dataset.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
 
