@@ -131,9 +131,8 @@ def lacking_memory(error: BaseException) -> str:
         return "GPU memory"
     if isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in words:
         return "GPU memory"
-    if isinstance(error, MemoryError) or re.search("DefaultCPUAllocator|out of memory", words):
-        return "memory"
-    return ""
+    lacking = re.search("DefaultCPUAllocator|out of memory", words)
+    return "memory" if lacking or isinstance(error, MemoryError) else ""
 
 
 def keep_freed_memory() -> None:

@@ -39,8 +39,11 @@ class Earlier(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         rooms = [f"realnvp.{room}" for room in NOW[module.__name__.partition(".")[2]]]
-        words = f"{module.__name__} is {' and '.join(rooms)} since version 0.2"
-        warnings.warn(words, DeprecationWarning, stacklevel=2)
+        warnings.warn(
+            f"{module.__name__} is {' and '.join(rooms)} since version 0.2",
+            DeprecationWarning,
+            stacklevel=2,
+        )
 
         def find(name: str) -> Any:
             for room in map(importlib.import_module, rooms):

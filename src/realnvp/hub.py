@@ -25,7 +25,7 @@ def share(run: str | Path, folder: str | Path, *, licence: str | None = None) ->
     """
     run = Path(run)
     evaluation, sittings = current_evaluation(run), RunDir(run).sittings
-    flow, facts = RunDir(run).model(evaluation.which)
+    flow, facts = load_model(run, evaluation.which)
     config = config_of(flow)
     flow.config = replace(config, data=replace(config.data, source=None))
     trained = dict.fromkeys(sitting.shell_command for sitting in sittings)

@@ -37,8 +37,7 @@ class MovingMoments(nn.Module):
         if not self.training:
             return self.mean, self.var
         mean, var = (moment.to(self.mean.dtype) for moment in batch_moments(x))
-        mean, var, _ = self.moving(mean, var)
-        return mean, var
+        return self.moving(mean, var)[:2]
 
     def moving(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor, float]:
         """mu', var' and 1 - rho of eq 15-16 for a batch's mean and variance; stores mu' and var'.
@@ -72,8 +71,7 @@ def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
     float32 or better; differentiable.
     """
-    mean, var, _ = pooled(*own_moments(x), count(x))
-    return mean, var
+    return pooled(*own_moments(x), count(x))[:2]
 
 
 def own_moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,8 +80,7 @@ def own_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     axes = [axis for axis in range(x.ndim) if axis != 1]
     # Two sums: torch.var_mean is two to eight times slower on a CPU.
     mean = x.sum(axes) / count(x)
-    centred = x - mean.view(-1, *[1] * (x.ndim - 2))
-    return mean, centred.square().sum(axes) / count(x)
+    return mean, (x - per_channel(mean, x)).square().sum(axes) / count(x)
 
 
 def pooled(mean: Tensor, var: Tensor, numbers: int) -> tuple[Tensor, Tensor, Tensor | int]:
@@ -104,6 +101,11 @@ def pooled(mean: Tensor, var: Tensor, numbers: int) -> tuple[Tensor, Tensor, Ten
     return mean, (share * (variances + (means - mean).square())).sum(0), everywhere
 
 
+def per_channel(values: Tensor, x: Tensor) -> Tensor:
+    """The values, (C,), of x's type and with as many axes: (C, 1, 1) beside x (B, C, H, W)."""
+    return values.to(x.dtype).view(-1, *[1] * (x.ndim - 2))
+
+
 def count(x: Tensor) -> int:
     """How many numbers each channel of x, (B, C, ...), has."""
     return x.numel() // x.shape[1]
@@ -111,9 +113,7 @@ def count(x: Tensor) -> int:
 
 def over_processes(x: Tensor) -> Tensor:
     """The sum over all processes, differentiable."""
-    if not several_processes():
-        return x
-    return _AllReduceSum.apply(x)  # type: ignore[no-untyped-call]  # torch has no types
+    return _AllReduceSum.apply(x) if several_processes() else x  # type: ignore[no-untyped-call]
 
 
 def several_processes() -> bool:

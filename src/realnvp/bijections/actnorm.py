@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from realnvp.bijections.start import StartsFromData
-from realnvp.moments import EPS, batch_moments
+from realnvp.moments import EPS, batch_moments, per_channel
 
 
 class ActNorm(StartsFromData):
@@ -38,8 +38,7 @@ class ActNorm(StartsFromData):
         return z * log_scale.exp() + mean
 
     def _weights(self, x: Tensor) -> list[Tensor]:
-        along = (-1, *[1] * (x.ndim - 2))
-        return [weight.to(x.dtype).view(along) for weight in (self.mean, self.log_scale)]
+        return [per_channel(weight, x) for weight in (self.mean, self.log_scale)]
 
     @torch.no_grad()
     def start_from(self, x: Tensor) -> None:

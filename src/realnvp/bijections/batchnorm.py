@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from realnvp.bijections.base import Bijection
-from realnvp.moments import EPS, MovingMoments
+from realnvp.moments import EPS, MovingMoments, per_channel
 
 
 class BatchNorm(Bijection):
@@ -28,5 +28,4 @@ class BatchNorm(Bijection):
         return z * (var + EPS).sqrt() + mean
 
     def _moments(self, x: Tensor) -> list[Tensor]:
-        along = (-1, *[1] * (x.ndim - 2))
-        return [moment.to(x.dtype).view(along) for moment in self.moments(x)]
+        return [per_channel(moment, x) for moment in self.moments(x)]

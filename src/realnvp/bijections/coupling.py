@@ -25,8 +25,7 @@ class AffineCoupling(Bijection):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mask, log_scale, shift = self._predict(x)
-        z = torch.where(mask, x, x * log_scale.exp() + shift)
-        return z, sum_per_example(log_scale)
+        return torch.where(mask, x, x * log_scale.exp() + shift), sum_per_example(log_scale)
 
     def _inverse(self, z: Tensor) -> Tensor:
         mask, log_scale, shift = self._predict(z)  # b z = b x

@@ -58,82 +58,71 @@ def _front_matter(
     unit = unit_of(config)
     value = evaluation.get(unit.key)
     if isinstance(value, float) and math.isfinite(value):
-        data, split = (
-            _quoted(evaluation.get("dataset", config.data.set)),
-            _quoted(evaluation.get("split", "test")),
+        data = _quoted(evaluation.get("dataset", config.data.set))
+        split = _quoted(evaluation.get("split", "test"))
+        yield (
+            f"model-index:\n- name: {_quoted(name)}\n  results:\n"
+            "  - {task: {type: density-estimation}, "
+            f"dataset: {{name: {data}, type: {data}, split: {split}}}, "
+            f"metrics: [{{type: {unit.key}, name: {unit.words}, value: {value:.4f}}}]}}"
         )
-        dataset = f"{{name: {data}, type: {data}, split: {split}}}"
-        result = f"task: {{type: density-estimation}}, dataset: {dataset}"
-        metrics = f"[{{type: {unit.key}, name: {unit.words}, value: {value:.4f}}}]"
-        yield f"model-index:\n- name: {_quoted(name)}\n  results:"
-        yield f"  - {{{result}, metrics: {metrics}}}"
 
 
 def _rows(
     config: Config, facts: Mapping[str, Any], evaluation: Mapping[str, Any]
-) -> Iterator[tuple[str, str]]:
-    version = evaluation.get("dataset_version")
-    yield (
-        "data",
-        _text(evaluation.get("dataset", config.data.set))
-        + (f" ({_text(version)})" if version else ""),
-    )
-    if config.data.columns:
-        yield "columns", _text(", ".join(config.data.columns))
-    elif config.data.shape:
-        sizes = "x".join(map(str, (*config.data.shape[1:], config.data.shape[0])))
-        yield (
-            ("images", f"{sizes}, {config.data.levels} levels")
-            if config.kind is Kind.IMAGES
-            else ("columns", sizes)
-        )
+) -> list[tuple[str, str]]:
+    """What is known of the flow, in words."""
+    data, version = config.data, evaluation.get("dataset_version")
+    sizes = "x".join(map(str, (*data.shape[1:], data.shape[0]))) if data.shape else ""
+    shape = f"{sizes}, {data.levels} levels" if config.kind is Kind.IMAGES and sizes else sizes
+    paper = evaluation.get("paper")
+    versions = (facts.get("environment") or {}).get("versions") or {}
+    rows = [
+        (
+            "data",
+            _text(evaluation.get("dataset", data.set))
+            + (f" ({_text(version)})" if version else ""),
+        ),
+        (
+            "images" if config.kind is Kind.IMAGES else "columns",
+            _text(", ".join(data.columns)) if data.columns else shape,
+        ),
+        _result(config, facts, evaluation),
+        ("bits/dim in the paper", "" if paper is None else _number(paper)),
+        (
+            "departs from the paper in",
+            _text(", ".join(departures(config))) if paper is None else "",
+        ),
+        ("steps", _text(facts["step"]) if "step" in facts else ""),
+        ("made with", _text(", ".join(f"{name} {number}" for name, number in versions.items()))),
+        ("licence", _text(facts.get("licence") or "not stated: ask whoever shares it")),
+    ]
+    return [(name, words) for name, words in rows if words]
+
+
+def _result(
+    config: Config, facts: Mapping[str, Any], evaluation: Mapping[str, Any]
+) -> tuple[str, str]:
+    """The mean log-density: of an evaluation, else of the validation that chose the model."""
     unit = unit_of(config)
-    if unit.key in evaluation:
-        things = [
-            f"{_text(evaluation[f'num_{name}'])} {name}"
-            for name in ("images", "rows")
-            if f"num_{name}" in evaluation
-        ]
-        draws = (
-            [f"noise draws: {_text(evaluation['noise_draws'])}"]
-            if "noise_draws" in evaluation
-            else []
-        )
-        counted = ", ".join(
-            [*things, *draws, f"standard error over {_text(evaluation.get('standard_error_over'))}"]
-        )
-        measured = (
-            f"**{_number(evaluation[unit.key])} +- {_number(evaluation.get('standard_error'))}**"
-        )
-        bound = f"; an upper bound ({config.model.dequantisation} dequantisation)"
-        meaning = (
-            bound
-            if unit is BITS_PER_DIM
-            else "; the mean log-density of a row, in the units of the columns"
-        )
-        yield (
-            f"{unit.words}, {_text(evaluation.get('split', 'test'))} split",
-            f"{measured} ({counted}){meaning}",
-        )
-    elif f"validation_{unit.key}" in facts:
-        yield (
-            f"{unit.words}, validation split",
-            f"{_number(facts[f'validation_{unit.key}'])}; it chose the model",
-        )
-    if (paper := evaluation.get("paper")) is not None:
-        yield "bits/dim in the paper", _number(paper)
-    elif fields := departures(config):
-        yield "departs from the paper in", _text(", ".join(fields))
-    if "step" in facts:
-        yield "steps", _text(facts["step"])
-    if versions := (facts.get("environment") or {}).get("versions"):
-        yield (
-            "made with",
-            _text(", ".join(f"{package} {version}" for package, version in versions.items())),
-        )
-    yield (
-        "licence",
-        _text(facts["licence"]) if facts.get("licence") else "not stated: ask whoever shares it",
+    if unit.key not in evaluation:
+        key = f"validation_{unit.key}"
+        words = f"{_number(facts[key])}; it chose the model" if key in facts else ""
+        return f"{unit.words}, validation split", words
+    counts = {"num_images": "{} images", "num_rows": "{} rows", "noise_draws": "noise draws: {}"}
+    counted = [
+        *(form.format(_text(evaluation[key])) for key, form in counts.items() if key in evaluation),
+        f"standard error over {_text(evaluation.get('standard_error_over'))}",
+    ]
+    meaning = (
+        f"an upper bound ({config.model.dequantisation} dequantisation)"
+        if unit is BITS_PER_DIM
+        else "the mean log-density of a row, in the units of the columns"
+    )
+    return (
+        f"{unit.words}, {_text(evaluation.get('split', 'test'))} split",
+        f"**{_number(evaluation[unit.key])} +- {_number(evaluation.get('standard_error'))}** "
+        f"({', '.join(counted)}); {meaning}",
     )
 
 

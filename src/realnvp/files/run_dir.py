@@ -3,15 +3,13 @@
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
 
 from realnvp.config import Config, read_config
 from realnvp.files.checkpoint import TrainState, state_of
 from realnvp.files.environment import Sitting
 from realnvp.files.folders import newest_intact, numbered
 from realnvp.files.records import DamagedError, damaged_if_invalid, read_record
-from realnvp.files.saved import load_model, why_no_flow
-from realnvp.flows.flow import Flow
+from realnvp.files.saved import why_no_flow
 
 
 class RunDir:
@@ -62,10 +60,6 @@ class RunDir:
             warnings.warn(complaint, stacklevel=2)
         return None if files is None else state_of(files, self.checkpoints)
 
-    def model(self, which: Literal["best", "last"] = "best") -> tuple[Flow, dict[str, Any]]:
-        """A flow of the run, and its facts: step, validation bits/dim."""
-        return load_model(self.path, which)
-
     def lost_best(self) -> str:
         """What is wrong with the best model; '' if it is there and intact."""
         files, complaints = newest_intact(self.models, "best")
@@ -81,9 +75,8 @@ class RunDir:
         sittings = self.sittings if sha256 and self.sittings_file.exists() else []
         known = next((sitting.data for sitting in sittings if sitting.data), sha256)
         names = sorted(name for name in {*known, *sha256} if known.get(name) != sha256.get(name))
-        if not names:
-            return ""
-        return f"{folder}: holds other data than {self.path} was trained on ({', '.join(names)})"
+        words = f"{folder}: holds other data than {self.path} was trained on ({', '.join(names)})"
+        return words if names else ""
 
     def warn_of_changed_data(self, folder: Path | None, sha256: Mapping[str, str]) -> None:
         """Warn if the run was trained on other data than those in the folder."""

@@ -66,8 +66,9 @@ def _download(name: str, tried: str) -> Path:
             snapshot_download(repo_id, revision=revision or None, allow_patterns=[*FILES])
         )
     except Exception as error:  # also of kinds that the Hub's client, and its version, have
-        why = one_line(error)[:300]
-        raise ValueError(f"{tried}; nor does the Hugging Face Hub give it: {why}") from None
+        raise ValueError(
+            f"{tried}; nor does the Hugging Face Hub give it: {one_line(error)[:300]}"
+        ) from None
     if missing := [file for file in FILES if not (folder / file).exists()]:
         raise ValueError(
             f"{name}: no flow of realnvp: "

@@ -111,10 +111,11 @@ class Flow(nn.Module):
         if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature: must be a number of at least 0, got {temperature}")
         dtype = dtype or reference_tensor(self).dtype
-        indices, samples = range(first, first + n), []
-        for chunk in chunks(n, batch_that_fits(shape)):
-            z = temperature * self.latents(indices[chunk], shape, seed)
-            samples.append(self.decode(z).to(dtype))
+        indices = range(first, first + n)
+        samples = [
+            self.decode(temperature * self.latents(indices[chunk], shape, seed)).to(dtype)
+            for chunk in chunks(n, batch_that_fits(shape))
+        ]
         return torch.cat(samples)
 
     def sample_shape(self, shape: Sequence[int] | None = None) -> Sequence[int]:
@@ -153,8 +154,10 @@ class Flow(nn.Module):
         if self.shape is not None:
             channels, *sides = self.shape
             if x.ndim != 2 + len(sides) or x.shape[1] != channels or x.shape[0] < 1:
-                expected = f"(B, {channels}{', H, W' if sides else ''})"
-                raise ValueError(f"expected a batch of shape {expected}, got {tuple(x.shape)}")
+                raise ValueError(
+                    f"expected a batch of shape (B, {channels}{', H, W' if sides else ''}), "
+                    f"got {tuple(x.shape)}"
+                )
         if x.ndim == 4 and any(side % self.divisor or not side for side in x.shape[2:]):
             size = "x".join(map(str, x.shape[2:]))
             raise ValueError(f"images of {size}: sides must be divisible by {self.divisor}")
@@ -212,6 +215,10 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Context: eval mode, no gradients, full precision."""
-    no_autocast = torch.autocast(reference_tensor(module).device.type, enabled=False)
-    with in_eval_mode(module), full_precision(), torch.no_grad(), no_autocast:
+    with (
+        in_eval_mode(module),
+        full_precision(),
+        torch.no_grad(),
+        torch.autocast(reference_tensor(module).device.type, enabled=False),
+    ):
         yield

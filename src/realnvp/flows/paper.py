@@ -53,12 +53,14 @@ def checkerboard_couplings(model: ModelConfig, channels: int, count: int) -> lis
         momentum=model.momentum,
         see_mask=True,
     )
-    layers: list[Bijection] = []
-    for i in range(count):
-        mask = partial(checkerboard, flip=i % 2 == 1)
-        layers.append(coupling(model, mask, net, channels, bound=0.0))
-        layers.append(BatchNorm(channels, momentum=model.momentum))
-    return layers
+    return [
+        layer
+        for i in range(count)
+        for layer in (
+            coupling(model, partial(checkerboard, flip=i % 2 == 1), net, channels, bound=0.0),
+            BatchNorm(channels, momentum=model.momentum),
+        )
+    ]
 
 
 def channelwise_couplings(model: ModelConfig, channels: int, count: int) -> list[Bijection]:
@@ -70,11 +72,14 @@ def channelwise_couplings(model: ModelConfig, channels: int, count: int) -> list
         num_blocks=model.num_blocks,
         momentum=model.momentum,
     )
-    layers: list[Bijection] = []
-    for i in range(count):
-        layers.append(half_coupling(model, net, channels, flip=i % 2 == 1))
-        layers.append(BatchNorm(channels, momentum=model.momentum))
-    return layers
+    return [
+        layer
+        for i in range(count)
+        for layer in (
+            half_coupling(model, net, channels, flip=i % 2 == 1),
+            BatchNorm(channels, momentum=model.momentum),
+        )
+    ]
 
 
 def half_coupling(

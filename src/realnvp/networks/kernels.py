@@ -166,8 +166,7 @@ def _fused_moments(h: Tensor) -> tuple[Tensor, Tensor]:
     result = torch.promote_types(h.dtype, torch.float32)
     # A running mean, which 0 leaves as it is: its type, if it is not h's, decides the result's.
     unused = None if h.dtype == result else h.new_zeros(h.shape[1], dtype=result)
-    mean, var = torch.batch_norm_update_stats(h, unused, unused, 0.0)
-    return mean, var
+    return torch.batch_norm_update_stats(h, unused, unused, 0.0)
 
 
 def _relu_in_place(h: Tensor) -> None:

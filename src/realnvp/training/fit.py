@@ -68,8 +68,17 @@ def fit(
     seed: the same seed gives the same weights; torch's own generators are left alone.
     verbose: print the progress.
     """
-    counts = {"max_steps": max_steps, "batch_size": batch_size, "patience": patience}
-    _check(x, average=average, held_out=held_out, lr=lr, noise=noise, tol=tol, **counts)
+    _check(
+        x,
+        average=average,
+        held_out=held_out,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        patience=patience,
+        lr=lr,
+        noise=noise,
+        tol=tol,
+    )
     random = generator(seed, Purpose.TRAIN)
     order = torch.from_numpy(random.permutation(len(x)))
     held = min(math.ceil(held_out * len(x)), MOST_HELD_OUT)
@@ -85,8 +94,8 @@ def fit(
     losses = []
     flow.train()
     for step in range(1, max_steps + 1):
-        rows = torch.from_numpy(random.integers(len(train), size=min(batch_size, len(train))))
-        batch = train[rows]
+        rows = random.integers(len(train), size=min(batch_size, len(train)))
+        batch = train[torch.from_numpy(rows)]
         blur = torch.from_numpy(random.standard_normal(batch.shape)).to(batch)
         batch = batch + (blur @ spread.T if x.ndim == 2 else spread * blur)
         loss = -flow.log_prob(batch).mean()
@@ -107,7 +116,8 @@ def fit(
                 print(f"step {step} of {max_steps}: loss {losses[-1]:.3f}{found}")
             if step - best.improved >= patience:
                 break
-    best.restore()
+    if best.weights:
+        flow.load_state_dict(best.weights)
     flow.eval()
     return Fit(losses, best.seen, best.step)
 
@@ -126,7 +136,7 @@ def _spread(rows: Tensor) -> Tensor:
     scaled = (exact - exact.mean(0)) / deviation
     n, dim = rows.shape
     correlation = (scaled.T @ scaled / n).lerp(torch.eye(dim).to(scaled), dim / (n + dim))
-    factor: Tensor = torch.linalg.cholesky(correlation)
+    factor = torch.linalg.cholesky(correlation)
     return (deviation[:, None] * factor).to(rows.dtype).to(rows.device)
 
 
@@ -155,11 +165,6 @@ class _Best:
             self.improved = step
         if nats > self.nats:
             self.nats, self.step, self.weights = nats, step, copy.deepcopy(self.flow.state_dict())
-
-    def restore(self) -> None:
-        """Give them to the flow."""
-        if self.weights:
-            self.flow.load_state_dict(self.weights)
 
 
 def _check(x: Tensor, *, average: float, held_out: float, **values: float) -> None:

@@ -1,6 +1,7 @@
 """How much memory a training will take, without taking it."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from math import prod
@@ -13,10 +14,8 @@ from realnvp.config import Config, least_parameters
 from realnvp.flows.build import build
 from realnvp.training.recompute import Layer, once, recompute
 
-try:
+if sys.platform != "win32":
     import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 
 def count_parameters(config: Config) -> int:
@@ -34,7 +33,7 @@ def memory_limit(root: Path = Path("/")) -> int:
     if hasattr(os, "sysconf"):
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     if (
-        resource is not None
+        sys.platform != "win32"
         and (address_space := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY
     ):
         limits.append(address_space)
@@ -78,25 +77,22 @@ def check_memory(
 
     limit: bytes. None: all of the device; of a CPU, `memory_limit`.
     """
-    if limit is not None:
-        there = limit
-    elif device.type == "cuda":
-        there = torch.cuda.get_device_properties(device).total_memory
-    else:
-        there = memory_limit()
+    if limit is None:
+        cuda = device.type == "cuda"
+        limit = torch.cuda.get_device_properties(device).total_memory if cuda else memory_limit()
     images, model = config.train.batch_size // processes, config.model
     rough = 64 * least_parameters(config) + 400 * images * prod(config.shape) * model.width * (
         1 + model.num_blocks
     )
-    if rough < there:  # far more than it takes; counting takes seconds
+    if rough < limit:  # far more than it takes; counting takes seconds
         return
     needed = training_memory(replace(config, train=replace(config.train, batch_size=images)))
     # A save holds weights, Adam's two moments and the average as they are, as copies and as bytes.
     needed = max(needed, 48 * count_parameters(config))
-    if needed > there:
-        sizes = f"{needed / 2**30:,.1f} GiB of memory, {device} has {there / 2**30:,.1f} GiB"
+    if needed > limit:
         raise ValueError(
-            f"model.width, model.num_blocks, train.batch_size: a training needs about {sizes}"
+            "model.width, model.num_blocks, train.batch_size: a training needs about "
+            f"{needed / 2**30:,.1f} GiB of memory, {device} has {limit / 2**30:,.1f} GiB"
         )
 
 

@@ -28,9 +28,10 @@ class WeightAverage:
     def update(self, step: int) -> None:
         """Take in the weights as they are after this step, counted from 1."""
         if self.tensors:
-            share = 1 - min(self.decay, step / (step + 9))
             torch._foreach_lerp_(
-                list(self.tensors.values()), [p.detach() for p in self.parameters.values()], share
+                list(self.tensors.values()),
+                [parameter.detach() for parameter in self.parameters.values()],
+                1 - min(self.decay, step / (step + 9)),
             )
 
     @contextmanager

@@ -59,7 +59,9 @@ def joined_processes(recipe: TrainConfig, folder: Path, device: str) -> Iterator
             ],
         )
         if accelerator.num_processes != processes:
-            raise ParameterError("device", f"{place}: the {processes} processes cannot be joined on it")
+            raise ParameterError(
+                "device", f"{place}: the {processes} processes cannot be joined on it"
+            )
         if device != "auto" and accelerator.device.type != place.type:
             variables = ("ACCELERATE_TORCH_DEVICE", "ACCELERATE_USE_CPU")
             who = " and ".join(name for name in variables if name in os.environ) or "Accelerate"
@@ -76,10 +78,10 @@ def _failing_with_others(timeout: float) -> Iterator[None]:
         if not re.search("gloo|NCCL|TCPStore|client socket", str(error)):
             raise
         reason = re.sub(r"^\[\S+\] ", "", str(error)).split(". ")[0]
-        limit = f"train.timeout = {timeout:g} seconds: {reason}"
-        gone = f"another process has ended, or has not answered for {limit}"
-        words = f"{gone}; the same command goes on from the last checkpoint"
-        raise TrainingFailed(words) from None
+        raise TrainingFailed(
+            f"another process has ended, or has not answered for train.timeout = {timeout:g} "
+            f"seconds: {reason}; the same command goes on from the last checkpoint"
+        ) from None
 
 
 @contextmanager
@@ -103,8 +105,9 @@ def _own_state(*, several: bool) -> Iterator[None]:
 def _check_one_gpu_each(place: torch.device) -> None:
     """ValueError: the processes that a launcher started here cannot have a GPU each."""
     if place.index is not None:
-        words = "of several processes each takes a GPU of its own; name cuda"
-        raise ParameterError("device", f"{place}: {words}")
+        raise ParameterError(
+            "device", f"{place}: of several processes each takes a GPU of its own; name cuda"
+        )
     processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     if processes > gpus:
         raise ValueError(

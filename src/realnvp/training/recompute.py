@@ -36,14 +36,13 @@ def _recomputed(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
     if not layer.training:
         return once(layer)(x)
     second = _SecondPass(layer)
-    z, log_det = checkpoint(
+    return checkpoint(
         once(layer),
         x,
         use_reentrant=False,
         preserve_rng_state=False,
         context_fn=lambda: (nullcontext(), second),
     )
-    return z, log_det
 
 
 class _SecondPass:

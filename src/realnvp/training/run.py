@@ -153,13 +153,19 @@ def _opened(
         accelerator.num_processes,
     )
     with accelerator.main_process_first():
-        verify = SPLITS if main else ()
-        splits = prepare(config.data, seed=config.seed, folder=files.data, verify=verify)
+        splits = prepare(
+            config.data, seed=config.seed, folder=files.data, verify=SPLITS if main else ()
+        )
     check_data(files, splits)
     config = resolve(config, splits.shape, splits.columns)
     check_memory(config, device, processes=processes)
-    rank = accelerator.process_index
-    batches = Batches(splits.train, config, device=device, process=rank, processes=processes)
+    batches = Batches(
+        splits.train,
+        config,
+        device=device,
+        process=accelerator.process_index,
+        processes=processes,
+    )
     new = not numbered(files.checkpoints, "step")
     if not new and init_from is not None and main:
         warnings.warn(f"--init-from: {files.path} goes on from its own checkpoint", stacklevel=2)
@@ -182,7 +188,6 @@ def _opened(
         warnings.filterwarnings("ignore", message=".*broadcast_buffers")
         model = accelerator.prepare(flow)
     flow.train()
-    precision = _precision(config.train, device)
     run = Run(
         config,
         files,
@@ -194,7 +199,7 @@ def _opened(
         average,
         accelerator,
         state,
-        precision,
+        _precision(config.train, device),
     )
     _begin(run, keep_weights=new and init_from is not None)
     return run
@@ -222,15 +227,17 @@ def _begin(run: Run, *, keep_weights: bool) -> None:
         data=dict(run.splits.sha256),
     )
     if changes and not run.finished:
-        words = f"{', '.join(changes)}: it goes on, but not to the bit as it would have"
-        warnings.warn(f"{run.files.path}: {words}", stacklevel=2)
+        warnings.warn(
+            f"{run.files.path}: {', '.join(changes)}: "
+            "it goes on, but not to the bit as it would have",
+            stacklevel=2,
+        )
 
 
 def _precision(recipe: TrainConfig, device: torch.device) -> str:
     """The arithmetic of the networks; auto: what is fast on this device."""
-    if recipe.precision != "auto":
-        return recipe.precision
-    return "bfloat16" if has_bfloat16(device) else "float32"
+    fast = "bfloat16" if has_bfloat16(device) else "float32"
+    return fast if recipe.precision == "auto" else recipe.precision
 
 
 def _start_from_data(flow: Flow, splits: Dataset, batches: Batches) -> None:
@@ -250,8 +257,6 @@ def _optimizers(flow: Flow, recipe: TrainConfig, *, fused: bool) -> list[torch.o
     optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(rest, lr=recipe.lr, fused=fused)]
     if recipe.muon_lr is not None:
         optimizers.append(Muon(given, lr=recipe.muon_lr, weight_decay=recipe.muon_weight_decay))
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        group["initial_lr"] = group["lr"]
     return optimizers
 
 
@@ -262,8 +267,8 @@ def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
         given = load_flow(init_from)
         fields = differences(config_of(given), config_of(flow))
         if changed := [name for name in fields if name.startswith(("data.shape", "model."))]:
-            words = f"its weights do not fit, since {', '.join(changed)} differs"
-            raise ValueError(f"{init_from}: {words}")
+            names = ", ".join(changed)
+            raise ValueError(f"{init_from}: its weights do not fit, since {names} differs")
         flow.load_state_dict(given.state_dict())
     if config.train.recompute:
         recompute(flow)

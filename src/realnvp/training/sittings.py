@@ -46,19 +46,16 @@ def check_may_train(config: Config, files: RunDir) -> None:
         raise ParameterError("run_dir", f"{files.path} is also data.source, which is only read")
     if not files.begun:
         _check_files_of_others(files)
-        return
-    if not files.config_file.exists():  # ended as it began
-        return
-    old = files.config
-    if old.data.shape is None:
-        raise DamagedError(f"{files.config_file}: data.shape is missing")
-    now = resolve(config, old.data.shape, old.data.columns)
-    if changed := [name for name in differences(old, now) if name not in MAY_CHANGE]:
-        names = ", ".join(changed)
-        raise ValueError(
-            f"{files.config_file}: this run was started with another {names}; "
-            "take another --run-dir"
-        )
+    elif files.config_file.exists():  # else it ended as it began
+        old = files.config
+        if old.data.shape is None:
+            raise DamagedError(f"{files.config_file}: data.shape is missing")
+        now = resolve(config, old.data.shape, old.data.columns)
+        if changed := [name for name in differences(old, now) if name not in MAY_CHANGE]:
+            raise ValueError(
+                f"{files.config_file}: this run was started with another {', '.join(changed)}; "
+                "take another --run-dir"
+            )
 
 
 def _check_files_of_others(files: RunDir) -> None:
@@ -72,8 +69,10 @@ def _check_files_of_others(files: RunDir) -> None:
         except ValueError as error:
             raise ValueError(f"{error}; so it is not replaced: take another --run-dir") from None
     if files.metrics_file.exists():
-        words = "is not of this training, so it is not replaced: take another --run-dir"
-        raise ValueError(f"{files.metrics_file}: {words}")
+        raise ValueError(
+            f"{files.metrics_file}: is not of this training, so it is not replaced: "
+            "take another --run-dir"
+        )
 
 
 def check_data(files: RunDir, splits: Dataset) -> None:

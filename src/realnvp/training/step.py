@@ -30,9 +30,8 @@ def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
     )
     here = [nats.new_full((), number) for number in (max(run.stop, default=0), run.step_seconds)]
     mine = torch.stack([nats.detach(), norm.to(nats), *here])
-    everyones = (
-        run.accelerator.gather(mine).view(-1, 4).cpu().numpy()
-    )  # the one wait for the device in a step
+    # The one wait for the device in a step.
+    everyones = run.accelerator.gather(mine).view(-1, 4).cpu().numpy()
     loss, (_, norm, signal_to_stop, seconds) = (
         everyones[:, 0].mean().item(),
         everyones.max(0).tolist(),
@@ -45,7 +44,7 @@ def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
         )
         for optimizer in run.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * share
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * share
             optimizer.step()
         run.average.update(state.step + 1)
     else:
@@ -59,9 +58,8 @@ def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
 
 def _largest_norm(recipe: TrainConfig, state: TrainState) -> float:
     """The norm that the gradient is clipped to."""
-    if recipe.clip_factor is None or not state.typical_norm:
-        return recipe.clip
-    return min(recipe.clip, recipe.clip_factor * state.typical_norm)
+    relative = (recipe.clip_factor or 0) * state.typical_norm  # 0: none is known
+    return min(recipe.clip, relative or recipe.clip)
 
 
 def _far_out(recipe: TrainConfig, state: TrainState, norm: float) -> bool:

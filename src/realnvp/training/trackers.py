@@ -42,8 +42,10 @@ def start_tracker(accelerator: Accelerator, config: Config, run_dir: Path, *, st
         accelerator.init_trackers("realnvp", config=fields, init_kwargs=options)
     except Exception as error:  # of kinds of its own
         instead = "WANDB_MODE=offline" if name == "wandb" else "--train.tracker tensorboard"
-        why = f"{one_line(error)[:300]}; {instead} needs no account"
-        raise ValueError(f"train.tracker: {name} does not start: {why}") from None
+        raise ValueError(
+            f"train.tracker: {name} does not start: {one_line(error)[:300]}; "
+            f"{instead} needs no account"
+        ) from None
 
 
 def log_curves(
@@ -74,5 +76,8 @@ def _give_up(accelerator: Accelerator, error: Exception) -> None:
     if names in ([], ["tensorboard"]):  # a file of the run: its disk is full, say
         raise error
     accelerator.trackers.clear()
-    words = f"train.tracker: {names[0]} failed, so the training goes on without it"
-    warnings.warn(f"{words}: {one_line(error)[:300]}", stacklevel=3)
+    warnings.warn(
+        f"train.tracker: {names[0]} failed, so the training goes on without it: "
+        f"{one_line(error)[:300]}",
+        stacklevel=3,
+    )

@@ -90,8 +90,9 @@ def _loop(run: Run) -> None:
                     f"train_{unit.key}": value,
                     "gradient_norm": norm,
                     f"{unit.things}_per_second": speed,
+                    "skipped": state.skipped,
                 }
-                _log(run, values | {"skipped": state.skipped})
+                _log(run, values)
                 best = "" if state.best is None else f"best validation {state.best:.3f}"
                 words = f"{value:.3f} {unit.words}  {speed:.0f} {unit.things}/s  {best}"
                 report(state.step, words, _expected_steps(run))
@@ -135,13 +136,13 @@ def _count_failed(run: Run, loss: float, norm: float) -> None:
         return
     run.failed_in_a_row += 1
     if run.failed_in_a_row == MAX_FAILED:
-        step, things = run.state.step, run.unit.things
+        step = run.state.step
         where = first_nonfinite(run.flow, run.batches.at(step), l2=run.config.train.l2)
-        found = (
-            f"loss {loss}, gradient norm {norm}, {where}, after {MAX_FAILED} such steps in a row"
+        raise TrainingFailed(
+            f"step {step}: loss {loss}, gradient norm {norm}, {where}, "
+            f"after {MAX_FAILED} such steps in a row; "
+            f"training {run.unit.things} {run.batches.indices(step).tolist()}"
         )
-        images = run.batches.indices(step).tolist()
-        raise TrainingFailed(f"step {step}: {found}; training {things} {images}")
 
 
 def _log(run: Run, values: dict[str, float]) -> None:

@@ -5,7 +5,6 @@ import warnings
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from realnvp.config import Kind
 from realnvp.data import channels_first, to_pixels
@@ -18,7 +17,6 @@ from realnvp.moments import averaging, restore_moments, stored_moments
 from realnvp.noise import Purpose
 from realnvp.progress import chunks
 from realnvp.training.run import Run
-from realnvp.training.signals import TrainingStopped
 
 GRID = 36  # images of a grid of samples
 
@@ -36,10 +34,13 @@ def evaluate(run: Run) -> dict[str, float]:
             for step in range(run.config.train.moment_batches if before else 0):
                 run.heed_signals()
                 run.flow.log_prob(run.batches.at(step, Purpose.MOMENTS))
-        result = validate(run)
-    except TrainingStopped:
+        return _keep_if_better(run, validate(run))
+    finally:
         restore_moments(before)
-        raise
+
+
+def _keep_if_better(run: Run, result: Summary) -> dict[str, float]:
+    """Write the last model, and the best; returns the result by its names in metrics.jsonl."""
     state, unit = run.state, run.unit
     measured = {
         f"validation_{unit.key}": result.mean,
@@ -53,13 +54,15 @@ def evaluate(run: Run) -> dict[str, float]:
         state.best, state.best_step = result.mean, state.step
     if run.main:
         if result.nonfinite:
-            words = f"{result.nonfinite} validation {unit.things} have no finite log-density"
-            warnings.warn(f"step {state.step}: {words}", stacklevel=2)
+            warnings.warn(
+                f"step {state.step}: {result.nonfinite} validation {unit.things} "
+                "have no finite log-density",
+                stacklevel=3,
+            )
         facts = {"step": state.step} | measured
         for which in ["last", "best"] if better else ["last"]:
             save_model(run.flow, run.files.models / f"{which}-{state.step:09d}", facts=facts)
             keep_last(run.files.models, which, 1)
-    restore_moments(before)
     return measured
 
 
@@ -90,10 +93,11 @@ def validate(run: Run) -> Summary:
     total = run.accelerator.reduce(
         nats if processes == 1 else nats.to(run.accelerator.device), "sum"
     )
-    assert isinstance(total, Tensor)
     groups = (run.splits.groups or {}).get("validation")
-    values = run.unit.of(total.cpu()[chosen], run.splits.shape)
-    return summarise(values, None if groups is None else np.array(groups)[chosen])
+    return summarise(
+        run.unit.of(total.cpu()[chosen], run.splits.shape),
+        None if groups is None else np.array(groups)[chosen],
+    )
 
 
 def write_samples(run: Run) -> None:
@@ -102,6 +106,9 @@ def write_samples(run: Run) -> None:
         return
     with evaluating(run.flow):
         samples = to_pixels(run.flow.sample(GRID, seed=run.config.seed), levels=run.config.levels)
-    data = np.asarray(run.splits.validation[:GRID])
-    path = run.files.samples / f"step-{run.state.step:09d}.png"
-    data_beside_samples(path, data, samples, levels=run.config.levels)
+    data_beside_samples(
+        run.files.samples / f"step-{run.state.step:09d}.png",
+        np.asarray(run.splits.validation[:GRID]),
+        samples,
+        levels=run.config.levels,
+    )
