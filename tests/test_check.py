@@ -135,11 +135,11 @@ def few() -> tuple[Flow, np.ndarray, np.ndarray]:
     return trained("photos", torch.float32, images), images[:-30], images[-30:]
 
 
-@pytest.mark.parametrize("count", [5, 30])
+@pytest.mark.parametrize("count", [1, 2, 3, 30])
 def test_few_images_alone_fail_no_sound_flow(few: tuple[Flow, np.ndarray, np.ndarray], count: int) -> None:
     """So few images are allowed to stray from the moments."""
     flow, _, test = few
-    for first in range(0, 30, count):
+    for first in range(0, 30, max(count, 5)):
         entries = check(flow, test[first : first + count])
         assert [entry for entry in entries if not entry.ok] == []
 
