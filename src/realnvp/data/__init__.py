@@ -1,4 +1,4 @@
-"""Images to uint8 arrays, tables to float64 ones: found, checked, prepared once, and memory-mapped from then on."""
+"""Images to uint8 arrays, tables to float64: found, checked, prepared once, then memory-mapped."""
 
 from realnvp.data.codecs import codec_bits_per_dim
 from realnvp.data.dataset import Dataset, Rows, Split

@@ -1,4 +1,4 @@
-"""What ordinary lossless codecs need for the same images: the yardstick beside a model's bits/dim."""
+"""What PNG and lossless WebP need for images: the yardstick beside a model's bits/dim."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,9 @@ from realnvp.data.dataset import Pixels
 
 
 def codec_bits_per_dim(images: Pixels) -> dict[str, float]:
-    """{"png": ..., "webp": ...}: bits per dimension, mean over the images, each a whole file, header included.
+    """{"png": ..., "webp": ...}: bits per dimension, mean over the images.
+
+    Each image is a whole file, its header included.
 
     images: uint8 (N, H, W, C) with C of 1 or 3; both codecs at their most thorough setting.
     """

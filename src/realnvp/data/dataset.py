@@ -41,7 +41,7 @@ class Dataset:
     shape: tuple[int, ...]
     """Channels, height, width of images; the number of columns of a table."""
     splits: Mapping[str, Split]
-    """By name: train, validation, test. Arrays where the data are prepared, memory-mapped, else `Lazy`."""
+    """By name: train, validation, test. Memory-mapped arrays of prepared data, else `Lazy`."""
     groups: dict[str, list[int]] | None = None
     """By split: which photograph each image was cut from; standard errors are clustered by it."""
     train_shape: Shape | None = None
@@ -93,7 +93,11 @@ class Lazy:
         return self.count
 
     def __getitem__(self, wanted: Any) -> Values:
-        return self.read(np.arange(*wanted.indices(self.count)) if isinstance(wanted, slice) else np.asarray(wanted))
+        return self.read(
+            np.arange(*wanted.indices(self.count))
+            if isinstance(wanted, slice)
+            else np.asarray(wanted)
+        )
 
 
 def chosen(split: Split, indices: Indices) -> Lazy:
@@ -107,7 +111,10 @@ def decoded(count: int, decode: Callable[[int], Pixels]) -> Lazy:
 
 
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """function(item) of each, in their order, on all cores; a future for each of a million at once would fill the memory."""
+    """function(item) of each item, in order, on all cores.
+
+    A thousand at a time: a future for each of a million would fill the memory.
+    """
     with ThreadPoolExecutor() as pool:
         for chunk in chunks(len(items), 1024):
             yield from pool.map(function, items[chunk])
@@ -116,21 +123,30 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Ite
 def cut_off(splits: Mapping[str, Split], held_out: float, *, seed: int) -> dict[str, Split]:
     """Train, validation and test; a missing split is cut off from train by the seed's permutation.
 
-    The share `held_out` of train goes into each, one image at least. ValueError if train is too small for that.
+    The share `held_out` of train goes into each missing split, one image at least.
+    ValueError: train is too small.
     """
     train, missing = splits["train"], [name for name in SPLITS if name not in splits]
     rows = cut_rows(len(train), held_out, missing, seed=seed) if missing else {}
     return {name: chosen(train, rows[name]) if name in rows else splits[name] for name in SPLITS}
 
 
-def cut_rows(count: int, held_out: float, missing: Sequence[str], *, seed: int) -> dict[str, Indices]:
+def cut_rows(
+    count: int, held_out: float, missing: Sequence[str], *, seed: int
+) -> dict[str, Indices]:
     """Which of `count` training images go into each missing split, and which stay in train."""
     held = max(1, round(held_out * count))
     kept = count - held * len(missing)
     if kept < 1:
-        raise ValueError(f"data.source: too few training images (rows), {count}, to cut off {' and '.join(missing)}")
-    rest, *pieces = np.split(np.random.default_rng(seed).permutation(count), [kept, kept + held][: len(missing)])
-    # Sorted, train is read in the order of the disk; the held out stay mixed, so that their first n are a sample.
+        raise ValueError(
+            f"data.source: too few training images (rows), {count}, "
+            f"to cut off {' and '.join(missing)}"
+        )
+    rest, *pieces = np.split(
+        np.random.default_rng(seed).permutation(count), [kept, kept + held][: len(missing)]
+    )
+    # Sorted, train is read in the order of the disk. Held out images stay mixed, so that their
+    # first n are a sample.
     return {"train": np.sort(rest)} | dict(zip(missing, pieces, strict=True))
 
 
@@ -145,7 +161,9 @@ class Rows:
         self.images, self.rows, self.size = images, rows, size
         self.dtype = images.dtype
         self.shape = (len(rows), *size, images.shape[-1])
-        self.slack = tuple(stored - cut for stored, cut in zip(images.shape[1:], size, strict=False))
+        self.slack = tuple(
+            stored - cut for stored, cut in zip(images.shape[1:], size, strict=False)
+        )
         """How far down and right a corner can lie."""
 
     def __len__(self) -> int:
@@ -153,15 +171,25 @@ class Rows:
 
     def __getitem__(self, wanted: Any) -> Values:
         images: Values = self.images[self.rows[wanted]]
-        middle = [slice(room // 2, room // 2 + length) for room, length in zip(self.slack, self.size, strict=True)]
+        middle = [
+            slice(room // 2, room // 2 + length)
+            for room, length in zip(self.slack, self.size, strict=True)
+        ]
         whole: Any = (..., *middle, slice(None))
         return np.asarray(images[whole])
 
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+    def __array__(
+        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+    ) -> npt.NDArray[Any]:
         return np.asarray(self[:], dtype=dtype)
 
     def crops(self, wanted: Indices, corners: Indices) -> Values:
-        """The images with these indices, each from its own corner on: (n, 2), rows of (top, left)."""
+        """The images of these indices, cut from their corners; corners: (n, 2) of (top, left)."""
         height, width = self.size
         places = zip(self.rows[wanted], corners.tolist(), strict=True)
-        return np.stack([self.images[row, top : top + height, left : left + width] for row, (top, left) in places])
+        return np.stack(
+            [
+                self.images[row, top : top + height, left : left + width]
+                for row, (top, left) in places
+            ]
+        )

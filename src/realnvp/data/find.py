@@ -20,24 +20,28 @@ STATE = ".prepare.json"  # beside the arrays until all is written: whose they ar
 
 
 def find_data(config: DataConfig, *, seed: int) -> Dataset:
-    """What `prepare` would write: name, shape, counts; every file is read and checked, nothing is written.
+    """What `prepare` would write. Every file is read and checked, nothing is written.
 
     ValueError names the field, or all bad files.
     """
     found = _find(config, seed)
     if found.levels != config.levels:
-        raise ValueError(f"data.levels: {found.name} has {found.levels} grey levels, not {config.levels}")
+        raise ValueError(
+            f"data.levels: {found.name} has {found.levels} grey levels, not {config.levels}"
+        )
     if config.shape not in (None, found.shape):
-        raise ValueError(f"data.shape: the configuration says {config.shape}, the data are {found.shape}")
+        raise ValueError(
+            f"data.shape: the configuration says {config.shape}, the data are {found.shape}"
+        )
     return found
 
 
 def prepare(config: DataConfig, *, seed: int, folder: Path, verify: Iterable[str] = ()) -> Dataset:
-    """The data set, opened; written to the folder first, unless it is there or the source is a prepared folder itself.
+    """Open the data set; write it to the folder first, unless it, or the source, is prepared.
 
     verify: the splits whose checksums are compared, where they are there.
-    ValueError names the field that differs from what the folder was prepared with, or what is wrong with the source;
-    DamagedError what is wrong with the folder.
+    ValueError: a field differs from what the folder was prepared with, or the source is wrong.
+    DamagedError: the folder is.
     """
     if (folder / DESCRIPTION).exists():
         (folder / STATE).unlink(missing_ok=True)  # of one that was killed when all was done
@@ -55,7 +59,10 @@ def prepare(config: DataConfig, *, seed: int, folder: Path, verify: Iterable[str
 
 
 def claim_folder(folder: Path, state: dict[str, Any]) -> None:
-    """Make a folder this preparation's: what another one left half done goes; ValueError if others' files are there."""
+    """Make a folder this preparation's: delete what another preparation left half done.
+
+    ValueError: there are files that no preparation wrote.
+    """
     path, files = folder / STATE, [folder / f"{split}.npy" for split in SPLITS]
     if not path.exists():
         if there := next((file for file in files if file.exists()), None):
@@ -70,9 +77,9 @@ def claim_folder(folder: Path, state: dict[str, Any]) -> None:
 
 
 def discard_prepared(folder: Path) -> None:
-    """Delete what `prepare` has written into a folder, and the folder if there is nothing else in it.
+    """Delete data that a training wrote for itself, and the folder if it is empty then.
 
-    What the command, realnvp prepare, has written stays: it names its inputs.
+    Never deletes what `realnvp prepare` wrote: its dataset.json lists `inputs`.
     """
     if not (folder / DESCRIPTION).exists() or "inputs" in read_description(folder):
         return
@@ -94,19 +101,29 @@ def _find(config: DataConfig, seed: int) -> Dataset:
         return _from_prepared(config, prepared, seed)
     if config.set in ("photos", "digits"):
         if config.source:
-            raise ValueError(f"data.source: {config.set} comes with its packages; only a prepared folder can replace it")
+            raise ValueError(
+                f"data.source: {config.set} comes with its packages; "
+                "only a prepared folder can replace it"
+            )
         return photos(seed=seed) if config.set == "photos" else digits(config.held_out, seed=seed)
     if config.set == "table":
         return table(config, seed=seed)
     if config.set != "images":
         command = f"realnvp prepare {config.set} --source {config.source or 'DOWNLOAD'} --out DIR"
-        raise ValueError(f"data.source: {config.set} needs a prepared folder: {command}, then --data.source DIR")
+        raise ValueError(
+            f"data.source: {config.set} needs a prepared folder: {command}, then --data.source DIR"
+        )
     if not config.source:
-        raise ValueError("data.source: images needs a folder of images of one size, an .npy file or a prepared folder")
+        raise ValueError(
+            "data.source: images needs a folder of images of one size, "
+            "an .npy file or a prepared folder"
+        )
     if config.levels is None:
         raise ValueError("data.levels: images have grey levels, such as 256")
     splits, shape = scan(Path(config.source).expanduser(), levels=config.levels)
-    return Dataset(config.set, None, config.levels, shape, cut_off(splits, config.held_out, seed=seed))
+    return Dataset(
+        config.set, None, config.levels, shape, cut_off(splits, config.held_out, seed=seed)
+    )
 
 
 def _from_prepared(config: DataConfig, folder: Path, seed: int) -> Dataset:
@@ -115,29 +132,45 @@ def _from_prepared(config: DataConfig, folder: Path, seed: int) -> Dataset:
         raise ValueError(f"data.set: {folder} holds {found.name}, not {config.set}")
     if config.columns not in (None, found.columns):
         there = ", ".join(found.columns or ())
-        raise ValueError(f"data.columns: {folder} holds {there}, in this order; choose others from the table itself")
+        raise ValueError(
+            f"data.columns: {folder} holds {there}, in this order; "
+            "choose others from the table itself"
+        )
     return found
 
 
 def _settings(config: DataConfig, seed: int) -> dict[str, Any]:
     """What decides the content of a prepared folder, as dataset.json records it."""
-    return {"name": config.set, "levels": config.levels, "source": config.source, "held_out": config.held_out, "seed": seed}
+    return {
+        "name": config.set,
+        "levels": config.levels,
+        "source": config.source,
+        "held_out": config.held_out,
+        "seed": seed,
+    }
 
 
 def _check_settings(config: DataConfig, seed: int, folder: Path) -> None:
     with damaged_if_invalid():
         recorded = read_description(folder)
-    now = _settings(config, seed) | {name: [*wanted] for name in ("shape", "columns") if (wanted := getattr(config, name))}
+    now = _settings(config, seed) | {
+        name: [*wanted] for name in ("shape", "columns") if (wanted := getattr(config, name))
+    }
     for name, value in now.items():
         if recorded[name] != value:
             field = {"name": "data.set", "seed": "seed"}.get(name, f"data.{name}")
-            raise ValueError(f"{field}: {folder} was prepared with {recorded[name]!r}, not {value!r}; name another folder")
+            raise ValueError(
+                f"{field}: {folder} was prepared with {recorded[name]!r}, not {value!r}; "
+                "name another folder"
+            )
 
 
 def splits_of_run(run_dir: Path, config: Config, *, verify: Iterable[str] = ()) -> Dataset:
-    """The data that a run of this configuration was trained on; the checksums of the splits in `verify` are compared.
+    """Open the data that a run of this configuration was trained on.
 
-    Sets that come with their packages are made anew, the same, where the run has none: for flows that are shared.
+    verify: the splits whose checksums are compared.
+
+    Sets that come with their packages are made anew where the run has none: for shared flows.
     ValueError if they are not there any more, DamagedError if the run's copy of them has changed.
     """
     if prepared := _prepared_source(config.data):
@@ -146,6 +179,8 @@ def splits_of_run(run_dir: Path, config: Config, *, verify: Iterable[str] = ()) 
         if config.data.set in ("photos", "digits") and not config.data.source:
             found = find_data(config.data, seed=config.seed)
             return replace(found, splits={name: split[:] for name, split in found.splits.items()})
-        raise ValueError(f"{run_dir / 'data'}: the data that it was trained on are not there any more")
+        raise ValueError(
+            f"{run_dir / 'data'}: the data that it was trained on are not there any more"
+        )
     with damaged_if_invalid():
         return open_splits(run_dir / "data", verify=verify)

@@ -16,10 +16,34 @@ from realnvp.data.images import read_image
 from realnvp.data.prepared import check_levels, open_npy
 
 Name = TypeVar("Name", str, Path)
-SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"])
-UNREAD = frozenset([".avif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".raw", ".psd"])
+SUFFIXES = frozenset(
+    [".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"]
+)
+UNREAD = frozenset(
+    [
+        ".avif",
+        ".heic",
+        ".heif",
+        ".jfif",
+        ".jp2",
+        ".jxl",
+        ".arw",
+        ".cr2",
+        ".cr3",
+        ".dng",
+        ".nef",
+        ".raw",
+        ".psd",
+    ]
+)
 MOST = 20  # bad files that one line names
-NAMES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
+NAMES = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "test": "test",
+}
 
 
 def scan(source: Path, *, levels: int) -> tuple[dict[str, Split], Shape]:
@@ -32,28 +56,42 @@ def scan(source: Path, *, levels: int) -> tuple[dict[str, Split], Shape]:
     elif source.is_dir():
         arrays = split_entries({path.stem: path for path in source.glob("*.npy")}, source)
     else:
-        raise ValueError(f"{source}: {'neither a folder nor an .npy file' if source.exists() else 'no such file or folder'}")
+        there = source.exists()
+        why = "neither a folder nor an .npy file" if there else "no such file or folder"
+        raise ValueError(f"{source}: {why}")
     if arrays:
         shape = common_shape(list(arrays.values()), lambda path: _array(path, levels))
         return {split: _array(path, 256) for split, path in arrays.items()}, shape
-    folders = split_entries({path.name: path for path in source.iterdir() if path.is_dir()}, source) or {"train": source}
+    folders = split_entries(
+        {path.name: path for path in source.iterdir() if path.is_dir()}, source
+    ) or {"train": source}
     names, tops = walk(source), {folder.name for folder in folders.values()}
     outside = [name for name in names if is_image(name) and name.split("/")[0] not in tops]
     files = {split: image_files(folder) for split, folder in folders.items()}
-    shape = common_shape([path for split in files for path in files[split]], lambda path: _image(path, levels))
-    warn_of_left_out(source, [] if source in folders.values() else outside, tops, names, hidden(source))
+    shape = common_shape(
+        [path for split in files for path in files[split]], lambda path: _image(path, levels)
+    )
+    warn_of_left_out(
+        source, [] if source in folders.values() else outside, tops, names, hidden(source)
+    )
     return {split: _decoded(paths, shape) for split, paths in files.items()}, shape
 
 
 def warn_of_left_out(
-    source: Path, outside: Sequence[str], folders: Iterable[str], names: Sequence[str], hidden: Sequence[str]
+    source: Path,
+    outside: Sequence[str],
+    folders: Iterable[str],
+    names: Sequence[str],
+    hidden: Sequence[str],
 ) -> None:
     """Say which pictures of a source are not read: one line for each reason.
 
     outside: those beside the folders of the splits. names: of all files. hidden: of hidden ones,
     and of folders that are links.
     """
-    pictures = [name for name in hidden if is_image(name) and not PurePosixPath(name).name.startswith("._")]  # macOS's notes
+    pictures = [
+        name for name in hidden if is_image(name) and not PurePosixPath(name).name.startswith("._")
+    ]  # macOS's notes
     reasons = [
         ("image", f"outside {', '.join(sorted(folders))}", outside),
         ("image", "of other formats", [name for name in names if _is_other_image(name)]),
@@ -62,12 +100,17 @@ def warn_of_left_out(
     ]
     for thing, why, left in reasons:
         if left:
-            count, are = (f"1 {thing}", "is") if len(left) == 1 else (f"{len(left):,} {thing}s", "are")
+            count, are = (
+                (f"1 {thing}", "is") if len(left) == 1 else (f"{len(left):,} {thing}s", "are")
+            )
             warnings.warn(f"{source}: {count} {why} {are} not read, {left[0]} first", stacklevel=3)
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files below a folder, sorted by relative path; none is a ValueError. Not hidden ones, nor linked folders."""
+    """The image files below a folder, sorted by relative path, as `walk` finds them.
+
+    ValueError: there is none.
+    """
     found = [folder / name for name in walk(folder) if is_image(name)]
     if not found:
         raise ValueError(f"{folder}: no image files in it ({' '.join(sorted(SUFFIXES))})")
@@ -87,12 +130,12 @@ def is_image(name: str) -> bool:
 
 
 def walk(folder: Path) -> list[str]:
-    """The files below a folder by their relative paths, sorted. Not hidden ones, nor linked folders."""
+    """The relative paths of the files below a folder, sorted; none hidden or in linked folders."""
     return sorted(name for name, seen in _walk(folder) if seen)
 
 
 def hidden(folder: Path) -> list[str]:
-    """What `walk` passes over: hidden files, also in hidden folders, and linked folders, "name/"."""
+    """What `walk` leaves out: hidden files, files in hidden folders, linked folders ("name/")."""
     return sorted(name for name, seen in _walk(folder) if not seen)
 
 
@@ -116,10 +159,16 @@ def _walk(folder: Path) -> Iterator[tuple[str, bool]]:
 
 
 def split_entries(entries: dict[str, Path], source: Path) -> dict[str, Path]:
-    """Those entries of a folder that are named like a split; ValueError if there are some, but none for train."""
+    """The entries of a folder that are named like a split.
+
+    ValueError: there are some, but none for train.
+    """
     found = {split: entries[name] for name, split in reversed(NAMES.items()) if name in entries}
     if found and "train" not in found:
-        raise ValueError(f"{source}: holds {' and '.join(path.name for path in found.values())}, but nothing named train")
+        raise ValueError(
+            f"{source}: holds {' and '.join(path.name for path in found.values())}, "
+            "but nothing named train"
+        )
     return found
 
 
@@ -127,11 +176,17 @@ def _array(path: Path, levels: int) -> Pixels:
     """The images in an .npy file, memory-mapped, uint8 (N, H, W, C)."""
     array = open_npy(path)
     if array.dtype != np.uint8 or array.ndim not in (3, 4):
-        raise ValueError(f"{path}: {array.dtype} of shape {array.shape}; uint8 (N, H, W) or (N, H, W, C) is needed")
+        raise ValueError(
+            f"{path}: {array.dtype} of shape {array.shape}; uint8 (N, H, W) or (N, H, W, "
+            "C) is needed"
+        )
     images = array[..., None] if array.ndim == 3 else array
     if images.shape[-1] not in (1, 3):
         hint = "; this looks like (N, C, H, W): transpose it" if images.shape[1] in (1, 3) else ""
-        raise ValueError(f"{path}: shape {array.shape} has {images.shape[-1]} channels at its end, not 1 or 3{hint}")
+        raise ValueError(
+            f"{path}: shape {array.shape} has {images.shape[-1]} channels at its end, "
+            f"not 1 or 3{hint}"
+        )
     check_levels(images, levels, path=path)
     return images
 
@@ -144,7 +199,10 @@ def _image(path: Path, levels: int) -> Pixels:
 
 
 def common_shape(paths: Sequence[Name], read: Callable[[Name], Pixels]) -> Shape:
-    """(C, H, W) of the images; ValueError names the files that cannot be read and those unlike the most, in one line."""
+    """(C, H, W) of the images.
+
+    ValueError names the files that cannot be read or have another shape than most, in one line.
+    """
 
     def look(path: Name) -> tuple[int, ...] | str:
         try:
@@ -159,12 +217,16 @@ def common_shape(paths: Sequence[Name], read: Callable[[Name], Pixels]) -> Shape
     shapes = Counter(found for found in looks if isinstance(found, tuple))
     common = max(shapes, key=lambda shape: shapes[shape], default=(0, 0, 0))
     bad = [
-        found if isinstance(found, str) else f"{path}: is {_words(found)}, most are {_words(common)}"
+        found
+        if isinstance(found, str)
+        else f"{path}: is {_words(found)}, most are {_words(common)}"
         for path, found in zip(paths, looks, strict=True)
         if found != common
     ]
     if bad:
-        raise ValueError(listed(bad, MOST) + (f" ({len(bad)} bad files)" if len(bad) > MOST else ""))
+        raise ValueError(
+            listed(bad, MOST) + (f" ({len(bad)} bad files)" if len(bad) > MOST else "")
+        )
     height, width, channels = common
     return channels, height, width
 
@@ -187,7 +249,7 @@ def _decoded(files: Sequence[Path], shape: Shape) -> Lazy:
 
 
 def find_split(source: Path, split: str, *, levels: int) -> tuple[Dataset, str]:
-    """Images outside any run, and the name of the wanted split: "all" where the source has no splits.
+    """Images outside any run, and the split to take: "all" where the source has no splits.
 
     ValueError names all bad files, or says which splits there are.
     """
@@ -197,7 +259,7 @@ def find_split(source: Path, split: str, *, levels: int) -> tuple[Dataset, str]:
 
 
 def wanted(splits: dict[str, Split], split: str, source: Path) -> tuple[dict[str, Split], str]:
-    """The splits of a source and the name of the wanted one; all of it, "all", where there is only train."""
+    """The splits of a source, and the split to take: "all" where there is only train."""
     if set(splits) == {"train"}:
         return {"all": splits["train"]}, "all"
     if split not in splits:

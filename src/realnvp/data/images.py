@@ -18,9 +18,11 @@ MAX_PIXELS = 89_478_485
 
 
 def read_image(path: Path) -> Pixels:
-    """The pixels of an image file, uint8 (H, W, C), C = 1 for grey and 3 for colour, turned upright by its EXIF tag.
+    """The pixels of an image file, uint8 (H, W, C), turned upright by its EXIF tag.
 
-    ValueError "path: reason" if it is damaged, or is not one still, opaque image of 8 bits per channel.
+    C is 1 for grey, 3 for colour.
+
+    ValueError "path: reason": it is damaged, or no still, opaque image of 8 bits per channel.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
@@ -28,7 +30,7 @@ def read_image(path: Path) -> Pixels:
 
 
 def decode_image(file: Path | BinaryIO, name: str | Path) -> Pixels:
-    """The same of an open file; `name` is what the ValueError calls it."""
+    """`read_image` of an open file; `name` is what the ValueError calls it."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
@@ -49,8 +51,8 @@ def _check_header(image: "Image.Image") -> None:
         raise ValueError(f"{image.width}x{image.height} exceeds limit of {MAX_PIXELS} pixels")
     if (frames := getattr(image, "n_frames", 1)) > 1:
         raise ValueError(f"{frames} frames; one still image is needed")
-    # Pillow turns 16-bit colour into mode RGB without a word; only the arguments of its decoder still tell: a raw mode
-    # such as RGB;16B, or the largest value of a PPM.
+    # Pillow turns 16-bit colour into mode RGB without a word; only the arguments of its decoder
+    # still tell: a raw mode such as RGB;16B, or the largest value of a PPM.
     for codec, _, _, arguments in getattr(image, "tile", []):
         largest = arguments[-1] if codec.startswith("ppm") and isinstance(arguments, tuple) else 255
         if image.mode.startswith("I") or largest > 255 or re.search(r";16[BLNS]", str(arguments)):
@@ -77,7 +79,10 @@ Size = tuple[int, ...]
 
 
 def fitted(pixels: Pixels, *, resize: Size | None, crop: Size | None = None) -> Pixels:
-    """The image, scaled and then cut: one SIDE is that of the smallest side and then of the middle, unless crop is given.
+    """The image, scaled and then cut.
+
+    resize: (height, width), or (SIDE,) of the smallest side.
+    crop: (height, width) or (SIDE,) of the middle. None: the SIDE that it was resized to.
 
     ValueError if it is too small for the crop.
     """
@@ -89,7 +94,7 @@ def fitted(pixels: Pixels, *, resize: Size | None, crop: Size | None = None) -> 
 
 
 def resized(pixels: Pixels, height: int, width: int) -> Pixels:
-    """Scaled to that size, bilinear, antialiased: each pixel averages all those that it stands for."""
+    """Scale to this size, bilinear and antialiased: a pixel averages all that it stands for."""
     from PIL import Image
 
     if height * width > MAX_PIXELS:
@@ -100,7 +105,7 @@ def resized(pixels: Pixels, height: int, width: int) -> Pixels:
 
 
 def smallest_side(pixels: Pixels, side: int) -> Pixels:
-    """Scaled until its smallest side is so long, the proportions kept."""
+    """Scale until the smallest side is so long; the proportions stay."""
     height, width = pixels.shape[:2]
     scale = side / min(height, width)
     return resized(pixels, max(side, round(scale * height)), max(side, round(scale * width)))
@@ -109,6 +114,9 @@ def smallest_side(pixels: Pixels, side: int) -> Pixels:
 def centre(pixels: Pixels, height: int, width: int) -> Pixels:
     """The middle height x width pixels; ValueError if there are not so many."""
     if pixels.shape[0] < height or pixels.shape[1] < width:
-        raise ValueError(f"is {pixels.shape[0]} high, {pixels.shape[1]} wide: too small for a crop of {height}x{width}")
+        raise ValueError(
+            f"is {pixels.shape[0]} high, {pixels.shape[1]} wide: "
+            f"too small for a crop of {height}x{width}"
+        )
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
     return pixels[top : top + height, left : left + width]

@@ -1,4 +1,4 @@
-"""Data sets without a download: crops of the photographs inside the wheels of scikit-image and scikit-learn, and its digits."""
+"""Data sets without a download: crops of photographs in scikit-image and scikit-learn; digits."""
 
 import importlib
 import importlib.util
@@ -23,8 +23,9 @@ class Photograph(NamedTuple):
     top: bool
 
 
-# Left out: retina and hubble_deep_field, one colour with hardly a shape at this size; color and logo, no photographs;
-# motorcycle_right, the same scene once more. Of the four corners, test is the one that a PNG compresses most like train.
+# Left out: retina and hubble_deep_field, of one colour with hardly a shape at this size; color and
+# logo, no photographs; motorcycle_right, the scene of motorcycle_left. Of the four corners, test is
+# the corner that a PNG compresses most like train.
 PHOTOGRAPHS = (
     Photograph("skimage", "data/astronaut.png", left=True, top=True),
     Photograph("skimage", "data/chelsea.png", left=True, top=False),
@@ -37,15 +38,17 @@ PHOTOGRAPHS = (
 )
 COUNTS = {"train": 20_000, "validation": 500, "test": 1_000}
 SIZE = 32
-# Two source pixels and more per crop pixel average away the noise and the blocks of JPEG; up to 112, a thing is in view.
+# Two source pixels and more per crop pixel average away the noise and the blocks of JPEG; up to
+# 112, a thing is in view.
 SIDES = (64, 112)
 MARGIN = 8
-# Standard deviation of a window, in grey levels, below which it is drawn again: else a fifth of the crops would be sky.
+# Standard deviation of a window, in grey levels, below which it is drawn again: else a fifth of
+# the crops would be sky.
 FLATTEST = 8
 
 
 def photos(*, seed: int) -> Dataset:
-    """Crops of (3, 32, 32), area-averaged from square windows; the same seed gives the same bits."""
+    """Crops of (3, 32, 32), area-averaged from square windows; a seed gives the same bits."""
     from PIL import Image
 
     photographs = load_photographs()
@@ -56,30 +59,42 @@ def photos(*, seed: int) -> Dataset:
         return np.asarray(pictures[number].resize((SIZE, SIZE), Image.Resampling.BOX, box=box))
 
     def crops(boxes: Indices) -> Lazy:
-        return Lazy(len(boxes), lambda wanted: np.stack([crop(*box) for box in boxes[wanted].tolist()]))
+        return Lazy(
+            len(boxes), lambda wanted: np.stack([crop(*box) for box in boxes[wanted].tolist()])
+        )
 
     drawn = windows(photographs, seed=seed)
     groups = {split: boxes[:, 0].tolist() for split, boxes in drawn.items()}
     splits = {split: crops(boxes) for split, boxes in drawn.items()}
-    return Dataset("photos", "scikit-image + scikit-learn wheels", 256, (3, SIZE, SIZE), splits, groups)
+    return Dataset(
+        "photos", "scikit-image + scikit-learn wheels", 256, (3, SIZE, SIZE), splits, groups
+    )
 
 
 def load_photographs() -> list[Pixels]:
-    """The photographs, uint8 (H, W, 3) each, in the order of `PHOTOGRAPHS`; ValueError where a package lacks one."""
+    """The photographs in the order of `PHOTOGRAPHS`, uint8 (H, W, 3) each.
+
+    ValueError: a package lacks one.
+    """
     found = []
     for photograph in PHOTOGRAPHS:
-        # Finding is not importing: scikit-image takes seconds, and its own functions might download.
+        # Found, not imported: scikit-image takes seconds, and its own functions might download.
         spec = importlib.util.find_spec(photograph.package)
         if spec is None or spec.origin is None:
-            raise ValueError("data.set: photos needs scikit-image and scikit-learn: pip install 'realnvp[data]'")
+            raise ValueError(
+                "data.set: photos needs scikit-image and scikit-learn: pip install 'realnvp[data]'"
+            )
         found.append(read_image(Path(spec.origin).parent / photograph.file))
     return found
 
 
 def regions(photograph: Photograph, width: int, height: int) -> dict[str, Box]:
-    """(left, top, right, bottom) of each split's part: a column for train, another with test above validation, or mirrored.
+    """(left, top, right, bottom) of each split's part of a photograph.
 
-    `MARGIN` pixels lie between any two. Every photograph has all three, so the test has as many clusters as photographs.
+    A column for train, another with test above validation, mirrored as `photograph` says.
+
+    `MARGIN` pixels lie between any two. Every photograph has all three, so the test has as many
+    clusters as there are photographs.
     """
     column, row = round(0.42 * width), round(0.6 * (height - MARGIN))
     boxes = {
@@ -95,7 +110,10 @@ def regions(photograph: Photograph, width: int, height: int) -> dict[str, Box]:
 
 
 def windows(photographs: list[Pixels], *, seed: int) -> dict[str, Indices]:
-    """The source windows of each split: rows of (photograph, left, top, side), the photographs taking turns."""
+    """The source windows of each split, rows of (photograph, left, top, side).
+
+    The photographs take turns.
+    """
     drawn = {split: np.empty((COUNTS[split], 4), dtype=np.int64) for split in SPLITS}
     for number, pixels in enumerate(photographs):
         boxes = regions(PHOTOGRAPHS[number], pixels.shape[1], pixels.shape[0])
@@ -109,7 +127,8 @@ def windows(photographs: list[Pixels], *, seed: int) -> dict[str, Indices]:
 
 def _draw(box: Box, count: int, *, sums: Indices, rng: np.random.Generator) -> Indices:
     """`count` windows (left, top, side) inside the box, none of them flat."""
-    # The side is drawn once and only the place again, so all splits and photographs have the same scales.
+    # The side is drawn once and only the place again: all splits and photographs have the same
+    # scales.
     side = rng.integers(SIDES[0], SIDES[1] + 1, size=count)
     found = np.stack([side, side, side], axis=1)
     again = np.arange(count)
@@ -119,24 +138,34 @@ def _draw(box: Box, count: int, *, sums: Indices, rng: np.random.Generator) -> I
         again = again[_flat(sums, *found[again].T)]
         if not again.size:
             return found
-    raise ValueError(f"data.set: photos: a photograph is flat in {box}, so scikit-image or scikit-learn changed it")
+    raise ValueError(
+        f"data.set: photos: a photograph is flat in {box}, "
+        "so scikit-image or scikit-learn changed it"
+    )
 
 
 def _running_sums(pixels: Pixels) -> Indices:
-    """Sums of g and g^2 over everything above and left, (2, H + 1, W + 1), g = R + G + B: integers, so exact anywhere."""
+    """Sums of g and g^2 over all pixels above and left, (2, H + 1, W + 1); g = R + G + B.
+
+    Integers, so they are exact anywhere.
+    """
     grey = pixels.sum(axis=-1, dtype=np.int64)
     return np.pad(np.stack([grey, grey**2]).cumsum(axis=1).cumsum(axis=2), ((0, 0), (1, 0), (1, 0)))
 
 
 def _flat(sums: Indices, left: Indices, top: Indices, side: Indices) -> npt.NDArray[np.bool_]:
     right, bottom, area = left + side, top + side, side**2
-    first, second = sums[:, bottom, right] - sums[:, top, right] - sums[:, bottom, left] + sums[:, top, left]
+    first, second = (
+        sums[:, bottom, right] - sums[:, top, right] - sums[:, bottom, left] + sums[:, top, left]
+    )
     flat: npt.NDArray[np.bool_] = area * second - first**2 < (3 * FLATTEST * area) ** 2
     return flat
 
 
 def digits(held_out: float, *, seed: int) -> Dataset:
     """The 1797 digits, (1, 8, 8) with 17 grey levels, split by the seed's permutation."""
-    images = importlib.import_module("sklearn.datasets").load_digits().images[..., None].astype(np.uint8)
+    images = (
+        importlib.import_module("sklearn.datasets").load_digits().images[..., None].astype(np.uint8)
+    )
     splits = cut_off({"train": images}, held_out, seed=seed)
     return Dataset("digits", "scikit-learn load_digits", 17, (1, 8, 8), splits)

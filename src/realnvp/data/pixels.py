@@ -1,4 +1,4 @@
-"""Between stored images and what a flow takes: grey levels and real numbers, channels last and first."""
+"""Between stored images and a flow's: grey levels and real numbers, channels last and first."""
 
 import numpy as np
 import torch
@@ -13,13 +13,14 @@ def dequantise(images: Tensor, noise: Tensor) -> Tensor:
     images: uint8, grey levels v, (B, C, H, W); noise: u in [0, 1), same shape.
     """
     assert images.shape == noise.shape, f"images {tuple(images.shape)}, noise {tuple(noise.shape)}"
-    # float32 has 24 bits. Of those, v in 128 .. 255 leaves 16 after the point: a u next to 1 would be rounded up, to v + 1.
+    # float32 has 24 bits, of which v in 128 .. 255 leaves 16 after the point: a u next to 1 would
+    # be rounded up, to v + 1.
     largest = 1 - 128 * torch.finfo(noise.dtype).eps
     return noise.clamp(max=largest).add_(images.contiguous())
 
 
 def quantize(x: Tensor, *, levels: int = 256) -> Tensor:
-    """The grey levels floor(x), uint8, clamped to 0 .. levels - 1; same shape as x, any shape.
+    """The grey levels floor(x), uint8, clamped to 0 .. levels - 1; of x's shape, any shape.
 
     ValueError if x has a NaN, which no grey level stands for, or if levels are more than uint8 has.
     """

@@ -1,6 +1,6 @@
-"""A prepared data set: memory-mapped train.npy, test.npy, perhaps validation.npy, and a dataset.json that describes them.
+"""A prepared data set: train.npy, test.npy, perhaps validation.npy, and dataset.json about them.
 
-Its levels are None where it is a table, of real numbers.
+The arrays are memory-mapped. Levels are None for a table, whose numbers are real.
 """
 
 import hashlib
@@ -39,10 +39,17 @@ _FIELDS = {
 }
 
 
-def open_splits(folder: Path, *, held_out: float = DataConfig.held_out, seed: int = 0, verify: Iterable[str] = ()) -> Dataset:
-    """The prepared data set in a folder; the checksums of the splits in `verify` are compared first.
+def open_splits(
+    folder: Path,
+    *,
+    held_out: float = DataConfig.held_out,
+    seed: int = 0,
+    verify: Iterable[str] = (),
+) -> Dataset:
+    """Open the prepared data set in a folder.
 
-    Where it has no validation split, the share `held_out` of train is it, by the seed's permutation.
+    held_out, seed: without a validation split, the seed cuts this share of train off for it.
+    verify: the splits whose checksums are compared first.
     ValueError names the file that is missing, damaged, or not what dataset.json says.
     """
     about = read_description(folder)
@@ -51,10 +58,14 @@ def open_splits(folder: Path, *, held_out: float = DataConfig.held_out, seed: in
     doubted = {split if split in stored else "train" for split in verify}
     dtype = np.dtype(np.float64 if about["levels"] is None else np.uint8)
     for split, array in stored.items():
-        channels, *size = about["train_shape"] if split == "train" and about["train_shape"] else about["shape"]
+        channels, *size = (
+            about["train_shape"] if split == "train" and about["train_shape"] else about["shape"]
+        )
         path, expected = folder / f"{split}.npy", (about["counts"].get(split), *size, channels)
         if array.shape != expected or array.dtype != dtype:
-            raise ValueError(f"{path}: {array.dtype} {array.shape}, but {DESCRIPTION} says {dtype} {expected}")
+            raise ValueError(
+                f"{path}: {array.dtype} {array.shape}, but {DESCRIPTION} says {dtype} {expected}"
+            )
         if split in doubted and sha256(path) != about["sha256"].get(path.name):
             raise ValueError(f"{path}: its checksum is not the one in {DESCRIPTION}")
         if about["levels"] is not None:
@@ -67,13 +78,18 @@ def open_splits(folder: Path, *, held_out: float = DataConfig.held_out, seed: in
     elif about["train_shape"]:
         splits["train"] = Rows(train, np.arange(len(train)), size)
     known = {name: about[name] for name in ("name", "version", "levels", "groups", "comparable")}
-    columns, sums = about.get("columns"), {f"{split}.npy": about["sha256"][f"{split}.npy"] for split in stored}
+    columns, sums = (
+        about.get("columns"),
+        {f"{split}.npy": about["sha256"][f"{split}.npy"] for split in stored},
+    )
     known |= {"columns": columns and tuple(columns), "folder": folder, "sha256": sums}
-    return Dataset(**known, shape=tuple(about["shape"]), splits={split: splits[split] for split in SPLITS})
+    return Dataset(
+        **known, shape=tuple(about["shape"]), splits={split: splits[split] for split in SPLITS}
+    )
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """The fields of folder/dataset.json, of the right types; ValueError names the file and the field."""
+    """The fields of folder/dataset.json, checked; ValueError names the file and the field."""
     path = folder / DESCRIPTION
     about = parse_fields(path.read_bytes(), path, _FIELDS)
     rules = {
@@ -81,8 +97,12 @@ def read_description(folder: Path) -> dict[str, Any]:
         "shape": len(about["shape"]) == (1 if about["levels"] is None else 3),
         "columns": _names(about.get("columns"), about["shape"]),
         "train_shape": about["train_shape"] is None or len(about["train_shape"]) == 3,
-        "groups": all(_labels(labels, about["counts"].get(split)) for split, labels in (about["groups"] or {}).items()),
-        "sha256": {*about["sha256"]} - {DESCRIPTION} == {f"{split}.npy" for split in about["counts"]},
+        "groups": all(
+            _labels(labels, about["counts"].get(split))
+            for split, labels in (about["groups"] or {}).items()
+        ),
+        "sha256": {*about["sha256"]} - {DESCRIPTION}
+        == {f"{split}.npy" for split in about["counts"]},
     }
     if wrong := next((name for name, holds in rules.items() if not holds), None):
         raise ValueError(f"{path}: {wrong} is missing or makes no sense")
@@ -92,24 +112,37 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def checksum(about: dict[str, Any]) -> str:
-    """That of a description itself, which stands in it beside those of the arrays."""
+    """The checksum of a description itself, which it lists beside the checksums of the arrays."""
     others = {name: digest for name, digest in about["sha256"].items() if name != DESCRIPTION}
-    return hashlib.sha256(json.dumps(about | {"sha256": others}, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(about | {"sha256": others}, sort_keys=True).encode()
+    ).hexdigest()
 
 
 def _labels(labels: Any, count: Any) -> bool:
-    return isinstance(labels, list) and len(labels) == count and all(type(label) is int for label in labels)
+    return (
+        isinstance(labels, list)
+        and len(labels) == count
+        and all(type(label) is int for label in labels)
+    )
 
 
 def _names(columns: Any, shape: list[int]) -> bool:
     """Whether these are the names of a table's columns; images have none."""
     if len(shape) == 3:
         return columns is None
-    return isinstance(columns, list) and [len(columns)] == shape and all(isinstance(name, str) for name in columns)
+    return (
+        isinstance(columns, list)
+        and [len(columns)] == shape
+        and all(isinstance(name, str) for name in columns)
+    )
 
 
 def open_npy(path: Path) -> npt.NDArray[Any]:
-    """The array in an .npy file, memory-mapped and read-only; ValueError names a missing, damaged or empty file."""
+    """The array in an .npy file, memory-mapped and read-only.
+
+    ValueError names a missing, damaged or empty file.
+    """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a damaged header is parsed as Python: it can raise nearly anything
@@ -120,11 +153,16 @@ def open_npy(path: Path) -> npt.NDArray[Any]:
 
 
 def check_levels(images: Pixels, levels: int, *, path: Path) -> None:
-    """ValueError naming the path if a pixel of (N, H, W, C) is `levels` or more; read in blocks, so memory stays bounded."""
+    """Check that all pixels, (N, H, W, C), are below `levels`; ValueError names the path.
+
+    They are read in blocks, so that memory stays bounded.
+    """
     rows = max(1, 2**24 // images[0].size)
     for chunk in chunks(len(images) if levels < 256 else 0, rows):
         if (largest := int(images[chunk].max())) >= levels:
-            raise ValueError(f"{path}: has a pixel of {largest}, data.levels = {levels} allows 0 .. {levels - 1}")
+            raise ValueError(
+                f"{path}: has a pixel of {largest}, data.levels = {levels} allows 0 .. {levels - 1}"
+            )
 
 
 def sha256(path: Path) -> str:
@@ -133,20 +171,29 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-BLOCK_BYTES, BLOCK_IMAGES = 2**24, 2**13  # each of small images takes a few kilobytes while it is read
+BLOCK_BYTES, BLOCK_IMAGES = (
+    2**24,
+    2**13,
+)  # each of small images takes a few kilobytes while it is read
 
 
-def write_dataset(dataset: Dataset, about: dict[str, Any], folder: Path, *, keep: bool = False) -> dict[str, Any]:
-    """Writes a prepared folder; the content of its dataset.json, `about` and what follows from the data set.
+def write_dataset(
+    dataset: Dataset, about: dict[str, Any], folder: Path, *, keep: bool = False
+) -> dict[str, Any]:
+    """Write a prepared folder; returns its dataset.json: `about`, and what the data set says.
 
-    keep: goes on where an interrupted call stopped; what is there must come from the same source.
+    keep: go on where an interrupted call stopped; what is there must come from this data set.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {split: folder / f"{split}.npy" for split in dataset.splits}
     for split, path in files.items():
         if not (keep and path.exists()):
-            shape = dataset.train_shape if split == "train" and dataset.train_shape else dataset.shape
-            _save_split(dataset.splits[split], shape, path, real=dataset.kind is Kind.TABLE, keep=keep)
+            shape = (
+                dataset.train_shape if split == "train" and dataset.train_shape else dataset.shape
+            )
+            _save_split(
+                dataset.splits[split], shape, path, real=dataset.kind is Kind.TABLE, keep=keep
+            )
     about = about | {
         "version": dataset.version,
         "levels": dataset.levels,
@@ -167,12 +214,17 @@ def write_dataset(dataset: Dataset, about: dict[str, Any], folder: Path, *, keep
 def npy_header(shape: tuple[int, ...], kind: str) -> bytes:
     """The first bytes of an .npy file; kind: "|u1" is uint8, "<f8" float64."""
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": kind, "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": kind, "fortran_order": False, "shape": shape}
+    )
     return header.getvalue()
 
 
 def _save_split(split: Split, shape: Sequence[int], path: Path, *, real: bool, keep: bool) -> None:
-    """One split as .npy, uint8 (N, H, W, C) or float64 (N, D), in blocks: memory stays bounded, a full disk is an OSError."""
+    """Write a split as .npy, uint8 (N, H, W, C) or float64 (N, D).
+
+    In blocks, so that memory stays bounded. OSError: the disk is full.
+    """
     channels, *size = shape
     each = math.prod(shape) * (8 if real else 1)
     rows = max(1, min(BLOCK_IMAGES, BLOCK_BYTES // each))
@@ -180,7 +232,7 @@ def _save_split(split: Split, shape: Sequence[int], path: Path, *, real: bool, k
     begin, block = len(header), rows * each
 
     def write(file: BinaryIO) -> None:
-        # Each block is flushed before the next is begun, so all but the last are on the disk even after a loss of power.
+        # A block is flushed before the next begins: all but the last survive a loss of power.
         done = max(0, (file.seek(0, os.SEEK_END) - begin) // block - 1)
         file.truncate(begin + done * block if done else 0)
         file.seek(0)

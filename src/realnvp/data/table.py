@@ -1,4 +1,4 @@
-"""The user's own table: a .csv, .npy or .parquet file of numbers, or a folder of them, to float64 rows with named columns."""
+"""The user's own table, .csv, .npy, .parquet, or a folder of them: float64 rows, named columns."""
 
 import csv
 import warnings
@@ -24,42 +24,59 @@ LISTED = 10  # columns that one line names
 
 
 def table(config: DataConfig, *, seed: int) -> Dataset:
-    """The table of data.source, its rows split by the seed's permutation where the source has no splits.
+    """The table of data.source; without splits, its rows are split by the seed's permutation.
 
-    ValueError names all columns that are no good: missing, text, values that are not finite, constant in training.
+    ValueError names all bad columns: missing, text, not finite, or constant in training.
     """
     if not config.source:
-        raise ValueError("data.source: table needs a .csv, .npy or .parquet file of numbers, or a folder of train, test ...")
+        raise ValueError(
+            "data.source: table needs a .csv, .npy or .parquet file of numbers, "
+            "or a folder of train, test ..."
+        )
     source = Path(config.source).expanduser()
     read, columns = _scan(source, config.columns)
     splits = cut_off(read, config.held_out, seed=seed)
     train = splits["train"][:]
     if len(columns) < 2:
-        raise ValueError(f"{source}: has one column; a coupling changes some columns by the others, so two are needed")
+        raise ValueError(
+            f"{source}: has one column; a coupling changes some columns by the others, "
+            "so two are needed"
+        )
     constant = (train == train[0]).all(0)
-    _refuse(source, {columns[i]: f"is {train[0, i]:g} in all training rows" for i in np.flatnonzero(constant)})
+    _refuse(
+        source,
+        {columns[i]: f"is {train[0, i]:g} in all training rows" for i in np.flatnonzero(constant)},
+    )
     _warn_of_unbounded(source, train, columns)
     return Dataset(config.set, source.name, None, (len(columns),), splits, columns=columns)
 
 
 def find_rows(source: Path, split: str, columns: Columns | None) -> tuple[Dataset, str]:
-    """A table outside any run, and the name of the wanted split: "all" where the source has no splits.
+    """A table outside any run, and the split to take: "all" where the source has no splits.
 
     ValueError names what is wrong with the columns, or says which splits there are.
     """
     read, columns = _scan(source, columns)
     splits, split = wanted({**read}, split, source)
-    return Dataset(str(source), None, None, (len(columns),), splits, comparable=False, columns=columns), split
+    return Dataset(
+        str(source), None, None, (len(columns),), splits, comparable=False, columns=columns
+    ), split
 
 
 def read_table(path: Path, columns: Columns | None = None) -> tuple[Reals, Columns]:
-    """The rows of a table, (N, D), and the names of its columns; of those named in `columns` alone, in that order.
+    """The rows of a table, (N, D), and the names of its columns.
 
-    A .csv has a header, unless its first line is numbers; then, and in an .npy, the columns are x1, x2, ...
-    ValueError names all columns that are missing, are no numbers or not finite, with the first such row (1 is the first).
+    columns: the columns to take, in this order. None: all.
+
+    A .csv has a header, unless its first line is numbers; then, and in an .npy, the columns are
+    x1, x2, ...
+    ValueError names all columns that are missing, no numbers or not finite, with the first such
+    row (1 is the first).
     """
     if not path.is_file():
-        raise ValueError(f"{path}: {'is a folder; name a table in it' if path.is_dir() else 'no such file'}")
+        raise ValueError(
+            f"{path}: {'is a folder; name a table in it' if path.is_dir() else 'no such file'}"
+        )
     readers = {".csv": _read_csv, ".npy": _read_npy, ".parquet": _read_parquet}
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: no table that can be read ({' '.join(SUFFIXES)})")
@@ -68,10 +85,16 @@ def read_table(path: Path, columns: Columns | None = None) -> tuple[Reals, Colum
         finite = np.isfinite(rows[:, i])
         if name not in bad and not finite.all():
             kind = "missing" if np.isnan(rows[:, i]).any() else "infinite"
-            bad[name] = f"has {(~finite).sum():,} {kind} values, first in row {np.flatnonzero(~finite)[0] + 1:,}"
+            bad[name] = (
+                f"has {(~finite).sum():,} {kind} values, "
+                f"first in row {np.flatnonzero(~finite)[0] + 1:,}"
+            )
         elif name not in bad and (large := np.abs(rows[:, i]) > LARGEST).any():
             row = int(np.flatnonzero(large)[0])
-            bad[name] = f"has {rows[row, i]:g} in row {row + 1:,}, beyond {LARGEST:.1g}; a mark of missing values?"
+            bad[name] = (
+                f"has {rows[row, i]:g} in row {row + 1:,}, beyond {LARGEST:.1g}; "
+                "a mark of missing values?"
+            )
     _refuse(path, bad)
     if not rows.size:
         raise ValueError(f"{path}: has no rows")
@@ -79,20 +102,27 @@ def read_table(path: Path, columns: Columns | None = None) -> tuple[Reals, Colum
 
 
 def _scan(source: Path, columns: Columns | None) -> tuple[dict[str, Reals], Columns]:
-    """The rows of each split that the source holds, train at least, and the names of their columns: those of train."""
+    """The rows of each split in the source, train at least, and the names of train's columns."""
     files = {"train": source}
     if source.is_dir():
-        files = split_entries({path.stem: path for path in source.iterdir() if path.suffix.lower() in SUFFIXES}, source)
+        files = split_entries(
+            {path.stem: path for path in source.iterdir() if path.suffix.lower() in SUFFIXES},
+            source,
+        )
         if not files:
             raise ValueError(f"{source}: holds no train{', train'.join(SUFFIXES)}")
     train, columns = read_table(files["train"], columns)
-    return {"train": train} | {split: read_table(files[split], columns)[0] for split in files if split != "train"}, columns
+    return {"train": train} | {
+        split: read_table(files[split], columns)[0] for split in files if split != "train"
+    }, columns
 
 
 def _refuse(path: Path, bad: dict[str, str]) -> None:
     """ValueError names the columns and what is wrong with each, if there are any."""
     if bad:
-        words = listed([f"column {name!r} {what}" for name, what in bad.items()], LISTED, "columns more")
+        words = listed(
+            [f"column {name!r} {what}" for name, what in bad.items()], LISTED, "columns more"
+        )
         raise ValueError(f"{path}: {words} (--data.columns names the columns to take)")
 
 
@@ -101,7 +131,10 @@ def _chosen(path: Path, there: Sequence[str], columns: Columns | None) -> list[i
     if twice := next((name for name in there if list(there).count(name) > 1), None):
         raise ValueError(f"{path}: two columns are called {twice!r}")
     if missing := next((name for name in columns or () if name not in there), None):
-        raise ValueError(f"{path}: no column {missing!r}{nearest(missing, there)}; there are {', '.join(there[:LISTED])}")
+        raise ValueError(
+            f"{path}: no column {missing!r}{nearest(missing, there)}; "
+            f"there are {', '.join(there[:LISTED])}"
+        )
     return [list(there).index(name) for name in columns or there]
 
 
@@ -113,7 +146,10 @@ def _numbered(count: int) -> list[str]:
 def _read_npy(path: Path, columns: Columns | None) -> tuple[Reals, Columns, dict[str, str]]:
     array = open_npy(path)
     if array.dtype.kind not in "fiu" or array.ndim != 2:
-        raise ValueError(f"{path}: {array.dtype} of shape {array.shape}; numbers of shape (rows, columns) are needed")
+        raise ValueError(
+            f"{path}: {array.dtype} of shape {array.shape}; numbers of shape (rows, "
+            "columns) are needed"
+        )
     there = _numbered(array.shape[1])
     chosen = _chosen(path, there, columns)
     return np.array(array[:, chosen], np.float64), tuple(there[i] for i in chosen), {}
@@ -147,7 +183,9 @@ def _read_csv(path: Path, columns: Columns | None) -> tuple[Reals, Columns, dict
             there = first
             if not first:
                 raise ValueError(f"{path}: has no rows")
-            if any(map(_is_number, first)) and all(_is_number(cell) or cell.lower() in MISSING for cell in first):  # no header
+            if any(map(_is_number, first)) and all(
+                _is_number(cell) or cell.lower() in MISSING for cell in first
+            ):  # no header
                 there = _numbered(len(first))
                 file.seek(0)
                 reader = csv.reader(file, delimiter=delimiter)
@@ -161,7 +199,7 @@ def _read_csv(path: Path, columns: Columns | None) -> tuple[Reals, Columns, dict
 
 
 def _first_row(file: TextIO, delimiter: str) -> tuple[list[str], Any]:
-    """The cells of the first line of a .csv that is not blank, and the reader that has read so far."""
+    """The cells of the first line of a .csv that is not blank, and the reader after it."""
     file.seek(0)
     reader = csv.reader(file, delimiter=delimiter)
     return [cell.strip() for cell in next(filter(_is_row, reader), [])], reader
@@ -173,23 +211,29 @@ def _is_row(cells: list[str]) -> bool:
 
 
 def _all_numbers(path: Path, count: int, **form: Any) -> Reals | None:
-    """The cells of a .csv by numpy's quick reader, which knows no names and stops at the first cell that is no number: None."""
+    """The cells of a .csv by numpy's quick reader. None: a cell is no number."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*input contained no data")
-            rows = np.loadtxt(path, comments=None, quotechar='"', encoding="utf-8-sig", ndmin=2, **form)
+            rows = np.loadtxt(
+                path, comments=None, quotechar='"', encoding="utf-8-sig", ndmin=2, **form
+            )
     except ValueError:
         return None
     return rows if rows.shape[1] == count else None
 
 
-def _cell_by_cell(path: Path, reader: Any, there: Sequence[str], chosen: list[int]) -> tuple[Reals, Columns, dict[str, str]]:
-    """The same slowly, with NaN for what is missing, and the first text in each column that has some."""
+def _cell_by_cell(
+    path: Path, reader: Any, there: Sequence[str], chosen: list[int]
+) -> tuple[Reals, Columns, dict[str, str]]:
+    """The rows read slowly, NaN for missing values, and the first text of each column with text."""
     rows: list[list[float]] = []
     bad: dict[str, str] = {}
     for cells in filter(_is_row, reader):
         if len(cells) != len(there):
-            raise ValueError(f"{path}: line {reader.line_num} has {len(cells)} cells, the first {len(there)}")
+            raise ValueError(
+                f"{path}: line {reader.line_num} has {len(cells)} cells, the first {len(there)}"
+            )
         rows.append([])
         for i in chosen:
             cell = cells[i].strip()
@@ -209,16 +253,31 @@ def _is_number(cell: str) -> bool:
 
 
 def _warn_of_unbounded(source: Path, train: Reals, columns: Columns) -> None:
-    """Say which columns let a density grow without bound: those with few values, and those that follow from others."""
+    """Warn of columns on which a density can grow without bound.
+
+    They have few different values, or follow from others.
+    """
     some = train[:: -(-len(train) // 10_000)]
-    few = [name for name, values in zip(columns, some.T, strict=True) if len(np.unique(values)) <= len(some) // 20]
+    few = [
+        name
+        for name, values in zip(columns, some.T, strict=True)
+        if len(np.unique(values)) <= len(some) // 20
+    ]
     if few:
-        words = f"{', '.join(few[:LISTED])}: few different values, on which a density can grow without bound; noise helps"
+        words = "few different values, on which a density can grow without bound; noise helps"
+        words = f"{', '.join(few[:LISTED])}: {words}"
         warnings.warn(f"{source}: {words}", stacklevel=2)
-    varying = np.flatnonzero(np.ptp(some, axis=0))  # what seldom differs may be the same in all of these
+    varying = np.flatnonzero(
+        np.ptp(some, axis=0)
+    )  # what seldom differs may be the same in all of these
     if len(some) > len(columns) and len(varying) > 1:
         sizes, axes = np.linalg.eigh(np.corrcoef(some[:, varying].T))
         if sizes[0] < 1e-9:
-            tied = [columns[i] for i, weight in zip(varying, axes[:, 0], strict=True) if abs(weight) > 1e-3]
-            words = f"{', '.join(tied[:LISTED])}: each follows from the others, so that a density can grow without bound"
+            tied = [
+                columns[i]
+                for i, weight in zip(varying, axes[:, 0], strict=True)
+                if abs(weight) > 1e-3
+            ]
+            words = "each follows from the others, so that a density can grow without bound"
+            words = f"{', '.join(tied[:LISTED])}: {words}"
             warnings.warn(f"{source}: {words}", stacklevel=2)

@@ -1,4 +1,4 @@
-"""The files of a folder, zip or tar, read in place: nothing is ever extracted to a path that an archive names."""
+"""The files of a folder, zip or tar, read in place: nothing is extracted to an archive's paths."""
 
 import bz2
 import gzip
@@ -31,7 +31,7 @@ ALWAYS_ALLOWED = 2**26
 
 @dataclass(frozen=True)
 class Files:
-    """The regular files of a folder or an archive, hidden ones apart; several threads may open them at once."""
+    """The regular files of a folder or an archive; several threads may open them at once."""
 
     path: Path
     """The folder, or the archive."""
@@ -59,12 +59,17 @@ class Files:
 
 
 def open_files(path: Path, stack: ExitStack, scratch: Path) -> Files:
-    """The files of a folder, zip or tar, open until the stack is closed; a compressed tar is unpacked to an unnamed file.
+    """The files of a folder, zip or tar, open until the stack is closed.
 
-    ValueError for an archive that is damaged, a bomb, or has a member that is a link, a device, or leads out of it.
+    A compressed tar is unpacked to an unnamed file in `scratch`.
+
+    ValueError: the archive is damaged or a bomb, or a member is a link, a device or leads out.
     """
     if path.is_dir():
-        sizes = {name: (path / name).stat().st_size if (path / name).is_file() else 0 for name in walk(path)}
+        sizes = {
+            name: (path / name).stat().st_size if (path / name).is_file() else 0
+            for name in walk(path)
+        }
         return Files(path, sizes, lambda name: _regular(path / name).open("rb"), hidden(path))
     if not path.exists():
         raise ValueError(f"{path}: no such file or folder")
@@ -72,7 +77,15 @@ def open_files(path: Path, stack: ExitStack, scratch: Path) -> Files:
         with path.open("rb") as file:
             magic = file.read(6)
         return _zip(path, stack) if magic[:2] == b"PK" else _tar(path, magic, stack, scratch)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, lzma.LZMAError, NotImplementedError) as error:
+    except (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        zlib.error,
+        EOFError,
+        OSError,
+        lzma.LZMAError,
+        NotImplementedError,
+    ) as error:
         raise ValueError(f"{path}: {reason(error)}") from None
 
 
@@ -85,7 +98,12 @@ def _zip(path: Path, stack: ExitStack) -> Files:
                 raise ValueError(f"{path}: member {info.filename!r} is a link or a device; refused")
             members.append((info.filename, info, info.file_size))
     kept, passed = _checked(path, members, path.stat().st_size)
-    return Files(path, {name: info.file_size for name, info in kept.items()}, lambda name: archive.open(kept[name]), passed)
+    return Files(
+        path,
+        {name: info.file_size for name, info in kept.items()},
+        lambda name: archive.open(kept[name]),
+        passed,
+    )
 
 
 def _tar(path: Path, magic: bytes, stack: ExitStack, scratch: Path) -> Files:
@@ -97,18 +115,27 @@ def _tar(path: Path, magic: bytes, stack: ExitStack, scratch: Path) -> Files:
     end = 0
     with tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
-            tar.members.clear()  # type: ignore[attr-defined]  # types lack it; a million members take a gigabyte
+            # A million members take a gigabyte.
+            tar.members.clear()  # type: ignore[attr-defined]  # types lack it
             # A negative size would lead back to where it stands, for ever: CVE-2025-8194.
             # Later Pythons end the list there.
-            if member.size < 0 or not (member.isdir() or (member.isreg() and not member.issparse())):
-                raise ValueError(f"{path}: member {member.name!r} is a link, a device, sparse or of negative size; refused")
+            if member.size < 0 or not (
+                member.isdir() or (member.isreg() and not member.issparse())
+            ):
+                raise ValueError(
+                    f"{path}: member {member.name!r} is a link, a device, "
+                    "sparse or of negative size; refused"
+                )
             if member.isreg():
                 members.append((member.name, (member.offset_data, member.size), member.size))
             end = tar.offset
-        # By now tar.offset may lie past a header that tarfile did not understand, and kept silent on.
+        # By now tar.offset may lie past a header that tarfile passed over in silence.
         file.seek(end)
         if any(file.read(512).ljust(512, b"?")):
-            raise ValueError(f"{path}: truncated or damaged: no member and no mark of the end at byte {end}; refused")
+            raise ValueError(
+                f"{path}: truncated or damaged: no member and no mark of the end at byte {end}; "
+                "refused"
+            )
     view = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     kept, passed = _checked(path, members, path.stat().st_size)
     return Files(
@@ -121,7 +148,8 @@ def _tar(path: Path, magic: bytes, stack: ExitStack, scratch: Path) -> Files:
 
 def _unpacked(path: Path, packed: IO[bytes], stack: ExitStack, scratch: Path) -> IO[bytes]:
     """A file without a name that holds what a compressed file holds."""
-    file: IO[bytes] = stack.enter_context(tempfile.TemporaryFile(dir=scratch))  # noqa: SIM115  # the stack closes it
+    unnamed = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  # the stack closes it
+    file: IO[bytes] = stack.enter_context(unnamed)
     total = 0
     while block := packed.read(2**20):
         total += len(block)
@@ -135,10 +163,14 @@ def _unpacked(path: Path, packed: IO[bytes], stack: ExitStack, scratch: Path) ->
 def check_bomb(path: Path | str, unpacked: int, packed: int) -> None:
     """ValueError if so much cannot come from so little but by a decompression bomb."""
     if unpacked > max(ALWAYS_ALLOWED, MAX_RATIO * packed):
-        raise ValueError(f"{path}: {packed} bytes unpack to {unpacked} or more: a decompression bomb, refused")
+        raise ValueError(
+            f"{path}: {packed} bytes unpack to {unpacked} or more: a decompression bomb, refused"
+        )
 
 
-def _checked(path: Path, members: Iterable[tuple[str, Place, int]], packed: int) -> tuple[dict[str, Place], list[str]]:
+def _checked(
+    path: Path, members: Iterable[tuple[str, Place, int]], packed: int
+) -> tuple[dict[str, Place], list[str]]:
     """Where each file lies, by its clean name, sorted; and the names of hidden ones.
 
     ValueError for a path that leads out, a name met twice, a bomb.
@@ -151,7 +183,9 @@ def _checked(path: Path, members: Iterable[tuple[str, Place, int]], packed: int)
         check_bomb(path, total, packed)
         parts = PurePosixPath(name.replace("\\", "/")).parts
         if not parts or ".." in parts or parts[0] == "/" or re.match("[A-Za-z]:", name):
-            raise ValueError(f"{path}: the path of member {name!r} leads out of the archive; refused")
+            raise ValueError(
+                f"{path}: the path of member {name!r} leads out of the archive; refused"
+            )
         if is_hidden(clean := "/".join(parts)) or "__MACOSX" in parts:
             passed.append(clean)
             continue

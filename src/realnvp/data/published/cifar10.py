@@ -1,4 +1,4 @@
-"""CIFAR-10's binary version: six files of records, a byte of label and 3072 of pixels, one channel after the other."""
+"""CIFAR-10's binary version: six files of records, a byte of label, 3072 of pixels, (C, H, W)."""
 
 import re
 from pathlib import PurePosixPath
@@ -23,26 +23,43 @@ def read_cifar10(request: PrepareRequest) -> Prepared:
     found: dict[str, list[Place]] = {}
     for files in every:
         names = {name: PurePosixPath(name).name for name in files.sizes}
-        found = {split: [(files, name) for name in names if pattern.fullmatch(names[name])] for split, pattern in NAMES.items()}
+        found = {
+            split: [(files, name) for name in names if pattern.fullmatch(names[name])]
+            for split, pattern in NAMES.items()
+        }
         if all(found.values()):
             break  # the first that has both: a folder may hold the archive and its files
     if not all(found.values()):
-        if any(PICKLES.fullmatch(PurePosixPath(name).name) for files in every for name in files.sizes):
-            raise ValueError(f"{request.source}: its files are pickles and can run code; get cifar-10-binary.tar.gz")
-        raise ValueError(f"{request.source}: lacks data_batch_1.bin ... data_batch_5.bin or test_batch.bin")
-    counts = {split: [_count(request, *place) for place in places] for split, places in found.items()}
+        if any(
+            PICKLES.fullmatch(PurePosixPath(name).name) for files in every for name in files.sizes
+        ):
+            raise ValueError(
+                f"{request.source}: its files are pickles and can run code; "
+                "get cifar-10-binary.tar.gz"
+            )
+        raise ValueError(
+            f"{request.source}: lacks data_batch_1.bin ... data_batch_5.bin or test_batch.bin"
+        )
+    counts = {
+        split: [_count(request, *place) for place in places] for split, places in found.items()
+    }
     complete = request.complete({split: sum(each) for split, each in counts.items()}, COUNTS)
     splits = {split: _images(places, counts[split]) for split, places in found.items()}
     version = "binary version" if complete else "binary version, partial"
     dataset = Dataset("cifar10", version, 256, (3, 32, 32), splits, comparable=complete)
-    return Prepared(dataset, [*found["train"], *found["test"]], "channel-major records to rows of pixels")
+    return Prepared(
+        dataset, [*found["train"], *found["test"]], "channel-major records to rows of pixels"
+    )
 
 
 def _count(request: PrepareRequest, files: Files, name: str) -> int:
     count, rest = divmod(files.sizes[name], RECORD)
     if rest or not count or (count != RECORDS_PER_FILE and not request.allow_partial):
         wanted = f"{RECORDS_PER_FILE:,} records of {RECORD} bytes"
-        raise ValueError(f"{files.label(name)}: {files.sizes[name]:,} bytes are not {wanted}: truncated, or not CIFAR-10")
+        raise ValueError(
+            f"{files.label(name)}: {files.sizes[name]:,} bytes are not {wanted}: truncated, "
+            "or not CIFAR-10"
+        )
     return count
 
 

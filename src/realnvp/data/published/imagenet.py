@@ -1,6 +1,7 @@
-"""The two downsampled ImageNets, 32x32 and 64x64: van den Oord's PNG files ("old"), Chrabaszcz's npz batches ("new").
+"""Two downsampled ImageNets: van den Oord's PNG files ("old"), Chrabaszcz's npz batches ("new").
 
-Their bits/dim differ by about .25. What both call validation is what results are reported on: it becomes test.npy.
+32x32 and 64x64. Their bits/dim differ by about .25. Results are reported on what both call
+validation: it becomes test.npy.
 """
 
 import re
@@ -14,7 +15,14 @@ from realnvp.data.dataset import Dataset, Lazy, Pixels
 from realnvp.data.folder import is_image
 from realnvp.data.pixels import channels_last
 from realnvp.data.published.archives import Files, check_bomb
-from realnvp.data.published.request import Place, Prepared, PrepareRequest, chained, decoded_images, rgb
+from realnvp.data.published.request import (
+    Place,
+    Prepared,
+    PrepareRequest,
+    chained,
+    decoded_images,
+    rgb,
+)
 
 OLD, NEW = "van den Oord 2016 (the paper's)", "Chrabaszcz 2017 (not the paper's)"
 COUNTS = {OLD: {"train": 1_281_149, "test": 49_999}, NEW: {"train": 1_281_167, "test": 50_000}}
@@ -22,7 +30,7 @@ BATCH = re.compile(r"(train_data_batch_(?P<number>\d+)|val_data)(?P<npz>\.npz)?"
 
 
 def read_imagenet(request: PrepareRequest) -> Prepared:
-    """train_SxS and valid_SxS, tars or folders of PNG; or npz batches, in folders or as the published zips."""
+    """train_SxS and valid_SxS, tars or folders of PNG; or npz batches, in folders or zips."""
     side = int(request.set.removeprefix("imagenet"))
     other = {32: 64, 64: 32}[side]
     of_other_size = re.compile(rf"{other}x{other}|imagenet{other}", re.IGNORECASE)
@@ -35,24 +43,36 @@ def read_imagenet(request: PrepareRequest) -> Prepared:
             if of_other_size.search(str(path)):
                 continue
             if match and not match["npz"]:
-                raise ValueError(f"{files.label(name)}: a pickle, which can run code; get the npz version, *_npz.zip")
+                raise ValueError(
+                    f"{files.label(name)}: a pickle, which can run code; get the npz version, "
+                    "*_npz.zip"
+                )
             if match:
                 batches["train" if match["number"] else "test"].append((files, name))
             elif is_image(name) and (split := _split(path)):
                 pictures[split].append((files, name))
     if any(batches.values()) and any(pictures.values()):
-        raise ValueError(f"{request.source}: holds both PNG files ({OLD}) and npz batches ({NEW}); name one of them")
+        raise ValueError(
+            f"{request.source}: holds both PNG files ({OLD}) and npz batches ({NEW}); "
+            "name one of them"
+        )
     found = batches if any(batches.values()) else pictures
     if not all(found.values()):
-        wanted = f"train_{side}x{side} and valid_{side}x{side} (tar or folder of PNG), or train_data_batch_*.npz and val_data.npz"
+        wanted = f"train_{side}x{side} and valid_{side}x{side} (tar or folder of PNG)"
+        wanted += ", or train_data_batch_*.npz and val_data.npz"
         raise ValueError(f"{request.source}: {request.set} needs {wanted}")
-    splits = {split: _batches(places, side) if found is batches else _pictures(places, side) for split, places in found.items()}
+    splits = {
+        split: _batches(places, side) if found is batches else _pictures(places, side)
+        for split, places in found.items()
+    }
     counts = {name: len(split) for name, split in splits.items()}
     published = [COUNTS[NEW]] if found is batches else list(COUNTS.values())
     complete = request.complete(counts, *published)
     version = NEW if found is batches or counts == COUNTS[NEW] else OLD
     named = version if complete else f"{version}, partial"
-    dataset = Dataset(request.set, named, 256, (3, side, side), splits, comparable=complete and version == OLD)
+    dataset = Dataset(
+        request.set, named, 256, (3, side, side), splits, comparable=complete and version == OLD
+    )
     return Prepared(dataset, [*found["train"], *found["test"]], "none: published at this size")
 
 
@@ -69,7 +89,9 @@ def _pictures(places: list[Place], side: int) -> Lazy:
 
 
 def _batches(places: list[Place], side: int) -> Lazy:
-    places.sort(key=lambda place: (Path(place[1]).name.zfill(40), place[1]))  # batch 10 after batch 9
+    places.sort(
+        key=lambda place: (Path(place[1]).name.zfill(40), place[1])
+    )  # batch 10 after batch 9
 
     def load(file: int) -> Pixels:
         return channels_last(_rows(*places[file], side, read=True)[1].reshape(-1, 3, side, side))
@@ -78,7 +100,10 @@ def _batches(places: list[Place], side: int) -> Lazy:
 
 
 def _rows(files: Files, name: str, side: int, *, read: bool) -> tuple[int, Pixels]:
-    """How many images an npz batch holds, and, if they are to be read, its `data`: uint8 (N, 3 S^2), channel-major."""
+    """How many images an npz batch holds, and its `data`, uint8 (N, 3 S^2), channel-major.
+
+    read: False leaves `data` empty.
+    """
     rows = np.empty(0, np.uint8)
     try:
         with files.opener(name) as file, zipfile.ZipFile(file) as npz:
@@ -86,11 +111,23 @@ def _rows(files: Files, name: str, side: int, *, read: bool) -> tuple[int, Pixel
             check_bomb("data.npy", member.file_size, member.compress_size)
             with npz.open(member) as array:
                 version = np.lib.format.read_magic(array)
-                read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                read_header = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
                 shape, fortran, dtype = read_header(array)
                 if dtype.hasobject:
-                    raise ValueError("data holds Python objects, that is, a pickle, which can run code; refused")
-                if dtype != np.uint8 or fortran or len(shape) != 2 or shape[1] != 3 * side**2 or not shape[0]:
+                    raise ValueError(
+                        "data holds Python objects, that is, a pickle, which can run code; refused"
+                    )
+                if (
+                    dtype != np.uint8
+                    or fortran
+                    or len(shape) != 2
+                    or shape[1] != 3 * side**2
+                    or not shape[0]
+                ):
                     raise ValueError(f"data is {dtype} {shape}, not uint8 (N, {3 * side**2})")
                 if read:
                     rows = np.frombuffer(array.read(), np.uint8).reshape(shape)

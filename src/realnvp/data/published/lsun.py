@@ -1,7 +1,8 @@
 """LSUN scenes: the published lmdb folders, or folders of images exported from them.
 
-The smallest side becomes 96. Training images are stored as 96x96, cut along the long side where the seed says, and training
-takes a random 64x64 crop of those. The published validation images, which results are reported on, become test.npy: their middle.
+The smallest side becomes 96. Training images are stored as 96x96, cut along the long side where the
+seed says; training takes random 64x64 crops of them. Results are reported on the published
+validation images: their middle becomes test.npy.
 """
 
 from collections.abc import Callable
@@ -27,7 +28,7 @@ SIDE, STORED = 64, 96
 
 
 def read_lsun(request: PrepareRequest) -> Prepared:
-    """A folder with CATEGORY_train_lmdb and CATEGORY_val_lmdb, or with folders of images called train and val."""
+    """A folder with CATEGORY_train_lmdb and CATEGORY_val_lmdb, or with images in train and val."""
     category = request.set.removeprefix("lsun-").replace("-", "_")
     shapes = {"train": (3, STORED, STORED), "test": (3, SIDE, SIDE)}
 
@@ -36,7 +37,9 @@ def read_lsun(request: PrepareRequest) -> Prepared:
         if split == "test":
             return centre(scaled, SIDE, SIDE)
         height, width = scaled.shape[:2]
-        top, left = generator(request.seed, Purpose.SQUARE, index=index).integers((height - STORED + 1, width - STORED + 1))
+        top, left = generator(request.seed, Purpose.SQUARE, index=index).integers(
+            (height - STORED + 1, width - STORED + 1)
+        )
         return scaled[top : top + STORED, left : left + STORED]
 
     splits: dict[str, Lazy] = {}
@@ -53,26 +56,48 @@ def read_lsun(request: PrepareRequest) -> Prepared:
             raise ValueError(f"{folder}: neither an lmdb (data.mdb) nor images in it")
         splits[split] = decoded_images(places, shapes[split], partial(change, split))
         inputs += places
-    complete = request.complete({name: len(split) for name, split in splits.items()}, COUNTS[category])
+    complete = request.complete(
+        {name: len(split) for name, split in splits.items()}, COUNTS[category]
+    )
     version = None if complete else "partial"
-    dataset = Dataset(request.set, version, 256, shapes["test"], splits, train_shape=shapes["train"], comparable=complete)
+    dataset = Dataset(
+        request.set,
+        version,
+        256,
+        shapes["test"],
+        splits,
+        train_shape=shapes["train"],
+        comparable=complete,
+    )
     return Prepared(
-        dataset, inputs, "smallest side to 96, bilinear, antialiased; train: 96x96 by the seed; test: the middle 64x64"
+        dataset,
+        inputs,
+        "smallest side to 96, bilinear, antialiased; train: 96x96 by the seed; test: "
+        "the middle 64x64",
     )
 
 
 def _folder(source: Path, category: str, word: str) -> Path:
-    names = [f"{category}_{word}_lmdb", f"{category}_{word}", word, *(["valid", "validation"] if word == "val" else [])]
+    names = [
+        f"{category}_{word}_lmdb",
+        f"{category}_{word}",
+        word,
+        *(["valid", "validation"] if word == "val" else []),
+    ]
     for name in names:
         if (source / name).is_dir():
             return source / name
     zipped = source / f"{names[0]}.zip"
-    hint = f"; unzip {zipped.name} first, since lmdb needs a file of its own" if zipped.exists() else ""
+    hint = (
+        f"; unzip {zipped.name} first, since lmdb needs a file of its own"
+        if zipped.exists()
+        else ""
+    )
     raise ValueError(f"{source}: lacks a folder {names[0]}, or {word} with images{hint}")
 
 
 def _lmdb(request: PrepareRequest, folder: Path, change: Callable[[Pixels, int], Pixels]) -> Lazy:
-    """The images that an lmdb holds, encoded, in the order of its keys. No lock is taken: nothing is written."""
+    """The images in an lmdb, in the order of its keys. No lock is taken: nothing is written."""
     import lmdb
 
     try:
@@ -94,7 +119,9 @@ def _lmdb(request: PrepareRequest, folder: Path, change: Callable[[Pixels, int],
         return change(decode_image(BytesIO(content), name), index)
 
     def read(wanted: Indices) -> Pixels:
-        contents = [transaction.get(keys[index]) for index in wanted.tolist()]  # a transaction belongs to one thread
+        contents = [
+            transaction.get(keys[index]) for index in wanted.tolist()
+        ]  # a transaction belongs to one thread
         with ThreadPoolExecutor() as pool:
             return np.stack(list(pool.map(one, wanted.tolist(), contents)))
 

@@ -11,7 +11,7 @@ from realnvp.progress import progress
 
 
 def read_pictures(request: PrepareRequest) -> Prepared:
-    """Folders called train, validation and test are those splits; without a test, it is cut off train by the seed.
+    """Folders called train, validation, test are the splits; the seed cuts a missing test off train.
 
     Every file is decoded once before anything is written; ValueError names all that cannot be used.
     Warns of images that are left out.
@@ -41,33 +41,48 @@ def read_pictures(request: PrepareRequest) -> Prepared:
     for name, split in splits.items():
         places.setdefault(split, []).append((files, name))
     if "train" not in places:
-        raise ValueError(f"{request.source}: has folders called {' and '.join(places)}, but none called train")
+        raise ValueError(
+            f"{request.source}: has folders called {' and '.join(places)}, but none called train"
+        )
     outside = [name for name in images if name not in splits]
     warn_of_left_out(request.source, outside, folders, [*files.sizes], files.hidden)
-    there: dict[str, Lazy] = {split: decoded_images(inside, shape, change) for split, inside in places.items()}
+    there: dict[str, Lazy] = {
+        split: decoded_images(inside, shape, change) for split, inside in places.items()
+    }
     if "test" not in there:
         rows = cut_rows(len(there["train"]), request.held_out, ["test"], seed=request.seed)
         there |= {split: chosen(there["train"], rows[split]) for split in rows}
-    dataset = Dataset("images", None, 256, shape, {split: there[split] for split in SPLITS if split in there})
+    dataset = Dataset(
+        "images", None, 256, shape, {split: there[split] for split in SPLITS if split in there}
+    )
     return Prepared(dataset, [(files, name) for name in splits], _words(request))
 
 
 def _splits(names: list[str]) -> tuple[dict[str, str], set[str]]:
-    """The split of each file by the uppermost folder in which they differ, and the names of the splits' folders.
+    """The split of each file, and the names of the splits' folders.
+
+    The uppermost folder in which the files differ decides.
 
     All files are train if the names of those folders say nothing.
     """
     parts = [PurePosixPath(name).parts for name in names]
     depth = 0
-    while all(len(part) > depth + 1 for part in parts) and len({part[depth] for part in parts}) == 1:
+    while (
+        all(len(part) > depth + 1 for part in parts) and len({part[depth] for part in parts}) == 1
+    ):
         depth += 1
     folders = [part[depth] if len(part) > depth + 1 else "" for part in parts]
     if not any(folder in NAMES for folder in folders):
         return dict.fromkeys(names, "train"), set()
-    found = {name: NAMES[folder] for name, folder in zip(names, folders, strict=True) if folder in NAMES}
+    found = {
+        name: NAMES[folder] for name, folder in zip(names, folders, strict=True) if folder in NAMES
+    }
     return found, NAMES.keys() & {*folders}
 
 
 def _words(request: PrepareRequest) -> str:
     words = {"resized to": request.resize, "the middle": request.crop}
-    return ", ".join(f"{word} {'x'.join(map(str, size))}" for word, size in words.items() if size) or "none"
+    return (
+        ", ".join(f"{word} {'x'.join(map(str, size))}" for word, size in words.items() if size)
+        or "none"
+    )

@@ -1,4 +1,4 @@
-"""From the files as their publisher gives them to a prepared folder: what `realnvp prepare` does."""
+"""From published files to a prepared folder: what `realnvp prepare` does."""
 
 import hashlib
 import itertools
@@ -31,7 +31,9 @@ BLOCK = 2**20
 
 
 def convert(name: str, source: Path, out: Path, **settings: Any) -> dict[str, Any]:
-    """Write the prepared folder `out`, or go on with it; the content of its dataset.json, and whether it was there already.
+    """Write the prepared folder `out`, or go on with it.
+
+    Returns its dataset.json, and whether it was there already.
 
     settings: those of a `PrepareRequest`. The source is only read.
     ValueError names the file or flag. Warns of other checksums than the publisher's.
@@ -41,7 +43,9 @@ def convert(name: str, source: Path, out: Path, **settings: Any) -> dict[str, An
         raise ParameterError("out", f"{out} is inside the source, which is only read")
     recorded = json.loads(json.dumps({"name": name, "source": source.absolute().name} | settings))
     with ExitStack() as stack, warnings.catch_warnings():
-        if not (out / DESCRIPTION).exists():  # what is complete may be read by many, where nobody may write
+        if not (
+            out / DESCRIPTION
+        ).exists():  # what is complete may be read by many, where nobody may write
             stack.enter_context(lock_folder(out))
         if (out / DESCRIPTION).exists():
             return _already(out, source, recorded) | {"already": True}
@@ -65,15 +69,20 @@ def parse_size(text: str | None, name: str) -> Size | None:
 
 
 def _already(out: Path, source: Path, recorded: dict[str, Any]) -> dict[str, Any]:
-    """The description of a folder that is complete; ValueError if it was prepared otherwise, or is damaged."""
+    """The description of a complete folder; ValueError: prepared otherwise, or damaged."""
     about = read_description(out)
     for field, value in recorded.items():
         if about.get(field, value) != value or field not in about:
-            raise ValueError(f"{out}: was prepared with {field} {about.get(field)!r}, not {value!r}; name another --out")
+            raise ValueError(
+                f"{out}: was prepared with {field} {about.get(field)!r}, not {value!r}; "
+                "name another --out"
+            )
     base = source if source.is_dir() else source.parent
     for name, facts in about.get("inputs", {}).items():
         if (base / name).is_file() and (base / name).stat().st_size != facts["bytes"]:
-            raise ValueError(f"{base / name}: has changed since {out} was prepared; name another --out")
+            raise ValueError(
+                f"{base / name}: has changed since {out} was prepared; name another --out"
+            )
     open_splits(out)
     for left in (STATE, LOCK):  # by one that was killed when all was done
         (out / left).unlink(missing_ok=True)
@@ -81,11 +90,13 @@ def _already(out: Path, source: Path, recorded: dict[str, Any]) -> dict[str, Any
 
 
 def _inputs(found: Prepared, base: Path) -> dict[str, Any]:
-    """{name: bytes, sha256, ...} of all files that are read, by their names relative to the base."""
+    """{name: bytes, sha256, ...} of all files that are read; names are relative to the base."""
     by_place: dict[Path, list[Path]] = {}
     for files, name in found.inputs:
         by_place.setdefault(files.path, []).append(files.path / name)
-    by_place = {place: inner if place.is_dir() else [place] for place, inner in by_place.items()}  # of an archive the whole
+    by_place = {
+        place: inner if place.is_dir() else [place] for place, inner in by_place.items()
+    }  # of an archive the whole
     inputs: dict[str, Any] = {}
     done = itertools.count(1)
     with progress("checksum", sum(map(len, by_place.values()))) as report:
@@ -101,7 +112,10 @@ def _inputs(found: Prepared, base: Path) -> dict[str, Any]:
     for name, facts_of in inputs.items():
         if facts_of.get("as_published") is False:
             expected = MD5[Path(name).name]
-            warnings.warn(f"{name}: its MD5 is not the published {expected}; it is used all the same", stacklevel=3)
+            warnings.warn(
+                f"{name}: its MD5 is not the published {expected}; it is used all the same",
+                stacklevel=3,
+            )
     return inputs
 
 
@@ -116,15 +130,28 @@ def _facts(path: Path) -> dict[str, Any]:
             if expected:
                 md5.update(block)
     facts: dict[str, Any] = {"bytes": size, "sha256": sha256.hexdigest()}
-    return facts | ({"md5": md5.hexdigest(), "as_published": md5.hexdigest() == expected} if expected else {})
+    return facts | (
+        {"md5": md5.hexdigest(), "as_published": md5.hexdigest() == expected} if expected else {}
+    )
 
 
 def _together(place: Path, facts: dict[Path, dict[str, Any]]) -> dict[str, Any]:
-    """One entry for many files: `sha256` is that of the lines "CHECKSUM  PATH", as sha256sum prints them in the folder."""
+    """One entry for many files.
+
+    Its `sha256` is of the lines "CHECKSUM  PATH", as sha256sum prints them in the folder.
+    """
     lines = hashlib.sha256()
     for path, fact in facts.items():
-        lines.update(f"{fact['sha256']}  {path.relative_to(place).as_posix()}\n".encode(errors="surrogateescape"))
-    return {"files": len(facts), "bytes": sum(fact["bytes"] for fact in facts.values()), "sha256": lines.hexdigest()}
+        lines.update(
+            f"{fact['sha256']}  {path.relative_to(place).as_posix()}\n".encode(
+                errors="surrogateescape"
+            )
+        )
+    return {
+        "files": len(facts),
+        "bytes": sum(fact["bytes"] for fact in facts.values()),
+        "sha256": lines.hexdigest(),
+    }
 
 
 def _relative(path: Path, base: Path) -> str:

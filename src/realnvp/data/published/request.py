@@ -32,10 +32,15 @@ class PrepareRequest:
     seed: int
 
     def collect(self, wanted: Callable[[str], bool]) -> list[Files]:
-        """The folder and the archives somewhere in it whose name is wanted; or the one archive that the source is."""
+        """The source, a folder or archive, and the archives in a folder whose names are wanted."""
         files = self.open()
-        archives = [name for name in files.sizes if self.source.is_dir() and name.lower().endswith(SUFFIXES)]
-        return [files, *(self.open(self.source / name) for name in archives if wanted(Path(name).name))]
+        archives = [
+            name for name in files.sizes if self.source.is_dir() and name.lower().endswith(SUFFIXES)
+        ]
+        return [
+            files,
+            *(self.open(self.source / name) for name in archives if wanted(Path(name).name)),
+        ]
 
     def open(self, path: Path | None = None) -> Files:
         """The files of a folder or archive; of the source if none is named."""
@@ -47,7 +52,10 @@ class PrepareRequest:
             return True
         if not self.allow_partial:
             words = " or ".join(_words(counts) for counts in published)
-            raise ValueError(f"{self.source}: {_words(found)} images, published are {words} (--allow-partial takes them)")
+            raise ValueError(
+                f"{self.source}: {_words(found)} images, "
+                f"published are {words} (--allow-partial takes them)"
+            )
         return False
 
 
@@ -62,8 +70,10 @@ class Prepared:
     """What is done to each image, in words."""
 
 
-def decoded_images(images: Sequence[Place], shape: Shape, change: Callable[[Pixels, int], Pixels]) -> Lazy:
-    """Image files, decoded when they are read, on all cores; change(pixels, index) makes (H, W, C)."""
+def decoded_images(
+    images: Sequence[Place], shape: Shape, change: Callable[[Pixels, int], Pixels]
+) -> Lazy:
+    """Image files, decoded on all cores when read; change(pixels, index) makes (H, W, C)."""
     channels, height, width = shape
 
     def one(index: int) -> Pixels:
@@ -71,16 +81,24 @@ def decoded_images(images: Sequence[Place], shape: Shape, change: Callable[[Pixe
         try:
             pixels = change(files.image(name), index)
         except ValueError as error:
-            raise ValueError(str(error) if str(files.path) in str(error) else f"{files.label(name)}: {error}") from None
+            raise ValueError(
+                str(error) if str(files.path) in str(error) else f"{files.label(name)}: {error}"
+            ) from None
         if pixels.shape != (height, width, channels):
-            raise ValueError(f"{files.label(name)}: has the shape {pixels.shape}, not {(height, width, channels)}")
+            raise ValueError(
+                f"{files.label(name)}: has the shape {pixels.shape}, "
+                f"not {(height, width, channels)}"
+            )
         return pixels
 
     return decoded(len(images), one)
 
 
 def chained(counts: Sequence[int], load: Callable[[int], Pixels]) -> Lazy:
-    """The images of several files, one after the other; load(k) reads file k, and one file at a time is kept."""
+    """The images of several files, one after the other.
+
+    load(k) reads file k; one file at a time is kept in memory.
+    """
     ends = np.cumsum(counts)
     kept: dict[int, Pixels] = {}
 
@@ -92,7 +110,10 @@ def chained(counts: Sequence[int], load: Callable[[int], Pixels]) -> Lazy:
 
     def read(wanted: Indices) -> Pixels:
         of = np.searchsorted(ends, wanted, side="right")
-        pieces = [loaded(file)[wanted[of == file] - (ends[file] - counts[file])] for file in np.unique(of).tolist()]
+        pieces = [
+            loaded(file)[wanted[of == file] - (ends[file] - counts[file])]
+            for file in np.unique(of).tolist()
+        ]
         return np.concatenate(pieces)  # wanted ascends
 
     return Lazy(int(ends[-1]), read)
