@@ -271,7 +271,7 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], Argv], list[str]]] = {
     ),
     "a damaged prepared source": (
         lambda t, r: [*DIGITS, t / "x", "--data.source", written(t / "in" / "dataset.json", "{}").parent],
-        ["in/dataset.json: lacks"],
+        ["in/dataset.json: name is missing"],
     ),
     "a prepared source of another set": (
         lambda t, r: ["train", "cifar10", "--data.source", r / "data", "--run-dir", t / "x"],

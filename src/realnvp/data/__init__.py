@@ -4,7 +4,7 @@ from realnvp.data.codecs import codec_bits_per_dim
 from realnvp.data.dataset import Dataset, Rows, Split
 from realnvp.data.find import discard_prepared, find_data, prepare, splits_of_run
 from realnvp.data.folder import find_split, image_files
-from realnvp.data.images import fitted, read_image
+from realnvp.data.images import read_image, to_size
 from realnvp.data.pixels import channels_first, channels_last, dequantise, quantize, to_pixels
 from realnvp.data.prepared import open_splits
 from realnvp.data.table import find_rows, read_table
@@ -21,7 +21,6 @@ __all__ = [
     "find_data",
     "find_rows",
     "find_split",
-    "fitted",
     "image_files",
     "open_splits",
     "prepare",
@@ -30,4 +29,5 @@ __all__ = [
     "read_table",
     "splits_of_run",
     "to_pixels",
+    "to_size",
 ]

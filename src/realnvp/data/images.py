@@ -78,7 +78,7 @@ Size = tuple[int, ...]
 """(SIDE,) or (height, width)."""
 
 
-def fitted(pixels: Pixels, *, resize: Size | None, crop: Size | None = None) -> Pixels:
+def to_size(pixels: Pixels, *, resize: Size | None, crop: Size | None = None) -> Pixels:
     """The image, scaled and then cut.
 
     resize: (height, width), or (SIDE,) of the smallest side.

@@ -9,6 +9,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,27 +17,34 @@ import numpy as np
 import numpy.typing as npt
 
 from realnvp.config import DataConfig, Kind
+from realnvp.config.typed import typed
 from realnvp.config.words import reason
 from realnvp.data.dataset import SPLITS, Dataset, Pixels, Rows, Split, Values, cut_rows
 from realnvp.files.atomic import atomic_save
-from realnvp.files.records import parse_fields
+from realnvp.files.records import parse_record
 from realnvp.progress import chunks, progress
 
 DESCRIPTION = "dataset.json"
-_FIELDS = {
-    "name": str,
-    "version": str | None,
-    "source": str | None,
-    "held_out": float | None,
-    "seed": int,
-    "comparable": bool,
-    "levels": int | None,
-    "shape": list,
-    "train_shape": list | None,
-    "counts": dict,
-    "groups": dict | None,
-    "sha256": dict,
-}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What dataset.json says of the arrays beside it; a preparation adds how it made them."""
+
+    name: str
+    version: str | None
+    source: str | None
+    held_out: float | None
+    seed: int
+    comparable: bool
+    levels: int | None
+    shape: tuple[int, ...]
+    train_shape: tuple[int, ...] | None
+    counts: dict[str, int]
+    groups: dict[str, Any] | None
+    """Lists of integers, one an image: too many to be checked one by one as a type."""
+    sha256: dict[str, str]
+    columns: tuple[str, ...] | None = None
 
 
 def open_splits(
@@ -52,57 +60,59 @@ def open_splits(
     verify: the splits whose checksums are compared first.
     ValueError names the file that is missing, damaged, or not what dataset.json says.
     """
-    about = read_description(folder)
-    present = [split for split in SPLITS if split != "validation" or split in about["counts"]]
+    about = typed(Description, read_description(folder), by_hand=False)
+    present = [split for split in SPLITS if split != "validation" or split in about.counts]
     stored: dict[str, Values] = {split: open_npy(folder / f"{split}.npy") for split in present}
     doubted = {split if split in stored else "train" for split in verify}
-    dtype = np.dtype(np.float64 if about["levels"] is None else np.uint8)
+    dtype = np.dtype(np.float64 if about.levels is None else np.uint8)
     for split, array in stored.items():
         channels, *size = (
-            about["train_shape"] if split == "train" and about["train_shape"] else about["shape"]
+            about.train_shape if split == "train" and about.train_shape else about.shape
         )
-        path, expected = folder / f"{split}.npy", (about["counts"].get(split), *size, channels)
+        path, expected = folder / f"{split}.npy", (about.counts.get(split), *size, channels)
         if array.shape != expected or array.dtype != dtype:
-            raise ValueError(
-                f"{path}: {array.dtype} {array.shape}, but {DESCRIPTION} says {dtype} {expected}"
-            )
-        if split in doubted and sha256(path) != about["sha256"].get(path.name):
+            says = f"{DESCRIPTION} says {dtype} {expected}"
+            raise ValueError(f"{path}: {array.dtype} {array.shape}, but {says}")
+        if split in doubted and sha256(path) != about.sha256.get(path.name):
             raise ValueError(f"{path}: its checksum is not the one in {DESCRIPTION}")
-        if about["levels"] is not None:
-            check_levels(array, about["levels"], path=path)
+        if about.levels is not None:
+            check_levels(array, about.levels, path=path)
     splits: dict[str, Split] = dict(stored)
-    train, size = stored["train"], about["shape"][1:]
+    train, middle = stored["train"], about.shape[1:]
     if "validation" not in stored:
         rows = cut_rows(len(train), held_out, ["validation"], seed=seed)
-        splits |= {split: Rows(train, rows[split], size) for split in rows}
-    elif about["train_shape"]:
-        splits["train"] = Rows(train, np.arange(len(train)), size)
-    known = {name: about[name] for name in ("name", "version", "levels", "groups", "comparable")}
-    columns, sums = (
-        about.get("columns"),
-        {f"{split}.npy": about["sha256"][f"{split}.npy"] for split in stored},
-    )
-    known |= {"columns": columns and tuple(columns), "folder": folder, "sha256": sums}
+        splits |= {split: Rows(train, rows[split], middle) for split in rows}
+    elif about.train_shape:
+        splits["train"] = Rows(train, np.arange(len(train)), middle)
     return Dataset(
-        **known, shape=tuple(about["shape"]), splits={split: splits[split] for split in SPLITS}
+        name=about.name,
+        version=about.version,
+        levels=about.levels,
+        shape=about.shape,
+        splits={split: splits[split] for split in SPLITS},
+        groups=about.groups,
+        comparable=about.comparable,
+        columns=about.columns,
+        folder=folder,
+        sha256={f"{split}.npy": about.sha256[f"{split}.npy"] for split in stored},
     )
 
 
 def read_description(folder: Path) -> dict[str, Any]:
     """The fields of folder/dataset.json, checked; ValueError names the file and the field."""
     path = folder / DESCRIPTION
-    about = parse_fields(path.read_bytes(), path, _FIELDS)
+    text = path.read_bytes()
+    known, about = parse_record(Description, text, path), json.loads(text)
+    arrays = {f"{split}.npy" for split in known.counts}
+    labelled = (known.groups or {}).items()
     rules = {
-        "levels": about["levels"] is None or 2 <= about["levels"] <= 256,
-        "shape": len(about["shape"]) == (1 if about["levels"] is None else 3),
-        "columns": _names(about.get("columns"), about["shape"]),
-        "train_shape": about["train_shape"] is None or len(about["train_shape"]) == 3,
-        "groups": all(
-            _labels(labels, about["counts"].get(split))
-            for split, labels in (about["groups"] or {}).items()
-        ),
-        "sha256": {*about["sha256"]} - {DESCRIPTION}
-        == {f"{split}.npy" for split in about["counts"]},
+        "levels": known.levels is None or 2 <= known.levels <= 256,
+        "shape": len(known.shape) == (1 if known.levels is None else 3),
+        "columns": (known.columns and (len(known.columns),))
+        == (known.shape if len(known.shape) == 1 else None),
+        "train_shape": known.train_shape is None or len(known.train_shape) == 3,
+        "groups": all(_labels(labels, known.counts.get(split)) for split, labels in labelled),
+        "sha256": {*known.sha256} - {DESCRIPTION} == arrays,
     }
     if wrong := next((name for name, holds in rules.items() if not holds), None):
         raise ValueError(f"{path}: {wrong} is missing or makes no sense")
@@ -124,17 +134,6 @@ def _labels(labels: Any, count: Any) -> bool:
         isinstance(labels, list)
         and len(labels) == count
         and all(type(label) is int for label in labels)
-    )
-
-
-def _names(columns: Any, shape: list[int]) -> bool:
-    """Whether these are the names of a table's columns; images have none."""
-    if len(shape) == 3:
-        return columns is None
-    return (
-        isinstance(columns, list)
-        and [len(columns)] == shape
-        and all(isinstance(name, str) for name in columns)
     )
 
 

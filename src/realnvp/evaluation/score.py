@@ -10,7 +10,7 @@ import numpy as np
 
 from realnvp.config.units import in_bits_per_dim
 from realnvp.config.words import listed
-from realnvp.data import channels_first, fitted, image_files, read_image, read_table
+from realnvp.data import channels_first, image_files, read_image, read_table, to_size
 from realnvp.data.dataset import Pixels
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.flow import Flow, config_of
@@ -138,7 +138,7 @@ def _fitting(
     try:
         pixels = read_image(file)
         if resize:
-            pixels = fitted(pixels, resize=(height,) if height == width else (height, width))
+            pixels = to_size(pixels, resize=(height,) if height == width else (height, width))
         image: Pixels = channels_first(pixels[None])[0]
     except ValueError as error:
         bad.append(str(error) if str(file) in str(error) else f"{file}: {error}")

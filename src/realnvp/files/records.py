@@ -1,7 +1,7 @@
 """Records: JSON that a run wrote, read into dataclasses. What is wrong there is damage."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,19 +58,3 @@ def fields_of(record: Any) -> dict[str, Any]:
         for name, value in dataclasses.asdict(record).items()
         if value is not None or name not in optional
     }
-
-
-def parse_fields(text: bytes, path: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The object in the text of a JSON file, with these fields, and others.
-
-    fields: the type of each, as `isinstance` takes it.
-
-    ValueError names the file, and the first field that is missing or of another type.
-    """
-    content = parse_json(text, path)
-    if not isinstance(content, dict) or not content:
-        raise ValueError(f"{path}: lacks what it should hold")
-    for name, kind in fields.items():
-        if name not in content or not isinstance(content[name], kind):
-            raise ValueError(f"{path}: {name} is missing or makes no sense")
-    return content

@@ -5,13 +5,13 @@ from pathlib import PurePosixPath
 
 from realnvp.data.dataset import SPLITS, Dataset, Lazy, Pixels, chosen, cut_rows
 from realnvp.data.folder import NAMES, common_shape, is_image, warn_of_left_out
-from realnvp.data.images import fitted
+from realnvp.data.images import to_size
 from realnvp.data.published.request import Place, Prepared, PrepareRequest, decoded_images
 from realnvp.progress import progress
 
 
 def read_pictures(request: PrepareRequest) -> Prepared:
-    """Folders called train, validation, test are the splits; the seed cuts a missing test off train.
+    """Folders called train, validation, test are the splits; the seed cuts a test off train.
 
     Every file is decoded once before anything is written; ValueError names all that cannot be used.
     Warns of images that are left out.
@@ -25,7 +25,7 @@ def read_pictures(request: PrepareRequest) -> Prepared:
     looked_at = itertools.count(1)
 
     def change(pixels: Pixels, _: int) -> Pixels:
-        return fitted(pixels, resize=request.resize, crop=request.crop)
+        return to_size(pixels, resize=request.resize, crop=request.crop)
 
     def look(label: str) -> Pixels:
         report(next(looked_at), "images")
