@@ -15,8 +15,8 @@ from torch import Tensor
 
 from realnvp.errors import ParameterError
 
-# What float32 may be rounded to on the way into a product, in torch's order: a setting that was
-# never set takes the one above.
+# torch's settings of what float32 is rounded to before a product, the general settings first: a
+# setting that was never set follows a more general one.
 _backends: Any = torch.backends
 _PRECISIONS: tuple[Any, ...] = (
     _backends,
@@ -54,7 +54,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """Move a tensor to a device. What a GPU computes waits for the copy; this process does not."""
+    """Move a tensor to a device. A GPU computes on after the copy; this process does not wait."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return pinned(tensor, device).to(device, non_blocking=True)
     return tensor.to(device)
@@ -73,7 +73,8 @@ def full_precision() -> Iterator[None]:
     """
     before = []
     for setting in _PRECISIONS:
-        # What reads otherwise under a full setting above it has a value of its own, to be put back.
+        # A setting follows the general ones, which are full by now. If it reads otherwise, it has a
+        # value of its own, which we put back.
         if (value := setting.fp32_precision) != "ieee":
             before.append((setting, value))
             setting.fp32_precision = "ieee"
@@ -123,8 +124,8 @@ def _processor() -> str:
 def lacking_memory(error: BaseException) -> str:
     """'memory' or 'GPU memory' if the error says that there is not enough of it; else ''.
 
-    torch has an error of its own for its own memory on a GPU. The driver and CUDA's libraries, and
-    torch's CPU allocator, raise a RuntimeError, which only its words tell from others.
+    torch raises OutOfMemoryError for its own memory on a GPU. The driver, CUDA's libraries and
+    torch's CPU allocator raise a RuntimeError, which is recognised by its words.
     """
     words = str(error) if isinstance(error, RuntimeError) else ""
     if re.search("CUDA error: out of memory|(CUBLAS|CUDNN|CUSOLVER)_STATUS_ALLOC_FAILED", words):
@@ -136,10 +137,10 @@ def lacking_memory(error: BaseException) -> str:
 
 
 def keep_freed_memory() -> None:
-    """Keep freed memory in this process. Linux would clear the memory of activations in each step.
+    """Keep freed memory in this process, for the activations of the next step.
 
-    For programs that only compute, such as the commands: no other process gets that memory before
-    this one ends.
+    Otherwise it goes back to Linux, which clears it again for each step. For programs that only
+    compute, such as the commands: other processes get the memory when this process ends.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         mmap_threshold, trim_threshold = -3, -1

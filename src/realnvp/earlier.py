@@ -25,11 +25,11 @@ NOW = {
     "train": ("training.train",),
     "views": ("evaluation.views",),
 }
-"""The rooms, by an earlier module, that have its names now."""
+"""{module of version 0.1.0: the modules that hold its names now}."""
 
 
 class Earlier(MetaPathFinder, Loader):
-    """Import `realnvp.OLD`, with a warning, as a module that finds its names in their rooms."""
+    """Import `realnvp.OLD`, with a warning, as a module whose names are found where `NOW` says."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -2,7 +2,7 @@
 
 
 class ParameterError(ValueError):
-    """A parameter of a function has a value that does not do.
+    """A parameter of a function has a value that cannot be used.
 
     As a ValueError it reads `name: words`. The command line writes the flag instead of the name,
     scikit-learn's estimators their own name.

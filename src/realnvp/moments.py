@@ -57,8 +57,9 @@ class MovingMoments(nn.Module):
     @torch.no_grad()
     def _store(self, mean: Tensor, var: Tensor, decay: float) -> None:
         # New tensors, not changes in place: autograd may still need the old ones.
-        # Values that are not finite would poison all later evaluations: where the mean is not
-        # finite, the variance is not either. Few kernels: a flow has a hundred norms and more.
+        # Values that are not finite are not stored: they would poison all later evaluations. It is
+        # enough to ask the variance, which is not finite where the mean is not. Few kernels, since
+        # a flow has a hundred norms and more.
         finite, old = var < math.inf, (self.mean, self.var)
         new = torch._foreach_lerp(old, (mean, var), 1 - decay)
         self.mean, self.var = (
@@ -86,7 +87,7 @@ def own_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 def pooled(mean: Tensor, var: Tensor, numbers: int) -> tuple[Tensor, Tensor, Tensor | int]:
     """Mean, variance and count of all processes' numbers, from this process' own; differentiable.
 
-    One sum over processes: each brings a row of its own, so that all see every row.
+    One sum over processes gathers all rows: a process fills its row, the other rows are zero.
     """
     if not several_processes():
         return mean, var, numbers
@@ -112,7 +113,7 @@ def count(x: Tensor) -> int:
 
 
 def over_processes(x: Tensor) -> Tensor:
-    """The sum over all processes, differentiable."""
+    """The sum of x over all processes, differentiable."""
     return _AllReduceSum.apply(x) if several_processes() else x  # type: ignore[no-untyped-call]
 
 
@@ -124,7 +125,7 @@ def several_processes() -> bool:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Context: moments are of this process' x alone; other processes have it too, or lack it."""
+    """Context: take moments over this process' x alone, even where there are several processes."""
     token = _alone.set(True)
     try:
         yield
@@ -133,7 +134,7 @@ def alone() -> Iterator[None]:
 
 
 class _AllReduceSum(torch.autograd.Function):
-    """The sum over processes, on which each process' loss depends: gradients add up, too."""
+    """The sum over processes. Every process' loss depends on it, so gradients are summed, too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -151,7 +152,7 @@ _alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
 def stored_moments(module: nn.Module) -> Stored:
-    """All stored moments below a module, for `restore_moments`. No copies: none change in place."""
+    """All stored moments below a module, for `restore_moments`. No copies: steps replace them."""
     all_moments = [child for child in module.modules() if isinstance(child, MovingMoments)]
     return [(moments, moments.mean, moments.var) for moments in all_moments]
 

@@ -10,14 +10,14 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Report(Protocol):
-    """Called with the steps done, a few words, and, once known better, how many there will be."""
+    """Takes the steps done, a few words, and the number of all steps if it has become known."""
 
     def __call__(self, done: int, words: str = "", total: int | None = None) -> None: ...
 
 
 @contextmanager
 def progress(what: str, total: int, *, start: int = 0, enabled: bool = True) -> Iterator[Report]:
-    """A function that reports progress; time left counts from `start`."""
+    """Context: a function that reports progress. The time left is estimated from `start` on."""
     if not enabled:
         yield lambda done, words="", total=None: None
     elif sys.stderr.isatty():
@@ -69,7 +69,7 @@ def _lines(what: str, total: int, start: int) -> Report:
         nonlocal last, known
         known = total or known
         now = time.monotonic()
-        finished = done >= known and last > began  # what takes no five seconds needs no line
+        finished = done >= known and last > began  # less than five seconds: no line at all
         if now - last < SECONDS_BETWEEN_LINES and not finished:
             return
         last = now

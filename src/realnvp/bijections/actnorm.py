@@ -17,9 +17,9 @@ class ActNorm(StartsFromData):
 
     log_det = -H W sum over channels of log_scale.
 
-    x is (B, C, ...). Both are weights, so training, evaluation and inverse agree, whatever the
-    batch. A fresh layer is the identity. Inside `starting` the first batch sets the
-    mean and the scale, exp(2 log_scale) = var + eps.
+    x is (B, C, ...). mean and log_scale are weights, so training, evaluation and inverse agree,
+    whatever the batch. A fresh layer is the identity. Inside `starting` the first batch sets both:
+    exp(2 log_scale) = var + eps.
     """
 
     def __init__(self, channels: int, *, eps: float = EPS) -> None:
@@ -42,7 +42,7 @@ class ActNorm(StartsFromData):
 
     @torch.no_grad()
     def start_from(self, x: Tensor) -> None:
-        mean, var = batch_moments(x)  # over all processes, which so start alike
+        mean, var = batch_moments(x)  # over all processes, so that all start alike
         self.mean.copy_(mean)
-        rounding = (4 * torch.finfo(mean.dtype).eps * mean).square()  # the variance of a constant
+        rounding = (4 * torch.finfo(mean.dtype).eps * mean).square()  # of a constant
         self.log_scale.copy_(0.5 * torch.where(var > rounding, var + self.eps, 1).log())

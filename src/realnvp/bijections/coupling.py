@@ -13,8 +13,8 @@ class AffineCoupling(Bijection):
 
     mask gives b; True: passed through unchanged, bit for bit.
     net(b x, b) gives 2C channels: the shift m, then raw, with l = bound * tanh(raw).
-    bound: where one trained scalar starts. It lets the log-scale grow as the data ask, and never
-    in one step.
+    bound: where one trained scalar starts. It bounds the log-scale, so that no single step makes
+    the log-scale large.
     """
 
     def __init__(self, mask: Mask, net: nn.Module, *, bound: float = 1.0) -> None:

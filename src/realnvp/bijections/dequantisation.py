@@ -23,23 +23,23 @@ class Dequantisation(Bijection):
 
         r (p + c r) / (1 + c q r).
 
-    It rises with slope p at 0 and with slope q at 1; c says where it turns from p to q.
+    As a map of u it has slope p at 0 and slope q at 1; c decides where it turns from p to q.
     (With c = 1 it is one bin of the rational-quadratic splines of Durkan et al. 2019.)
 
-    p, q and c = 4^tanh(raw) lie within [1/4, 4], whatever weights and image are, and so does the
-    slope of a bend everywhere: du'/du is within [1/16, 16]. So the inverse, a root of a quadratic,
-    is exact but for rounding: x is off by at most 16 times what z is.
+    p, q and c are 4^tanh(raw), hence in [1/4, 4] for any weights and image. The slope of a bend is
+    in [1/4, 4], too, so du'/du is in [1/16, 16]. The inverse is the root of a quadratic, exact but
+    for rounding: an error in z becomes at most 16 times as large in x.
 
-    With u ~ U[0, 1) the flow behind sees noise u' ~ q(u' | v), and log p(x) is
-    log p(v + u') - log q(u' | v): the bound of variational dequantisation, under the uniform noise
-    that everything else draws.
+    For u ~ U[0, 1) the layers behind see noise u' ~ q(u' | v). log p(x) is then
+    log p(v + u') - log q(u' | v), the bound of variational dequantisation. So callers draw uniform
+    noise, as for any flow.
 
-    net maps the pixels' levels, scaled to [-3, 3], 2x2 squares as channels, (B, 4C, H/2, W/2), to
-    raw p, q, c of each bend, (B, 4 `NUMBERS` C, H/2, W/2).
+    net maps the pixels' levels to raw p, q, c of each bend: (B, 4C, H/2, W/2), scaled to [-3, 3],
+    with 2x2 squares as channels, to (B, 4 `NUMBERS` C, H/2, W/2).
     """
 
     NUMBERS = 3 * BENDS
-    """How many numbers decide the noise of a pixel."""
+    """Numbers of the net for each entry of x: p, q and c of each bend."""
 
     def __init__(self, net: nn.Module, *, levels: int) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Dequantisation(Bijection):
         v, u, bends = self._predict(z)
         for p, q, c in reversed(bends):
             w = 1 - u
-            # c w r^2 + b r - u = 0: the root's form without a difference.
+            # The odds r solve c w r^2 + b r - u = 0. No digits cancel: this root has no difference.
             b = p * w - c * q * u
             t = (torch.where(b > 0, b, -b) + (b.square() + 4 * c * u * w).sqrt()) / 2
             u = torch.where(b > 0, u / (u + t), t / (t + c * w))
@@ -78,7 +78,7 @@ class Dequantisation(Bijection):
         return v, x - v, [bend.chunk(3, dim=1) for bend in bends]
 
     def _within(self, v: Tensor, u: Tensor) -> Tensor:
-        """v + u, kept by force within the cell of v: rounding could lead into the next."""
+        """v + u, clamped into the cell [v, v + 1): rounding could reach the next cell."""
         return v + u.clamp(max=1 - self.levels * torch.finfo(u.dtype).eps)
 
 
@@ -88,7 +88,7 @@ def _refuse_version_0_1_0(
     prefix: str,
     *_: object,
 ) -> None:
-    """ValueError for the layer of 0.1.0, which had a trained bound: here it is another density."""
+    """ValueError: the weights are of 0.1.0's layer, whose trained bound made another density."""
     if f"{prefix}bound" in tensors:
         raise ValueError(
             "the learned noise of version 0.1.0 was no bijection, and is computed no more: "

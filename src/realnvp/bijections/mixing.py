@@ -1,6 +1,6 @@
 """An invertible 1x1 convolution (Kingma & Dhariwal 2018, section 3.2).
 
-So it is learned which directions a coupling keeps.
+Before a coupling it learns which directions the coupling keeps.
 """
 
 from contextlib import nullcontext
@@ -14,7 +14,7 @@ from realnvp.bijections.precision import in_float64
 from realnvp.bijections.start import StartsFromData
 from realnvp.moments import EPS, over_processes
 
-ALIKE = 1e-3  # variances that differ by less, relatively, are a ball's, which has no axes
+ALIKE = 1e-3  # relative difference below which two variances count as equal
 
 
 class Mixing(StartsFromData):
@@ -25,12 +25,12 @@ class Mixing(StartsFromData):
     take hundreds of steps to learn. starts_as:
 
         axes       W = e^(-1/2) U', the largest variance first: for channels of images
-        symmetric  W = U e^(-1/2) U', which turns as little as can be: for columns of a table
+        symmetric  W = U e^(-1/2) U', which turns as little as possible: for columns of a table
         rotation   W = R
 
-    R decides what the data leave open: an axis' sign, and how axes of equal variances lie in the
-    space that they span. So W stays R for a batch that is white already. Otherwise rounding would
-    decide, differently on each machine.
+    Data do not determine the sign of an axis, nor axes of equal variances within the space that
+    they span. There R decides: rounding would decide differently on each machine. So W stays R for
+    a batch that is white already.
 
     The product is float32 or better, also under autocast. The determinant and the inverse, which
     depend on W alone, are float64.
@@ -52,7 +52,7 @@ class Mixing(StartsFromData):
         return _product(self.weight, x), (x[0, 0].numel() * log_det).expand(x.shape[0])
 
     def _inverse(self, z: Tensor) -> Tensor:
-        # No check for a singular W, whose x is not finite: a GPU would wait for it.
+        # inv_ex does not look whether W is singular (x is then not finite): a GPU would wait.
         return _product(torch.linalg.inv_ex(in_float64(self.weight)).inverse, z)
 
     @torch.no_grad()
@@ -62,7 +62,7 @@ class Mixing(StartsFromData):
         h = h - over_processes(h.sum(1, keepdim=True)) / numbers
         covariance = over_processes(h @ h.T) / numbers
         if self.starts_as == "symmetric":
-            # Few rows say little: as if there were one more row per column, all uncorrelated.
+            # Few rows say little: count one more row for each column, all of them uncorrelated.
             covariance = covariance.lerp(covariance.diag().diag(), len(h) / (len(h) + numbers))
         variances, axes = (part.flip(-1) for part in torch.linalg.eigh(covariance.cpu()))
         whitening = axes * (variances + EPS).rsqrt() @ axes.T
@@ -74,8 +74,8 @@ class Mixing(StartsFromData):
 def _turned(axes: Tensor, variances: Tensor, towards: Tensor) -> Tensor:
     """Principal axes as rows, turned to be nearest to the rows of `towards`.
 
-    Only axes of equal variances turn, within the space that they span: the nearest orthonormal
-    basis of it is the polar factor of the rows' projections.
+    Only axes of equal variances turn, within the space that they span. The orthonormal basis of the
+    space that is nearest to the rows is the polar factor of their projections onto it.
 
     axes: as columns, by falling variance.
     variances: of the axes.

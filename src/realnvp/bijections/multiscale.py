@@ -74,13 +74,13 @@ def from_squares(even: Tensor, odd: Tensor) -> Tensor:
 
 
 def side_divisor(module: nn.Module) -> int:
-    """What heights and widths must be divisible by: each squeeze or factoring out halves them."""
+    """2^depth, which must divide heights and widths; depth: of nested squeezes, factorings out."""
     further = max((side_divisor(child) for child in module.children()), default=1)
     return 2 * further if isinstance(module, Squeezed | FactorOut) else further
 
 
 def latent_levels(height: int, width: int, num_scales: int) -> Tensor:
-    """(H, W), integers: the scale, 0 to num_scales - 1, at which z is factored out there."""
+    """(H, W), integers: the scale, 0 to num_scales - 1, at which a pixel of z is factored out."""
     levels = torch.zeros(1, 1, height, width, dtype=torch.long)
     if num_scales > 1:
         coarser = latent_levels(height // 2, width // 2, num_scales - 1) + 1

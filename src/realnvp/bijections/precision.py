@@ -19,9 +19,9 @@ def float64_like(module: nn.Module) -> Tensor:
     """An empty float64 tensor on the module's device; float32 on Apple's, which lacks float64.
 
     z and log-det are kept in float64 when we evaluate, sample or draw, whatever the networks' type.
-    For the inverse the networks' type hardly matters, since it calls them with the same numbers;
-    z's does: float32 rounds one image in 10^4 to a neighbouring number on the way back. It costs
-    little, for z has few channels.
+    The inverse then calls the networks with the numbers of the forward pass, so their own rounding
+    does not matter. One image in 10^4 has a number that the networks' type rounds to the other
+    neighbour on the way back. float64 costs little, for z has few channels.
     """
     device = reference_tensor(module).device
     dtype = torch.float32 if device.type == "mps" else torch.float64
@@ -34,8 +34,8 @@ def in_float64(x: Tensor) -> Tensor:
 
 
 def in_the_networks_dtype(net: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
-    """net(x, mask), computed in the type of the network's weights, float32 or bfloat16 say.
+    """net(x, mask), computed in the type of the network's weights and returned in x's type.
 
-    Returned in x's type: what touches x and log_det has it.
+    So z and log-det keep the type of x.
     """
     return net(x.to(reference_tensor(net, x).dtype), mask).to(x.dtype)

@@ -23,9 +23,9 @@ class StartsFromData(Bijection):
 
 @contextmanager
 def starting(module: nn.Module) -> Iterator[dict[StartsFromData, RemovableHandle]]:
-    """Context: each `ActNorm` and `Mixing` starts from the first batch that reaches it.
+    """Context: each layer that `starts_from_data` starts from the first batch that reaches it.
 
-    Gives the layers that still wait for their batch.
+    Gives the layers that still wait for their batch, with their hooks.
     """
     waiting: dict[StartsFromData, RemovableHandle] = {}
 

@@ -35,7 +35,7 @@ def build(config: Config | str) -> Flow:
 
 
 def bijection_of(config: Config) -> Chain:
-    """f of a (resolved) configuration with fresh weights; of images it begins with the logit."""
+    """f of a (resolved) configuration, with fresh weights. Of images: with the logit in front."""
     model, (channels, *_) = config.model, config.shape
     if model.architecture == "vector":
         return vector(model, channels)
@@ -61,12 +61,12 @@ def vector_flow(
 ) -> Flow:
     """A fresh flow of vectors, (B, dim), for tables and points. The density is in the data's units.
 
-    The first layers are to standardise and whiten the data: `standardise` sets them, or the first
-    batch inside `realnvp.bijections.starting`.
+    The first layers standardise and whiten the data, once they are set: by `standardise`, or by the
+    first batch inside `realnvp.bijections.starting`.
 
-    num_couplings: two for each way to divide the entries.
+    num_couplings: each way to divide the entries takes two.
     width, num_blocks: hidden units and residual blocks of each network.
-    frequency: of the sines in the networks, `MLP`; 0: none.
+    frequency: of the sines in the networks (`MLP`). 0: no sines.
     coupling: affine as Real NVP's, or additive as NICE's.
     batch_norm: after each coupling.
     seed: of the weights.

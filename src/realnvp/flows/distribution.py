@@ -56,13 +56,13 @@ class FlowDistribution(Distribution):
         return constraints.independent(constraints.real, dims)  # type: ignore[no-untyped-call]
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "FlowDistribution":
-        """A distribution with this batch_shape: as many independent x, of one density."""
+        """The distribution of a batch_shape of independent x, each with the flow's density."""
         return FlowDistribution(
             self.flow, self.event_shape, batch_shape, validate_args=self._validate_args
         )
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """(*sample_shape, *batch_shape): nats of value, (..., *event_shape)."""
+        """log p(value) in nats, (*sample_shape, *batch_shape); value is (..., *event_shape)."""
         if self._validate_args:
             self._validate_sample(value)
         return self._of_each(self.flow.log_prob, value, ()) + value.new_zeros(self.batch_shape)
@@ -80,7 +80,7 @@ class FlowDistribution(Distribution):
     def _of_each(
         self, function: Callable[[Tensor], Tensor], x: Tensor, event: Sequence[int]
     ) -> Tensor:
-        """function(x), which takes (B, *event_shape), for x with any axes before the event."""
+        """Apply a function of (B, *event_shape) to x, (..., *event_shape); gives (..., *event)."""
         leading = x.shape[: x.ndim - len(self.event_shape)]
         if not leading.numel():
             return x.new_empty((*leading, *event))

@@ -27,10 +27,10 @@ def fast(flow: Flow, *, dtype: torch.dtype | None = None) -> Flow:
     """A copy of the flow in eval mode, several times as fast, without gradients.
 
     Batch norm and weight norm are folded into the convolutions, whose weights are laid out for the
-    flow's device. z and log-det keep their type. No number of the copy is to be reported:
-    `bits_per_dim` and `save_flow` refuse it.
+    flow's device. z and log-det keep their type. Do not report numbers of the copy: `bits_per_dim`
+    and `save_flow` refuse it.
 
-    dtype: of the networks. bfloat16 is off by some nats of thousands; float32 agrees to rounding.
+    dtype: of the networks. bfloat16 is off by a few nats in thousands, float32 by rounding.
     None: bfloat16 if the device has fast instructions for it, else float32.
 
     ValueError for a flow that `fast` made, for another dtype and for a flow of vectors.
@@ -52,7 +52,7 @@ def fast(flow: Flow, *, dtype: torch.dtype | None = None) -> Flow:
         raise ValueError(
             "fast: only flows of images have convolutions to fold; this one is as fast as it gets"
         )
-    copied = copy.deepcopy(flow, copies)  # which takes the fast networks for copies made already
+    copied = copy.deepcopy(flow, copies)  # it takes the fast networks as copies it made
     copied.exact = False
     return copied.eval().requires_grad_(False)
 
@@ -88,9 +88,9 @@ class _FastConvNet(_Fixed):
 class _FastResNet(_Fixed):
     """`ResNet` in eval mode as convolutions, ReLUs and sums.
 
-    relu(norm(h)) = s relu(h + c), with s > 0: s goes into the weights of the convolution behind, c
-    into the biases of the convolutions before. So the residual stream is kept as h + c, where the
-    block that reads it next gives c.
+    relu(norm(h)) = s relu(h + c), with s > 0. s goes into the weights of the convolution that comes
+    next, c into the biases of the convolutions that came before. So the residual stream holds
+    h + c, with the c of the block that reads it next.
     """
 
     scale_in: Tensor
@@ -145,7 +145,7 @@ class _Convolution:
     """times_out conv(times_in (h - sees)) + plus as one convolution.
 
     times_in, times_out, sees, plus: vectors over channels. sees: for 1x1 convolutions only, since
-    with zero padding a constant has a border.
+    larger kernels also see the zeros around the image.
     """
 
     def __init__(

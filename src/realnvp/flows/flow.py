@@ -17,7 +17,7 @@ from realnvp.device import full_precision
 from realnvp.noise import Purpose, generator
 from realnvp.progress import chunks
 
-ROWS = 1024  # of a table at once
+ROWS = 1024  # of a table, computed at once
 
 
 class Prior(Protocol):
@@ -27,7 +27,7 @@ class Prior(Protocol):
         """(B,): nats."""
 
     def sample(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor:
-        """z of this shape: one for images, (C, H, W), many for rows, (n, D)."""
+        """Draw z of this shape: a single latent for images, (C, H, W), or many rows, (n, D)."""
 
 
 class Flow(nn.Module):
@@ -38,12 +38,12 @@ class Flow(nn.Module):
     compute in the type of the weights. So x.double() gives the density and the inverse of a float32
     flow without rounding between the layers.
 
-    shape: of one x that the flow was made for; None: any.
-    config: what the flow was built from; its data.shape is the shape if there is none.
+    config: what the flow was built from.
+    shape: of one x. None: the configuration's data.shape, or any shape if that is None, too.
     """
 
     exact = True
-    """False for what `realnvp.fast` makes: no number of it is to be reported."""
+    """False for a flow that `realnvp.fast` made: its numbers are not to be reported."""
 
     def __init__(
         self,
@@ -164,10 +164,10 @@ class Flow(nn.Module):
 
 
 def batch_that_fits(shape: Sequence[int]) -> int:
-    """How many x of this shape to compute at once: memory then grows with neither number nor size.
+    """How many x of this shape to compute at once, so that memory stays bounded.
 
-    64 images of 64x64. So many rows of a table, (D,), that Python's share of the time is small and
-    their hidden units still fit into caches.
+    64 images of 64x64, more if they are smaller, fewer if larger. 1,024 rows of a table, (D,): then
+    Python's share of the time is small, and the hidden units still fit into caches.
     """
     return max(1, 64**3 // math.prod(shape[1:])) if len(shape) > 1 else ROWS
 

@@ -13,13 +13,14 @@ from realnvp.networks.modern import ConvNet
 
 
 def modern(model: ModelConfig, channels: int) -> Chain:
-    """f with what later flows found (Glow), in the paper's frame, for x of (C, H, W).
+    """f with the paper's scales and the layers of later flows (Glow), for x of (C, H, W).
 
-    Each scale works at half the resolution: act norm, learned mixing and a checkerboard coupling,
-    many times. Then half of the result is factored out.
+    Each scale repeats act norm, learned mixing and a checkerboard coupling at half the resolution,
+    then factors half of the result out.
 
-    Before that, the half that is factored out is changed once more, given the half that goes on. So
-    its prior is a Gaussian conditional on all that is coarser, and all latents stay N(0, I).
+    Before that a last coupling changes the half that is factored out, given the half that goes on.
+    So the prior of a scale is a Gaussian conditional on all coarser scales, and all latents stay
+    N(0, I).
     """
     net = partial(ConvNet, 2 * channels, model.width, num_blocks=model.num_blocks)
     layers: list[Bijection] = []
@@ -41,5 +42,5 @@ def modern(model: ModelConfig, channels: int) -> Chain:
 
 
 def matrices(flow: Flow) -> list[Tensor]:
-    """The networks' weights that are matrices, (out, in): Muon's."""
+    """The networks' weights that are matrices, (out, in), which Muon trains."""
     return [m.weight for m in flow.modules() if isinstance(m, MatrixConv | nn.Linear)]

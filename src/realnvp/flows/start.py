@@ -10,10 +10,11 @@ from realnvp.moments import alone
 
 @torch.no_grad()
 def start_from(flow: Flow, x: Tensor) -> None:
-    """Start the flow's layers from x, all of which this process has.
+    """Start the flow's layers from x, the data of one process.
 
-    Layers before the first coupling see all of x, others a part: networks take time and memory.
-    Nothing behind the last layer that starts is computed.
+    The leading layers see all of x, up to the first that does not start from data. The layers
+    behind see the first rows only, since networks take time and memory. Layers after the last that
+    starts are not computed.
     """
     flow.check_batch(x)
     layers = flow.bijection.bijections if isinstance(flow.bijection, Chain) else [flow.bijection]

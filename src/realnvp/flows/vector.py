@@ -21,8 +21,8 @@ def vector(model: ModelConfig, dim: int) -> Chain:
     A pair divides the entries by one bit of their index, both ways. First come the data's
     standardisation, which is not trained, and their whitening, which is.
 
-    The standardisation is two layers, since weights are float32. Of a column at 1.7e9 +- 10,
-    seconds since 1970, the second layer takes what rounding left of the mean.
+    The standardisation is two layers, since weights are float32. In a column of 1.7e9 +- 10
+    (seconds since 1970) the second layer subtracts what rounding left of the mean.
     """
     layers: list[Bijection] = [ActNorm(dim, eps=0.0).requires_grad_(False) for _ in range(2)]
     net = partial(MLP, dim, model.width, num_blocks=model.num_blocks, frequency=model.frequency)

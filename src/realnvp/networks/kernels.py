@@ -108,10 +108,10 @@ class _ConvAdd(torch.autograd.Function):
 
 
 class _Normalise(torch.autograd.Function):
-    """torch's kernels for batch norm pass over h; between them are eq 15-16 and several processes.
+    """Batch norm by torch's kernels, with eq 15-16 and the sum over processes between them.
 
-    With s = 1 / sqrt(var' + eps), y = (h - mu') s, and N numbers in a channel of the global batch,
-    whose mean mu and variance have the share 1 - rho in mu' and var', the gradient is
+    s = 1 / sqrt(var' + eps) and y = (h - mu') s. A channel of the global batch has N numbers with
+    mean mu. This mean and the variance have the share 1 - rho in mu' and var'. The gradient is
 
         dh = s g - (1 - rho) s / N (sum g + s (h - mu) sum g y).
     """
@@ -136,9 +136,9 @@ class _Normalise(torch.autograd.Function):
         scale, share = torch.rsqrt(var + EPS), ctx.share
         backward, along = torch.ops.aten.native_batch_norm_backward, (-1, *[1] * (h.ndim - 2))
         if not several_processes():
-            # The kernel computes dh for rho = 0 and mu = mu'. Given s sqrt(1 - rho) for its s, and
-            # the gain 1 / sqrt(1 - rho), its slope in h is right for any rho; what is left is a
-            # constant for each channel.
+            # The kernel computes dh for rho = 0 and mu = mu'. For any rho its slope in h is right,
+            # given s sqrt(1 - rho) as s, and the gain 1 / sqrt(1 - rho). Then a constant for each
+            # channel is missing, which is added below.
             root = math.sqrt(share)
             gain, all_three = torch.full_like(mean, 1 / root), [True, True, True]
             moments = (mean, var, mean, scale * root)
@@ -148,7 +148,7 @@ class _Normalise(torch.autograd.Function):
                 constant = scale * ((1 - share) * sum_g + drift) / count(h)
                 dh = dh + constant.to(h.dtype).view(along)
             return dh, sum_g, None, None
-        # The CPU's kernel reads the moments from mean and var here, CUDA's from the two after them.
+        # The CPU's kernel reads the first two moments, CUDA's the last two.
         moments = (mean, var, mean, scale)
         _, sum_gy, sum_g = backward(g, h, None, *moments, False, EPS, [False, True, True])
         total_g, total_gy = over_processes(torch.cat([sum_g, sum_gy])).chunk(2)
@@ -164,13 +164,13 @@ def _fused_moments(h: Tensor) -> tuple[Tensor, Tensor]:
     if h.device.type not in ("cpu", "cuda"):
         return own_moments(h)
     result = torch.promote_types(h.dtype, torch.float32)
-    # A running mean, which 0 leaves as it is: its type, if it is not h's, decides the result's.
+    # The type of a running mean decides the type of the result; momentum 0 leaves it unchanged.
     unused = None if h.dtype == result else h.new_zeros(h.shape[1], dtype=result)
     return torch.batch_norm_update_stats(h, unused, unused, 0.0)
 
 
 def _relu_in_place(h: Tensor) -> None:
-    # The bits of bfloat16, read as int16, are negative where h is: a quarter of the time.
+    # Read as int16, the bits of bfloat16 are negative where h is; this takes a quarter of the time.
     # A NaN may become 0 here; the NaN in its channel's mean still makes the step's gradient NaN.
     if h.dtype == torch.bfloat16:
         h.view(torch.int16).clamp_min_(0)

@@ -1,6 +1,6 @@
 """The layers of the networks: convolutions with weight norm or for Muon, batch norm with its ReLU.
 
-What they compute; in training `kernels` computes it in fewer passes over memory.
+Here is what they compute; in training `kernels` computes it in fewer passes over memory.
 """
 
 import math

@@ -12,7 +12,7 @@ from realnvp.networks.layers import MatrixConv
 
 
 def compressed(x: Tensor) -> Tensor:
-    """4 asinh(x / 4): nearly x for usual x, like a logarithm beyond."""
+    """4 asinh(x / 4): nearly x where x is small, logarithmic where it is large."""
     return 4 * torch.asinh(x / 4)
 
 
@@ -46,9 +46,11 @@ class ConvNet(nn.Module):
 class MLP(nn.Module):
     """(B, c_out) from the kept part of x, (B, c_in): residual, pre-activation.
 
-    Half of the first layer's units are sines [Sitzmann et al. 2020]: sharp edges and many modes
-    would take long to learn. Their weights start with a deviation of frequency / c_in radians
-    per unit of x: nearly linear in many dimensions, where data are too few for either. 0: no sines.
+    Half of the first layer's units are sines [Sitzmann et al. 2020], without which sharp edges and
+    many modes take long to learn. The sines' weights start with a standard deviation of
+    frequency / c_in radians per unit of x. So they are nearly linear in many dimensions, where data
+    are too few to show edges or modes.
+    frequency: 0: no sines.
     """
 
     def __init__(
