@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -51,3 +52,10 @@ def test_an_earlier_module_warns_whoever_imports_it(module: str, monkeypatch: py
 def test_no_other_module_is_found() -> None:
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("realnvp.nothing")
+
+
+def test_an_earlier_module_is_looked_at_while_rooms_are_being_imported() -> None:
+    # As inspect does, and torch by it: it asks all modules for their __file__.
+    lines = ["import realnvp.train, sys", "assert not hasattr(realnvp.train, '__file__')", "assert 'torch' not in sys.modules"]
+    lines += ["from realnvp.likelihood import log_probs"]
+    subprocess.run([sys.executable, "-W", "ignore", "-c", "\n".join(lines)], check=True)

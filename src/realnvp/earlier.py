@@ -46,9 +46,12 @@ class Earlier(MetaPathFinder, Loader):
         )
 
         def find(name: str) -> Any:
-            for room in map(importlib.import_module, rooms):
-                if hasattr(room, name):
-                    return getattr(room, name)
+            # Whoever walks through all modules, as inspect does, asks for __file__ and the like,
+            # also while a room is half imported.
+            if not name.startswith("__"):
+                for room in map(importlib.import_module, rooms):
+                    if hasattr(room, name):
+                        return getattr(room, name)
             raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
 
         module.__dict__["__getattr__"] = find
