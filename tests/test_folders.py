@@ -30,6 +30,12 @@ def test_there_and_back(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_folder_is_counted_by_plain_digits_alone(tmp_path: Path) -> None:
+    for name in ("step-7", "step-10", "step-²", "step-٩", "step-", "step-7 copy", "step-+8", "best-3"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in numbered(tmp_path, "step")] == ["step-7", "step-10"]
+
+
 def test_what_is_not_ours_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("...")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -109,7 +110,7 @@ def newest_intact(parent: Path, prefix: str) -> tuple[dict[str, bytes] | None, l
 def numbered(parent: Path, prefix: str) -> list[Path]:
     """Folders PREFIX-NUMBER of a folder, by number."""
     numbers = {path: path.name.removeprefix(f"{prefix}-") for path in parent.glob(f"{prefix}-*")}
-    found = (path for path, number in numbers.items() if number.isdigit())
+    found = (path for path, number in numbers.items() if re.fullmatch("[0-9]+", number))
     return sorted(found, key=lambda path: int(numbers[path]))
 
 
