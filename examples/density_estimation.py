@@ -2,9 +2,9 @@
 
     python examples/density_estimation.py [FOLDER]
 
-Writes density_estimation.png. Each model is fitted to 2,000 points, the first two with the setting
-that is best by cross-validation, the flow for a minute. Above each picture of the density stands the
-mean log-density of 2,000 other points, in nats: the higher, the closer to the truth.
+Writes density_estimation.png. Each model is fitted to 2,000 points, the first two with the
+setting that is best by cross-validation, the flow for a minute. Above each picture of the density
+stands the mean log-density of 2,000 other points, in nats: the higher, the closer to the truth.
 """
 
 import sys

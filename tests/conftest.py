@@ -1,4 +1,6 @@
-"""A tiny trained run that many tests look at, a clean Accelerate between tests, and failures told at once."""
+"""A tiny trained run that many tests look at, a clean Accelerate between tests, and failures told
+at once.
+"""
 
 import dataclasses
 import os
@@ -7,7 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-# Models this small gain nothing from a second thread, and lose much where cores are shared. Read by torch when it is
+# Models this small gain nothing from a second thread, and lose much where cores are shared. Read by
+# torch when it is
 # loaded, here and in the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -24,7 +27,14 @@ TINY = dataclasses.replace(
     PRESETS["digits"],
     model=ModelConfig(num_scales=2, width=8, num_blocks=1),
     train=TrainConfig(
-        max_steps=12, batch_size=32, log_every=5, eval_every=6, eval_images=60, sample_every=6, save_every=4, moment_batches=4
+        max_steps=12,
+        batch_size=32,
+        log_every=5,
+        eval_every=6,
+        eval_images=60,
+        sample_every=6,
+        save_every=4,
+        moment_batches=4,
     ),
 )
 
@@ -32,7 +42,9 @@ TINY = dataclasses.replace(
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """pytest -n auto: a worker for each core that this process may use, at most eight."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return min(8, usable)
 
 
@@ -45,7 +57,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerate() -> Iterator[None]:
-    """Accelerate keeps precision and devices in process-wide state; each training here starts a new one."""
+    """Accelerate keeps precision and devices in process-wide state; each training here starts a
+    new one.
+    """
     yield
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()

@@ -83,9 +83,15 @@ def _some(x: torch.Tensor) -> list[float]:
 
 
 def go_on(folder: Path) -> dict[str, list[float]]:
-    """Train `MORE` steps by the run's own command, and return their curves. Call it where the runs are."""
+    """Train `MORE` steps by the run's own command, and return their curves.
+
+    Call it where the runs are.
+    """
     command = json.loads((folder / "environment.json").read_text())[-1]["command"]
-    more = [str(STEPS + MORE) if flag == "--train.max-steps" else word for flag, word in pairwise(command)]
+    more = [
+        str(STEPS + MORE) if flag == "--train.max-steps" else word
+        for flag, word in pairwise(command)
+    ]
     assert run(more) == 0
     return curves(folder, after=STEPS)
 
@@ -104,16 +110,25 @@ def curves(folder: Path, *, after: int = 0) -> dict[str, list[float]]:
 def _make(folder: Path) -> None:
     """All runs, in the folder, as if it had been called `GONE`."""
     rows, columns = np.mgrid[:8, :8]
-    images = [128 + 90 * np.sin(0.4 * k + 0.5 * rows) * np.cos(0.3 * columns + 0.2 * k) for k in range(40)]
+    images = [
+        128 + 90 * np.sin(0.4 * k + 0.5 * rows) * np.cos(0.3 * columns + 0.2 * k) for k in range(40)
+    ]
     np.save(folder / "images.npy", np.stack(images).astype(np.uint8))
     chance = random.Random(0)
-    table = [(x := chance.gauss(0, 1), x * x + chance.gauss(0, 0.3), chance.gauss(-3, 0.5)) for _ in range(40)]
-    (folder / "rows.csv").write_text("a,b,c\n" + "".join(f"{10 + 2 * x:.4f},{y:.4f},{z:.4f}\n" for x, y, z in table))
+    table = [
+        (x := chance.gauss(0, 1), x * x + chance.gauss(0, 0.3), chance.gauss(-3, 0.5))
+        for _ in range(40)
+    ]
+    (folder / "rows.csv").write_text(
+        "a,b,c\n" + "".join(f"{10 + 2 * x:.4f},{y:.4f},{z:.4f}\n" for x, y, z in table)
+    )
     for name, words in COMMANDS.items():
         _realnvp(folder, "train", *words.format(here=folder).split(), "--run-dir", name)
         _realnvp(folder, "evaluate", name, "--noise-draws", "1", "--device", "cpu")
     _realnvp(folder, "share", "modern", "shared", "--licence", "mit")
-    realnvp.save_flow(realnvp.load_flow(folder / "table"), folder / "saved", facts={"note": "of the rows"})
+    realnvp.save_flow(
+        realnvp.load_flow(folder / "table"), folder / "saved", facts={"note": "of the rows"}
+    )
 
 
 def _realnvp(folder: Path, *argv: str) -> None:
@@ -129,11 +144,16 @@ def _pack(folder: Path, target: Path) -> None:
         if path.name == "dataset.json":
             about = json.loads(path.read_text())
             others = {name: digest for name, digest in about["sha256"].items() if name != path.name}
-            own = hashlib.sha256(json.dumps(about | {"sha256": others}, sort_keys=True).encode()).hexdigest()
+            own = hashlib.sha256(
+                json.dumps(about | {"sha256": others}, sort_keys=True).encode()
+            ).hexdigest()
             path.write_text(json.dumps(about | {"sha256": others | {path.name: own}}, indent=1))
     for path in texts:
         if path.name == "manifest.json":
-            sums = {name: hashlib.sha256((path.parent / name).read_bytes()).hexdigest() for name in json.loads(path.read_text())}
+            sums = {
+                name: hashlib.sha256((path.parent / name).read_bytes()).hexdigest()
+                for name in json.loads(path.read_text())
+            }
             path.write_text(json.dumps(sums, indent=2))
     with tarfile.open(target, "w:xz", preset=9) as archive:
         for path in sorted(folder.rglob("*")):
@@ -163,7 +183,14 @@ def main() -> None:
             found[name] = numbers(folder / name)
         for name in COMMANDS:
             _realnvp(
-                folder, "train", "--config", f"{name}/config.json", "--train.max-steps", str(STEPS + MORE), "--device", "cpu"
+                folder,
+                "train",
+                "--config",
+                f"{name}/config.json",
+                "--train.max-steps",
+                str(STEPS + MORE),
+                "--device",
+                "cpu",
             )
             found[name]["curves"] = curves(folder / name)
             found[name]["continued"] = curves(folder / name, after=STEPS)

@@ -1,4 +1,6 @@
-"""The dictionary that the contract test runs over: name -> a maker of (bijection, example batch), all in float64."""
+"""The dictionary that the contract test runs over: name -> a maker of (bijection, example batch),
+all in float64.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -43,16 +45,22 @@ def normal(*shape: int) -> Tensor:
 
 
 def pixels(*shape: int, levels: int = 256) -> Tensor:
-    return torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) * levels
+    return (
+        torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) * levels
+    )
 
 
 def moved(bijection: Bijection, x: Tensor) -> Bijection:
-    """float64, eval mode, weights away from their start (at c = 0 errors hide), and moments that do not quite fit."""
+    """float64, eval mode, weights away from their start (at c = 0 errors hide), and moments that
+    do not quite fit.
+    """
     bijection.double().train()
     random = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in bijection.parameters():
-            parameter.add_(0.3 * (torch.rand(parameter.shape, dtype=parameter.dtype, generator=random) - 0.3))
+            parameter.add_(
+                0.3 * (torch.rand(parameter.shape, dtype=parameter.dtype, generator=random) - 0.3)
+            )
         with averaging(bijection):
             bijection(x)
         for buffer in bijection.buffers():
@@ -65,7 +73,9 @@ def resnet(channels: int, out: int, *, see_mask: bool) -> ResNet:
 
 
 def checkerboard_coupling(channels: int, *, flip: bool = False) -> AffineCoupling:
-    return AffineCoupling(partial(checkerboard, flip=flip), resnet(channels, 2 * channels, see_mask=True), bound=0.0)
+    return AffineCoupling(
+        partial(checkerboard, flip=flip), resnet(channels, 2 * channels, see_mask=True), bound=0.0
+    )
 
 
 def channel_coupling(channels: int, *, flip: bool = False) -> AffineCoupling:
@@ -79,17 +89,25 @@ def learned_noise(channels: int, *, levels: int = 256) -> Dequantisation:
 
 
 def image_flow(channels: int, height: int, width: int, num_scales: int, **fields: Any) -> Bijection:
-    model = ModelConfig(**{"num_scales": num_scales, "width": 4, "num_blocks": 1, "num_couplings": 2} | fields)
+    model = ModelConfig(
+        **{"num_scales": num_scales, "width": 4, "num_blocks": 1, "num_couplings": 2} | fields
+    )
     return build(Config(data=DataConfig(shape=(channels, height, width)), model=model)).bijection
 
 
 CASES: dict[str, Case] = {
     "affine checkerboard": lambda: (checkerboard_coupling(1), normal(3, 1, 4, 4)),
-    "affine checkerboard flipped, colour": lambda: (checkerboard_coupling(3, flip=True), normal(2, 3, 4, 4)),
+    "affine checkerboard flipped, colour": lambda: (
+        checkerboard_coupling(3, flip=True),
+        normal(2, 3, 4, 4),
+    ),
     "affine checkerboard, odd size": lambda: (checkerboard_coupling(2), normal(2, 2, 3, 5)),
     "affine channelwise": lambda: (channel_coupling(4), normal(2, 4, 4, 4)),
     "affine channelwise flipped": lambda: (channel_coupling(4, flip=True), normal(2, 4, 3, 3)),
-    "additive checkerboard": lambda: (AdditiveCoupling(checkerboard, resnet(1, 1, see_mask=True)), normal(2, 1, 4, 4)),
+    "additive checkerboard": lambda: (
+        AdditiveCoupling(checkerboard, resnet(1, 1, see_mask=True)),
+        normal(2, 1, 4, 4),
+    ),
     "additive channelwise": lambda: (
         AdditiveCoupling(channelwise, KeptHalf(resnet(2, 2, see_mask=False), flip=False)),
         normal(2, 4, 3, 3),
@@ -101,22 +119,42 @@ CASES: dict[str, Case] = {
     "logit of 17 levels": lambda: (Logit(alpha=0.1, levels=17), pixels(3, 1, 4, 4, levels=17)),
     "squeezed": lambda: (Squeezed(channel_coupling(4)), normal(2, 1, 4, 6)),
     "factored out": lambda: (FactorOut(checkerboard_coupling(2)), normal(2, 1, 4, 6)),
-    "chain": lambda: (Chain([checkerboard_coupling(1), BatchNorm(1), checkerboard_coupling(1, flip=True)]), normal(3, 1, 4, 4)),
+    "chain": lambda: (
+        Chain([checkerboard_coupling(1), BatchNorm(1), checkerboard_coupling(1, flip=True)]),
+        normal(3, 1, 4, 4),
+    ),
     "vectors of 1": lambda: (vector_flow(1, width=8).bijection, normal(3, 1)),
-    "vectors of 5, batch norm": lambda: (vector_flow(5, width=8, batch_norm=True).bijection, normal(4, 5)),
-    "additive vectors of 2": lambda: (vector_flow(2, width=8, coupling="additive").bijection, normal(4, 2)),
+    "vectors of 5, batch norm": lambda: (
+        vector_flow(5, width=8, batch_norm=True).bijection,
+        normal(4, 5),
+    ),
+    "additive vectors of 2": lambda: (
+        vector_flow(2, width=8, coupling="additive").bijection,
+        normal(4, 2),
+    ),
     "mixing": lambda: (Mixing(3), normal(2, 3, 2, 2)),
     "mixing of vectors": lambda: (Mixing(4), normal(3, 4)),
-    "squeezed by colour": lambda: (Squeezed(channel_coupling(4), by_colour=True), normal(2, 1, 4, 6)),
-    "modern 1x4x4, 1 scale": lambda: (image_flow(1, 4, 4, 1, architecture="modern"), pixels(3, 1, 4, 4)),
-    "modern 3x8x4, 2 scales": lambda: (image_flow(3, 8, 4, 2, architecture="modern"), pixels(2, 3, 8, 4)),
+    "squeezed by colour": lambda: (
+        Squeezed(channel_coupling(4), by_colour=True),
+        normal(2, 1, 4, 6),
+    ),
+    "modern 1x4x4, 1 scale": lambda: (
+        image_flow(1, 4, 4, 1, architecture="modern"),
+        pixels(3, 1, 4, 4),
+    ),
+    "modern 3x8x4, 2 scales": lambda: (
+        image_flow(3, 8, 4, 2, architecture="modern"),
+        pixels(2, 3, 8, 4),
+    ),
     "dequantisation": lambda: (learned_noise(2), pixels(3, 2, 4, 6)),
     "modern 3x8x8, 2 scales, variational dequantisation": lambda: (
         image_flow(3, 8, 8, 2, architecture="modern", dequantisation="variational"),
         pixels(2, 3, 8, 8),
     ),
     "modern additive 3x8x8, 2 scales, variational dequantisation": lambda: (
-        image_flow(3, 8, 8, 2, architecture="modern", coupling="additive", dequantisation="variational"),
+        image_flow(
+            3, 8, 8, 2, architecture="modern", coupling="additive", dequantisation="variational"
+        ),
         pixels(2, 3, 8, 8),
     ),
     "modern additive 1x8x8, 3 scales": lambda: (
@@ -127,8 +165,14 @@ CASES: dict[str, Case] = {
     "image flow 1x4x4, 2 scales": lambda: (image_flow(1, 4, 4, 2), pixels(3, 1, 4, 4)),
     "image flow 3x4x4, 2 scales": lambda: (image_flow(3, 4, 4, 2), pixels(2, 3, 4, 4)),
     "image flow 3x8x8, 3 scales": lambda: (image_flow(3, 8, 8, 3), pixels(2, 3, 8, 8)),
-    "image flow 1x8x4, momentum": lambda: (image_flow(1, 8, 4, 2, momentum=0.9), pixels(2, 1, 8, 4)),
-    "nice 3x4x4, 2 scales": lambda: (image_flow(3, 4, 4, 2, coupling="additive"), pixels(2, 3, 4, 4)),
+    "image flow 1x8x4, momentum": lambda: (
+        image_flow(1, 8, 4, 2, momentum=0.9),
+        pixels(2, 1, 8, 4),
+    ),
+    "nice 3x4x4, 2 scales": lambda: (
+        image_flow(3, 4, 4, 2, coupling="additive"),
+        pixels(2, 3, 4, 4),
+    ),
 }
 LARGE: dict[str, Case] = {
     "image flow 1x16x16, 3 scales": lambda: (image_flow(1, 16, 16, 3), pixels(2, 1, 16, 16)),

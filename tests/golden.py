@@ -30,10 +30,18 @@ TRAININGS = {
     "paper": ("digits", ModelConfig(num_scales=2, width=3, num_blocks=1, momentum=0.9)),
     "modern": (
         "images-modern",
-        ModelConfig("modern", num_scales=2, width=2, num_blocks=1, num_couplings=2, coupling_growth=0.35),
+        ModelConfig(
+            "modern", num_scales=2, width=2, num_blocks=1, num_couplings=2, coupling_growth=0.35
+        ),
     ),
-    "start": ("digits-modern", ModelConfig("modern", num_scales=2, width=4, num_blocks=1, num_couplings=2)),
-    "table": ("table", ModelConfig("vector", num_couplings=2, width=6, num_blocks=1, frequency=6.0)),
+    "start": (
+        "digits-modern",
+        ModelConfig("modern", num_scales=2, width=4, num_blocks=1, num_couplings=2),
+    ),
+    "table": (
+        "table",
+        ModelConfig("vector", num_couplings=2, width=6, num_blocks=1, frequency=6.0),
+    ),
 }
 SHIPPED = ("photos-small", "digits-small")
 
@@ -62,8 +70,16 @@ def training(name: str, folder: Path) -> dict[str, Any]:
     earlier = unpack("0.1.0", folder) / "modern"
     source = {"modern": earlier / "data", "table": folder / "rows.npy"}.get(name)
     angle = np.arange(60.0)
-    np.save(folder / "rows.npy", np.stack([10 + 2 * np.sin(angle), np.cos(3 * angle) ** 2, 0.3 * angle % 1], axis=1))
-    train(config(name, source), folder / "run", device="cpu", init_from=earlier if name == "modern" else None)
+    np.save(
+        folder / "rows.npy",
+        np.stack([10 + 2 * np.sin(angle), np.cos(3 * angle) ** 2, 0.3 * angle % 1], axis=1),
+    )
+    train(
+        config(name, source),
+        folder / "run",
+        device="cpu",
+        init_from=earlier if name == "modern" else None,
+    )
     found = curves(folder / "run")
     return {"train_bits_per_dim": found["train_bits_per_dim"]} if name == "start" else found
 

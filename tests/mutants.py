@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-COPIED = (
-    "src tests benchmarks docs examples .github README.md Makefile pyproject.toml requirements-dev.lock requirements-lowest.txt"
-)
+COPIED = "src tests benchmarks docs examples .github README.md Makefile pyproject.toml requirements-dev.lock requirements-lowest.txt"
 LAWS = "tests/test_contract.py"
 EQUATIONS = "tests/test_equations.py"
 LIKELIHOOD = "tests/test_likelihood.py"
@@ -48,33 +46,89 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = [
-    Mutant("bijections/coupling.py", "shift), sum_per_example(log_scale)", "shift), -sum_per_example(log_scale)"),
-    Mutant("bijections/coupling.py", "x * log_scale.exp() + shift", "(x + shift) * log_scale.exp()"),
-    Mutant("bijections/coupling.py", "(z - shift) * torch.exp(-log_scale)", "z * torch.exp(-log_scale) - shift"),
+    Mutant(
+        "bijections/coupling.py",
+        "shift), sum_per_example(log_scale)",
+        "shift), -sum_per_example(log_scale)",
+    ),
+    Mutant(
+        "bijections/coupling.py", "x * log_scale.exp() + shift", "(x + shift) * log_scale.exp()"
+    ),
+    Mutant(
+        "bijections/coupling.py",
+        "(z - shift) * torch.exp(-log_scale)",
+        "z * torch.exp(-log_scale) - shift",
+    ),
     Mutant("bijections/coupling.py", "(self.bound * ~mask)", "~mask", EQUATIONS),
     Mutant("bijections/coupling.py", "(self.bound * ~mask)", "self.bound"),
     Mutant("bijections/coupling.py", "x.where(mask, 0)", "x"),
-    Mutant("bijections/coupling.py", "return torch.where(mask, z, z - shift)", "return torch.where(mask, z, z + shift)"),
+    Mutant(
+        "bijections/coupling.py",
+        "return torch.where(mask, z, z - shift)",
+        "return torch.where(mask, z, z + shift)",
+    ),
     Mutant("bijections/masks.py", "(0 if flip else 1)", "(1 if flip else 0)", EQUATIONS),
     Mutant("bijections/masks.py", "(rows + columns) % 2", "(rows * 0 + columns) % 2", EQUATIONS),
-    Mutant("bijections/masks.py", "~first_half if flip else first_half", "first_half if flip else ~first_half", EQUATIONS),
+    Mutant(
+        "bijections/masks.py",
+        "~first_half if flip else first_half",
+        "first_half if flip else ~first_half",
+        EQUATIONS,
+    ),
     Mutant("bijections/batchnorm.py", "-0.5 * (var + EPS)", "-0.5 * var"),
     Mutant("bijections/batchnorm.py", "(var + EPS).log()", "var"),
     Mutant("bijections/batchnorm.py", ".expand(x.shape[1:])", ""),
     Mutant("bijections/batchnorm.py", "z * (var + EPS).sqrt() + mean", "z * var.sqrt() + mean"),
-    Mutant("bijections/logit.py", "math.log1p(-2 * self.alpha) - math.log(self.levels)", "-math.log(self.levels)"),
-    Mutant("bijections/logit.py", "math.log1p(-2 * self.alpha) - math.log(self.levels)", "math.log1p(-2 * self.alpha)"),
-    Mutant("bijections/logit.py", "(z.sigmoid() - self.alpha) / (1 - 2 * self.alpha)", "z.sigmoid()"),
+    Mutant(
+        "bijections/logit.py",
+        "math.log1p(-2 * self.alpha) - math.log(self.levels)",
+        "-math.log(self.levels)",
+    ),
+    Mutant(
+        "bijections/logit.py",
+        "math.log1p(-2 * self.alpha) - math.log(self.levels)",
+        "math.log1p(-2 * self.alpha)",
+    ),
+    Mutant(
+        "bijections/logit.py", "(z.sigmoid() - self.alpha) / (1 - 2 * self.alpha)", "z.sigmoid()"
+    ),
     Mutant("bijections/logit.py", ".masked_fill(outside, -math.inf)", "", EQUATIONS),
-    Mutant("bijections/multiscale.py", "[x[..., 0::2, 1::2], x[..., 1::2, 0::2]]", "[x[..., 0::2, 0::2], x[..., 1::2, 1::2]]"),
-    Mutant("bijections/multiscale.py", "num_scales - 1) + 1\n", "num_scales - 1)\n", "tests/test_latent.py -k shares"),
+    Mutant(
+        "bijections/multiscale.py",
+        "[x[..., 0::2, 1::2], x[..., 1::2, 0::2]]",
+        "[x[..., 0::2, 0::2], x[..., 1::2, 1::2]]",
+    ),
+    Mutant(
+        "bijections/multiscale.py",
+        "num_scales - 1) + 1\n",
+        "num_scales - 1)\n",
+        "tests/test_latent.py -k shares",
+    ),
     Mutant("bijections/base.py", "log_det = log_det + term", "log_det = term"),
-    Mutant("bijections/base.py", "for bijection in reversed(self.bijections)", "for bijection in self.bijections"),
-    Mutant("bijections/base.py", "if self.training:\n            raise", "if False:\n            raise"),
-    Mutant("training/recompute.py", "(nullcontext(), second)", "(nullcontext(), nullcontext())", RECOMPUTED),
+    Mutant(
+        "bijections/base.py",
+        "for bijection in reversed(self.bijections)",
+        "for bijection in self.bijections",
+    ),
+    Mutant(
+        "bijections/base.py", "if self.training:\n            raise", "if False:\n            raise"
+    ),
+    Mutant(
+        "training/recompute.py",
+        "(nullcontext(), second)",
+        "(nullcontext(), nullcontext())",
+        RECOMPUTED,
+    ),
     Mutant("moments.py", "torch.ones(channels))", "torch.zeros(channels))"),
-    Mutant("moments.py", "old_var.lerp(var, 1 - momentum)", "old_var.lerp(var, momentum)", EQUATIONS),
-    Mutant("moments.py", "self._store(mean.detach(), var.detach(), decay)", "self._store(mean, var, decay * 0.9)", EQUATIONS),
+    Mutant(
+        "moments.py", "old_var.lerp(var, 1 - momentum)", "old_var.lerp(var, momentum)", EQUATIONS
+    ),
+    Mutant(
+        "moments.py",
+        "self._store(mean.detach(), var.detach(), decay)",
+        "self._store(mean, var, decay * 0.9)",
+        EQUATIONS,
+    ),
     Mutant(
         "moments.py",
         "momentum = decay = self.batches_averaged / (self.batches_averaged + 1)",
@@ -90,28 +144,75 @@ MUTANTS = [
         "tests/test_training.py -k leave_the_training_alone",
     ),
     Mutant("moments.py", "        dist.all_reduce(x)\n        return x", "        return x", TWO),
-    Mutant("networks/kernels.py", "-share * scale.square() * total_gy", "-share * scale * total_gy", TWO),
+    Mutant(
+        "networks/kernels.py",
+        "-share * scale.square() * total_gy",
+        "-share * scale * total_gy",
+        TWO,
+    ),
     Mutant("networks/kernels.py", "- slope * batch_mean", "", TWO),
     Mutant("networks/kernels.py", "if share < 1:", "if False:", SPEED),
-    Mutant("networks/kernels.py", "if out is not None:\n            g =", "if False:\n            g =", SPEED),
-    Mutant("networks/kernels.py", "moments = (mean, var, mean, scale)", "moments = (mean, var, None, None)", DEVICES),
+    Mutant(
+        "networks/kernels.py",
+        "if out is not None:\n            g =",
+        "if False:\n            g =",
+        SPEED,
+    ),
+    Mutant(
+        "networks/kernels.py",
+        "moments = (mean, var, mean, scale)",
+        "moments = (mean, var, None, None)",
+        DEVICES,
+    ),
     Mutant("moments.py", "mean.new_full((1,), numbers)", "mean.new_tensor([numbers])", DEVICES),
     Mutant("moments.py", "(variances + (means - mean).square())", "variances", DEVICES),
     Mutant("moments.py", "started = not _alone.get() and dist", "started = dist", TWO),
-    Mutant("bijections/mixing.py", "turned.append(left @ right @ space.T)", "turned.append(space.T)", "tests/test_modern.py"),
+    Mutant(
+        "bijections/mixing.py",
+        "turned.append(left @ right @ space.T)",
+        "turned.append(space.T)",
+        "tests/test_modern.py",
+    ),
     Mutant("bijections/mixing.py", "ratios > 1 + ALIKE", "ratios > 1", TWO),
-    Mutant("bijections/precision.py", 'x.cpu().double() if x.device.type == "mps" else x.double()', "x.double()", DEVICES),
+    Mutant(
+        "bijections/precision.py",
+        'x.cpu().double() if x.device.type == "mps" else x.double()',
+        "x.double()",
+        DEVICES,
+    ),
     Mutant("flows/build.py", "torch.default_generator.manual_seed", "torch.manual_seed", DEVICES),
-    Mutant("flows/start.py", "layer(x if layer in waiting else x[:few])", "layer(x)", "tests/test_fitting.py"),
+    Mutant(
+        "flows/start.py",
+        "layer(x if layer in waiting else x[:few])",
+        "layer(x)",
+        "tests/test_fitting.py",
+    ),
     Mutant("networks/layers.py", "kernel / math.sqrt(6)", "kernel / math.sqrt(3)", EQUATIONS),
     Mutant("networks/kernels.py", "return *grads, g, None", "return *grads, 2 * g, None", SPEED),
-    Mutant("networks/resnet.py", "torch.cat([2 * r, -2 * r, plane], dim=1)", "torch.cat([r, -r, plane], dim=1)", EQUATIONS),
-    Mutant("networks/resnet.py", "skip.add_to(accumulated, h, in_place=True)", "accumulated", SPEED),
+    Mutant(
+        "networks/resnet.py",
+        "torch.cat([2 * r, -2 * r, plane], dim=1)",
+        "torch.cat([r, -r, plane], dim=1)",
+        EQUATIONS,
+    ),
+    Mutant(
+        "networks/resnet.py", "skip.add_to(accumulated, h, in_place=True)", "accumulated", SPEED
+    ),
     Mutant("flows/fast.py", "plus=shifts[i + 1] - shifts[i]", "plus=shifts[i + 1]", SPEED),
-    Mutant("flows/fast.py", "bias = bias - weight[:, :, 0, 0] @ sees", "bias = bias + weight[:, :, 0, 0] @ sees", SPEED),
+    Mutant(
+        "flows/fast.py",
+        "bias = bias - weight[:, :, 0, 0] @ sees",
+        "bias = bias + weight[:, :, 0, 0] @ sees",
+        SPEED,
+    ),
     Mutant("flows/fast.py", "copied.exact = False", "copied.exact = True", SPEED),
     Mutant("flows/flow.py", "math.log(2 * math.pi)", "math.log(math.pi)", EQUATIONS),
-    Mutant("flows/flow.py", "standard_normal(tuple(shape))", "standard_normal(tuple(shape)) * 1.05", LIKELIHOOD),
+    Mutant(
+        "flows/flow.py",
+        "standard_normal(tuple(shape))",
+        "standard_normal(tuple(shape)) * 1.05",
+        LIKELIHOOD,
+    ),
     Mutant("flows/flow.py", "indices = range(first, first + n)", "indices = range(n)", LIKELIHOOD),
     Mutant("flows/flow.py", "temperature * self.latents", "self.latents", LIKELIHOOD),
     Mutant(
@@ -129,30 +230,73 @@ MUTANTS = [
     Mutant("noise.py", "np.array([seed, purpose]", "np.array([seed, 0]", LIKELIHOOD),
     Mutant("data/pixels.py", "1 - 128 * torch", "1 - torch", "tests/test_data.py -k dequantised"),
     Mutant("data/pixels.py", "x.floor()", "x.round()", LIKELIHOOD),
-    Mutant("config/units.py", "(-math.log(2) * math.prod(shape))", "(-math.prod(shape))", LIKELIHOOD),
-    Mutant("evaluation/likelihood.py", "mean = per_image.mean()", "mean = per_image[per_image.isfinite()].mean()", LIKELIHOOD),
+    Mutant(
+        "config/units.py", "(-math.log(2) * math.prod(shape))", "(-math.prod(shape))", LIKELIHOOD
+    ),
+    Mutant(
+        "evaluation/likelihood.py",
+        "mean = per_image.mean()",
+        "mean = per_image[per_image.isfinite()].mean()",
+        LIKELIHOOD,
+    ),
     Mutant("evaluation/likelihood.py", "count / (count - 1)", "1", LIKELIHOOD),
-    Mutant("evaluation/likelihood.py", "torch.cat(parts) / noise_draws", "torch.cat(parts)", LIKELIHOOD),
-    Mutant("flows/flow.py", "            child.training = mode", "            child.training = True", LIKELIHOOD),
+    Mutant(
+        "evaluation/likelihood.py", "torch.cat(parts) / noise_draws", "torch.cat(parts)", LIKELIHOOD
+    ),
+    Mutant(
+        "flows/flow.py",
+        "            child.training = mode",
+        "            child.training = True",
+        LIKELIHOOD,
+    ),
     Mutant("flows/flow.py", "    module.eval()\n    try:", "    try:", LIKELIHOOD),
     Mutant("bijections/dequantisation.py", "- 2 * whole.log()", "- whole.log()"),
     Mutant("bijections/dequantisation.py", "in reversed(bends)", "in bends"),
-    Mutant("bijections/dequantisation.py", "STEEPEST) * raw.tanh()", "STEEPEST) * raw", "tests/test_modern.py"),
+    Mutant(
+        "bijections/dequantisation.py",
+        "STEEPEST) * raw.tanh()",
+        "STEEPEST) * raw",
+        "tests/test_modern.py",
+    ),
     Mutant(
         "bijections/dequantisation.py",
         "v + u.clamp(max=1 - self.levels * torch.finfo(u.dtype).eps)",
         "v + u",
         "tests/test_modern.py",
     ),
-    Mutant("bijections/dequantisation.py", 'if f"{prefix}bound" in tensors', "if False", "tests/test_modern.py"),
-    Mutant("flows/fast.py", "compressed(x).to(self.dtype", "x.to(self.dtype", "tests/test_speed.py"),
+    Mutant(
+        "bijections/dequantisation.py",
+        'if f"{prefix}bound" in tensors',
+        "if False",
+        "tests/test_modern.py",
+    ),
+    Mutant(
+        "flows/fast.py", "compressed(x).to(self.dtype", "x.to(self.dtype", "tests/test_speed.py"
+    ),
     Mutant("data/find.py", ' or "inputs" in read_description(folder)', "", "tests/test_prepare.py"),
     Mutant("training/muon.py", "factor @ square @ factor", "factor @ square", "tests/test_muon.py"),
-    Mutant("training/muon.py", "max(1, rows / columns)", "max(1, columns / rows)", "tests/test_muon.py"),
-    Mutant("training/muon.py", '1 - group["lr"] * group["weight_decay"]', '1 - group["weight_decay"]', "tests/test_muon.py"),
-    Mutant("config/sizes.py", "int(model.coupling_growth * model.num_couplings)", "model.num_couplings", "tests/test_modern.py"),
+    Mutant(
+        "training/muon.py", "max(1, rows / columns)", "max(1, columns / rows)", "tests/test_muon.py"
+    ),
+    Mutant(
+        "training/muon.py",
+        '1 - group["lr"] * group["weight_decay"]',
+        '1 - group["weight_decay"]',
+        "tests/test_muon.py",
+    ),
+    Mutant(
+        "config/sizes.py",
+        "int(model.coupling_growth * model.num_couplings)",
+        "model.num_couplings",
+        "tests/test_modern.py",
+    ),
     Mutant("training/step.py", "nats = -run.model(x).mean()", "nats = -run.model(x).sum()", GOLDEN),
-    Mutant("training/step.py", "    else:\n        restore_moments(before)", "    else:\n        pass", SKIPPED),
+    Mutant(
+        "training/step.py",
+        "    else:\n        restore_moments(before)",
+        "    else:\n        pass",
+        SKIPPED,
+    ),
     Mutant(
         "training/step.py",
         "if finite and not _far_out(recipe, state, norm):",
@@ -166,7 +310,9 @@ MUTANTS = [
         "unit.sign * result.mean < unit",
         "tests/test_training.py -k best_is_the_lowest",
     ),
-    Mutant("training/validation.py", "        restore_moments(before)\n", "        pass\n", CUT_SHORT),
+    Mutant(
+        "training/validation.py", "        restore_moments(before)\n", "        pass\n", CUT_SHORT
+    ),
     Mutant("training/run.py", " and not self.state.pending", "", CUT_SHORT),
     Mutant("training/train.py", "        full_precision(),\n", "", DEVICE),
     Mutant("training/train.py", "        same_each_time(),\n", "", DEVICE),
@@ -174,11 +320,26 @@ MUTANTS = [
     Mutant("training/validation.py", "indices=some, on_device=True", "indices=some", DEVICE),
     Mutant("device.py", "    _backends.mkldnn.matmul,\n", "", DEVICE),
     Mutant("device.py", "    _backends,\n", "", DEVICE),
-    Mutant("device.py", "for setting, value in reversed(before)", "for setting, value in before[1:]", DEVICE),
+    Mutant(
+        "device.py",
+        "for setting, value in reversed(before)",
+        "for setting, value in before[1:]",
+        DEVICE,
+    ),
     Mutant("device.py", "cudnn.deterministic, cudnn.benchmark = before", "pass", DEVICE),
-    Mutant("device.py", '"cuda" if there["cuda"] else "cpu"', "next(kind for kind in there if there[kind])", DEVICE),
+    Mutant(
+        "device.py",
+        '"cuda" if there["cuda"] else "cpu"',
+        "next(kind for kind in there if there[kind])",
+        DEVICE,
+    ),
     Mutant("cli/threads.py", "if threads <= free:", "if True:", "tests/test_threads.py"),
-    Mutant("cli/threads.py", "max(1, cores.usable - cores.busy)", "cores.usable - cores.busy", "tests/test_threads.py"),
+    Mutant(
+        "cli/threads.py",
+        "max(1, cores.usable - cores.busy)",
+        "cores.usable - cores.busy",
+        "tests/test_threads.py",
+    ),
     Mutant("cli/threads.py", "float(idle + own)", "float(idle)", "tests/test_threads.py"),
     Mutant("cli/threads.py", '"OMP_NUM_THREADS" in os.environ or ', "", "tests/test_threads.py"),
     Mutant("training/sittings.py", "if old != new]", "if False]", "tests/test_threads.py"),
@@ -194,12 +355,30 @@ MUTANTS = [
         DEVICE,
     ),
     Mutant(
-        "training/batches.py", "self.indices(step)[self.mine]", "self.indices(step)[: len(self.indices(step)[self.mine])]", TWO
+        "training/batches.py",
+        "self.indices(step)[self.mine]",
+        "self.indices(step)[: len(self.indices(step)[self.mine])]",
+        TWO,
     ),
     Mutant("training/batches.py", "pixels[mirrored, :, ::-1]", "pixels[mirrored]", BATCHES),
-    Mutant("training/batches.py", "self._ahead.pop(step, None)", "self._ahead.pop(next(iter(self._ahead), None), None)", BATCHES),
-    Mutant("files/checkpoint.py", "torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)", "tensor", RESUMED),
-    Mutant("files/checkpoint.py", "for weight, entries in optimizer.state.items()", "for weight, entries in ()", RESUMED),
+    Mutant(
+        "training/batches.py",
+        "self._ahead.pop(step, None)",
+        "self._ahead.pop(next(iter(self._ahead), None), None)",
+        BATCHES,
+    ),
+    Mutant(
+        "files/checkpoint.py",
+        "torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)",
+        "tensor",
+        RESUMED,
+    ),
+    Mutant(
+        "files/checkpoint.py",
+        "for weight, entries in optimizer.state.items()",
+        "for weight, entries in ()",
+        RESUMED,
+    ),
     Mutant("files/checkpoint.py", 'mean.copy_(tensors[f"average.{name}"])', "pass", CUT_SHORT),
     Mutant("files/checkpoint.py", '"step", 2)', '"step", 1)', FOLDERS),
     Mutant(
@@ -221,22 +400,58 @@ MUTANTS = [
     Mutant("files/run_dir.py", "known.get(name) != sha256.get(name)", "name not in sha256", OURS),
     Mutant("training/run.py", "    if keep_weights:\n        run.save()\n", "", OURS),
     Mutant("training/sittings.py", "traceback.clear_frames(error.__traceback__)", "pass", OURS),
-    Mutant("files/folders.py", "hashlib.sha256(files[name]).hexdigest() != digest", "False", FOLDERS),
-    Mutant("evaluation/views.py", "(data.recolour and shape[0] > 1)", "data.recolour", "tests/test_views.py"),
-    Mutant("evaluation/figures/draw.py", "if lacking_memory(error):", "if False:", "tests/test_few.py"),
-    Mutant("evaluation/figures/draw.py", "isinstance(error, ValueError | DamagedError)", "True", "tests/test_few.py"),
-    Mutant("evaluation/figures/curves.py", "in (keys | {**maybe}).items()", "in keys.items()", "tests/test_few.py"),
+    Mutant(
+        "files/folders.py", "hashlib.sha256(files[name]).hexdigest() != digest", "False", FOLDERS
+    ),
+    Mutant(
+        "evaluation/views.py",
+        "(data.recolour and shape[0] > 1)",
+        "data.recolour",
+        "tests/test_views.py",
+    ),
+    Mutant(
+        "evaluation/figures/draw.py", "if lacking_memory(error):", "if False:", "tests/test_few.py"
+    ),
+    Mutant(
+        "evaluation/figures/draw.py",
+        "isinstance(error, ValueError | DamagedError)",
+        "True",
+        "tests/test_few.py",
+    ),
+    Mutant(
+        "evaluation/figures/curves.py",
+        "in (keys | {**maybe}).items()",
+        "in keys.items()",
+        "tests/test_few.py",
+    ),
     Mutant("evaluation/check.py", "0.2 * max(1.0, 16 / len(x))", "0.2", FEW_CHECKED),
-    Mutant("evaluation/check.py", "0.2 * max(1.0, 16 / len(x))", "20 * max(1.0, 16 / len(x))", FEW_CHECKED),
+    Mutant(
+        "evaluation/check.py",
+        "0.2 * max(1.0, 16 / len(x))",
+        "20 * max(1.0, 16 / len(x))",
+        FEW_CHECKED,
+    ),
     Mutant("evaluation/check.py", "data if training is None else training", "data", FEW_CHECKED),
-    Mutant("evaluation/check.py", "        terms.append(log_det)", "        terms.append(0 * log_det)", JACOBIAN),
+    Mutant(
+        "evaluation/check.py",
+        "        terms.append(log_det)",
+        "        terms.append(0 * log_det)",
+        JACOBIAN,
+    ),
     Mutant("config/rules.py", "> MOST_BLOCKS:", "> 2 * MOST_BLOCKS:", "tests/test_config.py"),
     Mutant("config/sizes.py", "36 * channels", "72 * channels", "tests/test_config.py"),
     Mutant("training/memory.py", "(group, *group.parents)", "(group,)", "tests/test_memory.py"),
     Mutant("training/memory.py", "limits.append(address_space)", "pass", "tests/test_memory.py"),
     Mutant("evaluation/table.py", " if result.comparable else {}", "", "tests/test_report.py"),
-    Mutant("cli/sample.py", "temperature: float = 1.0", "temperature: float = 0.9", "tests/test_surface.py"),
-    Mutant("cli/evaluate.py", 'arg(name="data.source")', 'arg(name="source")', "tests/test_surface.py"),
+    Mutant(
+        "cli/sample.py",
+        "temperature: float = 1.0",
+        "temperature: float = 0.9",
+        "tests/test_surface.py",
+    ),
+    Mutant(
+        "cli/evaluate.py", 'arg(name="data.source")', 'arg(name="source")', "tests/test_surface.py"
+    ),
     Mutant("cli/figures.py", '"files": files', '"paths": files', "tests/test_surface.py"),
     Mutant(
         "evaluation/figures/grids.py",
@@ -244,13 +459,25 @@ MUTANTS = [
         "side_by_side(panels: Any, path",
         "tests/test_surface.py",
     ),
-    Mutant("files/records.py", "    exit_code = 1\n", "    exit_code = 2\n", "tests/test_surface.py"),
-    Mutant("files/checkpoint.py", 'f"flow.{name}": tensor', 'f"model.{name}": tensor', "tests/test_earlier.py"),
+    Mutant(
+        "files/records.py", "    exit_code = 1\n", "    exit_code = 2\n", "tests/test_surface.py"
+    ),
+    Mutant(
+        "files/checkpoint.py",
+        'f"flow.{name}": tensor',
+        'f"model.{name}": tensor',
+        "tests/test_earlier.py",
+    ),
     Mutant("files/saved.py", '"facts.json"', '"about.json"', "tests/test_earlier.py"),
     Mutant("noise.py", "[0, 0, index, round]", "[0, 0, round, index]", "tests/test_earlier.py"),
     Mutant("training/muon.py", "alpha=-length", "alpha=length", GOLDEN),
     Mutant("training/step.py", "recipe.l2 * l2_penalty", "-recipe.l2 * l2_penalty", GOLDEN),
-    Mutant("config/presets.py", '"vector", num_couplings=16', '"vector", num_couplings=15', "tests/test_surface.py"),
+    Mutant(
+        "config/presets.py",
+        '"vector", num_couplings=16',
+        '"vector", num_couplings=15',
+        "tests/test_surface.py",
+    ),
 ]
 
 
@@ -264,10 +491,22 @@ def verdict(number: int, mutant: Mutant) -> str:
         text = path.read_text()
         assert mutant.old in text, f"mutant {number}: {mutant.file} has no {mutant.old!r}"
         path.write_text(text.replace(mutant.old, mutant.new))
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *mutant.tests.split()]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "--no-header",
+            "-p",
+            "no:cacheprovider",
+            *mutant.tests.split(),
+        ]
         environment = os.environ | {"PYTHONPATH": f"{folder}/src", "OMP_NUM_THREADS": "1"}
         try:
-            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+            done = subprocess.run(
+                command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+            )
         except subprocess.TimeoutExpired:
             return "(no end within 600 s)"
     if done.returncode == 0:
@@ -283,11 +522,18 @@ def main() -> int:
     survivors = 0
     print("| mistake | killed by |\n|---|---|")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for number, killer in zip(chosen, pool.map(lambda i: verdict(i, MUTANTS[i]), chosen), strict=True):
+        for number, killer in zip(
+            chosen, pool.map(lambda i: verdict(i, MUTANTS[i]), chosen), strict=True
+        ):
             mutant = MUTANTS[number]
             survivors += not killer
-            old, new = (" ".join(text.split()).replace("|", "\\|") for text in (mutant.old, mutant.new))
-            print(f"| `{mutant.file}`: `{old}` -> `{new}` | {f'`{killer}`' if killer else '**survived**'} |", flush=True)
+            old, new = (
+                " ".join(text.split()).replace("|", "\\|") for text in (mutant.old, mutant.new)
+            )
+            print(
+                f"| `{mutant.file}`: `{old}` -> `{new}` | {f'`{killer}`' if killer else '**survived**'} |",
+                flush=True,
+            )
     print(f"\n{len(chosen) - survivors} of {len(chosen)} killed")
     return survivors > 0
 

@@ -57,13 +57,23 @@ def surface() -> dict[str, Any]:
 
 
 def public_names() -> list[str]:
-    """Dotted names: of the doors, of the reference, of what a page or an example imports, of earlier versions."""
+    """Dotted names: of the doors, of the reference, of what a page or an example imports, of
+    earlier versions.
+    """
     names = {f"realnvp.{name}" for name in realnvp.__all__}
-    names |= {f"{door}.{name}" for door in DOORS[1:] for name in _own(importlib.import_module(door))}
-    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.py")]:
+    names |= {
+        f"{door}.{name}" for door in DOORS[1:] for name in _own(importlib.import_module(door))
+    }
+    for path in [
+        ROOT / "README.md",
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "examples").glob("*.py"),
+    ]:
         text = path.read_text()
         names |= set(re.findall(r"^\.\. auto\w+:: (realnvp[\w.]+)", text, re.M))
-        for module, imported in re.findall(r"^(?:>>> )?from (realnvp[\w.]*) import ([\w, ]+)", text, re.M):
+        for module, imported in re.findall(
+            r"^(?:>>> )?from (realnvp[\w.]*) import ([\w, ]+)", text, re.M
+        ):
             names |= {f"{module}.{name.strip()}" for name in imported.split(",")}
     for path in DATA.glob("surface-*.json"):
         names |= {name for name in json.loads(path.read_text())["python"] if _is_there(name)}
@@ -83,7 +93,11 @@ def _own(module: ModuleType) -> list[str]:
     if hasattr(module, "__all__"):
         return list(module.__all__)
     public = {name: value for name, value in vars(module).items() if not name.startswith("_")}
-    return [name for name, value in public.items() if getattr(value, "__module__", "") == module.__name__]
+    return [
+        name
+        for name, value in public.items()
+        if getattr(value, "__module__", "") == module.__name__
+    ]
 
 
 def resolve(name: str) -> Any:
@@ -96,7 +110,9 @@ def describe(thing: Any) -> Any:
     """A signature as text; of a class also its bases and members; of other values the type."""
     if not inspect.isclass(thing):
         return signature(thing) if callable(thing) else type(thing).__name__
-    about: dict[str, Any] = {"bases": [base.__name__ for base in thing.__mro__[1:] if _is_known(base)]}
+    about: dict[str, Any] = {
+        "bases": [base.__name__ for base in thing.__mro__[1:] if _is_known(base)]
+    }
     members = _members(thing)
     if dataclasses.is_dataclass(thing):
         about["fields"] = {field.name: _default_of(field) for field in dataclasses.fields(thing)}
@@ -110,8 +126,13 @@ def describe(thing: Any) -> Any:
 def signature(function: Any) -> str:
     """Names, order, kinds and defaults. No types: they name modules, and mypy checks them."""
     found = inspect.signature(function)
-    plain = [parameter.replace(annotation=parameter.empty) for parameter in found.parameters.values()]
-    plain = [each if each.default is each.empty else each.replace(default=_As(text_of(each.default))) for each in plain]
+    plain = [
+        parameter.replace(annotation=parameter.empty) for parameter in found.parameters.values()
+    ]
+    plain = [
+        each if each.default is each.empty else each.replace(default=_As(text_of(each.default)))
+        for each in plain
+    ]
     return str(inspect.Signature(plain))
 
 
@@ -200,8 +221,12 @@ def flags(*command: str) -> Flags:
     for words in _entries(text):
         head, _, rest = words.partition("  ")
         names, metavar = _head(head)
-        default = re.findall(r"\(default: (.*?)\)$|\((required|repeatable)\)", " ".join(rest.split()))
-        usual = "" if names.startswith("-") else "required"  # tyro's versions say different things of "PATH..."
+        default = re.findall(
+            r"\(default: (.*?)\)$|\((required|repeatable)\)", " ".join(rest.split())
+        )
+        usual = (
+            "" if names.startswith("-") else "required"
+        )  # tyro's versions say different things of "PATH..."
         found[names] = [metavar, next(filter(None, default[-1]), usual) if default else usual]
     found.pop("-h, --help", None)
     return found
@@ -252,8 +277,14 @@ def exit_codes(folder: Path) -> dict[str, int]:
     for argv in asked:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             found[" ".join(["realnvp", *argv]).strip()] = _code(*filter(None, argv))
-    stopped, failed = (resolve(f"realnvp.training.train.{name}") for name in ("TrainingStopped", "TrainingFailed"))
-    ends = {"Ctrl-C": stopped(2, 0), "SIGTERM": stopped(15, 0), "numbers that are not finite": failed("")}
+    stopped, failed = (
+        resolve(f"realnvp.training.train.{name}") for name in ("TrainingStopped", "TrainingFailed")
+    )
+    ends = {
+        "Ctrl-C": stopped(2, 0),
+        "SIGTERM": stopped(15, 0),
+        "numbers that are not finite": failed(""),
+    }
     return found | {f"a training, after {end}": error.exit_code for end, error in ends.items()}
 
 
@@ -269,12 +300,16 @@ _TINY = (
 def _results(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run all commands on tiny runs of the present code: keys of their JSON, names of files."""
     unpack("0.1.0", folder / "given")
-    Path("given/rows.csv").write_text("a,b,c\n" + "".join(f"{i},{i * i % 7},{-i % 3}\n" for i in range(30)))
+    Path("given/rows.csv").write_text(
+        "a,b,c\n" + "".join(f"{i},{i * i % 7},{-i % 3}\n" for i in range(30))
+    )
     Path("pictures").mkdir()
     for i, picture in enumerate(np.random.default_rng(0).integers(0, 17, (12, 8, 8), np.uint8)):
         Image.fromarray(picture).save(f"pictures/{i}.png")
     of_images = f"digits --data.flip --model.num-blocks 1 {_TINY}"
-    of_rows = f"table --data.source given/rows.csv --model.num-couplings 2 --train.tracker none {_TINY}"
+    of_rows = (
+        f"table --data.source given/rows.csv --model.num-couplings 2 --train.tracker none {_TINY}"
+    )
     asked = {
         "train": f"train {of_images} --run-dir run --json",
         "train, of a table": f"train {of_rows} --run-dir rows --json",
@@ -300,11 +335,21 @@ def _results(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         "export": "export run --onnx log_prob.onnx --json",
         "presets": "presets --json",
     }
-    with mock.patch("realnvp.export.export_onnx", lambda flow, path, **how: path.write_bytes(b"")):  # half a minute
+    with mock.patch(
+        "realnvp.export.export_onnx", lambda flow, path, **how: path.write_bytes(b"")
+    ):  # half a minute
         keys = {name: _keys(said(*words.split())) for name, words in asked.items()}
-    of = {"a run": "run", "a run of a table": "rows", "a saved flow": "shared", "prepared data": "prepared"}
+    of = {
+        "a run": "run",
+        "a run of a table": "rows",
+        "a saved flow": "shared",
+        "prepared data": "prepared",
+    }
     roots = {name: Path(folder) for name, folder in of.items()}
-    files = {name: sorted({_named(path, root) for path in root.rglob("*") if path.is_file()}) for name, root in roots.items()}
+    files = {
+        name: sorted({_named(path, root) for path in root.rglob("*") if path.is_file()})
+        for name, root in roots.items()
+    }
     for name, root in roots.items():
         for path in sorted(root.rglob("*.json*")):
             lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
@@ -332,7 +377,14 @@ def _keys(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
 
     def walk(value: Any, path: str) -> None:
-        kinds = {dict: "object", list: "list", str: "text", bool: "true or false", int: "number", float: "number"}
+        kinds = {
+            dict: "object",
+            list: "list",
+            str: "text",
+            bool: "true or false",
+            int: "number",
+            float: "number",
+        }
         if path and found.get(path, "null") == "null":
             found[path] = kinds.get(type(value), "null")
         if path and _is_configuration(value):  # train --print-config has its keys
@@ -367,8 +419,16 @@ def lost(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [
         *_lost_names(old["python"], new["python"]),
         *_lost_flags(old["commands"], new["commands"]),
-        *(line for name, keys in old["json"].items() for line in _lost_keys(f"json, {name}", keys, new["json"].get(name))),
-        *(line for name, files in old["files"].items() for line in _gone(f"files, {name}", files, new["files"].get(name, []))),
+        *(
+            line
+            for name, keys in old["json"].items()
+            for line in _lost_keys(f"json, {name}", keys, new["json"].get(name))
+        ),
+        *(
+            line
+            for name, files in old["files"].items()
+            for line in _gone(f"files, {name}", files, new["files"].get(name, []))
+        ),
         *_changed("exit codes", old["exit_codes"], new["exit_codes"]),
     ]
 
@@ -379,7 +439,9 @@ def _gone(where: str, old: Iterable[str], new: Iterable[str]) -> list[str]:
 
 def _changed(where: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     both = [name for name in old if name in new]
-    return _gone(where, old, new) + [f"{where}: {n}: was {old[n]}, is {new[n]}" for n in both if old[n] != new[n]]
+    return _gone(where, old, new) + [
+        f"{where}: {n}: was {old[n]}, is {new[n]}" for n in both if old[n] != new[n]
+    ]
 
 
 def _lost_names(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -393,7 +455,9 @@ def _lost_names(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         found += _lost_parameters(name, before.get("call", "()"), after.get("call", "()"))
         found += _gone(name, before["members"], {**after["members"], **after.get("fields", {})})
         for member in before["members"].keys() & after["members"].keys():
-            found += _lost_parameters(f"{name}.{member}", before["members"][member], after["members"][member])
+            found += _lost_parameters(
+                f"{name}.{member}", before["members"][member], after["members"][member]
+            )
         fields = [_as_call(each.get("fields", {})) for each in (before, after)]
         found += _lost_parameters(f"{name}, fields", *fields)
     return sorted(found)
@@ -425,11 +489,17 @@ def _parameters(signature: str) -> tuple[list[str], dict[str, str | None]]:
     """The names that can be given by place, in order, and the defaults of all; None: required."""
     arguments = ast.parse(f"def call{signature}: ...").body[0].args  # type: ignore[attr-defined]
     places = [each.arg for each in (*arguments.posonlyargs, *arguments.args)]
-    defaults = [None] * (len(places) - len(arguments.defaults)) + [ast.unparse(each) for each in arguments.defaults]
+    defaults = [None] * (len(places) - len(arguments.defaults)) + [
+        ast.unparse(each) for each in arguments.defaults
+    ]
     found: dict[str, str | None] = dict(zip(places, defaults, strict=True))
     for each, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         found[each.arg] = None if default is None else ast.unparse(default)
-    found |= {f"{stars}{each.arg}": None for stars, each in (("*", arguments.vararg), ("**", arguments.kwarg)) if each}
+    found |= {
+        f"{stars}{each.arg}": None
+        for stars, each in (("*", arguments.vararg), ("**", arguments.kwarg))
+        if each
+    }
     return places, found
 
 
@@ -441,7 +511,8 @@ def _lost_flags(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         found += _changed(f"train {preset}", defaults, new["train of presets"].get(preset, {}))
         found += [
             f"train {preset}: {flag} has another default than before"
-            for flag in new["train of presets"].get(preset, {}).keys() & old["train"].keys() - defaults.keys()
+            for flag in new["train of presets"].get(preset, {}).keys()
+            & old["train"].keys() - defaults.keys()
         ]
     for command in old.keys() & new.keys() - {"usage", "sets of prepare", "train of presets"}:
         before, after = _by_flag(old[command]), _by_flag(new[command])
@@ -451,11 +522,19 @@ def _lost_flags(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
             if default != now_default and not (default == "required" and flag.startswith("-")):
                 found.append(f"{command}: {flag} was {default} by default, is {now_default}")
             if _choices(metavar) - _choices(now_metavar) or bool(metavar) != bool(now_metavar):
-                found.append(f"{command}: {flag} took {metavar or 'nothing'}, takes {now_metavar or 'nothing'}")
-        found += [f"{command}: {flag} is new and required" for flag in after.keys() - before if after[flag][1] == "required"]
+                found.append(
+                    f"{command}: {flag} took {metavar or 'nothing'}, takes {now_metavar or 'nothing'}"
+                )
+        found += [
+            f"{command}: {flag} is new and required"
+            for flag in after.keys() - before
+            if after[flag][1] == "required"
+        ]
         places = [[flag for flag in flags if not flag.startswith("-")] for flags in (before, after)]
         if places[1][: len(places[0])] != places[0]:
-            found.append(f"{command}: the order was {' '.join(places[0])}, is {' '.join(places[1])}")
+            found.append(
+                f"{command}: the order was {' '.join(places[0])}, is {' '.join(places[1])}"
+            )
     return sorted(found)
 
 
@@ -473,7 +552,9 @@ def _lost_keys(where: str, old: dict[str, str], new: dict[str, str] | None) -> l
     if new is None:
         return [f"{where}: is gone"]
     both = [key for key in old if key in new and "null" not in (old[key], new[key])]
-    return _gone(where, old, new) + [f"{where}: {k} was {old[k]}, is {new[k]}" for k in both if old[k] != new[k]]
+    return _gone(where, old, new) + [
+        f"{where}: {k} was {old[k]}, is {new[k]}" for k in both if old[k] != new[k]
+    ]
 
 
 def main() -> None:

@@ -1,4 +1,6 @@
-"""Training batches: each image once an epoch, augmented as the configuration says, functions of the step alone."""
+"""Training batches: each image once an epoch, augmented as the configuration says, functions of
+the step alone.
+"""
 
 import dataclasses
 from itertools import permutations
@@ -16,14 +18,18 @@ IMAGES = np.random.default_rng(0).integers(256, size=(50, 4, 4, 3)).astype(np.ui
 def batches(*, process: int = 0, processes: int = 1, **data: bool) -> Batches:
     base = PRESETS["photos"]
     config: Config = dataclasses.replace(
-        base, data=dataclasses.replace(base.data, **data), train=dataclasses.replace(base.train, batch_size=8)
+        base,
+        data=dataclasses.replace(base.data, **data),
+        train=dataclasses.replace(base.train, batch_size=8),
     )
     return Batches(IMAGES, config, device=torch.device("cpu"), process=process, processes=processes)
 
 
 def test_each_image_at_most_once_an_epoch_and_in_another_order_the_next() -> None:
     ours = batches()
-    epochs = [np.concatenate([ours.indices(step) for step in range(first, first + 6)]) for first in (0, 6)]
+    epochs = [
+        np.concatenate([ours.indices(step) for step in range(first, first + 6)]) for first in (0, 6)
+    ]
     for seen in epochs:
         assert len(np.unique(seen)) == 48
     assert not np.array_equal(*epochs)
@@ -36,7 +42,9 @@ def test_a_batch_is_a_function_of_its_step() -> None:
 
 
 def test_pixels_and_noise() -> None:
-    """Without flips floor(x) is the images; with flips about half of them are mirrored, and other noise comes each epoch."""
+    """Without flips floor(x) is the images; with flips about half of them are mirrored, and other
+    noise comes each epoch.
+    """
     plain, mirrored, count = batches(flip=False), batches(), 0
     for step in range(12):
         pixels = torch.from_numpy(IMAGES[plain.indices(step)]).permute(0, 3, 1, 2)
@@ -51,13 +59,24 @@ def test_pixels_and_noise() -> None:
 
 
 def test_turned_and_recoloured() -> None:
-    """All 4 turns, all 6 orders of the channels come, about equally often, whatever the other is; each is one of the image."""
+    """All 4 turns, all 6 orders of the channels come, about equally often, whatever the other is;
+    each is one of the image.
+    """
     ours = batches(flip=False, turn=True, recolour=True)
     orders = list(permutations(range(3)))
     counts = np.zeros((4, 6), int)
     for step in range(60):
-        for seen, i in zip(ours.at(step).floor().byte().permute(0, 2, 3, 1).numpy(), ours.indices(step), strict=True):
-            found = [(k, o) for k in range(4) for o in range(6) if (np.rot90(IMAGES[i], k)[..., orders[o]] == seen).all()]
+        for seen, i in zip(
+            ours.at(step).floor().byte().permute(0, 2, 3, 1).numpy(),
+            ours.indices(step),
+            strict=True,
+        ):
+            found = [
+                (k, o)
+                for k in range(4)
+                for o in range(6)
+                if (np.rot90(IMAGES[i], k)[..., orders[o]] == seen).all()
+            ]
             assert len(found) == 1
             counts[found[0]] += 1
     assert counts.min() > 5, counts
@@ -75,6 +94,9 @@ def test_of_a_small_table_all_rows_are_a_batch() -> None:
     ours = Batches(rows, table, device=torch.device("cpu"))
     assert ours.at(3).shape == (5, 2)
     assert sorted(ours.indices(3)) == [0, 1, 2, 3, 4]
-    assert Batches(rows, table, device=torch.device("cpu"), process=1, processes=2).at(0).shape == (2, 2)
+    assert Batches(rows, table, device=torch.device("cpu"), process=1, processes=2).at(0).shape == (
+        2,
+        2,
+    )
     with pytest.raises(ValueError, match="batch_size: 512, but there are only 1"):
         Batches(rows[:1], table, device=torch.device("cpu"), processes=2)

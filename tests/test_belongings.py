@@ -1,4 +1,6 @@
-"""Nothing of the user's is lost: look-alikes of our files around every command that writes; and whose data a run has."""
+"""Nothing of the user's is lost: look-alikes of our files around every command that writes; and
+whose data a run has.
+"""
 
 import dataclasses
 import errno
@@ -60,7 +62,11 @@ LOOK_ALIKES = [
 
 
 def everything(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def surrounded(folder: Path, names: list[str]) -> dict[str, bytes]:
@@ -103,7 +109,11 @@ def test_no_command_deletes_what_is_not_ours(tiny: Config, tmp_path: Path) -> No
 
 
 def test_what_dead_processes_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
-    left = [f".config.json.realnvp-{DEAD}.tmp", f".step-3.old.realnvp-{DEAD}.tmp/x", f".a b.realnvp-{os.getpid()}.tmp"]
+    left = [
+        f".config.json.realnvp-{DEAD}.tmp",
+        f".step-3.old.realnvp-{DEAD}.tmp/x",
+        f".a b.realnvp-{os.getpid()}.tmp",
+    ]
     old = [
         ".config.json.tmp",
         ".metrics.jsonl.tmp",
@@ -111,24 +121,45 @@ def test_what_dead_processes_left_is_swept_and_nothing_else(tmp_path: Path) -> N
         ".step-000000004.old.tmp/x",
         ".step-000000006.png.tmp",
     ]
-    kept = [".realnvp.tmp", ".x.realnvp.tmp", ".notes.tmp/x", ".best-of.tmp/x", ".best-3.tmp", ".config.json.tmp.bak"]
-    kept += [f".theirs.realnvp-{os.getppid()}.tmp", f"x.realnvp-{DEAD}.tmp", f".x.realnvp-{DEAD}.tmp.bak", ".y.realnvp-5a.tmp"]
+    kept = [
+        ".realnvp.tmp",
+        ".x.realnvp.tmp",
+        ".notes.tmp/x",
+        ".best-of.tmp/x",
+        ".best-3.tmp",
+        ".config.json.tmp.bak",
+    ]
+    kept += [
+        f".theirs.realnvp-{os.getppid()}.tmp",
+        f"x.realnvp-{DEAD}.tmp",
+        f".x.realnvp-{DEAD}.tmp.bak",
+        ".y.realnvp-5a.tmp",
+    ]
     surrounded(tmp_path, [*left, *old, *kept])
     sweep(tmp_path)
     assert sorted(everything(tmp_path)) == sorted(kept)
 
 
 def test_the_next_write_of_a_file_sweeps_what_an_earlier_one_left(tmp_path: Path) -> None:
-    surrounded(tmp_path, [f".x.csv.realnvp-{DEAD}.tmp", f".y.csv.realnvp-{DEAD}.tmp", f".f.realnvp-{DEAD}.tmp/half"])
+    surrounded(
+        tmp_path,
+        [f".x.csv.realnvp-{DEAD}.tmp", f".y.csv.realnvp-{DEAD}.tmp", f".f.realnvp-{DEAD}.tmp/half"],
+    )
     write_file(tmp_path / "x.csv", "")
     write_folder(tmp_path / "f", {"a": b""})
-    assert {path.name for path in tmp_path.iterdir()} == {"x.csv", "f", f".y.csv.realnvp-{DEAD}.tmp"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "x.csv",
+        "f",
+        f".y.csv.realnvp-{DEAD}.tmp",
+    }
 
 
 def test_two_processes_write_one_file(tmp_path: Path) -> None:
     code = "import sys, pathlib\nfrom realnvp.files.atomic import write_file\n"
     code += "for i in range(200): write_file(pathlib.Path(sys.argv[1]), sys.argv[2] * 20000)"
-    writers = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "x", letter]) for letter in "ab"]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, tmp_path / "x", letter]) for letter in "ab"
+    ]
     while any(writer.poll() is None for writer in writers):
         if (tmp_path / "x").exists():
             text = (tmp_path / "x").read_text()
@@ -151,7 +182,9 @@ def test_folders_that_others_have_written_into_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", ["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
-def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str) -> None:
+def test_a_file_system_without_locks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
     fcntl = pytest.importorskip("fcntl")
 
     def refuse(*_: object) -> None:
@@ -159,7 +192,9 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     with (
-        pytest.warns(UserWarning, match=r"run: its file system has no locks \(Function not implemented\)"),
+        pytest.warns(
+            UserWarning, match=r"run: its file system has no locks \(Function not implemented\)"
+        ),
         lock_folder(tmp_path / "run"),
     ):
         (tmp_path / "run" / "x").touch()
@@ -179,12 +214,41 @@ def test_a_printed_configuration_makes_no_run(tmp_path: Path, capsys: Out, prese
 
 
 def test_a_printed_configuration_of_ones_own_images_trains(tmp_path: Path, capsys: Out) -> None:
-    words = ["--data.source", str(pictures(tmp_path / "in", 12)), "--model.width", "4", "--model.num-blocks", "0"]
-    assert run(["train", "images", *words, "--train.max-steps", "1", "--train.batch-size", "2", "--print-config"]) == 0
+    words = [
+        "--data.source",
+        str(pictures(tmp_path / "in", 12)),
+        "--model.width",
+        "4",
+        "--model.num-blocks",
+        "0",
+    ]
+    assert (
+        run(
+            [
+                "train",
+                "images",
+                *words,
+                "--train.max-steps",
+                "1",
+                "--train.batch-size",
+                "2",
+                "--print-config",
+            ]
+        )
+        == 0
+    )
     given = capsys.readouterr().out
     (tmp_path / "pc").mkdir()
     (tmp_path / "pc" / "config.json").write_text(given)
-    again = ["train", "--config", str(tmp_path / "pc" / "config.json"), "--train.lr", "0.01", "--device", "cpu"]
+    again = [
+        "train",
+        "--config",
+        str(tmp_path / "pc" / "config.json"),
+        "--train.lr",
+        "0.01",
+        "--device",
+        "cpu",
+    ]
     assert run(again) == 0
     assert json.loads((tmp_path / "pc" / "config.json").read_text())["train"]["lr"] == 0.01
     assert (tmp_path / "pc" / "config.given.json").read_text() == given  # which said otherwise
@@ -194,7 +258,9 @@ def test_a_printed_configuration_of_ones_own_images_trains(tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "data/train.npy"])
-def test_others_files_of_our_names_are_not_replaced(tiny: Config, tmp_path: Path, name: str) -> None:
+def test_others_files_of_our_names_are_not_replaced(
+    tiny: Config, tmp_path: Path, name: str
+) -> None:
     mine = surrounded(tmp_path, [name])
     with pytest.raises(ValueError, match=f"{name}: "):
         train(tiny, tmp_path, device="cpu")
@@ -223,20 +289,29 @@ def test_a_refused_training_leaves_no_data_and_no_map_of_them(
 
 @pytest.fixture
 def moved(tiny: Config, tmp_path: Path) -> tuple[Config, Path, Callable[[int], None]]:
-    """A finished run on a prepared folder, and a way to prepare that folder anew from other images."""
+    """A finished run on a prepared folder, and a way to prepare that folder anew from other
+    images.
+    """
     source = tmp_path / "in"
 
     def prepare_anew(seed: int) -> None:
         for folder in (source, tmp_path / "prepared"):
             shutil.rmtree(folder, ignore_errors=True)
         source.mkdir()
-        for i, pixels in enumerate(np.random.default_rng(seed).integers(0, 256, (40, 8, 8), dtype=np.uint8)):
+        for i, pixels in enumerate(
+            np.random.default_rng(seed).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+        ):
             Image.fromarray(pixels).save(source / f"{i:02}.png")
-        assert run(["prepare", "images", "--source", str(source), "--out", str(tmp_path / "prepared")]) == 0
+        assert (
+            run(["prepare", "images", "--source", str(source), "--out", str(tmp_path / "prepared")])
+            == 0
+        )
 
     prepare_anew(0)
     data = dataclasses.replace(PRESETS["images"].data, source=str(tmp_path / "prepared"))
-    config = with_train(dataclasses.replace(tiny, name="images", data=data), batch_size=8, max_steps=6)
+    config = with_train(
+        dataclasses.replace(tiny, name="images", data=data), batch_size=8, max_steps=6
+    )
     train(config, tmp_path / "run", device="cpu")
     return config, tmp_path / "run", prepare_anew
 
@@ -254,12 +329,17 @@ def test_other_data_in_the_place_of_a_runs_own_are_told(
     words = rf"prepared: holds other data than {folder} was trained on \(test.npy, train.npy\)"
     with pytest.raises(ValueError, match=words):
         train(with_train(config, max_steps=10), folder, device="cpu")
-    assert {name: content for name, content in everything(folder).items() if "curves" not in name} == before
+    assert {
+        name: content for name, content in everything(folder).items() if "curves" not in name
+    } == before
     capsys.readouterr()
     assert run(["evaluate", str(folder), "--device", "cpu"]) == 2
     assert "--data.source evaluates them all the same" in capsys.readouterr().err
     assert not (folder / "evaluation.json").exists()
-    assert run(["evaluate", str(folder), "--data.source", config.data.source or "", "--device", "cpu"]) == 0
+    assert (
+        run(["evaluate", str(folder), "--data.source", config.data.source or "", "--device", "cpu"])
+        == 0
+    )
     for command in (["figures", str(folder), "--only", "samples"], ["check", str(folder)]):
         warnings.resetwarnings()
         run([*command, "--device", "cpu"])
@@ -267,7 +347,9 @@ def test_other_data_in_the_place_of_a_runs_own_are_told(
         assert "holds other data than" in said
 
 
-def test_a_copy_of_the_data_that_was_exchanged_is_told(tiny: Config, run_dir: Path, tmp_path: Path) -> None:
+def test_a_copy_of_the_data_that_was_exchanged_is_told(
+    tiny: Config, run_dir: Path, tmp_path: Path
+) -> None:
     """Each file fits its checksum: only the run knows that these are not its data."""
     shutil.copytree(run_dir, tmp_path / "run")
     about = json.loads((tmp_path / "run/data/dataset.json").read_text())
@@ -280,7 +362,9 @@ def test_a_copy_of_the_data_that_was_exchanged_is_told(tiny: Config, run_dir: Pa
         train(with_train(tiny, max_steps=14), tmp_path / "run", device="cpu")
 
 
-def test_a_run_of_version_0_1_0_opens_and_learns_its_data(tiny: Config, run_dir: Path, tmp_path: Path) -> None:
+def test_a_run_of_version_0_1_0_opens_and_learns_its_data(
+    tiny: Config, run_dir: Path, tmp_path: Path
+) -> None:
     shutil.copytree(run_dir, tmp_path / "run")
     path = tmp_path / "run/environment.json"
     sittings: list[dict[str, Any]] = json.loads(path.read_text())
@@ -298,7 +382,9 @@ def test_a_run_of_version_0_1_0_opens_and_learns_its_data(tiny: Config, run_dir:
 # Names that are not UTF-8, and what terminals obey
 
 
-def test_a_name_that_is_not_utf8_is_kept(tmp_path: Path, run_dir: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_a_name_that_is_not_utf8_is_kept(
+    tmp_path: Path, run_dir: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
     """As old zips leave them; prepare takes one checksum of more than 32 files."""
     source = tmp_path / "in"
     source.mkdir()
@@ -319,12 +405,16 @@ def test_a_name_that_is_not_utf8_is_kept(tmp_path: Path, run_dir: Path, capsysbi
     paths = [entry["path"] for entry in json.loads(capsysbinary.readouterr().out)["scores"]]
     assert os.fsencode(source) + b"/" + name in map(os.fsencode, paths)
     assert run(["prepare", "images", "--source", str(source), "--out", str(tmp_path / "out")]) == 0
-    printed = subprocess.run("LC_ALL=C; sha256sum *", shell=True, cwd=source, capture_output=True, check=True).stdout
+    printed = subprocess.run(
+        "LC_ALL=C; sha256sum *", shell=True, cwd=source, capture_output=True, check=True
+    ).stdout
     (facts,) = json.loads((tmp_path / "out" / "dataset.json").read_text())["inputs"].values()
     assert facts["sha256"] == hashlib.sha256(printed).hexdigest()
 
 
-def test_control_characters_never_reach_a_terminal(run_dir: Path, tmp_path: Path, capsys: Out) -> None:
+def test_control_characters_never_reach_a_terminal(
+    run_dir: Path, tmp_path: Path, capsys: Out
+) -> None:
     """ESC ]52 writes the clipboard."""
     evil = "x\x1b]52;c;ZXZpbA==\x07\x1b[2J\x9b1m\u202e"
     shutil.copytree(run_dir, tmp_path / evil)

@@ -1,4 +1,6 @@
-"""The mathematics holds for trained weights of every architecture of the presets, in float32 and float64."""
+"""The mathematics holds for trained weights of every architecture of the presets, in float32 and
+float64.
+"""
 
 import copy
 import dataclasses
@@ -16,7 +18,8 @@ from realnvp.flows.build import build
 from realnvp.flows.flow import Flow
 from realnvp.moments import averaging, stored_moments
 
-# So many couplings that latents of 20 sigma leave all that float64 can tell, so soon after the start.
+# So many couplings that latents of 20 sigma leave all that float64 can tell, so soon after the
+# start.
 VERY_DEEP = ("cifar10-modern", "imagenet64-modern")
 
 
@@ -28,7 +31,9 @@ def trained(preset: str, dtype: torch.dtype, images: np.ndarray, **fields: objec
     flow = build(dataclasses.replace(config, model=model, data=data)).to(dtype).train()
     before = [weight.detach().clone() for weight in flow.parameters()]
     # The modern ones move from their start at their own, higher rate.
-    optimizer = torch.optim.Adam(flow.parameters(), lr=0.02 if config.model.architecture == "paper" else config.train.lr)
+    optimizer = torch.optim.Adam(
+        flow.parameters(), lr=0.02 if config.model.architecture == "paper" else config.train.lr
+    )
     x = torch.from_numpy(images).to(dtype)
     if config.data.levels:
         x = x + torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
@@ -41,12 +46,17 @@ def trained(preset: str, dtype: torch.dtype, images: np.ndarray, **fields: objec
         optimizer.step()
     with averaging(flow), torch.no_grad():
         flow.log_prob(x)
-    assert sum(not torch.equal(*pair) for pair in zip(before, flow.parameters(), strict=True)) > len(before) // 2  # it moved
+    assert (
+        sum(not torch.equal(*pair) for pair in zip(before, flow.parameters(), strict=True))
+        > len(before) // 2
+    )  # it moved
     return flow.eval()
 
 
 def photographs(shape: tuple[int, ...], levels: int) -> np.ndarray:
-    """Eight images, smooth with some grain, as photographs are: noise alone would leave nothing to learn."""
+    """Eight images, smooth with some grain, as photographs are: noise alone would leave nothing to
+    learn.
+    """
     random = np.random.default_rng(0)
     coarse = random.random((8, shape[0], shape[1] // 4, shape[2] // 4)).repeat(4, 2).repeat(4, 3)
     return ((0.9 * coarse + 0.1 * random.random((8, *shape))) * (levels - 1)).astype(np.uint8)
@@ -68,7 +78,8 @@ def test_so_is_one_with_learned_noise(preset: str, coupling: str, dtype: torch.d
     assert [entry for entry in check(flow, images) if not entry.ok] == []
 
 
-# A preset of each architecture and the shape of its images: as narrow as here, the others are equal to one of these, or
+# A preset of each architecture and the shape of its images: as narrow as here, the others are equal
+# to one of these, or
 # have other numbers of scales and couplings, fewer than imagenet64 (5) and imagenet64-modern (64).
 ARCHITECTURES: dict[str, tuple[int, ...]] = {
     "cifar10": (3, 32, 32),
@@ -82,14 +93,21 @@ ARCHITECTURES: dict[str, tuple[int, ...]] = {
     "table": (3,),
 }
 BOTH = [
-    pytest.param(preset, dtype, marks=[pytest.mark.slow] * (preset == "imagenet64-modern"), id=f"{preset}-{str(dtype)[6:]}")
+    pytest.param(
+        preset,
+        dtype,
+        marks=[pytest.mark.slow] * (preset == "imagenet64-modern"),
+        id=f"{preset}-{str(dtype)[6:]}",
+    )
     for preset in ARCHITECTURES
     for dtype in (torch.float32, torch.float64)
 ]
 
 
 @pytest.mark.parametrize(("preset", "dtype"), BOTH)
-def test_every_architecture_is_the_density_that_it_claims_to_be(preset: str, dtype: torch.dtype) -> None:
+def test_every_architecture_is_the_density_that_it_claims_to_be(
+    preset: str, dtype: torch.dtype
+) -> None:
     levels = PRESETS[preset].data.levels
     if levels is None:
         rows = np.random.default_rng(0).standard_normal((50, 3))
@@ -109,10 +127,14 @@ def test_check_tells_a_wrong_log_det_and_a_wrong_inverse(monkeypatch: pytest.Mon
     assert all(entry.ok for entry in check(flow, images) if "moments" not in entry.name)
     right = AffineCoupling.forward
     with monkeypatch.context() as patch:
-        patch.setattr(AffineCoupling, "forward", lambda self, x: (right(self, x)[0], 1.01 * right(self, x)[1]))
+        patch.setattr(
+            AffineCoupling, "forward", lambda self, x: (right(self, x)[0], 1.01 * right(self, x)[1])
+        )
         assert {entry.name[:7] for entry in check(flow, images) if not entry.ok} == {"log-det"}
     with monkeypatch.context() as patch:
-        patch.setattr(AffineCoupling, "forward", lambda self, x: (right(self, x)[0] + 1e-2, right(self, x)[1]))
+        patch.setattr(
+            AffineCoupling, "forward", lambda self, x: (right(self, x)[0] + 1e-2, right(self, x)[1])
+        )
         assert any("decode" in entry.name for entry in check(flow, images) if not entry.ok)
 
 
@@ -122,7 +144,9 @@ def test_check_tells_a_mixing_that_is_nearly_singular() -> None:
     mixing = next(module for module in flow.modules() if isinstance(module, Mixing))
     with torch.no_grad():
         mixing.weight[0] = mixing.weight[1] * (1 + 1e-6)
-    assert "condition number of the mixings" in {entry.name for entry in check(flow, images) if not entry.ok}
+    assert "condition number of the mixings" in {
+        entry.name for entry in check(flow, images) if not entry.ok
+    }
 
 
 @pytest.fixture(scope="module")
@@ -131,12 +155,16 @@ def few() -> tuple[Flow, np.ndarray, np.ndarray]:
     random = np.random.default_rng(1)
     smooth = random.permutation(np.concatenate([photographs((3, 16, 16), 256)] * 8))
     brightness = random.uniform(0.05, 1, (64, 1, 1, 1))
-    images = (smooth * brightness + random.integers(0, 9, smooth.shape)).clip(0, 255).astype(np.uint8)
+    images = (
+        (smooth * brightness + random.integers(0, 9, smooth.shape)).clip(0, 255).astype(np.uint8)
+    )
     return trained("photos", torch.float32, images), images[:-30], images[-30:]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 30])
-def test_few_images_alone_fail_no_sound_flow(few: tuple[Flow, np.ndarray, np.ndarray], count: int) -> None:
+def test_few_images_alone_fail_no_sound_flow(
+    few: tuple[Flow, np.ndarray, np.ndarray], count: int
+) -> None:
     """So few images are allowed to stray from the moments."""
     flow, _, test = few
     for first in range(0, 30, max(count, 5)):
@@ -164,22 +192,37 @@ def test_few_images_fail_no_sound_flow_and_wrong_moments_fail_all_the_same(
     ("preset", "side", "count"),
     [
         *((name, 64, 64) for name in PRESETS if name.startswith(("imagenet64", "images"))),
-        *(("images", side, count) for side, count in ((8, 64), (128, 64), (256, 16), (512, 4), (8192, 1))),
+        *(
+            ("images", side, count)
+            for side, count in ((8, 64), (128, 64), (256, 16), (512, 4), (8192, 1))
+        ),
         ("digits", 64, 64),
     ],
 )
 def test_the_larger_the_images_the_fewer_are_checked(preset: str, side: int, count: int) -> None:
     config = PRESETS[preset]
-    assert how_many(dataclasses.replace(config, data=dataclasses.replace(config.data, shape=(3, side, side)))) == count
+    assert (
+        how_many(
+            dataclasses.replace(
+                config, data=dataclasses.replace(config.data, shape=(3, side, side))
+            )
+        )
+        == count
+    )
 
 
 def test_of_a_table_a_thousand_rows_are_checked() -> None:
     config = PRESETS["table"]
-    assert how_many(dataclasses.replace(config, data=dataclasses.replace(config.data, shape=(500,)))) == 1024
+    assert (
+        how_many(dataclasses.replace(config, data=dataclasses.replace(config.data, shape=(500,))))
+        == 1024
+    )
 
 
 def test_no_layers_input_is_kept_while_layers_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What came some layers before is gone, but for what the chains around it, one in the other, hold themselves."""
+    """What came some layers before is gone, but for what the chains around it, one in the other,
+    hold themselves.
+    """
     images = photographs((1, 8, 8), 17)
     flow = trained("digits", torch.float32, images)
     alive: list[weakref.ref[torch.Tensor]] = []
@@ -199,14 +242,20 @@ def test_no_layers_input_is_kept_while_layers_are_checked(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("preset", ["digits", "digits-modern"])
-def test_where_the_jacobian_is_too_large_each_layer_has_its_own(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_jacobian_is_too_large_each_layer_has_its_own(
+    preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     flow = trained(preset, torch.float32, photographs((1, 8, 8), 17), num_scales=2)
     x = torch.from_numpy(photographs((1, 8, 8), 17)) + 0.5
     assert _log_det_error(flow, x, most=3) < 1e-12
     right = AffineCoupling.forward
     with monkeypatch.context() as patch:
-        patch.setattr(AffineCoupling, "forward", lambda self, x: (right(self, x)[0], 1.01 * right(self, x)[1]))
+        patch.setattr(
+            AffineCoupling, "forward", lambda self, x: (right(self, x)[0], 1.01 * right(self, x)[1])
+        )
         assert _log_det_error(flow, x, most=3) > 1e-6
     with monkeypatch.context() as patch:
-        patch.setattr(FactorOut, "forward", lambda self, x: (x, self.bijection(odd_squares(x))[1] * 1.01))
+        patch.setattr(
+            FactorOut, "forward", lambda self, x: (x, self.bijection(odd_squares(x))[1] * 1.01)
+        )
         assert _log_det_error(flow, x, most=3) > 1e-6

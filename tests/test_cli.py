@@ -1,4 +1,6 @@
-"""Every command as a user runs it, also with wrong input: exit 2 and one line that names the file or field."""
+"""Every command as a user runs it, also with wrong input: exit 2 and one line that names the file
+or field.
+"""
 
 import csv
 import json
@@ -20,14 +22,32 @@ from realnvp.data import codec_bits_per_dim
 from realnvp.data.published.prepare import convert
 
 FAST = [
-    *("--model.width", "4", "--model.num-blocks", "1", "--train.max-steps", "2", "--train.batch-size", "8"),
+    *(
+        "--model.width",
+        "4",
+        "--model.num-blocks",
+        "1",
+        "--train.max-steps",
+        "2",
+        "--train.batch-size",
+        "8",
+    ),
     *("--train.moment-batches", "2", "--train.tracker", "none", "--device", "cpu"),
 ]
 
 
 def test_what_a_run_directory_holds(run_dir: Path) -> None:
     names = {path.name for path in run_dir.iterdir()}
-    assert names >= {"config.json", "metrics.jsonl", "environment.json", "checkpoints", "model", "samples", "data", "curves"}
+    assert names >= {
+        "config.json",
+        "metrics.jsonl",
+        "environment.json",
+        "checkpoints",
+        "model",
+        "samples",
+        "data",
+        "curves",
+    }
     assert len(list((run_dir / "checkpoints").iterdir())) == 2
     assert len(list((run_dir / "samples").iterdir())) == 2
     sitting = json.loads((run_dir / "environment.json").read_text())[0]
@@ -38,13 +58,26 @@ def test_what_a_run_directory_holds(run_dir: Path) -> None:
 
 def test_train_again_says_that_it_is_finished(out_of: Out, tiny: Config, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(to_json(tiny))
-    command = ["train", "--config", tmp_path / "config.json", "--run-dir", tmp_path / "run", "--device", "cpu"]
+    command = [
+        "train",
+        "--config",
+        tmp_path / "config.json",
+        "--run-dir",
+        tmp_path / "run",
+        "--device",
+        "cpu",
+    ]
     first = answer(out_of, *command)
     assert first["step"] == 12
     assert answer(out_of, *command) == first
     assert run([*map(str, command)]) == 0
     assert "finished, step 12" in out_of.readouterr().out
-    assert answer(out_of, "train", "--config", tmp_path / "run/config.json", "--train.max-steps", "13")["step"] == 13
+    assert (
+        answer(
+            out_of, "train", "--config", tmp_path / "run/config.json", "--train.max-steps", "13"
+        )["step"]
+        == 13
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,15 +90,27 @@ def test_train_again_says_that_it_is_finished(out_of: Out, tiny: Config, tmp_pat
         ([], (None, 2000)),
     ],
 )
-def test_minutes_alone_are_the_whole_budget(out_of: Out, flags: list[str], budget: tuple[float | None, int | None]) -> None:
+def test_minutes_alone_are_the_whole_budget(
+    out_of: Out, flags: list[str], budget: tuple[float | None, int | None]
+) -> None:
     assert run(["train", "images-modern", *flags, "--print-config"]) == 0
     recipe = json.loads(out_of.readouterr().out)["train"]
     assert (recipe["max_minutes"], recipe["max_steps"]) == budget
 
 
-def test_a_training_of_some_minutes_says_how_it_goes_on(out_of: Out, tiny: Config, tmp_path: Path) -> None:
+def test_a_training_of_some_minutes_says_how_it_goes_on(
+    out_of: Out, tiny: Config, tmp_path: Path
+) -> None:
     (tmp_path / "config.json").write_text(to_json(tiny))
-    command = ["train", "--config", str(tmp_path / "config.json"), "--run-dir", str(tmp_path / "run"), "--device", "cpu"]
+    command = [
+        "train",
+        "--config",
+        str(tmp_path / "config.json"),
+        "--run-dir",
+        str(tmp_path / "run"),
+        "--device",
+        "cpu",
+    ]
     assert run([*command, "--train.max-minutes", "0.0001"]) == 0
     assert "finished, step " in (said := out_of.readouterr().out)
     assert "More minutes: --train.max-minutes N" in said
@@ -73,9 +118,22 @@ def test_a_training_of_some_minutes_says_how_it_goes_on(out_of: Out, tiny: Confi
 
 def test_evaluate(out_of: Out, run_dir: Path) -> None:
     result = answer(out_of, "evaluate", run_dir, "--split", "validation", "--noise-draws", "2")
-    keys = {"bits_per_dim", "standard_error", "num_images", "noise_draws", "nonfinite", "split", "dataset"}
+    keys = {
+        "bits_per_dim",
+        "standard_error",
+        "num_images",
+        "noise_draws",
+        "nonfinite",
+        "split",
+        "dataset",
+    }
     assert result.keys() >= keys | {"dataset_version", "paper", "seconds"}
-    assert (result["num_images"], result["noise_draws"], result["nonfinite"], result["paper"]) == (180, 2, 0, None)
+    assert (result["num_images"], result["noise_draws"], result["nonfinite"], result["paper"]) == (
+        180,
+        2,
+        0,
+        None,
+    )
     assert (result["split"], result["dataset"]) == ("validation", "digits")
     assert json.loads((run_dir / "evaluation.json").read_text()) == result
     assert run(["evaluate", str(run_dir), "--codecs"]) == 0
@@ -96,7 +154,9 @@ def test_codecs_in_pieces(out_of: Out, run_dir: Path, monkeypatch: pytest.Monkey
     """Never more than a few hundred images in memory, and the same mean over all of them."""
     expected = codec_bits_per_dim(np.load(run_dir / "data" / "test.npy"))
     monkeypatch.setattr("realnvp.evaluation.evaluate.CHUNK", 50)
-    assert answer(out_of, "evaluate", run_dir, "--codecs")["codecs"] == pytest.approx(expected, rel=1e-12)
+    assert answer(out_of, "evaluate", run_dir, "--codecs")["codecs"] == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 def test_evaluate_other_images(out_of: Out, run_dir: Path, tmp_path: Path) -> None:
@@ -104,10 +164,18 @@ def test_evaluate_other_images(out_of: Out, run_dir: Path, tmp_path: Path) -> No
     result = answer(out_of, "evaluate", run_dir, "--data.source", tmp_path / "others.npy")
     assert result["num_images"] == 7
     np.save(tmp_path / "colour.npy", np.full((7, 8, 8, 3), 3, np.uint8))
-    assert "3 channels" in refused(out_of, "evaluate", run_dir, "--data.source", tmp_path / "colour.npy")
+    assert "3 channels" in refused(
+        out_of, "evaluate", run_dir, "--data.source", tmp_path / "colour.npy"
+    )
     np.save(tmp_path / "odd.npy", np.full((7, 9, 8), 3, np.uint8))
     assert "9x8" in refused(out_of, "evaluate", run_dir, "--data.source", tmp_path / "odd.npy")
-    assert "levels" in refused(out_of, "evaluate", run_dir, "--data.source", save(tmp_path / "x.npy", np.full((7, 8, 8), 200)))
+    assert "levels" in refused(
+        out_of,
+        "evaluate",
+        run_dir,
+        "--data.source",
+        save(tmp_path / "x.npy", np.full((7, 8, 8), 200)),
+    )
 
 
 def save(path: Path, array: np.ndarray) -> Path:
@@ -116,7 +184,9 @@ def save(path: Path, array: np.ndarray) -> Path:
 
 
 def test_sample(out_of: Out, run_dir: Path, tmp_path: Path) -> None:
-    result = answer(out_of, "sample", run_dir, "-n", "70", "--seed", "5", "--out", tmp_path / "s.npy")
+    result = answer(
+        out_of, "sample", run_dir, "-n", "70", "--seed", "5", "--out", tmp_path / "s.npy"
+    )
     assert result["nonfinite"] == 0
     samples = np.load(tmp_path / "s.npy")
     assert (samples.shape, samples.dtype) == ((70, 8, 8, 1), np.uint8)
@@ -133,27 +203,37 @@ def test_score(out_of: Out, run_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for i in range(5):
         Image.fromarray(test[i, :, :, 0]).save(tmp_path / "folder" / f"{i}.png")
-    Image.fromarray(np.random.default_rng(0).integers(17, size=(8, 8)).astype(np.uint8)).save(tmp_path / "noise.png")
+    Image.fromarray(np.random.default_rng(0).integers(17, size=(8, 8)).astype(np.uint8)).save(
+        tmp_path / "noise.png"
+    )
     paths = [tmp_path / "folder", tmp_path / "noise.png"]
-    assert run(["score", str(run_dir), *map(str, paths), "--out", str(tmp_path / "scores.csv")]) == 0
+    assert (
+        run(["score", str(run_dir), *map(str, paths), "--out", str(tmp_path / "scores.csv")]) == 0
+    )
     rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
     assert list(rows[0]) == ["path", "log_prob", "bits_per_dim", "rank"]
     assert len(rows) == 6
     assert next(row for row in rows if row["rank"] == "1")["path"].endswith("noise.png")
     assert sorted(int(row["rank"]) for row in rows) == [1, 2, 3, 4, 5, 6]
-    assert float(rows[0]["bits_per_dim"]) == pytest.approx(-float(rows[0]["log_prob"]) / (64 * np.log(2)))
+    assert float(rows[0]["bits_per_dim"]) == pytest.approx(
+        -float(rows[0]["log_prob"]) / (64 * np.log(2))
+    )
     out_of.readouterr()
     alone = answer(out_of, "score", run_dir, tmp_path / "noise.png")["scores"]
     assert alone[0]["log_prob"] == pytest.approx(float(rows[5]["log_prob"]), abs=1e-4)
 
 
 @pytest.mark.parametrize("side", [16, 9, 5])
-def test_images_of_other_sizes_are_scored_as_prepare_makes_them(out_of: Out, run_dir: Path, tmp_path: Path, side: int) -> None:
+def test_images_of_other_sizes_are_scored_as_prepare_makes_them(
+    out_of: Out, run_dir: Path, tmp_path: Path, side: int
+) -> None:
     (tmp_path / "mine").mkdir()
     pixels = np.random.default_rng(0).integers(17, size=(side, side + 3)).astype(np.uint8)
     for name in ("odd", "same"):
         Image.fromarray(pixels).save(tmp_path / "mine" / f"{name}.png")
-    assert f"odd.png: {side}x{side + 3} with 1 channel" in (line := refused(out_of, "score", run_dir, tmp_path / "mine/odd.png"))
+    assert f"odd.png: {side}x{side + 3} with 1 channel" in (
+        line := refused(out_of, "score", run_dir, tmp_path / "mine/odd.png")
+    )
     assert line.endswith("8x8 with 1 channel; --resize brings it to that")
     prepared = {"allow_partial": True, "crop": None, "resize": (8,), "held_out": 0.1, "seed": 0}
     convert("images", tmp_path / "mine", tmp_path / "data", **prepared)
@@ -170,7 +250,10 @@ def test_fast_tells_how_far_it_is_off(out_of: Out, run_dir: Path, tmp_path: Path
         Image.fromarray(np.load(tmp_path / "s.npy")[i, :, :, 0]).save(tmp_path / f"{i}.png")
     exact = answer(out_of, "score", run_dir, tmp_path)
     quick = answer(out_of, "score", run_dir, tmp_path, "--fast")
-    off = max(abs(a["bits_per_dim"] - b["bits_per_dim"]) for a, b in zip(exact["scores"], quick["scores"], strict=True))
+    off = max(
+        abs(a["bits_per_dim"] - b["bits_per_dim"])
+        for a, b in zip(exact["scores"], quick["scores"], strict=True)
+    )
     assert off == pytest.approx(quick["fast_error_bits_per_dim"])
     assert 0 < off < 0.05
     assert run(["score", str(run_dir), str(tmp_path / "0.png"), "--fast"]) == 0
@@ -181,14 +264,19 @@ def test_check_and_info(out_of: Out, run_dir: Path) -> None:
     result = answer(out_of, "check", run_dir)
     assert result["ok"]
     names = " ".join(entry["name"] for entry in result["checks"])
-    assert all(word in names for word in ("AffineCoupling", "BatchNorm", "autograd", "stored moments", "samples"))
+    assert all(
+        word in names
+        for word in ("AffineCoupling", "BatchNorm", "autograd", "stored moments", "samples")
+    )
     info = answer(out_of, "info", run_dir)
     assert info["step"] == 12
     assert run(["info", str(run_dir)]) == 0
     assert "best_validation_bits_per_dim" in out_of.readouterr().out
 
 
-def test_check_fails_on_a_flow_that_is_not_one(out_of: Out, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_fails_on_a_flow_that_is_not_one(
+    out_of: Out, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from realnvp.bijections import BatchNorm
 
     monkeypatch.setattr(BatchNorm, "_inverse", lambda self, z: z)
@@ -204,7 +292,9 @@ def test_presets_version_completion_help(out_of: Out) -> None:
     assert out_of.readouterr().out == f"realnvp {realnvp.__version__}\n"
     for shell in SHELLS:
         assert run(["completion", shell]) == 0
-        assert {"evaluate", "photos-modern", "--train.max-steps"} <= set(re.findall(r"[\w.-]+", out_of.readouterr().out))
+        assert {"evaluate", "photos-modern", "--train.max-steps"} <= set(
+            re.findall(r"[\w.-]+", out_of.readouterr().out)
+        )
     for command in (
         "prepare",
         "evaluate",
@@ -243,12 +333,23 @@ def test_a_folder_of_images(out_of: Out, tmp_path: Path, channels: int) -> None:
         pixels = random.integers(256, size=(12, 20, channels)).astype(np.uint8)
         folder = tmp_path / "pictures" / ("inner" if i % 2 else "")
         Image.fromarray(pixels.squeeze()).save(folder / f"{i}.png")
-    command = ["train", "images", "--data.source", tmp_path / "pictures", "--run-dir", tmp_path / "run", *FAST]
+    command = [
+        "train",
+        "images",
+        "--data.source",
+        tmp_path / "pictures",
+        "--run-dir",
+        tmp_path / "run",
+        *FAST,
+    ]
     assert answer(out_of, *command)["step"] == 2
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["data"]["shape"] == [channels, 12, 20]
     assert config["model"]["num_scales"] == 2
-    assert [len(np.load(tmp_path / "run" / "data" / f"{split}.npy")) for split in ("train", "validation", "test")] == [32, 4, 4]
+    assert [
+        len(np.load(tmp_path / "run" / "data" / f"{split}.npy"))
+        for split in ("train", "validation", "test")
+    ] == [32, 4, 4]
     assert answer(out_of, "evaluate", tmp_path / "run")["num_images"] == 4
     assert answer(out_of, *command)["step"] == 2
 
@@ -272,7 +373,9 @@ def test_a_bad_folder_is_refused_whole_and_can_be_mended(out_of: Out, tmp_path: 
 @pytest.mark.slow
 def test_as_a_process(run_dir: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "realnvp"]
-    result = subprocess.run([*command, "evaluate", str(run_dir), "--json"], capture_output=True, text=True, timeout=600)
+    result = subprocess.run(
+        [*command, "evaluate", str(run_dir), "--json"], capture_output=True, text=True, timeout=600
+    )
     assert (result.returncode, json.loads(result.stdout)["num_images"]) == (0, 180)
 
 
@@ -281,11 +384,28 @@ def test_sigterm_saves_and_exits_with_143(tiny: Config, tmp_path: Path) -> None:
     import signal
     import time
 
-    (tmp_path / "config.json").write_text(to_json(tiny).replace('"max_steps": 12', '"max_steps": 100000'))
-    command = [sys.executable, "-m", "realnvp", "train", "--config", "config.json", "--run-dir", "run", "--device", "cpu"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    (tmp_path / "config.json").write_text(
+        to_json(tiny).replace('"max_steps": 12', '"max_steps": 100000')
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "realnvp",
+        "train",
+        "--config",
+        "config.json",
+        "--run-dir",
+        "run",
+        "--device",
+        "cpu",
+    ]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     for _ in range(6000):
-        if (tmp_path / "run/checkpoints").exists() and any((tmp_path / "run/checkpoints").iterdir()):
+        if (tmp_path / "run/checkpoints").exists() and any(
+            (tmp_path / "run/checkpoints").iterdir()
+        ):
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)

@@ -56,7 +56,9 @@ def with_model(name: str, **fields: object) -> Config:
 def test_blocks_are_bounded_far_beyond_any_preset() -> None:
     assert max(count_blocks(config) for config in PRESETS.values()) * 29 < MOST_BLOCKS
     assert count_blocks(with_model("images", num_scales=3)) == 5 * (6 + 6 + 4)
-    assert count_blocks(with_model("images-modern", num_scales=2, dequantisation="variational")) == 2 * (10 + 3 + 1)
+    assert count_blocks(
+        with_model("images-modern", num_scales=2, dequantisation="variational")
+    ) == 2 * (10 + 3 + 1)
     assert count_blocks(with_model("table", num_scales=5)) == 2 * 16
 
 
@@ -64,17 +66,20 @@ def test_blocks_are_bounded_far_beyond_any_preset() -> None:
     ("preset", "fields"),
     [
         ("images-modern", {"num_couplings": 100, "num_blocks": 1000, "width": 1, "growth": 1.0}),
-        ("images-modern", {"num_couplings": 1000, "num_blocks": 0, "num_scales": 16, "coupling_growth": 1.0}),
+        (
+            "images-modern",
+            {"num_couplings": 1000, "num_blocks": 0, "num_scales": 16, "coupling_growth": 1.0},
+        ),
         ("images", {"num_blocks": 1000}),
         ("images", {"num_blocks": 50, "num_scales": 16}),
         ("cifar10", {"num_scales": None, "num_blocks": 200}),
         ("table", {"num_couplings": 1000, "num_blocks": 4}),
     ],
 )
-def test_more_blocks_than_make_sense_are_refused_with_the_fields_names(preset: str, fields: dict[str, object]) -> None:
-    words = (
-        r"model\.num_blocks: \d+ with model\.num_couplings = \d+ and model\.num_scales = \w+ makes [\d,]+ blocks, more than 4,000"
-    )
+def test_more_blocks_than_make_sense_are_refused_with_the_fields_names(
+    preset: str, fields: dict[str, object]
+) -> None:
+    words = r"model\.num_blocks: \d+ with model\.num_couplings = \d+ and model\.num_scales = \w+ makes [\d,]+ blocks, more than 4,000"
     with pytest.raises(ValueError, match=words):
         validate(with_model(preset, **fields))
     with pytest.raises(ValueError, match=f"x.json: {words}"):
@@ -83,8 +88,12 @@ def test_more_blocks_than_make_sense_are_refused_with_the_fields_names(preset: s
 
 @pytest.mark.parametrize("coupling", ["affine", "additive"])
 @pytest.mark.parametrize("num_blocks", [0, 1, 3])
-@pytest.mark.parametrize("preset", ["cifar10", "imagenet32", "images-modern", "digits-modern", "table"])
-def test_the_least_number_of_parameters_is_near_and_never_too_large(preset: str, num_blocks: int, coupling: str) -> None:
+@pytest.mark.parametrize(
+    "preset", ["cifar10", "imagenet32", "images-modern", "digits-modern", "table"]
+)
+def test_the_least_number_of_parameters_is_near_and_never_too_large(
+    preset: str, num_blocks: int, coupling: str
+) -> None:
     config = with_model(preset, num_blocks=num_blocks, coupling=coupling)
     shape = config.data.shape or ((200,) if preset == "table" else (3, 32, 32))
     config = resolve(config, shape)
@@ -92,5 +101,7 @@ def test_the_least_number_of_parameters_is_near_and_never_too_large(preset: str,
 
 
 def test_a_table_of_very_many_columns_is_refused() -> None:
-    with pytest.raises(ValueError, match=re.escape("data of shape (65536,) needs more than 3e+10 parameters")):
+    with pytest.raises(
+        ValueError, match=re.escape("data of shape (65536,) needs more than 3e+10 parameters")
+    ):
         resolve(PRESETS["table"], (65536,))

@@ -11,7 +11,9 @@ from realnvp import bijections
 from realnvp.bijections import Bijection, Chain
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-every_case_and_large = pytest.mark.parametrize("case", (CASES | LARGE).values(), ids=(CASES | LARGE).keys())
+every_case_and_large = pytest.mark.parametrize(
+    "case", (CASES | LARGE).values(), ids=(CASES | LARGE).keys()
+)
 
 
 def make(case: Case, *, fresh: bool = False) -> tuple[Bijection, torch.Tensor]:
@@ -20,7 +22,9 @@ def make(case: Case, *, fresh: bool = False) -> tuple[Bijection, torch.Tensor]:
 
 
 def test_there_is_a_case_of_every_bijection() -> None:
-    """Alone or within another; each leaves `inverse`, which refuses training mode, to the base class."""
+    """Alone or within another; each leaves `inverse`, which refuses training mode, to the base
+    class.
+    """
     found = {type(module) for case in CASES.values() for module in make(case)[0].modules()}
     subclasses = {
         kind
@@ -55,8 +59,13 @@ def test_log_det_is_the_jacobians(case: Case) -> None:
     bijection, x = make(case)
     log_det = bijection(x)[1].detach()
     for i in range(len(x)):
-        jacobian = torch.func.jacrev(lambda v: bijection(v[None])[0][0])(x[i]).reshape(x[i].numel(), -1)
-        assert abs(torch.linalg.slogdet(jacobian.detach()).logabsdet - log_det[i]) < 1e-9 * x[i].numel()
+        jacobian = torch.func.jacrev(lambda v: bijection(v[None])[0][0])(x[i]).reshape(
+            x[i].numel(), -1
+        )
+        assert (
+            abs(torch.linalg.slogdet(jacobian.detach()).logabsdet - log_det[i])
+            < 1e-9 * x[i].numel()
+        )
 
 
 @every_case_and_large
@@ -66,7 +75,9 @@ def test_each_example_is_mapped_on_its_own(case: Case) -> None:
         z, log_det = bijection(x)
         alone = [bijection(x[i : i + 1]) for i in range(len(x))]
         assert (torch.cat([z for z, _ in alone]) - z).abs().max() < 1e-11 * max(1, z.abs().max())
-        assert (torch.cat([term for _, term in alone]) - log_det).abs().max() < 1e-10 * max(1, log_det.abs().max())
+        assert (torch.cat([term for _, term in alone]) - log_det).abs().max() < 1e-10 * max(
+            1, log_det.abs().max()
+        )
 
 
 @every_case

@@ -13,9 +13,26 @@ from pictures import colour, pictures
 from PIL import Image
 
 from realnvp.config import PRESETS, DataConfig
-from realnvp.data import Dataset, codec_bits_per_dim, dequantise, find_data, open_splits, prepare, quantize, read_image
+from realnvp.data import (
+    Dataset,
+    codec_bits_per_dim,
+    dequantise,
+    find_data,
+    open_splits,
+    prepare,
+    quantize,
+    read_image,
+)
 from realnvp.data.dataset import SPLITS, Lazy, cut_off
-from realnvp.data.photos import FLATTEST, MARGIN, PHOTOGRAPHS, SIDES, load_photographs, regions, windows
+from realnvp.data.photos import (
+    FLATTEST,
+    MARGIN,
+    PHOTOGRAPHS,
+    SIDES,
+    load_photographs,
+    regions,
+    windows,
+)
 from realnvp.files.atomic import atomic_save
 from realnvp.files.records import DamagedError
 
@@ -51,7 +68,10 @@ def test_dequantised_pixels_keep_their_grey_level(dtype: torch.dtype) -> None:
         assert x.dtype == dtype
         assert torch.equal(x.floor(), grey.to(dtype))
         assert torch.equal(quantize(x), grey)
-    assert torch.equal(dequantise(grey, torch.full(grey.shape, 0.25, dtype=dtype)), grey + torch.tensor(0.25, dtype=dtype))
+    assert torch.equal(
+        dequantise(grey, torch.full(grey.shape, 0.25, dtype=dtype)),
+        grey + torch.tensor(0.25, dtype=dtype),
+    )
 
 
 def test_quantize_clamps_floors_and_refuses_nan() -> None:
@@ -69,8 +89,15 @@ def test_digits_are_split_into_disjoint_parts(tmp_path: Path) -> None:
     assert splits.shape == (1, 8, 8)
     assert splits.levels == 17
     assert splits.train.max() == 16
-    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [1437, 180, 180]
-    again, other = prepare(DIGITS, seed=3, folder=tmp_path / "b"), prepare(DIGITS, seed=4, folder=tmp_path / "c")
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [
+        1437,
+        180,
+        180,
+    ]
+    again, other = (
+        prepare(DIGITS, seed=3, folder=tmp_path / "b"),
+        prepare(DIGITS, seed=4, folder=tmp_path / "c"),
+    )
     assert np.array_equal(splits.test, again.test)
     assert not np.array_equal(splits.test, other.test)
 
@@ -78,7 +105,9 @@ def test_digits_are_split_into_disjoint_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("given", [(), ("validation",), ("test",), ("validation", "test")])
 def test_cut_off_parts_share_no_image(given: tuple[str, ...]) -> None:
     parts = {split: np.zeros((3, 1, 1, 1), np.uint8) for split in given}
-    whole = cut_off(parts | {"train": Lazy(100, lambda wanted: wanted.astype(np.uint8))}, 0.1, seed=0)
+    whole = cut_off(
+        parts | {"train": Lazy(100, lambda wanted: wanted.astype(np.uint8))}, 0.1, seed=0
+    )
     cut = [whole[split] for split in whole if split not in given]
     assert list(whole) == ["train", "validation", "test"]
     assert all(len(whole[split]) == 3 for split in given)
@@ -89,10 +118,18 @@ def test_cut_off_parts_share_no_image(given: tuple[str, ...]) -> None:
 def test_photographs_come_from_the_seed_alone(photos: Dataset) -> None:
     assert photos.shape == (3, 32, 32)
     assert photos.groups is not None
-    assert [len(part) for part in (photos.train, photos.validation, photos.test)] == [20000, 500, 1000]
+    assert [len(part) for part in (photos.train, photos.validation, photos.test)] == [
+        20000,
+        500,
+        1000,
+    ]
     assert np.bincount(photos.groups["test"]).tolist() == [125] * len(PHOTOGRAPHS)
     again, other = find_data(PHOTOS, seed=0), find_data(PHOTOS, seed=1)
-    for split, stored in {"train": photos.train, "validation": photos.validation, "test": photos.test}.items():
+    for split, stored in {
+        "train": photos.train,
+        "validation": photos.validation,
+        "test": photos.test,
+    }.items():
         assert np.array_equal(again.splits[split][:64], stored[:64])
         assert not np.array_equal(other.splits[split][:64], stored[:64])
 
@@ -109,9 +146,15 @@ def test_photograph_splits_share_no_source_pixel() -> None:
                 assert 0 <= left <= width - side
                 assert 0 <= top <= height - side
                 assert SIDES[0] <= side <= SIDES[1]
-                assert split == "train" or pixels[top : top + side, left : left + side].mean(axis=-1).std() >= FLATTEST
+                assert (
+                    split == "train"
+                    or pixels[top : top + side, left : left + side].mean(axis=-1).std() >= FLATTEST
+                )
                 covered[split][top : top + side, left : left + side] = True
-                near = slice(max(0, top - MARGIN), top + side + MARGIN), slice(max(0, left - MARGIN), left + side + MARGIN)
+                near = (
+                    slice(max(0, top - MARGIN), top + side + MARGIN),
+                    slice(max(0, left - MARGIN), left + side + MARGIN),
+                )
                 grown[split][near] = True
         for one in drawn:
             assert not any((grown[one] & covered[other]).any() for other in drawn if other != one)
@@ -132,10 +175,14 @@ def test_codecs_beat_raw_pixels(photos: Dataset) -> None:
 
 def test_a_second_preparation_changes_nothing(tmp_path: Path) -> None:
     prepare(DIGITS, seed=0, folder=tmp_path)
-    before = {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.iterdir()}
+    before = {
+        path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.iterdir()
+    }
     assert sorted(before) == ["dataset.json", "test.npy", "train.npy", "validation.npy"]
     splits = prepare(DIGITS, seed=0, folder=tmp_path)
-    assert before == {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.iterdir()}
+    assert before == {
+        path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.iterdir()
+    }
     assert isinstance(splits.train, np.memmap)
     assert not splits.train.flags.writeable
     open_splits(tmp_path, verify=SPLITS)
@@ -151,7 +198,9 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         "data.source": replace(DIGITS, source="elsewhere"),
         "data.shape": replace(DIGITS, shape=(3, 8, 8)),
     }.items():
-        assert complaint(lambda config=config: prepare(config, seed=0, folder=tmp_path)).startswith(f"{field}: ")
+        assert complaint(lambda config=config: prepare(config, seed=0, folder=tmp_path)).startswith(
+            f"{field}: "
+        )
 
 
 @pytest.mark.parametrize(
@@ -176,12 +225,22 @@ def test_a_damaged_description_is_named(tmp_path: Path, damage: str) -> None:
         prepare(DIGITS, seed=0, folder=tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "garbage", "dtype", "shape", "levels"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "truncated", "empty", "garbage", "dtype", "shape", "levels"]
+)
 def test_a_damaged_split_is_named(tmp_path: Path, damage: str) -> None:
     array = np.array(prepare(DIGITS, seed=0, folder=tmp_path).validation)
     path = tmp_path / "validation.npy"
-    content = {"truncated": path.read_bytes()[:-5], "empty": b"", "garbage": b"\x93NUMPY\x01\x00\xff\xff("}
-    arrays: dict[str, npt.NDArray[Any]] = {"dtype": array.astype(np.float32), "shape": array[1:], "levels": array + 1}
+    content = {
+        "truncated": path.read_bytes()[:-5],
+        "empty": b"",
+        "garbage": b"\x93NUMPY\x01\x00\xff\xff(",
+    }
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "dtype": array.astype(np.float32),
+        "shape": array[1:],
+        "levels": array + 1,
+    }
     path.unlink()
     if damage in content:
         path.write_bytes(content[damage])
@@ -225,8 +284,14 @@ def test_a_folder_of_images_is_cut_into_splits(tmp_path: Path) -> None:
     before = sorted(path.name for path in source.rglob("*"))
     splits = prepare(images(source), seed=0, folder=tmp_path / "out")
     assert before == sorted(path.name for path in source.rglob("*"))
-    every = {read_image(path).tobytes() for path in source.rglob("*") if path.suffix in (".png", ".BMP") and path.name[0] != "."}
-    assert {image.tobytes() for part in (splits.train, splits.validation, splits.test) for image in part} == every
+    every = {
+        read_image(path).tobytes()
+        for path in source.rglob("*")
+        if path.suffix in (".png", ".BMP") and path.name[0] != "."
+    }
+    assert {
+        image.tobytes() for part in (splits.train, splits.validation, splits.test) for image in part
+    } == every
     assert len(every) == 21
 
 
@@ -242,7 +307,9 @@ def test_given_splits_are_kept(tmp_path: Path, name: str, arrays: bool) -> None:
     splits = prepare(images(tmp_path), seed=0, folder=tmp_path / "out")
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [12, 3, 4]
     assert splits.shape == ((1, 8, 6) if arrays else (3, 8, 8))
-    (tmp_path / "train").rename(tmp_path / "away") if not arrays else (tmp_path / "train.npy").unlink()
+    (tmp_path / "train").rename(tmp_path / "away") if not arrays else (
+        tmp_path / "train.npy"
+    ).unlink()
     assert "nothing named train" in complaint(lambda: find_data(images(tmp_path), seed=0))
 
 
@@ -261,7 +328,9 @@ def test_all_bad_images_are_named_at_once(tmp_path: Path) -> None:
         (source / f"{number:02}.png").write_bytes(b"")
     colour(9, 9).save(source / "05.png")
     said = complaint(lambda: find_data(images(source), seed=0))
-    assert [part.split(": ")[0] for part in said.split("; ")] == [str(source / f"{number:02}.png") for number in (3, 5, 7)]
+    assert [part.split(": ")[0] for part in said.split("; ")] == [
+        str(source / f"{number:02}.png") for number in (3, 5, 7)
+    ]
     for number in range(25):
         (source / f"{number:02}.png").write_bytes(b"")
     said = complaint(lambda: find_data(images(source), seed=0))
@@ -281,7 +350,9 @@ def test_harmless_kinds_of_images_are_read(tmp_path: Path) -> None:
     exif[0x0112] = 6  # turned a quarter
     opaque.save(tmp_path / "turned.png", exif=exif)
     assert np.array_equal(read_image(tmp_path / "rgba.png"), pixels)
-    assert np.array_equal(read_image(tmp_path / "palette.png"), np.asarray(opaque.quantize(200).convert("RGB")))
+    assert np.array_equal(
+        read_image(tmp_path / "palette.png"), np.asarray(opaque.quantize(200).convert("RGB"))
+    )
     grey = np.asarray(opaque.convert("L"))[..., None]
     assert np.array_equal(read_image(tmp_path / "grey.png"), grey)
     assert np.array_equal(read_image(tmp_path / "la.png"), grey)

@@ -107,10 +107,17 @@ print("all", len(sys.argv) - 1)
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="each case needs a process of its own, and importing torch takes long")
+@pytest.mark.skipif(
+    not hasattr(os, "fork"),
+    reason="each case needs a process of its own, and importing torch takes long",
+)
 def test_full_precision_whatever_the_user_has_set() -> None:
-    """Within it all products are; afterwards torch is to the last setting as if it had not been there."""
-    ran = subprocess.run([sys.executable, "-c", IN_A_PROCESS, *ALLOWED], capture_output=True, text=True, timeout=600)
+    """Within it all products are; afterwards torch is to the last setting as if it had not been
+    there.
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", IN_A_PROCESS, *ALLOWED], capture_output=True, text=True, timeout=600
+    )
     assert ran.stdout.split() == ["all", str(len(ALLOWED))], ran.stderr
 
 
@@ -124,12 +131,19 @@ def test_full_precision_is_left_by_an_error_too() -> None:
 def test_all_of_a_training_is_in_full_precision_and_takes_the_same_algorithms(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """precision float32 is no TF32, evaluations least of all, and cuDNN sums in no order of chance; after it all is as before."""
+    """precision float32 is no TF32, evaluations least of all, and cuDNN sums in no order of
+    chance; after it all is as before.
+    """
     backends, seen, log_prob = torch.backends, set(), Flow.log_prob
 
     def settings() -> tuple[object, ...]:
         cudnn = backends.cudnn
-        return backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.deterministic, cudnn.benchmark
+        return (
+            backends.cuda.matmul.fp32_precision,
+            cudnn.conv.fp32_precision,
+            cudnn.deterministic,
+            cudnn.benchmark,
+        )
 
     def log_prob_seen(flow: Flow, x: Tensor) -> Tensor:
         seen.add((flow.training, *settings()))
@@ -140,7 +154,11 @@ def test_all_of_a_training_is_in_full_precision_and_takes_the_same_algorithms(
     backends.cuda.matmul.fp32_precision, backends.cudnn.benchmark = "tf32", True
     try:
         before = settings()
-        train(with_train(tiny, max_steps=1, eval_every=1, tracker="none"), tmp_path / "run", device="cpu")
+        train(
+            with_train(tiny, max_steps=1, eval_every=1, tracker="none"),
+            tmp_path / "run",
+            device="cpu",
+        )
         assert seen == {(True, "ieee", "ieee", True, False), (False, "ieee", "ieee", True, False)}
         assert settings() == before == ("tf32", "tf32", False, True)
     finally:
@@ -159,30 +177,51 @@ def test_on_a_mac_auto_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_device("auto").type == "cuda"
 
 
-def test_float64_on_a_mac_is_refused(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float64_on_a_mac_is_refused(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     with pytest.raises(ValueError, match=r"^train\.precision: mps has no float64$"):
         train(with_train(tiny, precision="float64"), tmp_path / "run", device="mps")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_second_training_takes_its_own_device(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Accelerate keeps the device of its first use for all of a process; trainings neither heed nor change that."""
+def test_a_second_training_takes_its_own_device(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accelerate keeps the device of its first use for all of a process; trainings neither heed
+    nor change that.
+    """
     theirs = Accelerator(cpu=True, gradient_accumulation_steps=3)
     short = with_train(tiny, max_steps=1, tracker="none")
     train(short, tmp_path / "cpu", device="cpu")
-    assert (theirs.device.type, theirs.gradient_state.num_steps, theirs.num_processes) == ("cpu", 3, 1)
-    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")  # stands for a GPU: what a new state would take
+    assert (theirs.device.type, theirs.gradient_state.num_steps, theirs.num_processes) == (
+        "cpu",
+        3,
+        1,
+    )
+    monkeypatch.setenv(
+        "ACCELERATE_TORCH_DEVICE", "meta"
+    )  # stands for a GPU: what a new state would take
     with pytest.raises(ValueError, match=r"^device: cpu, but ACCELERATE_TORCH_DEVICE says meta$"):
         train(short, tmp_path / "other", device="cpu")
     assert (theirs.device.type, theirs.gradient_state.num_steps) == ("cpu", 3)
 
 
-def test_more_processes_than_gpus(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_gpus(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for name, value in {"WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3", "LOCAL_RANK": "0", "RANK": "0"}.items():
+    for name, value in {
+        "WORLD_SIZE": "3",
+        "LOCAL_WORLD_SIZE": "3",
+        "LOCAL_RANK": "0",
+        "RANK": "0",
+    }.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=r"^--nproc-per-node: 3 processes, but this machine has 2 GPUs; one each$"):
+    with pytest.raises(
+        ValueError, match=r"^--nproc-per-node: 3 processes, but this machine has 2 GPUs; one each$"
+    ):
         train(tiny, tmp_path / "run", device="cuda")
     assert not (tmp_path / "run").exists()
 
@@ -206,43 +245,64 @@ def test_gradient_accumulation_of_the_environment_changes_nothing(
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has ..."),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
-        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported ..."),
+        RuntimeError(
+            "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported ..."
+        ),
     ],
 )
 def test_a_full_gpu_is_one_line(
-    error: Exception, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception,
+    run_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def log_prob(flow: Flow, x: Tensor) -> Tensor:
         raise error
 
     monkeypatch.setattr(Flow, "log_prob", log_prob)
     assert command(["evaluate", str(run_dir), "--device", "cpu"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == "realnvp: error: not enough GPU memory for that"
+    assert (
+        capsys.readouterr().err.splitlines()[-1] == "realnvp: error: not enough GPU memory for that"
+    )
 
 
-def test_a_budget_in_minutes_with_a_line_after_each_step(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first step's time is known in the second: until then nobody knows how many steps there will be."""
+def test_a_budget_in_minutes_with_a_line_after_each_step(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step's time is known in the second: until then nobody knows how many steps there
+    will be.
+    """
     ticks = iter(range(10_000))
     monkeypatch.setattr(realnvp.training.train, "clock", lambda: next(ticks))  # a second each step
-    config = with_train(tiny, max_steps=None, max_minutes=3 / 60, log_every=1, eval_every=100, tracker="none")
+    config = with_train(
+        tiny, max_steps=None, max_minutes=3 / 60, log_every=1, eval_every=100, tracker="none"
+    )
     assert train(config, tmp_path / "run", device="cpu").step == 4
 
 
 class Waits(TorchDispatchMode):
-    """Counts what waits for a device, or brings a number to it: a CPU does neither, but is asked in the same words."""
+    """Counts what waits for a device, or brings a number to it: a CPU does neither, but is asked
+    in the same words.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.looks = self.constants = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.looks += func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.equal)
+        self.looks += func.overloadpacket in (
+            torch.ops.aten._local_scalar_dense,
+            torch.ops.aten.nonzero,
+            torch.ops.aten.equal,
+        )
         self.constants += func.overloadpacket == torch.ops.aten.lift_fresh
         return func(*args, **(kwargs or {}))
 
 
 def with_waits(monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]) -> tuple[int, int, int]:
-    """How often call fetches from the device, looks at a single number, and brings a constant to the device."""
+    """How often call fetches from the device, looks at a single number, and brings a constant to
+    the device.
+    """
     fetches, cpu, here = itertools.count(), Tensor.cpu, threading.get_ident()
 
     def fetched(tensor: Tensor) -> Tensor:
@@ -262,16 +322,26 @@ def begun(request: pytest.FixtureRequest, tiny: Config, tmp_path: Path) -> Itera
     config = PRESETS[request.param]
     if request.param == "table":
         np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(300, 3)))
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=str(tmp_path / "rows.npy")))
+        config = dataclasses.replace(
+            config, data=dataclasses.replace(config.data, source=str(tmp_path / "rows.npy"))
+        )
     model = dataclasses.replace(config.model, width=4, num_blocks=1, num_couplings=2)
-    config = with_train(dataclasses.replace(config, model=model), batch_size=8, eval_images=150, moment_batches=3, tracker="none")
+    config = with_train(
+        dataclasses.replace(config, model=model),
+        batch_size=8,
+        eval_images=150,
+        moment_batches=3,
+        tracker="none",
+    )
     with open_run(config, tmp_path / "run", device="cpu") as run:
         train_step(run, run.batches.at(0))
         yield run
 
 
 def test_a_step_waits_for_its_device_once(begun: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loss, norm, time and signal are fetched together; nothing is brought to the device but the batch."""
+    """Loss, norm, time and signal are fetched together; nothing is brought to the device but the
+    batch.
+    """
     x = begun.batches.at(1)
     fetches, looks, constants = with_waits(monkeypatch, lambda: train_step(begun, x))
     assert (fetches, looks) == (1, 0)
@@ -279,12 +349,16 @@ def test_a_step_waits_for_its_device_once(begun: Run, monkeypatch: pytest.Monkey
     assert constants <= norms  # each of which counts its batch
 
 
-def test_an_evaluation_waits_for_its_device_at_its_end(begun: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_waits_for_its_device_at_its_end(
+    begun: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not after each of its batches, of which there are three."""
     assert with_waits(monkeypatch, lambda: validate(begun))[0] <= 2
 
 
-def test_batches_are_pinned_by_the_thread_that_reads_ahead(tiny: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_are_pinned_by_the_thread_that_reads_ahead(
+    tiny: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     threads: list[str] = []
 
     def pin_memory(tensor: Tensor) -> Tensor:

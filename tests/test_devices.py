@@ -23,7 +23,8 @@ from realnvp.moments import batch_moments
 from realnvp.networks.layers import Normalise
 from realnvp.training.fit import _spread
 
-# What a GPU is waited for with: `.item()`, and numbers of Python's that become tensors, `new_tensor`.
+# What a GPU is waited for with: `.item()`, and numbers of Python's that become tensors,
+# `new_tensor`.
 WAITS = {"_local_scalar_dense", "is_nonzero", "lift", "lift_fresh", "nonzero", "equal"}
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 
@@ -43,8 +44,16 @@ class Apple(TorchFunctionMode):
             return args[0].as_subclass(Tensor)
         if func is Tensor.to:
             to = [*args[1:], *kwargs.values()]
-            places = [part.device if isinstance(part, Tensor) else part for part in to if isinstance(part, Tensor | torch.device)]
-            dtypes = [part.dtype if isinstance(part, Tensor) else part for part in to if isinstance(part, Tensor | torch.dtype)]
+            places = [
+                part.device if isinstance(part, Tensor) else part
+                for part in to
+                if isinstance(part, Tensor | torch.device)
+            ]
+            dtypes = [
+                part.dtype if isinstance(part, Tensor) else part
+                for part in to
+                if isinstance(part, Tensor | torch.dtype)
+            ]
             place = places[0] if places else args[0].device
             out = func(args[0].as_subclass(Tensor), dtypes[0] if dtypes else args[0].dtype)
             out = out.as_subclass(OnApple if place == MPS else Tensor)
@@ -52,8 +61,12 @@ class Apple(TorchFunctionMode):
             out = func(*args, **kwargs | {"device": CPU}).as_subclass(OnApple)
         else:
             out = func(*args, **kwargs)
-        if any(isinstance(part, OnApple) and part.dtype == torch.float64 for part in tree_leaves(out)):
-            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
+        if any(
+            isinstance(part, OnApple) and part.dtype == torch.float64 for part in tree_leaves(out)
+        ):
+            raise TypeError(
+                "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."
+            )
         return out
 
 
@@ -61,7 +74,13 @@ def on_apple(flow: Flow) -> Flow:
     """The same flow, there."""
     for module in flow.modules():
         for name, weight in module.named_parameters(recurse=False):
-            setattr(module, name, nn.Parameter(weight.detach().as_subclass(OnApple), requires_grad=weight.requires_grad))
+            setattr(
+                module,
+                name,
+                nn.Parameter(
+                    weight.detach().as_subclass(OnApple), requires_grad=weight.requires_grad
+                ),
+            )
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.as_subclass(OnApple))
     return flow
@@ -88,8 +107,16 @@ def test_apples_devices_which_lack_float64_compute_the_same(kind: str) -> None:
             weights = [weight for weight in mine.parameters() if weight.grad is not None]
             back = mine.decode(mine.encode(batch))
             start_from(mine, batch)
-            assert all(part.device == (MPS if there else CPU) for part in (nats, back, *weights, _spread(batch)))
-            results.append([part.detach().cpu() for part in (nats, back, *weights, *(weight.grad for weight in weights))])
+            assert all(
+                part.device == (MPS if there else CPU)
+                for part in (nats, back, *weights, _spread(batch))
+            )
+            results.append(
+                [
+                    part.detach().cpu()
+                    for part in (nats, back, *weights, *(weight.grad for weight in weights))
+                ]
+            )
     for expected, found in zip(*results, strict=True):
         assert (expected - found).abs().max() <= 1e-4 + 1e-5 * expected.abs().max()
 
@@ -125,7 +152,9 @@ def as_of_several(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.6])
-def test_several_gpus_train_batch_norm_with_one_sum_each_way(momentum: float, as_of_several: list[int]) -> None:
+def test_several_gpus_train_batch_norm_with_one_sum_each_way(
+    momentum: float, as_of_several: list[int]
+) -> None:
     norm = Normalise(3, momentum=momentum).double().train()
     norm.moments.mean, norm.moments.var = normal(3), normal(3).square() + 0.5
     h, direction = normal(4, 3, 5, 2) * 2 + 1, normal(4, 3, 5, 2)
@@ -156,10 +185,15 @@ def test_moments_of_unequal_parts_are_those_of_the_whole(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("fields", [{}, {"momentum": 0.9}, {"architecture": "modern"}])
-def test_a_step_waits_for_no_copy(fields: dict[str, Any], several: bool, request: pytest.FixtureRequest) -> None:
+def test_a_step_waits_for_no_copy(
+    fields: dict[str, Any], several: bool, request: pytest.FixtureRequest
+) -> None:
     if several:
         request.getfixturevalue("as_of_several")
-    flow, x = Flow(image_flow(1, 8, 8, 2, **fields), StandardNormal()).train(), pixels(8, 1, 8, 8).float()
+    flow, x = (
+        Flow(image_flow(1, 8, 8, 2, **fields), StandardNormal()).train(),
+        pixels(8, 1, 8, 8).float(),
+    )
     with Kernels() as kernels:
         flow.log_prob(x).mean().backward()
     assert {name: count for name, count in kernels.calls.items() if name in WAITS} == {}
@@ -172,7 +206,10 @@ def test_a_batch_norm_launches_few_kernels() -> None:
         out = norm(h)
     with Kernels() as backward:
         out.backward(torch.ones_like(out))
-    assert (forward.calls.total(), backward.calls.total()) <= (7, 8), (forward.calls, backward.calls)
+    assert (forward.calls.total(), backward.calls.total()) <= (7, 8), (
+        forward.calls,
+        backward.calls,
+    )
 
 
 # Building
@@ -201,7 +238,9 @@ def test_building_leaves_all_generators_alone(monkeypatch: pytest.MonkeyPatch) -
     for kind in ("cuda", "mps", "xpu"):
         for name in ("manual_seed", "manual_seed_all"):
             if hasattr(getattr(torch, kind), name):
-                monkeypatch.setattr(f"torch.{kind}.{name}", lambda seed, kind=kind: seeded.append(kind))
+                monkeypatch.setattr(
+                    f"torch.{kind}.{name}", lambda seed, kind=kind: seeded.append(kind)
+                )
     state = torch.get_rng_state()
     realnvp.build("digits-modern")
     assert seeded == []

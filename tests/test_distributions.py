@@ -1,4 +1,6 @@
-"""A flow as a torch.distributions.Distribution: shapes, gradients, and both uses, as a guide and as a prior."""
+"""A flow as a torch.distributions.Distribution: shapes, gradients, and both uses, as a guide and
+as a prior.
+"""
 
 import math
 
@@ -51,7 +53,9 @@ def test_images_reach_a_little_beyond_their_levels() -> None:
     x = torch.full((2, 1, 8, 8), -0.01)
     assert distribution.event_shape == (1, 8, 8)
     assert distribution.support.event_dim == 3
-    assert torch.equal(distribution.log_prob(x), flow.log_prob(x))  # and is not refused by the support
+    assert torch.equal(
+        distribution.log_prob(x), flow.log_prob(x)
+    )  # and is not refused by the support
     assert distribution.log_prob(x).isfinite().all()
     assert distribution.sample((2, 3)).shape == (2, 3, 1, 8, 8)
 
@@ -68,7 +72,9 @@ def test_samples_follow_torchs_generator_and_have_no_gradient() -> None:
 
 
 def test_samples_have_the_density() -> None:
-    """KL(p || q) of samples beside the negative entropy, by another way: log p(x) = log N(z) + log |det|, E log N(z) known."""
+    """KL(p || q) of samples beside the negative entropy, by another way: log p(x) = log N(z) + log
+    |det|, E log N(z) known.
+    """
     flow, n = vectors(2), 20_000
     torch.manual_seed(0)
     with torch.no_grad():
@@ -90,24 +96,34 @@ def test_gradients_are_reparameterised() -> None:
         return realnvp.as_distribution(flow).rsample((6,)).square().mean()
 
     (gradient,) = torch.autograd.grad(value(), weight)
-    direction = torch.randn(weight.shape, dtype=weight.dtype, generator=torch.Generator().manual_seed(0))
+    direction = torch.randn(
+        weight.shape, dtype=weight.dtype, generator=torch.Generator().manual_seed(0)
+    )
     with torch.no_grad():
         values = []
         for sign in (1, -1):
             weight.add_(sign * 1e-5 * direction)
             values.append(value())
             weight.sub_(sign * 1e-5 * direction)
-    assert (values[0] - values[1]) / 2e-5 == pytest.approx((gradient * direction).sum().item(), rel=1e-6)
+    assert (values[0] - values[1]) / 2e-5 == pytest.approx(
+        (gradient * direction).sum().item(), rel=1e-6
+    )
 
 
 def test_bad_input_is_named() -> None:
     flow = vectors()
     with pytest.raises(ValueError, match="shape: this flow has no training shape"):
         realnvp.as_distribution(Flow(flow.bijection, StandardNormal()))
-    assert realnvp.as_distribution(Flow(flow.bijection, StandardNormal()), shape=(3,)).sample((2,)).shape == (2, 3)
+    assert realnvp.as_distribution(Flow(flow.bijection, StandardNormal()), shape=(3,)).sample(
+        (2,)
+    ).shape == (2, 3)
     with pytest.raises(ValueError, match="within the support"):
         realnvp.as_distribution(flow).log_prob(torch.full((3,), math.nan, dtype=torch.float64))
-    assert realnvp.as_distribution(flow, validate_args=False).log_prob(torch.full((3,), math.nan, dtype=torch.float64)).isnan()
+    assert (
+        realnvp.as_distribution(flow, validate_args=False)
+        .log_prob(torch.full((3,), math.nan, dtype=torch.float64))
+        .isnan()
+    )
     with pytest.raises(ValueError, match="must match event_shape"):
         realnvp.as_distribution(flow).log_prob(normal(4, 2))
     with pytest.raises(RuntimeError, match="eval mode"):
@@ -116,7 +132,9 @@ def test_bad_input_is_named() -> None:
 
 def test_goes_into_torchs_own() -> None:
     flow = vectors()
-    shifted = TransformedDistribution(realnvp.as_distribution(flow), AffineTransform(1.0, 2.0, event_dim=1))
+    shifted = TransformedDistribution(
+        realnvp.as_distribution(flow), AffineTransform(1.0, 2.0, event_dim=1)
+    )
     x = normal(4, 3)
     assert torch.allclose(shifted.log_prob(1 + 2 * x), flow.log_prob(x) - 3 * math.log(2))
     assert constraints.independent(constraints.real, 1).check(shifted.sample()).all()
@@ -124,15 +142,21 @@ def test_goes_into_torchs_own() -> None:
 
 
 def test_a_guide_finds_a_banana() -> None:
-    """Variational inference by the reparameterised gradient: KL(guide || posterior), whose density is known, goes to 0."""
+    """Variational inference by the reparameterised gradient: KL(guide || posterior), whose density
+    is known, goes to 0.
+    """
 
     def log_posterior(x: Tensor) -> Tensor:
-        return Normal(0.0, 2.0).log_prob(x[..., 1]) + Normal(x[..., 1].square() / 4, 1.0).log_prob(x[..., 0])
+        return Normal(0.0, 2.0).log_prob(x[..., 1]) + Normal(x[..., 1].square() / 4, 1.0).log_prob(
+            x[..., 0]
+        )
 
     torch.manual_seed(0)
     flow = realnvp.vector_flow(2, num_couplings=4, width=16, num_blocks=1).eval()
     guide = realnvp.as_distribution(flow)
-    optimizer = torch.optim.Adam([weight for weight in flow.parameters() if weight.requires_grad], lr=1e-2)
+    optimizer = torch.optim.Adam(
+        [weight for weight in flow.parameters() if weight.requires_grad], lr=1e-2
+    )
     for step in range(200):
         optimizer.param_groups[0]["lr"] = 1e-2 * (1 - step / 200)
         x = guide.rsample((128,))

@@ -12,7 +12,9 @@ import pytest
 from realnvp.cli.main import run
 from tests.earlier import COMMANDS, DATA, STEPS, curves, go_on, numbers, unpack
 
-VERSIONS = sorted(path.name.removeprefix("runs-").removesuffix(".tar.xz") for path in DATA.glob("runs-*.tar.xz"))
+VERSIONS = sorted(
+    path.name.removeprefix("runs-").removesuffix(".tar.xz") for path in DATA.glob("runs-*.tar.xz")
+)
 ON_CPU = ["--device", "cpu"]
 
 
@@ -20,7 +22,11 @@ def near(expected: Any) -> Any:
     """Equal to it, but for what CPUs round differently in float64; a number of steps later too."""
     if isinstance(expected, dict):
         return {name: near(entry) for name, entry in expected.items()}
-    return pytest.approx(expected, rel=1e-9, abs=1e-9) if isinstance(expected, float | list) else expected
+    return (
+        pytest.approx(expected, rel=1e-9, abs=1e-9)
+        if isinstance(expected, float | list)
+        else expected
+    )
 
 
 @pytest.fixture(params=VERSIONS)
@@ -70,9 +76,14 @@ def test_evaluations_are_the_same(runs: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_training_goes_on_by_the_same_command(runs: Path, stored: Any, name: str) -> None:
-    before, sittings = curves(runs / name), len(json.loads((runs / name / "environment.json").read_text()))
+    before, sittings = (
+        curves(runs / name),
+        len(json.loads((runs / name / "environment.json").read_text())),
+    )
     assert go_on(runs / name) == near(stored[name]["continued"])
-    assert {key: values[: len(before[key])] for key, values in curves(runs / name).items()} == before
+    assert {
+        key: values[: len(before[key])] for key, values in curves(runs / name).items()
+    } == before
     assert len(json.loads((runs / name / "environment.json").read_text())) == sittings + 1
     assert answer("info", name)["step"] > STEPS
 
@@ -94,7 +105,8 @@ def test_commands_read_a_run(runs: Path, name: str) -> None:
 def test_the_table_takes_all_runs_of_images(runs: Path) -> None:
     rows = answer("table", "paper", "modern")["rows"]
     assert [row["bits_per_dim"] for row in rows] == [
-        json.loads((runs / name / "evaluation.json").read_text())["bits_per_dim"] for name in ("paper", "modern")
+        json.loads((runs / name / "evaluation.json").read_text())["bits_per_dim"]
+        for name in ("paper", "modern")
     ]
 
 
@@ -105,5 +117,10 @@ def test_a_run_is_shared(runs: Path) -> None:
 
 
 def test_no_path_of_a_machine_is_kept(runs: Path) -> None:
-    text = "".join(path.read_text() for path in runs.rglob("*") if path.suffix in (".json", ".jsonl", ".md"))
-    assert {*re.findall(r"""(?<=["'\s=])/[^\s"',]+""", text)} == {"/data/images.npy", "/data/rows.csv"}
+    text = "".join(
+        path.read_text() for path in runs.rglob("*") if path.suffix in (".json", ".jsonl", ".md")
+    )
+    assert {*re.findall(r"""(?<=["'\s=])/[^\s"',]+""", text)} == {
+        "/data/images.npy",
+        "/data/rows.csv",
+    }

@@ -29,12 +29,18 @@ CPU = torch.device("cpu")
 
 
 def test_eq_2_and_3_change_of_variable() -> None:
-    """log p_X(x) = log p_Z(f(x)) + log |det df/dx|, for a flow whose density is known: x = mean + sqrt(var + eps) z."""
+    """log p_X(x) = log p_Z(f(x)) + log |det df/dx|, for a flow whose density is known: x = mean +
+    sqrt(var + eps) z.
+    """
     norm = BatchNorm(2).double().eval()
-    norm.moments.mean, norm.moments.var = torch.tensor([1.0, -2.0]).double(), torch.tensor([0.25, 9.0]).double()
+    norm.moments.mean, norm.moments.var = (
+        torch.tensor([1.0, -2.0]).double(),
+        torch.tensor([0.25, 9.0]).double(),
+    )
     x = normal(5, 2, 1, 3)
     expected = torch.distributions.Normal(
-        norm.moments.mean[:, None, None].expand(2, 1, 3), (norm.moments.var + 1e-4).sqrt()[:, None, None]
+        norm.moments.mean[:, None, None].expand(2, 1, 3),
+        (norm.moments.var + 1e-4).sqrt()[:, None, None],
     ).log_prob(x)
     assert (Flow(norm, StandardNormal()).log_prob(x) - expected.sum((1, 2, 3))).abs().max() < 1e-12
 
@@ -65,9 +71,13 @@ def test_eq_4_to_8_split_form(flip: bool) -> None:
     new = changed * torch.exp(log_scale) + shift
     z, log_det = coupling(x)
     assert torch.allclose(z, torch.cat([new, kept] if flip else [kept, new], dim=1), atol=1e-12)
-    assert torch.allclose(log_det, 3 * 2 * 2 * log_scale.sum((1, 2, 3)), atol=1e-12)  # eq 6-7: exp(sum of l) is the determinant
+    assert torch.allclose(
+        log_det, 3 * 2 * 2 * log_scale.sum((1, 2, 3)), atol=1e-12
+    )  # eq 6-7: exp(sum of l) is the determinant
     back = (new - shift) * torch.exp(-log_scale)  # eq 8
-    assert torch.allclose(coupling.inverse(z), torch.cat([back, kept] if flip else [kept, back], dim=1), atol=1e-12)
+    assert torch.allclose(
+        coupling.inverse(z), torch.cat([back, kept] if flip else [kept, back], dim=1), atol=1e-12
+    )
 
 
 def test_eq_9_masked_form() -> None:
@@ -84,7 +94,9 @@ def test_eq_9_masked_form() -> None:
 
 
 def test_eq_10_to_13_multi_scale_recursion() -> None:
-    """The whole of f, by hand: three checkerboard couplings, squeeze, three channel-wise ones, unsqueeze, factor out, repeat."""
+    """The whole of f, by hand: three checkerboard couplings, squeeze, three channel-wise ones,
+    unsqueeze, factor out, repeat.
+    """
     x = pixels(2, 1, 8, 8)
     flow = moved(image_flow(1, 8, 8, 2), x)
     logit, (*three, squeezed, factored) = flow.bijections[0], flow.bijections[1].bijections
@@ -96,7 +108,9 @@ def test_eq_10_to_13_multi_scale_recursion() -> None:
     for layer in three:
         h, term = layer(h)
         total = total + term
-    small = h.reshape(2, 1, 4, 2, 4, 2).permute(0, 1, 3, 5, 2, 4).reshape(2, 4, 4, 4)  # 2 x 2 x c -> 1 x 1 x 4c
+    small = (
+        h.reshape(2, 1, 4, 2, 4, 2).permute(0, 1, 3, 5, 2, 4).reshape(2, 4, 4, 4)
+    )  # 2 x 2 x c -> 1 x 1 x 4c
     assert len(squeezed.bijection.bijections) == 6
     for layer in squeezed.bijection.bijections:
         small, term = layer(small)
@@ -105,27 +119,40 @@ def test_eq_10_to_13_multi_scale_recursion() -> None:
     z1 = torch.stack([upper_left, lower_right], 1)  # eq 11: half is latent
     h1 = torch.stack([upper_right, lower_left], 1)
     assert len(factored.bijection.bijections) == 8
-    for layer in factored.bijection.bijections:  # eq 12: the last scale, four checkerboard couplings
+    for (
+        layer
+    ) in factored.bijection.bijections:  # eq 12: the last scale, four checkerboard couplings
         h1, term = layer(h1)
         total = total + term
     z, log_det = flow(x)
     assert torch.allclose(log_det, total, atol=1e-9)
-    assert torch.allclose(z[:, 0, 0::2, 0::2], z1[:, 0], atol=1e-12)  # eq 13: z is all of them, each at its pixels
+    assert torch.allclose(
+        z[:, 0, 0::2, 0::2], z1[:, 0], atol=1e-12
+    )  # eq 13: z is all of them, each at its pixels
     assert torch.allclose(z[:, 0, 1::2, 1::2], z1[:, 1], atol=1e-12)
     assert torch.allclose(z[:, 0, 0::2, 1::2], h1[:, 0], atol=1e-12)
     assert torch.allclose(z[:, 0, 1::2, 0::2], h1[:, 1], atol=1e-12)
 
 
 def test_order_of_latents() -> None:
-    """Half of the entries belong to scale 0, a quarter to scale 1, and the rest, a quarter, to the last one."""
-    assert latent_levels(4, 4, 3).tolist() == [[0, 1, 0, 2], [1, 0, 2, 0], [0, 2, 0, 1], [2, 0, 1, 0]]
+    """Half of the entries belong to scale 0, a quarter to scale 1, and the rest, a quarter, to the
+    last one.
+    """
+    assert latent_levels(4, 4, 3).tolist() == [
+        [0, 1, 0, 2],
+        [1, 0, 2, 0],
+        [0, 2, 0, 1],
+        [2, 0, 1, 0],
+    ]
     levels = latent_levels(16, 32, 4)
     assert [(levels == s).double().mean().item() for s in range(4)] == [1 / 2, 1 / 4, 1 / 8, 1 / 8]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_latent_levels_are_where_the_flow_leaves_them(channels: int) -> None:
-    """With couplings replaced by a count of how often f touches an entry: a FactorOut at depth s leaves level s alone."""
+    """With couplings replaced by a count of how often f touches an entry: a FactorOut at depth s
+    leaves level s alone.
+    """
 
     class Count(BatchNorm):
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,9 +172,14 @@ def test_masks() -> None:
     assert channelwise((4, 1, 1), CPU, flip=True).flatten().tolist() == [False, False, True, True]
 
 
-@pytest.mark.parametrize(("mask", "channels"), [(checkerboard, 1), (partial(checkerboard, flip=True), 2), (channelwise, 4)])
+@pytest.mark.parametrize(
+    ("mask", "channels"),
+    [(checkerboard, 1), (partial(checkerboard, flip=True), 2), (channelwise, 4)],
+)
 def test_zero_pattern_of_the_jacobian(mask: object, channels: int) -> None:
-    """Section 3.3: kept entries have an identity row; a changed one depends on itself and on kept entries alone."""
+    """Section 3.3: kept entries have an identity row; a changed one depends on itself and on kept
+    entries alone.
+    """
     coupling = AffineCoupling(mask, HalfNet()).double().eval()
     x = normal(1, channels, 4, 4)
     jacobian = torch.func.jacrev(lambda v: coupling(v)[0])(x).reshape(x.numel(), -1)
@@ -160,7 +192,9 @@ def test_zero_pattern_of_the_jacobian(mask: object, channels: int) -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_channelwise_masks_are_not_redundant_with_the_checkerboard(channels: int) -> None:
-    """Section 3.6: seen on the unsqueezed image, the channel-wise partition splits both colours of the checkerboard."""
+    """Section 3.6: seen on the unsqueezed image, the channel-wise partition splits both colours of
+    the checkerboard.
+    """
     mask = channelwise((4 * channels, 2, 2), CPU).expand(1, -1, 2, 2).float()
     on_pixels = torch.nn.functional.pixel_shuffle(mask, 2).bool()
     board = checkerboard((channels, 4, 4), CPU).expand_as(on_pixels)
@@ -169,7 +203,9 @@ def test_channelwise_masks_are_not_redundant_with_the_checkerboard(channels: int
 
 
 def test_eq_15_and_16_moving_average() -> None:
-    """Three steps by hand; the gradient flows through the batch term only, and nothing stored carries a graph."""
+    """Three steps by hand; the gradient flows through the batch term only, and nothing stored
+    carries a graph.
+    """
     rho, moments = 0.9, MovingMoments(2, momentum=0.9).double()
     mean, var = torch.zeros(2).double(), torch.ones(2).double()
     for step in range(3):
@@ -181,7 +217,9 @@ def test_eq_15_and_16_moving_average() -> None:
         assert torch.allclose(ours_mean, new_mean, atol=1e-12)
         assert torch.allclose(ours_var, new_var, atol=1e-12)
         ours = torch.autograd.grad(ours_mean.sum() + ours_var.sum(), x)[0]
-        assert torch.allclose(ours, torch.autograd.grad(new_mean.sum() + new_var.sum(), x)[0], atol=1e-12)
+        assert torch.allclose(
+            ours, torch.autograd.grad(new_mean.sum() + new_var.sum(), x)[0], atol=1e-12
+        )
         mean, var = new_mean.detach(), new_var.detach()
         assert torch.equal(moments.mean, moments.eval()(x)[0])
         assert torch.allclose(moments.var, var, atol=1e-12)
@@ -195,11 +233,15 @@ def test_batch_norm_uses_the_mixed_moments_in_its_log_det() -> None:
     mean, var = 0.5 * x.mean(), 0.5 * 1 + 0.5 * x.var(correction=0)
     z, log_det = norm(x)
     assert torch.allclose(z, (x - mean) / (var + 1e-4).sqrt(), atol=1e-12)
-    assert torch.allclose(log_det, torch.full((6,), -4 * 0.5 * math.log(var + 1e-4)).double(), atol=1e-6)
+    assert torch.allclose(
+        log_det, torch.full((6,), -4 * 0.5 * math.log(var + 1e-4)).double(), atol=1e-6
+    )
 
 
 def test_plain_batch_norm_whitens_its_batch() -> None:
-    """rho = 0 (section 3.7): the batch's own moments; what is stored decays by .9 and starts near the identity."""
+    """rho = 0 (section 3.7): the batch's own moments; what is stored decays by .9 and starts near
+    the identity.
+    """
     norm = BatchNorm(2).double()
     x = 3 * normal(64, 2, 4, 4) + 1
     z, _ = norm(x)
@@ -213,7 +255,9 @@ def test_plain_batch_norm_whitens_its_batch() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_one_forward_pass_that_is_not_finite_leaves_the_stored_moments(bad: float) -> None:
-    """Only of the channels that it hit; the pass itself is not finite, so that the step can be skipped."""
+    """Only of the channels that it hit; the pass itself is not finite, so that the step can be
+    skipped.
+    """
     moments = MovingMoments(2).double()
     x = normal(4, 2, 2, 2)
     x[0, 0, 0, 0] = bad
@@ -231,7 +275,9 @@ def test_averaging_gives_the_mean_over_batches() -> None:
         for x in batches:
             moments(x)
     assert torch.allclose(moments.mean, torch.stack([x.mean() for x in batches]).mean(), atol=1e-12)
-    assert torch.allclose(moments.var, torch.stack([x.var(correction=0) for x in batches]).mean(), atol=1e-12)
+    assert torch.allclose(
+        moments.var, torch.stack([x.var(correction=0) for x in batches]).mean(), atol=1e-12
+    )
 
 
 def test_weight_norm() -> None:
@@ -244,11 +290,18 @@ def test_weight_norm() -> None:
     expected = torch.nn.functional.conv2d(h, weight, conv.bias, padding=1)
     assert torch.allclose(conv(h), expected, atol=1e-12)
     without = WeightNormConv(3, 5, 1)
-    assert torch.allclose(without(torch.eye(3)[:, :, None, None]).square().sum((0, 2, 3)), torch.ones(5), atol=1e-6)
+    assert torch.allclose(
+        without(torch.eye(3)[:, :, None, None]).square().sum((0, 2, 3)), torch.ones(5), atol=1e-6
+    )
 
 
 # Section 4.1, the logit. Goldens at a = .05, u = .5, f = identity, a unit Gaussian: v, y, bits.
-GOLDENS = [(0, -2.908035, 11.229193), (255, 2.908035, 11.229193), (127, -0.007031, 7.477769), (128, 0.007031, 7.477769)]
+GOLDENS = [
+    (0, -2.908035, 11.229193),
+    (255, 2.908035, 11.229193),
+    (127, -0.007031, 7.477769),
+    (128, 0.007031, 7.477769),
+]
 
 
 @pytest.mark.parametrize(("v", "y", "bits"), GOLDENS)
@@ -273,8 +326,15 @@ def test_golden_of_a_logistic_base() -> None:
 
 def test_density_is_zero_outside_its_support() -> None:
     edge = 256 * 0.05 / 0.9
-    x = torch.tensor([-edge - 0.1, -edge + 0.1, 256 + edge - 0.1, 256 + edge + 0.1]).double()[:, None, None, None]
-    assert Flow(Logit(), StandardNormal()).log_prob(x).isfinite().tolist() == [False, True, True, False]
+    x = torch.tensor([-edge - 0.1, -edge + 0.1, 256 + edge - 0.1, 256 + edge + 0.1]).double()[
+        :, None, None, None
+    ]
+    assert Flow(Logit(), StandardNormal()).log_prob(x).isfinite().tolist() == [
+        False,
+        True,
+        True,
+        False,
+    ]
     assert Flow(Logit(), StandardNormal()).log_prob(x * torch.nan).isnan().all()
 
 
@@ -286,7 +346,11 @@ def test_mass_of_a_tiny_image_space() -> None:
     levels, alpha = 3, 0.05
     config_flow = image_flow(1, 2, 1, 1)
     config_flow.bijections[0] = Logit(alpha=alpha, levels=levels)
-    flow = Flow(moved(config_flow, pixels(16, 1, 2, 1, levels=levels)), StandardNormal()).double().eval()
+    flow = (
+        Flow(moved(config_flow, pixels(16, 1, 2, 1, levels=levels)), StandardNormal())
+        .double()
+        .eval()
+    )
     rim = levels * alpha / (1 - 2 * alpha)
     edges = [-rim, *range(levels + 1), levels + rim]
     nodes, weights = gauss_legendre(48)
@@ -310,7 +374,9 @@ def gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
 
 
 def test_what_the_first_convolution_sees() -> None:
-    """Both signs of the normalised input; twice, and with the mask as a plane, where half of it is masked to zero."""
+    """Both signs of the normalised input; twice, and with the mask as a plane, where half of it is
+    masked to zero.
+    """
     r = torch.tensor([1.5, -0.5]).view(1, 1, 1, 2)
     mask = torch.tensor([True, False]).view(1, 1, 1, 2)
     assert both_signs(r, mask, see_mask=False).flatten().tolist() == [1.5, 0, 0, 0.5]

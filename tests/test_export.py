@@ -39,15 +39,23 @@ def answer_of(file: Path, x: Tensor) -> np.ndarray:
 
 
 def made(architecture: str, run_dir: Path) -> realnvp.Flow:
-    """A trained flow of the paper's architecture, or a small one of another with weights away from their start."""
+    """A trained flow of the paper's architecture, or a small one of another with weights away from
+    their start.
+    """
     if architecture == "paper":
         return realnvp.load_flow(run_dir)
     if architecture == "vector":
         flow = realnvp.vector_flow(3, width=8, num_couplings=4)
     else:
         config = PRESETS["digits-modern"]
-        noise = {"dequantisation": "variational", "num_couplings": 1} if architecture == "learned noise" else {"num_couplings": 2}
-        flow = realnvp.build(replace(config, model=replace(config.model, width=8, num_scales=1, **noise)))
+        noise = (
+            {"dequantisation": "variational", "num_couplings": 1}
+            if architecture == "learned noise"
+            else {"num_couplings": 2}
+        )
+        flow = realnvp.build(
+            replace(config, model=replace(config.model, width=8, num_scales=1, **noise))
+        )
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in flow.parameters():
@@ -56,7 +64,13 @@ def made(architecture: str, run_dir: Path) -> realnvp.Flow:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "call"), [("paper", "encode"), ("modern", "decode"), ("learned noise", "log_prob"), ("vector", "log_prob")]
+    ("architecture", "call"),
+    [
+        ("paper", "encode"),
+        ("modern", "decode"),
+        ("learned noise", "log_prob"),
+        ("vector", "log_prob"),
+    ],
 )
 def test_a_program_is_the_flow(run_dir: Path, architecture: str, call: Call) -> None:
     """To the bit, of any number of images; and the flow is left as it was."""
@@ -72,7 +86,9 @@ def test_a_program_is_the_flow(run_dir: Path, architecture: str, call: Call) -> 
     assert not re.search("mkldnn|weight_norm|linalg|arange", words)
 
 
-def check_onnx(flow: realnvp.Flow, file: Path, call: Call, dtype: torch.dtype = torch.float32) -> None:
+def check_onnx(
+    flow: realnvp.Flow, file: Path, call: Call, dtype: torch.dtype = torch.float32
+) -> None:
     for count in (1, 5):
         x = given(flow, call, count).to(dtype)
         with torch.no_grad():
@@ -84,7 +100,9 @@ def check_onnx(flow: realnvp.Flow, file: Path, call: Call, dtype: torch.dtype = 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("call", ["log_prob", "decode"])
-def test_onnx_agrees_with_the_flow(run_dir: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+def test_onnx_agrees_with_the_flow(
+    run_dir: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / f"{call}.onnx"
     assert run(["export", str(run_dir), "--onnx", str(file), "--call", call]) == 0
     captured = capsys.readouterr()
@@ -105,7 +123,9 @@ def test_onnx_agrees_with_the_flow(run_dir: Path, tmp_path: Path, call: Call, ca
         ("vector", "log_prob", torch.float32),
     ],
 )
-def test_onnx_of_other_architectures(run_dir: Path, tmp_path: Path, architecture: str, call: Call, dtype: torch.dtype) -> None:
+def test_onnx_of_other_architectures(
+    run_dir: Path, tmp_path: Path, architecture: str, call: Call, dtype: torch.dtype
+) -> None:
     flow = made(architecture, run_dir)
     export_onnx(flow, tmp_path / "x.onnx", call=call, dtype=dtype)
     check_onnx(flow, tmp_path / "x.onnx", call, dtype)
@@ -132,6 +152,8 @@ def test_what_cannot_be_exported(run_dir: Path, tmp_path: Path) -> None:
             call()
 
 
-def test_a_folder_is_no_onnx_file(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_is_no_onnx_file(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["export", str(run_dir), "--onnx", str(tmp_path)]) == 2
     assert f"--onnx: {tmp_path} is a folder" in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""The package alone builds, loads, gives log_prob and samples; a missing package of an extra is told with its install line."""
+"""The package alone builds, loads, gives log_prob and samples; a missing package of an extra is
+told with its install line.
+"""
 
 import re
 import subprocess
@@ -11,7 +13,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULES = {"pillow": "PIL", "scikit-image": "skimage", "scikit-learn": "sklearn"}  # where a package is not imported by its name
+MODULES = {
+    "pillow": "PIL",
+    "scikit-image": "skimage",
+    "scikit-learn": "sklearn",
+}  # where a package is not imported by its name
 MISSING = """
 from importlib.machinery import PathFinder
 find = PathFinder.find_spec
@@ -29,7 +35,8 @@ again = realnvp.load_flow(sys.argv[1] + "/saved")
 assert torch.equal(again.sample(2, seed=0), x)
 assert realnvp.fast(flow).log_prob(x).isfinite().all()
 """
-# What needs each of the extras' packages, as a command line; RUN is a run, NEW a folder that is not there.
+# What needs each of the extras' packages, as a command line; RUN is a run, NEW a folder that is not
+# there.
 NEEDS = {
     "tyro": "presets",
     "PIL": "score RUN NEW.png",
@@ -54,7 +61,11 @@ def extras() -> dict[str, set[str]]:
         for requirement in found[extra]:
             inner = re.fullmatch(r"realnvp\[(.*)\]", requirement)
             name = re.split(r"[^\w-]", requirement)[0]
-            names |= {*chain.from_iterable(map(modules, inner[1].split(",")))} if inner else {MODULES.get(name, name)}
+            names |= (
+                {*chain.from_iterable(map(modules, inner[1].split(",")))}
+                if inner
+                else {MODULES.get(name, name)}
+            )
         return names
 
     return {extra: modules(extra) for extra in found if extra not in ("dev", "docs")}
@@ -79,7 +90,9 @@ def test_every_package_of_an_extra_is_tried() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", NEEDS)
-def test_a_missing_package_is_told_with_its_install_line(module: str, run_dir: Path, tmp_path: Path) -> None:
+def test_a_missing_package_is_told_with_its_install_line(
+    module: str, run_dir: Path, tmp_path: Path
+) -> None:
     for name in ("new.png", "source/x.parquet", "source/train/data.mdb", "source/val/data.mdb"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -91,7 +104,9 @@ def test_a_missing_package_is_told_with_its_install_line(module: str, run_dir: P
     )
     done = without([module], "from realnvp.cli import entry\nentry()", *words.split())
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if "warning:" not in line]  # Accelerate has one on trackers
+    (line,) = [
+        line for line in done.stderr.splitlines() if "warning:" not in line
+    ]  # Accelerate has one on trackers
     (extra,) = re.findall(r"pip install 'realnvp\[(\w+)\]'", line)
     assert extra != "all"
     assert module in extras()[extra], line
@@ -101,14 +116,26 @@ def test_the_lowest_versions_that_are_declared_are_the_ones_that_are_tested() ->
     """Each package has one lower bound, held by the file that CI installs on the lowest Python."""
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
     project = declared["project"]
-    wanted = {*declared["build-system"]["requires"], *project["dependencies"], *chain(*project["optional-dependencies"].values())}
+    wanted = {
+        *declared["build-system"]["requires"],
+        *project["dependencies"],
+        *chain(*project["optional-dependencies"].values()),
+    }
     packages = [each for each in wanted if not each.startswith("realnvp[")]
     lowest = sorted({re.sub(r">=([\d.]+)(,<[\d.]+)?$", r"==\1", each) for each in packages})
-    pins = [line for line in (ROOT / "requirements-lowest.txt").read_text().splitlines() if not line.startswith("#")]
+    pins = [
+        line
+        for line in (ROOT / "requirements-lowest.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
     assert pins == lowest
     assert len({pin.partition("==")[0] for pin in pins}) == len(pins)
 
-    tested = re.findall(r'- python: "(.*)"\n +versions: (\S*)', (ROOT / ".github/workflows/ci.yml").read_text())
-    pythons = [line.rpartition(" ")[2] for line in project["classifiers"] if re.search(r":: 3\.\d+$", line)]
+    tested = re.findall(
+        r'- python: "(.*)"\n +versions: (\S*)', (ROOT / ".github/workflows/ci.yml").read_text()
+    )
+    pythons = [
+        line.rpartition(" ")[2] for line in project["classifiers"] if re.search(r":: 3\.\d+$", line)
+    ]
     assert project["requires-python"] == f">={pythons[0]}"
     assert tested == [(pythons[0], "requirements-lowest.txt"), (pythons[-1], '""')]

@@ -1,4 +1,6 @@
-"""Shorter forms of tests/faults: kills, bad disks, flipped bits, a lost process; and a best model that is lost."""
+"""Shorter forms of tests/faults: kills, bad disks, flipped bits, a lost process; and a best model
+that is lost.
+"""
 
 import dataclasses
 import itertools
@@ -38,15 +40,23 @@ from tests.faults.subjects import SUBJECTS, TINY, differences, training, warm
         ("figures", 2, signal.SIGKILL),
     ],
 )
-def test_killed_at_random_moments(tmp_path: Path, name: str, times: int, signum: signal.Signals) -> None:
-    assert kill.kill(SUBJECTS[name](tmp_path), times, tmp_path, random.Random(0), signum).kills == times
+def test_killed_at_random_moments(
+    tmp_path: Path, name: str, times: int, signum: signal.Signals
+) -> None:
+    assert (
+        kill.kill(SUBJECTS[name](tmp_path), times, tmp_path, random.Random(0), signum).kills
+        == times
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_a_full_disk_is_told_and_spoils_nothing(tmp_path: Path, name: str) -> None:
     """At some of the writes; python -m tests.faults.storage tries each."""
-    assert storage.full(SUBJECTS[name](tmp_path), tmp_path, at=lambda writes: [1, writes // 2, writes]) == 3
+    assert (
+        storage.full(SUBJECTS[name](tmp_path), tmp_path, at=lambda writes: [1, writes // 2, writes])
+        == 3
+    )
 
 
 def test_a_full_disk_is_told_with_the_bytes_that_are_needed(tmp_path: Path) -> None:
@@ -56,7 +66,12 @@ def test_a_full_disk_is_told_with_the_bytes_that_are_needed(tmp_path: Path) -> N
     subject, log = training(tmp_path), tmp_path / "log"
     size = resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY)
     child = Child([*subject.command, tmp_path / "run"], log, lambda: resource.setrlimit(*size))
-    child.complain(str(tmp_path / "run" / "data" / "train.npy"), "File too large", "errno 27", "92,096 bytes are needed")
+    child.complain(
+        str(tmp_path / "run" / "data" / "train.npy"),
+        "File too large",
+        "errno 27",
+        "92,096 bytes are needed",
+    )
     assert not list(tmp_path.rglob(".*.tmp"))
 
 
@@ -66,7 +81,9 @@ def test_flips_and_truncations_are_told(tmp_path: Path) -> None:
     told = storage.flips(tmp_path / "run", 100, random.Random(0))
     assert told.keys() == {"checkpoints", "model", "data"}
     description = tmp_path / "run" / "data" / "dataset.json"
-    assert storage.flips(tmp_path / "run", 300, random.Random(1), files=[description]).total() == 300
+    assert (
+        storage.flips(tmp_path / "run", 300, random.Random(1), files=[description]).total() == 300
+    )
 
 
 def test_a_run_directory_that_vanishes(tmp_path: Path) -> None:
@@ -78,7 +95,11 @@ def test_a_folder_that_is_not_to_be_written(tmp_path: Path, tiny: Config) -> Non
     folder.mkdir(mode=0o555)
     for place in (tmp_path, *tmp_path.parents[:3]):
         place.chmod(place.stat().st_mode | 0o055)
-    child = Child([*subject.command, folder / "new"], tmp_path / "log", lambda: os.geteuid() or os.setuid(65534))
+    child = Child(
+        [*subject.command, folder / "new"],
+        tmp_path / "log",
+        lambda: os.geteuid() or os.setuid(65534),
+    )
     child.complain(str(folder / "new"), "Permission denied", "errno 13")
     assert list(folder.iterdir()) == []
 
@@ -93,7 +114,9 @@ def test_one_of_two_processes_is_lost(tmp_path: Path, victim: int, fault: signal
 
 @pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_stops_both(tmp_path: Path) -> None:
-    """In the middle of an evaluation; when they are resumed, the run becomes the one that nobody stopped."""
+    """In the middle of an evaluation; when they are resumed, the run becomes the one that nobody
+    stopped.
+    """
     warm()
     subject, batches = training(tmp_path), itertools.count(1)
 
@@ -108,9 +131,13 @@ def test_a_signal_to_one_of_two_processes_stops_both(tmp_path: Path) -> None:
         if rank == 1:
             Flow.log_prob = signalling  # type: ignore[method-assign]
 
-    def both(run: str, code: int, words: str, first: Callable[[int], object] = lambda rank: None) -> None:
+    def both(
+        run: str, code: int, words: str, first: Callable[[int], object] = lambda rank: None
+    ) -> None:
         two = joined([*subject.command, tmp_path / run], tmp_path, first)
-        assert [child.wait() for child in two] == [code, code], [child.log.read_text() for child in two]
+        assert [child.wait() for child in two] == [code, code], [
+            child.log.read_text() for child in two
+        ]
         assert words in two[0].log.read_text()
 
     both("run", 143, "stopped at step 4 and saved", signalled)
@@ -140,10 +167,16 @@ def test_a_training_that_goes_on_replaces_a_lost_best_model(
     tiny: Config, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also by a worse one."""
-    monkeypatch.setattr(realnvp.training.validation, "validate", lambda run: BitsPerDim(99.0, 0.1, torch.tensor([99.0]), 0))
+    monkeypatch.setattr(
+        realnvp.training.validation,
+        "validate",
+        lambda run: BitsPerDim(99.0, 0.1, torch.tensor([99.0]), 0),
+    )
     shutil.copytree(run_dir, tmp_path / "run")
     weights = damage_best(tmp_path / "run")
-    longer = dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, max_steps=13, eval_every=13))
+    longer = dataclasses.replace(
+        tiny, train=dataclasses.replace(tiny.train, max_steps=13, eval_every=13)
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert train(longer, tmp_path / "run", device="cpu").best_step == 13

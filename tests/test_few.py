@@ -1,4 +1,6 @@
-"""Runs of few held-out images or rows: figures and report show what can be shown, and check fails no sound flow."""
+"""Runs of few held-out images or rows: figures and report show what can be shown, and check fails
+no sound flow.
+"""
 
 import json
 import shutil
@@ -16,7 +18,16 @@ from realnvp.evaluation.figures.run import Drawing, TrainedRun
 from realnvp.files.saved import load_flow
 
 Out = pytest.CaptureFixture[str]
-SMALL = ["--device", "cpu", "--train.max-steps", "4", "--train.batch-size", "4", "--train.log-every", "2"]
+SMALL = [
+    "--device",
+    "cpu",
+    "--train.max-steps",
+    "4",
+    "--train.batch-size",
+    "4",
+    "--train.log-every",
+    "2",
+]
 SMALL += ["--train.eval-every", "2", "--train.moment-batches", "8", "--train.tracker", "none"]
 
 
@@ -24,7 +35,15 @@ def trained(folder: Path, images: np.ndarray, *more: str) -> Path:
     """A run of four steps on these images."""
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "images.npy", images)
-    data = ["images", "--data.source", str(folder / "images.npy"), "--model.width", "4", "--model.num-blocks", "1"]
+    data = [
+        "images",
+        "--data.source",
+        str(folder / "images.npy"),
+        "--model.width",
+        "4",
+        "--model.num-blocks",
+        "1",
+    ]
     assert run(["train", *data, "--run-dir", str(folder / "run"), *SMALL, *more]) == 0
     return folder / "run"
 
@@ -46,7 +65,12 @@ def of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
         if count not in runs:
             total = max(10, 4 * count)
             images = np.random.default_rng(0).integers(256, size=(total, 8, 8, 3), dtype=np.uint8)
-            runs[count] = trained(tmp_path_factory.mktemp("few"), images, "--data.held-out", str((count + 0.01) / total))
+            runs[count] = trained(
+                tmp_path_factory.mktemp("few"),
+                images,
+                "--data.held-out",
+                str((count + 0.01) / total),
+            )
             assert len(np.load(runs[count] / "data" / "test.npy")) == count
         return runs[count]
 
@@ -68,16 +92,24 @@ def test_the_report_of_few_images_shows_all_but_the_manifold(
     page = (copy / "report.html").read_text()
     for name in FIGURES:
         assert (f"<h2>{name}</h2><p>Left out: {why}.</p>" in page) == (name in missing)
-        assert (copy / "figures" / f"{name}.png").exists() == (f'<img alt="{name}"' in page) == (name not in missing)
+        assert (
+            (copy / "figures" / f"{name}.png").exists()
+            == (f'<img alt="{name}"' in page)
+            == (name not in missing)
+        )
     assert [line for line in captured.err.splitlines() if "warning" in line] == [
         f"realnvp: warning: {name} is left out: {words}" for name, words in missing.items()
     ]
-    assert run(["figures", str(copy), "--only", "curves", "--only", "manifold"]) == (2 if missing else 0)
+    assert run(["figures", str(copy), "--only", "curves", "--only", "manifold"]) == (
+        2 if missing else 0
+    )
     assert capsys.readouterr().err == (f"realnvp: error: manifold: {why}\n" if missing else "")
 
 
 @pytest.mark.parametrize("columns", [2, 3])
-def test_one_validation_row_has_no_error_and_is_drawn_all_the_same(columns: int, tmp_path: Path, capsys: Out) -> None:
+def test_one_validation_row_has_no_error_and_is_drawn_all_the_same(
+    columns: int, tmp_path: Path, capsys: Out
+) -> None:
     folder = table(tmp_path, columns)
     capsys.readouterr()
     assert run(["report", str(folder), "--device", "cpu", "--json"]) == 0
@@ -85,7 +117,9 @@ def test_one_validation_row_has_no_error_and_is_drawn_all_the_same(columns: int,
     assert json.loads(captured.out)["missing"] == {}
     assert "warning" not in captured.err
     draw_figures(load_flow(folder), folder, only=["curves"], out=tmp_path / "out", arrays=True)
-    value, error = (np.load(tmp_path / "out" / f"curves-validation-{name}.npy") for name in ("value", "error"))
+    value, error = (
+        np.load(tmp_path / "out" / f"curves-validation-{name}.npy") for name in ("value", "error")
+    )
     assert len(value) == len(error) == 3
     assert np.isfinite(value).all()
     assert np.isnan(error).all()
@@ -114,24 +148,46 @@ EXHAUSTED: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("kind", EXHAUSTED)
 def test_a_figure_that_needs_too_much_memory_is_left_out_alone(
-    of: Callable[[int], Path], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
+    of: Callable[[int], Path],
+    kind: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Out,
 ) -> None:
     def extrapolation(run: TrainedRun) -> Iterator[Drawing]:
         EXHAUSTED[kind]()
         yield from ()
 
-    figures: dict[str, Any] = {name: draw.IMAGES[name] for name in ("samples", "compression")} | {"extrapolation": extrapolation}
+    figures: dict[str, Any] = {name: draw.IMAGES[name] for name in ("samples", "compression")} | {
+        "extrapolation": extrapolation
+    }
     monkeypatch.setattr(draw, "IMAGES", figures)
     words = "extrapolation is left out: not enough memory for it"
     with pytest.warns(UserWarning, match=words):
         drawn = drawn_figures(load_flow(of(3)), of(3), out=tmp_path)
     assert [path.stem for path in drawn.files] == ["samples", "samples-temperature", "compression"]
     assert drawn.missing == {"extrapolation": "not enough memory for it"}
-    assert run(["figures", str(of(3)), "--only", "extrapolation", "--out", str(tmp_path), "--device", "cpu"]) == 2
+    assert (
+        run(
+            [
+                "figures",
+                str(of(3)),
+                "--only",
+                "extrapolation",
+                "--out",
+                str(tmp_path),
+                "--device",
+                "cpu",
+            ]
+        )
+        == 2
+    )
     assert "not enough" in capsys.readouterr().err
 
 
-def test_metrics_that_are_damaged_cost_the_curves_alone(of: Callable[[int], Path], tmp_path: Path, capsys: Out) -> None:
+def test_metrics_that_are_damaged_cost_the_curves_alone(
+    of: Callable[[int], Path], tmp_path: Path, capsys: Out
+) -> None:
     copy = shutil.copytree(of(3), tmp_path / "run")
     (copy / "metrics.jsonl").write_text("{}{}\n")
     assert run(["report", str(copy), "--device", "cpu"]) == 0

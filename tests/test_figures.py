@@ -28,7 +28,13 @@ PICTURES = {
     "manifold": ["manifold"],
     "extrapolation": ["extrapolation"],
     "compression": ["compression"],
-    "latents": ["latents", "latents-maps", "latents-extremes", "latents-neighbours", "latents-distances"],
+    "latents": [
+        "latents",
+        "latents-maps",
+        "latents-extremes",
+        "latents-neighbours",
+        "latents-distances",
+    ],
     "curves": ["curves"],
 }
 
@@ -48,7 +54,9 @@ def array(folder: Path, name: str) -> np.ndarray:
 
 def test_every_figure_is_a_picture_that_prints(drawn: Path) -> None:
     assert list(PICTURES) == list(FIGURES)
-    assert {path.stem for path in drawn.glob("*.png")} == {name for names in PICTURES.values() for name in names}
+    assert {path.stem for path in drawn.glob("*.png")} == {
+        name for names in PICTURES.values() for name in names
+    }
     for path in drawn.glob("*.png"):
         with Image.open(path) as picture:
             picture.load()
@@ -59,7 +67,10 @@ def test_every_figure_is_a_picture_that_prints(drawn: Path) -> None:
 
 
 def test_manifold_has_its_four_images_in_red_borders(drawn: Path, run_dir: Path) -> None:
-    points, validation = array(drawn, "manifold-images"), np.load(run_dir / "data" / "validation.npy")
+    points, validation = (
+        array(drawn, "manifold-images"),
+        np.load(run_dir / "data" / "validation.npy"),
+    )
     corners = array(drawn, "manifold-corners").tolist()
     for row, column in corners:
         assert (validation == points[8 * row + column]).all((1, 2, 3)).any()
@@ -67,21 +78,28 @@ def test_manifold_has_its_four_images_in_red_borders(drawn: Path, run_dir: Path)
         red = (np.asarray(picture) == (214, 39, 40)).all(-1)
     pitch = (red.shape[1] - 16 + 2) / 8
     rows, columns = np.nonzero(red)
-    found = {(int((y - 8) // pitch), int((x - 8) // pitch)) for y, x in zip(rows, columns, strict=True)}
+    found = {
+        (int((y - 8) // pitch), int((x - 8) // pitch)) for y, x in zip(rows, columns, strict=True)
+    }
     assert found == {(row, column) for row, column in corners}
 
 
 def test_celebas_manifold_is_of_training_images(run_dir: Path, tmp_path: Path) -> None:
     flow = load_flow(run_dir)
     assert flow.config is not None
-    flow.config = dataclasses.replace(flow.config, data=dataclasses.replace(flow.config.data, set="celeba"))
+    flow.config = dataclasses.replace(
+        flow.config, data=dataclasses.replace(flow.config.data, set="celeba")
+    )
     draw_figures(flow, run_dir, only=["manifold"], out=tmp_path, arrays=True)
     train = np.load(run_dir / "data" / "train.npy")
     assert (train == array(tmp_path, "manifold-images")[2]).all((1, 2, 3)).any()
 
 
 def test_compression_starts_with_the_images_themselves(drawn: Path, run_dir: Path) -> None:
-    table, validation = array(drawn, "compression-images"), np.load(run_dir / "data" / "validation.npy")
+    table, validation = (
+        array(drawn, "compression-images"),
+        np.load(run_dir / "data" / "validation.npy"),
+    )
     assert table.shape == (16, 2, 8, 8, 1)
     assert array(drawn, "compression-shares").tolist() == [1, 0.5]
     assert all((validation == image).all((1, 2, 3)).any() for image in table[:, 0])
@@ -89,10 +107,16 @@ def test_compression_starts_with_the_images_themselves(drawn: Path, run_dir: Pat
 
 
 def test_extrapolation_has_both_sizes(drawn: Path) -> None:
-    assert [array(drawn, f"extrapolation-x{factor}").shape[1:3] for factor in (1, 2, 10)] == [(8, 8), (16, 16), (80, 80)]
+    assert [array(drawn, f"extrapolation-x{factor}").shape[1:3] for factor in (1, 2, 10)] == [
+        (8, 8),
+        (16, 16),
+        (80, 80),
+    ]
 
 
-def test_samples_are_those_of_the_sample_command(drawn: Path, run_dir: Path, tmp_path: Path) -> None:
+def test_samples_are_those_of_the_sample_command(
+    drawn: Path, run_dir: Path, tmp_path: Path
+) -> None:
     assert run(["sample", str(run_dir), "-n", "64", "--out", str(tmp_path / "s.npy")]) == 0
     samples = np.load(tmp_path / "s.npy")
     assert (array(drawn, "samples-samples") == samples).all()
@@ -107,7 +131,9 @@ def test_extremes_are_those_of_bits_per_dim(drawn: Path, run_dir: Path) -> None:
     order = np.argsort(bits)
     for words, chosen in (("fewest", order[:20]), ("most", order[::-1][:20])):
         assert (array(drawn, f"latents-extremes-{words}") == test[chosen]).all()
-        np.testing.assert_allclose(array(drawn, f"latents-extremes-{words}-bits_per_dim"), bits[chosen], atol=1e-6)
+        np.testing.assert_allclose(
+            array(drawn, f"latents-extremes-{words}-bits_per_dim"), bits[chosen], atol=1e-6
+        )
 
 
 def test_latents_are_those_that_the_bits_per_dim_are_about(drawn: Path, run_dir: Path) -> None:
@@ -120,7 +146,9 @@ def test_latents_are_those_that_the_bits_per_dim_are_about(drawn: Path, run_dir:
 
 
 def test_neighbours_are_pairs_at_the_smallest_distances(drawn: Path) -> None:
-    pairs = [array(drawn, f"latents-neighbours-{name}").astype(float) for name in ("samples", "training")]
+    pairs = [
+        array(drawn, f"latents-neighbours-{name}").astype(float) for name in ("samples", "training")
+    ]
     apart = np.sqrt(((pairs[0] - pairs[1]) ** 2).mean((1, 2, 3)))
     assert len(array(drawn, "latents-distances-test")) == 128
     np.testing.assert_allclose(apart, np.sort(array(drawn, "latents-distances-samples"))[:20])
@@ -128,12 +156,16 @@ def test_neighbours_are_pairs_at_the_smallest_distances(drawn: Path) -> None:
 
 def test_curves_are_those_of_the_metrics(drawn: Path, run_dir: Path) -> None:
     entries = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    expected = [entry["validation_bits_per_dim"] for entry in entries if "validation_bits_per_dim" in entry]
+    expected = [
+        entry["validation_bits_per_dim"] for entry in entries if "validation_bits_per_dim" in entry
+    ]
     assert array(drawn, "curves-validation-value").tolist() == expected
     assert array(drawn, "curves-train-step").tolist() == [5, 10, 12]
 
 
-@pytest.mark.parametrize(("longest", "time"), [(60, "seconds"), (600, "minutes"), (20_000, "hours")])
+@pytest.mark.parametrize(
+    ("longest", "time"), [(60, "seconds"), (600, "minutes"), (20_000, "hours")]
+)
 def test_curves_name_their_axes(monkeypatch: pytest.MonkeyPatch, longest: float, time: str) -> None:
     figure = Figure(layout="constrained")
     monkeypatch.setattr(plots, "plot", lambda width, height, draw: draw(figure))
@@ -146,7 +178,9 @@ def test_curves_name_their_axes(monkeypatch: pytest.MonkeyPatch, longest: float,
 def test_the_same_seed_gives_the_same_bytes(drawn: Path, run_dir: Path, tmp_path: Path) -> None:
     for seed, equal in ((0, True), (1, False)):
         only = ["manifold", "compression", "latents"]
-        for path in draw_figures(load_flow(run_dir), run_dir, only=only, seed=seed, out=tmp_path / str(seed)):
+        for path in draw_figures(
+            load_flow(run_dir), run_dir, only=only, seed=seed, out=tmp_path / str(seed)
+        ):
             assert (path.read_bytes() == (drawn / path.name).read_bytes()) == equal, path
 
 
@@ -154,8 +188,13 @@ def test_the_command(run_dir: Path, tmp_path: Path, capsys: Out) -> None:
     copy = shutil.copytree(run_dir, tmp_path / "run")
     assert run(["figures", str(copy), "--only", "curves", "--only", "compression", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["files"] == [str(copy / "figures" / name) for name in ("compression.png", "curves.png")]
-    assert sorted(path.name for path in (copy / "figures").iterdir()) == ["compression.png", "curves.png"]
+    assert result["files"] == [
+        str(copy / "figures" / name) for name in ("compression.png", "curves.png")
+    ]
+    assert sorted(path.name for path in (copy / "figures").iterdir()) == [
+        "compression.png",
+        "curves.png",
+    ]
     with pytest.raises(SystemExit):
         run(["figures", "--help"])
     words = capsys.readouterr().out
@@ -169,10 +208,14 @@ def test_a_missing_extra_is_told_before_anything_is_drawn(
     assert run(["figures", str(run_dir), "--out", str(tmp_path / "x")]) == 2
     assert "pip install 'realnvp[figures]'" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
-    assert run(["figures", str(run_dir), "--out", str(tmp_path / "x"), "--only", "compression"]) == 0
+    assert (
+        run(["figures", str(run_dir), "--out", str(tmp_path / "x"), "--only", "compression"]) == 0
+    )
 
 
-def test_images_that_are_not_finite_are_told(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_are_not_finite_are_told(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     decode = Flow.decode
 
     def with_nan(flow: Flow, z: torch.Tensor) -> torch.Tensor:
@@ -206,8 +249,13 @@ def test_grids_place_each_image_with_whole_pixels() -> None:
     for i, value in enumerate((0, 64, 128, 191, 255)):
         top, left = i // 2 * 18, i % 2 * 18
         assert (sheet[top : top + 16, left : left + 16] == value).all()
-    one = grid(images[:1], levels=5, side=16, title="one", above=["above"], left=["left"], under=["under"])
-    assert (beside([one, one], gap=3).width, stacked([one, one], gap=3).height) == (2 * one.width + 3, 2 * one.height + 3)
+    one = grid(
+        images[:1], levels=5, side=16, title="one", above=["above"], left=["left"], under=["under"]
+    )
+    assert (beside([one, one], gap=3).width, stacked([one, one], gap=3).height) == (
+        2 * one.width + 3,
+        2 * one.height + 3,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert grid(images[..., [0, 0, 0]], levels=256, side=1).size == (8 * 3 + 4, 8 * 2 + 2)

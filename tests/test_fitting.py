@@ -62,7 +62,12 @@ def test_without_rows_held_out_the_last_weights_are_kept() -> None:
 
 
 def test_stops_when_rows_held_out_gain_nothing() -> None:
-    result = realnvp.fit(small(), torch.randn(40, 2, generator=torch.Generator().manual_seed(0)), max_steps=400, patience=50)
+    result = realnvp.fit(
+        small(),
+        torch.randn(40, 2, generator=torch.Generator().manual_seed(0)),
+        max_steps=400,
+        patience=50,
+    )
     assert len(result.loss) < 400
     assert len(result.loss) - result.best_step <= 50 + 25
 
@@ -83,21 +88,36 @@ def test_same_seed_same_weights_and_torchs_generator_is_left_alone() -> None:
 
 @pytest.mark.parametrize("kind", ["rows", "images"])
 def test_few_rows_go_through_the_networks_at_the_start(kind: str) -> None:
-    """Time and memory of it do not grow with the data: all rows go through those layers alone that come first and look."""
+    """Time and memory of it do not grow with the data: all rows go through those layers alone that
+    come first and look.
+    """
     images = kind == "images"
     model = realnvp.ModelConfig("modern", num_scales=1, width=4, num_blocks=0, num_couplings=2)
-    flow = realnvp.build(realnvp.Config(data=realnvp.DataConfig(shape=(1, 4, 4)), model=model)) if images else small()
-    x = 255 * torch.rand(20_000, 1, 4, 4, generator=torch.Generator().manual_seed(0)) if images else curved(5000)
+    flow = (
+        realnvp.build(realnvp.Config(data=realnvp.DataConfig(shape=(1, 4, 4)), model=model))
+        if images
+        else small()
+    )
+    x = (
+        255 * torch.rand(20_000, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        if images
+        else curved(5000)
+    )
     seen: list[int] = []
     for module in flow.modules():
         if isinstance(module, AffineCoupling):
-            module.net.register_forward_hook(lambda net, inputs, output: seen.append(len(inputs[0])))
+            module.net.register_forward_hook(
+                lambda net, inputs, output: seen.append(len(inputs[0]))
+            )
     start_from(flow, x)
     assert max(seen, default=0) == (16_384 if images else 0)
     started = copy.deepcopy(flow.state_dict())
     with starting(flow), torch.no_grad():
         flow.log_prob(x[: max(seen, default=len(x))])
-    assert all(torch.allclose(weight, started[name], atol=1e-6) for name, weight in flow.state_dict().items())
+    assert all(
+        torch.allclose(weight, started[name], atol=1e-6)
+        for name, weight in flow.state_dict().items()
+    )
     seen.clear()
     realnvp.fit(flow, x, max_steps=1, held_out=0.0)
     assert max(seen) == (16_384 if images else 256)
@@ -115,13 +135,17 @@ def test_a_fit_goes_on() -> None:
 
 
 def test_noise_bounds_what_repeated_columns_gain() -> None:
-    """A column twice, or a constant, has no density: the noise, of .05 deviations, is all that the couplings can find."""
+    """A column twice, or a constant, has no density: the noise, of .05 deviations, is all that the
+    couplings can find.
+    """
     column = torch.randn(300, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x = torch.cat([column, column, torch.ones_like(column)], dim=1)
     flow = small(3)
     result = realnvp.fit(flow, x, max_steps=150, lr=1e-2, held_out=0.0)
     tied = 1 - 3 / (3 + 300)  # how much the noise of the columns correlates
-    floor = 3 * math.log(math.sqrt(2 * math.pi * math.e) * 0.05) + 0.5 * math.log(1 - tied**2)  # the entropy of such noise
+    floor = 3 * math.log(math.sqrt(2 * math.pi * math.e) * 0.05) + 0.5 * math.log(
+        1 - tied**2
+    )  # the entropy of such noise
     assert math.isfinite(sum(result.loss))
     assert min(result.loss) > floor
     with torch.no_grad():

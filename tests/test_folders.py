@@ -31,7 +31,16 @@ def test_there_and_back(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_counted_by_plain_digits_alone(tmp_path: Path) -> None:
-    for name in ("step-7", "step-10", "step-²", "step-٩", "step-", "step-7 copy", "step-+8", "best-3"):
+    for name in (
+        "step-7",
+        "step-10",
+        "step-²",
+        "step-٩",
+        "step-",
+        "step-7 copy",
+        "step-+8",
+        "best-3",
+    ):
         (tmp_path / name).mkdir()
     assert [path.name for path in numbered(tmp_path, "step")] == ["step-7", "step-10"]
 
@@ -72,7 +81,9 @@ def test_the_newest_intact_one_is_used_and_bad_ones_named(tmp_path: Path) -> Non
     assert "step-10" in complaints[0]
 
 
-def test_a_deletion_that_is_interrupted_leaves_no_half_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deletion_that_is_interrupted_leaves_no_half_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Half a folder would have no manifest: it could neither be read nor replaced."""
     for number in (1, 2):
         write_folder(tmp_path / f"step-{number}", {"x": b""})
@@ -82,7 +93,10 @@ def test_a_deletion_that_is_interrupted_leaves_no_half_folder(tmp_path: Path, mo
             (folder / "manifest.json").unlink()
             raise KeyboardInterrupt
 
-    for delete in (lambda: keep_last(tmp_path, "step", 1), lambda: write_folder(tmp_path / "step-2", {"x": b""})):
+    for delete in (
+        lambda: keep_last(tmp_path, "step", 1),
+        lambda: write_folder(tmp_path / "step-2", {"x": b""}),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr("shutil.rmtree", killed)
             with pytest.raises(KeyboardInterrupt):
@@ -112,8 +126,12 @@ def test_a_lock_keeps_others_out_and_leaves_nothing(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["kept", "x"]
 
 
-def test_a_lock_whose_file_was_deleted_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its holder deletes the file, and the folder, while another process has opened the one and not yet locked it."""
+def test_a_lock_whose_file_was_deleted_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its holder deletes the file, and the folder, while another process has opened the one and
+    not yet locked it.
+    """
     fcntl = pytest.importorskip("fcntl")
     flock, times = fcntl.flock, itertools.count()
 
@@ -123,7 +141,11 @@ def test_a_lock_whose_file_was_deleted_is_none(tmp_path: Path, monkeypatch: pyte
         flock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with lock_folder(tmp_path / "run"), pytest.raises(ValueError, match="another process"), lock_folder(tmp_path / "run"):
+    with (
+        lock_folder(tmp_path / "run"),
+        pytest.raises(ValueError, match="another process"),
+        lock_folder(tmp_path / "run"),
+    ):
         pass
     assert not (tmp_path / "run").exists()
 
@@ -140,7 +162,9 @@ def test_save_and_load_a_flow(tiny: Config, tmp_path: Path) -> None:
         assert torch.equal(loaded.log_prob(x), version.log_prob(x))
 
 
-def test_a_damaged_run_is_named(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_run_is_named(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import shutil
 
     shutil.copytree(run_dir, tmp_path / "run")

@@ -1,4 +1,6 @@
-"""Any configuration either trains three steps or is refused with a line that names one of its fields."""
+"""Any configuration either trains three steps or is refused with a line that names one of its
+fields.
+"""
 
 import dataclasses
 import shutil
@@ -77,7 +79,9 @@ STEPS = {"max_steps": 3, "moment_batches": 1, "eval_every": 3, "sample_every": 3
 
 @st.composite
 def configurations(draw: st.DrawFn) -> tuple[Config, bool]:
-    """A configuration, for a table if its data set is one, and whether every field makes sense; at most three may not."""
+    """A configuration, for a table if its data set is one, and whether every field makes sense; at
+    most three may not.
+    """
     odd = draw(st.sets(st.sampled_from(sorted(FIELDS)), max_size=3))
     chosen = {name: draw(st.sampled_from(FIELDS[name][name in odd])) for name in FIELDS}
     if draw(st.booleans()):
@@ -93,7 +97,9 @@ def configurations(draw: st.DrawFn) -> tuple[Config, bool]:
         part, _, field = name.rpartition(".")
         parts[part][field] = value
     data, model = DataConfig(**parts["data"]), ModelConfig(**parts["model"])
-    return Config(**parts[""], data=data, model=model, train=TrainConfig(**parts["train"], **STEPS)), not odd
+    return Config(
+        **parts[""], data=data, model=model, train=TrainConfig(**parts["train"], **STEPS)
+    ), not odd
 
 
 def test_every_field_is_drawn() -> None:
@@ -111,11 +117,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@settings(max_examples=50, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=50,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
 @given(configurations())
 def test_any_configuration(folder: Path, drawn: tuple[Config, bool]) -> None:
     config, sensible = drawn
-    run_dir, source = folder / "run", folder / ("table.npy" if config.data.set == "table" else "images.npy")
+    run_dir, source = (
+        folder / "run",
+        folder / ("table.npy" if config.data.set == "table" else "images.npy"),
+    )
     shutil.rmtree(run_dir, ignore_errors=True)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=str(source)))
     refusal = ""

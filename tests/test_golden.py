@@ -15,7 +15,9 @@ def test_a_short_training(name: str) -> None:
     measured = measure(name)
     assert measured.keys() == GOLDEN[name].keys()
     for curve, values in GOLDEN[name].items():
-        assert measured[curve] == pytest.approx(values, rel=1e-6, abs=1e-9), f"{curve}; meant? python -m tests.golden {name}"
+        assert measured[curve] == pytest.approx(values, rel=1e-6, abs=1e-9), (
+            f"{curve}; meant? python -m tests.golden {name}"
+        )
 
 
 @pytest.mark.parametrize("name", SHIPPED)

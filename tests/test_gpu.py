@@ -35,7 +35,9 @@ DEVICE = torch.device(os.environ.get("GPU_TESTS_ON", "cuda"))
 ON_GPU = DEVICE.type == "cuda"
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(ON_GPU and not torch.cuda.is_available(), reason="no GPU (GPU_TESTS_ON=cpu tries the tests)"),
+    pytest.mark.skipif(
+        ON_GPU and not torch.cuda.is_available(), reason="no GPU (GPU_TESTS_ON=cpu tries the tests)"
+    ),
 ]
 SHAPES = {"digits": None, "digits-modern": None, "table": (3,)}
 
@@ -45,9 +47,19 @@ def small(preset: str, tmp_path: Path, **changes: object) -> Config:
     config = PRESETS[preset]
     if preset == "table":
         np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(300, 3)))
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=str(tmp_path / "rows.npy"), shape=(3,)))
+        config = dataclasses.replace(
+            config,
+            data=dataclasses.replace(config.data, source=str(tmp_path / "rows.npy"), shape=(3,)),
+        )
     model = dataclasses.replace(config.model, width=8, num_blocks=1, num_couplings=2)
-    recipe = {"max_steps": 6, "batch_size": 32, "log_every": 1, "eval_every": 6, "eval_images": 60, "sample_every": 6}
+    recipe = {
+        "max_steps": 6,
+        "batch_size": 32,
+        "log_every": 1,
+        "eval_every": 6,
+        "eval_images": 60,
+        "sample_every": 6,
+    }
     recipe |= {"save_every": 2, "moment_batches": 2, "tracker": "none", "precision": "float32"}
     train = dataclasses.replace(config.train, **(recipe | changes))  # type: ignore[arg-type]
     return dataclasses.replace(config, model=model, train=train)
@@ -59,11 +71,17 @@ def examples(config: Config, count: int = 16) -> Tensor:
     random = np.random.default_rng(1)
     if config.data.levels is None:
         return torch.from_numpy(random.normal(size=(count, *config.data.shape))).float()
-    return torch.from_numpy(random.uniform(0, config.data.levels, size=(count, *config.data.shape))).float()
+    return torch.from_numpy(
+        random.uniform(0, config.data.levels, size=(count, *config.data.shape))
+    ).float()
 
 
-def a_step(tmp_path: Path, config: Config, device: torch.device, name: str) -> tuple[tuple[float, float], list[Tensor]]:
-    """Loss and norm of the gradient of a training's first step on the device, and its weights afterwards."""
+def a_step(
+    tmp_path: Path, config: Config, device: torch.device, name: str
+) -> tuple[tuple[float, float], list[Tensor]]:
+    """Loss and norm of the gradient of a training's first step on the device, and its weights
+    afterwards.
+    """
     with same_each_time(), open_run(config, tmp_path / name, device=str(device)) as run:
         loss, norm, _ = train_step(run, run.batches.at(0))
         assert run.state.skipped == 0
@@ -72,7 +90,9 @@ def a_step(tmp_path: Path, config: Config, device: torch.device, name: str) -> t
 
 @pytest.mark.parametrize("preset", SHAPES)
 def test_density_and_its_inverse_are_those_of_the_cpu(preset: str, tmp_path: Path) -> None:
-    """float32 networks: log p to 1e-4 of a nat and dimension, and back to 1e-3 of a grey level or a deviation."""
+    """float32 networks: log p to 1e-4 of a nat and dimension, and back to 1e-3 of a grey level or
+    a deviation.
+    """
     config = small(preset, tmp_path)
     here, x = build(config), examples(config)
     for weight in here.parameters():
@@ -83,10 +103,18 @@ def test_density_and_its_inverse_are_those_of_the_cpu(preset: str, tmp_path: Pat
     with evaluating(here), evaluating(there):
         nats, z = here.log_prob(x.double()), here.encode(x.double())
         on_device = x.double().to(DEVICE)
-        torch.testing.assert_close(there.log_prob(on_device).cpu(), nats, rtol=0, atol=1e-4 * x[0].numel())
-        torch.testing.assert_close(there.decode(z.to(DEVICE)).cpu(), here.decode(z), rtol=0, atol=1e-3)
-        torch.testing.assert_close(there.decode(there.encode(on_device)), on_device, rtol=0, atol=1e-4)
-        torch.testing.assert_close(there.log_prob(x.to(DEVICE)).cpu().double(), nats, rtol=0, atol=1e-3 * x[0].numel())
+        torch.testing.assert_close(
+            there.log_prob(on_device).cpu(), nats, rtol=0, atol=1e-4 * x[0].numel()
+        )
+        torch.testing.assert_close(
+            there.decode(z.to(DEVICE)).cpu(), here.decode(z), rtol=0, atol=1e-3
+        )
+        torch.testing.assert_close(
+            there.decode(there.encode(on_device)), on_device, rtol=0, atol=1e-4
+        )
+        torch.testing.assert_close(
+            there.log_prob(x.to(DEVICE)).cpu().double(), nats, rtol=0, atol=1e-3 * x[0].numel()
+        )
 
 
 @pytest.mark.parametrize("preset", SHAPES)
@@ -102,7 +130,9 @@ def test_a_step_is_that_of_the_cpu(preset: str, tmp_path: Path) -> None:
 def test_a_step_in_bfloat16(preset: str, tmp_path: Path) -> None:
     """Networks in bfloat16 are near those in float32, and not the same."""
     expected, _ = a_step(tmp_path, small(preset, tmp_path), DEVICE, "float32")
-    found, weights = a_step(tmp_path, small(preset, tmp_path, precision="bfloat16"), DEVICE, "bfloat16")
+    found, weights = a_step(
+        tmp_path, small(preset, tmp_path, precision="bfloat16"), DEVICE, "bfloat16"
+    )
     np.testing.assert_allclose(found, expected, rtol=0.05)
     assert all(weight.isfinite().all() and weight.dtype == torch.float32 for weight in weights)
 
@@ -121,7 +151,9 @@ def test_recomputing_gives_the_same_gradient(preset: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("preset", SHAPES)
-def test_stopped_and_resumed_is_bit_equal(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_and_resumed_is_bit_equal(
+    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = small(preset, tmp_path)
     train(config, tmp_path / "whole", device=str(DEVICE))
 
@@ -134,7 +166,9 @@ def test_stopped_and_resumed_is_bit_equal(preset: str, tmp_path: Path, monkeypat
         with pytest.raises(TrainingStopped):
             train(config, tmp_path / "parts", device=str(DEVICE))
     train(config, tmp_path / "parts", device=str(DEVICE))
-    found = [newest_intact(tmp_path / name / "checkpoints", "step")[0] for name in ("whole", "parts")]
+    found = [
+        newest_intact(tmp_path / name / "checkpoints", "step")[0] for name in ("whole", "parts")
+    ]
     assert found[0] is not None
     assert found[1] is not None
     assert found[0]["state.safetensors"] == found[1]["state.safetensors"]
@@ -180,7 +214,10 @@ def test_batches_are_pinned_and_the_same(tmp_path: Path) -> None:
         batch = there.at(step)
         assert batch.device.type == DEVICE.type
         assert torch.equal(batch.cpu(), here.at(step))
-        assert all(tensor is not None and tensor.is_pinned() == ON_GPU for tensor in there._ahead[step + 1].result())
+        assert all(
+            tensor is not None and tensor.is_pinned() == ON_GPU
+            for tensor in there._ahead[step + 1].result()
+        )
 
 
 def test_building_a_flow_leaves_generators_alone(tmp_path: Path) -> None:
@@ -200,12 +237,39 @@ def test_two_processes_take_the_steps_of_one(preset: str, tmp_path: Path) -> Non
     config = small(preset, tmp_path, precision="float64", max_steps=3)
     train(config, tmp_path / "one", device=str(DEVICE))
     (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "realnvp", "train"]
-    argv = ["--config", str(tmp_path / "config.json"), "--run-dir", str(tmp_path / "two"), "--device", DEVICE.type]
-    ran = subprocess.run([*launch, *argv], capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "realnvp",
+        "train",
+    ]
+    argv = [
+        "--config",
+        str(tmp_path / "config.json"),
+        "--run-dir",
+        str(tmp_path / "two"),
+        "--device",
+        DEVICE.type,
+    ]
+    ran = subprocess.run(
+        [*launch, *argv],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert ran.returncode == 0, ran.stderr[-2000:]
     norms = [
-        [line["gradient_norm"] for line in map(json.loads, (tmp_path / name / "metrics.jsonl").open()) if "gradient_norm" in line]
+        [
+            line["gradient_norm"]
+            for line in map(json.loads, (tmp_path / name / "metrics.jsonl").open())
+            if "gradient_norm" in line
+        ]
         for name in ("one", "two")
     ]
     np.testing.assert_allclose(norms[1], norms[0], rtol=1e-6)
@@ -227,21 +291,35 @@ def test_every_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         ["info", run],
     ):
         assert command(argv) == 0, capsys.readouterr().err
-    assert command(["check", run, *on]) in (0, 1)  # six steps are few: a check may fail, and must end
+    assert command(["check", run, *on]) in (
+        0,
+        1,
+    )  # six steps are few: a check may fail, and must end
     images = tmp_path / "images"
     images.mkdir()
     from PIL import Image
 
     for i, pixels in enumerate(np.load(tmp_path / "s.npy")[..., 0]):
         Image.fromarray(pixels).save(images / f"{i}.png")
-    assert command(["score", run, str(images), "--resize", "--out", str(tmp_path / "s.csv"), *on]) == 0, capsys.readouterr().err
+    assert (
+        command(["score", run, str(images), "--resize", "--out", str(tmp_path / "s.csv"), *on]) == 0
+    ), capsys.readouterr().err
 
 
 @pytest.mark.skipif(not ON_GPU, reason="fills a GPU")
 def test_a_full_gpu_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     free, _ = torch.cuda.mem_get_info()
     filled = torch.empty(max(1, free - 300 * 2**20), dtype=torch.uint8, device=DEVICE)
-    argv = ["train", "photos", "--train.batch-size", "512", "--run-dir", str(tmp_path / "run"), "--device", "cuda"]
+    argv = [
+        "train",
+        "photos",
+        "--train.batch-size",
+        "512",
+        "--run-dir",
+        str(tmp_path / "run"),
+        "--device",
+        "cuda",
+    ]
     assert command([*argv, "--train.max-steps", "1", "--train.tracker", "none"]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert said[-1].startswith("realnvp: error: not enough GPU memory")

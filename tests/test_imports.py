@@ -40,7 +40,9 @@ def imports(path: Path) -> set[str]:
 
 def rooms(path: Path) -> set[str]:
     """The rooms that a file imports."""
-    return {name.split(".")[1] for name in imports(path) if name.startswith("realnvp.")} & LEVEL.keys()
+    return {
+        name.split(".")[1] for name in imports(path) if name.startswith("realnvp.")
+    } & LEVEL.keys()
 
 
 def test_a_room_imports_only_itself_and_the_rooms_above() -> None:
@@ -49,7 +51,11 @@ def test_a_room_imports_only_itself_and_the_rooms_above() -> None:
         name = path.relative_to(SOURCE)
         if name.stem not in ("__init__", "__main__") or name.parent.parts:
             here = name.with_suffix("").parts[0]
-            wrong += [f"{name} imports {room}" for room in rooms(path) if room != here and LEVEL[room] >= LEVEL[here]]
+            wrong += [
+                f"{name} imports {room}"
+                for room in rooms(path)
+                if room != here and LEVEL[room] >= LEVEL[here]
+            ]
     assert wrong == []
 
 
@@ -75,10 +81,18 @@ def test_help_and_configuration_never_import_torch() -> None:
         "cli.run(['train', 'photos', '--print-config'])\n"
         "sys.exit('torch' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=600).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=600).returncode
+        == 0
+    )
 
 
 def test_nothing_loads_pickles_or_evaluates() -> None:
     forbidden = ("import pickle", "torch.load(", "allow_pickle=True", " eval(", "exec(", "yaml")
-    text = {path: path.read_text().replace("safetensors.torch.load(", "") for path in SOURCE.rglob("*.py")}
-    assert [(path.name, word) for path, content in text.items() for word in forbidden if word in content] == []
+    text = {
+        path: path.read_text().replace("safetensors.torch.load(", "")
+        for path in SOURCE.rglob("*.py")
+    }
+    assert [
+        (path.name, word) for path, content in text.items() for word in forbidden if word in content
+    ] == []

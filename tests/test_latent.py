@@ -22,7 +22,12 @@ from realnvp.flows.flow import Flow, StandardNormal
 
 def flow_of(shape: Shape, num_scales: int) -> Flow:
     """A flow in float64 whose weights are away from their start."""
-    flow = build(Config(data=DataConfig(shape=shape), model=ModelConfig(num_scales=num_scales, width=4, num_blocks=1)))
+    flow = build(
+        Config(
+            data=DataConfig(shape=shape),
+            model=ModelConfig(num_scales=num_scales, width=4, num_blocks=1),
+        )
+    )
     moved(flow.bijection, pixels(4, *shape))
     return flow.double().eval()
 
@@ -64,13 +69,17 @@ def test_shares_of_the_latents() -> None:
     assert [mask.double().mean().item() for mask in masks] == latent.shares(5)
     assert all((finer >= coarser).all() for finer, coarser in pairwise(masks))
     rows, columns = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
-    assert torch.equal(masks[1], (rows + columns) % 2 == 1)  # section 4: the even squares are factored out first
+    assert torch.equal(
+        masks[1], (rows + columns) % 2 == 1
+    )  # section 4: the even squares are factored out first
     for level in (-1, 2):
         with pytest.raises(ValueError, match="level: 2 scales have the levels 0 to 1"):
             latent.kept(8, 8, num_scales=2, level=level)
 
 
-def test_what_is_kept_is_what_the_first_factor_out_sends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_kept_is_what_the_first_factor_out_sends_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     flow, x = flow_of((1, 8, 8), 3), pixels(1, 1, 8, 8)
     first = next(module for module in flow.modules() if isinstance(module, FactorOut))
     inner = first.bijection
@@ -115,7 +124,10 @@ def test_level_0_is_the_identity_pixel_for_pixel(run_dir: Path) -> None:
     with torch.no_grad():
         z = latent.encode(flow, latent.centres(images))
         keep = latent.kept(8, 8, num_scales=2, level=0)
-        back = quantize(latent.decode(flow, latent.compress(z, keep, flow.prior, indices=range(len(z)))), levels=17)
+        back = quantize(
+            latent.decode(flow, latent.compress(z, keep, flow.prior, indices=range(len(z)))),
+            levels=17,
+        )
     assert torch.equal(back, images)
 
 
@@ -132,7 +144,12 @@ def test_chunks_change_nothing() -> None:
 def test_extrapolation_is_the_flow_built_for_the_larger_size() -> None:
     small, large = (
         flow_of((1, 8, 8), 3),
-        build(Config(data=DataConfig(shape=(1, 16, 16)), model=ModelConfig(num_scales=3, width=4, num_blocks=1))),
+        build(
+            Config(
+                data=DataConfig(shape=(1, 16, 16)),
+                model=ModelConfig(num_scales=3, width=4, num_blocks=1),
+            )
+        ),
     )
     large.double().eval().load_state_dict(small.state_dict())
     shape = latent.extrapolated((1, 8, 8), 2)
@@ -153,7 +170,10 @@ def test_latents_by_scale() -> None:
     parts = latent.by_scale(z, 3)
     assert [len(part) for part in parts] == [192, 96, 96]
     assert torch.equal(torch.cat(parts).sort().values, z.flatten().sort().values)
-    assert torch.equal(parts[0].sort().values, z[..., ~latent.kept(8, 8, num_scales=3, level=1)].flatten().sort().values)
+    assert torch.equal(
+        parts[0].sort().values,
+        z[..., ~latent.kept(8, 8, num_scales=3, level=1)].flatten().sort().values,
+    )
 
 
 def test_quantiles_and_moments() -> None:
@@ -180,14 +200,19 @@ def test_nearest_neighbours(chunk: int) -> None:
     queries[3], queries[5] = data[17], data[23, :, ::-1]
     differences = np.sqrt(((queries[:, None].astype(float) - data[None]) ** 2).mean((2, 3, 4)))
     told: list[int] = []
-    found = latent.nearest_neighbours(torch.from_numpy(queries), data, chunk=chunk, report=told.append)
+    found = latent.nearest_neighbours(
+        torch.from_numpy(queries), data, chunk=chunk, report=told.append
+    )
     assert found.where.tolist() == differences.argmin(1).tolist()
     np.testing.assert_allclose(found.distance, differences.min(1), rtol=1e-12)
     assert (int(found.where[3]), float(found.distance[3])) == (17, 0.0)
     assert found.distance[5] > 0
     assert told[-1] == 50
     mirrored = latent.nearest_neighbours(
-        torch.from_numpy(queries), data, chunk=chunk, views=views_of(DataConfig(flip=True), (3, 4, 4))
+        torch.from_numpy(queries),
+        data,
+        chunk=chunk,
+        views=views_of(DataConfig(flip=True), (3, 4, 4)),
     )
     assert (int(mirrored.where[5]), float(mirrored.distance[5])) == (23, 0.0)
     assert (mirrored.distance <= found.distance).all()

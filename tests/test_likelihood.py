@@ -19,12 +19,17 @@ from realnvp.flows.flow import Flow, StandardNormal, evaluating
 from realnvp.moments import averaging
 from realnvp.noise import Purpose, uniform
 
-CONFIG = Config(data=DataConfig(shape=(3, 8, 8), flip=True), model=ModelConfig(num_scales=2, width=4, num_blocks=1))
+CONFIG = Config(
+    data=DataConfig(shape=(3, 8, 8), flip=True),
+    model=ModelConfig(num_scales=2, width=4, num_blocks=1),
+)
 
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    return torch.randint(256, (40, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    return torch.randint(256, (40, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(
+        torch.uint8
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +51,17 @@ def test_batch_size_and_order_do_not_matter(flow: Flow, images: Tensor) -> None:
     single = bits_per_dim(flow, images, noise_draws=2, seed=3, batch_size=1).per_image
     assert (whole - single).abs().max() < 1e-6
     order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
-    nats = log_probs(flow, images[order], noise_draws=2, seed=3, indices=order.tolist(), batch_size=7)
+    nats = log_probs(
+        flow, images[order], noise_draws=2, seed=3, indices=order.tolist(), batch_size=7
+    )
     assert (-nats / (192 * math.log(2)) - whole[order]).abs().max() < 1e-6
 
 
 def test_numpy_and_torch_give_the_same(flow: Flow, images: Tensor) -> None:
     nhwc = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
-    assert bits_per_dim(flow, nhwc.transpose(0, 3, 1, 2)).mean == pytest.approx(bits_per_dim(flow, images).mean, abs=1e-6)
+    assert bits_per_dim(flow, nhwc.transpose(0, 3, 1, 2)).mean == pytest.approx(
+        bits_per_dim(flow, images).mean, abs=1e-6
+    )
 
 
 def test_noise_draws_are_a_mean_of_log_p(flow: Flow, images: Tensor) -> None:
@@ -62,11 +71,15 @@ def test_noise_draws_are_a_mean_of_log_p(flow: Flow, images: Tensor) -> None:
         with torch.no_grad():
             draws.append(flow.log_prob(dequantise(images, noise)).double())
     expected = -torch.stack(draws).mean(0) / (192 * math.log(2))
-    assert (bits_per_dim(flow, images, noise_draws=4, seed=5).per_image - expected).abs().max() < 1e-6
+    assert (
+        bits_per_dim(flow, images, noise_draws=4, seed=5).per_image - expected
+    ).abs().max() < 1e-6
 
 
 def test_a_uniform_density_takes_eight_bits() -> None:
-    """Constants: an identity flow with a logistic base that is uniform on the whole support takes log2 of its length."""
+    """Constants: an identity flow with a logistic base that is uniform on the whole support takes
+    log2 of its length.
+    """
 
     class Logistic(StandardNormal):
         def log_prob(self, z: Tensor) -> Tensor:
@@ -95,7 +108,8 @@ def test_standard_error() -> None:
     assert plain.mean == 3
     assert plain.standard_error == pytest.approx(values.std().item() / 2)
     assert math.isnan(summarise(values[:1]).standard_error)
-    # Copies of an image are no new information: clustered, the error is that of the images without copies.
+    # Copies of an image are no new information: clustered, the error is that of the images without
+    # copies.
     copies = values.repeat_interleave(10)
     clustered = summarise(copies, groups=[i for i in range(4) for _ in range(10)])
     assert clustered.standard_error == pytest.approx(plain.standard_error)
@@ -126,7 +140,9 @@ def test_reported_numbers_are_float32_even_inside_autocast(flow: Flow, images: T
 def test_other_images_in_the_batch_do_not_matter(flow: Flow, images: Tensor) -> None:
     """Statistics of the test batch would make them matter."""
     other = torch.cat([images[:1], torch.zeros_like(images[1:])])
-    assert bits_per_dim(flow, other).per_image[0] == pytest.approx(bits_per_dim(flow, images).per_image[0].item(), abs=1e-6)
+    assert bits_per_dim(flow, other).per_image[0] == pytest.approx(
+        bits_per_dim(flow, images).per_image[0].item(), abs=1e-6
+    )
 
 
 def test_noise_covers_the_whole_bin() -> None:
@@ -135,10 +151,20 @@ def test_noise_covers_the_whole_bin() -> None:
     assert noise.max() < 1
     assert abs(noise.mean() - 0.5) < 0.01
     assert abs(noise.var() - 1 / 12) < 0.002
-    assert torch.equal(uniform((4,), 0, Purpose.TRAIN, indices=[7, 3])[1], uniform((4,), 0, Purpose.TRAIN, indices=[3])[0])
-    others = [uniform((4,), *key, indices=[3]) for key in ((1, Purpose.TRAIN), (0, Purpose.EVALUATE))]
-    assert not any(torch.equal(other, uniform((4,), 0, Purpose.TRAIN, indices=[3])) for other in others)
-    assert not torch.equal(uniform((4,), 0, Purpose.TRAIN, indices=[3], round=1), uniform((4,), 0, Purpose.TRAIN, indices=[3]))
+    assert torch.equal(
+        uniform((4,), 0, Purpose.TRAIN, indices=[7, 3])[1],
+        uniform((4,), 0, Purpose.TRAIN, indices=[3])[0],
+    )
+    others = [
+        uniform((4,), *key, indices=[3]) for key in ((1, Purpose.TRAIN), (0, Purpose.EVALUATE))
+    ]
+    assert not any(
+        torch.equal(other, uniform((4,), 0, Purpose.TRAIN, indices=[3])) for other in others
+    )
+    assert not torch.equal(
+        uniform((4,), 0, Purpose.TRAIN, indices=[3], round=1),
+        uniform((4,), 0, Purpose.TRAIN, indices=[3]),
+    )
 
 
 def test_samples_do_not_depend_on_the_chunk(flow: Flow) -> None:
@@ -156,7 +182,9 @@ def test_samples_have_the_density() -> None:
         z = flow.encode(flow.sample(4000, shape=(1, 4, 4), seed=1))
     statistic = (z.square().sum().item() - z.numel()) / math.sqrt(2 * z.numel())  # about N(0, 1)
     assert abs(statistic) < 3.9  # p > 1e-4
-    assert abs((1.05**2 * z.square().sum().item() - z.numel()) / math.sqrt(2 * z.numel())) > 4.9  # p < 1e-6
+    assert (
+        abs((1.05**2 * z.square().sum().item() - z.numel()) / math.sqrt(2 * z.numel())) > 4.9
+    )  # p < 1e-6
 
 
 def test_temperature_and_extrapolation(flow: Flow) -> None:
@@ -197,7 +225,9 @@ def test_round_trip_of_images_is_exact(flow: Flow, images: Tensor) -> None:
 
 
 def test_latents_far_out(flow: Flow) -> None:
-    """z of 20 sigma: all finite. |z| x 2^-24 is what float32 can tell of a latent, so the round trip is held in float64."""
+    """z of 20 sigma: all finite. |z| x 2^-24 is what float32 can tell of a latent, so the round
+    trip is held in float64.
+    """
     z = 20 * torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         x = flow.decode(z)
@@ -211,7 +241,9 @@ def test_latents_far_out(flow: Flow) -> None:
 def test_float64_works_end_to_end(flow: Flow, images: Tensor) -> None:
     double = copy.deepcopy(flow).double()
     assert double.sample(2).dtype == torch.float64
-    assert bits_per_dim(double, images).mean == pytest.approx(bits_per_dim(flow, images).mean, abs=1e-5)
+    assert bits_per_dim(double, images).mean == pytest.approx(
+        bits_per_dim(flow, images).mean, abs=1e-5
+    )
 
 
 def test_log_prob_encode_and_decode_are_differentiable(flow: Flow, images: Tensor) -> None:
@@ -223,17 +255,28 @@ def test_log_prob_encode_and_decode_are_differentiable(flow: Flow, images: Tenso
 
 
 @pytest.mark.parametrize("quick", [False, True])
-def test_with_a_float64_state_a_float32_flow_is_inverted_exactly(run_dir: Path, quick: bool) -> None:
-    """Trained weights; images, black, white, one-pixel checkerboards, latents of 20 sigma; bfloat16 networks too."""
+def test_with_a_float64_state_a_float32_flow_is_inverted_exactly(
+    run_dir: Path, quick: bool
+) -> None:
+    """Trained weights; images, black, white, one-pixel checkerboards, latents of 20 sigma;
+    bfloat16 networks too.
+    """
     flow = load_flow(run_dir)
     flow, random = fast(flow) if quick else flow, torch.Generator().manual_seed(0)
     board = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 16
-    extremes = torch.stack([torch.zeros(8, 8), torch.full((8, 8), 16), board, 16 - board]).double()[:, None] + 0.5
+    extremes = (
+        torch.stack([torch.zeros(8, 8), torch.full((8, 8), 16), board, 16 - board]).double()[
+            :, None
+        ]
+        + 0.5
+    )
     for x in (extremes, torch.rand(64, 1, 8, 8, dtype=torch.float64, generator=random) * 17):
         assert (flow.decode(flow.encode(x)) - x).abs().max() < 1e-9
         assert flow.log_prob(x).dtype == torch.float64
     for sigma in (1, 5, 20):
         x = flow.decode(sigma * torch.randn(64, 1, 8, 8, dtype=torch.float64, generator=random))
-        assert (flow.decode(flow.encode(x)) - x).abs().max() < 1e-5  # at the ends of the range the logit is steep
+        assert (
+            flow.decode(flow.encode(x)) - x
+        ).abs().max() < 1e-5  # at the ends of the range the logit is steep
     with pytest.raises(ValueError, match=r"torch\.float16"):
         flow.log_prob(extremes.half())

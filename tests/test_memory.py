@@ -18,7 +18,9 @@ GB = 2**30
 
 def system(root: Path, groups: str, limits: dict[str, str]) -> Path:
     """A file system that says this of control groups."""
-    files = {"proc/self/cgroup": groups} | {f"sys/fs/cgroup/{name}": text for name, text in limits.items()}
+    files = {"proc/self/cgroup": groups} | {
+        f"sys/fs/cgroup/{name}": text for name, text in limits.items()
+    }
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text + "\n")
@@ -29,14 +31,42 @@ def system(root: Path, groups: str, limits: dict[str, str]) -> Path:
 SYSTEMS: dict[str, tuple[str, dict[str, str], int | None]] = {
     "no control groups": ("", {}, None),
     "a line without sense": ("what?", {"memory.max": "1"}, None),
-    "version 2, no limit": ("0::/user/job", {"user/job/memory.max": "max", "user/memory.max": "max"}, None),
-    "version 2, its own": ("0::/user/job", {"user/job/memory.max": "3000", "user/memory.max": "4000"}, 3000),
-    "version 2, an ancestor's": ("0::/user/job", {"user/job/memory.max": "max", "user/memory.max": "4000"}, 4000),
+    "version 2, no limit": (
+        "0::/user/job",
+        {"user/job/memory.max": "max", "user/memory.max": "max"},
+        None,
+    ),
+    "version 2, its own": (
+        "0::/user/job",
+        {"user/job/memory.max": "3000", "user/memory.max": "4000"},
+        3000,
+    ),
+    "version 2, an ancestor's": (
+        "0::/user/job",
+        {"user/job/memory.max": "max", "user/memory.max": "4000"},
+        4000,
+    ),
     "version 2, a container": ("0::/", {"memory.max": "5000"}, 5000),
-    "version 1": ("5:cpu:/a\n4:hugetlb,memory:/b:c/d", {"memory/b:c/memory.limit_in_bytes": "6000", "memory/a": "1"}, 6000),
-    "version 1, no limit": ("4:memory:/", {"memory/memory.limit_in_bytes": "9223372036854771712"}, None),
-    "version 1, the host's path": ("4:memory:/docker/x", {"memory/memory.limit_in_bytes": "7000"}, 7000),
-    "both": ("4:memory:/\n0::/", {"memory/memory.limit_in_bytes": "8000", "memory.max": "max"}, 8000),
+    "version 1": (
+        "5:cpu:/a\n4:hugetlb,memory:/b:c/d",
+        {"memory/b:c/memory.limit_in_bytes": "6000", "memory/a": "1"},
+        6000,
+    ),
+    "version 1, no limit": (
+        "4:memory:/",
+        {"memory/memory.limit_in_bytes": "9223372036854771712"},
+        None,
+    ),
+    "version 1, the host's path": (
+        "4:memory:/docker/x",
+        {"memory/memory.limit_in_bytes": "7000"},
+        7000,
+    ),
+    "both": (
+        "4:memory:/\n0::/",
+        {"memory/memory.limit_in_bytes": "8000", "memory.max": "max"},
+        8000,
+    ),
 }
 
 
@@ -55,18 +85,27 @@ def test_the_limit_of_the_address_space_counts() -> None:
         f"resource.setrlimit(resource.RLIMIT_AS, ({little_less}, resource.getrlimit(resource.RLIMIT_AS)[1]))\n"
         "print(memory_limit())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=True
+    )
     assert int(done.stdout) == little_less
 
 
 def test_a_training_is_measured_against_the_limit() -> None:
-    config = dataclasses.replace(PRESETS["digits"], train=dataclasses.replace(PRESETS["digits"].train, batch_size=1000))
+    config = dataclasses.replace(
+        PRESETS["digits"], train=dataclasses.replace(PRESETS["digits"].train, batch_size=1000)
+    )
     check_memory(config, torch.device("cpu"), limit=100 * GB)
-    with pytest.raises(ValueError, match=r"train\.batch_size: a training needs about [\d.]+ GiB of memory, cpu has 0\.5 GiB"):
+    with pytest.raises(
+        ValueError,
+        match=r"train\.batch_size: a training needs about [\d.]+ GiB of memory, cpu has 0\.5 GiB",
+    ):
         check_memory(config, torch.device("cpu"), limit=GB // 2)
 
 
-def test_memory_that_the_cpu_has_not_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_memory_that_the_cpu_has_not_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """torch's allocator raises a RuntimeError like any other; those stay what they are."""
 
     def greedy() -> int:

@@ -1,4 +1,6 @@
-"""What the modern presets add: parts that start from data, couplings at half the resolution, the recipe of training."""
+"""What the modern presets add: parts that start from data, couplings at half the resolution, the
+recipe of training.
+"""
 
 import dataclasses
 import math
@@ -51,12 +53,23 @@ from realnvp.training.train import TrainingStopped, train
 def modern(config: Config, **recipe: object) -> Config:
     """The tiny training with the architecture and the recipe of the modern presets."""
     model = dataclasses.replace(PRESETS["digits-modern"].model, width=8, num_couplings=2)
-    recipe = {"lr": 2e-3, "muon_lr": 0.02, "warmup": 3, "decay": 0.5, "average": 0.9, "clip": 1e4, "clip_factor": 3.0} | recipe
+    recipe = {
+        "lr": 2e-3,
+        "muon_lr": 0.02,
+        "warmup": 3,
+        "decay": 0.5,
+        "average": 0.9,
+        "clip": 1e4,
+        "clip_factor": 3.0,
+    } | recipe
     return with_train(dataclasses.replace(config, model=model), **recipe)
 
 
 def test_act_norm_starts_as_standardisation_and_mixing_as_whitening() -> None:
-    x = normal(50, 4, 3, 3) * torch.tensor([1.0, 5.0, 0.1, 2.0], dtype=torch.float64)[:, None, None] + 3
+    x = (
+        normal(50, 4, 3, 3) * torch.tensor([1.0, 5.0, 0.1, 2.0], dtype=torch.float64)[:, None, None]
+        + 3
+    )
     x[:, 1] += 4 * x[:, 0]
     chain = Chain([ActNorm(4), Mixing(4)]).double().train()
     with starting(chain):
@@ -71,7 +84,9 @@ def test_act_norm_starts_as_standardisation_and_mixing_as_whitening() -> None:
         chain(x)
         chain(x * 7)  # only the first batch counts
     chain(x * 9)
-    assert all(torch.allclose(weight, before[name], atol=1e-9) for name, weight in chain.named_parameters())
+    assert all(
+        torch.allclose(weight, before[name], atol=1e-9) for name, weight in chain.named_parameters()
+    )
 
 
 def test_the_largest_axis_is_what_the_first_coupling_keeps() -> None:
@@ -79,7 +94,9 @@ def test_the_largest_axis_is_what_the_first_coupling_keeps() -> None:
     mixing = Mixing(2).double()
     with starting(mixing):
         mixing(x)
-    assert mixing.weight[0].abs().argmax() == 1  # channel 0 of z is the direction of the largest variance
+    assert (
+        mixing.weight[0].abs().argmax() == 1
+    )  # channel 0 of z is the direction of the largest variance
 
 
 def started(x: Tensor, seed: int = 0) -> Tensor:
@@ -97,7 +114,11 @@ def test_no_axis_is_decided_by_rounding() -> None:
     rotation = Mixing(5).double().weight.detach()
     white = torch.linalg.qr(normal(400, 5) - normal(400, 5).mean(0))[0] * 20  # of covariance I
     assert (started(white) - rotation).abs().max() < 1e-3
-    spread = white * torch.tensor([2.0, 1.0, 3.0, 2.0, 2.0], dtype=torch.float64) @ torch.linalg.qr(normal(5, 5))[0]
+    spread = (
+        white
+        * torch.tensor([2.0, 1.0, 3.0, 2.0, 2.0], dtype=torch.float64)
+        @ torch.linalg.qr(normal(5, 5))[0]
+    )
     for x in (white, spread, spread.clone().mul_(1e-5)):
         nearly = x * (1 + 1e-9 * normal(400, 5).flip(0))
         assert (started(x) - started(nearly)).abs().max() < 1e-5 * started(x).abs().max()
@@ -115,7 +136,9 @@ def test_mixing_is_not_low_precision_under_autocast() -> None:
 
 
 def test_what_is_far_out_does_not_lead_the_networks_astray() -> None:
-    """A million times as far, the network says hardly more: else the next one would be led further, and so on."""
+    """A million times as far, the network says hardly more: else the next one would be led
+    further, and so on.
+    """
     torch.manual_seed(0)
     net, x = ConvNet(2, 8, 4, num_blocks=1).double(), normal(3, 2, 4, 4)
     nn.init.normal_(net.conv_out.weight)
@@ -124,7 +147,9 @@ def test_what_is_far_out_does_not_lead_the_networks_astray() -> None:
 
 
 class Conjugated(nn.Module):
-    """A network for a masked checkerboard coupling that computes what another does at half the resolution."""
+    """A network for a masked checkerboard coupling that computes what another does at half the
+    resolution.
+    """
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -138,7 +163,9 @@ class Conjugated(nn.Module):
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_the_packed_checkerboard_is_the_masked_one(flip: bool) -> None:
-    """Squeezed by colour, a channel-wise coupling is a checkerboard coupling: to the last bit the same map."""
+    """Squeezed by colour, a channel-wise coupling is a checkerboard coupling: to the last bit the
+    same map.
+    """
     net = KeptHalf(ConvNet(6, 8, 12, num_blocks=1), flip=flip)
     packed = Squeezed(AffineCoupling(partial(channelwise, flip=flip), net), by_colour=True)
     x = normal(2, 3, 4, 6)
@@ -151,13 +178,18 @@ def test_the_packed_checkerboard_is_the_masked_one(flip: bool) -> None:
 
 
 def test_the_last_coupling_before_factoring_out_is_a_conditional_gaussian_prior() -> None:
-    """N(0, I) after it is N(m, exp(-l)) of the factored part given the rest: what Glow writes as a prior."""
+    """N(0, I) after it is N(m, exp(-l)) of the factored part given the rest: what Glow writes as a
+    prior.
+    """
     model = PRESETS["digits-modern"].model
     net, h = partial(ConvNet, 4, 6, num_blocks=1), normal(3, 8, 2, 2)
     coupling = half_coupling(model, net, 8, flip=True)
     moved(coupling, h)
     factored, rest = h.chunk(2, dim=1)
-    shift, raw = (part[:, :4] for part in coupling.net(h, channelwise(h.shape, h.device, flip=True)).chunk(2, dim=1))
+    shift, raw = (
+        part[:, :4]
+        for part in coupling.net(h, channelwise(h.shape, h.device, flip=True)).chunk(2, dim=1)
+    )
     log_scale = coupling.bound * raw.tanh()
     z, log_det = coupling(h)
     assert torch.equal(z[:, 4:], rest)
@@ -168,10 +200,14 @@ def test_the_last_coupling_before_factoring_out_is_a_conditional_gaussian_prior(
 
 @pytest.mark.parametrize("levels", [17, 256])
 def test_learned_noise_stays_in_its_cell_and_is_a_density(levels: int) -> None:
-    """For each v the density of u, q(u) = |du'/du| if all else is left out, integrates to 1; no u' leaves [0, 1)."""
+    """For each v the density of u, q(u) = |du'/du| if all else is left out, integrates to 1; no u'
+    leaves [0, 1).
+    """
     layer = moved(learned_noise(1, levels=levels), pixels(2, 1, 2, 2, levels=levels))
     u = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
-    v = torch.tensor([[0, levels - 1], [levels // 2, 3]], dtype=torch.float64).expand(len(u), 1, 2, 2)
+    v = torch.tensor([[0, levels - 1], [levels // 2, 3]], dtype=torch.float64).expand(
+        len(u), 1, 2, 2
+    )
     for row, column in ((0, 0), (0, 1), (1, 0)):
         x = v + 0.5
         x[:, 0, row, column] += u - 0.5
@@ -203,8 +239,12 @@ class Raw(nn.Module):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("size", [1, 3, 1000])
 @pytest.mark.parametrize("seed", range(4))
-def test_learned_noise_is_exact_for_any_weights_and_any_place_in_a_cell(seed: int, size: float, dtype: torch.dtype) -> None:
-    """And its slope is within [1/16, 16], so that the way back is off by no more than 16 times z's rounding."""
+def test_learned_noise_is_exact_for_any_weights_and_any_place_in_a_cell(
+    seed: int, size: float, dtype: torch.dtype
+) -> None:
+    """And its slope is within [1/16, 16], so that the way back is off by no more than 16 times z's
+    rounding.
+    """
     random = torch.Generator().manual_seed(seed)
     raw = size * torch.randn(1, 4 * Dequantisation.NUMBERS, 20, 20, dtype=dtype, generator=random)
     layer = Dequantisation(Raw(raw), levels=256).eval()
@@ -222,7 +262,9 @@ def test_learned_noise_is_exact_for_any_weights_and_any_place_in_a_cell(seed: in
     assert (back - x).abs().max() <= 16 * rounding
     assert (layer(back)[0] - z).abs().max() <= 16 * rounding
     (slope,) = torch.autograd.grad(z.sum(), x)
-    slope = torch.where(z - v < 1 - 2 * rounding, slope, 1)  # elsewhere rounding is kept from the next cell, which has no slope
+    slope = torch.where(
+        z - v < 1 - 2 * rounding, slope, 1
+    )  # elsewhere rounding is kept from the next cell, which has no slope
     assert (slope > (1 - 1e-5) / 16).all()
     assert (slope < 16 * (1 + 1e-5)).all()
     assert log_det.isfinite().all()
@@ -238,12 +280,20 @@ def test_the_ends_of_a_cell_lead_nowhere_else(dtype: torch.dtype) -> None:
         assert layer(x)[1].isfinite().all()
 
 
-def test_learned_noise_of_version_0_1_0_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It would silently be another density. In one line that names the file, for a flow and for a training that goes on."""
+def test_learned_noise_of_version_0_1_0_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would silently be another density.
+
+    In one line that names the file, for a flow and for a training that goes on.
+    """
     config = PRESETS["digits-modern"]
     flow = build(
         dataclasses.replace(
-            config, model=dataclasses.replace(config.model, width=4, num_couplings=1, dequantisation="variational")
+            config,
+            model=dataclasses.replace(
+                config.model, width=4, num_couplings=1, dequantisation="variational"
+            ),
         )
     )
     save_flow(flow, tmp_path / "flow")
@@ -255,7 +305,11 @@ def test_learned_noise_of_version_0_1_0_is_refused(tmp_path: Path, capsys: pytes
         files = read_folder(folder)
         tensors = safetensors.torch.load(files[file])
         first = f"{prefix}bijection.bijections.0."
-        old = {name: tensor[:8] for name, tensor in tensors.items() if name.startswith(f"{first}net.conv_out.")}
+        old = {
+            name: tensor[:8]
+            for name, tensor in tensors.items()
+            if name.startswith(f"{first}net.conv_out.")
+        }
         tensors |= {f"{first}bound": torch.tensor(1.0), **old}
         shutil.rmtree(folder)
         write_folder(folder, files | {file: safetensors.torch.save(tensors)})
@@ -290,18 +344,34 @@ def test_rate_rises_stays_and_falls_to_zero() -> None:
     assert rates[75] == pytest.approx(0.5)
     assert rates[50:] == sorted(rates[50:], reverse=True)
     assert rate(1.0, rising=10.1, decay=0.5) == 0
-    assert {rate(step / 100, rising=step + 1, decay=0.0) for step in range(100)} == {1.0}  # the paper's, to the bit
+    assert {rate(step / 100, rising=step + 1, decay=0.0) for step in range(100)} == {
+        1.0
+    }  # the paper's, to the bit
 
 
-@pytest.mark.parametrize(("growth", "couplings"), [(1.0, [3, 3, 3]), (0.5, [3, 1, 1]), (0.7, [3, 2, 1])])
-def test_further_scales_have_as_many_couplings_as_they_should(growth: float, couplings: list[int]) -> None:
-    model = ModelConfig("modern", num_scales=3, width=4, growth=1.0, num_blocks=0, num_couplings=3, coupling_growth=growth)
+@pytest.mark.parametrize(
+    ("growth", "couplings"), [(1.0, [3, 3, 3]), (0.5, [3, 1, 1]), (0.7, [3, 2, 1])]
+)
+def test_further_scales_have_as_many_couplings_as_they_should(
+    growth: float, couplings: list[int]
+) -> None:
+    model = ModelConfig(
+        "modern",
+        num_scales=3,
+        width=4,
+        growth=1.0,
+        num_blocks=0,
+        num_couplings=3,
+        coupling_growth=growth,
+    )
     flow = build(Config("images", DataConfig(shape=(1, 8, 8)), model))
     mixings = [module.weight.shape[0] for module in flow.modules() if isinstance(module, Mixing)]
     assert [mixings.count(channels) for channels in (4, 8, 16)] == couplings
 
 
-def test_a_gradient_that_is_far_out_is_not_followed(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gradient_that_is_far_out_is_not_followed(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe, state = TrainConfig(skip_factor=10.0), TrainState(typical_norm=2.0)
     assert not realnvp.training.step._far_out(recipe, state, 20.0)
     assert realnvp.training.step._far_out(recipe, state, 20.1)
@@ -315,7 +385,9 @@ def test_a_gradient_that_is_far_out_is_not_followed(tiny: Config, tmp_path: Path
     with monkeypatch.context() as patch:
         patch.setattr(realnvp.training.train, "train_step", without)
         train(config, tmp_path / "without", device="cpu")
-    monkeypatch.setattr(realnvp.training.step, "_far_out", lambda recipe, state, norm: state.step == 5)
+    monkeypatch.setattr(
+        realnvp.training.step, "_far_out", lambda recipe, state, norm: state.step == 5
+    )
     assert train(config, tmp_path / "skipping", device="cpu").skipped == 1
     assert_bit_equal(tmp_path / "skipping", tmp_path / "without")
 
@@ -335,7 +407,9 @@ def test_weight_average_of_a_known_sequence() -> None:
     assert layer.weight.item() == 59
 
 
-def test_modern_training_stopped_and_resumed_is_bit_equal(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modern_training_stopped_and_resumed_is_bit_equal(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = modern(tiny)
     train(config, tmp_path / "whole", device="cpu")
     interrupt_at(monkeypatch, {0, 5, 9}, signal.SIGTERM)
@@ -348,7 +422,9 @@ def test_modern_training_stopped_and_resumed_is_bit_equal(tiny: Config, tmp_path
     assert all(torch.equal(flows[0][name], flows[1][name]) for name in flows[0])
 
 
-def test_a_model_holds_the_average_and_a_checkpoint_the_weights(tiny: Config, tmp_path: Path) -> None:
+def test_a_model_holds_the_average_and_a_checkpoint_the_weights(
+    tiny: Config, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     train(modern(tiny, average=0.5), run, device="cpu")
     from test_training import final_tensors
@@ -362,14 +438,19 @@ def test_a_budget_in_minutes_counts_training_over_all_sittings(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = iter(range(10**6))
-    monkeypatch.setattr(realnvp.training.train, "clock", lambda: float(next(ticks)))  # each step takes one second
+    monkeypatch.setattr(
+        realnvp.training.train, "clock", lambda: float(next(ticks))
+    )  # each step takes one second
     config = modern(tiny, max_minutes=0.1, max_steps=None)
     interrupt_at(monkeypatch, {3}, signal.SIGTERM)
     with pytest.raises(TrainingStopped):
         train(config, tmp_path / "run", device="cpu")
     state = train(config, tmp_path / "run", device="cpu")
     assert state.training_seconds == pytest.approx(6)
-    assert state.step in (7, 8)  # a step knows of those before it; the sitting's last second is lost
+    assert state.step in (
+        7,
+        8,
+    )  # a step knows of those before it; the sitting's last second is lost
     assert load_flow(tmp_path / "run", "last")
 
 
@@ -383,5 +464,7 @@ def test_modern_presets_halve_to_four_pixels() -> None:
 
 def test_odd_images_are_refused_by_the_field() -> None:
     config = PRESETS["images-modern"]
-    with pytest.raises(ValueError, match=r"images of 7x7: 1 scales .* divisible by 2 \(model.num_scales\)"):
+    with pytest.raises(
+        ValueError, match=r"images of 7x7: 1 scales .* divisible by 2 \(model.num_scales\)"
+    ):
         build(dataclasses.replace(config, data=dataclasses.replace(config.data, shape=(1, 7, 7))))

@@ -1,4 +1,6 @@
-"""Numbers that are not finite: the layer is named, steps are skipped whole; and data sets at the edge of sense."""
+"""Numbers that are not finite: the layer is named, steps are skipped whole; and data sets at the
+edge of sense.
+"""
 
 import dataclasses
 import warnings
@@ -41,16 +43,24 @@ def in_gradient(name: str) -> Callable[[Flow, Tensor], None]:
     """A fault: a layer is finite, its gradient is not."""
 
     def fault(flow: Flow, x: Tensor) -> None:
-        flow.get_submodule(name).register_forward_hook(lambda module, inputs, output: output + (output * 0).abs().sqrt())
+        flow.get_submodule(name).register_forward_hook(
+            lambda module, inputs, output: output + (output * 0).abs().sqrt()
+        )
 
     return fault
 
 
 FAULTS: dict[str, tuple[Callable[[Flow, Tensor], Any], str]] = {
     "batch": (lambda flow, x: x.view(-1)[0].fill_(torch.nan), "the batch itself is not finite"),
-    "beyond the logit": (lambda flow, x: x.view(-1)[0].fill_(1e3), "first non-finite layer bijection.bijections.0"),
+    "beyond the logit": (
+        lambda flow, x: x.view(-1)[0].fill_(1e3),
+        "first non-finite layer bijection.bijections.0",
+    ),
     "weight": (poison(f"{NET}.conv_in.bias", torch.nan), f"first non-finite layer {NET}.conv_in"),
-    "infinite weight": (poison(f"{NET}.conv_in.bias", torch.inf), f"first non-finite layer {NET}.conv_in"),
+    "infinite weight": (
+        poison(f"{NET}.conv_in.bias", torch.inf),
+        f"first non-finite layer {NET}.conv_in",
+    ),
     "moment": (poison(f"{NORM}.moments.mean", torch.nan), f"first non-finite layer {NORM}.moments"),
     "gradient": (in_gradient(f"{NET}.conv_in"), f"first non-finite gradient {NET}.conv_in.bias"),
     "none": (lambda flow, x: None, "run again, the batch gives finite numbers"),
@@ -59,28 +69,40 @@ FAULTS: dict[str, tuple[Callable[[Flow, Tensor], Any], str]] = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_the_first_layer_is_named(tiny: Config, name: str) -> None:
-    flow = build(dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, momentum=0.9))).train()
+    flow = build(
+        dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, momentum=0.9))
+    ).train()
     x = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 17
     fault, words = FAULTS[name]
     fault(flow, x)
     before = [(mean, var) for _, mean, var in stored_moments(flow)]
     assert first_nonfinite(flow, x, l2=5e-5) == words
     after = [(mean, var) for _, mean, var in stored_moments(flow)]
-    assert all(a is b for old, new in zip(before, after, strict=True) for a, b in zip(old, new, strict=True))
+    assert all(
+        a is b
+        for old, new in zip(before, after, strict=True)
+        for a, b in zip(old, new, strict=True)
+    )
     assert all(parameter.grad is None for parameter in flow.parameters())
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [(1.0, "run again"), (torch.nan, "the batch itself"), (1e200, "first non-finite layer")]
+    ("value", "words"),
+    [(1.0, "run again"), (torch.nan, "the batch itself"), (1e200, "first non-finite layer")],
 )
 def test_of_a_table_whose_standardisation_is_not_trained(value: float, words: str) -> None:
     flow = vector_flow(3, width=4).double().train()
-    assert first_nonfinite(flow, torch.full((4, 3), value, dtype=torch.float64), l2=0.0).startswith(words)
+    assert first_nonfinite(flow, torch.full((4, 3), value, dtype=torch.float64), l2=0.0).startswith(
+        words
+    )
     assert not any(module._forward_hooks for module in flow.modules())
 
 
 def at_step(
-    monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[Run], None], after: Callable[[Run], None] = lambda run: None
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    act: Callable[[Run], None],
+    after: Callable[[Run], None] = lambda run: None,
 ) -> None:
     def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
         if run.state.step != step:
@@ -107,11 +129,16 @@ def test_what_no_skipped_step_repairs_ends_the_training_with_a_report(
 ) -> None:
     at_step(monkeypatch, 5, ruin)
     config = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, momentum=0.9))
-    with pytest.raises(TrainingFailed, match=r"step 2[45]: loss nan.*first non-finite layer bijection\S+,.*images \[\d"):
+    with pytest.raises(
+        TrainingFailed,
+        match=r"step 2[45]: loss nan.*first non-finite layer bijection\S+,.*images \[\d",
+    ):
         train(with_train(config, max_steps=60, tracker="none"), tmp_path / "run", device="cpu")
 
 
-def test_a_gradient_that_is_not_finite_changes_nothing(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gradient_that_is_not_finite_changes_nothing(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run with one bad gradient, of a finite loss, is the run without that batch."""
     hooks: list[Any] = []
 
@@ -133,7 +160,15 @@ def test_a_gradient_that_is_not_finite_changes_nothing(tiny: Config, tmp_path: P
 @pytest.mark.parametrize("factor", [1e3, 1e6])
 def test_a_learning_rate_far_too_high(tiny: Config, tmp_path: Path, factor: float) -> None:
     """It ends with finite weights, or with a report that names step, images and layer."""
-    config = with_train(tiny, max_steps=30, eval_every=30, save_every=30, lr=tiny.train.lr * factor, clip=1e4, tracker="none")
+    config = with_train(
+        tiny,
+        max_steps=30,
+        eval_every=30,
+        save_every=30,
+        lr=tiny.train.lr * factor,
+        clip=1e4,
+        tracker="none",
+    )
     try:
         train(config, tmp_path / "run", device="cpu")
     except TrainingFailed as failed:
@@ -141,7 +176,10 @@ def test_a_learning_rate_far_too_high(tiny: Config, tmp_path: Path, factor: floa
         assert "first non-finite layer bijection." in str(failed)  # noqa: PT017
     else:
         assert factor == 1e3
-        assert all(parameter.isfinite().all() for parameter in load_flow(tmp_path / "run", which="last").parameters())
+        assert all(
+            parameter.isfinite().all()
+            for parameter in load_flow(tmp_path / "run", which="last").parameters()
+        )
 
 
 SETS: dict[str, tuple[tuple[int, ...], int, int | None, str]] = {
@@ -157,25 +195,44 @@ SETS: dict[str, tuple[tuple[int, ...], int, int | None, str]] = {
 
 @pytest.mark.parametrize("name", SETS)
 def test_data_at_the_edge_of_sense(tmp_path: Path, tiny: Config, name: str) -> None:
-    """They train, and what comes out is an exact density of such images; or the training tells that it is none."""
+    """They train, and what comes out is an exact density of such images; or the training tells
+    that it is none.
+    """
     shape, levels, num_scales, kind = SETS[name]
     random = np.random.default_rng(0)
     (tmp_path / "data").mkdir()
     for split in ("train", "validation", "test"):
-        images = random.integers(levels, size=shape) if kind == "random" else np.full(shape, levels - 1)
+        images = (
+            random.integers(levels, size=shape) if kind == "random" else np.full(shape, levels - 1)
+        )
         np.save(tmp_path / "data" / f"{split}.npy", images.astype(np.uint8))
     model = ModelConfig(num_scales=num_scales, width=4, num_blocks=1)
-    config = dataclasses.replace(tiny, name="images", data=DataConfig(source=str(tmp_path / "data"), levels=levels), model=model)
+    config = dataclasses.replace(
+        tiny,
+        name="images",
+        data=DataConfig(source=str(tmp_path / "data"), levels=levels),
+        model=model,
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        state = train(with_train(config, batch_size=min(8, shape[0]), tracker="none"), tmp_path / "run", device="cpu")
+        state = train(
+            with_train(config, batch_size=min(8, shape[0]), tracker="none"),
+            tmp_path / "run",
+            device="cpu",
+        )
     assert (state.step, state.skipped) == (12, 0)
     flow = load_flow(tmp_path / "run", which="last")
     assert all(parameter.isfinite().all() for parameter in flow.parameters())
-    told = [str(warning.message) for warning in caught if "no finite log-density" in str(warning.message)]
+    told = [
+        str(warning.message)
+        for warning in caught
+        if "no finite log-density" in str(warning.message)
+    ]
     assert bool(told) == (state.best is None), told
     # Moments of 2 x 2 equal pixels have no variance: any other image is as good as impossible.
-    assert (state.best is None or state.best > 1e6) == (name == "one image of one colour, of 2 x 2, two scales")
+    assert (state.best is None or state.best > 1e6) == (
+        name == "one image of one colour, of 2 x 2, two scales"
+    )
     if state.best is None or state.best > 1e6:
         return
     images = np.load(tmp_path / "data" / "test.npy").transpose(0, 3, 1, 2)

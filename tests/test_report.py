@@ -13,7 +13,14 @@ from realnvp.cli.main import run
 from realnvp.config import PRESETS, to_json
 from realnvp.evaluation.table import markdown, table
 
-BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+BROWSER = next(
+    (
+        path
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (path := shutil.which(name))
+    ),
+    None,
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,24 +59,44 @@ def test_nothing_is_loaded_from_elsewhere(reported: Path) -> None:
     assert "default-src 'none'" in page
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here (Debian package chromium): the report was not opened in a browser")
+@pytest.mark.skipif(
+    BROWSER is None,
+    reason="no Chromium here (Debian package chromium): the report was not opened in a browser",
+)
 def test_in_a_browser(reported: Path, tmp_path: Path) -> None:
-    """No console error, every picture loaded, no request leaves the page (its policy forbids any, and breaches are logged)."""
+    """No console error, every picture loaded, no request leaves the page (its policy forbids any,
+    and breaches are logged).
+    """
     page = (reported / "report.html").read_text()
     script = """<script>addEventListener("load", () => {
         document.body.dataset.loaded = [...document.images].filter(image => image.complete && image.naturalWidth > 0).length;
         document.body.dataset.requests = performance.getEntriesByType("resource").filter(e => !e.name.startsWith("data:")).length;
     })</script>"""
-    watched = page.replace("style-src 'unsafe-inline'", "style-src 'unsafe-inline'; script-src 'unsafe-inline'")
+    watched = page.replace(
+        "style-src 'unsafe-inline'", "style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    )
     (tmp_path / "page.html").write_text(watched.replace("</head>", f"{script}</head>"))
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+    ]
     flags += [
         "--disable-component-update",
         "--disable-sync",
         "--enable-logging=stderr",
         f"--user-data-dir={tmp_path / 'profile'}",
     ]
-    command = [str(BROWSER), *flags, "--virtual-time-budget=10000", "--dump-dom", f"file://{tmp_path / 'page.html'}"]
+    command = [
+        str(BROWSER),
+        *flags,
+        "--virtual-time-budget=10000",
+        "--dump-dom",
+        f"file://{tmp_path / 'page.html'}",
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=600)
     pictures = len(list((reported / "figures").glob("*.png")))
     assert f'data-loaded="{pictures}"' in result.stdout
@@ -77,25 +104,37 @@ def test_in_a_browser(reported: Path, tmp_path: Path) -> None:
     assert [line for line in result.stderr.splitlines() if "CONSOLE" in line] == []
 
 
-def test_the_table_marks_what_is_not_the_papers(reported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_marks_what_is_not_the_papers(
+    reported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     paper = tmp_path / "cifar10"
     paper.mkdir()
     for name in ("environment.json", "evaluation.json"):
         shutil.copy(reported / name, paper / name)
     shutil.copytree(reported / "model", paper / "model")
     result = json.loads((paper / "evaluation.json").read_text())
-    (paper / "evaluation.json").write_text(json.dumps(result | {"dataset": "cifar10", "paper": 3.49}))
+    (paper / "evaluation.json").write_text(
+        json.dumps(result | {"dataset": "cifar10", "paper": 3.49})
+    )
     (paper / "config.json").write_text(to_json(PRESETS["cifar10"]))
     rows = table([reported, paper])
     assert [row["paper"] for row in rows] == [None, 3.49]
     assert rows[1]["others"] == {"PixelRNN": "3.00", "Conv DRAW": "< 3.59", "NICE": "4.48"}
     assert rows[1]["departures"] == []
-    for comparable in (False, None):  # another version of the images; an evaluation of before this was recorded
+    for comparable in (
+        False,
+        None,
+    ):  # another version of the images; an evaluation of before this was recorded
         entries = {"comparable": comparable} if comparable is not None else {}
-        other = {key: value for key, value in result.items() if key != "comparable"} | {"dataset": "cifar10", "paper": None}
+        other = {key: value for key, value in result.items() if key != "comparable"} | {
+            "dataset": "cifar10",
+            "paper": None,
+        }
         (paper / "evaluation.json").write_text(json.dumps(other | entries))
         assert table([paper])[0]["others"] == {}
-    (paper / "config.json").write_text(to_json(PRESETS["cifar10"]).replace('"width": 64', '"width": 32'))
+    (paper / "config.json").write_text(
+        to_json(PRESETS["cifar10"]).replace('"width": 64', '"width": 32')
+    )
     assert table([paper])[0]["departures"] == ["model.width"]
     assert rows[1]["model"] == "the paper's"
     for change, words in (
@@ -112,16 +151,25 @@ def test_the_table_marks_what_is_not_the_papers(reported: Path, tmp_path: Path, 
     assert "digits" in capsys.readouterr().out
 
 
-def test_pictures_and_number_are_of_one_model(reported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_and_number_are_of_one_model(
+    reported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy = tmp_path / "my run"
     shutil.copytree(reported, copy)
     assert run(["evaluate", str(copy), "--which", "last", "--device", "cpu"]) == 0
     loaded: list[str] = []
     right = realnvp.cli.results.load
-    monkeypatch.setattr(realnvp.cli.results, "load", lambda *given, **how: (loaded.append(how["which"]), right(*given, **how))[1])
+    monkeypatch.setattr(
+        realnvp.cli.results,
+        "load",
+        lambda *given, **how: (loaded.append(how["which"]), right(*given, **how))[1],
+    )
     assert run(["report", str(copy), "--device", "cpu"]) == 0
     assert loaded == ["last"]
-    assert f"realnvp figures &#x27;{copy}&#x27; --only curves --seed 0 --which last" in (copy / "report.html").read_text()
+    assert (
+        f"realnvp figures &#x27;{copy}&#x27; --only curves --seed 0 --which last"
+        in (copy / "report.html").read_text()
+    )
 
 
 def test_a_number_of_another_split_or_model_is_not_quoted(
@@ -130,7 +178,10 @@ def test_a_number_of_another_split_or_model_is_not_quoted(
     shutil.copytree(reported, tmp_path / "run")
     path = tmp_path / "run" / "evaluation.json"
     result = json.loads(path.read_text())
-    for change, words in (({"split": "validation"}, "validation split"), ({"step": 3}, "earlier model")):
+    for change, words in (
+        ({"split": "validation"}, "validation split"),
+        ({"step": 3}, "earlier model"),
+    ):
         path.write_text(json.dumps(result | change))
         assert run(["table", str(tmp_path / "run")]) == 2
         assert words in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""Flows for others: the folder with its card, the flows inside the package, the Hugging Face Hub (a stand-in on this machine)."""
+"""Flows for others: the folder with its card, the flows inside the package, the Hugging Face Hub
+(a stand-in on this machine).
+"""
 
 import dataclasses
 import json
@@ -36,21 +38,30 @@ def same(a: realnvp.Flow, b: realnvp.Flow) -> bool:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_share_takes_what_is_known_of_a_run(evaluated: Path, tmp_path: Path, capsys: Out) -> None:
     folder = tmp_path / "my-flow"
     assert run(["share", str(evaluated), str(folder), "--licence", "cc-by-4.0"]) == 0
     result = json.loads((evaluated / "evaluation.json").read_text())
-    assert f"{result['bits_per_dim']:.3f} +- {result['standard_error']:.3f}" in capsys.readouterr().out
+    assert (
+        f"{result['bits_per_dim']:.3f} +- {result['standard_error']:.3f}" in capsys.readouterr().out
+    )
     assert {path.name for path in folder.iterdir()} == {
         *("model.safetensors", "config.json", "facts.json", "manifest.json", "README.md")
     }
     flow, facts = load_model(folder)
     assert same(flow, realnvp.load_flow(evaluated))
     assert facts["evaluation"] == result
-    assert facts["commands"][-1] == f"realnvp evaluate {evaluated} --noise-draws 2 --seed 0 --which best"
+    assert (
+        facts["commands"][-1]
+        == f"realnvp evaluate {evaluated} --noise-draws 2 --seed 0 --which best"
+    )
     assert facts["environment"]["versions"]["torch"]
     text = (folder / "README.md").read_text()
     assert f"{result['bits_per_dim']:.3f} +- {result['standard_error']:.3f}" in text
@@ -60,7 +71,11 @@ def test_share_takes_what_is_known_of_a_run(evaluated: Path, tmp_path: Path, cap
     data = ModelCard(text).data
     assert (data.license, data.library_name) == ("cc-by-4.0", "realnvp")
     [entry] = data.eval_results
-    assert (entry.dataset_name, entry.dataset_split, entry.metric_type) == ("digits", "test", "bits_per_dim")
+    assert (entry.dataset_name, entry.dataset_split, entry.metric_type) == (
+        "digits",
+        "test",
+        "bits_per_dim",
+    )
     assert entry.metric_value == pytest.approx(result["bits_per_dim"], abs=1e-4)
     assert run(["info", str(folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["facts"] == facts
@@ -69,7 +84,9 @@ def test_share_takes_what_is_known_of_a_run(evaluated: Path, tmp_path: Path, cap
 def test_share_leaves_paths_of_this_machine_behind(evaluated: Path, tmp_path: Path) -> None:
     config = read_config(evaluated / "config.json")
     flow, facts = load_model(evaluated)
-    flow.config = dataclasses.replace(config, data=dataclasses.replace(config.data, source="/home/me/secret"))
+    flow.config = dataclasses.replace(
+        config, data=dataclasses.replace(config.data, source="/home/me/secret")
+    )
     shutil.copytree(evaluated, tmp_path / "run")
     [best] = (tmp_path / "run" / "model").glob("best-*")
     realnvp.save_flow(flow, best, facts=facts)
@@ -77,7 +94,9 @@ def test_share_leaves_paths_of_this_machine_behind(evaluated: Path, tmp_path: Pa
     assert all(b"secret" not in content for content in files(tmp_path / "flow").values())
 
 
-def test_share_is_of_the_model_that_was_evaluated(evaluated: Path, tmp_path: Path, capsys: Out) -> None:
+def test_share_is_of_the_model_that_was_evaluated(
+    evaluated: Path, tmp_path: Path, capsys: Out
+) -> None:
     copy = shutil.copytree(evaluated, tmp_path / "run")
     [best], [last] = ((copy / "model").glob(f"{which}-*") for which in ("best", "last"))
     flow = realnvp.load_flow(copy)
@@ -94,7 +113,9 @@ def test_share_is_of_the_model_that_was_evaluated(evaluated: Path, tmp_path: Pat
     assert "is of the validation split" in capsys.readouterr().err
 
 
-def test_share_replaces_a_saved_flow_and_nothing_else(evaluated: Path, tmp_path: Path, capsys: Out) -> None:
+def test_share_replaces_a_saved_flow_and_nothing_else(
+    evaluated: Path, tmp_path: Path, capsys: Out
+) -> None:
     share(evaluated, tmp_path / "flow")
     share(evaluated, tmp_path / "flow", licence="mit")
     assert load_model(tmp_path / "flow")[1]["licence"] == "mit"
@@ -104,7 +125,14 @@ def test_share_replaces_a_saved_flow_and_nothing_else(evaluated: Path, tmp_path:
     copy = shutil.copytree(evaluated, tmp_path / "run")
     before = files(tmp_path)
     [checkpoint, *_] = (copy / "checkpoints").iterdir()
-    for target in (tmp_path / "flow", tmp_path / "notes.txt", tmp_path / "empty", copy, checkpoint, copy / "data"):
+    for target in (
+        tmp_path / "flow",
+        tmp_path / "notes.txt",
+        tmp_path / "empty",
+        copy,
+        checkpoint,
+        copy / "data",
+    ):
         assert run(["share", str(evaluated), str(target)]) == 2
         assert f"{target}: exists" in capsys.readouterr().err
     assert files(tmp_path) == before
@@ -113,7 +141,9 @@ def test_share_replaces_a_saved_flow_and_nothing_else(evaluated: Path, tmp_path:
 def test_people_may_edit_a_card(evaluated: Path, tmp_path: Path) -> None:
     share(evaluated, tmp_path / "flow")
     for text in ("# Mine", None):
-        (tmp_path / "flow" / "README.md").unlink() if text is None else (tmp_path / "flow" / "README.md").write_text(text)
+        (tmp_path / "flow" / "README.md").unlink() if text is None else (
+            tmp_path / "flow" / "README.md"
+        ).write_text(text)
         realnvp.load_flow(tmp_path / "flow")
 
 
@@ -121,14 +151,31 @@ HOSTILE = "x|y`<script>alert(1)</script>**\n---\nlicense: evil\n# [a](http://b) 
 
 
 def test_no_name_breaks_out_of_a_card(tiny: Config) -> None:
-    evaluation = {"bits_per_dim": 2.5, "standard_error": 0.1, "dataset": HOSTILE, "dataset_version": HOSTILE, "split": HOSTILE}
+    evaluation = {
+        "bits_per_dim": 2.5,
+        "standard_error": 0.1,
+        "dataset": HOSTILE,
+        "dataset_version": HOSTILE,
+        "split": HOSTILE,
+    }
     environment = {"versions": {HOSTILE: HOSTILE}}
-    facts = {"evaluation": evaluation, "commands": [HOSTILE], "licence": HOSTILE, "environment": environment, "step": HOSTILE}
+    facts = {
+        "evaluation": evaluation,
+        "commands": [HOSTILE],
+        "licence": HOSTILE,
+        "environment": environment,
+        "step": HOSTILE,
+    }
     text = card(HOSTILE, tiny, facts, parameters=3)
     data = ModelCard(text).data
     seen = "x|y`<script>alert(1)</script>** --- license: evil # [a](http://b) \\|"
     assert data.license == data.eval_results[0].dataset_name == data.model_name == seen
-    plain = card("name", tiny, {"evaluation": {"bits_per_dim": 2.5}, "commands": ["x"], "licence": "y", "step": 1}, parameters=3)
+    plain = card(
+        "name",
+        tiny,
+        {"evaluation": {"bits_per_dim": 2.5}, "commands": ["x"], "licence": "y", "step": 1},
+        parameters=3,
+    )
     assert [line for line in text.splitlines() if line.startswith("#")][1:] == [
         line for line in plain.splitlines() if line.startswith("#")
     ][1:]
@@ -138,12 +185,18 @@ def test_no_name_breaks_out_of_a_card(tiny: Config) -> None:
     rest = [line for line in body.splitlines() if not line.startswith("    ")]
     assert len(in_code) == 4
     assert not any("<script>" in line or "**\n" in line for line in rest)
-    assert all(line.replace("\\\\", "").replace("\\|", "").count("|") == 3 for line in rest if line.startswith("|"))
+    assert all(
+        line.replace("\\\\", "").replace("\\|", "").count("|") == 3
+        for line in rest
+        if line.startswith("|")
+    )
 
 
 @pytest.mark.parametrize("bits", [math.nan, math.inf, None])
 def test_a_card_of_a_failed_flow_says_so(tiny: Config, bits: float | None) -> None:
-    text = card("x", tiny, {"evaluation": {"bits_per_dim": bits, "standard_error": bits}}, parameters=1)
+    text = card(
+        "x", tiny, {"evaluation": {"bits_per_dim": bits, "standard_error": bits}}, parameters=1
+    )
     assert "not finite" in text
     assert ModelCard(text).data.eval_results is None
 
@@ -156,15 +209,43 @@ def test_the_least_card(tmp_path: Path) -> None:
         assert text.startswith("---\nlibrary_name: realnvp\n")
         assert "licence | not stated" in text
         assert "bits/dim" not in text
-        assert ("image-generation" in text) == ("| images | 8x8x1, 17 levels |" in text) == (flow.config.data.set == "digits")
+        assert (
+            ("image-generation" in text)
+            == ("| images | 8x8x1, 17 levels |" in text)
+            == (flow.config.data.set == "digits")
+        )
     assert "| columns | 3 |" in text
 
 
 def test_share_a_table(tmp_path: Path, capsys: Out) -> None:
     rows = torch.randn(200, 2, generator=torch.Generator().manual_seed(0)).numpy()
-    (tmp_path / "rows.csv").write_text("height,we|ght\n" + "\n".join(f"{a},{b}" for a, b in rows.tolist()))
-    flags = ["--train.max-steps", "2", "--model.width", "4", "--train.tracker", "none", "--device", "cpu"]
-    assert run(["train", "table", "--data.source", str(tmp_path / "rows.csv"), "--run-dir", str(tmp_path / "run"), *flags]) == 0
+    (tmp_path / "rows.csv").write_text(
+        "height,we|ght\n" + "\n".join(f"{a},{b}" for a, b in rows.tolist())
+    )
+    flags = [
+        "--train.max-steps",
+        "2",
+        "--model.width",
+        "4",
+        "--train.tracker",
+        "none",
+        "--device",
+        "cpu",
+    ]
+    assert (
+        run(
+            [
+                "train",
+                "table",
+                "--data.source",
+                str(tmp_path / "rows.csv"),
+                "--run-dir",
+                str(tmp_path / "run"),
+                *flags,
+            ]
+        )
+        == 0
+    )
     assert run(["evaluate", str(tmp_path / "run")]) == 0
     capsys.readouterr()
     assert run(["share", str(tmp_path / "run"), str(tmp_path / "flow")]) == 0
@@ -201,7 +282,9 @@ def test_the_bits_per_dim_that_a_shipped_flow_records(name: str) -> None:
     # Of many and large images one draw of the noise is enough, and four would take long.
     draws, within = (1, 2e-3) if len(images) == 1000 else (recorded["noise_draws"], 1e-4)
     groups = (source.groups or {}).get("test")
-    measured = realnvp.bits_per_dim(flow, images, noise_draws=draws, seed=recorded["seed"], groups=groups)
+    measured = realnvp.bits_per_dim(
+        flow, images, noise_draws=draws, seed=recorded["seed"], groups=groups
+    )
     assert measured.mean == pytest.approx(recorded["bits_per_dim"], abs=within)
     assert measured.standard_error == pytest.approx(recorded["standard_error"], abs=within)
     text = (SHIPPED / name / "README.md").read_text()
@@ -212,7 +295,9 @@ def test_the_bits_per_dim_that_a_shipped_flow_records(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", shipped())
-def test_commands_take_a_shipped_flow(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out) -> None:
+def test_commands_take_a_shipped_flow(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(["sample", name, "-n", "4"]) == 0
     assert capsys.readouterr().out == "samples.png: 4 samples\n"
@@ -231,7 +316,9 @@ def test_commands_take_a_shipped_flow(name: str, tmp_path: Path, monkeypatch: py
         assert {path.name for path in tmp_path.iterdir()} == {"samples.png", "black.png"}
 
 
-def test_a_path_comes_first(evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_comes_first(
+    evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert locate("digits-small") == SHIPPED / "digits-small"
     share(evaluated, "digits-small")
@@ -253,7 +340,9 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.chdir(tmp_path)
     assert run(["sample", "user/name"]) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("realnvp: error: user/name: no such run directory or saved flow, and no shipped flow")
+    assert line.startswith(
+        "realnvp: error: user/name: no such run directory or saved flow, and no shipped flow"
+    )
     assert line.endswith("pip install 'realnvp[hub]'")
     with pytest.raises(ValueError, match=r"pip install 'realnvp\[hub\]'"):
         push_to_hub("digits-small", "user/name")
@@ -262,25 +351,41 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 
 
 @pytest.mark.usefixtures("without_hub")
-@pytest.mark.parametrize("name", ["runs/mine", "../mine", "/mine", "mine", "a/b/c", "user/", "./user/name", "user/na me", ""])
-def test_a_mistyped_path_is_not_looked_for_on_the_hub(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name",
+    ["runs/mine", "../mine", "/mine", "mine", "a/b/c", "user/", "./user/name", "user/na me", ""],
+)
+def test_a_mistyped_path_is_not_looked_for_on_the_hub(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"no such run directory or saved flow|neither a run") as caught:
+    with pytest.raises(
+        ValueError, match=r"no such run directory or saved flow|neither a run"
+    ) as caught:
         realnvp.load_flow(name)
     assert "hub" not in str(caught.value).lower()
 
 
 def test_the_nearest_shipped_flow_is_named() -> None:
-    with pytest.raises(ValueError, match=r"did you mean 'photos-small'\?\): digits-small, photos-small"):
+    with pytest.raises(
+        ValueError, match=r"did you mean 'photos-small'\?\): digits-small, photos-small"
+    ):
         realnvp.load_flow("photo-small")
 
 
 def python(code: str, address: str, home: Path) -> "subprocess.CompletedProcess[str]":
     """Runs it with the Hub at this address and its cache in this folder; nothing else is asked."""
-    given = {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_TOKEN": "hf_none", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    given = {
+        "HF_ENDPOINT": address,
+        "HF_HOME": str(home),
+        "HF_TOKEN": "hf_none",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, env=os.environ | given, cwd=home, capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        command, env=os.environ | given, cwd=home, capture_output=True, text=True, timeout=600
+    )
 
 
 LOAD = """
@@ -299,10 +404,19 @@ def test_to_the_hub_and_back(evaluated: Path, tmp_path: Path) -> None:
     with local_hub(repos := {}) as (address, asked):
         push = f"from realnvp.hub import push_to_hub; print(push_to_hub({str(tmp_path / 'mine')!r}, 'someone/flow'))"
         done = python(push, address, home)
-        assert done.stdout == f"{address}/someone/flow/commit/0123456789abcdef0123456789abcdef01234567\n", done.stderr
-        assert repos["someone/flow"] == {k: v for k, v in files(tmp_path / "mine").items() if k != "private.txt"}
+        assert (
+            done.stdout
+            == f"{address}/someone/flow/commit/0123456789abcdef0123456789abcdef01234567\n"
+        ), done.stderr
+        assert repos["someone/flow"] == {
+            k: v for k, v in files(tmp_path / "mine").items() if k != "private.txt"
+        }
 
-        repos["someone/flow"] |= {"README.md": b"edited on the Hub", "model.pkl": b"cos\nsystem\n", "code.py": b"evil"}
+        repos["someone/flow"] |= {
+            "README.md": b"edited on the Hub",
+            "model.pkl": b"cos\nsystem\n",
+            "code.py": b"evil",
+        }
         asked.clear()
         code = "import realnvp; realnvp.save_flow(realnvp.load_flow('someone/flow'), 'got')"
         done = python(code, address, home)
@@ -323,7 +437,9 @@ def test_to_the_hub_and_back(evaluated: Path, tmp_path: Path) -> None:
     done = python(LOAD, address, home)
     assert (done.returncode, done.stdout) == (2, "")
     [line] = done.stderr.splitlines()
-    assert line.startswith("realnvp: error: someone/flow: no such run directory or saved flow, and no shipped flow")
+    assert line.startswith(
+        "realnvp: error: someone/flow: no such run directory or saved flow, and no shipped flow"
+    )
     assert "Hugging Face Hub" in line
 
 
@@ -335,7 +451,11 @@ def test_what_the_hub_gives_is_not_trusted(evaluated: Path, tmp_path: Path) -> N
     changed[len(changed) // 2] ^= 1
     cases: dict[str, tuple[dict[str, bytes], int, str]] = {
         "changed": (good | {"model.safetensors": bytes(changed)}, 1, "model.safetensors: damaged"),
-        "another": ({"config.json": b"{}", "pytorch_model.bin": b"pickle"}, 2, "someone/flow: no flow of realnvp"),
+        "another": (
+            {"config.json": b"{}", "pytorch_model.bin": b"pickle"},
+            2,
+            "someone/flow: no flow of realnvp",
+        ),
         "none": ({}, 2, "Not Found"),
     }
     for name, (content, code, words) in cases.items():

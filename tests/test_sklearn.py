@@ -84,7 +84,9 @@ def test_samples_are_of_the_data(fitted: RealNVPDensity) -> None:
     quartiles, expected = (np.quantile(rows, [0.25, 0.5, 0.75], axis=0) for rows in (samples, x))
     assert np.all(np.abs(quartiles - expected) < 0.15 * x.std(0))
     assert np.array_equal(fitted.sample(7), fitted.sample(7))
-    generator = clone(fitted).set_params(random_state=np.random.RandomState(0), max_iter=1).fit(x[:20])
+    generator = (
+        clone(fitted).set_params(random_state=np.random.RandomState(0), max_iter=1).fit(x[:20])
+    )
     assert not np.array_equal(generator.sample(7), generator.sample(7))
     with pytest.raises(ValueError, match="at least 1"):
         fitted.sample(0)
@@ -118,14 +120,19 @@ def test_data_frames() -> None:
     density = small().fit(frame)
     assert density.feature_names_in_.tolist() == ["mass", "charge"]
     assert density.get_feature_names_out().tolist() == ["realnvpdensity0", "realnvpdensity1"]
-    assert density.set_output(transform="pandas").transform(frame).columns.tolist() == ["realnvpdensity0", "realnvpdensity1"]
+    assert density.set_output(transform="pandas").transform(frame).columns.tolist() == [
+        "realnvpdensity0",
+        "realnvpdensity1",
+    ]
     with pytest.raises(ValueError, match="feature names"):
         density.score_samples(frame.rename(columns={"mass": "weight"}))
     with pytest.raises(ValueError, match="feature names"):
         RealNVPOutlier(small()).fit(frame).predict(frame[["charge", "mass"]])
 
 
-def test_pickles_and_saved_flows_are_the_same_density(fitted: RealNVPDensity, tmp_path: Path) -> None:
+def test_pickles_and_saved_flows_are_the_same_density(
+    fitted: RealNVPDensity, tmp_path: Path
+) -> None:
     x = points(50)
     expected = fitted.score_samples(x)
     joblib.dump(fitted, tmp_path / "density.joblib")
@@ -134,7 +141,9 @@ def test_pickles_and_saved_flows_are_the_same_density(fitted: RealNVPDensity, tm
         assert np.array_equal(again.score_samples(x), expected)
         assert np.array_equal(again.sample(3), fitted.sample(3))
     with torch.no_grad():
-        assert np.array_equal(realnvp.load_flow(tmp_path / "flow").log_prob(torch.tensor(x)).numpy(), expected)
+        assert np.array_equal(
+            realnvp.load_flow(tmp_path / "flow").log_prob(torch.tensor(x)).numpy(), expected
+        )
 
 
 def test_warm_start_goes_on() -> None:
@@ -143,8 +152,12 @@ def test_warm_start_goes_on() -> None:
     before, norms = density.score(x), density.flow_.bijection.bijections[0]
     density.set_params(max_iter=60, early_stopping=False).fit(x + np.array([10.0, 0.0]))
     assert density.score(x) > before + 0.01
-    assert torch.equal(density.flow_.bijection.bijections[0].mean, norms.mean)  # the standardisation stays
-    assert not torch.equal(small().fit(x + np.array([10.0, 0.0])).flow_.bijection.bijections[0].mean, norms.mean)
+    assert torch.equal(
+        density.flow_.bijection.bijections[0].mean, norms.mean
+    )  # the standardisation stays
+    assert not torch.equal(
+        small().fit(x + np.array([10.0, 0.0])).flow_.bijection.bijections[0].mean, norms.mean
+    )
     with pytest.raises(ValueError, match="warm_start"):
         density.set_params(width=9).fit(x)
     with pytest.raises(ValueError, match="features"):
@@ -153,7 +166,9 @@ def test_warm_start_goes_on() -> None:
 
 def test_early_stopping_keeps_the_best_on_rows_held_out() -> None:
     x = np.random.default_rng(0).standard_normal((60, 4))
-    density = small(width=32, num_couplings=4, max_iter=300, learning_rate=2e-2, n_iter_no_change=50).fit(x)
+    density = small(
+        width=32, num_couplings=4, max_iter=300, learning_rate=2e-2, n_iter_no_change=50
+    ).fit(x)
     assert density.n_iter_ < 300
     assert density.best_iter_ == 25 * int(np.argmax(density.validation_scores_))
     assert len(density.loss_curve_) == density.n_iter_
@@ -181,7 +196,9 @@ def test_odd_tables(name: str) -> None:
     density = small(max_iter=60).fit(x)
     assert np.isfinite(density.score_samples(x)).all()
     assert np.isfinite(density.sample(20)).all()
-    np.testing.assert_allclose(density.inverse_transform(density.transform(x)), x, rtol=1e-6, atol=1e-6 * np.abs(x).max())
+    np.testing.assert_allclose(
+        density.inverse_transform(density.transform(x)), x, rtol=1e-6, atol=1e-6 * np.abs(x).max()
+    )
     if name == "a constant column":
         assert np.abs(density.sample(50)[:, 2] - 7).mean() < 0.5
 
@@ -204,11 +221,18 @@ def test_what_is_out_of_range_is_named(wrong: dict[str, Any], named: str) -> Non
 
 
 def test_outliers_are_found() -> None:
-    normal, strange = points(400), np.array([[5e3, 8e-3], [9e3, 0.0], [1e4, 1e-3]])  # each column alone is as usual
-    outlier = RealNVPOutlier(small(num_couplings=4, width=32, max_iter=150, learning_rate=1e-2), contamination=0.02).fit(normal)
+    normal, strange = (
+        points(400),
+        np.array([[5e3, 8e-3], [9e3, 0.0], [1e4, 1e-3]]),
+    )  # each column alone is as usual
+    outlier = RealNVPOutlier(
+        small(num_couplings=4, width=32, max_iter=150, learning_rate=1e-2), contamination=0.02
+    ).fit(normal)
     assert outlier.predict(strange).tolist() == [-1, -1, -1]
     assert (outlier.predict(normal) == -1).sum() == 8
-    assert np.array_equal(outlier.decision_function(normal), outlier.score_samples(normal) - outlier.offset_)
+    assert np.array_equal(
+        outlier.decision_function(normal), outlier.score_samples(normal) - outlier.offset_
+    )
     assert np.array_equal(outlier.score_samples(normal), outlier.density_.score_samples(normal))
 
 

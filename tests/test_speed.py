@@ -47,7 +47,10 @@ def test_normalise_and_its_gradient_are_the_formula(momentum: float, relu: bool)
     norm.beta.data = normal(3)
     h, direction = normal(4, 3, 5, 2) * 2 + 1, normal(4, 3, 5, 2)
     results = []
-    for function in (partial(formula, norm), norm):  # the formula first: the module moves its moments
+    for function in (
+        partial(formula, norm),
+        norm,
+    ):  # the formula first: the module moves its moments
         h = h.detach().requires_grad_()
         out = function(h)
         results.append([out, *torch.autograd.grad((out * direction).sum(), [h, norm.beta])])
@@ -72,7 +75,9 @@ def test_normalise_in_bfloat16_keeps_its_statistics_in_float32() -> None:
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_convolution_added_in_one_pass_is_a_convolution_and_a_sum(in_place: bool, kernel: int, dtype: torch.dtype) -> None:
+def test_a_convolution_added_in_one_pass_is_a_convolution_and_a_sum(
+    in_place: bool, kernel: int, dtype: torch.dtype
+) -> None:
     conv = WeightNormConv(4, 6, kernel, gain=True).to(dtype).train()
     h, total, direction = (normal(2, channels, 5, 5).to(dtype) for channels in (4, 6, 6))
     results = []
@@ -81,7 +86,9 @@ def test_a_convolution_added_in_one_pass_is_a_convolution_and_a_sum(in_place: bo
         before = total * 1
         out = conv.add_to(before, h, in_place=in_place) if fused else conv(h) + before
         assert (fused and in_place) or torch.equal(before, total)
-        results.append([out, *torch.autograd.grad((out * direction).sum(), [h, total, *conv.parameters()])])
+        results.append(
+            [out, *torch.autograd.grad((out * direction).sum(), [h, total, *conv.parameters()])]
+        )
     for expected, found in zip(*results, strict=True):
         assert (expected - found).abs().max() < (1e-5 if dtype == torch.float32 else 1e-12)
 
@@ -91,7 +98,10 @@ FOLDED: dict[str, Callable[[], tuple[Bijection, Tensor]]] = {
     "momentum": lambda: (image_flow(1, 8, 4, 2, momentum=0.9), pixels(4, 1, 8, 4)),
     "nice": lambda: (image_flow(3, 4, 4, 2, coupling="additive"), pixels(4, 3, 4, 4)),
     "modern": lambda: (image_flow(1, 8, 4, 2, architecture="modern"), pixels(4, 1, 8, 4)),
-    "modern, two blocks": lambda: (image_flow(1, 4, 4, 1, architecture="modern", num_blocks=2), pixels(4, 1, 4, 4)),
+    "modern, two blocks": lambda: (
+        image_flow(1, 4, 4, 1, architecture="modern", num_blocks=2),
+        pixels(4, 1, 4, 4),
+    ),
 }
 
 
@@ -115,10 +125,15 @@ def test_folded_networks_compute_the_same(trained: tuple[Flow, Tensor]) -> None:
 
 
 def test_a_flow_without_blocks_folds() -> None:
-    config = Config(data=realnvp.DataConfig(shape=(1, 4, 4)), model=realnvp.ModelConfig(num_scales=1, width=4, num_blocks=0))
+    config = Config(
+        data=realnvp.DataConfig(shape=(1, 4, 4)),
+        model=realnvp.ModelConfig(num_scales=1, width=4, num_blocks=0),
+    )
     flow = realnvp.build(config).double().eval()
     x = pixels(2, 1, 4, 4)
-    assert (realnvp.fast(flow, dtype=torch.float64).log_prob(x) - flow.log_prob(x)).abs().max() < 1e-9
+    assert (
+        realnvp.fast(flow, dtype=torch.float64).log_prob(x) - flow.log_prob(x)
+    ).abs().max() < 1e-9
 
 
 def test_fast_is_off_by_little_and_keeps_the_state_in_float64(run_dir: Path) -> None:
@@ -128,8 +143,12 @@ def test_fast_is_off_by_little_and_keeps_the_state_in_float64(run_dir: Path) -> 
     seen: set[torch.dtype] = set()
     for module in quick.modules():
         if isinstance(module, Bijection):
-            module.register_forward_hook(lambda layer, inputs, outputs: seen.update(tensor.dtype for tensor in outputs))
-    images = torch.randint(0, 17, (64, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+            module.register_forward_hook(
+                lambda layer, inputs, outputs: seen.update(tensor.dtype for tensor in outputs)
+            )
+    images = torch.randint(
+        0, 17, (64, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     error = log_probs(quick, images) - log_probs(flow, images)
     assert seen == {torch.float64}
     assert 0 < error.abs().max() < 1
@@ -155,7 +174,9 @@ def steps(flow: Flow, x: Tensor) -> dict[str, Tensor]:
         optimizer.zero_grad()
         (-flow.log_prob(x).mean()).backward()
         optimizer.step()
-    return flow.state_dict() | {f"{name}.grad": parameter.grad for name, parameter in flow.named_parameters()}
+    return flow.state_dict() | {
+        f"{name}.grad": parameter.grad for name, parameter in flow.named_parameters()
+    }
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -169,11 +190,17 @@ def test_recomputing_trains_the_same_to_the_bit(momentum: float) -> None:
 def test_recomputing_keeps_the_inputs_of_couplings_alone(tiny: Config) -> None:
     def memory(num_blocks: int, again: bool) -> int:
         model = dataclasses.replace(tiny.model, num_blocks=num_blocks, width=32)
-        return training_memory(dataclasses.replace(tiny, model=model, train=dataclasses.replace(tiny.train, recompute=again)))
+        return training_memory(
+            dataclasses.replace(
+                tiny, model=model, train=dataclasses.replace(tiny.train, recompute=again)
+            )
+        )
 
     kept: list[int] = []
     flow = recompute(realnvp.build(tiny).train())
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.append(t.nbytes) or t, lambda t: t
+    ):
         flow.log_prob(torch.rand(32, 1, 8, 8) * 17)
     assert sum(kept) < 20 * 32 * 64 * 4  # of z's size; a network alone keeps 100 times as much
     assert memory(2, True) < 0.5 * memory(2, False)
@@ -196,16 +223,27 @@ def test_recomputing_remembers_the_moments_of_each_pass() -> None:
     gradients = []
     for again in (False, True):
         flow = Flow(image_flow(1, 8, 8, 2, momentum=0.9).double(), StandardNormal()).train()
-        loss = sum((recompute(flow) if again else flow).log_prob(x * scale).mean() for scale in (1.0, 0.3))
+        loss = sum(
+            (recompute(flow) if again else flow).log_prob(x * scale).mean() for scale in (1.0, 0.3)
+        )
         for retain in (True, False):
-            gradients.append(torch.autograd.grad(loss, list(flow.parameters()), retain_graph=retain, allow_unused=True))
+            gradients.append(
+                torch.autograd.grad(
+                    loss, list(flow.parameters()), retain_graph=retain, allow_unused=True
+                )
+            )
     for several in zip(*gradients, strict=True):
         assert all(torch.equal(several[0], other) for other in several[1:])
 
 
 def test_a_fast_flow_stays_where_it_is(run_dir: Path) -> None:
     quick = realnvp.fast(realnvp.load_flow(run_dir))
-    for change in (copy.deepcopy, realnvp.fast, lambda flow: flow.double(), lambda flow: flow.to("meta")):
+    for change in (
+        copy.deepcopy,
+        realnvp.fast,
+        lambda flow: flow.double(),
+        lambda flow: flow.to("meta"),
+    ):
         with pytest.raises(ValueError, match=r"realnvp\.fast"):
             change(quick)
     with pytest.raises(ValueError, match="float16"):
@@ -225,7 +263,9 @@ def test_bfloat16_without_the_instructions_for_it() -> None:
         "assert (quick.log_prob(x) - flow.eval().log_prob(x)).abs().max() < 5\n"
     )
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr[-600:]
 
 
@@ -271,4 +311,7 @@ def test_weights_lie_channels_last_also_after_loading(run_dir: Path) -> None:
     for flow in (realnvp.load_flow(run_dir), realnvp.build("digits")):
         convs = [module for module in flow.modules() if isinstance(module, WeightNormConv)]
         assert all(conv.v.is_contiguous(memory_format=torch.channels_last) for conv in convs)
-        assert next(m for m in flow.modules() if isinstance(m, AffineCoupling)).bound.dtype == torch.float32
+        assert (
+            next(m for m in flow.modules() if isinstance(m, AffineCoupling)).bound.dtype
+            == torch.float32
+        )

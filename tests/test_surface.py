@@ -34,7 +34,11 @@ def present() -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_nothing_is_lost(present: dict[str, Any], path: Any) -> None:
-    missing = [line for line in lost(json.loads(path.read_text()), present) if not line.startswith((*GIVEN_UP,))]
+    missing = [
+        line
+        for line in lost(json.loads(path.read_text()), present)
+        if not line.startswith((*GIVEN_UP,))
+    ]
     assert not missing, f"{path.name}: users of that version rely on this:\n" + "\n".join(missing)
 
 
@@ -56,35 +60,79 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     ("path", "value", "complaint"),
     [
         ("python/realnvp.fit", None, "python: realnvp.fit is gone"),
-        ("python/realnvp.load_flow", "(path, which='best')", "realnvp.load_flow(path, which='best'): where is gone"),
+        (
+            "python/realnvp.load_flow",
+            "(path, which='best')",
+            "realnvp.load_flow(path, which='best'): where is gone",
+        ),
         ("python/realnvp.load_flow", "(which='best', where='')", "the order was where, which"),
         ("python/realnvp.load_flow", "(where, which='last')", "which was 'best' by default"),
-        ("python/realnvp.load_flow", "(where, device='cpu', which='best')", "the order was where, which"),
+        (
+            "python/realnvp.load_flow",
+            "(where, device='cpu', which='best')",
+            "the order was where, which",
+        ),
         ("python/realnvp.load_flow", "(where, *, which='best')", "the order was where, which"),
-        ("python/realnvp.load_flow", "(where, which='best', *, device)", "device is new and has no default"),
+        (
+            "python/realnvp.load_flow",
+            "(where, which='best', *, device)",
+            "device is new and has no default",
+        ),
         ("python/realnvp.PRESETS", "list", "realnvp.PRESETS: was dict, is list"),
         ("python/realnvp.Flow/members/encode", None, "realnvp.Flow: encode is gone"),
-        ("python/realnvp.Flow/members/encode", "(self, images)", "realnvp.Flow.encode(self, images): x is gone"),
+        (
+            "python/realnvp.Flow/members/encode",
+            "(self, images)",
+            "realnvp.Flow.encode(self, images): x is gone",
+        ),
         ("python/realnvp.Flow/bases", [], "realnvp.Flow, bases: Module is gone"),
         ("python/realnvp.TrainConfig/fields/lr", "0.002", "lr was 0.001 by default"),
         ("python/realnvp.TrainConfig/fields/lr", None, "lr is gone"),
         ("commands/score", None, "commands: score is gone"),
         ("commands/sample/--temperature", None, "sample: --temperature is gone"),
-        ("commands/sample/--temperature", ["FLOAT", "0.9"], "sample: --temperature was 1.0 by default, is 0.9"),
-        ("commands/sample/--temperature", ["", "1.0"], "sample: --temperature took FLOAT, takes nothing"),
+        (
+            "commands/sample/--temperature",
+            ["FLOAT", "0.9"],
+            "sample: --temperature was 1.0 by default, is 0.9",
+        ),
+        (
+            "commands/sample/--temperature",
+            ["", "1.0"],
+            "sample: --temperature took FLOAT, takes nothing",
+        ),
         ("commands/sample/--new", ["INT", "required"], "sample: --new is new and required"),
         ("commands/sample/-n, --n", None, "sample: -n is gone"),
-        ("commands/share", {"DIR": ["", "required"], "RUN": ["", "required"]}, "share: the order was RUN DIR, is DIR RUN"),
-        ("commands/evaluate/--split", ["{train,test}", "test"], "evaluate: --split took {train,validation,test}"),
-        ("commands/train of presets/photos/--train.lr", "0.001", "train photos: --train.lr: was 0.002, is 0.001"),
-        ("commands/train of presets/digits/--train.lr", "0.5", "train digits: --train.lr has another default"),
+        (
+            "commands/share",
+            {"DIR": ["", "required"], "RUN": ["", "required"]},
+            "share: the order was RUN DIR, is DIR RUN",
+        ),
+        (
+            "commands/evaluate/--split",
+            ["{train,test}", "test"],
+            "evaluate: --split took {train,validation,test}",
+        ),
+        (
+            "commands/train of presets/photos/--train.lr",
+            "0.001",
+            "train photos: --train.lr: was 0.002, is 0.001",
+        ),
+        (
+            "commands/train of presets/digits/--train.lr",
+            "0.5",
+            "train digits: --train.lr has another default",
+        ),
         ("commands/train of presets/photos", None, "train photos: --name is gone"),
         ("commands/sets of prepare", ["images"], "sets of prepare: cifar10 is gone"),
         ("json/evaluate/bits_per_dim", None, "json, evaluate: bits_per_dim is gone"),
         ("json/evaluate/bits_per_dim", "text", "json, evaluate: bits_per_dim was number, is text"),
         ("json/metrics.jsonl of a run", None, "json, metrics.jsonl of a run: is gone"),
         ("files/a saved flow", ["config.json"], "files, a saved flow: facts.json is gone"),
-        ("exit_codes/realnvp evaluate nowhere", 1, "exit codes: realnvp evaluate nowhere: was 2, is 1"),
+        (
+            "exit_codes/realnvp evaluate nowhere",
+            1,
+            "exit codes: realnvp evaluate nowhere: was 2, is 1",
+        ),
     ],
 )
 def test_a_loss_is_told(path: str, value: Any, complaint: str) -> None:
@@ -93,7 +141,9 @@ def test_a_loss_is_told(path: str, value: Any, complaint: str) -> None:
 
 
 def test_names_of_earlier_modules_are_those_of_the_rooms() -> None:
-    with pytest.warns(DeprecationWarning, match=r"realnvp\.likelihood is realnvp\.evaluation\.likelihood and"):
+    with pytest.warns(
+        DeprecationWarning, match=r"realnvp\.likelihood is realnvp\.evaluation\.likelihood and"
+    ):
         earlier = importlib.reload(importlib.import_module("realnvp.likelihood"))
     assert earlier.log_probs is realnvp.evaluation.likelihood.log_probs
     assert earlier.evaluating is realnvp.flows.flow.evaluating

@@ -1,4 +1,6 @@
-"""Tables: read, trained, evaluated, sampled, scored; the density is one of the columns in their own units."""
+"""Tables: read, trained, evaluated, sampled, scored; the density is one of the columns in their
+own units.
+"""
 
 import csv
 import dataclasses
@@ -40,7 +42,9 @@ NAMES = ("height, m", "weight", "seconds")
 TINY = dataclasses.replace(
     PRESETS["table"],
     model=ModelConfig("vector", width=8, num_blocks=1, num_couplings=4),
-    train=TrainConfig(max_steps=12, batch_size=32, log_every=5, eval_every=6, save_every=4, lr=5e-3),
+    train=TrainConfig(
+        max_steps=12, batch_size=32, log_every=5, eval_every=6, save_every=4, lr=5e-3
+    ),
 )
 
 
@@ -137,7 +141,10 @@ def test_what_lets_a_density_grow_without_bound_is_told(tmp_path: Path) -> None:
 def test_a_value_that_is_rare_is_no_obstacle(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).standard_normal((30_000, 3))
     rows[:, 2] = 0
-    rows[1000:1020, 2] = 1  # not all of them are left out of train; every third row, which is looked at, may have none
+    rows[1000:1020, 2] = (
+        # not all of them are left out of train; every third row, which is looked at, may have none
+        1
+    )
     np.save(tmp_path / "t.npy", rows)
     with pytest.warns(UserWarning, match="x3: few different values"):
         assert find_data(of(tmp_path / "t.npy").data, seed=0).shape == (3,)
@@ -154,16 +161,25 @@ def test_a_fresh_flow_is_the_gaussian_of_the_training_rows() -> None:
     flow = standardise(vector_flow(3, seed=1), rows)
     share = 3 / (3 + len(rows))  # of rows that are added, uncorrelated
     assumed = (1 - share) * np.corrcoef(rows.T) + (share + EPS) * np.eye(3)
-    expected = -0.5 * (np.trace(np.linalg.solve(assumed, np.corrcoef(rows.T))) + np.linalg.slogdet(2 * math.pi * assumed)[1])
-    assert log_probs(flow, rows).mean() == pytest.approx(expected - np.log(rows.std(0)).sum(), abs=1e-6)
-    z = flow.encode(torch.from_numpy(rows))  # float32 weights, yet seconds since 1970 keep their digits
+    expected = -0.5 * (
+        np.trace(np.linalg.solve(assumed, np.corrcoef(rows.T)))
+        + np.linalg.slogdet(2 * math.pi * assumed)[1]
+    )
+    assert log_probs(flow, rows).mean() == pytest.approx(
+        expected - np.log(rows.std(0)).sum(), abs=1e-6
+    )
+    z = flow.encode(
+        torch.from_numpy(rows)
+    )  # float32 weights, yet seconds since 1970 keep their digits
     assert z.mean(0).abs().max() < 1e-6
     assert (flow.eval().decode(z) - torch.from_numpy(rows)).abs().max() < 1e-5
     constant = standardise(vector_flow(2), np.full((5, 2), 0.1))
     assert constant.log_prob(torch.full((1, 2), 0.1, dtype=torch.float64)).isfinite().all()
 
 
-def test_other_units_shift_the_log_density_by_their_logarithm(table_run: Path, tmp_path: Path) -> None:
+def test_other_units_shift_the_log_density_by_their_logarithm(
+    table_run: Path, tmp_path: Path
+) -> None:
     units = np.array([1024.0, 1.0, 1 / 64])
     source = write_csv(tmp_path / "t.csv", people() * units)
     state = train(of(source), tmp_path / "run", device="cpu")
@@ -175,25 +191,35 @@ def test_other_units_shift_the_log_density_by_their_logarithm(table_run: Path, t
 
 def test_it_learns_more_than_a_gaussian(table_run: Path) -> None:
     lines = [json.loads(line) for line in (table_run / "metrics.jsonl").read_text().splitlines()]
-    values = [line["validation_log_likelihood"] for line in lines if "validation_log_likelihood" in line]
+    values = [
+        line["validation_log_likelihood"] for line in lines if "validation_log_likelihood" in line
+    ]
     assert len(values) == 3  # the first of the start
-    train_rows, validation = (np.load(table_run / "data" / f"{split}.npy") for split in ("train", "validation"))
+    train_rows, validation = (
+        np.load(table_run / "data" / f"{split}.npy") for split in ("train", "validation")
+    )
     gaussian = log_probs(standardise(vector_flow(3), train_rows), validation).mean().item()
     assert gaussian == pytest.approx(values[0], abs=1e-6)
     assert gaussian < values[1] < values[2] == RunDir(table_run).state.best  # type: ignore[union-attr]
-    assert log_probs(load_flow(table_run), validation).mean().item() == pytest.approx(values[2], abs=1e-9)
+    assert log_probs(load_flow(table_run), validation).mean().item() == pytest.approx(
+        values[2], abs=1e-9
+    )
     assert {"train_log_likelihood", "rows_per_second", "skipped"} <= lines[1].keys()
 
 
 def test_of_few_rows_the_gaussian_may_stay_the_best(tmp_path: Path) -> None:
     source = write_csv(tmp_path / "t.csv", np.random.default_rng(0).normal(size=(40, 3)))
-    long = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, max_steps=40, eval_every=20, lr=0.1))
+    long = dataclasses.replace(
+        TINY, train=dataclasses.replace(TINY.train, max_steps=40, eval_every=20, lr=0.1)
+    )
     state = train(of(source, long), tmp_path / "run", device="cpu")
     assert state.best_step == 0
     assert len(newest_intact(tmp_path / "run" / "model", "best")[0]) > 0
 
 
-def test_stopped_and_resumed_is_bit_equal(table_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_and_resumed_is_bit_equal(
+    table_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps, step_of_the_loop = {3, 7}, realnvp.training.train.train_step
 
     def train_step(run: Run, x: torch.Tensor) -> tuple[float, float, int]:
@@ -212,7 +238,9 @@ def test_stopped_and_resumed_is_bit_equal(table_run: Path, tmp_path: Path, monke
     first, second = (tensors(folder) for folder in (table_run, tmp_path / "run"))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not any(name.startswith("adam.bijection.bijections.0.") for name in first)  # the standardisation is not trained
+    assert not any(
+        name.startswith("adam.bijection.bijections.0.") for name in first
+    )  # the standardisation is not trained
 
 
 def tensors(run_dir: Path) -> dict[str, torch.Tensor]:
@@ -221,18 +249,26 @@ def tensors(run_dir: Path) -> dict[str, torch.Tensor]:
     return safetensors.torch.load(files["state.safetensors"])
 
 
-def test_fine_tuning_keeps_the_standardisation_that_the_weights_know(table_run: Path, tmp_path: Path) -> None:
+def test_fine_tuning_keeps_the_standardisation_that_the_weights_know(
+    table_run: Path, tmp_path: Path
+) -> None:
     config = of(write_csv(tmp_path / "t.csv", people() * 2))
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, max_steps=1))
     train(config, tmp_path / "run", device="cpu", init_from=table_run)
     name = "bijection.bijections.0.mean"
-    assert torch.equal(load_flow(tmp_path / "run").state_dict()[name], load_flow(table_run).state_dict()[name])
+    assert torch.equal(
+        load_flow(tmp_path / "run").state_dict()[name], load_flow(table_run).state_dict()[name]
+    )
 
 
 def test_batch_norm_bfloat16_additive_and_recomputation(tmp_path: Path) -> None:
     source = write_csv(tmp_path / "t.csv", people(4000))
-    config = dataclasses.replace(of(source), model=dataclasses.replace(TINY.model, coupling="additive", batch_norm=True))
-    config = dataclasses.replace(config, train=dataclasses.replace(TINY.train, precision="bfloat16", recompute=True))
+    config = dataclasses.replace(
+        of(source), model=dataclasses.replace(TINY.model, coupling="additive", batch_norm=True)
+    )
+    config = dataclasses.replace(
+        config, train=dataclasses.replace(TINY.train, precision="bfloat16", recompute=True)
+    )
     state = train(config, tmp_path / "run", device="cpu")
     assert state.skipped == 0
     assert run(["check", str(tmp_path / "run")]) == 0
@@ -246,12 +282,21 @@ def test_evaluate(capsys: Out, table_run: Path, tmp_path: Path) -> None:
     nats = flow.log_prob(torch.from_numpy(test)).detach().numpy()
     result = answer(capsys, "evaluate", table_run)
     assert result["log_likelihood"] == pytest.approx(nats.mean(), abs=1e-9)
-    assert result["standard_error"] == pytest.approx(nats.std(ddof=1) / math.sqrt(len(nats)), abs=1e-9)
-    assert (result["num_rows"], result["standard_error_over"], result["split"]) == (40, "rows", "test")
+    assert result["standard_error"] == pytest.approx(
+        nats.std(ddof=1) / math.sqrt(len(nats)), abs=1e-9
+    )
+    assert (result["num_rows"], result["standard_error_over"], result["split"]) == (
+        40,
+        "rows",
+        "test",
+    )
     assert (result["dataset"], result["dataset_version"]) == ("table", "people.csv")
     assert not result.keys() & {"bits_per_dim", "num_images", "noise_draws", "paper"}
     assert json.loads((table_run / "evaluation.json").read_text()) == result
-    assert run(["evaluate", str(table_run), "--data.source", str(write_csv(tmp_path / "t.csv", test))]) == 0
+    assert (
+        run(["evaluate", str(table_run), "--data.source", str(write_csv(tmp_path / "t.csv", test))])
+        == 0
+    )
     assert f"all: 40 rows\n  {nats.mean():.3f} +- " in capsys.readouterr().out
 
 
@@ -260,10 +305,17 @@ def test_sample(capsys: Out, table_run: Path, tmp_path: Path) -> None:
     rows, columns = read_table(tmp_path / "s.csv")
     assert columns == NAMES
     assert len(rows) == 70
-    assert answer(capsys, "sample", table_run, "-n", "3", "--seed", "5", "--out", tmp_path / "s.npy")["num_rows"] == 3
+    assert (
+        answer(capsys, "sample", table_run, "-n", "3", "--seed", "5", "--out", tmp_path / "s.npy")[
+            "num_rows"
+        ]
+        == 3
+    )
     few = np.load(tmp_path / "s.npy")
     assert few.dtype == np.float64
-    assert np.allclose(few, rows[:3], rtol=1e-7, atol=0)  # matrix products of another size round otherwise
+    assert np.allclose(
+        few, rows[:3], rtol=1e-7, atol=0
+    )  # matrix products of another size round otherwise
     assert len(np.unique(rows[:, 2] % 1)) == 70  # float32 would leave whole hundreds of seconds
     assert answer(capsys, "sample", table_run)["out"] == str(table_run / "samples.csv")
 
@@ -274,7 +326,18 @@ def test_score_ranks_the_odd_row_first(capsys: Out, table_run: Path, tmp_path: P
     names = ("name", *NAMES[::-1])
     with (tmp_path / "t.csv").open("w", newline="") as file:
         csv.writer(file).writerows([names, *[["x", *row[::-1]] for row in rows.tolist()]])
-    assert run(["score", str(table_run), str(tmp_path / "t.csv"), "--out", str(tmp_path / "scores.csv")]) == 0
+    assert (
+        run(
+            [
+                "score",
+                str(table_run),
+                str(tmp_path / "t.csv"),
+                "--out",
+                str(tmp_path / "scores.csv"),
+            ]
+        )
+        == 0
+    )
     assert f"30 rows; the least likely is {tmp_path / 't.csv'}, row 18: " in capsys.readouterr().out
     with (tmp_path / "scores.csv").open() as file:
         scores = list(csv.DictReader(file))
@@ -293,22 +356,31 @@ def test_check_info_dry_run_and_presets(capsys: Out, table_run: Path, tmp_path: 
     info = answer(capsys, "info", table_run)
     assert info["config"]["data"]["columns"] == [*NAMES]  # type: ignore[index]
     assert info["best_validation_log_likelihood"] is not None
-    assert run(["train", "table", "--data.source", str(table_run.parent / "people.csv"), "--dry-run"]) == 0
+    assert (
+        run(["train", "table", "--data.source", str(table_run.parent / "people.csv"), "--dry-run"])
+        == 0
+    )
     found = json.loads(capsys.readouterr().out)
     assert found["data"]["counts"] == {"train": 320, "validation": 40, "test": 40}
     assert found["config"]["data"]["columns"] == [*NAMES]
     assert answer(capsys, "presets")["table"]["shape"] is None  # type: ignore[index]
 
 
-def test_a_broken_flow_of_rows_fails_the_check(table_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_flow_of_rows_fails_the_check(
+    table_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from realnvp.bijections import AffineCoupling
     from realnvp.evaluation.check import check
 
     flow, rows = load_flow(table_run), np.load(table_run / "data" / "test.npy")
     right = AffineCoupling.forward
-    monkeypatch.setattr(AffineCoupling, "forward", lambda self, x: (right(self, x)[0] + 1e-3, right(self, x)[1]))
+    monkeypatch.setattr(
+        AffineCoupling, "forward", lambda self, x: (right(self, x)[0] + 1e-3, right(self, x)[1])
+    )
     assert any("decode" in entry.name for entry in check(flow, rows) if not entry.ok)
-    monkeypatch.setattr(AffineCoupling, "forward", lambda self, x: (right(self, x)[0], 1.01 * right(self, x)[1]))
+    monkeypatch.setattr(
+        AffineCoupling, "forward", lambda self, x: (right(self, x)[0], 1.01 * right(self, x)[1])
+    )
     assert {entry.name[:7] for entry in check(flow, rows) if not entry.ok} == {"log-det"}
 
 
@@ -319,11 +391,32 @@ def test_a_column_that_is_constant_in_what_is_checked_fails_no_check(table_run: 
     assert [entry.name for entry in check(flow, rows[:1]) if not entry.ok] == []
 
 
-def test_columns_in_another_order_are_not_taken_for_the_flows(table_run: Path, tmp_path: Path, capsys: Out) -> None:
+def test_columns_in_another_order_are_not_taken_for_the_flows(
+    table_run: Path, tmp_path: Path, capsys: Out
+) -> None:
     other = of(write_csv(tmp_path / "t.csv", people()[:, ::-1], NAMES[::-1]))
-    train(dataclasses.replace(other, train=dataclasses.replace(TINY.train, max_steps=1)), tmp_path / "other", device="cpu")
-    assert run(["evaluate", str(table_run), "--data.source", str(tmp_path / "other/data"), "--device", "cpu"]) == 2
-    assert "its columns are not those of the flow, height, m, weight, seconds" in capsys.readouterr().err
+    train(
+        dataclasses.replace(other, train=dataclasses.replace(TINY.train, max_steps=1)),
+        tmp_path / "other",
+        device="cpu",
+    )
+    assert (
+        run(
+            [
+                "evaluate",
+                str(table_run),
+                "--data.source",
+                str(tmp_path / "other/data"),
+                "--device",
+                "cpu",
+            ]
+        )
+        == 2
+    )
+    assert (
+        "its columns are not those of the flow, height, m, weight, seconds"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_runs_own_data_are_a_source_for_another(table_run: Path, tmp_path: Path) -> None:
@@ -333,7 +426,9 @@ def test_the_runs_own_data_are_a_source_for_another(table_run: Path, tmp_path: P
     assert load_flow(tmp_path / "run").config.data.columns == NAMES  # type: ignore[union-attr]
 
 
-def test_a_flow_made_in_python_is_saved_and_scored_without_names(capsys: Out, tmp_path: Path) -> None:
+def test_a_flow_made_in_python_is_saved_and_scored_without_names(
+    capsys: Out, tmp_path: Path
+) -> None:
     rows = people(20)
     save_flow(standardise(vector_flow(3), rows), tmp_path / "flow")
     np.save(tmp_path / "t.npy", rows)
@@ -359,15 +454,23 @@ def text(path: Path, content: str) -> Path:
 ROWS = people(200)
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no file": (lambda t: t / "no.csv", "no.csv: no such file"),
-    "another kind of file": (lambda t: text(t / "a.xlsx", ""), "a.xlsx: no table that can be read (.csv .npy .parquet)"),
+    "another kind of file": (
+        lambda t: text(t / "a.xlsx", ""),
+        "a.xlsx: no table that can be read (.csv .npy .parquet)",
+    ),
     "an empty file": (lambda t: text(t / "a.csv", ""), "a.csv: has no rows"),
     "a header alone": (lambda t: text(t / "a.csv", "a,b\n"), "a.csv: has no rows"),
     "no text": (lambda t: numbers(t / "a.npy", ROWS).rename(t / "a.csv"), "a.csv: 'utf-8' codec"),
     "missing values": (
-        lambda t: write_csv(t / "a.csv", np.where(np.arange(600).reshape(200, 3) == 4, np.nan, ROWS)),
+        lambda t: write_csv(
+            t / "a.csv", np.where(np.arange(600).reshape(200, 3) == 4, np.nan, ROWS)
+        ),
         "a.csv: column 'weight' has 1 missing values, first in row 2 (--data.columns",
     ),
-    "empty cells": (lambda t: text(t / "a.csv", "a,b\n1,2\n3,\n4,NA\n"), "column 'b' has 2 missing values, first in row 2"),
+    "empty cells": (
+        lambda t: text(t / "a.csv", "a,b\n1,2\n3,\n4,NA\n"),
+        "column 'b' has 2 missing values, first in row 2",
+    ),
     "a first row that lacks a value": (
         lambda t: text(t / "a.csv", "1.5,,3\n1,2,3\n4,5,6\n"),
         "a.csv: column 'x2' has 1 missing values, first in row 1 (",
@@ -377,7 +480,9 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
         "a.csv: column 'b' holds text, '1_5' in row 1 first",
     ),
     "a mark of missing values": (
-        lambda t: write_csv(t / "a.csv", np.where(np.arange(600).reshape(200, 3) == 4, -1.797e308, ROWS)),
+        lambda t: write_csv(
+            t / "a.csv", np.where(np.arange(600).reshape(200, 3) == 4, -1.797e308, ROWS)
+        ),
         "a.csv: column 'weight' has -1.797e+308 in row 2, beyond 3e+38",
     ),
     "infinite values": (
@@ -396,14 +501,29 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda t: text(t / "a.csv", "a,b\n1,2\n3,4,5\n"),
         "a.csv: line 3 has 3 cells, the first 2",
     ),
-    "two columns of a name": (lambda t: write_csv(t / "a.csv", ROWS, ("a", "b", "a")), "two columns are called 'a'"),
-    "lines that are too long": (lambda t: text(t / "a.csv", "a,b\n1,2,3\n3,4,5\n"), "a.csv: line 2 has 3 cells, the first 2"),
+    "two columns of a name": (
+        lambda t: write_csv(t / "a.csv", ROWS, ("a", "b", "a")),
+        "two columns are called 'a'",
+    ),
+    "lines that are too long": (
+        lambda t: text(t / "a.csv", "a,b\n1,2,3\n3,4,5\n"),
+        "a.csv: line 2 has 3 cells, the first 2",
+    ),
     "a single column": (lambda t: write_csv(t / "a.csv", ROWS[:, :1], ("a",)), "has one column"),
-    "images": (lambda t: numbers(t / "a.npy", np.ones((9, 8, 8), np.uint8)), "uint8 of shape (9, 8, 8); numbers of shape"),
-    "complex numbers": (lambda t: numbers(t / "a.npy", ROWS.astype(complex)), "complex128 of shape"),
+    "images": (
+        lambda t: numbers(t / "a.npy", np.ones((9, 8, 8), np.uint8)),
+        "uint8 of shape (9, 8, 8); numbers of shape",
+    ),
+    "complex numbers": (
+        lambda t: numbers(t / "a.npy", ROWS.astype(complex)),
+        "complex128 of shape",
+    ),
     "a damaged parquet": (lambda t: text(t / "a.parquet", "hello"), "a.parquet: "),
     "an empty folder": (lambda t: t, "holds no train.csv, train.npy, train.parquet"),
-    "too few rows": (lambda t: write_csv(t / "a.csv", ROWS[:2]), "data.source: too few training images (rows), 2,"),
+    "too few rows": (
+        lambda t: write_csv(t / "a.csv", ROWS[:2]),
+        "data.source: too few training images (rows), 2,",
+    ),
 }
 
 
@@ -430,17 +550,31 @@ def test_a_bad_table_is_one_line(capsys: Out, tmp_path: Path, kind: str) -> None
     if "parquet" in kind:
         pytest.importorskip("pyarrow")
     source = make(tmp_path / "in")
-    argv = ("train", "table", "--data.source", source, "--run-dir", tmp_path / "x", "--device", "cpu")
+    argv = (
+        "train",
+        "table",
+        "--data.source",
+        source,
+        "--run-dir",
+        tmp_path / "x",
+        "--device",
+        "cpu",
+    )
     assert reason in refused(capsys, *argv)
     assert [path.name for path in (tmp_path / "x").rglob("*") if path.name != ".lock"] == []
 
 
 def test_columns_can_be_chosen(capsys: Out, tmp_path: Path) -> None:
-    source = text(tmp_path / "a.csv", "who,area,b\n" + "".join(f"x,{i},{(i * i) % 97}\n" for i in range(100)))
+    source = text(
+        tmp_path / "a.csv", "who,area,b\n" + "".join(f"x,{i},{(i * i) % 97}\n" for i in range(100))
+    )
     command = ["train", "table", "--data.source", str(source), "--dry-run", "--data.columns"]
     assert run([*command, "b", "area"]) == 0
     assert json.loads(capsys.readouterr().out)["config"]["data"]["columns"] == ["b", "area"]
-    for columns, reason in ((["b", "aera"], "'aera' (did you mean 'area'?)"), (["b", "b"], "data.columns: ('b', 'b') must be")):
+    for columns, reason in (
+        (["b", "aera"], "'aera' (did you mean 'area'?)"),
+        (["b", "b"], "data.columns: ('b', 'b') must be"),
+    ):
         assert run([*command, *columns]) == 2
         assert reason in capsys.readouterr().err
 
@@ -450,11 +584,23 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "codecs": (["evaluate", "RUN", "--codecs"], "--codecs: is for images"),
     "views": (["evaluate", "RUN", "--views"], "--views: is for images"),
     "noise": (["evaluate", "RUN", "--noise-draws", "2"], "--noise-draws: is for images"),
-    "noise of scores": (["score", "RUN", "TABLE", "--noise-draws", "2"], "--noise-draws: is for images"),
-    "low precision": (["sample", "RUN", "--fast", "--out", "OUT/s.csv"], "fast: only flows of images"),
-    "a picture of three columns": (["sample", "RUN", "--out", "OUT/s.png"], "tables of two columns only, this one has 3"),
+    "noise of scores": (
+        ["score", "RUN", "TABLE", "--noise-draws", "2"],
+        "--noise-draws: is for images",
+    ),
+    "low precision": (
+        ["sample", "RUN", "--fast", "--out", "OUT/s.csv"],
+        "fast: only flows of images",
+    ),
+    "a picture of three columns": (
+        ["sample", "RUN", "--out", "OUT/s.png"],
+        "tables of two columns only, this one has 3",
+    ),
     "another suffix": (["sample", "RUN", "--out", "OUT/s.xls"], "must end in .csv or .npy or .png"),
-    "images for a table": (["evaluate", "RUN", "--data.source", "IMAGES"], "uint8 of shape (9, 8, 8)"),
+    "images for a table": (
+        ["evaluate", "RUN", "--data.source", "IMAGES"],
+        "uint8 of shape (9, 8, 8)",
+    ),
     "a table for images": (["evaluate", "DIGITS", "--data.source", "TABLE"], "uint8 (N, H, W)"),
     "fewer columns": (["score", "RUN", "TABLE"], "no column 'height, m'"),
     "a folder to score": (["score", "RUN", "OUT"], "is a folder; name a table in it"),
@@ -471,8 +617,14 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         "data.columns: RUN/data holds height, m, weight, seconds, in this order",
     ),
     "resized rows": (["score", "RUN", "TABLE", "--resize"], "--resize: is for images"),
-    "mirrored rows": (["train", "table", "--data.source", "TABLE", "--data.flip"], "data.flip: True is for images"),
-    "prepared images for a table": (["train", "table", "--data.source", "DIGITS/data"], "data.set: "),
+    "mirrored rows": (
+        ["train", "table", "--data.source", "TABLE", "--data.flip"],
+        "data.flip: True is for images",
+    ),
+    "prepared images for a table": (
+        ["train", "table", "--data.source", "DIGITS/data"],
+        "data.set: ",
+    ),
 }
 
 
@@ -486,14 +638,19 @@ def test_what_makes_no_sense_for_a_table_is_refused(
     places = {"RUN": table_run, "DIGITS": run_dir, "OUT": tmp_path}
     places |= {"IMAGES": tmp_path / "images.npy", "TABLE": tmp_path / "rows.npy"}
     for name, place in places.items():
-        argv, reason = [word.replace(name, str(place)) for word in argv], reason.replace(name, str(place))
+        argv, reason = (
+            [word.replace(name, str(place)) for word in argv],
+            reason.replace(name, str(place)),
+        )
     if argv[0] == "train":
         argv += ["--run-dir", str(tmp_path / "x")]
     device = ("--device", "cpu") if argv[0] != "table" else ()
     assert reason in refused(capsys, *argv, *device)
 
 
-def test_parquet_without_its_extra_says_what_to_install(capsys: Out, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_without_its_extra_says_what_to_install(
+    capsys: Out, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     text(tmp_path / "a.parquet", "")
     assert run(["train", "table", "--data.source", str(tmp_path / "a.parquet"), "--dry-run"]) == 2
@@ -515,12 +672,19 @@ def points_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_plane_of_points_is_drawn(points_run: Path, tmp_path: Path) -> None:
     flow = load_flow(points_run)
     written = draw_figures(flow, points_run, out=tmp_path, arrays=True)
-    assert {path.stem for path in written if path.suffix == ".png"} == {"density", "map", "latents", "curves"}
+    assert {path.stem for path in written if path.suffix == ".png"} == {
+        "density",
+        "map",
+        "latents",
+        "curves",
+    }
     for path in tmp_path.glob("*.png"):
         with Image.open(path) as picture:
             assert min(picture.size) > 400
             assert len(picture.getcolors(2**24) or ()) > 10
-    x, z, samples, sampled_z = (np.load(tmp_path / f"map-{name}.npy") for name in ("x", "z", "samples", "samples-z"))
+    x, z, samples, sampled_z = (
+        np.load(tmp_path / f"map-{name}.npy") for name in ("x", "z", "samples", "samples-z")
+    )
     assert np.allclose(flow.decode(torch.from_numpy(z)).detach(), x, atol=1e-9)
     assert np.allclose(flow.encode(torch.from_numpy(samples)).detach(), sampled_z, atol=1e-9)
     # The areas hold what they say.
@@ -539,7 +703,20 @@ def test_pairs_of_columns_are_drawn(capsys: Out, table_run: Path, tmp_path: Path
 
 
 def test_samples_as_a_scatter_plot(points_run: Path, tmp_path: Path) -> None:
-    assert run(["sample", str(points_run), "-n", "50", "--beside-data", "--out", str(tmp_path / "s.png")]) == 0
+    assert (
+        run(
+            [
+                "sample",
+                str(points_run),
+                "-n",
+                "50",
+                "--beside-data",
+                "--out",
+                str(tmp_path / "s.png"),
+            ]
+        )
+        == 0
+    )
     with Image.open(tmp_path / "s.png") as picture:
         assert picture.width > 1.5 * picture.height
 
@@ -557,7 +734,10 @@ def test_samples_do_not_depend_on_how_many_are_drawn(points_run: Path) -> None:
     flow = load_flow(points_run)
     whole = flow.sample(2100, seed=3, dtype=torch.float64)
     parts = torch.cat(
-        [flow.sample(count, seed=3, first=first, dtype=torch.float64) for first, count in ((0, 5), (5, 2000), (2005, 95))]
+        [
+            flow.sample(count, seed=3, first=first, dtype=torch.float64)
+            for first, count in ((0, 5), (5, 2000), (2005, 95))
+        ]
     )
     assert torch.allclose(whole, parts, rtol=1e-6)
     assert len(whole.unique(dim=0)) == 2100

@@ -20,7 +20,9 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def two_threads(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # the run is trained with one
+def two_threads(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:  # the run is trained with one
     """As torch comes on two cores, where nobody has chosen."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
@@ -50,7 +52,9 @@ def test_torch_takes_the_free_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.get_num_threads() == threads
     torch.set_num_threads(4)
     seen(monkeypatch, Cores(4, 1))
-    assert settle_threads(None, CPU) == "1 of 4 cores is busy: using 3 threads (--threads N to choose)"
+    assert (
+        settle_threads(None, CPU) == "1 of 4 cores is busy: using 3 threads (--threads N to choose)"
+    )
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -70,11 +74,24 @@ def test_who_has_chosen_is_not_overruled(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.usefixtures("two_threads")
 def test_commands_say_it_on_stderr(
-    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     line = "realnvp: 1 of 2 cores is busy: using 1 thread (--threads N to choose)\n"
     seen(monkeypatch, Cores(2, 1))
-    argv = ["sample", str(run_dir), "-n", "1", "--json", "--device", "cpu", "--out", str(tmp_path / "s.npy")]
+    argv = [
+        "sample",
+        str(run_dir),
+        "-n",
+        "1",
+        "--json",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "s.npy"),
+    ]
     assert command(argv) == 0
     said = capsys.readouterr()
     assert said.err.startswith(line)
@@ -154,10 +171,19 @@ def test_a_look_at_this_machine() -> None:
     assert 0 <= cores.busy <= cores.usable
 
 
-def test_a_training_that_goes_on_otherwise_says_so(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bits of a step depend on the number of threads, on the device and on the networks' arithmetic."""
-    short = dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, max_steps=1, precision="auto", tracker="none"))
-    longer, longest = (dataclasses.replace(short, train=dataclasses.replace(short.train, max_steps=n)) for n in (2, 3))
+def test_a_training_that_goes_on_otherwise_says_so(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bits of a step depend on the number of threads, on the device and on the networks'
+    arithmetic.
+    """
+    short = dataclasses.replace(
+        tiny, train=dataclasses.replace(tiny.train, max_steps=1, precision="auto", tracker="none")
+    )
+    longer, longest = (
+        dataclasses.replace(short, train=dataclasses.replace(short.train, max_steps=n))
+        for n in (2, 3)
+    )
     monkeypatch.setattr("realnvp.training.run.has_bfloat16", lambda device: False)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -168,7 +194,9 @@ def test_a_training_that_goes_on_otherwise_says_so(tiny: Config, tmp_path: Path,
     monkeypatch.setattr("realnvp.training.run.has_bfloat16", lambda device: True)
     torch.set_num_threads(2)
     try:
-        with pytest.warns(UserWarning, match="run: precision float32 -> bfloat16, threads 1 -> 2: it goes on"):
+        with pytest.warns(
+            UserWarning, match="run: precision float32 -> bfloat16, threads 1 -> 2: it goes on"
+        ):
             train(longest, tmp_path / "run", device="cpu")
     finally:
         torch.set_num_threads(1)
@@ -176,7 +204,9 @@ def test_a_training_that_goes_on_otherwise_says_so(tiny: Config, tmp_path: Path,
 
 def test_a_run_of_the_first_version_is_not_complained_of(tiny: Config, tmp_path: Path) -> None:
     """Its environment.json does not say in which precision it computed."""
-    short = dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, max_steps=1, tracker="none"))
+    short = dataclasses.replace(
+        tiny, train=dataclasses.replace(tiny.train, max_steps=1, tracker="none")
+    )
     train(short, tmp_path / "run", device="cpu")
     path = tmp_path / "run/environment.json"
     sittings = json.loads(path.read_text())
@@ -184,4 +214,8 @@ def test_a_run_of_the_first_version_is_not_complained_of(tiny: Config, tmp_path:
     path.write_text(json.dumps(sittings))
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        train(dataclasses.replace(short, train=dataclasses.replace(short.train, max_steps=2)), tmp_path / "run", device="cpu")
+        train(
+            dataclasses.replace(short, train=dataclasses.replace(short.train, max_steps=2)),
+            tmp_path / "run",
+            device="cpu",
+        )

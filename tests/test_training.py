@@ -85,9 +85,15 @@ def test_stopped_and_resumed_is_bit_equal(
         assert torch.equal(tensor, load_flow(tmp_path / "run").state_dict()[name])
 
 
-def test_a_signal_cuts_an_evaluation_short(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No batch of it is computed after the signal, and the resumed training makes up for it, also after a crash while it does."""
-    config = with_train(tiny, log_every=1, eval_images=180, average=0.9, tracker="none")  # 4 batches for moments, then 3
+def test_a_signal_cuts_an_evaluation_short(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No batch of it is computed after the signal, and the resumed training makes up for it, also
+    after a crash while it does.
+    """
+    config = with_train(
+        tiny, log_every=1, eval_images=180, average=0.9, tracker="none"
+    )  # 4 batches for moments, then 3
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, momentum=0.9))
     train(config, tmp_path / "whole", device="cpu")
     log_prob = Flow.log_prob
@@ -124,20 +130,34 @@ def test_a_signal_cuts_an_evaluation_short(tiny: Config, tmp_path: Path, monkeyp
 def assert_same_run(a: Path, b: Path) -> None:
     """All that two trainings left is equal, but for times and the checkpoint before the last."""
     assert_bit_equal(a, b)
-    lines = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (a, b)]
-    numbers = [[{name: value for name, value in line.items() if "second" not in name} for line in each] for each in lines]
+    lines = [
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (a, b)
+    ]
+    numbers = [
+        [{name: value for name, value in line.items() if "second" not in name} for line in each]
+        for each in lines
+    ]
     assert numbers[0] == numbers[1]
     states = [state for run in (a, b) if (state := RunDir(run).state)]
     timeless = [dataclasses.replace(state, seconds=0, training_seconds=0) for state in states]
     assert timeless[0] == timeless[1]
     files = [
-        sorted(path for kind in ("model", "samples") for path in (run / kind).rglob("*") if path.is_file()) for run in (a, b)
+        sorted(
+            path
+            for kind in ("model", "samples")
+            for path in (run / kind).rglob("*")
+            if path.is_file()
+        )
+        for run in (a, b)
     ]
     assert [path.relative_to(a) for path in files[0]] == [path.relative_to(b) for path in files[1]]
     assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
 
 
-def test_curves_go_on_without_a_gap(tiny: Config, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_curves_go_on_without_a_gap(
+    tiny: Config, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The points of the step that a training was stopped at are kept in TensorBoard's files, too."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -201,9 +221,13 @@ def test_a_step_that_is_not_finite_changes_nothing(
     assert all(tensor.isfinite().all() for tensor in final_tensors(tmp_path / "poisoned").values())
 
 
-def test_a_training_beyond_repair_says_where(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_beyond_repair_says_where(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(realnvp.training.train, "train_step", lambda run, x: (float("nan"), 0.0, 0))
-    with pytest.raises(TrainingFailed, match=r"step 19: loss nan.*20 such steps in a row; training images \[\d"):
+    with pytest.raises(
+        TrainingFailed, match=r"step 19: loss nan.*20 such steps in a row; training images \[\d"
+    ):
         train(with_train(tiny, max_steps=40), tmp_path / "run", device="cpu")
 
 
@@ -213,11 +237,25 @@ def short(preset: str, **model: Any) -> Config:
     Slow ones: a bias right before a batch norm has rounding for a gradient, which Adam divides by no more than its size.
     """
     config = PRESETS[preset]
-    counts = {"max_steps": 8, "eval_every": 8, "sample_every": 8, "eval_images": 40, "moment_batches": 2, "warmup": 2}
+    counts = {
+        "max_steps": 8,
+        "eval_every": 8,
+        "sample_every": 8,
+        "eval_images": 40,
+        "moment_batches": 2,
+        "warmup": 2,
+    }
     recipe = dataclasses.replace(
-        config.train, lr=config.train.lr / 10, **counts, batch_size=32, precision="float64", tracker="none"
+        config.train,
+        lr=config.train.lr / 10,
+        **counts,
+        batch_size=32,
+        precision="float64",
+        tracker="none",
     )
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **model), train=recipe)
+    return dataclasses.replace(
+        config, model=dataclasses.replace(config.model, **model), train=recipe
+    )
 
 
 SEVERAL = {
@@ -231,14 +269,18 @@ SEVERAL = {
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Each of these trainings by two processes, which are started once: NAME.json and its run, NAME. Only read it."""
+    """Each of these trainings by two processes, which are started once: NAME.json and its run,
+    NAME. Only read it.
+    """
     folder = tmp_path_factory.mktemp("two")
     rows = np.random.default_rng(0).standard_normal((60, 3))
     rows[:, 1] += rows[:, 0] ** 2
     np.save(folder / "rows.npy", rows)
     for name, config in SEVERAL.items():
         if name == "table":
-            config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=str(folder / "rows.npy")))
+            config = dataclasses.replace(
+                config, data=dataclasses.replace(config.data, source=str(folder / "rows.npy"))
+            )
         (folder / f"{name}.json").write_text(to_json(config))
     (folder / "each.py").write_text(
         "import sys\n"
@@ -249,20 +291,43 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "for config in sorted(Path(sys.argv[1]).glob('*.json')):\n"
         "    assert run(['train', '--config', str(config), '--run-dir', str(config.with_suffix('')), '--device', 'cpu']) == 0\n"
     )
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(folder / "each.py"), str(folder)]
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(folder / "each.py"),
+        str(folder),
+    ]
     subprocess.run([sys.executable, *launch], check=True, capture_output=True, timeout=600)
     return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SEVERAL)
-def test_two_processes_take_the_steps_of_one(two_processes: Path, tmp_path: Path, name: str) -> None:
+def test_two_processes_take_the_steps_of_one(
+    two_processes: Path, tmp_path: Path, name: str
+) -> None:
     train(read_config(two_processes / f"{name}.json"), tmp_path / "one", device="cpu")
     one, both = final_tensors(tmp_path / "one"), final_tensors(two_processes / name)
     assert one.keys() == both.keys()
-    assert max((one[name] - both[name]).abs().max().item() for name in one if not name.endswith(".step")) < 1e-9
-    lines = [json.loads((run / "metrics.jsonl").read_text().splitlines()[-1]) for run in (tmp_path / "one", two_processes / name)]
-    found = [line["validation_log_likelihood" if name == "table" else "validation_bits_per_dim"] for line in lines]
+    assert (
+        max(
+            (one[name] - both[name]).abs().max().item()
+            for name in one
+            if not name.endswith(".step")
+        )
+        < 1e-9
+    )
+    lines = [
+        json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+        for run in (tmp_path / "one", two_processes / name)
+    ]
+    found = [
+        line["validation_log_likelihood" if name == "table" else "validation_bits_per_dim"]
+        for line in lines
+    ]
     assert abs(found[0] - found[1]) < 1e-9
 
 
@@ -274,7 +339,9 @@ def test_best_model_is_chosen_without_the_test_set(
 
     def without_test(*args: Any, **settings: Any) -> Any:
         splits = prepare(*args, **settings)
-        return dataclasses.replace(splits, splits={**splits.splits, "test": np.zeros_like(splits.test)})
+        return dataclasses.replace(
+            splits, splits={**splits.splits, "test": np.zeros_like(splits.test)}
+        )
 
     monkeypatch.setattr(realnvp.training.run, "prepare", without_test)
     train(tiny, tmp_path / "run", device="cpu")
@@ -283,16 +350,25 @@ def test_best_model_is_chosen_without_the_test_set(
     assert files[0] == files[1]
 
 
-def test_speed_is_that_of_the_steps_alone(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speed_is_that_of_the_steps_alone(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ticks = iter(range(10**6))
-    monkeypatch.setattr(realnvp.training.train, "clock", lambda: float(next(ticks)))  # each step takes one second
+    monkeypatch.setattr(
+        realnvp.training.train, "clock", lambda: float(next(ticks))
+    )  # each step takes one second
     train(with_train(tiny, max_steps=6, log_every=2, eval_every=2), tmp_path / "run", device="cpu")
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert [line["images_per_second"] for line in lines if "images_per_second" in line] == [tiny.train.batch_size] * 3
+    assert [line["images_per_second"] for line in lines if "images_per_second" in line] == [
+        tiny.train.batch_size
+    ] * 3
 
 
 def test_evaluations_leave_the_training_alone(tiny: Config, tmp_path: Path) -> None:
-    """Moments that are re-estimated for an evaluation are put back. With rho = .9 the next steps would depend on them."""
+    """Moments that are re-estimated for an evaluation are put back.
+
+    With rho = .9 the next steps would depend on them.
+    """
     config = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, momentum=0.9))
     for name, every in (("often", 2), ("once", 12)):
         train(with_train(config, eval_every=every), tmp_path / name, device="cpu")
@@ -315,7 +391,9 @@ def test_changed_data_are_told(tiny: Config, run_dir: Path, tmp_path: Path) -> N
         train(tiny, tmp_path / "run", device="cpu")
 
 
-def test_a_training_that_never_began_does_not_claim_its_folder(tiny: Config, tmp_path: Path) -> None:
+def test_a_training_that_never_began_does_not_claim_its_folder(
+    tiny: Config, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=r"train\.batch_size"):
         train(with_train(tiny, batch_size=100_000), tmp_path / "run", device="cpu")
     assert train(dataclasses.replace(tiny, seed=1), tmp_path / "run", device="cpu").step == 12
@@ -323,7 +401,11 @@ def test_a_training_that_never_began_does_not_claim_its_folder(tiny: Config, tmp
 
 def test_best_is_the_lowest_on_validation(run_dir: Path) -> None:
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    validation = {line["step"]: line["validation_bits_per_dim"] for line in lines if "validation_bits_per_dim" in line}
+    validation = {
+        line["step"]: line["validation_bits_per_dim"]
+        for line in lines
+        if "validation_bits_per_dim" in line
+    }
     assert len(validation) == 2
     facts = json.loads((newest_intact(run_dir / "model", "best")[0] or {})["facts.json"])
     assert facts["step"] == min(validation, key=lambda step: validation[step])
@@ -331,26 +413,52 @@ def test_best_is_the_lowest_on_validation(run_dir: Path) -> None:
 
 
 def test_the_penalty_is_in_the_loss(tiny: Config, tmp_path: Path) -> None:
-    """With a weight that outdoes everything else, each trained gain shrinks by the whole of Adam's three steps."""
+    """With a weight that outdoes everything else, each trained gain shrinks by the whole of Adam's
+    three steps.
+    """
     config = with_train(tiny, max_steps=3, lr=1e-2, l2=1e6)
     train(config, tmp_path / "run", device="cpu")
     tensors, start = final_tensors(tmp_path / "run"), build(config).state_dict()
-    shrunk = torch.cat([(start[name] - tensors[f"flow.{name}"]).flatten() for name in start if name.endswith("gain")])
+    shrunk = torch.cat(
+        [
+            (start[name] - tensors[f"flow.{name}"]).flatten()
+            for name in start
+            if name.endswith("gain")
+        ]
+    )
     assert torch.allclose(shrunk, torch.tensor(0.03), rtol=1e-2)
 
 
 def test_early_stopping(tiny: Config, tmp_path: Path) -> None:
-    """With a learning rate that ruins the model, it stops after `patience` evaluations and keeps the best."""
-    state = train(with_train(tiny, max_steps=200, eval_every=2, patience=2, lr=0.5), tmp_path / "run", device="cpu")
+    """With a learning rate that ruins the model, it stops after `patience` evaluations and keeps
+    the best.
+    """
+    state = train(
+        with_train(tiny, max_steps=200, eval_every=2, patience=2, lr=0.5),
+        tmp_path / "run",
+        device="cpu",
+    )
     assert state.step < 200
     assert state.evaluations_since_best == 2
     facts = json.loads((newest_intact(tmp_path / "run/model", "best")[0] or {})["facts.json"])
     assert facts["step"] == state.best_step < state.step
-    assert train(with_train(tiny, max_steps=200, eval_every=2, patience=2, lr=0.5), tmp_path / "run", device="cpu") == state
+    assert (
+        train(
+            with_train(tiny, max_steps=200, eval_every=2, patience=2, lr=0.5),
+            tmp_path / "run",
+            device="cpu",
+        )
+        == state
+    )
 
 
 def test_fine_tuning_starts_with_given_weights(tiny: Config, run_dir: Path, tmp_path: Path) -> None:
-    state = train(with_train(tiny, max_steps=1, eval_every=1, lr=1e-12), tmp_path / "run", device="cpu", init_from=run_dir)
+    state = train(
+        with_train(tiny, max_steps=1, eval_every=1, lr=1e-12),
+        tmp_path / "run",
+        device="cpu",
+        init_from=run_dir,
+    )
     assert state.step == 1
     for name, parameter in load_flow(tmp_path / "run").named_parameters():
         assert (parameter - dict(load_flow(run_dir).named_parameters())[name]).abs().max() < 1e-6
@@ -359,21 +467,31 @@ def test_fine_tuning_starts_with_given_weights(tiny: Config, run_dir: Path, tmp_
         train(wider, tmp_path / "wider", device="cpu", init_from=run_dir)
 
 
-def test_bfloat16_stays_in_the_networks(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """State z and log-det are float32 in every bijection, also while the networks compute in bfloat16; so are stored numbers."""
+def test_bfloat16_stays_in_the_networks(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """State z and log-det are float32 in every bijection, also while the networks compute in
+    bfloat16; so are stored numbers.
+    """
     seen: set[torch.dtype] = set()
     inside: set[torch.dtype] = set()
 
     def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
         for module in run.flow.modules():
             if isinstance(module, realnvp.bijections.Bijection):
-                module.register_forward_hook(lambda layer, inputs, outputs: seen.update(tensor.dtype for tensor in outputs))
+                module.register_forward_hook(
+                    lambda layer, inputs, outputs: seen.update(tensor.dtype for tensor in outputs)
+                )
             if isinstance(module, realnvp.networks.layers.WeightNormConv):
                 module.register_forward_hook(lambda layer, inputs, output: inside.add(output.dtype))
         return step_of_the_loop(run, x)
 
     monkeypatch.setattr(realnvp.training.train, "train_step", train_step)
-    train(with_train(tiny, max_steps=1, eval_every=1, precision="bfloat16"), tmp_path / "run", device="cpu")
+    train(
+        with_train(tiny, max_steps=1, eval_every=1, precision="bfloat16"),
+        tmp_path / "run",
+        device="cpu",
+    )
     assert inside == {torch.bfloat16, torch.float32}  # float32 in validation
     assert seen == {torch.float32, torch.float64}  # float64 in validation and samples
     assert {tensor.dtype for tensor in final_tensors(tmp_path / "run").values()} == {torch.float32}
@@ -394,7 +512,11 @@ def test_the_inverse_does_not_drift(tmp_path: Path) -> None:
 def test_it_learns_the_digits(tiny: Config, tmp_path: Path) -> None:
     """Clearly better than independent pixels, each with its own 17 frequencies, 2.396 bits/dim."""
     config = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, width=16))
-    train(with_train(config, max_steps=300, eval_every=100, save_every=300), tmp_path / "run", device="cpu")
+    train(
+        with_train(config, max_steps=300, eval_every=100, save_every=300),
+        tmp_path / "run",
+        device="cpu",
+    )
     result = evaluate(load_flow(tmp_path / "run"), tmp_path / "run")
     assert isinstance(result, OfImages)
     assert result.num_images == 180

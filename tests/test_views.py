@@ -1,4 +1,6 @@
-"""The density averaged over the views that training showed: the same for each view; what `evaluate --views` prints."""
+"""The density averaged over the views that training showed: the same for each view; what `evaluate
+--views` prints.
+"""
 
 import dataclasses
 import json
@@ -19,12 +21,17 @@ from realnvp.flows.build import build
 from realnvp.training.batches import Batches
 
 ALL = DataConfig(shape=(3, 8, 8), flip=True, turn=True, recolour=True)
-OPTIONS = [dict(zip(("flip", "turn", "recolour"), on, strict=True)) for on in [*product((False, True), repeat=3)][1:]]
+OPTIONS = [
+    dict(zip(("flip", "turn", "recolour"), on, strict=True))
+    for on in [*product((False, True), repeat=3)][1:]
+]
 
 
 @pytest.mark.parametrize("on", OPTIONS, ids=str)
 def test_the_views_are_what_training_shows(on: dict[str, bool]) -> None:
-    """Each once, the image itself first, closed under one another; each image of a batch is one of its views, and all come."""
+    """Each once, the image itself first, closed under one another; each image of a batch is one of
+    its views, and all come.
+    """
     image = np.arange(3 * 4 * 4, dtype=np.uint8).reshape(1, 4, 4, 3)
     base = PRESETS["photos"]
     data = dataclasses.replace(base.data, **on)
@@ -34,19 +41,27 @@ def test_the_views_are_what_training_shows(on: dict[str, bool]) -> None:
     assert len(seen) == len(views) == 2 ** on["flip"] * 4 ** on["turn"] * 6 ** on["recolour"]
     assert torch.equal(views[0](x), x)
     assert {tuple(a(b(x)).flatten().tolist()) for a in views for b in views} == seen
-    config = dataclasses.replace(base, data=data, train=dataclasses.replace(base.train, batch_size=500))
+    config = dataclasses.replace(
+        base, data=data, train=dataclasses.replace(base.train, batch_size=500)
+    )
     batch = Batches(image.repeat(500, 0), config, device=torch.device("cpu")).at(0)
     assert {tuple(one.floor().byte().flatten().tolist()) for one in batch} == seen
 
 
 def test_the_average_over_views_is_a_density_of_its_own() -> None:
-    """log of the mean of p over the views; the same for each view of an image; a flow's own where there is one view."""
+    """log of the mean of p over the views; the same for each view of an image; a flow's own where
+    there is one view.
+    """
     config = Config(data=ALL, model=ModelConfig(width=4, num_blocks=1))
     flow = build(config).double().eval()
     with torch.no_grad():
         for parameter in flow.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        x = 256 * torch.rand(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+            parameter += 0.1 * torch.randn(
+                parameter.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+            )
+        x = 256 * torch.rand(
+            2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+        )
         views = views_of(ALL, (3, 8, 8))
         whole = averaged(flow.log_prob, x, views)
         each = torch.stack([flow.log_prob(view(x)) for view in views])
@@ -59,12 +74,32 @@ def test_the_average_over_views_is_a_density_of_its_own() -> None:
 
 
 def test_evaluate_over_views(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Beside the flow's own number, which stays what it is; refused where training showed nothing but the images."""
+    """Beside the flow's own number, which stays what it is; refused where training showed nothing
+    but the images.
+    """
     images = np.random.default_rng(0).integers(17, size=(60, 8, 8)).astype(np.uint8)
     np.save(tmp_path / "images.npy", images)
     trained = [
-        *("train", "images", "--data.source", str(tmp_path / "images.npy"), "--model.width", "4", "--model.num-blocks", "1"),
-        *("--train.max-steps", "2", "--train.batch-size", "8", "--train.moment-batches", "2", "--train.tracker", "none"),
+        *(
+            "train",
+            "images",
+            "--data.source",
+            str(tmp_path / "images.npy"),
+            "--model.width",
+            "4",
+            "--model.num-blocks",
+            "1",
+        ),
+        *(
+            "--train.max-steps",
+            "2",
+            "--train.batch-size",
+            "8",
+            "--train.moment-batches",
+            "2",
+            "--train.tracker",
+            "none",
+        ),
         *("--device", "cpu", "--run-dir"),
     ]
     assert run([*trained, str(tmp_path / "plain")]) == 0
@@ -79,7 +114,9 @@ def test_evaluate_over_views(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert result.pop("seconds") >= 0
     assert result == {key: plain[key] for key in result}
     held_out = np.load(tmp_path / "run" / "data" / "test.npy").transpose(0, 3, 1, 2)
-    expected = realnvp.bits_per_dim(realnvp.load_flow(tmp_path / "run"), held_out, noise_draws=2, views=True)
+    expected = realnvp.bits_per_dim(
+        realnvp.load_flow(tmp_path / "run"), held_out, noise_draws=2, views=True
+    )
     assert views["count"] == 8
     assert views["bits_per_dim"] == pytest.approx(expected.mean, abs=1e-6)
     assert views["standard_error"] == pytest.approx(expected.standard_error, abs=1e-6)
@@ -107,6 +144,17 @@ def test_views_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     flow = build(Config(data=ALL, model=ModelConfig(width=4, num_blocks=1)))
     realnvp.save_flow(flow, tmp_path / "flow")
     np.save(tmp_path / "wide.npy", np.zeros((3, 8, 16, 3), np.uint8))
-    assert run(["evaluate", str(tmp_path / "flow"), "--views", "--data.source", str(tmp_path / "wide.npy")]) == 2
+    assert (
+        run(
+            [
+                "evaluate",
+                str(tmp_path / "flow"),
+                "--views",
+                "--data.source",
+                str(tmp_path / "wide.npy"),
+            ]
+        )
+        == 2
+    )
     error = f"--views: turned images must be square, these are 8x16, {tmp_path / 'wide.npy'}"
     assert error in capsys.readouterr().err

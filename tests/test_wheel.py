@@ -1,4 +1,6 @@
-"""The wheel, built and installed into an environment of its own: what a user gets, not what lies in this folder."""
+"""The wheel, built and installed into an environment of its own: what a user gets, not what lies
+in this folder.
+"""
 
 import os
 import site
@@ -29,13 +31,30 @@ mean: float = result.mean
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of a new environment with the wheel; torch and the rest come from the one that runs the tests."""
+    """The interpreter of a new environment with the wheel; torch and the rest come from the one
+    that runs the tests.
+    """
     folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder], cwd=ROOT, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder],
+        cwd=ROOT,
+        check=True,
+    )
     (wheel,) = folder.glob("realnvp-*.whl")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "env"], check=True)
     python = folder / "env" / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--quiet", wheel]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--quiet",
+        wheel,
+    ]
     subprocess.run(pip, check=True, env=clean())
     (packages,) = (folder / "env" / "lib").glob("python*/site-packages")
     (packages / "others.pth").write_text(
@@ -45,7 +64,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def clean() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {"OMP_NUM_THREADS": "1"}
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {
+        "OMP_NUM_THREADS": "1"
+    }
 
 
 def run(*words: str | Path, cwd: Path) -> str:
@@ -67,7 +88,9 @@ def test_the_command_runs(python: Path, run_dir: Path, tmp_path: Path) -> None:
     command = python.with_name("realnvp")
     assert run(command, "--help", cwd=tmp_path).startswith("usage: realnvp")
     assert "bits/dim" in run(command, "evaluate", run_dir, "--noise-draws", "1", cwd=tmp_path)
-    run(command, "sample", "digits-small", "-n", "4", "--out", "samples.png", cwd=tmp_path)  # weights are in the wheel, too
+    run(
+        command, "sample", "digits-small", "-n", "4", "--out", "samples.png", cwd=tmp_path
+    )  # weights are in the wheel, too
     assert (tmp_path / "samples.png").stat().st_size > 0
 
 

@@ -20,7 +20,10 @@ def answer(out: Out, *argv: str | Path, code: int = 0) -> dict[str, object]:
 
 
 def refused(out: Out, *argv: str | Path, unchanged: Iterable[Path] = (), code: int = 2) -> str:
-    """The one line of a command that refuses its input. Nothing changes in the folders of `unchanged`."""
+    """The one line of a command that refuses its input.
+
+    Nothing changes in the folders of `unchanged`.
+    """
     before = listing(*unchanged)
     assert run([*map(str, argv)]) == code
     captured = out.readouterr()

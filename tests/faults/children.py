@@ -1,4 +1,6 @@
-"""Commands in processes of their own, forked from this one, which has loaded all that they need: a new Python takes seconds."""
+"""Commands in processes of their own, forked from this one, which has loaded all that they need: a
+new Python takes seconds.
+"""
 
 import contextlib
 import faulthandler
@@ -23,7 +25,9 @@ LIMIT = 600.0  # seconds: none of these commands takes more than a few on an idl
 class Child:
     """A realnvp command at work; what it prints goes to a file."""
 
-    def __init__(self, argv: Sequence[str | Path], log: Path, first: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self, argv: Sequence[str | Path], log: Path, first: Callable[[], object] = lambda: None
+    ) -> None:
         """first: called in the child before the command, to prepare its fault."""
         self.log = log
         self.code: int | None = None
@@ -53,7 +57,9 @@ class Child:
         return self.code
 
     def kill(self, after: float, signum: int = signal.SIGKILL) -> float | None:
-        """How long it went on after the signal, which comes so many seconds after its start; None if it had ended well before."""
+        """How long it went on after the signal, which comes so many seconds after its start; None
+        if it had ended well before.
+        """
         if self.wait(after) is None:
             os.kill(self.pid, signum)
         sent = time.monotonic()
@@ -72,7 +78,9 @@ class Child:
         return time.monotonic() - self.began
 
     def complain(self, *words: str) -> str:
-        """Its words; AssertionError if it does not exit with 2 and one line that has all of these words."""
+        """Its words; AssertionError if it does not exit with 2 and one line that has all of these
+        words.
+        """
         code, said = self.wait(), self.log.read_text()
         lines = [line for line in said.splitlines() if line.startswith("realnvp: error: ")]
         assert (code, len(lines)) == (2, 1), said
@@ -88,7 +96,9 @@ def _become(argv: list[str], log: Path, first: Callable[[], object]) -> None:
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         faulthandler.enable(descriptor)
-        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+        sys.stdout, sys.stderr = (
+            os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2)
+        )
         for state in (AcceleratorState, GradientState, PartialState):
             state._reset_state()
         try:

@@ -30,11 +30,17 @@ class Killed(NamedTuple):
     """From signal to end, at most."""
 
 
-def kill(subject: Subject, times: int, folder: Path, choose: random.Random, signum: int = signal.SIGKILL) -> Killed:
-    """Kill the command so many times; AssertionError if it does not end as one that was left alone."""
+def kill(
+    subject: Subject, times: int, folder: Path, choose: random.Random, signum: int = signal.SIGKILL
+) -> Killed:
+    """Kill the command so many times; AssertionError if it does not end as one that was left
+    alone.
+    """
     warm()
     log, kills, runs, lost, longest = folder / "log", 0, 0, 0, 0.0
-    whole = min(Child([*subject.command, folder / f"whole-{i}"], log).succeed() for i in range(3))  # other work may come between
+    whole = min(
+        Child([*subject.command, folder / f"whole-{i}"], log).succeed() for i in range(3)
+    )  # other work may come between
     expected = subject.wrote(folder / "whole-0")
     while kills < times:
         out = folder / f"run-{runs}"
@@ -53,7 +59,9 @@ def kill(subject: Subject, times: int, folder: Path, choose: random.Random, sign
 
 
 def lost_steps(run: Path) -> int:
-    """How many steps a killed training had done after its last checkpoint; AssertionError if half of one can be seen."""
+    """How many steps a killed training had done after its last checkpoint; AssertionError if half
+    of one can be seen.
+    """
     files, complaints = newest_intact(run / "checkpoints", "step")
     assert complaints == []
     metrics = run / "metrics.jsonl"
@@ -68,13 +76,23 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=100, help="kills of each")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--signals", nargs="*", default=["SIGKILL", "SIGTERM", "SIGINT"], help="only these")
+    parser.add_argument(
+        "--signals", nargs="*", default=["SIGKILL", "SIGTERM", "SIGINT"], help="only these"
+    )
     given = parser.parse_args()
-    print("| signal | to | times | ended bit-equal | most steps lost (save_every = 3) | ends within |\n|---|---|---|---|---|---|")
+    print(
+        "| signal | to | times | ended bit-equal | most steps lost (save_every = 3) | ends within |\n|---|---|---|---|---|---|"
+    )
     cases = [(name, signal.SIGKILL) for name in SUBJECTS]
     cases += [("training", signal.SIGTERM), ("training", signal.SIGINT)]
     for name, signum in [case for case in cases if case[1].name in given.signals]:
         with tempfile.TemporaryDirectory() as place:
-            killed = kill(SUBJECTS[name](Path(place)), given.times, Path(place), random.Random(given.seed), signum)
+            killed = kill(
+                SUBJECTS[name](Path(place)),
+                given.times,
+                Path(place),
+                random.Random(given.seed),
+                signum,
+            )
         cells = f"{killed.runs} of {killed.runs} runs | {killed.lost if name == 'training' else '-'} | {killed.seconds:.2f} s"
         print(f"| {signum.name} | {name} | {killed.kills} | {cells} |", flush=True)

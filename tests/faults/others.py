@@ -22,13 +22,21 @@ from .subjects import TINY
 TIMEOUT = 5.0
 
 
-def joined(command: Sequence[str | Path], folder: Path, first: Callable[[int], object] = lambda rank: None) -> list[Child]:
+def joined(
+    command: Sequence[str | Path], folder: Path, first: Callable[[int], object] = lambda rank: None
+) -> list[Child]:
     """Two processes of one training; first(rank) prepares a fault in them."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = str(found.getsockname()[1])
-    # One thread, as torchrun sets it: Accelerate would take one for each core, and after a fork OpenMP may wait for ever.
-    both = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    # One thread, as torchrun sets it: Accelerate would take one for each core, and after a fork
+    # OpenMP may wait for ever.
+    both = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": "2",
+        "OMP_NUM_THREADS": "1",
+    }
 
     def begin(rank: int) -> None:
         os.environ.update(both | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
@@ -42,13 +50,28 @@ def pair(folder: Path) -> list[Child]:
 
     The first step is taken by this process: on a slow machine neither then waits long for what the other loads or prepares.
     """
-    begun, endless = (dataclasses.replace(TINY.train, max_steps=steps, timeout=TIMEOUT) for steps in (1, 100_000))
+    begun, endless = (
+        dataclasses.replace(TINY.train, max_steps=steps, timeout=TIMEOUT) for steps in (1, 100_000)
+    )
     train(dataclasses.replace(TINY, train=begun), folder / "run", device="cpu")
     (folder / "config.json").write_text(to_json(dataclasses.replace(TINY, train=endless)))
-    two = joined(("train", "--config", folder / "config.json", "--device", "cpu", "--run-dir", folder / "run"), folder)
+    two = joined(
+        (
+            "train",
+            "--config",
+            folder / "config.json",
+            "--device",
+            "cpu",
+            "--run-dir",
+            folder / "run",
+        ),
+        folder,
+    )
     metrics = folder / "run" / "metrics.jsonl"
     while '"step": 3' not in metrics.read_text():
-        assert [child.wait(0) for child in two] == [None, None], [child.log.read_text() for child in two]
+        assert [child.wait(0) for child in two] == [None, None], [
+            child.log.read_text() for child in two
+        ]
         time.sleep(0.01)
     return two
 
@@ -74,9 +97,14 @@ def survivor(folder: Path, *, victim: int, fault: signal.Signals) -> tuple[str, 
 
 
 if __name__ == "__main__":
-    print(f"| fault | process | said after | ended after | (train.timeout = {TIMEOUT:g} s)\n|---|---|---|---|---|")
+    print(
+        f"| fault | process | said after | ended after | (train.timeout = {TIMEOUT:g} s)\n|---|---|---|---|---|"
+    )
     for fault in (signal.SIGKILL, signal.SIGSTOP):
         for victim in (0, 1):
             with tempfile.TemporaryDirectory() as place:
                 words, said, ended = survivor(Path(place), victim=victim, fault=fault)
-            print(f"| {fault.name} | {victim} | {said:.2f} s | {ended:.2f} s | {words.splitlines()[-1]} |", flush=True)
+            print(
+                f"| {fault.name} | {victim} | {said:.2f} s | {ended:.2f} s | {words.splitlines()[-1]} |",
+                flush=True,
+            )

@@ -35,8 +35,12 @@ from .children import Child
 from .subjects import SUBJECTS, TINY, Subject, differences, training, warm
 
 
-def flips(run: Path, times: int, choose: random.Random, *, files: Sequence[Path] = ()) -> Counter[str]:
-    """How many changes were told in which files of a finished run; AssertionError if one is not, or another file is named."""
+def flips(
+    run: Path, times: int, choose: random.Random, *, files: Sequence[Path] = ()
+) -> Counter[str]:
+    """How many changes were told in which files of a finished run; AssertionError if one is not,
+    or another file is named.
+    """
     told, files = Counter[str](), files or _protected(run)
     for _ in range(times):
         path = choose.choice(files)
@@ -61,7 +65,11 @@ def changed(content: bytes, choose: random.Random) -> bytes:
 
 def _protected(run: Path) -> list[Path]:
     """The files of the newest checkpoint, of the best model, and the data."""
-    folders = [numbered(run / "checkpoints", "step")[-1], numbered(run / "model", "best")[-1], run / "data"]
+    folders = [
+        numbered(run / "checkpoints", "step")[-1],
+        numbered(run / "model", "best")[-1],
+        run / "data",
+    ]
     return sorted(path for folder in folders for path in folder.iterdir())
 
 
@@ -82,7 +90,8 @@ def _expect(run: Path, path: Path) -> None:
             words = str(error)
         else:
             raise AssertionError(f"{path}: its change was not told")
-    # A changed manifest no longer matches a file that is intact, and dataset.json says what the arrays should be.
+    # A changed manifest no longer matches a file that is intact, and dataset.json says what the
+    # arrays should be.
     assert str(path.parent) in words, (path, words)
 
 
@@ -93,13 +102,17 @@ def full(subject: Subject, folder: Path, *, at: Callable[[int], list[int]]) -> i
     """
     warm()
     log, counted = folder / "log", folder / "writes"
-    Child([*subject.command, folder / "whole"], log, lambda: _fsync(lambda n: counted.write_text(str(n)))).succeed()
+    Child(
+        [*subject.command, folder / "whole"],
+        log,
+        lambda: _fsync(lambda n: counted.write_text(str(n))),
+    ).succeed()
     expected, chosen = subject.wrote(folder / "whole"), at(int(counted.read_text()))
     for number in chosen:
         out = folder / f"full-{number}"
-        Child([*subject.command, out], log, lambda number=number: _fsync(_no_space_at(number))).complain(
-            str(out), "No space left on device", "errno 28"
-        )
+        Child(
+            [*subject.command, out], log, lambda number=number: _fsync(_no_space_at(number))
+        ).complain(str(out), "No space left on device", "errno 28")
         Child([*subject.command, out], log).succeed()
         assert (wrong := differences(subject.wrote(out), expected)) == [], (out, wrong)
     return len(chosen)
@@ -130,7 +143,9 @@ def slow(subject: Subject, folder: Path, seconds: float) -> None:
     """AssertionError if a disk that takes its time changes what is written."""
     log = folder / "log"
     Child([*subject.command, folder / "fast"], log).succeed()
-    Child([*subject.command, folder / "slow"], log, lambda: _fsync(lambda n: time.sleep(seconds))).succeed()
+    Child(
+        [*subject.command, folder / "slow"], log, lambda: _fsync(lambda n: time.sleep(seconds))
+    ).succeed()
     assert differences(subject.wrote(folder / "slow"), subject.wrote(folder / "fast")) == []
 
 
@@ -146,26 +161,40 @@ def vanishing(subject: Subject, folder: Path) -> str:
     def patch() -> None:
         realnvp.training.train.train_step = deleting  # type: ignore[assignment]
 
-    return Child([*subject.command, folder / "gone"], folder / "log", patch).complain(str(folder / "gone"), "errno 2")
+    return Child([*subject.command, folder / "gone"], folder / "log", patch).complain(
+        str(folder / "gone"), "errno 2"
+    )
 
 
 @contextmanager
 def tmpfs(place: Path, kilobytes: int) -> Iterator[Callable[[str], None]]:
-    """A file system of its own of that size at a place, and a function that mounts it anew with other options."""
+    """A file system of its own of that size at a place, and a function that mounts it anew with
+    other options.
+    """
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "tmpfs", str(place), "-o"]
     subprocess.run([*mount, f"size={kilobytes}k"], check=True, capture_output=True)
     try:
-        yield lambda options: subprocess.run([*mount, f"remount,{options}"], check=True, capture_output=True) and None
+        yield (
+            lambda options: (
+                subprocess.run([*mount, f"remount,{options}"], check=True, capture_output=True)
+                and None
+            )
+        )
     finally:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def really_full(subject: Subject, folder: Path) -> tuple[int, int]:
-    """At how many sizes of a small disk the command was refused, and at how many it ended; it then ends on a larger one."""
+    """At how many sizes of a small disk the command was refused, and at how many it ended; it then
+    ends on a larger one.
+    """
     log, whole = folder / "log", folder / "whole-disk"
     Child([*subject.command, whole], log).succeed()
-    expected, needed = subject.wrote(whole), sum(path.stat().st_size for path in whole.rglob("*")) // 1024
+    expected, needed = (
+        subject.wrote(whole),
+        sum(path.stat().st_size for path in whole.rglob("*")) // 1024,
+    )
     refused, sizes = 0, range(4, 2 * needed, max(4, needed // 12))
     for size in sizes:
         disk = folder / f"disk-{size}"
@@ -187,7 +216,9 @@ def read_only(subject: Subject, folder: Path) -> str:
         Child([*subject.command, disk / "out"], log).succeed()
         before = subject.wrote(disk / "out")
         remount("ro")
-        said = Child([*subject.command, disk / "new"], log).complain(str(disk / "new"), "Read-only file system", "errno 30")
+        said = Child([*subject.command, disk / "new"], log).complain(
+            str(disk / "new"), "Read-only file system", "errno 30"
+        )
         assert differences(subject.wrote(disk / "out"), before) == []
     return said
 
@@ -196,20 +227,32 @@ def _print_all(times: int, seed: int) -> None:
     with tempfile.TemporaryDirectory() as place:
         realnvp.training.train.train(TINY, place, device="cpu")
         told = flips(Path(place), times, random.Random(seed))
-    print(f"flips and truncations told: {sum(told.values())} of {times} ({dict(sorted(told.items()))})", flush=True)
+    print(
+        f"flips and truncations told: {sum(told.values())} of {times} ({dict(sorted(told.items()))})",
+        flush=True,
+    )
     for name, make in SUBJECTS.items():
         with tempfile.TemporaryDirectory() as place:
             subject = make(Path(place))
             writes = full(subject, Path(place), at=lambda n: [*range(1, n + 1)])
-            print(f"{name}: a full disk at each of {writes} writes: told, then ended equal", flush=True)
+            print(
+                f"{name}: a full disk at each of {writes} writes: told, then ended equal",
+                flush=True,
+            )
             slow(subject, Path(place), 0.05)
             print(f"{name}: a disk of 50 ms a write: equal", flush=True)
             if os.geteuid() == 0:
                 refused, ended = really_full(subject, Path(place))
-                print(f"{name}: on {refused} disks too small told, then ended; on {ended} ended", flush=True)
+                print(
+                    f"{name}: on {refused} disks too small told, then ended; on {ended} ended",
+                    flush=True,
+                )
                 print(f"{name}: {read_only(subject, Path(place))}", flush=True)
             else:
-                print(f"{name}: a full tmpfs and a read-only one NOT TRIED: only root may mount", flush=True)
+                print(
+                    f"{name}: a full tmpfs and a read-only one NOT TRIED: only root may mount",
+                    flush=True,
+                )
     with tempfile.TemporaryDirectory() as place:
         print(f"training: {vanishing(training(Path(place)), Path(place))}")
 

@@ -21,7 +21,9 @@ TINY = Config(
     "digits",
     DataConfig("digits", shape=(1, 8, 8), levels=17),
     ModelConfig(num_scales=1, width=4, num_blocks=0),
-    TrainConfig(max_steps=14, batch_size=8, eval_images=20, moment_batches=20, tracker="none", **EVERY),
+    TrainConfig(
+        max_steps=14, batch_size=8, eval_images=20, moment_batches=20, tracker="none", **EVERY
+    ),
 )
 Content = dict[str, bytes]
 
@@ -44,14 +46,18 @@ def warm() -> None:
 def training(folder: Path) -> Subject:
     """A training of TINY."""
     (folder / "config.json").write_text(to_json(TINY))
-    return Subject(("train", "--config", folder / "config.json", "--device", "cpu", "--run-dir"), _of_training)
+    return Subject(
+        ("train", "--config", folder / "config.json", "--device", "cpu", "--run-dir"), _of_training
+    )
 
 
 def preparation(folder: Path) -> Subject:
     """A preparation of 60 pictures, in blocks of eight."""
     pictures = folder / "pictures"
     pictures.mkdir()
-    for i, pixels in enumerate(np.random.default_rng(0).integers(256, size=(60, 32, 32)).astype(np.uint8)):
+    for i, pixels in enumerate(
+        np.random.default_rng(0).integers(256, size=(60, 32, 32)).astype(np.uint8)
+    ):
         Image.fromarray(pixels).save(pictures / f"{i:02}.png")
     importlib.import_module("realnvp.data.prepared").BLOCK_BYTES = 8 * 32 * 32
     return Subject(("prepare", "images", "--source", pictures, "--out"), files_of)
@@ -60,22 +66,36 @@ def preparation(folder: Path) -> Subject:
 def figures(folder: Path) -> Subject:
     """Figures of a run, with their arrays."""
     train(TINY, folder / "run", device="cpu")
-    return Subject(("figures", folder / "run", "--only", "samples", "--only", "manifold", "--arrays", "--out"), files_of)
+    return Subject(
+        ("figures", folder / "run", "--only", "samples", "--only", "manifold", "--arrays", "--out"),
+        files_of,
+    )
 
 
-SUBJECTS: dict[str, Callable[[Path], Subject]] = {"training": training, "preparation": preparation, "figures": figures}
+SUBJECTS: dict[str, Callable[[Path], Subject]] = {
+    "training": training,
+    "preparation": preparation,
+    "figures": figures,
+}
 
 
 def files_of(folder: Path) -> Content:
     """All files below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def _of_training(run: Path) -> Content:
     content = {name: data for name, data in files_of(run).items() if name != "environment.json"}
     lines = [json.loads(line) for line in content.pop("metrics.jsonl").splitlines()]
-    timeless = [{key: value for key, value in line.items() if "second" not in key} for line in lines]
-    # Of checkpoints the last counts, since the one before is that of the last stop, if one came; its state holds seconds.
+    timeless = [
+        {key: value for key, value in line.items() if "second" not in key} for line in lines
+    ]
+    # Of checkpoints the last counts, since the one before is that of the last stop, if one came;
+    # its state holds seconds.
     *before, last = numbered(run / "checkpoints", "step")
     content = {name: data for name, data in content.items() if "checkpoints" not in name}
     content |= {f"checkpoint {len(before)}": (last / "state.safetensors").read_bytes()}
@@ -84,4 +104,6 @@ def _of_training(run: Path) -> Content:
 
 def differences(found: Content, expected: Content) -> list[str]:
     """The files that are missing, are too much or differ."""
-    return sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    return sorted(
+        name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)
+    )
