@@ -23,15 +23,12 @@ class MovingMoments(nn.Module):
     Evaluation: the stored moments. A fresh module has mean 0 and variance 1.
     """
 
-    mean: Tensor
-    var: Tensor
-
     def __init__(self, channels: int, *, momentum: float = 0.0) -> None:
         super().__init__()
         self.momentum = momentum
         self.batches_averaged: int | None = None
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("var", torch.ones(channels))
+        self.mean: Tensor = nn.Buffer(torch.zeros(channels))
+        self.var: Tensor = nn.Buffer(torch.ones(channels))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not self.training:

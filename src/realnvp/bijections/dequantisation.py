@@ -72,8 +72,8 @@ class Dequantisation(Bijection):
         """v, u, and p, q, c of each bend."""
         v = x.floor()
         seen = pixel_unshuffle(6 * v / (self.levels - 1) - 3, 2)
-        everything = torch.ones((), dtype=torch.bool, device=x.device)
-        raw = in_the_networks_dtype(self.net, seen, everything)
+        # The mask: all of it is seen.
+        raw = in_the_networks_dtype(self.net, seen, seen.new_ones((), dtype=torch.bool))
         bends = pixel_shuffle(torch.exp(math.log(STEEPEST) * raw.tanh()), 2).chunk(BENDS, dim=1)
         return v, x - v, [bend.chunk(3, dim=1) for bend in bends]
 

@@ -28,9 +28,11 @@ class Squeezed(Bijection):
         return self._unsqueeze(self.bijection.inverse(self._squeeze(z)))
 
     def _squeeze(self, x: Tensor) -> Tensor:
-        if self.by_colour:
-            return torch.cat([even_squares(x), odd_squares(x)], dim=1)
-        return pixel_unshuffle(x, 2)
+        return (
+            torch.cat([even_squares(x), odd_squares(x)], dim=1)
+            if self.by_colour
+            else pixel_unshuffle(x, 2)
+        )
 
     def _unsqueeze(self, h: Tensor) -> Tensor:
         return from_squares(*h.chunk(2, dim=1)) if self.by_colour else pixel_shuffle(h, 2)

@@ -54,8 +54,10 @@ def save_checkpoint(
         for entry, value in entries.items()
     }
     tensors |= {f"average.{name}": tensor for name, tensor in averages.items()}
-    files = {TENSORS: write_tensors(tensors), STATE: json.dumps(asdict(state)).encode()}
-    write_folder(run_dir / "checkpoints" / f"step-{state.step:09d}", files)
+    write_folder(
+        run_dir / "checkpoints" / f"step-{state.step:09d}",
+        {TENSORS: write_tensors(tensors), STATE: json.dumps(asdict(state)).encode()},
+    )
     keep_last(run_dir / "checkpoints", "step", 2)
 
 

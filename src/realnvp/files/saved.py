@@ -89,8 +89,12 @@ def save_flow(flow: Flow, folder: str | Path, *, facts: Mapping[str, Any] | None
     """
     folder, facts = Path(folder), dict(facts or {})
     files = _files_of(flow, facts)
-    count = sum(parameter.numel() for parameter in flow.parameters())
-    text = card(folder.resolve().name, config_of(flow), facts, parameters=count)
+    text = card(
+        folder.resolve().name,
+        config_of(flow),
+        facts,
+        parameters=sum(parameter.numel() for parameter in flow.parameters()),
+    )
     write_folder(folder, files | {CARD: text.encode()})
 
 

@@ -73,8 +73,11 @@ class _FastConvNet(_Fixed):
     def __init__(self, net: ConvNet, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
-        convs = [module for module in net.modules() if isinstance(module, MatrixConv)]
-        self.conv_in, *inner, self.conv_out = [_Convolution(conv, dtype) for conv in convs]
+        self.conv_in, *inner, self.conv_out = [
+            _Convolution(module, dtype)
+            for module in net.modules()
+            if isinstance(module, MatrixConv)
+        ]
         self.blocks = list(zip(inner[::2], inner[1::2], strict=True))
 
     @torch.no_grad()
@@ -93,15 +96,12 @@ class _FastResNet(_Fixed):
     h + c, with the c of the block that reads it next.
     """
 
-    scale_in: Tensor
-    shift_in: Tensor
-
     def __init__(self, net: ResNet, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype, self.see_mask = dtype, net.see_mask
         scale_in, shift_in = _affine(net.norm_in)
-        self.register_buffer("scale_in", scale_in[:, None, None], persistent=False)
-        self.register_buffer("shift_in", shift_in[:, None, None], persistent=False)
+        self.scale_in = nn.Buffer(scale_in[:, None, None], persistent=False)
+        self.shift_in = nn.Buffer(shift_in[:, None, None], persistent=False)
         blocks = [block for block in net.blocks if isinstance(block, ResidualBlock)]
         pairs = [_scale_and_offset(block.norm1) for block in blocks]
         shifts = [*(shift for _, shift in pairs), torch.zeros_like(net.norm_out.beta)]

@@ -119,12 +119,11 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, beta: Tensor, moments: MovingMoments, relu: bool) -> Tensor:
         batch_mean, batch_var, ctx.numbers = pooled(*_fused_moments(h), count(h))
-        mean, var, share = moments.moving(batch_mean, batch_var)
+        mean, var, ctx.share = moments.moving(batch_mean, batch_var)
         out: Tensor = torch.native_batch_norm(h, None, beta, mean, var, False, 0.0, EPS)[0]
         if relu:
             _relu_in_place(out)
         ctx.save_for_backward(h, out if relu else None, batch_mean, mean, var)
-        ctx.share = share
         return out
 
     @staticmethod

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +15,9 @@ def compressed(x: Tensor) -> Tensor:
     return 4 * torch.asinh(x / 4)
 
 
-def two_layers(layer: Callable[[], nn.Module]) -> nn.Sequential:
+def two_layers(layer: Callable[[int, int], nn.Module], width: int) -> nn.Sequential:
     """The residual branch of a block, pre-activation: layer(silu(layer(silu(h))))."""
-    return nn.Sequential(nn.SiLU(), layer(), nn.SiLU(), layer())
+    return nn.Sequential(nn.SiLU(), layer(width, width), nn.SiLU(), layer(width, width))
 
 
 class ConvNet(nn.Module):
@@ -31,8 +30,7 @@ class ConvNet(nn.Module):
     def __init__(self, c_in: int, width: int, c_out: int, *, num_blocks: int) -> None:
         super().__init__()
         self.conv_in = MatrixConv(c_in, width)
-        layer = partial(MatrixConv, width, width)
-        self.blocks = nn.ModuleList(two_layers(layer) for _ in range(num_blocks))
+        self.blocks = nn.ModuleList(two_layers(MatrixConv, width) for _ in range(num_blocks))
         self.conv_out = MatrixConv(width, c_out)
         nn.init.zeros_(self.conv_out.weight)
 
@@ -62,8 +60,7 @@ class MLP(nn.Module):
         if self.waves:
             nn.init.normal_(self.first.weight[: self.waves], std=frequency / c_in)
             nn.init.uniform_(self.first.bias[: self.waves], -math.pi, math.pi)
-        layer = partial(nn.Linear, width, width)
-        self.blocks = nn.ModuleList(two_layers(layer) for _ in range(num_blocks))
+        self.blocks = nn.ModuleList(two_layers(nn.Linear, width) for _ in range(num_blocks))
         self.last = nn.Linear(width, c_out)
         for parameter in self.last.parameters():
             nn.init.zeros_(parameter)

@@ -182,9 +182,8 @@ def _opened(
     state.pending = state.pending or (new and config.kind is Kind.TABLE)
     for complaint in complaints if main else ():
         warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=2)
-    with (
-        warnings.catch_warnings()
-    ):  # torch 2.13 renames an option, to a name that older ones do not know
+    with warnings.catch_warnings():
+        # torch 2.13 renames an option, to a name that older ones do not know.
         warnings.filterwarnings("ignore", message=".*broadcast_buffers")
         model = accelerator.prepare(flow)
     flow.train()

@@ -25,8 +25,9 @@ def stop_signals() -> Iterator[list[int]]:
 
     def receive(signum: int, frame: Any) -> None:
         received.append(signum)
-        at_once = signal.SIG_DFL if signum == signal.SIGTERM else signal.default_int_handler
-        signal.signal(signum, at_once)
+        signal.signal(
+            signum, signal.SIG_DFL if signum == signal.SIGTERM else signal.default_int_handler
+        )
 
     old = {signum: signal.signal(signum, receive) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -91,9 +91,10 @@ def earlier_sittings(files: RunDir, state: TrainState) -> Past:
     """
     path = files.metrics_file
     lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
-    here = (state.step, not state.pending)
     sittings = files.sittings if files.sittings_file.exists() else []
-    return sittings, [line for line in lines if _place_of(line, path) <= here]
+    return sittings, [
+        line for line in lines if _place_of(line, path) <= (state.step, not state.pending)
+    ]
 
 
 def begin_sitting(
