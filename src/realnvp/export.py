@@ -40,7 +40,7 @@ def export_program(
 
     shape: of one x. None: the training's. The graph takes batches (B, *shape) with any B.
     call: log_prob and encode take x in data units, of images v + u with your noise; decode takes z.
-    dtype: of x. None: the weights'. float64 keeps float32 networks; all between them is in float64.
+    dtype: of x. None: the weights'. float64: float32 networks stay, the rest is float64.
 
     ValueError if the shape does not fit.
     """
@@ -49,9 +49,8 @@ def export_program(
         raise ValueError(f"call: must be 'log_prob', 'encode' or 'decode', got {call!r}")
     shape = flow.sample_shape(shape)
     mine = reference_tensor(flow)
-    x = torch.zeros(
-        2, *shape, dtype=dtype or mine.dtype, device=mine.device
-    )  # 2: torch takes 1 for a constant
+    # A batch of 2: torch takes 1 for a constant.
+    x = torch.zeros(2, *shape, dtype=dtype or mine.dtype, device=mine.device)
     # torch.export reads flags of TF32 that `full_precision` makes unreadable.
     with in_eval_mode(flow), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's, of itself
@@ -64,7 +63,7 @@ def _traced(module: nn.Module, x: Tensor) -> ExportedProgram:
 
 
 def _folded(program: ExportedProgram) -> nn.Module:
-    """The program with all that depends on weights alone computed: weight norm, masks, inverses.
+    """The program with constants for what depends on weights alone: weight norm, masks, inverses.
 
     Determinants and inverses of matrices have no ONNX operator.
     """
@@ -101,7 +100,7 @@ def export_onnx(
 
     Parameters as for `export_program`. Needs realnvp[onnx].
     """
-    import onnxscript  # noqa: F401  # that it is missing is told before anything is computed
+    import onnxscript  # noqa: F401  # if it is missing, say so before anything is computed
 
     program = export_program(flow, shape, call=call, dtype=dtype)
     log = logging.getLogger("torch.onnx")

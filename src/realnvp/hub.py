@@ -47,8 +47,8 @@ def push_to_hub(
     """Put a flow, or a folder of one, on the Hugging Face Hub; returns the commit's address.
 
     flow: also a folder that `share` or `save_flow` wrote.
-    repo_id: user/name, made if it is not there. Who you are is the Hub's own business: `hf auth
-        login`, or HF_TOKEN.
+    repo_id: user/name, made if it is not there. The Hub's client knows who you are: by `hf auth
+        login`, or by HF_TOKEN.
     `realnvp.load_flow(repo_id)` gets it back.
     """
     try:

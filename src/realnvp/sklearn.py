@@ -68,8 +68,8 @@ class RealNVPDensity(
         Adam's learning rate, which falls to 0 over max_iter steps, and the rows of a step: time
         does not grow with the data.
     noise
-        Gaussian noise in each batch, with noise^2 times the data's covariance: a floor under what
-        repeated or dependent columns can gain, and less learned by heart.
+        Gaussian noise in each batch, with noise^2 times the data's covariance. It limits what
+        repeated or dependent columns can gain, and how much is learned by heart.
     early_stopping, validation_fraction, n_iter_no_change, tol
         Hold out rows (at most 2,000), keep the weights that are best on them, and stop when these
         were not better by tol nats for n_iter_no_change steps. Without, small tables are learned by

@@ -14,7 +14,7 @@ class Cores(NamedTuple):
 
     usable: int
     busy: int
-    """How many of them other processes take, in effect."""
+    """How many cores the other processes keep busy, in effect."""
 
 
 def settle_threads(chosen: int | None, device: torch.device) -> str:
@@ -47,7 +47,7 @@ def settle_threads(chosen: int | None, device: torch.device) -> str:
 def watched_cores() -> Cores | None:
     """Watch for a moment which cores other processes use.
 
-    Those of this process and its children are free. None without psutil.
+    Cores that this process and its children use count as free. None without psutil.
     """
     try:
         import psutil
@@ -57,7 +57,7 @@ def watched_cores() -> Cores | None:
     mine = me.cpu_affinity() if hasattr(me, "cpu_affinity") else range(psutil.cpu_count() or 1)
 
     def unused() -> float:
-        """Seconds in which these cores were idle, or this process' or its children's."""
+        """Seconds in which these cores were idle, or worked for this process or its children."""
         cores = psutil.cpu_times(percpu=True)
         idle = sum(cores[i].idle + getattr(cores[i], "iowait", 0.0) for i in mine)
         own = 0.0

@@ -37,9 +37,7 @@ class Check(NamedTuple):
         return self.value <= self.bound
 
 
-ACTIVATIONS = (
-    2**30
-)  # bytes: what the largest feature maps of all images that are checked take together
+ACTIVATIONS = 2**30  # bytes that the largest feature maps of all checked images may take together
 IMAGES = 64
 EXTREMES = "black, white, checkerboards"
 
@@ -65,7 +63,7 @@ def check(
     seed: of noise and samples.
     training: data that the flow was trained on, where batch norm's moments come from. None: data.
 
-    Figures are in the flow's own precision, but for the log-det, which is in float64.
+    Networks compute in the flow's own type; for the log-det they, too, compute in float64.
     """
     config = config_of(flow)
     with evaluating(flow):
@@ -97,7 +95,7 @@ def check(
 
 
 def _with_extremes(flow: Flow, images: NDArray[Any], levels: int, seed: int) -> Tensor:
-    """v + u of the images, and behind them of the extremes."""
+    """v + u of the images, then of the extremes."""
     extremes = _extremes(images.shape[1:], levels)
     return _with_noise(flow, torch.cat([torch.from_numpy(images.copy()), extremes]), seed)
 
@@ -110,17 +108,18 @@ def _with_noise(flow: Flow, pixels: Tensor, seed: int) -> Tensor:
 
 
 def _with_corners(flow: Flow, rows: NDArray[Any]) -> Tensor:
-    """The rows, and behind them a row of each column's least value, and a row of the largest."""
+    """The rows, then a row of every column's least value, then a row of every column's largest."""
     return torch.from_numpy(
         np.concatenate([rows, rows.min(0, keepdims=True), rows.max(0, keepdims=True)])
     ).to(float64_like(flow))
 
 
 def _far_out(flow: Flow, x: Tensor, scale: Tensor, seed: int) -> float:
-    """The second largest change of g(20 z), z ~ N(0, I), by encoding and decoding, in scales.
+    """How far x = g(20 z), z ~ N(0, I), is off after encoding and decoding, in units of `scale`.
 
-    The worst is left out: one image in 10^4 has a number that float32 rounds to the other neighbour
-    on the way back. Rows have no bounds, so their changes are relative to their size.
+    The second largest error of all x. The largest is left out: one image in 10^4 has a number that
+    float32 rounds to the other neighbour on the way back. Rows have no bounds, so an error beyond
+    `scale` is relative to the entry.
     """
     far = torch.from_numpy(generator(seed, Purpose.SAMPLE).standard_normal(tuple(x.shape))).to(x)
     there = flow.decode(20 * far)
@@ -204,9 +203,10 @@ def _parts(module: nn.Module) -> bool:
 def _log_det_error(flow: Flow, x: Tensor, *, most: int = 4096) -> float:
     """|log_det - log |det J|| / D in float64 of one row, or of one crop.
 
-    The crop is the smallest that has the flow's number of scales. J has D x D numbers. Where D is
-    more than `most`, as with seven scales: the largest error of the layers, each on a part of its
-    input, and of the sum of their log-dets. All else in a flow only moves numbers to other places.
+    The crop is the smallest that the flow's scales can divide. J has D x D numbers, too many if D
+    is above `most`, as with seven scales. Then each layer is compared on a part of its input, and
+    the flow's log-det with the sum over its layers; the largest error counts. This is enough, since
+    all else in a flow only moves numbers.
     """
     side = max(2, smallest_side(config_of(flow).model))
     double = copy.deepcopy(flow).cpu().double().eval()
@@ -247,9 +247,9 @@ def _of_jacobian(bijection: Bijection, x: Tensor) -> float:
 def _moments(flow: Flow, data: NDArray[Any], seed: int) -> Iterator[Check]:
     """|bits/dim with stored moments - bits/dim with the batch's|: batch norm's risk.
 
-    The moments of few images stray, so fewer than 16 are allowed more. With the photos preset after
-    200 steps the gap was at most 1.0, .50, .36, .23, .10, .05 for 1, 2, 4, 8, 16, 32 images, and 3
-    to 5 with each variance doubled.
+    The moments of few images stray, so the bound is larger below 16 images. With the photos preset
+    after 200 steps the gap was at most 1.0, .50, .36, .23, .10, .05 for 1, 2, 4, 8, 16, 32 images,
+    and 3 to 5 with each variance doubled.
     """
     if not stored_moments(flow):
         return
@@ -267,7 +267,7 @@ def _moments(flow: Flow, data: NDArray[Any], seed: int) -> Iterator[Check]:
 
 
 def _conditions(flow: Flow) -> Iterator[Check]:
-    """The largest condition number of the mixings: how much one may magnify rounding in float32."""
+    """The largest condition number of a mixing, by which it may magnify rounding in float32."""
     if weights := [module.weight for module in flow.modules() if isinstance(module, Mixing)]:
         worst = max(torch.linalg.cond(weight.cpu().double()).item() for weight in weights)
         yield Check("condition number of the mixings", worst, 1e5, "largest over smallest axis")

@@ -53,9 +53,9 @@ def evaluate(
     source: other data, a folder, an .npy file, a table or a prepared folder.
     noise_draws: draws of the dequantisation noise; log p is averaged over them.
     seed: of the noise.
-    views: also of the density averaged over the views that training showed (`views_of`).
-    codecs: also what PNG and lossless WebP take.
-    which, step: the model of the run that the flow is, for the record.
+    views: also evaluate the density averaged over the views that training showed (`views_of`).
+    codecs: also measure PNG and lossless WebP.
+    which, step: recorded as the model of the run that the flow is.
 
     ValueError if the data do not fit the flow.
     """
@@ -107,9 +107,9 @@ def evaluate(
 
 
 def _data(config: Config, run: Path, split: str, source: Path | None) -> tuple[Dataset, str]:
-    """Open the run's data, a prepared folder, or other data; with the split to take.
+    """The run's data, a prepared folder or other data, opened, and the split to take.
 
-    ValueError if the flow is of another kind.
+    ValueError if the flow takes other columns, channels, or images in place of rows.
     """
     if source is None or (source / DESCRIPTION).exists():
         if source:
@@ -153,7 +153,7 @@ def _other_splits(source: Path, run: Path, config: Config, split: str) -> Datase
 
 
 def _paper(data: Dataset, config: Config) -> float | None:
-    """The paper's bits/dim, if it is about this model and these images."""
+    """The paper's bits/dim for this model and these images. None: there is none."""
     paper = paper_bits_per_dim(config)
     if paper is None or data.name != config.data.set or not data.folder:
         return None

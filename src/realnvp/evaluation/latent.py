@@ -25,9 +25,9 @@ class Manifold(NamedTuple):
     """A grid of latents spanned by the latents of four images."""
 
     z: Tensor
-    """(8, 8, C, H, W): phi' along the rows, phi along the columns."""
+    """(angles, angles, C, H, W): phi' from row to row, phi from column to column."""
     corners: tuple[tuple[int, int], ...]
-    """(row, column) of z1, z2, z3 and z4; each stands once more, 4 rows and 4 columns further."""
+    """(row, column) of z1 to z4; each is there again, half the angles further in both."""
 
 
 def manifold(z: Tensor, *, angles: int = 8) -> Manifold:
@@ -38,8 +38,8 @@ def manifold(z: Tensor, *, angles: int = 8) -> Manifold:
     z: z1 .. z4, (4, C, H, W).
     angles: phi and phi' are 2 pi k / angles for k = 0, 1, ...; a multiple of 4.
 
-    Point phi = phi' = 0 is z1 bit for bit, and z2, z3, z4 are on the grid likewise. The squares of
-    the weights add up to 1, so where z1 .. z4 are independent Gaussians each point is Gaussian.
+    z1 .. z4 themselves are on the grid, bit for bit: z1 at phi = phi' = 0. The squares of the
+    weights add up to 1, so if z1 .. z4 are independent standard Gaussians, each point is Gaussian.
     """
     if z.ndim != 4 or len(z) != 4 or angles % 4:
         raise ValueError(
@@ -87,7 +87,7 @@ def compress(
 
 
 def extrapolated(shape: Shape, factor: int) -> Shape:
-    """(C, factor H, factor W): what a flow of images of this shape is asked for in appendix C."""
+    """(C, factor H, factor W): the shape of an extrapolated sample (appendix C)."""
     if factor < 1:
         raise ValueError(f"factor: must be at least 1, got {factor}")
     return shape[0], factor * shape[1], factor * shape[2]
@@ -96,7 +96,7 @@ def extrapolated(shape: Shape, factor: int) -> Shape:
 def centres(images: Tensor) -> Tensor:
     """v + 1/2 of uint8 images, float32: the middle of each pixel's bin.
 
-    From there floor(g(f(x))) is the image again.
+    Rounding keeps away from the bin's ends there, so floor(g(f(x))) is the image again.
     """
     return images.float() + 0.5
 
@@ -141,8 +141,8 @@ def pixel_moments(z: Tensor) -> tuple[Tensor, Tensor]:
 def normal_quantiles(values: Tensor) -> tuple[Tensor, Tensor]:
     """Quantiles of N(0, 1), and of the values at the same probabilities.
 
-    They are equal if the values are Gaussian. 81 quantiles of N(0, 1) from -4 to 4, as far as ten
-    values lie beyond.
+    They are equal if the values are standard normal. Of 81 quantiles of N(0, 1), from -4 to 4, only
+    those with ten values beyond are given.
     """
     expected = torch.linspace(-4, 4, 81, dtype=torch.float64)
     place = torch.special.ndtr(expected) * len(values)
@@ -180,7 +180,7 @@ def nearest_neighbours(
 
     images: uint8 (Q, H, W, C).
     data: uint8 (N, H, W, C).
-    views: in which an image may be seen (`views_of`). (): as it is only.
+    views: compare each of these views of an image (`views_of`). (): the image itself only.
     chunk: pixels of the data set in memory at once.
     report: told how many images of the data set are done.
 

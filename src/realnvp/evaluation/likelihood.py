@@ -26,11 +26,11 @@ class Summary(NamedTuple):
     """A mean over images, or over a table's rows."""
 
     mean: float
-    """Not finite if one of them is not."""
+    """Not finite if one value is not."""
     standard_error: float
     """Over images, or over groups of them; nan for a single one."""
     nonfinite: int
-    """How many have no finite value."""
+    """How many values are not finite."""
 
 
 class BitsPerDim(NamedTuple):
@@ -64,11 +64,11 @@ def bits_per_dim(
     images: uint8 (N, C, H, W).
     noise_draws: log p is averaged over them.
     seed: image i's noise is a function of (seed, i, draw), whatever the batch size.
-    views: of the density averaged over the views that training showed (`views_of`).
+    views: average the density over the views that training showed (`views_of`).
     groups: which images belong together, as crops of one photograph; clusters the standard error.
     batch_size: images at once; fewer where they are large.
 
-    Of a flow with `Dequantisation` it is the bound of variational dequantisation.
+    For a flow with `Dequantisation` this is the bound of variational dequantisation.
     """
     refuse_fast(flow, "report the numbers of")
     if unit_of(flow.config) is not BITS_PER_DIM:
@@ -120,10 +120,10 @@ def log_probs(
     """log p in nats, (N,), float64, of images or of a table's rows.
 
     images: uint8 (N, C, H, W), or rows, real numbers (N, D), which get no noise.
-    noise_draws: the mean of log p over them.
+    noise_draws: draws of the noise; log p is averaged over them.
     seed: of the noise.
-    indices: name the images' noise. None: 0, 1, 2, ...
-    views: log of p averaged over the views that training showed (`views_of`).
+    indices: the noise of image i is a function of indices[i]. None: 0, 1, 2, ...
+    views: average p over the views that training showed (`views_of`), then take the log.
     batch_size: images at once; fewer where they are large.
     on_device: leave the result on the flow's device, without waiting for it.
 
@@ -137,10 +137,8 @@ def log_probs(
     _check(images, noise_draws, batch_size)
     batch_size = min(batch_size, batch_that_fits(images.shape[1:]))
     indices = range(len(images)) if indices is None else indices
-    state, parts = (
-        float64_like(flow),
-        [],
-    )  # parts stay where they are until the end: to look at one is to wait for the device
+    # Parts stay on the device until the end: to look at a part is to wait for the device.
+    state, parts = float64_like(flow), []
     shown = (
         views_of(flow.config.data if flow.config else DataConfig(), images.shape[1:])
         if views

@@ -122,7 +122,7 @@ def _as_csv(chunks: Iterable[Rows], columns: Sequence[str], file: BinaryIO) -> N
 
 
 def fast_error(flow: Flow, quick: Flow, *, seed: int, temperature: float) -> float:
-    """Grey levels by which samples of `quick`, made by `realnvp.fast(flow)`, are off.
+    """The error, in grey levels, of samples of `quick`, made by `realnvp.fast(flow)`.
 
     The median over the pixels of 8 samples.
     """

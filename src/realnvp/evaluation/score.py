@@ -42,11 +42,11 @@ class RowScore(NamedTuple):
     """1 is the least likely."""
 
 
-COMPARED = 16  # scores of a fast flow with those of the flow itself
+COMPARED = 16  # scores of a fast flow, with the scores of the flow itself
 
 
 def fast_error(flow: Flow, scores: Sequence[Score], **how: Any) -> float:
-    """Bits/dim by which scores of `realnvp.fast(flow)` are off at most, over the first few.
+    """The largest error, in bits/dim, of the first few scores made with `realnvp.fast(flow)`.
 
     how: what `score` was given.
     """
@@ -57,7 +57,7 @@ def fast_error(flow: Flow, scores: Sequence[Score], **how: Any) -> float:
 
 
 def files_of(paths: Sequence[Path]) -> list[Path]:
-    """The image files among the paths and in their folders; ValueError names what is not there."""
+    """The paths, with the image files of a folder in its place; ValueError if there are none."""
     files = [file for path in paths for file in (image_files(path) if path.is_dir() else [path])]
     if not files:
         raise ValueError(f"{', '.join(map(str, paths))}: no image files in it")
@@ -76,7 +76,7 @@ def score(
     """Score image files: log-density, bits/dim, rank.
 
     noise_draws: log p is averaged over them.
-    seed: of the noise, which is a function of it and the image's pixels, not of the other images.
+    seed: of the noise. An image's noise is a function of the seed and its pixels alone.
     resize: bring each image to the flow's size, as `realnvp prepare images --resize`.
     report: told how many are done.
 
@@ -124,7 +124,7 @@ def score_rows(flow: Flow, files: Sequence[Path]) -> list[RowScore]:
 
 
 def _ranks(nats: list[float]) -> list[int]:
-    """1 for the least likely; what is not a number comes first."""
+    """1 for the least likely. NaN counts as the least likely."""
     order = sorted(range(len(nats)), key=lambda i: (not math.isnan(nats[i]), nats[i]))
     ranks = dict(zip(order, range(1, len(order) + 1), strict=True))
     return [ranks[i] for i in range(len(nats))]

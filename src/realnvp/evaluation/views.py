@@ -14,7 +14,7 @@ from realnvp.errors import ParameterError
 View = Callable[[Tensor], Tensor]
 """(B, C, H, W) -> (B, C, H, W): permutes pixels and channels, so it changes no volume."""
 MOST_CHANNELS = 6
-"""Channels that are put in order: 6 have 720 orders."""
+"""Most channels that data.recolour may permute: 6 have 720 orders."""
 
 
 def several_views(data: DataConfig, shape: Shape) -> bool:
@@ -23,10 +23,10 @@ def several_views(data: DataConfig, shape: Shape) -> bool:
 
 
 def views_of(data: DataConfig, shape: Shape) -> list[View]:
-    """Combine data.flip, data.turn and data.recolour: 2 to 48 views of colour images, a group.
+    """All combinations of data.flip, data.turn and data.recolour: 2 to 48 views of colour images.
 
-    The first view is the image itself. ValueError if there is no other, if turns do not keep this
-    shape, or if there are more than MOST_CHANNELS channels to put in order.
+    They form a group; the first view is the image itself. ValueError if there is no other view, if
+    turns do not keep this shape, or if there are more than MOST_CHANNELS channels to permute.
     """
     channels, height, width = shape
     if data.turn and height != width:
@@ -53,6 +53,6 @@ def _view(x: Tensor, *, mirror: bool, turns: int, order: list[int]) -> Tensor:
 def averaged(log_prob: Callable[[Tensor], Tensor], x: Tensor, views: Sequence[View]) -> Tensor:
     """(B,), nats: log of the mean of p(T x) over the views T.
 
-    It is a density, too, since no T changes a volume.
+    The mean is a density, too, since no T changes a volume.
     """
     return torch.stack([log_prob(view(x)) for view in views]).logsumexp(0) - math.log(len(views))

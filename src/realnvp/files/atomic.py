@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 TEMPORARY = re.compile(r"\..+\.realnvp-(\d+)\.tmp", re.DOTALL)
-# What an interrupted write of version 0.1.0 left in a run directory. Others use such names, too, so
-# these are all.
+# Names that an interrupted write of version 0.1.0 left in a run directory. No wider pattern: other
+# programs use such names, too.
 OLD_FILE = re.compile(r"\.(config\.json|environment\.json|metrics\.jsonl|step-\d{9,}\.png)\.tmp")
 OLD_FOLDER = re.compile(r"\.(best|last|step)-\d{9,}(\.old)?\.tmp")
 
@@ -78,16 +78,17 @@ def kept_sibling(path: Path) -> Path:
 def temporary(path: Path) -> Path:
     """Where this process alone writes a file or folder until it is whole.
 
-    What processes that are gone have left there for the path is deleted.
+    Deletes what processes that have ended left of the path's interrupted writes.
     """
     sweep(path.parent, path.name)
     return path.with_name(f".{path.name}.realnvp-{os.getpid()}.tmp")
 
 
 def sweep(parent: Path, name: str | None = None) -> None:
-    """Delete what processes that are gone left of interrupted writes, of one name or of all.
+    """Delete what processes that have ended left of interrupted writes in this folder.
 
-    Nothing else: whatever has such a name in another way is the user's.
+    Nothing else, since other files with such names are the user's.
+    name: of the file or folder that was written. None: any.
     """
     pattern = ".*.tmp" if name is None else f".{glob.escape(name)}.realnvp-*.tmp"
     for orphan in parent.glob(pattern):
@@ -103,7 +104,7 @@ def sweep(parent: Path, name: str | None = None) -> None:
 
 def _at_work(pid: int) -> bool:
     """Whether another process has this number. Windows: always, since asking would end it."""
-    if pid == os.getpid():  # an earlier process's: this one writes nothing at the moment
+    if pid == os.getpid():  # left by an earlier process of this number: we are writing nothing
         return False
     try:
         if sys.platform != "win32":

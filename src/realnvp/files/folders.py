@@ -20,8 +20,8 @@ def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
     """Write a folder with these files whole or not at all: under a temporary name, then renamed.
 
     manifest.json names their sha256. README.md is not in it: people edit it.
-    An earlier folder of this kind is replaced. ValueError: what stands there is something else, or
-    somebody has put more into it.
+    Replaces an earlier folder of this kind. ValueError: something else is there, or somebody has
+    put more into the folder.
     """
     if target.exists() and (complaint := _why_not_ours(target, files)):
         raise ValueError(f"{target}: {complaint}, so it is not replaced")
@@ -50,14 +50,14 @@ def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Delete a folder. It is hidden first: whoever ends this process leaves no half of it."""
+    """Delete a folder, hidden first: if this process is ended, no half of the folder is visible."""
     hidden = temporary(folder.with_name(f"{folder.name}.old"))
     folder.rename(hidden)
     shutil.rmtree(hidden)
 
 
 def _why_not_ours(folder: Path, names: Iterable[str] | None = None) -> str:
-    """Why a folder is not to be deleted: `write_folder` did not write it, or it holds more; or ''.
+    """Why a folder may not be deleted: not `write_folder`'s, or holds more. '': it may be.
 
     names: what it may hold. None: what its manifest names.
     """

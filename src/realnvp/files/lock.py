@@ -15,7 +15,7 @@ NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Context: no other process gets in here. The system frees the lock however this process ends.
+    """Context: the folder is locked to other processes, until the end of this one at the latest.
 
     At the end the lock's file is deleted, and folders that were made for it and are still empty.
     ValueError: another process is in. Warns where the file system has no locks; Windows has none.
@@ -43,7 +43,7 @@ def _locked(path: Path) -> IO[bytes]:
             file = path.open("ab")
             if sys.platform != "win32":
                 _lock(file, path.parent)
-            # Else it was deleted just now, and would keep nobody out.
+            # If the file was deleted meanwhile, its lock would keep nobody out: try again.
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 return file
 

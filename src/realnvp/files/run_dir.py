@@ -70,7 +70,7 @@ class RunDir:
     def changed_data(self, folder: Path | None, sha256: Mapping[str, str]) -> str:
         """A complaint if the run was trained on other data than the folder's; '' if all is well.
 
-        sha256: of each array. Version 0.1.0 did not keep them, and data made anew have none.
+        sha256: of each array in the folder; {} if there are none. Version 0.1.0 kept none.
         """
         sittings = self.sittings if sha256 and self.sittings_file.exists() else []
         known = next((sitting.data for sitting in sittings if sitting.data), sha256)

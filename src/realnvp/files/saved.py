@@ -175,7 +175,7 @@ def why_no_flow(folder: Path) -> str:
 def _flow_from(config: Config, weights: bytes, path: Path) -> Flow:
     """Build the flow, in eval mode.
 
-    What config.json asks for is allocated only once the weights are seen to be as much.
+    Nothing is allocated before the file is seen to hold as many weights as config.json asks for.
     """
     tensors = read_tensors(weights, path)
     try:

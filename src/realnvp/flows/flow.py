@@ -125,7 +125,7 @@ class Flow(nn.Module):
             raise ValueError("shape: this flow has no training shape, so give one")
         return shape
 
-    shape_of_one = sample_shape
+    shape_of_one = sample_shape  # its name in version 0.1.0
 
     def latents(self, indices: range, shape: Sequence[int], seed: int) -> Tensor:
         """(n, *shape): z ~ prior, each a function of the seed and its index."""

@@ -20,9 +20,9 @@ Values = NDArray[Any]
 class Batches:
     """Batches of images, uint8 (N, H, W, C), or of rows, float64 (N, D), without any state.
 
-    A resumed training sees what an uninterrupted one sees. Of images that are stored larger, each
-    epoch sees another crop, a function of (seed, epoch, image). Each of several processes gets its
-    part of a batch. ValueError: train.batch_size does not fit.
+    A resumed training sees what an uninterrupted training sees. Images that are stored larger are
+    cropped, in each epoch elsewhere: the crop is a function of (seed, epoch, image). Each of
+    several processes gets its part of a batch. ValueError: train.batch_size does not fit.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Batches:
     def _read(self, step: int, purpose: Purpose) -> tuple[Tensor, Tensor | None]:
         """Grey levels, augmented, and noise, both (B, C, H, W); of a table rows, (B, D), and None.
 
-        They are where the device fetches them from: also that copy is made ahead.
+        They are pinned already, so that copy, too, is made ahead.
         """
         epoch, seed, mine = step // self.per_epoch, self.config.seed, self.indices(step)[self.mine]
         if self.config.kind is Kind.TABLE:

@@ -28,7 +28,7 @@ class Fit:
     loss: list[float] = field(default_factory=list)
     """Minus the mean log-density of each step's batch."""
     validation: list[float] = field(default_factory=list)
-    """The mean log-density of the rows held out, at the start and each 25 steps; may be empty."""
+    """Mean log-densities of the rows held out: at the start, each 25 steps, at the end."""
     best_step: int = 0
     """The step whose weights were kept."""
 
@@ -58,12 +58,12 @@ def fit(
     max_steps, batch_size: steps of Adam, and the rows of each.
     lr: the learning rate's peak; it rises to lr, and falls to 0 over max_steps.
     noise: each batch gets Gaussian noise with noise^2 times the covariance of the rows (of images:
-        their pixels' variances). The density would have no bound where entries repeat or depend on
-        others.
+        their pixels' variances). Without it the likelihood has no bound where rows repeat or
+        columns depend on each other.
     average: the weights kept are a moving average that keeps this share each step.
     held_out: the share of the rows, at most 2,000, that chooses the weights kept. 0: the last are
         kept.
-    patience, tol: stop once those rows gained no tol nats for so many steps.
+    patience, tol: stop after patience steps in which the rows held out gained less than tol nats.
     start: let the first layers standardise and whiten the rows. False: go on with an earlier fit.
     seed: the same seed gives the same weights; torch's own generators are left alone.
     verbose: print the progress.
@@ -125,8 +125,8 @@ def fit(
 def _spread(rows: Tensor) -> Tensor:
     """The factor of unit noise: a matrix, (D, D), for rows; deviations, (C, H, W), for images.
 
-    As in `Mixing`, the covariance of few rows is drawn towards its diagonal, which also bounds what
-    tied columns gain.
+    As in `Mixing`, the covariance of few rows is drawn towards its diagonal. So columns that depend
+    on each other get noise in every direction, too.
     """
     exact = in_float64(rows)
     deviation: Tensor = exact.std(0, correction=0)

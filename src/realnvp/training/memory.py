@@ -97,12 +97,10 @@ def check_memory(
 
 
 def training_memory(config: Config) -> int:
-    """Bytes, about, that a training of this (resolved) configuration takes at its peak.
+    """Estimate the bytes that a training of this (resolved) configuration takes at most.
 
-    Of one process.
-
-    Weights, gradients and Adam's two moments, and what autograd keeps of one forward pass, counted
-    on tensors without storage.
+    Of a single process: weights, gradients, Adam's two moments, and the tensors that autograd keeps
+    of one forward pass, counted on tensors without storage.
     """
     parts: list[tuple[Layer, Tensor]] = []
     with torch.device("meta"):
@@ -116,15 +114,14 @@ def training_memory(config: Config) -> int:
                         lambda part, args: parts.append((part, args[0].detach()))
                     )
         kept = _kept_for_gradient(flow.log_prob, x)
-        if parts:  # their inputs, and one of them at a time in full
+        if parts:  # all keep their inputs; one at a time is computed again, and keeps everything
             kept += sum(x.nbytes for _, x in parts) + max(
                 _kept_for_gradient(once(part), x) for part, x in parts
             )
     if config.train.precision == "float64":
         return 2 * (4 * weights + kept)
-    return 4 * weights + (
-        kept // 2 if config.train.precision == "bfloat16" else kept
-    )  # nearly all of it lies in the networks
+    # Nearly all that is kept lies in the networks, which may compute in bfloat16.
+    return 4 * weights + (kept // 2 if config.train.precision == "bfloat16" else kept)
 
 
 def _kept_for_gradient(function: Callable[[Tensor], object], x: Tensor) -> int:

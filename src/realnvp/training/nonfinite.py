@@ -14,8 +14,8 @@ from realnvp.moments import restore_moments, stored_moments
 def first_nonfinite(flow: Flow, x: Tensor, *, l2: float) -> str:
     """Name the first layer of the forward pass, else the first gradient, that is not finite for x.
 
-    Changes nothing. Several processes call it together, and each makes both passes whatever it
-    finds: they share their moments.
+    Changes nothing. Several processes call it together. They share their moments, so each makes
+    both passes, whatever the first pass finds.
     """
     before, bad = stored_moments(flow), list[str]()
     hooks = [
@@ -39,7 +39,7 @@ def first_nonfinite(flow: Flow, x: Tensor, *, l2: float) -> str:
         for name, gradient in zip(trained, gradients, strict=True)
         if not gradient.isfinite().all()
     ]
-    # The backward pass comes from the end.
+    # The backward pass reaches the last weights first.
     return (
         f"first non-finite gradient {wrong[-1]}"
         if wrong

@@ -14,7 +14,7 @@ from torch import nn
 class WeightAverage:
     """The average of a module's weights over steps.
 
-    decay: the share that it keeps each step, less in the first steps. 0: it is the weights.
+    decay: the share of the average kept in each step, less in the first steps. 0: no average.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -51,9 +51,9 @@ class WeightAverage:
 def rate(progress: float, *, rising: float, decay: float = 1.0) -> float:
     """The learning rate's share of its peak: it rises to 1, and falls to 0 along half a cosine.
 
-    rising: the share on the way up, beyond 1 afterwards.
-    progress: of the training, in [0, 1].
-    decay: the share of the training, its last part, over which it falls. 0: it does not fall.
+    progress: the share of the training that is done, in [0, 1].
+    rising: the share of the warmup that is done; above 1 once it is over.
+    decay: the last share of the training, in which the rate falls. 0: it never falls.
     """
     falling = min(1.0, (1 - progress) / decay) if decay else 1.0
     return min(1.0, rising) * (0.5 - 0.5 * math.cos(math.pi * falling))

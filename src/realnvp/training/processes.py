@@ -53,7 +53,7 @@ def joined_processes(recipe: TrainConfig, folder: Path, device: str) -> Iterator
             log_with=None if recipe.tracker == "none" else recipe.tracker,
             project_dir=folder,
             kwargs_handlers=[
-                # Moments are those of the global batch.
+                # Moments are taken over the global batch, so all processes have them already.
                 DistributedDataParallelKwargs(broadcast_buffers=False),
                 InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.timeout)),
             ],
@@ -86,9 +86,9 @@ def _failing_with_others(timeout: float) -> Iterator[None]:
 
 @contextmanager
 def _own_state(*, several: bool) -> Iterator[None]:
-    """Context: Accelerate forgets the device of its first use, and remembers it afterwards.
+    """Context: Accelerate has no state of an earlier training in this process, such as its device.
 
-    several: processes that have joined stay so.
+    Afterwards it has that state again. several: nothing is forgotten, so joined processes stay so.
     """
     kinds = () if several else (AcceleratorState, GradientState, PartialState)
     kept = [(kind._shared_state, dict(kind._shared_state)) for kind in kinds]

@@ -46,7 +46,7 @@ def _recomputed(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _SecondPass:
-    """Context: the stored moments are those from before the first pass, and move no second time."""
+    """Context: stored moments are as before the first pass; afterwards as they were on entry."""
 
     def __init__(self, layer: nn.Module) -> None:
         self.layer, self.before = layer, stored_moments(layer)

@@ -59,7 +59,7 @@ class Run:
     accelerator: Accelerator
     state: TrainState
     precision: str
-    """Of the networks: float32, float64 or bfloat16."""
+    """In which the networks compute: float32, float64 or bfloat16."""
     stop: list[int] = field(default_factory=list)
     """The signals to stop that have come to this process."""
     failed_in_a_row: int = 0
@@ -77,7 +77,7 @@ class Run:
 
     @property
     def progress(self) -> float:
-        """The share that is done of the steps or of the minutes, whichever is more."""
+        """The share of the steps or of the minutes that is done, whichever is more."""
         train, state = self.config.train, self.state
         steps = state.step / train.max_steps if train.max_steps else 0.0
         minutes = state.training_seconds / 60 / train.max_minutes if train.max_minutes else 0.0
@@ -207,7 +207,7 @@ def _opened(
 def _begin(run: Run, *, keep_weights: bool) -> None:
     """Begin a sitting in the run directory.
 
-    keep_weights: save them first, so that whoever goes on there goes on from them.
+    keep_weights: save a checkpoint first, so that a resumed training has these weights.
     """
     past = earlier_sittings(run.files, run.state) if run.main else ([], [])
     start_tracker(run.accelerator, run.config, run.files.path, step=run.state.step)

@@ -102,9 +102,10 @@ def begin_sitting(
 ) -> list[str]:
     """Write config.json, environment.json with this sitting, metrics.jsonl without steps to come.
 
-    past: `earlier_sittings`. where: fields of this sitting that its training knows.
-    A configuration that somebody wrote there goes to config.given.json, if it says something else.
-    Returns, in words, what decides the bits of the steps and has changed since the last sitting.
+    past: `earlier_sittings`.
+    where: the fields of the sitting that its training knows, such as device and precision.
+    Keeps a configuration that somebody wrote there as config.given.json, if it differs.
+    Returns what has changed since the last sitting and changes the bits of the steps, in words.
     """
     begun = files.sittings_file.exists()
     for folder in (files.path, files.models, files.checkpoints, files.samples):

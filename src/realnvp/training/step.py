@@ -1,4 +1,4 @@
-"""One step of maximum likelihood (section 4.1): loss, gradient, and what is followed of it."""
+"""One step of maximum likelihood (section 4.1): loss, gradient, and whether to follow it."""
 
 import math
 
@@ -16,7 +16,7 @@ from realnvp.training.run import Run
 def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
     """Take a step on x, this process' part of the batch.
 
-    Returns the loss (nats an image), the norm of its gradient, and the signal to stop or 0.
+    Returns the loss (nats an image), the norm of its gradient, and the signal to stop, or 0.
     A step whose loss or gradient is not finite, or far out (`skip_factor`), changes neither weights
     nor moments.
     """
@@ -74,5 +74,5 @@ def _far_out(recipe: TrainConfig, state: TrainState, norm: float) -> bool:
 
 
 def _typical(typical: float, norm: float) -> float:
-    """The geometric mean of the last fifty norms or so; none counts as more than ten times it."""
+    """The geometric mean of about fifty norms; a norm counts as at most ten times the old mean."""
     return typical**0.98 * min(norm, 10 * typical) ** 0.02 if typical and norm else norm

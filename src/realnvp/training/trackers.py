@@ -53,7 +53,7 @@ def log_curves(
 ) -> None:
     """Add a point to the curves.
 
-    A service that fails is warned of once and then done without: metrics.jsonl has it all.
+    If a service fails, warn once and go on without it: metrics.jsonl has every point.
     """
     try:
         with os_errors_name(run_dir / "curves"):

@@ -54,7 +54,7 @@ def train(
 
 
 def _check_best(run: Run) -> None:
-    """DamagedError: a finished training has lost its best model. Others write a new one."""
+    """DamagedError: a finished training has lost its best model. Unfinished ones write it anew."""
     if run.state.best is None or not (lost := run.files.lost_best()):
         return
     if run.finished:
@@ -109,8 +109,8 @@ def _expected_steps(run: Run) -> int | None:
 def _conclude(run: Run, signum: int = 0) -> None:
     """Evaluate, draw samples and save, where it is time for that after a step.
 
-    TrainingStopped: a signal has come (signum) or comes. All is saved. What the signal cut short is
-    left to the resumed training, which so becomes the training that nobody stopped.
+    TrainingStopped: a signal has come (signum) or comes meanwhile; the training is saved. A resumed
+    training first does what the signal cut short, so it ends as if nobody had stopped it.
     """
     every, state, last = run.config.train, run.state, run.progress >= 1
     try:

@@ -22,10 +22,10 @@ GRID = 36  # images of a grid of samples
 
 
 def evaluate(run: Run) -> dict[str, float]:
-    """The mean log-density of validation and its standard error, by their names in metrics.jsonl.
+    """Evaluate the flow on validation data, and write the last and the best model.
 
-    Batch norm's moments are re-estimated over training batches, and put back.
-    Writes the last and the best model.
+    Returns the mean, in the run's unit, and its standard error, by their names in metrics.jsonl.
+    Batch norm's moments are re-estimated over training batches for this, then put back.
     TrainingStopped: a signal came before there was a result; nothing has changed.
     """
     before = stored_moments(run.flow)

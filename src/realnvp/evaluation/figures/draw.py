@@ -81,9 +81,8 @@ def drawn_figures(
     trained, drawn = TrainedRun(flow, config, Path(run), seed), Drawn([], {})
     folder = Path(run, "figures") if out is None else out
     if not only:
-        trained.some(
-            trained.splits.test, 1
-        )  # a seed below 0, data that are missing or damaged: no single figure's fault
+        # A seed below 0, data that are missing or damaged: no single figure's fault.
+        trained.some(trained.splits.test, 1)
     if folder.exists() and not folder.is_dir():
         raise ParameterError("out", f"{folder} is a file; name a folder")
     with evaluating(flow), progress("figure", len(names)) as report:
@@ -120,9 +119,8 @@ def _chosen(figures: Figures, only: Sequence[str], run: Path) -> list[str]:
             "only",
             f"no figure {unknown!r}{nearest(unknown, figures)}; there are {', '.join(figures)}",
         )
-    lacks = (
-        set() if (run / "metrics.jsonl").exists() else {"curves"}
-    )  # a shared flow does not tell how it was trained
+    # A shared flow does not tell how it was trained.
+    lacks = set() if (run / "metrics.jsonl").exists() else {"curves"}
     names = [name for name in figures if name in only or not (only or name in lacks)]
     if PLOTTED & {*names}:
         import matplotlib  # noqa: F401  # a missing extra is told before anything is computed

@@ -10,7 +10,7 @@ from realnvp.evaluation.figures.plots import BLUE, ORANGE, Array, plot
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-MASSES = (0.99, 0.9, 0.7, 0.5, 0.3, 0.1)  # of a density, in areas of ever more of it
+MASSES = (0.99, 0.9, 0.7, 0.5, 0.3, 0.1)  # probabilities of the areas that show a density
 
 
 def density(
@@ -155,7 +155,7 @@ def limits(data: Array, beyond: float, *, room: float) -> tuple[Array, Array]:
 
 
 def _dots(axes: Any, title: str, points: Array, **colour: Any) -> None:
-    """Points, the smaller the more there are."""
+    """Draw points: the more there are, the smaller."""
     axes.scatter(
         *points.T, s=min(4.0, max(0.3, 6000 / len(points))), linewidths=0, alpha=0.7, **colour
     )

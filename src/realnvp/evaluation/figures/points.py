@@ -13,11 +13,11 @@ from realnvp.evaluation.figures.run import Array, Drawing, TrainedRun
 from realnvp.evaluation.likelihood import log_probs
 
 SHOWN = 3000  # points of each kind
-COLUMNS = 5  # that are shown of a wide table
+COLUMNS = 5  # of a wide table that are shown
 
 
 def density(run: TrainedRun) -> Iterator[Drawing]:
-    """Data, the density as areas of so much mass, and samples."""
+    """Data, samples, and the density as areas that hold so much probability."""
     data, samples = _data(run), _samples(run, 10_000)
     axes = [np.linspace(low, high, 400) for low, high in zip(*_limits(data), strict=True)]
     grid = np.stack(np.meshgrid(*axes), -1)

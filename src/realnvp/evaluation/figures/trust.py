@@ -21,7 +21,8 @@ SAMPLED = 128  # samples, and as many test images, whose nearest training images
 def latents(run: TrainedRun) -> Iterator[Drawing]:
     """Show whether a density can be trusted.
 
-    z against N(0, 1), where in the image it differs, extreme images, neighbours of samples.
+    Compares z with N(0, 1), as a whole and at each pixel. Shows the images of extreme density, and
+    the training images nearest to samples.
     """
     images = run.some(run.splits.test, EXAMINED)
     x = torch.from_numpy(channels_first(images))
@@ -62,7 +63,8 @@ def _extremes(run: TrainedRun, images: Pixels, bits: Array) -> Drawing:
 def _neighbours(run: TrainedRun) -> Iterator[Drawing]:
     """Show whether the flow memorised training images.
 
-    The samples nearest to one, and the distances from samples and from test images to the nearest.
+    Shows the samples that are nearest to a training image. Compares the distances from samples to
+    their nearest training image with the distances from test images.
     """
     train, data, drawn = run.splits.train, run.some(run.splits.test, SAMPLED), run.sampled(SAMPLED)
     queries, report = (
