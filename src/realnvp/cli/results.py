@@ -91,7 +91,6 @@ class Table:
             say(markdown(rows))
         else:
             print_table(COLUMNS[:-1], [cells(row)[:-1] for row in rows])
-            say(
-                "\n".join(f"{row['run']}: {row['command']}" for row in rows)
-            )  # no terminal has room for them in the table
+            # No terminal has room for the commands in the table.
+            say("\n".join(f"{row['run']}: {row['command']}" for row in rows))
         return 0

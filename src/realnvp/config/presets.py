@@ -92,13 +92,14 @@ PRESETS: dict[str, Config] = {
     ),
 }
 
-# What later flows found, for the same minutes (docs/experiments/modern.md): not the paper's.
+# Not the paper's: layers of later flows, trained as many minutes (docs/experiments/modern.md).
 _MODERN = ModelConfig("modern", width=48, growth=1.5, num_blocks=1, num_couplings=6)
+# Most couplings where most of the bits are: at the first scale.
 _FINE = {
     "growth": 2.0,
     "num_couplings": 9,
     "coupling_growth": 0.35,
-}  # most couplings where most of the bits are
+}
 _DECAYED = replace(_SHORT, muon_weight_decay=0.1)
 
 
@@ -136,9 +137,8 @@ PRESETS |= {
     )
 }
 
-# Bits/dim of the paper: Table 1 of its first version (2016), and of its last (2017) for the 64x64
-# sets that have no number in the first.
-# That has 3.98 for ImageNet 64x64.
+# The paper's bits/dim: Table 1 of its first version (2016). The 64x64 sets without a number there
+# have the number of the last version (2017), which has 3.98 for ImageNet 64x64.
 PAPER: dict[str, float] = {
     "cifar10": 3.49,
     "imagenet32": 4.28,
@@ -157,12 +157,8 @@ def departures(config: Config) -> list[str]:
     """
     if config.data.set not in PAPER:
         return []
-    free = MAY_CHANGE | {
-        "name",
-        "seed",
-        "data.source",
-        "data.held_out",
-    }  # the paper says nothing of these
+    # The paper does not specify these.
+    free = MAY_CHANGE | {"name", "seed", "data.source", "data.held_out"}
     return [field for field in differences(PRESETS[config.data.set], config) if field not in free]
 
 

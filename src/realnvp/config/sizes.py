@@ -40,9 +40,9 @@ def resolve(config: Config, shape: Shape, columns: tuple[str, ...] | None = None
 
 
 def count_blocks(config: Config) -> int:
-    """Residual blocks of all networks; first and last layer of a network count as one more.
+    """Residual blocks of all networks; a network's first and last layer count as one more block.
 
-    For one scale, if neither the configuration nor its shape says how many there are.
+    If neither the configuration nor its shape decides the number of scales: of a single scale.
     """
     model, shape = config.model, config.data.shape
     scales = model.num_scales or (default_num_scales(shape) if shape else 1)
@@ -79,9 +79,8 @@ def _networks(model: ModelConfig) -> list[tuple[int, int, int]]:
     for scale in range(scales):
         last = scale == scales - 1
         if model.architecture == "modern":
-            found.append(
-                (scale, model.width, model.num_couplings + (not last))
-            )  # with the prior of what is factored out
+            # One more coupling makes the prior of the half that is factored out.
+            found.append((scale, model.width, model.num_couplings + (not last)))
         else:
             found.append((scale, model.width, 4 if last else 3))
         if not last:

@@ -18,13 +18,13 @@ def in_bits_per_dim(nats: Nats, shape: Sequence[int]) -> Nats:
 
 
 class Unit(NamedTuple):
-    """What the log-densities of a run are reported in."""
+    """A unit in which the log-densities of a run are reported."""
 
     key: str
     """Its name in JSON."""
     words: str
     things: str
-    """Whose log-densities they are."""
+    """What has log-densities: images or rows."""
     sign: int
     """1 where more is better, -1 where less is."""
 

@@ -41,10 +41,10 @@ def prepare(config: DataConfig, *, seed: int, folder: Path, verify: Iterable[str
 
     verify: the splits whose checksums are compared, where they are there.
     ValueError: a field differs from what the folder was prepared with, or the source is wrong.
-    DamagedError: the folder is.
+    DamagedError: the folder is damaged.
     """
     if (folder / DESCRIPTION).exists():
-        (folder / STATE).unlink(missing_ok=True)  # of one that was killed when all was done
+        (folder / STATE).unlink(missing_ok=True)  # a preparation was killed just before it did this
         _check_settings(config, seed, folder)
         with damaged_if_invalid():
             return open_splits(folder, verify=verify)
@@ -83,7 +83,7 @@ def discard_prepared(folder: Path) -> None:
     """
     if not (folder / DESCRIPTION).exists() or "inputs" in read_description(folder):
         return
-    write_file(folder / STATE, "{}")  # half of it is again one that is half done
+    write_file(folder / STATE, "{}")  # if we are killed, the rest counts as half prepared
     for name in (DESCRIPTION, *(f"{split}.npy" for split in SPLITS), STATE):
         (folder / name).unlink(missing_ok=True)
     with suppress(OSError):

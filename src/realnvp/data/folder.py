@@ -86,12 +86,14 @@ def warn_of_left_out(
 ) -> None:
     """Say which pictures of a source are not read: one line for each reason.
 
-    outside: those beside the folders of the splits. names: of all files. hidden: of hidden ones,
-    and of folders that are links.
+    outside: names of the pictures beside the folders of the splits.
+    names: of all files.
+    hidden: of hidden files, and of folders that are links.
     """
+    # macOS's notes on files begin with "._".
     pictures = [
         name for name in hidden if is_image(name) and not PurePosixPath(name).name.startswith("._")
-    ]  # macOS's notes
+    ]
     reasons = [
         ("image", f"outside {', '.join(sorted(folders))}", outside),
         ("image", "of other formats", [name for name in names if _is_other_image(name)]),
@@ -210,7 +212,7 @@ def common_shape(paths: Sequence[Name], read: Callable[[Name], Pixels]) -> Shape
         except ValueError as error:
             return str(error)
 
-    # Filters of warnings belong to the process, so this one is set once, around the threads.
+    # A filter of warnings holds for the whole process, so we set it once, around all threads.
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*decompression bomb")
         looks = list(in_threads(look, paths))

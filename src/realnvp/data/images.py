@@ -94,7 +94,7 @@ def to_size(pixels: Pixels, *, resize: Size | None, crop: Size | None = None) ->
 
 
 def resized(pixels: Pixels, height: int, width: int) -> Pixels:
-    """Scale to this size, bilinear and antialiased: a pixel averages all that it stands for."""
+    """Scale to this size, bilinear and antialiased: a pixel averages the pixels it replaces."""
     from PIL import Image
 
     if height * width > MAX_PIXELS:

@@ -170,10 +170,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-BLOCK_BYTES, BLOCK_IMAGES = (
-    2**24,
-    2**13,
-)  # each of small images takes a few kilobytes while it is read
+# Even a small image takes a few kilobytes while it is read, so images are counted, too.
+BLOCK_BYTES, BLOCK_IMAGES = 2**24, 2**13
 
 
 def write_dataset(
@@ -181,7 +179,7 @@ def write_dataset(
 ) -> dict[str, Any]:
     """Write a prepared folder; returns its dataset.json: `about`, and what the data set says.
 
-    keep: go on where an interrupted call stopped; what is there must come from this data set.
+    keep: go on where an interrupted call stopped. The files there must be of this data set.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {split: folder / f"{split}.npy" for split in dataset.splits}

@@ -183,9 +183,10 @@ def _read_csv(path: Path, columns: Columns | None) -> tuple[Reals, Columns, dict
             there = first
             if not first:
                 raise ValueError(f"{path}: has no rows")
+            # Numbers and missing values alone are no header.
             if any(map(_is_number, first)) and all(
                 _is_number(cell) or cell.lower() in MISSING for cell in first
-            ):  # no header
+            ):
                 there = _numbered(len(first))
                 file.seek(0)
                 reader = csv.reader(file, delimiter=delimiter)
@@ -226,7 +227,7 @@ def _all_numbers(path: Path, count: int, **form: Any) -> Reals | None:
 def _cell_by_cell(
     path: Path, reader: Any, there: Sequence[str], chosen: list[int]
 ) -> tuple[Reals, Columns, dict[str, str]]:
-    """The rows read slowly, NaN for missing values, and the first text of each column with text."""
+    """The rows, read cell by cell, NaN if missing; and the first text in each column with text."""
     rows: list[list[float]] = []
     bad: dict[str, str] = {}
     for cells in filter(_is_row, reader):
@@ -249,7 +250,7 @@ def _is_number(cell: str) -> bool:
         float(cell)
     except ValueError:
         return False
-    return "_" not in cell  # which Python allows between digits: 12_34 is a name
+    return "_" not in cell  # Python reads 12_34 as a number; here it is a name
 
 
 def _warn_of_unbounded(source: Path, train: Reals, columns: Columns) -> None:
@@ -267,9 +268,8 @@ def _warn_of_unbounded(source: Path, train: Reals, columns: Columns) -> None:
         words = "few different values, on which a density can grow without bound; noise helps"
         words = f"{', '.join(few[:LISTED])}: {words}"
         warnings.warn(f"{source}: {words}", stacklevel=2)
-    varying = np.flatnonzero(
-        np.ptp(some, axis=0)
-    )  # what seldom differs may be the same in all of these
+    # A column that seldom differs may be constant in these rows.
+    varying = np.flatnonzero(np.ptp(some, axis=0))
     if len(some) > len(columns) and len(varying) > 1:
         sizes, axes = np.linalg.eigh(np.corrcoef(some[:, varying].T))
         if sizes[0] < 1e-9:

@@ -24,7 +24,7 @@ from realnvp.data.images import decode_image
 
 Place = TypeVar("Place")
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-# Images and arrays hardly shrink: what unpacks to more than this is no data set.
+# Images and arrays hardly shrink: an archive that unpacks to more times its size is no data set.
 MAX_RATIO = 100
 ALWAYS_ALLOWED = 2**26
 
@@ -117,8 +117,8 @@ def _tar(path: Path, magic: bytes, stack: ExitStack, scratch: Path) -> Files:
         while (member := tar.next()) is not None:
             # A million members take a gigabyte.
             tar.members.clear()  # type: ignore[attr-defined]  # types lack it
-            # A negative size would lead back to where it stands, for ever: CVE-2025-8194.
-            # Later Pythons end the list there.
+            # A negative size would make tarfile read one member for ever (CVE-2025-8194). Later
+            # Pythons end the list there.
             if member.size < 0 or not (
                 member.isdir() or (member.isreg() and not member.issparse())
             ):
@@ -161,7 +161,7 @@ def _unpacked(path: Path, packed: IO[bytes], stack: ExitStack, scratch: Path) ->
 
 
 def check_bomb(path: Path | str, unpacked: int, packed: int) -> None:
-    """ValueError if so much cannot come from so little but by a decompression bomb."""
+    """ValueError if only a decompression bomb can unpack to so many times its packed bytes."""
     if unpacked > max(ALWAYS_ALLOWED, MAX_RATIO * packed):
         raise ValueError(
             f"{path}: {packed} bytes unpack to {unpacked} or more: a decompression bomb, refused"

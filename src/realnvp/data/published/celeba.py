@@ -107,7 +107,7 @@ def crop_and_scale(pixels: Pixels, _: int) -> Pixels:
 
 
 def _between(old: int, new: int) -> tuple[Indices, Indices, npt.NDArray[np.floating]]:
-    """The old pixels on both sides of each new one, and how far it lies towards the second."""
+    """For each new pixel: the old pixels on both sides, and its share of the way to the second."""
     place = np.arange(new) * (old / new)
     below = place.astype(np.int64)
     above: Indices = np.minimum(below + 1, old - 1)

@@ -28,7 +28,7 @@ def read_cifar10(request: PrepareRequest) -> Prepared:
             for split, pattern in NAMES.items()
         }
         if all(found.values()):
-            break  # the first that has both: a folder may hold the archive and its files
+            break  # a folder may hold the archive and its files, too: take the first
     if not all(found.values()):
         if any(
             PICKLES.fullmatch(PurePosixPath(name).name) for files in every for name in files.sizes

@@ -89,9 +89,8 @@ def _pictures(places: list[Place], side: int) -> Lazy:
 
 
 def _batches(places: list[Place], side: int) -> Lazy:
-    places.sort(
-        key=lambda place: (Path(place[1]).name.zfill(40), place[1])
-    )  # batch 10 after batch 9
+    # Batch 10 comes after batch 9.
+    places.sort(key=lambda place: (Path(place[1]).name.zfill(40), place[1]))
 
     def load(file: int) -> Pixels:
         return channels_last(_rows(*places[file], side, read=True)[1].reshape(-1, 3, side, side))

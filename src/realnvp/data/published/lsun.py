@@ -119,9 +119,8 @@ def _lmdb(request: PrepareRequest, folder: Path, change: Callable[[Pixels, int],
         return change(decode_image(BytesIO(content), name), index)
 
     def read(wanted: Indices) -> Pixels:
-        contents = [
-            transaction.get(keys[index]) for index in wanted.tolist()
-        ]  # a transaction belongs to one thread
+        # A transaction belongs to one thread.
+        contents = [transaction.get(keys[index]) for index in wanted.tolist()]
         with ThreadPoolExecutor() as pool:
             return np.stack(list(pool.map(one, wanted.tolist(), contents)))
 

@@ -61,9 +61,8 @@ def read_pictures(request: PrepareRequest) -> Prepared:
 def _splits(names: list[str]) -> tuple[dict[str, str], set[str]]:
     """The split of each file, and the names of the splits' folders.
 
-    The uppermost folder in which the files differ decides.
-
-    All files are train if the names of those folders say nothing.
+    The uppermost level of folders at which the files differ decides. If no folder there is named
+    like a split, all files are train.
     """
     parts = [PurePosixPath(name).parts for name in names]
     depth = 0

@@ -35,7 +35,7 @@ def convert(name: str, source: Path, out: Path, **settings: Any) -> dict[str, An
 
     Returns its dataset.json, and whether it was there already.
 
-    settings: those of a `PrepareRequest`. The source is only read.
+    settings: fields of `PrepareRequest`. The source is only read.
     ValueError names the file or flag. Warns of other checksums than the publisher's.
     """
     source, out = source.expanduser(), out.expanduser()
@@ -43,9 +43,8 @@ def convert(name: str, source: Path, out: Path, **settings: Any) -> dict[str, An
         raise ParameterError("out", f"{out} is inside the source, which is only read")
     recorded = json.loads(json.dumps({"name": name, "source": source.absolute().name} | settings))
     with ExitStack() as stack, warnings.catch_warnings():
-        if not (
-            out / DESCRIPTION
-        ).exists():  # what is complete may be read by many, where nobody may write
+        # A complete folder needs no lock: many may read it, also where nobody may write.
+        if not (out / DESCRIPTION).exists():
             stack.enter_context(lock_folder(out))
         if (out / DESCRIPTION).exists():
             return _already(out, source, recorded) | {"already": True}
@@ -84,7 +83,7 @@ def _already(out: Path, source: Path, recorded: dict[str, Any]) -> dict[str, Any
                 f"{base / name}: has changed since {out} was prepared; name another --out"
             )
     open_splits(out)
-    for left in (STATE, LOCK):  # by one that was killed when all was done
+    for left in (STATE, LOCK):  # a preparation was killed just before it did this
         (out / left).unlink(missing_ok=True)
     return about
 
@@ -94,9 +93,8 @@ def _inputs(found: Prepared, base: Path) -> dict[str, Any]:
     by_place: dict[Path, list[Path]] = {}
     for files, name in found.inputs:
         by_place.setdefault(files.path, []).append(files.path / name)
-    by_place = {
-        place: inner if place.is_dir() else [place] for place, inner in by_place.items()
-    }  # of an archive the whole
+    # An archive counts as a single file.
+    by_place = {place: inner if place.is_dir() else [place] for place, inner in by_place.items()}
     inputs: dict[str, Any] = {}
     done = itertools.count(1)
     with progress("checksum", sum(map(len, by_place.values()))) as report:

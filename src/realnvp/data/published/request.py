@@ -47,7 +47,7 @@ class PrepareRequest:
         return open_files(path or self.source, self.stack, self.scratch)
 
     def complete(self, found: dict[str, int], *published: dict[str, int]) -> bool:
-        """Whether the counts are some published ones; ValueError if they are not and need be."""
+        """Whether the counts are published counts; ValueError if they must be and are not."""
         if found in published:
             return True
         if not self.allow_partial:
@@ -114,7 +114,7 @@ def chained(counts: Sequence[int], load: Callable[[int], Pixels]) -> Lazy:
             loaded(file)[wanted[of == file] - (ends[file] - counts[file])]
             for file in np.unique(of).tolist()
         ]
-        return np.concatenate(pieces)  # wanted ascends
+        return np.concatenate(pieces)  # in order, since `wanted` ascends
 
     return Lazy(int(ends[-1]), read)
 
@@ -125,7 +125,7 @@ def rgb(pixels: Pixels) -> Pixels:
 
 
 def some(names: Sequence[str]) -> str:
-    """The first of some names, and how many more there are."""
+    """The first name, and how many more there are, in words."""
     return names[0] + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
 
 
