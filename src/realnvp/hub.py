@@ -49,6 +49,8 @@ def push_to_hub(
     flow: also a folder that `share` or `save_flow` wrote.
     repo_id: user/name, made if it is not there. The Hub's client knows who you are: by `hf auth
         login`, or by HF_TOKEN.
+    private, message: of a repository that is made, and of the commit.
+
     `realnvp.load_flow(repo_id)` gets it back.
     """
     try:

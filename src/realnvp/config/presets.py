@@ -36,7 +36,7 @@ def _like_imagenet64(name: str) -> Config:
 _SHORT = TrainConfig(
     max_steps=2000, batch_size=32, eval_every=250, sample_every=250, save_every=250
 )
-# Minutes, not days: a higher rate and hardly a clip are worth .1 bits/dim by then
+# In minutes of training a higher rate and almost no clip are worth .1 bits/dim
 # (docs/experiments/paper_claims.md).
 _MINUTES = replace(
     _SHORT,
@@ -59,7 +59,7 @@ _TABLE = replace(
     clip=10.0,
     l2=0.0,
     eval_every=100,
-    # The best model is better than the next by less than .01 nats: a thousand rows choose by luck.
+    # The best models differ by less than .01 nats: with a thousand rows luck would choose.
     eval_images=10_000,
 )
 

@@ -19,7 +19,7 @@ def validate(config: Config) -> Config:
     typed(Config, json.loads(to_json(config)))  # of the right types?
     for path, complaint in (*broken(config), *_contradictions(config)):
         raise ValueError(f"{path}: {flat(config)[path]!r} {complaint}")
-    # Only now is each number one that can be counted with.
+    # Last, since a count needs numbers that are within their bounds.
     if (count := count_blocks(config)) > MOST_BLOCKS:
         model = config.model
         others = f"model.num_couplings = {model.num_couplings}"

@@ -53,11 +53,11 @@ def count_blocks(config: Config) -> int:
 
 
 def least_parameters(config: Config) -> int:
-    """A lower bound on the flow's parameters, for a resolved configuration: its networks alone."""
+    """A lower bound on a (resolved) configuration's parameters: networks and mixings of columns."""
     model, channels = config.model, (config.data.shape or (1,))[0]
     total = 0
     for scale, width, count in _networks(model):
-        # Inputs and outputs have the data's channels, twice as many a scale; a block is two layers.
+        # Channels double with each scale; a block is two layers.
         if model.architecture == "paper":
             ends, block = width**2 + 19 * channels * 2**scale * width, 19 * width**2
         elif model.architecture == "modern":

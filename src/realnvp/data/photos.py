@@ -38,12 +38,12 @@ PHOTOGRAPHS = (
 )
 COUNTS = {"train": 20_000, "validation": 500, "test": 1_000}
 SIZE = 32
-# Two source pixels and more per crop pixel average away the noise and the blocks of JPEG; up to
-# 112, a thing is in view.
+# At least two source pixels per crop pixel, so that the noise and the blocks of JPEG are averaged
+# away; at most 112 in all, so that an object is in view.
 SIDES = (64, 112)
 MARGIN = 8
-# Standard deviation of a window, in grey levels, below which it is drawn again: else a fifth of
-# the crops would be sky.
+# A window whose standard deviation, in grey levels, is below this is drawn again: otherwise a fifth
+# of the crops would be sky.
 FLATTEST = 8
 
 

@@ -76,8 +76,9 @@ def compress(
 ) -> Tensor:
     """z where keep is True, elsewhere a fresh draw from the prior (appendix D).
 
-    z: (B, C, H, W); keep: (H, W).
-    indices: of the rows; row i's draw is a function of (seed, indices[i]) and not of keep.
+    z: (B, C, H, W).
+    keep: (H, W).
+    seed, indices: image i's draw is a function of (seed, indices[i]), and not of keep.
     """
     assert len(indices) == len(z)
     draws = [

@@ -153,7 +153,7 @@ class OfImages(Evaluation):
     paper: float | None
     """The paper's number, where it is about this model and these images."""
     comparable: bool | None = None
-    """Whether these are the images that the paper's number, and others', are about."""
+    """Whether these are the images of the paper's number, so that it may be compared."""
     views: OverViews | None = None
     codecs: dict[str, float] | None = None
     """Bits/dim of lossless image formats."""

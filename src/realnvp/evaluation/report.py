@@ -110,7 +110,7 @@ def report(
     result: the run's evaluation.
     pictures: PNG files; they are embedded.
     sittings: the run's, the last one at the end.
-    seed: that the pictures were drawn with.
+    seed: of the pictures.
     missing: figures that could not be drawn, and why; the page says so in their place.
 
     All text is escaped.

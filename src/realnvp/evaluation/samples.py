@@ -47,7 +47,8 @@ def write_samples(
 ) -> int:
     """Write sampled images to out, .npy or .png, and return how many are not finite.
 
-    n: images. seed, temperature: of the latents.
+    n: how many images.
+    seed, temperature: of the latents.
     data: uint8 (N, H, W, C) to show beside the samples in a PNG.
 
     Entries that are not finite are written as 0.
@@ -77,7 +78,8 @@ def write_rows(
 ) -> int:
     """Write sampled rows to out, .csv with a header, .npy, or a .png of two columns.
 
-    n: rows. seed, temperature: of the latents.
+    n: how many rows.
+    seed, temperature: of the latents.
     data: (N, 2), to show beside the samples in a PNG.
 
     Returns how many have an entry that is not finite.

@@ -8,8 +8,8 @@ from realnvp.evaluation.record import OfImages, current_evaluation, with_error
 from realnvp.files.environment import Sitting
 from realnvp.files.run_dir import RunDir
 
-# Bits/dim of other systems on the paper's images, from its Table 1: test, and training in brackets;
-# of NICE as later papers report it. They are not shown beside other versions of a data set.
+# Bits/dim of other systems on the paper's images: test, and training in brackets. NICE's are from
+# later papers, all others from the paper's Table 1. Not shown beside other versions of a data set.
 OTHERS: dict[str, dict[str, str]] = {
     "cifar10": {"PixelRNN": "3.00", "Conv DRAW": "< 3.59", "NICE": "4.48"},
     "imagenet32": {"PixelRNN": "3.86 (3.83)", "Conv DRAW": "< 4.40 (4.35)"},
@@ -33,7 +33,7 @@ COLUMNS = (
 def table(runs: list[Path]) -> list[dict[str, Any]]:
     """One row for each run directory, from what `realnvp evaluate` and the training wrote there.
 
-    ValueError names a run that is none, or was not evaluated on its own data yet.
+    ValueError names a folder that is no run, or a run that was not evaluated on its own data yet.
     """
     return [_row(run) for run in runs]
 

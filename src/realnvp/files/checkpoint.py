@@ -41,9 +41,10 @@ def save_checkpoint(
     optimizers: Sequence[torch.optim.Optimizer],
     averages: Mapping[str, Tensor],
 ) -> None:
-    """Write checkpoints/step-N: the flow's state, averages, the optimisers' state, where it stands.
+    """Write checkpoints/step-N, and keep the last two checkpoints.
 
-    The last two are kept. averages: of the weights over steps, by name.
+    state: where the training stands.
+    averages: of the weights over steps, by name.
     """
     names: dict[Tensor, str] = {weight: name for name, weight in flow.named_parameters()}
     tensors = {f"flow.{name}": tensor for name, tensor in flow.state_dict().items()}
@@ -92,7 +93,7 @@ def load_checkpoint(
         for key, tensor in _below("optimizer", tensors).items():
             name, entry = key.rsplit(".", 1)
             weight = parameters[name]
-            # In the memory layout of the weight, which the fused Adam takes for granted.
+            # The fused Adam assumes that its tensors have the memory layout of the weight.
             like = torch.empty((), device=weight.device) if entry == "step" else weight.detach()
             moved = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
             owners[weight].state[weight][entry] = moved

@@ -14,6 +14,8 @@ from realnvp.moments import restore_moments, stored_moments
 def first_nonfinite(flow: Flow, x: Tensor, *, l2: float) -> str:
     """Name the first layer of the forward pass, else the first gradient, that is not finite for x.
 
+    l2: the weight of the penalty, `TrainConfig.l2`.
+
     Changes nothing. Several processes call it together. They share their moments, so each makes
     both passes, whatever the first pass finds.
     """

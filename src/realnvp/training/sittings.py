@@ -24,13 +24,13 @@ GIVEN = "config.given.json"
 
 @contextmanager
 def data_kept_if_begun(files: RunDir) -> Iterator[None]:
-    """Context: a training begins. If it does not, the data that it prepared are deleted."""
+    """Context: a training begins. If that fails, the data that it prepared are deleted."""
     new = not files.data.exists()
     try:
         yield
     except BaseException as error:
         if new and not files.begun:
-            # The frames that failed hold the arrays, memory-mapped: Windows deletes no such file.
+            # The failed frames still hold the memory-mapped arrays: Windows would not delete them.
             traceback.clear_frames(error.__traceback__)
             discard_prepared(files.data)
         raise
@@ -39,14 +39,14 @@ def data_kept_if_begun(files: RunDir) -> Iterator[None]:
 def check_may_train(config: Config, files: RunDir) -> None:
     """ValueError: the run directory is not this training's; names the fields or files that differ.
 
-    Some fields may change: budgets, and how often a training looks at itself.
+    Some fields may change: budgets, and the steps between evaluations, samples and checkpoints.
     """
     source = config.data.source and os.path.realpath(config.data.source)
     if source in (os.path.realpath(files.path), os.path.realpath(files.data)):
         raise ParameterError("run_dir", f"{files.path} is also data.source, which is only read")
     if not files.begun:
         _check_files_of_others(files)
-    elif files.config_file.exists():  # else it ended as it began
+    elif files.config_file.exists():  # else its first sitting ended before it wrote one
         old = files.config
         if old.data.shape is None:
             raise DamagedError(f"{files.config_file}: data.shape is missing")

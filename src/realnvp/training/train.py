@@ -35,6 +35,9 @@ def train(
 ) -> TrainState:
     """Train a flow, or go on with the training in run_dir; returns where it stands at the end.
 
+    config: what to train on what. On resume only the fields in `MAY_CHANGE` may differ.
+    run_dir: a folder, made if it is missing; all files go there.
+    device: auto, cpu, cuda, cuda:1 or mps. auto: cuda if there is a GPU, else cpu.
     init_from: a run or saved flow whose weights the training starts with.
     ValueError: bad input. DamagedError: a file of the run. TrainingStopped: SIGINT or SIGTERM came.
     TrainingFailed: the numbers are beyond repair, or another process is gone.

@@ -25,7 +25,7 @@ MD5 = {
     "img_align_celeba.zip": "00d2c5bc6d35e252742224ab0c1e8fcb",
     "list_eval_partition.txt": "d32c9cbf5e040fd4025c592c306e6668",
 }
-# A set of more loose files than this gets one checksum, of what `sha256sum` prints for them.
+# More loose files than this get a single checksum: of the lines that `sha256sum` prints for them.
 LISTED = 32
 BLOCK = 2**20
 
