@@ -419,7 +419,7 @@ MUTANTS = [
         "tests/test_few.py",
     ),
     Mutant(
-        "evaluation/figures/curves.py",
+        "evaluation/figures/trust.py",
         "in (keys | {**maybe}).items()",
         "in keys.items()",
         "tests/test_few.py",
@@ -452,7 +452,7 @@ MUTANTS = [
     Mutant(
         "cli/evaluate.py", 'arg(name="data.source")', 'arg(name="source")', "tests/test_surface.py"
     ),
-    Mutant("cli/figures.py", '"files": files', '"paths": files', "tests/test_surface.py"),
+    Mutant("cli/results.py", '"files": [', '"paths": [', "tests/test_surface.py"),
     Mutant(
         "evaluation/figures/grids.py",
         "side_by_side(path: Path, panels",

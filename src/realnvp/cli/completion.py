@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+from functools import reduce
+from operator import or_
 from typing import Annotated, Any
 
 import tyro
@@ -17,9 +19,13 @@ def completion(argv: list[str], commands: dict[str, Any]) -> str:
         raise ValueError(
             f"completion: name one shell: {', '.join(SHELLS)}, for example: realnvp completion bash"
         )
-    every: Any = Annotated[all_presets(), tyro.conf.subcommand("train")]
-    for name, command in commands.items():
-        every |= Annotated[command, tyro.conf.subcommand(name)]
+    every: Any = reduce(
+        or_,
+        (
+            Annotated[command, tyro.conf.subcommand(name)]
+            for name, command in (commands | {"train": all_presets()}).items()
+        ),
+    )
     script = io.StringIO()
     with contextlib.redirect_stdout(script), contextlib.suppress(SystemExit):
         tyro.cli(every, prog="realnvp", args=["--tyro-print-completion", argv[0]])

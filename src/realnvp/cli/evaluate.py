@@ -1,4 +1,4 @@
-"""realnvp evaluate: bits/dim of a split."""
+"""realnvp evaluate and realnvp check: bits/dim of a split; is the flow invertible?"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from realnvp.cli.inputs import load
+from realnvp.cli.inputs import load, own_data
 from realnvp.cli.options import Device, Flag, Json, RunDir, Threads, Which
-from realnvp.cli.output import print_json, say
+from realnvp.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from realnvp.evaluation.record import Evaluation
@@ -78,3 +78,57 @@ class Evaluate:
         if self.source is None and Path(self.run, "metrics.jsonl").exists():
             result.save(Path(self.run))
         return result
+
+
+@dataclass
+class Check:
+    """Check a run's flow on its data: inverses, log-det, batch norm, finite values. Exits with
+    1 if a check fails.
+
+    Example: realnvp check runs/photos
+    """
+
+    run: RunDir
+    which: Which = "best"
+    json: Json = False
+    device: Device = "auto"
+    threads: Threads = None
+
+    def __call__(self) -> int:
+        import numpy as np
+
+        from realnvp.data import channels_first
+        from realnvp.evaluation.check import check, how_many
+        from realnvp.flows.flow import config_of
+
+        flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
+        data, count = own_data(flow, self.run), how_many(config_of(flow))
+        # All over the training images: their files may lie in order.
+        spread = np.linspace(0, len(data.train) - 1, min(count, len(data.train))).astype(int)
+        checks = check(
+            flow,
+            channels_first(data.test[:count]),
+            training=channels_first(data.train[spread]),
+        )
+        failed = sum(not entry.ok for entry in checks)
+        if self.json:
+            print_json(
+                {
+                    "ok": not failed,
+                    "checks": [entry._asdict() | {"ok": entry.ok} for entry in checks],
+                }
+            )
+        else:
+            print_table(
+                ("check", "measured", "allowed", "unit", ""),
+                [
+                    (e.name, f"{e.value:.1e}", f"{e.bound:.0e}", e.unit, "ok" if e.ok else "FAILED")
+                    for e in checks
+                ],
+            )
+            say(
+                f"{failed} of {len(checks)} checks failed"
+                if failed
+                else f"all {len(checks)} checks passed"
+            )
+        return 1 if failed else 0

@@ -1,4 +1,4 @@
-"""realnvp info: what a run directory holds."""
+"""realnvp presets and realnvp info: what can be trained, and what a run directory holds."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -6,8 +6,50 @@ from typing import Any
 
 from realnvp.cli.options import Json, RunDir
 from realnvp.cli.output import print_json, print_table, thousands
-from realnvp.config import Config, flat
+from realnvp.config import PAPER, PRESETS, Config, flat
 from realnvp.files.records import damaged_if_invalid, fields_of, read_record
+
+
+@dataclass
+class Presets:
+    """Print what can be trained by name: image size, parameters, the paper's bits/dim.
+
+    Example: realnvp presets
+    """
+
+    json: Json = False
+
+    def __call__(self) -> int:
+        from realnvp.training.memory import count_parameters
+
+        rows = {
+            name: {
+                "shape": config.data.shape,
+                "levels": config.data.levels,
+                "num_scales": config.model.num_scales,
+                "parameters": count_parameters(config) if config.data.shape else None,
+                "paper": PAPER.get(name),
+            }
+            for name, config in PRESETS.items()
+        }
+        if self.json:
+            print_json(rows)
+            return 0
+        print_table(
+            ("preset", "image", "scales", "parameters", "bits/dim in the paper"),
+            [(name, *_cells(row)) for name, row in rows.items()],
+        )
+        print(
+            "ImageNet 64x64: 4.01 is of the paper's first version (2016), its last (2017) has 3.98"
+        )
+        return 0
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    scales = "" if row["levels"] is None else str(row["num_scales"] or "by size")
+    size = "of your data" if row["shape"] is None else "{1}x{2}x{0}".format(*row["shape"])
+    parameters = "" if row["parameters"] is None else thousands(row["parameters"])
+    return size, scales, parameters, "" if row["paper"] is None else f"{row['paper']:.2f}"
 
 
 @dataclass
@@ -28,22 +70,23 @@ class Info:
 
         folder = locate(self.run)
         config = RunDir(folder).config
-        facts: dict[str, Any] = {"run": self.run, "config": asdict(config)}
-        facts["parameters"] = count_parameters(config) if config.data.shape else None
-        facts |= _stored_facts(folder, config)
+        facts: dict[str, Any] = {
+            "run": self.run,
+            "config": asdict(config),
+            "parameters": count_parameters(config) if config.data.shape else None,
+            **_stored_facts(folder, config),
+        }
         if self.json:
             print_json(facts)
             return 0
         longer = ("config", "environment", "evaluation", "parameters", "facts")
         known = facts | facts.get("facts", {})
-        rows = [(key, str(value)) for key, value in known.items() if key not in longer]
-        rows += [
-            (
-                "parameters",
-                thousands(facts["parameters"]) if facts["parameters"] else "of the data's size",
-            )
+        parameters = facts["parameters"]
+        rows = [
+            *((key, str(value)) for key, value in known.items() if key not in longer),
+            ("parameters", thousands(parameters) if parameters else "of the data's size"),
+            *((name, str(value)) for name, value in flat(config).items()),
         ]
-        rows += [(name, str(value)) for name, value in flat(config).items()]
         if "evaluation" in known:
             evaluation = parse_evaluation(known["evaluation"], folder, config)
             rows.append(("evaluation", f"{evaluation.measured} on {evaluation.split}"))
@@ -60,9 +103,13 @@ def _stored_facts(folder: Path, config: Config) -> dict[str, Any]:
     run = RunDir(folder)
     facts: dict[str, Any] = {}
     if state := run.state:
-        facts |= {"step": state.step, "seconds": round(state.seconds, 1)}
-        facts |= {f"best_validation_{unit_of(config).key}": state.best}
-        facts |= {"best_step": state.best_step, "skipped_steps": state.skipped}
+        facts |= {
+            "step": state.step,
+            "seconds": round(state.seconds, 1),
+            f"best_validation_{unit_of(config).key}": state.best,
+            "best_step": state.best_step,
+            "skipped_steps": state.skipped,
+        }
     if (folder / "evaluation.json").exists():
         facts["evaluation"] = read_evaluation(folder).as_json()
     if run.sittings_file.exists():

@@ -11,15 +11,13 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from realnvp import __version__
-from realnvp.cli.check import Check
-from realnvp.cli.evaluate import Evaluate
-from realnvp.cli.figures import Figures
-from realnvp.cli.info import Info
+from realnvp.cli.completion import completion
+from realnvp.cli.evaluate import Check, Evaluate
+from realnvp.cli.info import Info, Presets
 from realnvp.cli.options import parse
 from realnvp.cli.output import note
 from realnvp.cli.prepare import Prepare
-from realnvp.cli.presets import Presets
-from realnvp.cli.results import Report, Table
+from realnvp.cli.results import Figures, Report, Table
 from realnvp.cli.sample import Sample
 from realnvp.cli.score import Score
 from realnvp.cli.share import Export, Share
@@ -109,23 +107,13 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     name, rest = argv[0], argv[1:]
     if name == "completion":
-        return _completion(rest)
+        print(completion(rest, COMMANDS), end="")
+        return 0
     if name not in COMMANDS:
         raise ValueError(f"no command {name!r}{nearest(name, COMMANDS)}; see realnvp --help")
     if name == "train":
         return train(rest)
-    command = parse(COMMANDS[name], rest, prog=f"realnvp {name}")
-    return int(command())
-
-
-def _completion(argv: list[str]) -> int:
-    from realnvp.cli.completion import completion
-
-    print(
-        completion(argv, {name: command for name, command in COMMANDS.items() if name != "train"}),
-        end="",
-    )
-    return 0
+    return int(parse(COMMANDS[name], rest, prog=f"realnvp {name}")())
 
 
 def _lacking_memory(error: Exception) -> str:
@@ -141,8 +129,10 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename2 or error.filename}: {error.strerror} (errno {error.errno})"
     if isinstance(error, ParameterError):
-        dashes = "-" if len(error.name) == 1 else "--"
-        return f"{dashes}{error.name.replace('_', '-')}: {' '.join(error.words.split())}"
+        return (
+            f"{'-' if len(error.name) == 1 else '--'}{error.name.replace('_', '-')}: "
+            f"{' '.join(error.words.split())}"
+        )
     return " ".join(str(error).split())
 
 
@@ -153,9 +143,13 @@ def _install_line(module: str) -> str:
         "matplotlib": "figures",
         "lmdb": "lsun",
         "pyarrow": "table",
+        "huggingface_hub": "hub",
+        "onnx": "onnx",
+        "onnxscript": "onnx",
+        "PIL": "data",
+        "skimage": "data",
+        "sklearn": "data",
     }
-    extras |= {"huggingface_hub": "hub", "onnx": "onnx", "onnxscript": "onnx"}
-    extras |= dict.fromkeys(("PIL", "skimage", "sklearn"), "data")
     return f"pip install 'realnvp[{extras.get(module, 'all')}]'"
 
 

@@ -59,9 +59,12 @@ def parse(
     except SystemExit as stopped:
         if not stopped.code:  # --help
             raise
-        lines = [
-            line for line in said.getvalue().splitlines()[1:] if re.search(r"\w", line)
-        ]  # a title, and rules
-        raise ValueError(" ".join(line.strip(" │") for line in lines)) from None
+        raise ValueError(
+            " ".join(
+                line.strip(" │")
+                for line in said.getvalue().splitlines()[1:]  # under a title
+                if re.search(r"\w", line)  # no rule
+            )
+        ) from None
     assert parsed is not None
     return parsed

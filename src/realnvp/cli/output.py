@@ -25,12 +25,7 @@ def say(text: str) -> None:
 
 def print_json(values: Mapping[str, Any]) -> None:
     """One JSON object on stdout; numbers that are not finite become null, since JSON has none."""
-    print(to_json(values))
-
-
-def to_json(values: Mapping[str, Any]) -> str:
-    """Indented JSON text."""
-    return json.dumps(_finite(values), indent=2, allow_nan=False)
+    print(json.dumps(_finite(values), indent=2, allow_nan=False))
 
 
 def _finite(value: Any) -> Any:
@@ -67,8 +62,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(*columns, box=box.SIMPLE_HEAD, show_header=any(columns))
     for row in rows:
         table.add_row(*map(visible, row))
-    width = None if sys.stdout.isatty() else 400
-    Console(width=width, highlight=False, markup=False).print(table)
+    Console(width=None if sys.stdout.isatty() else 400, highlight=False, markup=False).print(table)
 
 
 def thousands(number: int) -> str:

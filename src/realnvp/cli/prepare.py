@@ -61,8 +61,10 @@ class Prepare:
         from realnvp.data.published.prepare import convert, parse_size
 
         if self.set != "images" and (self.crop or self.resize):
-            flag = "--crop" if self.crop else "--resize"
-            raise ValueError(f"{flag}: {self.set} has a size of its own; it is for images only")
+            raise ValueError(
+                f"{'--crop' if self.crop else '--resize'}: {self.set} has a size of its own; "
+                "it is for images only"
+            )
         if not 0 < self.held_out < 1:
             raise ValueError(f"--held-out: must be between 0 and 1, got {self.held_out}")
         if not 0 <= self.seed < 2**63:
@@ -88,8 +90,8 @@ def _summary(about: dict[str, Any], out: Path) -> str:
     version = f" ({about['version']})" if about["version"] else ""
     channels, height, width = about["shape"]
     counts = ", ".join(f"{split} {count:,}" for split, count in about["counts"].items())
-    done = "was complete already" if about["already"] else "written"
-    size = f"{height}x{width}x{channels}"
-    name = about["name"]
-    following = f"Next: realnvp train {name} --data.source {out}"
-    return f"{out}: {name}{version}, {size}, {counts}; {done}. {following}"
+    return (
+        f"{out}: {about['name']}{version}, {height}x{width}x{channels}, {counts}; "
+        f"{'was complete already' if about['already'] else 'written'}. "
+        f"Next: realnvp train {about['name']} --data.source {out}"
+    )

@@ -1,4 +1,4 @@
-"""realnvp report and realnvp table: what came out of runs, for readers."""
+"""realnvp figures, report and table: what came out of runs, for readers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +7,61 @@ from typing import Annotated
 import tyro
 
 from realnvp.cli.evaluate import Evaluate
-from realnvp.cli.inputs import load
-from realnvp.cli.options import Device, Flag, Json, Threads
+from realnvp.cli.inputs import beside, load
+from realnvp.cli.options import Device, Flag, Json, RunDir, Threads, Which
 from realnvp.cli.output import print_json, print_table, say
+
+
+@dataclass
+class Figures:
+    """Draw the paper's figures from one trained run, and those that show whether its density
+    can be trusted.
+
+    samples, manifold (eq 14), extrapolation, compression, latents, curves; PNG files under
+    RUN/figures.
+
+    Example: realnvp figures runs/photos --only manifold --seed 1
+    """
+
+    run: RunDir
+    only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
+    """Only this figure; may be repeated."""
+    seed: int = 0
+    """Seed of everything that is chosen or drawn at random."""
+    out: Path | None = None
+    """Another folder than RUN/figures."""
+    arrays: Flag = False
+    """Also write what was drawn, as .npy."""
+    which: Which = "best"
+    json: Json = False
+    device: Device = "auto"
+    threads: Threads = None
+
+    def __call__(self) -> int:
+        from realnvp.evaluation.figures import drawn_figures
+
+        flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
+        drawn = drawn_figures(
+            flow,
+            self.run,
+            only=self.only,
+            seed=self.seed,
+            out=self.out or beside(self.run) / "figures",
+            arrays=self.arrays,
+        )
+        if self.json:
+            print_json(
+                {
+                    "run": self.run,
+                    "seed": self.seed,
+                    "which": self.which,
+                    "files": [*map(str, drawn.files)],
+                    "missing": drawn.missing,
+                }
+            )
+        else:
+            say("\n".join(map(str, drawn.files)))
+        return 0
 
 
 @dataclass
@@ -55,8 +107,13 @@ class Report:
             missing=drawn.missing.items(),
         )
         if self.json:
-            pictures = [str(path) for path in drawn.files]
-            print_json({"report": str(page), "pictures": pictures, "missing": drawn.missing})
+            print_json(
+                {
+                    "report": str(page),
+                    "pictures": [*map(str, drawn.files)],
+                    "missing": drawn.missing,
+                }
+            )
         else:
             say(f"{page}: open it in a browser")
         return 0

@@ -46,9 +46,9 @@ class Sample:
         if self.n < 1:
             raise ValueError(f"-n: must be at least 1, got {self.n}")
         flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
-        things, suffixes = "images", [".png", ".npy"]
-        if of_table(flow):
-            things, suffixes = "rows", [".csv", ".npy", ".png"]
+        things, suffixes = (
+            ("rows", [".csv", ".npy", ".png"]) if of_table(flow) else ("images", [".png", ".npy"])
+        )
         out = self.out or beside(self.run) / f"samples{suffixes[0]}"
         if out.suffix not in suffixes:
             raise ValueError(f"--out: {out} must end in {' or '.join(suffixes)}")
@@ -59,13 +59,16 @@ class Sample:
         if self.fast:
             exact, flow = flow, fast(flow)
             off["fast_error_grey_levels"] = error = fast_error(exact, flow, **how)
-            half = f"half of the pixels are off by more than {error:.2f} grey levels"
-            note(f"fast: on the first 8 samples, {half}")
+            note(
+                "fast: on the first 8 samples, "
+                f"half of the pixels are off by more than {error:.2f} grey levels"
+            )
         write: Any = write_rows if of_table(flow) else write_samples
         nonfinite = write(flow, out, n=self.n, data=data, **how)
         if self.json:
-            facts = {"out": str(out), f"num_{things}": self.n} | how
-            print_json(facts | {"nonfinite": nonfinite} | off)
+            print_json(
+                {"out": str(out), f"num_{things}": self.n, **how, "nonfinite": nonfinite, **off}
+            )
         else:
             bad = f", {nonfinite} of them not finite" if nonfinite else ""
             say(f"{out}: {self.n} samples{bad}")

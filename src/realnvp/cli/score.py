@@ -66,12 +66,15 @@ class Score:
             print_json({"scores": [entry._asdict() for entry in scores]} | facts)
         elif self.out:
             least = min(scores, key=lambda entry: entry.rank)
-            if of_table(flow):
-                which = f"{least.path}, row {least.row}: {least.log_prob:.3f} nats"
-            else:
-                which = f"{least.path}, {least.bits_per_dim:.3f} bits/dim"
-            things = unit_of(flow.config).things
-            say(f"{self.out}: {len(scores)} {things}; the least likely is {which}")
+            which = (
+                f"{least.path}, row {least.row}: {least.log_prob:.3f} nats"
+                if of_table(flow)
+                else f"{least.path}, {least.bits_per_dim:.3f} bits/dim"
+            )
+            say(
+                f"{self.out}: {len(scores)} {unit_of(flow.config).things}; "
+                f"the least likely is {which}"
+            )
         else:
             print_csv(text.getvalue())
         return 0
@@ -84,15 +87,20 @@ class Score:
 
         files = files_of(self.paths)
         make_way("--out", self.out)
-        how: dict[str, Any] = {"noise_draws": self.noise_draws, "seed": self.seed}
-        how["resize"] = self.resize
+        how: dict[str, Any] = {
+            "noise_draws": self.noise_draws,
+            "seed": self.seed,
+            "resize": self.resize,
+        }
         with progress("image", len(files)) as report:
             scores = score(fast(flow) if self.fast else flow, files, **how, report=report)
         if not self.fast:
             return scores, {}
         error = fast_error(flow, scores, **how)
-        count = min(COMPARED, len(files))
-        note(f"fast: off by up to {error:.5f} bits/dim on the first {count} images")
+        note(
+            f"fast: off by up to {error:.5f} bits/dim "
+            f"on the first {min(COMPARED, len(files))} images"
+        )
         return scores, {"fast_error_bits_per_dim": error}
 
     def _rows(self, flow: "Flow") -> tuple[Any, dict[str, float]]:

@@ -45,8 +45,10 @@ class Share:
         if self.json:
             print_json({"folder": str(self.folder), "bytes": size, "facts": facts})
         else:
-            measured = current_evaluation(self.run).measured
-            say(f"{self.folder}: {size / 1e6:.2f} MB, {measured}; its card is README.md")
+            say(
+                f"{self.folder}: {size / 1e6:.2f} MB, {current_evaluation(self.run).measured}; "
+                "its card is README.md"
+            )
         return 0
 
 

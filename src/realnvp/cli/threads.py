@@ -40,8 +40,10 @@ def settle_threads(chosen: int | None, device: torch.device) -> str:
     if threads <= free:
         return ""
     torch.set_num_threads(free)
-    busy = f"{cores.busy} of {cores.usable} cores {'is' if cores.busy == 1 else 'are'} busy"
-    return f"{busy}: using {free} thread{'s' * (free > 1)} (--threads N to choose)"
+    return (
+        f"{cores.busy} of {cores.usable} cores {'is' if cores.busy == 1 else 'are'} busy: "
+        f"using {free} thread{'s' * (free > 1)} (--threads N to choose)"
+    )
 
 
 def watched_cores() -> Cores | None:

@@ -4,7 +4,8 @@ import inspect
 import json
 import os
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,13 +63,17 @@ class Train:
         if self.json:
             print_json(asdict(state) | {"run_dir": str(run_dir)})
         else:
-            words = unit_of(config).words
-            best = ""
-            if state.best is not None:
-                best = f"; best validation {words} {state.best:.3f} at step {state.best_step}"
+            best = (
+                ""
+                if state.best is None
+                else f"; best validation {unit_of(config).words} {state.best:.3f} "
+                f"at step {state.best_step}"
+            )
             budget = "minutes" if config.train.max_steps is None else "steps"
-            more = f"More {budget}: --train.max-{budget} N. Next: realnvp evaluate {run_dir}"
-            say(f"{run_dir}: finished, step {state.step}{best}. {more}")
+            say(
+                f"{run_dir}: finished, step {state.step}{best}. "
+                f"More {budget}: --train.max-{budget} N. Next: realnvp evaluate {run_dir}"
+            )
         return 0
 
 
@@ -78,8 +83,11 @@ def train(argv: list[str]) -> int:
     The preset or the file gives the defaults of all flags.
     """
     run_dir = None
-    split = (word.split("=", 1) if word.startswith("--config=") else [word] for word in argv)
-    argv = [*chain.from_iterable(split)]
+    argv = [
+        part
+        for word in argv
+        for part in (word.split("=", 1) if word.startswith("--config=") else [word])
+    ]
     if "--config" in argv:
         at = argv.index("--config")
         if at + 1 == len(argv):
@@ -101,8 +109,10 @@ def train(argv: list[str]) -> int:
     else:
         print("usage: realnvp train PRESET ...   or   realnvp train --config RUN/config.json ...\n")
         print(inspect.cleandoc(Train.__doc__ or ""), end="\n\n")
-        flags = "All flags and their defaults: realnvp train PRESET --help"
-        print(f"Presets: {', '.join(PRESETS)}. {flags}")
+        print(
+            f"Presets: {', '.join(PRESETS)}. "
+            "All flags and their defaults: realnvp train PRESET --help"
+        )
         return 0
     command = parse(Train, rest, prog=prog, default=Train(config, run_dir))
     named = {word.partition("=")[0].replace("_", "-") for word in rest}
@@ -118,11 +128,13 @@ def train(argv: list[str]) -> int:
 
 def all_presets() -> Any:
     """A union type with a subcommand for each preset, for shell completion."""
-    union: Any = None
-    for name, config in PRESETS.items():
-        option = Annotated[Train, tyro.conf.subcommand(name, default=Train(config))]
-        union = option if union is None else union | option
-    return union
+    return reduce(
+        or_,
+        (
+            Annotated[Train, tyro.conf.subcommand(name, default=Train(config))]
+            for name, config in PRESETS.items()
+        ),
+    )
 
 
 def _dry_run(config: Config) -> dict[str, Any]:

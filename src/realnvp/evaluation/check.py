@@ -78,14 +78,22 @@ def check(
             scale = x.new_ones(())
             bound, unit, what = 1e-3 * config.levels / 256, "grey levels", "images, " + EXTREMES
             far = "the same far out, 20 sigma, all images but one"
-        back = _gap(flow.decode(flow.encode(x)) / scale, x / scale)
-        log_det = _log_det_error(flow, x)
         samples = flow.sample(min(IMAGES, how_many(config)), seed=seed)
         return [
             *_layers(flow, x),
-            Check(f"decode(encode(x)): {what}", back, bound, unit),
+            Check(
+                f"decode(encode(x)): {what}",
+                _gap(flow.decode(flow.encode(x)) / scale, x / scale),
+                bound,
+                unit,
+            ),
             Check(far, _far_out(flow, x, scale, seed), bound, unit),
-            Check("log-det against autograd, float64, of one", log_det, 1e-9, "nats per dimension"),
+            Check(
+                "log-det against autograd, float64, of one",
+                _log_det_error(flow, x),
+                1e-9,
+                "nats per dimension",
+            ),
             *_moments(flow, data if training is None else training, seed),
             *_conditions(flow),
             Check(f"log_prob of {what}", _nonfinite(flow.log_prob(x)), 0, "not finite"),
@@ -124,14 +132,8 @@ def _far_out(flow: Flow, x: Tensor, scale: Tensor, seed: int) -> float:
     far = torch.from_numpy(generator(seed, Purpose.SAMPLE).standard_normal(tuple(x.shape))).to(x)
     there = flow.decode(20 * far)
     size = torch.maximum(scale, there.abs()) if x.ndim == 2 else scale
-    gaps = (
-        ((flow.decode(flow.encode(there)) - there) / size)
-        .abs()
-        .flatten(1)
-        .amax(1)
-        .nan_to_num(math.inf)
-    )
-    return float(gaps.sort().values[-2])
+    gaps = ((flow.decode(flow.encode(there)) - there) / size).abs().flatten(1).amax(1)
+    return float(gaps.nan_to_num(math.inf).sort().values[-2])
 
 
 def _extremes(shape: tuple[int, ...], levels: int) -> Tensor:
@@ -180,14 +182,10 @@ def _watching(
     def hook(name: str) -> Any:
         return lambda layer, inputs, outputs: look(name, layer, inputs[0], *outputs)
 
-    leaves = [
-        (name, module)
-        for name, module in flow.named_modules()
-        if isinstance(module, Bijection) and not _parts(module)
-    ]
     handles = [
         module.register_forward_hook(hook(".".join(re.findall(r"\d+", name))))
-        for name, module in leaves
+        for name, module in flow.named_modules()
+        if isinstance(module, Bijection) and not _has_parts(module)
     ]
     try:
         yield
@@ -196,7 +194,7 @@ def _watching(
             handle.remove()
 
 
-def _parts(module: nn.Module) -> bool:
+def _has_parts(module: nn.Module) -> bool:
     return any(isinstance(child, Bijection) for child in module.modules() if child is not module)
 
 
@@ -255,13 +253,11 @@ def _moments(flow: Flow, data: NDArray[Any], seed: int) -> Iterator[Check]:
         return
     x = torch.from_numpy(data.copy())
     x = x.to(float64_like(flow)) if x.ndim == 2 else _with_noise(flow, x, seed)
-    trained = copy.deepcopy(flow).train()
-    gap = flow.log_prob(x).mean() - trained.log_prob(x).mean()
-    bound = 0.2 * max(1.0, 16 / len(x))
+    gap = flow.log_prob(x).mean() - copy.deepcopy(flow).train().log_prob(x).mean()
     yield Check(
         "stored moments against a batch's own",
         abs(in_bits_per_dim(gap.item(), x.shape[1:])),
-        bound,
+        0.2 * max(1.0, 16 / len(x)),
         "bits/dim",
     )
 

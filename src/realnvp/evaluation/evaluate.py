@@ -64,9 +64,8 @@ def evaluate(
     config, run = config_of(flow), Path(run)
     unit = unit_of(config)
     for_images = {"codecs": codecs, "views": views, "noise_draws": noise_draws != 1}
-    if unit is LOG_LIKELIHOOD and any(for_images.values()):
-        name = next(name for name in for_images if for_images[name])
-        raise ParameterError(name, f"is for images; {run} is of a table")
+    if unit is LOG_LIKELIHOOD and (given := [name for name in for_images if for_images[name]]):
+        raise ParameterError(given[0], f"is for images; {run} is of a table")
     data, split = _data(config, run, split, source)
     images, groups = data.splits[split], (data.groups or {}).get(split)
     try:
@@ -119,15 +118,18 @@ def _data(config: Config, run: Path, split: str, source: Path | None) -> tuple[D
             if changed := RunDir(run).changed_data(data.folder, data.sha256):
                 raise ValueError(f"{changed}; --data.source evaluates them all the same")
         if config.data.columns and data.columns not in (None, config.data.columns):
-            columns = ", ".join(config.data.columns)
-            raise ValueError(f"{source or run}: its columns are not those of the flow, {columns}")
+            raise ValueError(
+                f"{source or run}: its columns are not those of the flow, "
+                f"{', '.join(config.data.columns)}"
+            )
     elif config.kind is Kind.TABLE:
         data, split = find_rows(source, split, config.data.columns)
     else:
         data, split = find_split(source, split, levels=config.levels)
     if (len(data.shape), data.shape[0]) != (len(config.shape), config.shape[0]):
-        trained_on = f"but the flow was trained on {_words(config.shape)}"
-        raise ValueError(f"{source}: {_words(data.shape)}, {trained_on}")
+        raise ValueError(
+            f"{source}: {_words(data.shape)}, but the flow was trained on {_words(config.shape)}"
+        )
     return data, split
 
 
@@ -143,10 +145,9 @@ def _other_splits(source: Path, run: Path, config: Config, split: str) -> Datase
     except (ValueError, DamagedError):  # not there any more
         return splits
     if own.name == splits.name and own.version != splits.version:
-        trained_on = f"the run was trained on {own.version or 'no version'}"
-        versions = f"{splits.version or 'of no version'}, {trained_on}"
         warnings.warn(
-            f"{source}: {splits.name} is {versions}: their bits/dim are not comparable",
+            f"{source}: {splits.name} is {splits.version or 'of no version'}, the run was trained "
+            f"on {own.version or 'no version'}: their bits/dim are not comparable",
             stacklevel=4,
         )
     return splits
@@ -158,8 +159,10 @@ def _paper(data: Dataset, config: Config) -> float | None:
     if paper is None or data.name != config.data.set or not data.folder:
         return None
     if not data.comparable:
-        words = f"not comparable with the paper's {paper} bits/dim"
-        warnings.warn(f"{data.name} is {data.version}: {words}", stacklevel=3)
+        warnings.warn(
+            f"{data.name} is {data.version}: not comparable with the paper's {paper} bits/dim",
+            stacklevel=3,
+        )
         return None
     return paper
 

@@ -76,10 +76,12 @@ def bits_per_dim(
             "bits/dim is of images; this flow is of a table: "
             "flow.log_prob(rows).mean() is its log-likelihood"
         )
-    nats = log_probs(
-        flow, images, noise_draws=noise_draws, seed=seed, views=views, batch_size=batch_size
+    per_image = in_bits_per_dim(
+        log_probs(
+            flow, images, noise_draws=noise_draws, seed=seed, views=views, batch_size=batch_size
+        ),
+        images.shape[1:],
     )
-    per_image = in_bits_per_dim(nats, images.shape[1:])
     summary = summarise(per_image, groups)
     return BitsPerDim(summary.mean, summary.standard_error, per_image, summary.nonfinite)
 

@@ -78,15 +78,20 @@ class Evaluation:
 
     def command(self, run: str | Path) -> str:
         """The command that evaluated the run so."""
-        names = [name for name in ("noise_draws", "seed", "which") if hasattr(self, name)]
-        values = [f"--{name.replace('_', '-')} {getattr(self, name)}" for name in names]
+        values = [
+            f"--{name.replace('_', '-')} {getattr(self, name)}"
+            for name in ("noise_draws", "seed", "which")
+            if hasattr(self, name)
+        ]
         flags = [f"--{name}" for name in ("views", "codecs") if getattr(self, name, None)]
         return " ".join(["realnvp evaluate", shlex.quote(str(run)), *values, *flags])
 
     def lines(self) -> list[str]:
         """The evaluation in words, for people."""
-        error = f"standard error over {self.standard_error_over}"
-        lines = [f"{self.data}, {self.split}: {self.things}", f"  {self.measured} ({error})"]
+        lines = [
+            f"{self.data}, {self.split}: {self.things}",
+            f"  {self.measured} (standard error over {self.standard_error_over})",
+        ]
         if self.nonfinite:
             lines.append(f"  {self.nonfinite} {self.unit.things} have no finite log-density")
         return lines
@@ -164,11 +169,16 @@ class OfImages(Evaluation):
 
     def lines(self) -> list[str]:
         first, number, *more = super().lines()
-        lines = [f"{first}, noise draws: {self.noise_draws}"]
-        lines += [f"{number}; an upper bound ({self.dequantisation} dequantisation)", *more]
+        lines = [
+            f"{first}, noise draws: {self.noise_draws}",
+            f"{number}; an upper bound ({self.dequantisation} dequantisation)",
+            *more,
+        ]
         if self.views:
-            words = f"averaged over {self.views.count} views of each image, as training showed them"
-            lines.append(f"  {self.views.measured} of the density {words}")
+            lines.append(
+                f"  {self.views.measured} of the density averaged over {self.views.count} views "
+                "of each image, as training showed them"
+            )
         lines += [
             f"  {bits:.3f} bits/dim by lossless {name}"
             for name, bits in (self.codecs or {}).items()
@@ -181,9 +191,8 @@ def parse_evaluation(tree: Any, path: Path, config: Config) -> Evaluation:
 
     ValueError names the file, and the first field that is missing or of another type.
     """
-    kind: type[Evaluation] = OfRows if config.kind is Kind.TABLE else OfImages
     try:
-        return typed(kind, tree, by_hand=False)
+        return typed(OfRows if config.kind is Kind.TABLE else OfImages, tree, by_hand=False)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from None
 

@@ -117,54 +117,50 @@ def report(
     """
     title = run.resolve().name
     parts = [f"<h1>{_text(title)}</h1>", _results(result, config), _command(result.command(run))]
-    which = ["--which", "last"] if result.which == "last" else []
+    how = ["--seed", str(seed), *(["--which", "last"] if result.which == "last" else [])]
     figures = [(path.stem, _picture(path)) for path in pictures]
     figures += [(name, f"<p>Left out: {_text(why)}.</p>") for name, why in missing]
     for name, content in sorted(
         figures, key=lambda figure: (list(SENTENCES).index(_kind(figure[0])), figure[0])
     ):
-        command = [
-            "realnvp",
-            "figures",
-            str(run),
-            "--only",
-            name.split("-")[0],
-            "--seed",
-            str(seed),
-            *which,
-        ]
+        command = ["realnvp", "figures", str(run), "--only", name.split("-")[0], *how]
         parts.append(f"<h2>{_text(name)}</h2>{content}{_command(shlex.join(command))}")
-    parts += ["<h2>Configuration</h2>", _table(flat(config)), _command(sittings[-1].shell_command)]
-    parts += ["<h2>Environment</h2>", _table(_environment(sittings))]
+    parts += [
+        *("<h2>Configuration</h2>", _table(flat(config)), _command(sittings[-1].shell_command)),
+        *("<h2>Environment</h2>", _table(_environment(sittings))),
+    ]
     page = run / "report.html"
     write_file(page, PAGE.format(title=_text(f"realnvp: {title}"), body="\n".join(parts)))
     return page
 
 
 def _results(result: Evaluation, config: Config) -> str:
-    number = f'<p class="number">{_text(result.measured)}</p>'
-    what = f"{result.data}, {result.things} of the {result.split} split"
+    meaning = "The mean of log p in the units of the columns."
     rows: dict[str, Any] = {"standard error over": result.standard_error_over}
-    if not isinstance(result, OfImages):
-        meaning = "The mean of log p in the units of the columns."
-        return f"{number}<p>{_text(what)}. {meaning}</p>{_table(rows)}"
-    rows["noise draws"] = result.noise_draws
-    if result.views:
-        rows[f"averaged over {result.views.count} views"] = result.views.measured
-    codecs = result.codecs or {}
-    rows |= {f"lossless {name}": f"{value:.3f} bits/dim" for name, value in codecs.items()}
-    if result.paper is not None:
-        rows["the paper"] = f"{result.paper:.2f} bits/dim"
-    elif fields := departures(config):
-        rows["departs from the paper in"] = ", ".join(fields)
-    meaning = f"An upper bound ({config.model.dequantisation} dequantisation)."
-    return f"{number}<p>{_text(what)}. {meaning}</p>{_table(rows)}"
+    if isinstance(result, OfImages):
+        meaning = f"An upper bound ({config.model.dequantisation} dequantisation)."
+        rows["noise draws"] = result.noise_draws
+        if result.views:
+            rows[f"averaged over {result.views.count} views"] = result.views.measured
+        for name, value in (result.codecs or {}).items():
+            rows[f"lossless {name}"] = f"{value:.3f} bits/dim"
+        if result.paper is not None:
+            rows["the paper"] = f"{result.paper:.2f} bits/dim"
+        elif fields := departures(config):
+            rows["departs from the paper in"] = ", ".join(fields)
+    return (
+        f'<p class="number">{_text(result.measured)}</p>'
+        f"<p>{_text(f'{result.data}, {result.things} of the {result.split} split')}. {meaning}</p>"
+        f"{_table(rows)}"
+    )
 
 
 def _picture(path: Path) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
-    image = f'<img alt="{_text(path.stem)}" src="data:image/png;base64,{data}">'
-    return f"<p>{SENTENCES[_kind(path.stem)]}</p><figure>{image}</figure>"
+    return (
+        f"<p>{SENTENCES[_kind(path.stem)]}</p>"
+        f'<figure><img alt="{_text(path.stem)}" src="data:image/png;base64,{data}"></figure>'
+    )
 
 
 def _kind(name: str) -> str:
@@ -173,12 +169,13 @@ def _kind(name: str) -> str:
 
 def _environment(sittings: list[Sitting]) -> dict[str, Any]:
     last = sittings[-1]
-    versions = ", ".join(f"{name} {version}" for name, version in last.versions.items())
-    rest = {
+    return {
+        "sittings": len(sittings),
+        "versions": ", ".join(f"{name} {version}" for name, version in last.versions.items()),
+    } | {
         key: getattr(last, key)
         for key in ("time", "git_commit", "platform", "processor", "cpus", "threads")
     }
-    return {"sittings": len(sittings), "versions": versions} | rest
 
 
 def _table(rows: dict[str, Any]) -> str:

@@ -89,15 +89,18 @@ def score(
         read = (_fitting(file, shape, levels, bad, resize=resize) for file in files[chunk])
         images = [image for image in read if image is not None]
         if images and not bad:
-            keys = [zlib.crc32(image.tobytes()) for image in images]
             nats += log_probs(
-                flow, np.stack(images), noise_draws=noise_draws, seed=seed, indices=keys
+                flow,
+                np.stack(images),
+                noise_draws=noise_draws,
+                seed=seed,
+                indices=[zlib.crc32(image.tobytes()) for image in images],
             ).tolist()
     if bad:
         raise ValueError(listed(bad))
-    scored = zip(files, nats, _ranks(nats), strict=True)
     return [
-        Score(str(file), value, in_bits_per_dim(value, shape), rank) for file, value, rank in scored
+        Score(str(file), value, in_bits_per_dim(value, shape), rank)
+        for file, value, rank in zip(files, nats, _ranks(nats), strict=True)
     ]
 
 

@@ -33,17 +33,17 @@ def views_of(data: DataConfig, shape: Shape) -> list[View]:
         raise ParameterError("views", f"turned images must be square, these are {height}x{width}")
     if data.recolour and channels > MOST_CHANNELS:
         raise ParameterError("views", f"{channels} channels have too many orders")
-    mirrors = (False, True) if data.flip else (False,)
-    orders = [*permutations(range(channels))] if data.recolour else [tuple(range(channels))]
-    views: list[View] = [
-        partial(_view, mirror=mirror, turns=turns, order=list(order))
-        for order, turns, mirror in product(orders, range(4 if data.turn else 1), mirrors)
-    ]
     if not several_views(data, shape):
         raise ParameterError(
             "views", "training shows such an image as it is (data.flip, data.turn, data.recolour)"
         )
-    return views
+    orders = [*permutations(range(channels))] if data.recolour else [tuple(range(channels))]
+    return [
+        partial(_view, mirror=mirror, turns=turns, order=list(order))
+        for order, turns, mirror in product(
+            orders, range(4 if data.turn else 1), (False, True) if data.flip else (False,)
+        )
+    ]
 
 
 def _view(x: Tensor, *, mirror: bool, turns: int, order: list[int]) -> Tensor:
