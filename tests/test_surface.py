@@ -4,14 +4,11 @@
 """
 
 import copy
-import importlib
 import json
 from typing import Any
 
 import pytest
 
-import realnvp.evaluation.likelihood
-import realnvp.flows.flow
 from realnvp import bijections
 from tests.surface import DATA, lost, surface
 
@@ -138,19 +135,6 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 def test_a_loss_is_told(path: str, value: Any, complaint: str) -> None:
     told = lost(FIRST, changed(path, value))
     assert any(complaint in line for line in told), told
-
-
-def test_names_of_earlier_modules_are_those_of_the_rooms() -> None:
-    with pytest.warns(
-        DeprecationWarning, match=r"realnvp\.likelihood is realnvp\.evaluation\.likelihood and"
-    ):
-        earlier = importlib.reload(importlib.import_module("realnvp.likelihood"))
-    assert earlier.log_probs is realnvp.evaluation.likelihood.log_probs
-    assert earlier.evaluating is realnvp.flows.flow.evaluating
-    with pytest.raises(AttributeError, match="nothing"):
-        importlib.import_module("realnvp.latent").nothing  # noqa: B018
-    with pytest.raises(ModuleNotFoundError):
-        importlib.import_module("realnvp.likelihoods")
 
 
 @pytest.mark.parametrize(

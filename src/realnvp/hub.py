@@ -28,10 +28,12 @@ def share(run: str | Path, folder: str | Path, *, licence: str | None = None) ->
     flow, facts = load_model(run, evaluation.which)
     config = config_of(flow)
     flow.config = replace(config, data=replace(config.data, source=None))
-    trained = dict.fromkeys(sitting.shell_command for sitting in sittings)
     facts |= {
         "evaluation": evaluation.as_json(),
-        "commands": [*trained, evaluation.command(run)],
+        "commands": [
+            *dict.fromkeys(sitting.shell_command for sitting in sittings),
+            evaluation.command(run),
+        ],
         "environment": {
             name: value for name, value in fields_of(sittings[-1]).items() if name != "command"
         },

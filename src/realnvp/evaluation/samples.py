@@ -13,15 +13,15 @@ from torch import Tensor
 
 from realnvp.bijections.precision import float64_like
 from realnvp.data import to_pixels
+from realnvp.data.dataset import Pixels
 from realnvp.data.images import MAX_PIXELS
 from realnvp.data.prepared import npy_header
 from realnvp.errors import ParameterError
-from realnvp.evaluation.figures import data_beside_samples, samples_only, save_png, scatter
+from realnvp.evaluation.figures import data_beside_samples, grid, save_png, scatter
 from realnvp.files.atomic import atomic_save
 from realnvp.flows.flow import Flow, config_of, evaluating
 from realnvp.progress import chunks, progress
 
-Pixels = NDArray[np.uint8]
 Rows = NDArray[np.float64]
 CHUNK = 64
 MANY = 16_384  # rows at a time
@@ -69,7 +69,7 @@ def write_samples(
     elif data is not None:
         data_beside_samples(out, data, np.concatenate([*chunks]), levels=levels)
     else:
-        samples_only(out, np.concatenate([*chunks]), levels=levels)
+        save_png(out, grid(np.concatenate([*chunks]), levels=levels))
     return samples.nonfinite
 
 

@@ -45,8 +45,7 @@ def _row(run: Path) -> dict[str, Any]:
         raise ValueError(f"{run}: is of a table of numbers; the paper's Table 1 has images only")
     result = current_evaluation(run)
     assert isinstance(result, OfImages)
-    sitting = files.sittings[-1]
-    state = files.state
+    sitting, state = files.sittings[-1], files.state
     return {
         "run": str(run),
         "dataset": result.dataset,
@@ -83,14 +82,13 @@ def _hardware(sitting: Sitting) -> str:
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
     """A row as text, in the order of `COLUMNS`."""
     version = f" ({row['dataset_version']})" if row["dataset_version"] else ""
-    others = ", ".join(f"{name} {bits}" for name, bits in row["others"].items())
     return (
         row["dataset"] + version,
         row["split"],
         str(row["num_images"]),
         with_error(row["bits_per_dim"], row["standard_error"]),
         "" if row["paper"] is None else f"{row['paper']:.2f}",
-        others,
+        ", ".join(f"{name} {bits}" for name, bits in row["others"].items()),
         row["model"],
         ", ".join(row["departures"]),
         "" if row["steps"] is None else str(row["steps"]),
@@ -101,7 +99,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The table in Markdown."""
-    lines = [COLUMNS, tuple("---" for _ in COLUMNS), *map(cells, rows)]
     return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
+        for line in (COLUMNS, ["---"] * len(COLUMNS), *map(cells, rows))
     )

@@ -4,7 +4,7 @@ from realnvp.evaluation.figures.draw import IMAGES as FIGURES
 from realnvp.evaluation.figures.draw import draw_figures, drawn_figures, figures_of
 from realnvp.evaluation.figures.grids import (
     data_beside_samples,
-    samples_only,
+    grid,
     save_png,
     side_by_side,
 )
@@ -16,7 +16,7 @@ __all__ = [
     "draw_figures",
     "drawn_figures",
     "figures_of",
-    "samples_only",
+    "grid",
     "save_png",
     "scatter",
     "side_by_side",

@@ -12,7 +12,6 @@ from realnvp.config import Config, Kind, nearest
 from realnvp.device import lacking_memory
 from realnvp.errors import ParameterError
 from realnvp.evaluation.figures import paper, points, trust
-from realnvp.evaluation.figures.curves import curves
 from realnvp.evaluation.figures.grids import save_png
 from realnvp.evaluation.figures.run import Drawing, TrainedRun
 from realnvp.files.atomic import atomic_save
@@ -21,9 +20,9 @@ from realnvp.flows.flow import Flow, config_of, evaluating
 from realnvp.progress import Report, progress
 
 Figures = Mapping[str, Callable[[TrainedRun], Iterator[Drawing]]]
-IMAGES: Figures = paper.FIGURES | {"latents": trust.latents, "curves": curves}
-POINTS: Figures = points.OF_TWO | points.FIGURES | {"curves": curves}
-ROWS: Figures = points.OF_MORE | points.FIGURES | {"curves": curves}
+IMAGES: Figures = paper.FIGURES | {"latents": trust.latents, "curves": trust.curves}
+POINTS: Figures = points.OF_TWO | points.FIGURES | {"curves": trust.curves}
+ROWS: Figures = points.OF_MORE | points.FIGURES | {"curves": trust.curves}
 PLOTTED = {"latents", "curves", *points.OF_TWO, *points.OF_MORE}  # by matplotlib
 
 

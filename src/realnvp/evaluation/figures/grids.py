@@ -3,7 +3,7 @@
 import io
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from realnvp.files.atomic import atomic_save
 
 if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
+    import PIL.Image
 
+Picture: TypeAlias = "PIL.Image.Image"
 Pixels = NDArray[np.uint8]
+Array = NDArray[Any]
 TITLE, WORDS = 18, 14  # height of letters, in pixels
 GAP, RED, MARGIN = 2, 4, 8  # white between images, width of a red border, white around the whole
 DOTS_PER_INCH = 150
@@ -35,11 +37,6 @@ def side_by_side(path: Path, panels: Mapping[str, Pixels], *, levels: int) -> No
     )
 
 
-def samples_only(path: Path, samples: Pixels, *, levels: int) -> None:
-    """Write a PNG with a grid of samples, uint8 (N, H, W, C)."""
-    save_png(path, grid(samples, levels=levels))
-
-
 def grid(
     images: Pixels,
     *,
@@ -51,7 +48,7 @@ def grid(
     left: Sequence[str] = (),
     under: Sequence[str] = (),
     red: Collection[tuple[int, int]] = (),
-) -> "Picture":
+) -> Picture:
     """Images in rows, with few words.
 
     images: uint8 (N, H, W, C).
@@ -83,7 +80,7 @@ def grid(
 
 def _cells(
     cells: Pixels, columns: int, *, under: Sequence[str], red: Collection[tuple[int, int]]
-) -> "Picture":
+) -> Picture:
     """The images of a grid, (N, H, W, 3), with the words under each, some with a red border."""
     from PIL import Image, ImageDraw
 
@@ -113,17 +110,17 @@ def _cells(
     return sheet
 
 
-def beside(pictures: Sequence["Picture"], *, gap: int = 24) -> "Picture":
+def beside(pictures: Sequence[Picture], *, gap: int = 24) -> Picture:
     """The pictures from left to right, their upper edges in line."""
     return _joined(pictures, gap, across=True)
 
 
-def stacked(pictures: Sequence["Picture"], *, gap: int = 24) -> "Picture":
+def stacked(pictures: Sequence[Picture], *, gap: int = 24) -> Picture:
     """The pictures from top to bottom, their left edges in line."""
     return _joined(pictures, gap, across=False)
 
 
-def save_png(path: Path, picture: "Picture") -> None:
+def save_png(path: Path, picture: Picture) -> None:
     """Write a PNG with a white margin, whole or not at all."""
     from PIL import ImageOps
 
@@ -134,7 +131,7 @@ def save_png(path: Path, picture: "Picture") -> None:
     atomic_save(path, lambda file: file.write(content.getvalue()), size=content.tell())
 
 
-def _joined(pictures: Sequence["Picture"], gap: int, *, across: bool) -> "Picture":
+def _joined(pictures: Sequence[Picture], gap: int, *, across: bool) -> Picture:
     from PIL import Image
 
     lengths = [picture.width if across else picture.height for picture in pictures]

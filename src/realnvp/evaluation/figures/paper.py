@@ -14,15 +14,21 @@ TEMPERATURES = (0.6, 0.7, 0.8, 0.9, 1.0)
 def samples(run: TrainedRun) -> Iterator[Drawing]:
     """Data beside samples (figures 5, 7-11), and the same latents at temperatures from 0.6 to 1."""
     data, drawn = run.some(run.splits.test, 64), run.sampled(64)
-    pair = [run.grid(images, title=title) for images, title in ((data, "data"), (drawn, "samples"))]
-    yield Drawing("samples", beside(pair), {"data": data, "samples": drawn})
+    yield Drawing(
+        "samples",
+        beside([run.grid(data, title="data"), run.grid(drawn, title="samples")]),
+        {"data": data, "samples": drawn},
+    )
     rows = np.concatenate(
         [run.sampled(10, temperature=temperature) for temperature in TEMPERATURES]
     )
-    picture = run.grid(
-        rows, columns=10, side=96, title="temperature", left=[f"{t:.1f}" for t in TEMPERATURES]
+    yield Drawing(
+        "samples-temperature",
+        run.grid(
+            rows, columns=10, side=96, title="temperature", left=[f"{t:.1f}" for t in TEMPERATURES]
+        ),
+        {"samples": rows},
     )
-    yield Drawing("samples-temperature", picture, {"samples": rows})
 
 
 def manifold(run: TrainedRun) -> Iterator[Drawing]:
@@ -34,19 +40,31 @@ def manifold(run: TrainedRun) -> Iterator[Drawing]:
     grid = latent.manifold(run.encoded(images))
     z = grid.z.flatten(0, 1)
     points = run.pixels(latent.decode(run.flow, z, report=run.telling("image", len(z))))
-    picture = run.grid(points, columns=8, side=128, red=grid.corners)
-    yield Drawing("manifold", picture, {"images": points, "corners": np.array(grid.corners)})
+    yield Drawing(
+        "manifold",
+        run.grid(points, columns=8, side=128, red=grid.corners),
+        {"images": points, "corners": np.array(grid.corners)},
+    )
 
 
 def extrapolation(run: TrainedRun) -> Iterator[Drawing]:
     """Samples of the training size, 2 and 10 times as large, at one pixel size (figures 17-21)."""
-    sizes, pictures = {1: (12, 4), 2: (6, 2), 10: (1, 1)}, []
+    sizes = {1: (12, 4), 2: (6, 2), 10: (1, 1)}
     drawn = {factor: run.sampled(count, factor=factor) for factor, (count, _) in sizes.items()}
-    for factor, (_, columns) in sizes.items():
-        title = "{1}x{2}".format(*drawn[factor].shape)
-        pictures.append(run.grid(drawn[factor], columns=columns, side=96 * factor, title=title))
-    arrays = {f"x{factor}": images for factor, images in drawn.items()}
-    yield Drawing("extrapolation", beside([stacked(pictures[:2]), pictures[2]]), arrays)
+    one, two, ten = (
+        run.grid(
+            drawn[factor],
+            columns=columns,
+            side=96 * factor,
+            title="{1}x{2}".format(*drawn[factor].shape),
+        )
+        for factor, (_, columns) in sizes.items()
+    )
+    yield Drawing(
+        "extrapolation",
+        beside([stacked([one, two]), ten]),
+        {f"x{factor}": images for factor, images in drawn.items()},
+    )
 
 
 def compression(run: TrainedRun) -> Iterator[Drawing]:

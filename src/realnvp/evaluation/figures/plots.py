@@ -1,18 +1,13 @@
 """Plots by matplotlib as Pillow images: without pyplot, so no window and not the user's style."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-from realnvp.evaluation.figures.grids import DOTS_PER_INCH
+from realnvp.evaluation.figures.grids import DOTS_PER_INCH, Array, Picture
 
-if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
-
-Array = NDArray[Any]
 BLUE, ORANGE = "#1f5fa8", "#d9822b"
 STYLE = {
     "font.size": 9,
@@ -23,7 +18,7 @@ STYLE = {
 }
 
 
-def plot(width: float, height: float, draw: Callable[[Any], None]) -> "Picture":
+def plot(width: float, height: float, draw: Callable[[Any], None]) -> Picture:
     """What `draw` puts on a matplotlib figure of so many inches."""
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -40,7 +35,7 @@ def plot(width: float, height: float, draw: Callable[[Any], None]) -> "Picture":
 
 def histograms_and_quantiles(
     values: Sequence[Tensor], quantiles: Sequence[tuple[Tensor, Tensor]], titles: Sequence[str]
-) -> "Picture":
+) -> Picture:
     """Each scale's latents: their histogram, and under it their quantiles against N(0, 1)'s."""
     normal = np.linspace(-4, 4, 201)
 
@@ -80,7 +75,7 @@ def histograms_and_quantiles(
     return plot(max(5.5, 2.2 * len(values)), 4.4, draw)
 
 
-def maps(mean: Array, deviation: Array) -> "Picture":
+def maps(mean: Array, deviation: Array) -> Picture:
     """Mean and deviation of z at each pixel; the maps' middle colours are N(0, 1)'s 0 and 1."""
 
     def draw(figure: Any) -> None:
@@ -106,7 +101,7 @@ def maps(mean: Array, deviation: Array) -> "Picture":
     return plot(7.5, 3.4, draw)
 
 
-def distances(groups: Mapping[str, Array], *, xlabel: str) -> "Picture":
+def distances(groups: Mapping[str, Array], *, xlabel: str) -> Picture:
     """A histogram of each group of distances, on one axis."""
     bins = np.linspace(
         0, max(float(values.max()) for values in groups.values()) * 1.02 + 1e-9, 41
@@ -122,7 +117,7 @@ def distances(groups: Mapping[str, Array], *, xlabel: str) -> "Picture":
     return plot(6.0, 2.8, draw)
 
 
-def curves(train: Mapping[str, Array], validation: Mapping[str, Array], unit: str) -> "Picture":
+def curves(train: Mapping[str, Array], validation: Mapping[str, Array], unit: str) -> Picture:
     """A number over steps and over time.
 
     Both hold step, seconds, value; validation also error, the standard error.
@@ -147,12 +142,15 @@ def curves(train: Mapping[str, Array], validation: Mapping[str, Array], unit: st
             axes.plot(
                 train[key] / size, train["value"], color=BLUE, lw=0.8, alpha=0.6, label="train"
             )
-            places = {
-                "x": validation[key] / size,
-                "y": validation["value"],
-                "yerr": validation["error"],
-            }
-            axes.errorbar(**places, color=ORANGE, lw=1.5, marker=".", label="validation")
+            axes.errorbar(
+                validation[key] / size,
+                validation["value"],
+                yerr=validation["error"],
+                color=ORANGE,
+                lw=1.5,
+                marker=".",
+                label="validation",
+            )
             axes.set(
                 xlabel=label,
                 xlim=(0, None),

@@ -1,14 +1,12 @@
 """Plots of points: rows of a table, or two of its columns."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from realnvp.evaluation.figures.plots import BLUE, ORANGE, Array, plot
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
+from realnvp.evaluation.figures.grids import Array, Picture
+from realnvp.evaluation.figures.plots import BLUE, ORANGE, plot
 
 MASSES = (0.99, 0.9, 0.7, 0.5, 0.3, 0.1)  # probabilities of the areas that show a density
 
@@ -20,7 +18,7 @@ def density(
     axes: Sequence[Array],
     log_p: Array,
     edges: Array,
-) -> "Picture":
+) -> Picture:
     """Data, density, samples, (N, 2) each, on common axes.
 
     The density is shown as the smallest areas that hold `MASSES` of it.
@@ -37,10 +35,10 @@ def density(
         _dots(left, "data", data, color=BLUE)
         _dots(right, "samples", samples, color=ORANGE)
         shades = colormaps["Blues"](np.linspace(0.12, 0.95, len(MASSES)))
-        top = max(log_p.max(), edges[-1]) + 1
-        middle.contourf(*axes, log_p, [*edges, top], colors=shades)
-        shares = ", ".join(f"{100 * mass:g}" for mass in MASSES)
-        middle.set_title(f"density: areas of {shares} % of it")
+        middle.contourf(*axes, log_p, [*edges, max(log_p.max(), edges[-1]) + 1], colors=shades)
+        middle.set_title(
+            f"density: areas of {', '.join(f'{100 * mass:g}' for mass in MASSES)} % of it"
+        )
         for panel in (left, middle, right):
             panel.set(xlim=axes[0][[0, -1]], ylim=axes[1][[0, -1]], xlabel=columns[0])
         left.set_ylabel(columns[1])
@@ -55,7 +53,7 @@ def both_ways(
     lines: Sequence[Array],
     carried: Sequence[Array],
     limits: Sequence[tuple[Array, Array]],
-) -> "Picture":
+) -> Picture:
     """Figure 1 of the paper: above data x and z = f(x), below samples x = g(z) and z.
 
     A point's colour tells its direction in z.
@@ -94,7 +92,7 @@ def both_ways(
     return plot(7.6, 7.6, draw)
 
 
-def pairs(columns: Sequence[str], groups: Mapping[str, Array]) -> "Picture":
+def pairs(columns: Sequence[str], groups: Mapping[str, Array]) -> Picture:
     """Groups of rows, (N, D) each: histograms of columns, and under them the points of pairs."""
     count, first = len(columns), next(iter(groups.values()))
     low, high = limits(first, 0.002, room=0.1)
@@ -122,7 +120,7 @@ def pairs(columns: Sequence[str], groups: Mapping[str, Array]) -> "Picture":
     return plot(2 * count + 0.5, 2 * count + 0.5, draw)
 
 
-def scatter(groups: Mapping[str, Array], columns: Sequence[str]) -> "Picture":
+def scatter(groups: Mapping[str, Array], columns: Sequence[str]) -> Picture:
     """The points of each group, (N, 2), in its own panel, all on the first group's axes."""
     first = next(iter(groups.values()))
     low, high = first.min(0), first.max(0)

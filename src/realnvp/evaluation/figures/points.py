@@ -9,7 +9,8 @@ from torch import Tensor
 from realnvp.bijections.precision import float64_like
 from realnvp.evaluation import latent
 from realnvp.evaluation.figures import plots, point_plots
-from realnvp.evaluation.figures.run import Array, Drawing, TrainedRun
+from realnvp.evaluation.figures.grids import Array
+from realnvp.evaluation.figures.run import Drawing, TrainedRun
 from realnvp.evaluation.likelihood import log_probs
 
 SHOWN = 3000  # points of each kind
@@ -61,15 +62,15 @@ def latents(run: TrainedRun) -> Iterator[Drawing]:
     """Each column's latents of the test rows against N(0, 1)."""
     z = torch.from_numpy(_encode(run, np.array(run.splits.test[:])))
     columns = list(z[:, :COLUMNS].T)
-    named = zip(_names(run)[:COLUMNS], columns, strict=True)
-    titles = [
-        f"z of {name[:20]}\nmean {v.mean():z.2f}, deviation {v.std(correction=0):.2f}"
-        for name, v in named
-    ]
-    quantiles = [latent.normal_quantiles(column) for column in columns]
-    yield Drawing(
-        "latents", plots.histograms_and_quantiles(columns, quantiles, titles), {"z": z.numpy()}
+    picture = plots.histograms_and_quantiles(
+        columns,
+        [latent.normal_quantiles(column) for column in columns],
+        [
+            f"z of {name[:20]}\nmean {v.mean():z.2f}, deviation {v.std(correction=0):.2f}"
+            for name, v in zip(_names(run)[:COLUMNS], columns, strict=True)
+        ],
     )
+    yield Drawing("latents", picture, {"z": z.numpy()})
 
 
 def _names(run: TrainedRun) -> tuple[str, ...]:
@@ -83,8 +84,8 @@ def _data(run: TrainedRun) -> Array:
 
 
 def _samples(run: TrainedRun, count: int) -> Array:
-    samples = run.flow.sample(count, seed=run.seed, dtype=float64_like(run.flow).dtype)
-    return samples.cpu().double().numpy()
+    dtype = float64_like(run.flow).dtype
+    return run.flow.sample(count, seed=run.seed, dtype=dtype).cpu().double().numpy()
 
 
 def _encode(run: TrainedRun, x: Array) -> Array:

@@ -5,34 +5,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from realnvp.config import Config
 from realnvp.data import Dataset, channels_first, splits_of_run, to_pixels
 from realnvp.evaluation import latent
-from realnvp.evaluation.figures.grids import Pixels, grid
+from realnvp.evaluation.figures.grids import Array, Picture, Pixels, grid
 from realnvp.evaluation.views import View, several_views, views_of
 from realnvp.files.run_dir import RunDir
 from realnvp.flows.flow import Flow
 from realnvp.noise import Purpose, generator
 from realnvp.progress import chunks
 
-if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
-
-Array = NDArray[Any]
-
 
 class Drawing(NamedTuple):
     """One picture, and what was drawn."""
 
     name: str
-    picture: "Picture"
+    picture: Picture
     arrays: dict[str, Array]
 
 
@@ -69,8 +63,11 @@ class TrainedRun:
 
     def encoded(self, images: Pixels) -> Tensor:
         """z of images, (N, H, W, C), at the centres of their bins."""
-        x = latent.centres(torch.from_numpy(channels_first(images)))
-        return latent.encode(self.flow, x, report=self.telling("encode", len(images)))
+        return latent.encode(
+            self.flow,
+            latent.centres(torch.from_numpy(channels_first(images))),
+            report=self.telling("encode", len(images)),
+        )
 
     def views(self) -> list[View]:
         """The views of an image that training showed; none where it showed the image alone."""
@@ -101,7 +98,7 @@ class TrainedRun:
         )
         return np.concatenate([self.pixels(x) for x in parts])
 
-    def grid(self, images: Pixels, **words: Any) -> "Picture":
+    def grid(self, images: Pixels, **words: Any) -> Picture:
         """A grid of images with the run's grey levels."""
         return grid(images, levels=self.config.levels, **words)
 

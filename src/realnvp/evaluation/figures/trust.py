@@ -1,17 +1,21 @@
-"""Can this density be trusted? Latents, extreme images and neighbours of a run of images."""
+"""Can this run be trusted? How it went; latents, extreme images, neighbours of a run of images."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
 
-from realnvp.config.units import in_bits_per_dim
+from realnvp.config.units import in_bits_per_dim, unit_of
 from realnvp.data import channels_first, dequantise
 from realnvp.evaluation import latent
 from realnvp.evaluation.figures import plots
-from realnvp.evaluation.figures.grids import Pixels, stacked
-from realnvp.evaluation.figures.run import Array, Drawing, TrainedRun
+from realnvp.evaluation.figures.grids import Array, Pixels, stacked
+from realnvp.evaluation.figures.run import Drawing, TrainedRun
 from realnvp.evaluation.likelihood import log_probs
+from realnvp.files.records import DamagedError
 from realnvp.noise import Purpose, uniform
 
 EXAMINED = 256  # test images whose latents are looked at
@@ -29,12 +33,13 @@ def latents(run: TrainedRun) -> Iterator[Drawing]:
     noise = uniform(x.shape[1:], run.seed, Purpose.EVALUATE, indices=range(len(x)))
     z = latent.encode(run.flow, dequantise(x, noise), report=run.telling("encode", len(x))).cpu()
     scales = latent.by_scale(z, run.config.model.num_scales or 1)
-    titles = [
-        f"scale {i}\nmean {v.mean():z.2f}, deviation {v.std(correction=0):.2f}"
-        for i, v in enumerate(scales)
-    ]
     picture = plots.histograms_and_quantiles(
-        scales, [latent.normal_quantiles(scale) for scale in scales], titles
+        scales,
+        [latent.normal_quantiles(scale) for scale in scales],
+        [
+            f"scale {i}\nmean {v.mean():z.2f}, deviation {v.std(correction=0):.2f}"
+            for i, v in enumerate(scales)
+        ],
     )
     yield Drawing("latents", picture, {"z": z.numpy()})
     mean, deviation = (values.numpy() for values in latent.pixel_moments(z))
@@ -51,11 +56,14 @@ def _extremes(run: TrainedRun, images: Pixels, bits: Array) -> Drawing:
     order, pictures = np.argsort(bits), []
     arrays: dict[str, Array] = {}
     for words, chosen in (("fewest", order[:20]), ("most", order[::-1][:20])):
-        under, title = (
-            [f"{value:.2f}" for value in bits[chosen]],
-            f"{words} bits/dim of {len(bits)} test images",
+        picture = run.grid(
+            images[chosen],
+            columns=10,
+            side=96,
+            title=f"{words} bits/dim of {len(bits)} test images",
+            under=[f"{value:.2f}" for value in bits[chosen]],
         )
-        pictures.append(run.grid(images[chosen], columns=10, side=96, title=title, under=under))
+        pictures.append(picture)
         arrays |= {words: images[chosen], f"{words}-bits_per_dim": bits[chosen]}
     return Drawing("latents-extremes", stacked(pictures), arrays)
 
@@ -67,18 +75,69 @@ def _neighbours(run: TrainedRun) -> Iterator[Drawing]:
     their nearest training image with the distances from test images.
     """
     train, data, drawn = run.splits.train, run.some(run.splits.test, SAMPLED), run.sampled(SAMPLED)
-    queries, report = (
+    found = latent.nearest_neighbours(
         torch.from_numpy(np.concatenate([drawn, data])),
-        run.telling("training image", len(train)),
+        train,
+        views=run.views(),
+        report=run.telling("training image", len(train)),
     )
-    found = latent.nearest_neighbours(queries, train, views=run.views(), report=report)
     near, usual = found.distance[: len(drawn)].numpy(), found.distance[len(drawn) :].numpy()
     order = np.argsort(near)[:20]
     pairs = drawn[order], np.stack([train[i] for i in found.where.numpy()[order]])
     rows = np.concatenate([images[at : at + 10] for at in (0, 10) for images in pairs])
-    title = "samples nearest to a training image, above that image"
-    picture = run.grid(rows, columns=10, side=96, title=title, left=["sample", "training"] * 2)
+    picture = run.grid(
+        rows,
+        columns=10,
+        side=96,
+        title="samples nearest to a training image, above that image",
+        left=["sample", "training"] * 2,
+    )
     yield Drawing("latents-neighbours", picture, {"samples": pairs[0], "training": pairs[1]})
-    xlabel = "distance to the nearest training image (root mean square, grey levels)"
-    picture = plots.distances({"samples": near, "test images": usual}, xlabel=xlabel)
+    picture = plots.distances(
+        {"samples": near, "test images": usual},
+        xlabel="distance to the nearest training image (root mean square, grey levels)",
+    )
     yield Drawing("latents-distances", picture, {"samples": near, "test": usual})
+
+
+def curves(run: TrainedRun) -> Iterator[Drawing]:
+    """Bits/dim, or nats a row, of train and validation over steps and over time."""
+    path, unit = run.folder / "metrics.jsonl", unit_of(run.config)
+    lines = [
+        line
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if line.endswith("\n")
+    ]
+    try:
+        entries = [json.loads(line) for line in lines]
+        train = _series(entries, value=f"train_{unit.key}")
+        validation = _series(
+            entries, value=f"validation_{unit.key}", maybe={"error": "validation_standard_error"}
+        )
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise DamagedError(f"{path}: not the metrics of a training") from None
+    if not len(train["value"]) or not len(validation["value"]):
+        raise ValueError(f"{path}: no {unit.words} in it yet")
+    yield Drawing(
+        "curves",
+        plots.curves(train, validation, unit.words),
+        {f"train-{key}": values for key, values in train.items()}
+        | {f"validation-{key}": values for key, values in validation.items()},
+    )
+
+
+def _series(
+    entries: list[dict[str, Any]], *, value: str, maybe: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Array]:
+    """Step, seconds and value of the entries that have all three.
+
+    Values that were not finite are null there. maybe: more keys that may be null; nan then.
+    """
+    keys = {"value": value, "step": "step", "seconds": "seconds"}
+    chosen = [
+        entry for entry in entries if all(entry.get(key) is not None for key in keys.values())
+    ]
+    return {
+        name: np.array([entry.get(key) for entry in chosen], float)
+        for name, key in (keys | {**maybe}).items()
+    }
