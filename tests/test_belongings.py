@@ -257,7 +257,9 @@ def test_a_printed_configuration_of_ones_own_images_trains(tmp_path: Path, capsy
     assert "this run was started with another train.clip" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "data/train.npy"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "metrics.jsonl", "data/train.npy", "samples/step-000000008.png"]
+)
 def test_others_files_of_our_names_are_not_replaced(
     tiny: Config, tmp_path: Path, name: str
 ) -> None:
@@ -265,6 +267,17 @@ def test_others_files_of_our_names_are_not_replaced(
     with pytest.raises(ValueError, match=f"{name}: "):
         train(tiny, tmp_path, device="cpu")
     assert everything(tmp_path) == mine
+
+
+def test_a_page_that_is_no_report_is_not_replaced(
+    evaluated: Path, tmp_path: Path, capsys: Out
+) -> None:
+    shutil.copytree(evaluated, tmp_path / "run")
+    page = tmp_path / "run" / "report.html"
+    page.write_text("<p>years of work</p>")
+    assert run(["report", str(tmp_path / "run"), "--device", "cpu"]) == 2
+    assert f"{page}: was not written by this program" in capsys.readouterr().err
+    assert page.read_text() == "<p>years of work</p>"
 
 
 def test_a_refused_training_leaves_no_data_and_no_map_of_them(

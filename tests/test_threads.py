@@ -68,6 +68,8 @@ def test_who_has_chosen_is_not_overruled(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.get_num_threads() == 2
     assert settle_threads(3, CPU) == ""
     assert torch.get_num_threads() == 3
+    with pytest.raises(ValueError, match=r"^--threads: must be at most 1024, got 100000$"):
+        settle_threads(100_000, CPU)
     with pytest.raises(ValueError, match=r"^--threads: must be at least 1, got 0$"):
         settle_threads(0, CPU)
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+MOST = 1024  # more than machines have; far more end torch with a segmentation fault
 WATCHED = 0.15  # seconds; systems count a core's idle time in hundredths
 
 
@@ -20,7 +21,7 @@ class Cores(NamedTuple):
 def settle_threads(chosen: int | None, device: torch.device) -> str:
     """Give torch the chosen threads, else as many as there are free cores.
 
-    Returns what there is to tell of it, or ''. ValueError if --threads is less than 1.
+    Returns what there is to tell of it, or ''. ValueError if --threads is out of range.
 
     torch's threads wait for each other by spinning, so one that shares its core with another
     process holds up all of them: beside one busy process a training is ten times slower with
@@ -30,6 +31,8 @@ def settle_threads(chosen: int | None, device: torch.device) -> str:
     if chosen is not None:
         if chosen < 1:
             raise ValueError(f"--threads: must be at least 1, got {chosen}")
+        if chosen > MOST:
+            raise ValueError(f"--threads: must be at most {MOST}, got {chosen}")
         torch.set_num_threads(chosen)
         return ""
     decided = "OMP_NUM_THREADS" in os.environ or int(os.environ.get("WORLD_SIZE", 1)) > 1

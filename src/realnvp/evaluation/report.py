@@ -130,6 +130,10 @@ def report(
         *("<h2>Environment</h2>", _table(_environment(sittings))),
     ]
     page = run / "report.html"
+    if page.exists() and "<title>realnvp: " not in page.read_text(
+        encoding="utf-8", errors="replace"
+    ):
+        raise ValueError(f"{page}: was not written by this program, so it is not replaced")
     write_file(page, PAGE.format(title=_text(f"realnvp: {title}"), body="\n".join(parts)))
     return page
 

@@ -215,12 +215,13 @@ def _begin(run: Run, *, keep_weights: bool) -> None:
         run.save()
     if not run.main:
         return
+    device = run.accelerator.device
     changes = begin_sitting(
         run.config,
         run.files,
         run.state,
         past,
-        device=str(run.accelerator.device),
+        device="cpu" if device.type == "cpu" else str(device),  # torchrun's is called cpu:0
         processes=run.accelerator.num_processes,
         precision=run.precision,
         data=dict(run.splits.sha256),

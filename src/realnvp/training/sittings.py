@@ -68,11 +68,12 @@ def _check_files_of_others(files: RunDir) -> None:
             read_config(files.config_file)
         except ValueError as error:
             raise ValueError(f"{error}; so it is not replaced: take another --run-dir") from None
-    if files.metrics_file.exists():
-        raise ValueError(
-            f"{files.metrics_file}: is not of this training, so it is not replaced: "
-            "take another --run-dir"
-        )
+    grids = sorted((files.path / "samples").glob("step-*.png"))
+    for path in [files.metrics_file, *grids]:
+        if path.exists():
+            raise ValueError(
+                f"{path}: is not of this training, so it is not replaced: take another --run-dir"
+            )
 
 
 def check_data(files: RunDir, splits: Dataset) -> None:

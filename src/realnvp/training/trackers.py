@@ -9,6 +9,7 @@ from accelerate.tracking import get_available_trackers
 
 from realnvp.config import Config, flat
 from realnvp.config.words import one_line
+from realnvp.errors import ParameterError
 from realnvp.files.atomic import os_errors_name
 
 
@@ -28,6 +29,11 @@ def start_tracker(accelerator: Accelerator, config: Config, run_dir: Path, *, st
     if name == "none":
         return
     if name == "tensorboard":
+        try:
+            str(run_dir).encode()
+        except UnicodeEncodeError:
+            words = "TensorBoard takes UTF-8 names only; --train.tracker none takes others"
+            raise ParameterError("run_dir", f"{run_dir}: {words}") from None
         accelerator.init_trackers("curves", init_kwargs={name: {"purge_step": step + 1}})
         return
     options = {
