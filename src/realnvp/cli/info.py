@@ -46,10 +46,12 @@ class Presets:
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    scales = "" if row["levels"] is None else str(row["num_scales"] or "by size")
-    size = "of your data" if row["shape"] is None else "{1}x{2}x{0}".format(*row["shape"])
-    parameters = "" if row["parameters"] is None else thousands(row["parameters"])
-    return size, scales, parameters, "" if row["paper"] is None else f"{row['paper']:.2f}"
+    return (
+        "of your data" if row["shape"] is None else "{1}x{2}x{0}".format(*row["shape"]),
+        "" if row["levels"] is None else str(row["num_scales"] or "by size"),
+        "" if row["parameters"] is None else thousands(row["parameters"]),
+        "" if row["paper"] is None else f"{row['paper']:.2f}",
+    )
 
 
 @dataclass

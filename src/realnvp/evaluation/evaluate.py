@@ -76,9 +76,11 @@ def evaluate(
     def measure(**how: Any) -> dict[str, Any]:
         nats = _nats(flow, images, unit, noise_draws=noise_draws, seed=seed, **how)
         found = summarise(unit.of(nats, data.shape), groups)
-        values = {unit.key: found.mean, "standard_error": found.standard_error}
-        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        return finite | {"nonfinite": found.nonfinite}
+        return {
+            unit.key: found.mean if math.isfinite(found.mean) else None,
+            "standard_error": found.standard_error if math.isfinite(found.standard_error) else None,
+            "nonfinite": found.nonfinite,
+        }
 
     fields = measure() | {
         "standard_error_over": unit.things if groups is None else f"{len(set(groups))} photographs",
@@ -173,8 +175,15 @@ def _nats(flow: Flow, split: Split, unit: Unit, *, views: bool = False, **how: A
     with progress("image, all views" if views else unit.things[:-1], len(split)) as report:
         for chunk in chunks(len(split), CHUNK if unit is BITS_PER_DIM else 16 * CHUNK, report):
             indices = np.arange(chunk.start, chunk.stop)
-            images = channels_first(split[indices])
-            found.append(log_probs(flow, images, indices=indices.tolist(), views=views, **how))
+            found.append(
+                log_probs(
+                    flow,
+                    channels_first(split[indices]),
+                    indices=indices.tolist(),
+                    views=views,
+                    **how,
+                )
+            )
     return torch.cat(found)
 
 

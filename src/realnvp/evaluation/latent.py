@@ -5,16 +5,16 @@ Nothing here draws, and nothing has gradients.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from realnvp.bijections import latent_levels
 from realnvp.bijections.precision import float64_like
 from realnvp.config import Shape
+from realnvp.data import Split
 from realnvp.evaluation.views import View
 from realnvp.flows.flow import Flow, Prior
 from realnvp.noise import Purpose, generator
@@ -148,16 +148,7 @@ def normal_quantiles(values: Tensor) -> tuple[Tensor, Tensor]:
     expected = torch.linspace(-4, 4, 81, dtype=torch.float64)
     place = torch.special.ndtr(expected) * len(values)
     inside = (place >= 10) & (place <= len(values) - 10)
-    found = values.cpu().double().sort().values[place[inside].long()]
-    return expected[inside], found
-
-
-class Images(Protocol):
-    """Many images, uint8 (N, H, W, C), perhaps on disk: an array, or what is indexed like one."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, wanted: Any, /) -> NDArray[np.uint8]: ...
+    return expected[inside], values.cpu().double().sort().values[place[inside].long()]
 
 
 class Neighbours(NamedTuple):
@@ -171,7 +162,7 @@ class Neighbours(NamedTuple):
 
 def nearest_neighbours(
     images: Tensor,
-    data: Images,
+    data: Split,
     *,
     views: Sequence[View] = (),
     chunk: int = 2**22,
@@ -180,7 +171,7 @@ def nearest_neighbours(
     """Find the image of a data set that is nearest to each image.
 
     images: uint8 (Q, H, W, C).
-    data: uint8 (N, H, W, C).
+    data: uint8 (N, H, W, C), an array or what is indexed like one, perhaps on disk.
     views: compare each of these views of an image (`views_of`). (): the image itself only.
     chunk: pixels of the data set in memory at once.
     report: told how many images of the data set are done.

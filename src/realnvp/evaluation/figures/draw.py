@@ -20,10 +20,22 @@ from realnvp.flows.flow import Flow, config_of, evaluating
 from realnvp.progress import Report, progress
 
 Figures = Mapping[str, Callable[[TrainedRun], Iterator[Drawing]]]
-IMAGES: Figures = paper.FIGURES | {"latents": trust.latents, "curves": trust.curves}
-POINTS: Figures = points.OF_TWO | points.FIGURES | {"curves": trust.curves}
-ROWS: Figures = points.OF_MORE | points.FIGURES | {"curves": trust.curves}
-PLOTTED = {"latents", "curves", *points.OF_TWO, *points.OF_MORE}  # by matplotlib
+IMAGES: Figures = {
+    "samples": paper.samples,
+    "manifold": paper.manifold,
+    "extrapolation": paper.extrapolation,
+    "compression": paper.compression,
+    "latents": trust.latents,
+    "curves": trust.curves,
+}
+POINTS: Figures = {
+    "density": points.density,
+    "map": points.both_ways,
+    "latents": points.latents,
+    "curves": trust.curves,
+}
+ROWS: Figures = {"pairs": points.pairs, "latents": points.latents, "curves": trust.curves}
+PLOTTED = {"latents", "curves", "density", "map", "pairs"}  # by matplotlib
 
 
 def figures_of(config: Config) -> Figures:

@@ -64,7 +64,8 @@ def grid(
     cells = _displayable(images, levels, side)
     columns = columns or int(np.ceil(np.sqrt(len(cells))))
     body = _cells(cells, columns, under=under, red=red)
-    top, start = (TITLE + 10 if title else 0) + (WORDS + 8 if above else 0), _room(left)
+    top = (TITLE + 10 if title else 0) + (WORDS + 8 if above else 0)
+    start = max((round(_font(WORDS).getlength(word)) + 14 for word in left), default=0)
     sheet = Image.new("RGB", (start + body.width, top + body.height), "white")
     sheet.paste(body, (start, top))
     draw = ImageDraw.Draw(sheet)
@@ -152,10 +153,6 @@ def _displayable(images: Pixels, levels: int, side: int) -> Pixels:
     return np.broadcast_to(
         scaled.repeat(k, 1).repeat(k, 2), (len(images), images.shape[1] * k, images.shape[2] * k, 3)
     )
-
-
-def _room(words: Sequence[str]) -> int:
-    return max((round(_font(WORDS).getlength(word)) + 14 for word in words), default=0)
 
 
 def _font(size: int) -> Any:

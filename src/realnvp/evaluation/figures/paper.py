@@ -1,6 +1,6 @@
 """The paper's figures from one run of images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -79,18 +79,14 @@ def compression(run: TrainedRun) -> Iterator[Drawing]:
         mixed = latent.compress(z, keep, run.flow.prior, seed=run.seed, indices=range(len(z)))
         columns.append(run.pixels(latent.decode(run.flow, mixed)))
     table = np.stack(columns, 1)  # (images, shares, H, W, C)
-    words = [f"{100 * share:g} %" for share in shares]
     blocks = np.array_split(table, min(max(2, 8 // num_scales), len(table)))
     pictures = [
-        run.grid(block.reshape(-1, *images.shape[1:]), columns=num_scales, side=96, above=words)
+        run.grid(
+            block.reshape(-1, *images.shape[1:]),
+            columns=num_scales,
+            side=96,
+            above=[f"{100 * share:g} %" for share in shares],
+        )
         for block in blocks
     ]
     yield Drawing("compression", beside(pictures), {"images": table, "shares": np.array(shares)})
-
-
-FIGURES: dict[str, Callable[[TrainedRun], Iterator[Drawing]]] = {
-    "samples": samples,
-    "manifold": manifold,
-    "extrapolation": extrapolation,
-    "compression": compression,
-}

@@ -1,6 +1,6 @@
 """Figures of a table's run: points where it has two columns, pairs of columns where more."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -115,9 +115,3 @@ def _grid(low: Array, high: Array, *, lines: int = 17, dots: int = 600) -> Array
     horizontal = np.stack(np.broadcast_arrays(along[None, :, 0], places[:, None, 1]), -1)
     vertical = np.stack(np.broadcast_arrays(places[:, None, 0], along[None, :, 1]), -1)
     return np.stack([horizontal, vertical])
-
-
-Figures = dict[str, Callable[[TrainedRun], Iterator[Drawing]]]
-OF_TWO: Figures = {"density": density, "map": both_ways}
-OF_MORE: Figures = {"pairs": pairs}
-FIGURES: Figures = {"latents": latents}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from realnvp.config import Config
-from realnvp.data import Dataset, channels_first, splits_of_run, to_pixels
+from realnvp.data import Dataset, Split, channels_first, splits_of_run, to_pixels
 from realnvp.evaluation import latent
 from realnvp.evaluation.figures.grids import Array, Picture, Pixels, grid
 from realnvp.evaluation.views import View, several_views, views_of
@@ -51,7 +51,7 @@ class TrainedRun:
         RunDir(self.folder).warn_of_changed_data(splits.folder, splits.sha256)
         return splits
 
-    def some(self, images: latent.Images, count: int) -> Pixels:
+    def some(self, images: Split, count: int) -> Pixels:
         """Choose some of the images by the seed, in their order: (count, H, W, C).
 
         All where there are no more.
@@ -90,11 +90,14 @@ class TrainedRun:
         factor: how many times as high and wide as training's images; the larger, the fewer at once.
         """
         shape = latent.extrapolated(self.config.shape, factor)
-        report = self.telling(f"{shape[1]}x{shape[2]} sample", count)
         how: dict[str, Any] = {"temperature": temperature, "seed": self.seed}
         parts = (
             self.flow.sample(chunk.stop - chunk.start, shape, first=chunk.start, **how)
-            for chunk in chunks(count, max(1, 64 // factor**2), report)
+            for chunk in chunks(
+                count,
+                max(1, 64 // factor**2),
+                self.telling(f"{shape[1]}x{shape[2]} sample", count),
+            )
         )
         return np.concatenate([self.pixels(x) for x in parts])
 
