@@ -136,7 +136,13 @@ MUTANTS = [
         EQUATIONS,
     ),
     Mutant("moments.py", "torch.where(finite, after, before)", "after", EQUATIONS),
-    Mutant("moments.py", "/ everywhere", "/ (everywhere - 1)", EQUATIONS),
+    Mutant("moments.py", "/ everywhere", "/ (everywhere - 1)", DEVICES),
+    Mutant(
+        "moments.py",
+        "centred.square().sum(axes) / count(x)",
+        "centred.square().sum(axes) / (count(x) - 1)",
+        EQUATIONS,
+    ),
     Mutant(
         "moments.py",
         "        moments.mean, moments.var = mean, var\n",
