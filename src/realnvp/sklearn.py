@@ -140,9 +140,10 @@ class RealNVPDensity(
             validate_data(self, X, dtype=np.float64, ensure_min_samples=2, reset=not again)
         )
         check_size(rows, getattr(self, "feature_names_in_", None))
-        architecture = {name: getattr(self, name) for name in ARCHITECTURE}
         seed = self._seed()
-        flow = vector_flow(rows.shape[1], **architecture, seed=seed)
+        flow = vector_flow(
+            rows.shape[1], **{name: getattr(self, name) for name in ARCHITECTURE}, seed=seed
+        )
         if again:
             try:
                 flow.load_state_dict(self.flow_.state_dict())

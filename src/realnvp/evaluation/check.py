@@ -103,9 +103,14 @@ def check(
 
 
 def _with_extremes(flow: Flow, images: NDArray[Any], levels: int, seed: int) -> Tensor:
-    """v + u of the images, then of the extremes."""
-    extremes = _extremes(images.shape[1:], levels)
-    return _with_noise(flow, torch.cat([torch.from_numpy(images.copy()), extremes]), seed)
+    """v + u of the images, then of all black, all white, and two one-pixel checkerboards."""
+    _, channels, height, width = images.shape
+    board = (torch.arange(height)[:, None] + torch.arange(width)) % 2
+    planes = torch.stack([torch.zeros_like(board), torch.ones_like(board), board, 1 - board])
+    extremes = ((levels - 1) * planes[:, None]).expand(4, channels, height, width)
+    return _with_noise(
+        flow, torch.cat([torch.from_numpy(images.copy()), extremes.to(torch.uint8)]), seed
+    )
 
 
 def _with_noise(flow: Flow, pixels: Tensor, seed: int) -> Tensor:
@@ -134,15 +139,6 @@ def _far_out(flow: Flow, x: Tensor, scale: Tensor, seed: int) -> float:
     size = torch.maximum(scale, there.abs()) if x.ndim == 2 else scale
     gaps = ((flow.decode(flow.encode(there)) - there) / size).abs().flatten(1).amax(1)
     return float(gaps.nan_to_num(math.inf).sort().values[-2])
-
-
-def _extremes(shape: tuple[int, ...], levels: int) -> Tensor:
-    """All black, all white, and the two one-pixel checkerboards, uint8 (4, C, H, W)."""
-    board = (torch.arange(shape[1])[:, None] + torch.arange(shape[2])) % 2
-    planes = torch.stack([torch.zeros_like(board), torch.ones_like(board), board, 1 - board]) * (
-        levels - 1
-    )
-    return planes[:, None].expand(4, *shape).to(torch.uint8)
 
 
 def _gap(a: Tensor, b: Tensor) -> float:
