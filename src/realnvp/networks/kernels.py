@@ -61,6 +61,8 @@ def conv_add(
     if not has_fused(h):
         out = F.conv2d(h, weight, bias, padding="same")
         return total.add_(out) if in_place else out.add_(total)
+    if h.shape[-2:] == (1, 1) and not in_place:  # torch 2.9 adds to one pixel in place alone
+        total, in_place = total.clone(), True
     options: tuple[Any, ...] = (weight, bias, *_geometry(weight), "add", 1.0, None, [], None)
     if in_place:
         return torch.ops.mkldnn._convolution_pointwise_.binary(total, h, *options)
