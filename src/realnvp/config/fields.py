@@ -196,8 +196,10 @@ class Config:
     def shape(self) -> Shape:
         """`data.shape`, (C, H, W) or (D,). ValueError while the data have yet to decide it."""
         if self.data.shape is None:
-            shapes = "(channels, height, width), or (columns,) of a table"
-            raise ValueError(f"data.shape: the data decide it; give {shapes}")
+            raise ValueError(
+                "data.shape: the data decide it; "
+                "give (channels, height, width), or (columns,) of a table"
+            )
         return self.data.shape
 
     @property
@@ -217,10 +219,9 @@ MAY_CHANGE = frozenset(f"train.{name}" for name in (*_BUDGET, *_EVERY))
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     """{"train.lr": 0.001, ...}: every leaf field by its dotted name."""
     leaves: dict[str, Any] = {}
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
+    for name, value in vars(config).items():
         nested = dataclasses.is_dataclass(value)
-        leaves |= flat(value, f"{prefix}{item.name}.") if nested else {prefix + item.name: value}
+        leaves |= flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
     return leaves
 
 

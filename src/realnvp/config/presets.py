@@ -104,20 +104,22 @@ _DECAYED = replace(_SHORT, muon_weight_decay=0.1)
 
 
 def _modernised(paper: Config, train: TrainConfig, **model: Any) -> Config:
-    recipe = replace(
-        train,
-        precision="auto",
-        lr=5e-3,
-        muon_lr=0.02,
-        warmup=50,
-        decay=0.5,
-        average=0.998,
-        clip=1e4,
-        skip_factor=10.0,
-        l2=0.0,
-    )
     return replace(
-        paper, name=f"{paper.name}-modern", model=replace(_MODERN, **model), train=recipe
+        paper,
+        name=f"{paper.name}-modern",
+        model=replace(_MODERN, **model),
+        train=replace(
+            train,
+            precision="auto",
+            lr=5e-3,
+            muon_lr=0.02,
+            warmup=50,
+            decay=0.5,
+            average=0.998,
+            clip=1e4,
+            skip_factor=10.0,
+            l2=0.0,
+        ),
     )
 
 
@@ -158,8 +160,11 @@ def departures(config: Config) -> list[str]:
     if config.data.set not in PAPER:
         return []
     # The paper does not specify these.
-    free = MAY_CHANGE | {"name", "seed", "data.source", "data.held_out"}
-    return [field for field in differences(PRESETS[config.data.set], config) if field not in free]
+    return [
+        field
+        for field in differences(PRESETS[config.data.set], config)
+        if field not in MAY_CHANGE | {"name", "seed", "data.source", "data.held_out"}
+    ]
 
 
 def paper_bits_per_dim(config: Config) -> float | None:

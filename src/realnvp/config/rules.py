@@ -22,10 +22,12 @@ def validate(config: Config) -> Config:
     # Last, since a count needs numbers that are within their bounds.
     if (count := count_blocks(config)) > MOST_BLOCKS:
         model = config.model
-        others = f"model.num_couplings = {model.num_couplings}"
-        others += f" and model.num_scales = {model.num_scales}"
-        blocks = f"with {others} makes {count:,} blocks, more than {MOST_BLOCKS:,}"
-        raise ValueError(f"model.num_blocks: {model.num_blocks} {blocks}")
+        raise ValueError(
+            f"model.num_blocks: {model.num_blocks} "
+            f"with model.num_couplings = {model.num_couplings} "
+            f"and model.num_scales = {model.num_scales} "
+            f"makes {count:,} blocks, more than {MOST_BLOCKS:,}"
+        )
     return config
 
 
@@ -34,33 +36,44 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     data, model, train = config.data, config.model, config.train
     images, vector = config.kind is Kind.IMAGES, model.architecture == "vector"
     decay = train.muon_weight_decay
-    rules = [
-        ("name", config.name in PRESETS, f"is no preset{nearest(config.name, PRESETS)}"),
-        ("data.set", data.set in SETS, f"is no data set{nearest(data.set, SETS)}"),
-        ("data.levels", images != vector, f"does not fit {model.architecture!r} models"),
-        ("data.columns", data.columns is None or not images, "is for tables"),
-        ("data.flip", images or not data.flip, "is for images"),
-        ("data.turn", images or not data.turn, "is for images"),
-        ("data.recolour", images or not data.recolour, "is for images"),
-        (
-            "model.dequantisation",
-            model.dequantisation == "uniform" or model.architecture == "modern",
-            "is for modern models",
-        ),
-        ("train.max_steps", bool(train.max_steps or train.max_minutes), "needs train.max_minutes"),
-        (
-            "train.muon_lr",
-            train.muon_lr is None or model.architecture != "paper",
-            "is for modern and vector models",
-        ),
-        ("train.muon_weight_decay", not decay or train.muon_lr is not None, "needs train.muon_lr"),
-        (
-            "train.muon_weight_decay",
-            0 <= decay * (train.muon_lr or 1) < 1,
-            "must be in [0, 1 / train.muon_lr)",
-        ),
-    ]
-    return ((path, complaint) for path, holds, complaint in rules if not holds)
+    return (
+        (path, complaint)
+        for path, holds, complaint in [
+            ("name", config.name in PRESETS, f"is no preset{nearest(config.name, PRESETS)}"),
+            ("data.set", data.set in SETS, f"is no data set{nearest(data.set, SETS)}"),
+            ("data.levels", images != vector, f"does not fit {model.architecture!r} models"),
+            ("data.columns", data.columns is None or not images, "is for tables"),
+            ("data.flip", images or not data.flip, "is for images"),
+            ("data.turn", images or not data.turn, "is for images"),
+            ("data.recolour", images or not data.recolour, "is for images"),
+            (
+                "model.dequantisation",
+                model.dequantisation == "uniform" or model.architecture == "modern",
+                "is for modern models",
+            ),
+            (
+                "train.max_steps",
+                bool(train.max_steps or train.max_minutes),
+                "needs train.max_minutes",
+            ),
+            (
+                "train.muon_lr",
+                train.muon_lr is None or model.architecture != "paper",
+                "is for modern and vector models",
+            ),
+            (
+                "train.muon_weight_decay",
+                not decay or train.muon_lr is not None,
+                "needs train.muon_lr",
+            ),
+            (
+                "train.muon_weight_decay",
+                0 <= decay * (train.muon_lr or 1) < 1,
+                "must be in [0, 1 / train.muon_lr)",
+            ),
+        ]
+        if not holds
+    )
 
 
 def from_json(text: str | bytes, source: str | Path = "config") -> Config:

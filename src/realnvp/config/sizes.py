@@ -1,6 +1,6 @@
 """What follows from the size of the data: scales, widths, how many parameters at least."""
 
-import typing
+from collections.abc import Sequence
 from dataclasses import replace
 
 from realnvp.config.fields import Config, ModelConfig, Shape
@@ -34,8 +34,10 @@ def resolve(config: Config, shape: Shape, columns: tuple[str, ...] | None = None
     if data.turn and shape[1] != shape[2]:
         raise ValueError(f"data.turn: is for square images, the data are {shape}")
     if (least := least_parameters(config)) > MOST_PARAMETERS:
-        sizes = f"{config.model.width} with {scales} scales and data of shape {shape}"
-        raise ValueError(f"model.width: {sizes} needs more than {least:.0e} parameters")
+        raise ValueError(
+            f"model.width: {config.model.width} with {scales} scales and data of shape {shape} "
+            f"needs more than {least:.0e} parameters"
+        )
     return config
 
 
@@ -46,9 +48,9 @@ def count_blocks(config: Config) -> int:
     """
     model, shape = config.model, config.data.shape
     scales = model.num_scales or (default_num_scales(shape) if shape else 1)
-    networks = _networks(replace(model, num_scales=scales))
     return (1 + model.num_blocks) * (
-        sum(count for _, _, count in networks) + (model.dequantisation == "variational")
+        sum(count for _, _, count in _networks(replace(model, num_scales=scales)))
+        + (model.dequantisation == "variational")
     )
 
 
@@ -74,8 +76,7 @@ def _networks(model: ModelConfig) -> list[tuple[int, int, int]]:
     """(scale, width, count) of the networks of a (resolved) model's couplings."""
     if model.architecture == "vector":
         return [(0, model.width, model.num_couplings)]
-    found: list[tuple[int, int, int]] = []
-    scales = model.num_scales or 1
+    found, scales = [], model.num_scales or 1
     for scale in range(scales):
         last = scale == scales - 1
         if model.architecture == "modern":
@@ -93,9 +94,12 @@ def _networks(model: ModelConfig) -> list[tuple[int, int, int]]:
 def coarser(model: ModelConfig) -> ModelConfig:
     """The (resolved) model from the next scale on, with the width and couplings of that scale."""
     assert model.num_scales is not None
-    couplings = max(1, int(model.coupling_growth * model.num_couplings))
-    width = max(1, int(model.growth * model.width))
-    return replace(model, num_scales=model.num_scales - 1, width=width, num_couplings=couplings)
+    return replace(
+        model,
+        num_scales=model.num_scales - 1,
+        width=max(1, int(model.growth * model.width)),
+        num_couplings=max(1, int(model.coupling_growth * model.num_couplings)),
+    )
 
 
 def default_num_scales(shape: Shape) -> int:
@@ -117,10 +121,11 @@ def smallest_side(model: ModelConfig) -> int:
     return 1 << model.num_scales - (model.architecture == "paper")
 
 
-def check_divisible(shape: typing.Sequence[int], model: ModelConfig) -> None:
+def check_divisible(shape: Sequence[int], model: ModelConfig) -> None:
     """ValueError if height or width is no multiple of what the (resolved) model's scales need."""
-    factor = smallest_side(model)
-    height, width = shape[-2:]
+    factor, (height, width) = smallest_side(model), shape[-2:]
     if height % factor or width % factor or not height or not width:
-        needed = f"{model.num_scales} scales need a height and width divisible by {factor}"
-        raise ValueError(f"images of {height}x{width}: {needed} (model.num_scales)")
+        raise ValueError(
+            f"images of {height}x{width}: {model.num_scales} scales need "
+            f"a height and width divisible by {factor} (model.num_scales)"
+        )

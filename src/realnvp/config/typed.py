@@ -39,8 +39,7 @@ def typed(kind: type[Record], value: Any, *, by_hand: bool = True) -> Record:
     ValueError names the first field that is missing, unknown (with the nearest name) or of another
     type; OverflowError: an integer is too large for its float.
     """
-    found: Record = _typed(kind, value, "", by_hand)
-    return found
+    return _typed(kind, value, "", by_hand)
 
 
 def _typed(kind: Any, value: Any, path: str, by_hand: bool) -> Any:
@@ -52,9 +51,9 @@ def _typed(kind: Any, value: Any, path: str, by_hand: bool) -> Any:
         if outer is float and type(value) is int:
             return float(value)
         if inner and outer is dict and isinstance(value, dict):
-            prefix = path and f"{path}."
             return {
-                key: _typed(inner[1], item, prefix + key, by_hand) for key, item in value.items()
+                key: _typed(inner[1], item, f"{path}.{key}" if path else key, by_hand)
+                for key, item in value.items()
             }
         if inner and outer in (list, tuple) and isinstance(value, list):
             return outer(
@@ -75,14 +74,13 @@ def _record(kind: Any, tree: Any, path: str, by_hand: bool) -> Any:
         raise ValueError(f"unknown field {prefix + unknown!r}{nearest(unknown, hints)}")
     for item in dataclasses.fields(kind):
         has_default = item.default is not item.default_factory  # else both are MISSING
-        optional = item.default is None or (by_hand and has_default)
-        if item.name not in tree and not optional:
+        if item.name not in tree and item.default is not None and not (by_hand and has_default):
             raise ValueError(f"{prefix}{item.name} is missing")
-    there = {name: value for name, value in tree.items() if name in hints}
     return kind(
         **{
             name: _typed(hints[name], value, prefix + name, by_hand)
-            for name, value in there.items()
+            for name, value in tree.items()
+            if name in hints
         }
     )
 

@@ -170,13 +170,11 @@ class Rows:
         return len(self.rows)
 
     def __getitem__(self, wanted: Any) -> Values:
-        images: Values = self.images[self.rows[wanted]]
         middle = [
             slice(room // 2, room // 2 + length)
             for room, length in zip(self.slack, self.size, strict=True)
         ]
-        whole: Any = (..., *middle, slice(None))
-        return np.asarray(images[whole])
+        return np.asarray(self.images[self.rows[wanted]][(..., *middle, slice(None))])
 
     def __array__(
         self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
@@ -186,10 +184,9 @@ class Rows:
     def crops(self, wanted: Indices, corners: Indices) -> Values:
         """The images of these indices, cut from their corners; corners: (n, 2) of (top, left)."""
         height, width = self.size
-        places = zip(self.rows[wanted], corners.tolist(), strict=True)
         return np.stack(
             [
                 self.images[row, top : top + height, left : left + width]
-                for row, (top, left) in places
+                for row, (top, left) in zip(self.rows[wanted], corners.tolist(), strict=True)
             ]
         )

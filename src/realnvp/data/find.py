@@ -109,9 +109,10 @@ def _find(config: DataConfig, seed: int) -> Dataset:
     if config.set == "table":
         return table(config, seed=seed)
     if config.set != "images":
-        command = f"realnvp prepare {config.set} --source {config.source or 'DOWNLOAD'} --out DIR"
         raise ValueError(
-            f"data.source: {config.set} needs a prepared folder: {command}, then --data.source DIR"
+            f"data.source: {config.set} needs a prepared folder: "
+            f"realnvp prepare {config.set} --source {config.source or 'DOWNLOAD'} --out DIR, "
+            "then --data.source DIR"
         )
     if not config.source:
         raise ValueError(
@@ -131,9 +132,8 @@ def _from_prepared(config: DataConfig, folder: Path, seed: int) -> Dataset:
     if config.set not in (found.name, "images") or found.kind is not config.kind:
         raise ValueError(f"data.set: {folder} holds {found.name}, not {config.set}")
     if config.columns not in (None, found.columns):
-        there = ", ".join(found.columns or ())
         raise ValueError(
-            f"data.columns: {folder} holds {there}, in this order; "
+            f"data.columns: {folder} holds {', '.join(found.columns or ())}, in this order; "
             "choose others from the table itself"
         )
     return found

@@ -55,10 +55,10 @@ def scan(source: Path, *, levels: int) -> tuple[dict[str, Split], Shape]:
         arrays = {"train": source}
     elif source.is_dir():
         arrays = split_entries({path.stem: path for path in source.glob("*.npy")}, source)
+    elif source.exists():
+        raise ValueError(f"{source}: neither a folder nor an .npy file")
     else:
-        there = source.exists()
-        why = "neither a folder nor an .npy file" if there else "no such file or folder"
-        raise ValueError(f"{source}: {why}")
+        raise ValueError(f"{source}: no such file or folder")
     if arrays:
         shape = common_shape(list(arrays.values()), lambda path: _array(path, levels))
         return {split: _array(path, 256) for split, path in arrays.items()}, shape
@@ -94,13 +94,12 @@ def warn_of_left_out(
     pictures = [
         name for name in hidden if is_image(name) and not PurePosixPath(name).name.startswith("._")
     ]
-    reasons = [
+    for thing, why, left in [
         ("image", f"outside {', '.join(sorted(folders))}", outside),
         ("image", "of other formats", [name for name in names if _is_other_image(name)]),
         ("image", "hidden by name", pictures),
         ("linked folder", "with all in it", [name for name in hidden if name.endswith("/")]),
-    ]
-    for thing, why, left in reasons:
+    ]:
         if left:
             count, are = (
                 (f"1 {thing}", "is") if len(left) == 1 else (f"{len(left):,} {thing}s", "are")

@@ -100,8 +100,9 @@ def resized(pixels: Pixels, height: int, width: int) -> Pixels:
     if height * width > MAX_PIXELS:
         raise ValueError(f"would be {height} high, {width} wide: more than {MAX_PIXELS} pixels")
     picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
-    scaled = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
-    return scaled.reshape(height, width, -1)
+    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).reshape(
+        height, width, -1
+    )
 
 
 def smallest_side(pixels: Pixels, side: int) -> Pixels:

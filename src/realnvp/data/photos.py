@@ -65,9 +65,13 @@ def photos(*, seed: int) -> Dataset:
 
     drawn = windows(photographs, seed=seed)
     groups = {split: boxes[:, 0].tolist() for split, boxes in drawn.items()}
-    splits = {split: crops(boxes) for split, boxes in drawn.items()}
     return Dataset(
-        "photos", "scikit-image + scikit-learn wheels", 256, (3, SIZE, SIZE), splits, groups
+        "photos",
+        "scikit-image + scikit-learn wheels",
+        256,
+        (3, SIZE, SIZE),
+        {split: crops(boxes) for split, boxes in drawn.items()},
+        groups,
     )
 
 
@@ -158,8 +162,7 @@ def _flat(sums: Indices, left: Indices, top: Indices, side: Indices) -> npt.NDAr
     first, second = (
         sums[:, bottom, right] - sums[:, top, right] - sums[:, bottom, left] + sums[:, top, left]
     )
-    flat: npt.NDArray[np.bool_] = area * second - first**2 < (3 * FLATTEST * area) ** 2
-    return flat
+    return area * second - first**2 < (3 * FLATTEST * area) ** 2
 
 
 def digits(held_out: float, *, seed: int) -> Dataset:
@@ -167,5 +170,10 @@ def digits(held_out: float, *, seed: int) -> Dataset:
     images = (
         importlib.import_module("sklearn.datasets").load_digits().images[..., None].astype(np.uint8)
     )
-    splits = cut_off({"train": images}, held_out, seed=seed)
-    return Dataset("digits", "scikit-learn load_digits", 17, (1, 8, 8), splits)
+    return Dataset(
+        "digits",
+        "scikit-learn load_digits",
+        17,
+        (1, 8, 8),
+        cut_off({"train": images}, held_out, seed=seed),
+    )

@@ -71,8 +71,9 @@ def open_splits(
         )
         path, expected = folder / f"{split}.npy", (about.counts.get(split), *size, channels)
         if array.shape != expected or array.dtype != dtype:
-            says = f"{DESCRIPTION} says {dtype} {expected}"
-            raise ValueError(f"{path}: {array.dtype} {array.shape}, but {says}")
+            raise ValueError(
+                f"{path}: {array.dtype} {array.shape}, but {DESCRIPTION} says {dtype} {expected}"
+            )
         if split in doubted and sha256(path) != about.sha256.get(path.name):
             raise ValueError(f"{path}: its checksum is not the one in {DESCRIPTION}")
         if about.levels is not None:
@@ -104,14 +105,16 @@ def read_description(folder: Path) -> dict[str, Any]:
     text = path.read_bytes()
     known, about = parse_record(Description, text, path), json.loads(text)
     arrays = {f"{split}.npy" for split in known.counts}
-    labelled = (known.groups or {}).items()
     rules = {
         "levels": known.levels is None or 2 <= known.levels <= 256,
         "shape": len(known.shape) == (1 if known.levels is None else 3),
         "columns": (known.columns and (len(known.columns),))
         == (known.shape if len(known.shape) == 1 else None),
         "train_shape": known.train_shape is None or len(known.train_shape) == 3,
-        "groups": all(_labels(labels, known.counts.get(split)) for split, labels in labelled),
+        "groups": all(
+            _labels(labels, known.counts.get(split))
+            for split, labels in (known.groups or {}).items()
+        ),
         "sha256": {*known.sha256} - {DESCRIPTION} == arrays,
     }
     if wrong := next((name for name, holds in rules.items() if not holds), None):
@@ -156,8 +159,7 @@ def check_levels(images: Pixels, levels: int, *, path: Path) -> None:
 
     They are read in blocks, so that memory stays bounded.
     """
-    rows = max(1, 2**24 // images[0].size)
-    for chunk in chunks(len(images) if levels < 256 else 0, rows):
+    for chunk in chunks(len(images) if levels < 256 else 0, max(1, 2**24 // images[0].size)):
         if (largest := int(images[chunk].max())) >= levels:
             raise ValueError(
                 f"{path}: has a pixel of {largest}, data.levels = {levels} allows 0 .. {levels - 1}"
@@ -185,11 +187,12 @@ def write_dataset(
     files = {split: folder / f"{split}.npy" for split in dataset.splits}
     for split, path in files.items():
         if not (keep and path.exists()):
-            shape = (
-                dataset.train_shape if split == "train" and dataset.train_shape else dataset.shape
-            )
             _save_split(
-                dataset.splits[split], shape, path, real=dataset.kind is Kind.TABLE, keep=keep
+                dataset.splits[split],
+                dataset.train_shape if split == "train" and dataset.train_shape else dataset.shape,
+                path,
+                real=dataset.kind is Kind.TABLE,
+                keep=keep,
             )
     about = about | {
         "version": dataset.version,

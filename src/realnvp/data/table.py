@@ -42,10 +42,12 @@ def table(config: DataConfig, *, seed: int) -> Dataset:
             f"{source}: has one column; a coupling changes some columns by the others, "
             "so two are needed"
         )
-    constant = (train == train[0]).all(0)
     _refuse(
         source,
-        {columns[i]: f"is {train[0, i]:g} in all training rows" for i in np.flatnonzero(constant)},
+        {
+            columns[i]: f"is {train[0, i]:g} in all training rows"
+            for i in np.flatnonzero((train == train[0]).all(0))
+        },
     )
     _warn_of_unbounded(source, train, columns)
     return Dataset(config.set, source.name, None, (len(columns),), splits, columns=columns)
@@ -179,15 +181,14 @@ def _read_csv(path: Path, columns: Columns | None) -> tuple[Reals, Columns, dict
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             delimiter = max(";\t,", key=lambda mark: len(_first_row(file, mark)[0]))
-            first, reader = _first_row(file, delimiter)
-            there = first
-            if not first:
+            there, reader = _first_row(file, delimiter)
+            if not there:
                 raise ValueError(f"{path}: has no rows")
             # Numbers and missing values alone are no header.
-            if any(map(_is_number, first)) and all(
-                _is_number(cell) or cell.lower() in MISSING for cell in first
+            if any(map(_is_number, there)) and all(
+                _is_number(cell) or cell.lower() in MISSING for cell in there
             ):
-                there = _numbered(len(first))
+                there = _numbered(len(there))
                 file.seek(0)
                 reader = csv.reader(file, delimiter=delimiter)
             chosen = _chosen(path, there, columns)
@@ -265,9 +266,11 @@ def _warn_of_unbounded(source: Path, train: Reals, columns: Columns) -> None:
         if len(np.unique(values)) <= len(some) // 20
     ]
     if few:
-        words = "few different values, on which a density can grow without bound; noise helps"
-        words = f"{', '.join(few[:LISTED])}: {words}"
-        warnings.warn(f"{source}: {words}", stacklevel=2)
+        warnings.warn(
+            f"{source}: {', '.join(few[:LISTED])}: few different values, "
+            "on which a density can grow without bound; noise helps",
+            stacklevel=2,
+        )
     # A column that seldom differs may be constant in these rows.
     varying = np.flatnonzero(np.ptp(some, axis=0))
     if len(some) > len(columns) and len(varying) > 1:
@@ -278,6 +281,8 @@ def _warn_of_unbounded(source: Path, train: Reals, columns: Columns) -> None:
                 for i, weight in zip(varying, axes[:, 0], strict=True)
                 if abs(weight) > 1e-3
             ]
-            words = "each follows from the others, so that a density can grow without bound"
-            words = f"{', '.join(tied[:LISTED])}: {words}"
-            warnings.warn(f"{source}: {words}", stacklevel=2)
+            warnings.warn(
+                f"{source}: {', '.join(tied[:LISTED])}: each follows from the others, "
+                "so that a density can grow without bound",
+                stacklevel=2,
+            )

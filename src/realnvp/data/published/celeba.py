@@ -56,11 +56,18 @@ def read_celeba(request: PrepareRequest) -> Prepared:
         split: decoded_images(part, (3, SIDE, SIDE), crop_and_scale)
         for split, part in chosen.items()
     }
-    version = "img_align_celeba" if complete else "img_align_celeba, partial"
-    dataset = Dataset("celeba", version, 256, (3, SIDE, SIDE), splits, comparable=complete)
-    done = "rows 40:188, columns 15:163, bilinear to 64x64 without antialiasing, rounded"
+    dataset = Dataset(
+        "celeba",
+        "img_align_celeba" if complete else "img_align_celeba, partial",
+        256,
+        (3, SIDE, SIDE),
+        splits,
+        comparable=complete,
+    )
     return Prepared(
-        dataset, [partition, *(place for part in chosen.values() for place in part)], done
+        dataset,
+        [partition, *(place for part in chosen.values() for place in part)],
+        "rows 40:188, columns 15:163, bilinear to 64x64 without antialiasing, rounded",
     )
 
 
@@ -110,5 +117,4 @@ def _between(old: int, new: int) -> tuple[Indices, Indices, npt.NDArray[np.float
     """For each new pixel: the old pixels on both sides, and its share of the way to the second."""
     place = np.arange(new) * (old / new)
     below = place.astype(np.int64)
-    above: Indices = np.minimum(below + 1, old - 1)
-    return below, above, place - below
+    return below, np.minimum(below + 1, old - 1), place - below

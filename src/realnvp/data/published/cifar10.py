@@ -45,20 +45,26 @@ def read_cifar10(request: PrepareRequest) -> Prepared:
     }
     complete = request.complete({split: sum(each) for split, each in counts.items()}, COUNTS)
     splits = {split: _images(places, counts[split]) for split, places in found.items()}
-    version = "binary version" if complete else "binary version, partial"
-    dataset = Dataset("cifar10", version, 256, (3, 32, 32), splits, comparable=complete)
     return Prepared(
-        dataset, [*found["train"], *found["test"]], "channel-major records to rows of pixels"
+        Dataset(
+            "cifar10",
+            "binary version" if complete else "binary version, partial",
+            256,
+            (3, 32, 32),
+            splits,
+            comparable=complete,
+        ),
+        [*found["train"], *found["test"]],
+        "channel-major records to rows of pixels",
     )
 
 
 def _count(request: PrepareRequest, files: Files, name: str) -> int:
     count, rest = divmod(files.sizes[name], RECORD)
     if rest or not count or (count != RECORDS_PER_FILE and not request.allow_partial):
-        wanted = f"{RECORDS_PER_FILE:,} records of {RECORD} bytes"
         raise ValueError(
-            f"{files.label(name)}: {files.sizes[name]:,} bytes are not {wanted}: truncated, "
-            "or not CIFAR-10"
+            f"{files.label(name)}: {files.sizes[name]:,} bytes are not {RECORDS_PER_FILE:,} "
+            f"records of {RECORD} bytes: truncated, or not CIFAR-10"
         )
     return count
 

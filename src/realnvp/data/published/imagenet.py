@@ -58,22 +58,29 @@ def read_imagenet(request: PrepareRequest) -> Prepared:
         )
     found = batches if any(batches.values()) else pictures
     if not all(found.values()):
-        wanted = f"train_{side}x{side} and valid_{side}x{side} (tar or folder of PNG)"
-        wanted += ", or train_data_batch_*.npz and val_data.npz"
-        raise ValueError(f"{request.source}: {request.set} needs {wanted}")
+        raise ValueError(
+            f"{request.source}: {request.set} needs train_{side}x{side} and valid_{side}x{side} "
+            "(tar or folder of PNG), or train_data_batch_*.npz and val_data.npz"
+        )
     splits = {
         split: _batches(places, side) if found is batches else _pictures(places, side)
         for split, places in found.items()
     }
     counts = {name: len(split) for name, split in splits.items()}
-    published = [COUNTS[NEW]] if found is batches else list(COUNTS.values())
-    complete = request.complete(counts, *published)
+    complete = request.complete(counts, *([COUNTS[NEW]] if found is batches else COUNTS.values()))
     version = NEW if found is batches or counts == COUNTS[NEW] else OLD
-    named = version if complete else f"{version}, partial"
-    dataset = Dataset(
-        request.set, named, 256, (3, side, side), splits, comparable=complete and version == OLD
+    return Prepared(
+        Dataset(
+            request.set,
+            version if complete else f"{version}, partial",
+            256,
+            (3, side, side),
+            splits,
+            comparable=complete and version == OLD,
+        ),
+        [*found["train"], *found["test"]],
+        "none: published at this size",
     )
-    return Prepared(dataset, [*found["train"], *found["test"]], "none: published at this size")
 
 
 def _split(path: PurePosixPath) -> str | None:
@@ -109,13 +116,11 @@ def _rows(files: Files, name: str, side: int, *, read: bool) -> tuple[int, Pixel
             member = npz.getinfo("data.npy")
             check_bomb("data.npy", member.file_size, member.compress_size)
             with npz.open(member) as array:
-                version = np.lib.format.read_magic(array)
-                read_header = (
-                    np.lib.format.read_array_header_1_0
-                    if version == (1, 0)
-                    else np.lib.format.read_array_header_2_0
+                shape, fortran, dtype = (
+                    np.lib.format.read_array_header_1_0(array)
+                    if np.lib.format.read_magic(array) == (1, 0)
+                    else np.lib.format.read_array_header_2_0(array)
                 )
-                shape, fortran, dtype = read_header(array)
                 if dtype.hasobject:
                     raise ValueError(
                         "data holds Python objects, that is, a pickle, which can run code; refused"

@@ -45,32 +45,29 @@ def read_lsun(request: PrepareRequest) -> Prepared:
     splits: dict[str, Lazy] = {}
     inputs: list[Place] = []
     for split, word in {"train": "train", "test": "val"}.items():
-        folder = _folder(request.source, category, word)
-        files = request.open(folder)
+        files = request.open(_folder(request.source, category, word))
         if "data.mdb" in files.sizes:
-            splits[split] = _lmdb(request, folder, partial(change, split))
+            splits[split] = _lmdb(request, files.path, partial(change, split))
             inputs.append((files, "data.mdb"))
             continue
         places = [(files, name) for name in files.sizes if is_image(name)]
         if not places:
-            raise ValueError(f"{folder}: neither an lmdb (data.mdb) nor images in it")
+            raise ValueError(f"{files.path}: neither an lmdb (data.mdb) nor images in it")
         splits[split] = decoded_images(places, shapes[split], partial(change, split))
         inputs += places
     complete = request.complete(
         {name: len(split) for name, split in splits.items()}, COUNTS[category]
     )
-    version = None if complete else "partial"
-    dataset = Dataset(
-        request.set,
-        version,
-        256,
-        shapes["test"],
-        splits,
-        train_shape=shapes["train"],
-        comparable=complete,
-    )
     return Prepared(
-        dataset,
+        Dataset(
+            request.set,
+            None if complete else "partial",
+            256,
+            shapes["test"],
+            splits,
+            train_shape=shapes["train"],
+            comparable=complete,
+        ),
         inputs,
         "smallest side to 96, bilinear, antialiased; train: 96x96 by the seed; test: "
         "the middle 64x64",

@@ -44,18 +44,26 @@ def read_pictures(request: PrepareRequest) -> Prepared:
         raise ValueError(
             f"{request.source}: has folders called {' and '.join(places)}, but none called train"
         )
-    outside = [name for name in images if name not in splits]
-    warn_of_left_out(request.source, outside, folders, [*files.sizes], files.hidden)
+    warn_of_left_out(
+        request.source,
+        [name for name in images if name not in splits],
+        folders,
+        [*files.sizes],
+        files.hidden,
+    )
     there: dict[str, Lazy] = {
         split: decoded_images(inside, shape, change) for split, inside in places.items()
     }
     if "test" not in there:
         rows = cut_rows(len(there["train"]), request.held_out, ["test"], seed=request.seed)
         there |= {split: chosen(there["train"], rows[split]) for split in rows}
-    dataset = Dataset(
-        "images", None, 256, shape, {split: there[split] for split in SPLITS if split in there}
+    return Prepared(
+        Dataset(
+            "images", None, 256, shape, {split: there[split] for split in SPLITS if split in there}
+        ),
+        [(files, name) for name in splits],
+        _words(request),
     )
-    return Prepared(dataset, [(files, name) for name in splits], _words(request))
 
 
 def _splits(names: list[str]) -> tuple[dict[str, str], set[str]]:
@@ -73,10 +81,9 @@ def _splits(names: list[str]) -> tuple[dict[str, str], set[str]]:
     folders = [part[depth] if len(part) > depth + 1 else "" for part in parts]
     if not any(folder in NAMES for folder in folders):
         return dict.fromkeys(names, "train"), set()
-    found = {
+    return {
         name: NAMES[folder] for name, folder in zip(names, folders, strict=True) if folder in NAMES
-    }
-    return found, NAMES.keys() & {*folders}
+    }, NAMES.keys() & {*folders}
 
 
 def _words(request: PrepareRequest) -> str:

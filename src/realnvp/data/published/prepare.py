@@ -109,9 +109,9 @@ def _inputs(found: Prepared, base: Path) -> dict[str, Any]:
                 inputs[f"{_relative(place, base)}/"] = _together(place, facts)
     for name, facts_of in inputs.items():
         if facts_of.get("as_published") is False:
-            expected = MD5[Path(name).name]
             warnings.warn(
-                f"{name}: its MD5 is not the published {expected}; it is used all the same",
+                f"{name}: its MD5 is not the published {MD5[Path(name).name]}; "
+                "it is used all the same",
                 stacklevel=3,
             )
     return inputs

@@ -34,12 +34,14 @@ class PrepareRequest:
     def collect(self, wanted: Callable[[str], bool]) -> list[Files]:
         """The source, a folder or archive, and the archives in a folder whose names are wanted."""
         files = self.open()
-        archives = [
-            name for name in files.sizes if self.source.is_dir() and name.lower().endswith(SUFFIXES)
-        ]
         return [
             files,
-            *(self.open(self.source / name) for name in archives if wanted(Path(name).name)),
+            *(
+                self.open(self.source / name)
+                for name in files.sizes
+                if self.source.is_dir() and name.lower().endswith(SUFFIXES)
+                if wanted(Path(name).name)
+            ),
         ]
 
     def open(self, path: Path | None = None) -> Files:
@@ -51,10 +53,9 @@ class PrepareRequest:
         if found in published:
             return True
         if not self.allow_partial:
-            words = " or ".join(_words(counts) for counts in published)
             raise ValueError(
-                f"{self.source}: {_words(found)} images, "
-                f"published are {words} (--allow-partial takes them)"
+                f"{self.source}: {_words(found)} images, published are "
+                f"{' or '.join(map(_words, published))} (--allow-partial takes them)"
             )
         return False
 
@@ -110,11 +111,13 @@ def chained(counts: Sequence[int], load: Callable[[int], Pixels]) -> Lazy:
 
     def read(wanted: Indices) -> Pixels:
         of = np.searchsorted(ends, wanted, side="right")
-        pieces = [
-            loaded(file)[wanted[of == file] - (ends[file] - counts[file])]
-            for file in np.unique(of).tolist()
-        ]
-        return np.concatenate(pieces)  # in order, since `wanted` ascends
+        # In order, since `wanted` ascends.
+        return np.concatenate(
+            [
+                loaded(file)[wanted[of == file] - (ends[file] - counts[file])]
+                for file in np.unique(of).tolist()
+            ]
+        )
 
     return Lazy(int(ends[-1]), read)
 
