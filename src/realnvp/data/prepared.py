@@ -104,7 +104,6 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     text = path.read_bytes()
     known, about = parse_record(Description, text, path), json.loads(text)
-    arrays = {f"{split}.npy" for split in known.counts}
     rules = {
         "levels": known.levels is None or 2 <= known.levels <= 256,
         "shape": len(known.shape) == (1 if known.levels is None else 3),
@@ -115,7 +114,7 @@ def read_description(folder: Path) -> dict[str, Any]:
             _labels(labels, known.counts.get(split))
             for split, labels in (known.groups or {}).items()
         ),
-        "sha256": {*known.sha256} - {DESCRIPTION} == arrays,
+        "sha256": {*known.sha256} - {DESCRIPTION} == {f"{split}.npy" for split in known.counts},
     }
     if wrong := next((name for name, holds in rules.items() if not holds), None):
         raise ValueError(f"{path}: {wrong} is missing or makes no sense")

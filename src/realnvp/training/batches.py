@@ -82,8 +82,9 @@ class Batches:
         epoch, seed, mine = step // self.per_epoch, self.config.seed, self.indices(step)[self.mine]
         if self.config.kind is Kind.TABLE:
             return pinned(torch.from_numpy(self.images[mine]).to(self.dtype), self.device), None
-        pixels = self._augmented(self._pixels(mine, epoch), mine, epoch)
-        values = torch.from_numpy(channels_first(pixels))
+        values = torch.from_numpy(
+            channels_first(self._augmented(self._pixels(mine, epoch), mine, epoch))
+        )
         noise = uniform(values.shape[1:], seed, purpose, indices=mine, round=epoch)
         return pinned(values, self.device), pinned(noise, self.device)
 
@@ -105,11 +106,11 @@ class Batches:
         if not isinstance(self.images, Rows) or not any(self.images.slack):
             return self.images[indices]
         room = np.array(self.images.slack) + 1
-        draws = [
+        corners = [
             generator(self.config.seed, Purpose.CROP, index=int(i), round=epoch).integers(room)
             for i in indices
         ]
-        return self.images.crops(indices, np.stack(draws))
+        return self.images.crops(indices, np.stack(corners))
 
 
 @lru_cache(maxsize=2)

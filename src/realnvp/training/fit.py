@@ -94,8 +94,9 @@ def fit(
     losses = []
     flow.train()
     for step in range(1, max_steps + 1):
-        rows = random.integers(len(train), size=min(batch_size, len(train)))
-        batch = train[torch.from_numpy(rows)]
+        batch = train[
+            torch.from_numpy(random.integers(len(train), size=min(batch_size, len(train))))
+        ]
         blur = torch.from_numpy(random.standard_normal(batch.shape)).to(batch)
         batch = batch + (blur @ spread.T if x.ndim == 2 else spread * blur)
         loss = -flow.log_prob(batch).mean()
@@ -129,15 +130,14 @@ def _spread(rows: Tensor) -> Tensor:
     on each other get noise in every direction, too.
     """
     exact = in_float64(rows)
-    deviation: Tensor = exact.std(0, correction=0)
+    deviation = exact.std(0, correction=0)
     deviation = torch.where(deviation > 0, deviation, 1)
     if rows.ndim > 2:
         return deviation.to(rows.dtype).to(rows.device)
     scaled = (exact - exact.mean(0)) / deviation
     n, dim = rows.shape
     correlation = (scaled.T @ scaled / n).lerp(torch.eye(dim).to(scaled), dim / (n + dim))
-    factor = torch.linalg.cholesky(correlation)
-    return (deviation[:, None] * factor).to(rows.dtype).to(rows.device)
+    return (deviation[:, None] * torch.linalg.cholesky(correlation)).to(rows.dtype).to(rows.device)
 
 
 class _Best:

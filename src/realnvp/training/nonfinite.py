@@ -26,8 +26,9 @@ def first_nonfinite(flow: Flow, x: Tensor, *, l2: float) -> str:
     ]
     trained = {name: weight for name, weight in flow.named_parameters() if weight.requires_grad}
     try:
-        loss = -flow(x).mean() + l2 * l2_penalty(flow)
-        gradients = torch.autograd.grad(loss, [*trained.values()], materialize_grads=True)
+        gradients = torch.autograd.grad(
+            -flow(x).mean() + l2 * l2_penalty(flow), [*trained.values()], materialize_grads=True
+        )
     finally:
         restore_moments(before)
         for hook in hooks:

@@ -140,8 +140,8 @@ def _with_absolute_source(config: Config) -> Config:
     """The configuration of a run that can be looked at from any folder."""
     if not config.data.source:
         return config
-    source = str(Path(config.data.source).expanduser().absolute())
-    return replace(config, data=replace(config.data, source=source))
+    source = Path(config.data.source).expanduser().absolute()
+    return replace(config, data=replace(config.data, source=str(source)))
 
 
 def _opened(
@@ -267,8 +267,9 @@ def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
         given = load_flow(init_from)
         fields = differences(config_of(given), config_of(flow))
         if changed := [name for name in fields if name.startswith(("data.shape", "model."))]:
-            names = ", ".join(changed)
-            raise ValueError(f"{init_from}: its weights do not fit, since {names} differs")
+            raise ValueError(
+                f"{init_from}: its weights do not fit, since {', '.join(changed)} differs"
+            )
         flow.load_state_dict(given.state_dict())
     if config.train.recompute:
         recompute(flow)

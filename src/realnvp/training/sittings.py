@@ -68,8 +68,7 @@ def _check_files_of_others(files: RunDir) -> None:
             read_config(files.config_file)
         except ValueError as error:
             raise ValueError(f"{error}; so it is not replaced: take another --run-dir") from None
-    grids = sorted((files.path / "samples").glob("step-*.png"))
-    for path in [files.metrics_file, *grids]:
+    for path in [files.metrics_file, *sorted((files.path / "samples").glob("step-*.png"))]:
         if path.exists():
             raise ValueError(
                 f"{path}: is not of this training, so it is not replaced: take another --run-dir"

@@ -32,8 +32,10 @@ def start_tracker(accelerator: Accelerator, config: Config, run_dir: Path, *, st
         try:
             str(run_dir).encode()
         except UnicodeEncodeError:
-            words = "TensorBoard takes UTF-8 names only; --train.tracker none takes others"
-            raise ParameterError("run_dir", f"{run_dir}: {words}") from None
+            raise ParameterError(
+                "run_dir",
+                f"{run_dir}: TensorBoard takes UTF-8 names only; --train.tracker none takes others",
+            ) from None
         accelerator.init_trackers("curves", init_kwargs={name: {"purge_step": step + 1}})
         return
     options = {

@@ -89,16 +89,21 @@ def _loop(run: Run) -> None:
             if state.step % every.log_every == 0 or run.progress >= 1:
                 value = unit.of(-float(np.mean(recent)), run.splits.shape)
                 speed = len(recent) * run.batches.size / max(busy, 1e-9)
-                values = {
-                    f"train_{unit.key}": value,
-                    "gradient_norm": norm,
-                    f"{unit.things}_per_second": speed,
-                    "skipped": state.skipped,
-                }
-                _log(run, values)
+                _log(
+                    run,
+                    {
+                        f"train_{unit.key}": value,
+                        "gradient_norm": norm,
+                        f"{unit.things}_per_second": speed,
+                        "skipped": state.skipped,
+                    },
+                )
                 best = "" if state.best is None else f"best validation {state.best:.3f}"
-                words = f"{value:.3f} {unit.words}  {speed:.0f} {unit.things}/s  {best}"
-                report(state.step, words, _expected_steps(run))
+                report(
+                    state.step,
+                    f"{value:.3f} {unit.words}  {speed:.0f} {unit.things}/s  {best}",
+                    _expected_steps(run),
+                )
                 recent, busy = [], 0.0
             _conclude(run, signum)
 
@@ -140,9 +145,9 @@ def _count_failed(run: Run, loss: float, norm: float) -> None:
     run.failed_in_a_row += 1
     if run.failed_in_a_row == MAX_FAILED:
         step = run.state.step
-        where = first_nonfinite(run.flow, run.batches.at(step), l2=run.config.train.l2)
         raise TrainingFailed(
-            f"step {step}: loss {loss}, gradient norm {norm}, {where}, "
+            f"step {step}: loss {loss}, gradient norm {norm}, "
+            f"{first_nonfinite(run.flow, run.batches.at(step), l2=run.config.train.l2)}, "
             f"after {MAX_FAILED} such steps in a row; "
             f"training {run.unit.things} {run.batches.indices(step).tolist()}"
         )
