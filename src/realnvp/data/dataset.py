@@ -136,8 +136,7 @@ def cut_rows(
 ) -> dict[str, Indices]:
     """Which of `count` training images go into each missing split, and which stay in train."""
     held = max(1, round(held_out * count))
-    kept = count - held * len(missing)
-    if kept < 1:
+    if (kept := count - held * len(missing)) < 1:
         raise ValueError(
             f"data.source: too few training images (rows), {count}, "
             f"to cut off {' and '.join(missing)}"

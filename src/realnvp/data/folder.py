@@ -112,8 +112,7 @@ def image_files(folder: Path) -> list[Path]:
 
     ValueError: there is none.
     """
-    found = [folder / name for name in walk(folder) if is_image(name)]
-    if not found:
+    if not (found := [folder / name for name in walk(folder) if is_image(name)]):
         raise ValueError(f"{folder}: no image files in it ({' '.join(sorted(SUFFIXES))})")
     return found
 
@@ -217,14 +216,13 @@ def common_shape(paths: Sequence[Name], read: Callable[[Name], Pixels]) -> Shape
         looks = list(in_threads(look, paths))
     shapes = Counter(found for found in looks if isinstance(found, tuple))
     common = max(shapes, key=lambda shape: shapes[shape], default=(0, 0, 0))
-    bad = [
+    if bad := [
         found
         if isinstance(found, str)
         else f"{path}: is {_words(found)}, most are {_words(common)}"
         for path, found in zip(paths, looks, strict=True)
         if found != common
-    ]
-    if bad:
+    ]:
         raise ValueError(
             listed(bad, MOST) + (f" ({len(bad)} bad files)" if len(bad) > MOST else "")
         )

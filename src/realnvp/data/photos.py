@@ -80,16 +80,17 @@ def load_photographs() -> list[Pixels]:
 
     ValueError: a package lacks one.
     """
-    found = []
-    for photograph in PHOTOGRAPHS:
-        # Found, not imported: scikit-image takes seconds, and its own functions might download.
-        spec = importlib.util.find_spec(photograph.package)
-        if spec is None or spec.origin is None:
-            raise ValueError(
-                "data.set: photos needs scikit-image and scikit-learn: pip install 'realnvp[data]'"
-            )
-        found.append(read_image(Path(spec.origin).parent / photograph.file))
-    return found
+    # Found, not imported: scikit-image takes seconds, and its own functions might download.
+    specs = [importlib.util.find_spec(photograph.package) for photograph in PHOTOGRAPHS]
+    origins = [Path(spec.origin) for spec in specs if spec is not None and spec.origin is not None]
+    if len(origins) < len(PHOTOGRAPHS):
+        raise ValueError(
+            "data.set: photos needs scikit-image and scikit-learn: pip install 'realnvp[data]'"
+        )
+    return [
+        read_image(origin.parent / photograph.file)
+        for origin, photograph in zip(origins, PHOTOGRAPHS, strict=True)
+    ]
 
 
 def regions(photograph: Photograph, width: int, height: int) -> dict[str, Box]:

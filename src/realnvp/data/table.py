@@ -106,13 +106,13 @@ def read_table(path: Path, columns: Columns | None = None) -> tuple[Reals, Colum
 def _scan(source: Path, columns: Columns | None) -> tuple[dict[str, Reals], Columns]:
     """The rows of each split in the source, train at least, and the names of train's columns."""
     files = {"train": source}
-    if source.is_dir():
-        files = split_entries(
+    if source.is_dir() and not (
+        files := split_entries(
             {path.stem: path for path in source.iterdir() if path.suffix.lower() in SUFFIXES},
             source,
         )
-        if not files:
-            raise ValueError(f"{source}: holds no train{', train'.join(SUFFIXES)}")
+    ):
+        raise ValueError(f"{source}: holds no train{', train'.join(SUFFIXES)}")
     train, columns = read_table(files["train"], columns)
     return {"train": train} | {
         split: read_table(files[split], columns)[0] for split in files if split != "train"
@@ -260,12 +260,11 @@ def _warn_of_unbounded(source: Path, train: Reals, columns: Columns) -> None:
     They have few different values, or follow from others.
     """
     some = train[:: -(-len(train) // 10_000)]
-    few = [
+    if few := [
         name
         for name, values in zip(columns, some.T, strict=True)
         if len(np.unique(values)) <= len(some) // 20
-    ]
-    if few:
+    ]:
         warnings.warn(
             f"{source}: {', '.join(few[:LISTED])}: few different values, "
             "on which a density can grow without bound; noise helps",

@@ -111,8 +111,7 @@ def _tar(path: Path, magic: bytes, stack: ExitStack, scratch: Path) -> Files:
     for start, unpacker in ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ", lzma)):
         if magic.startswith(start):
             file = _unpacked(path, stack.enter_context(unpacker.open(file)), stack, scratch)
-    members = []
-    end = 0
+    members, end = [], 0
     with tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
             # A million members take a gigabyte.
@@ -188,10 +187,10 @@ def _checked(
             )
         if is_hidden(clean := "/".join(parts)) or "__MACOSX" in parts:
             passed.append(clean)
-            continue
-        if clean in kept:
+        elif clean in kept:
             raise ValueError(f"{path}: holds {clean!r} twice")
-        kept[clean] = place
+        else:
+            kept[clean] = place
     return dict(sorted(kept.items())), sorted(passed)
 
 

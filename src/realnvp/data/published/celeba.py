@@ -84,15 +84,13 @@ def _read_partition(place: Place) -> dict[str, str]:
     files, name = place
     split_of: dict[str, str] = {}
     for number, line in enumerate(files.read(name).decode("ascii", "replace").splitlines(), 1):
-        words = line.split()
-        if not words:
-            continue
-        if len(words) != 2 or words[1] not in ("0", "1", "2") or words[0] in split_of:
-            raise ValueError(
-                f"{files.label(name)}: line {number} is {line!r}, not a new file's name and 0, "
-                "1 or 2"
-            )
-        split_of[words[0]] = SPLITS[int(words[1])]
+        if words := line.split():
+            if len(words) != 2 or words[1] not in ("0", "1", "2") or words[0] in split_of:
+                raise ValueError(
+                    f"{files.label(name)}: line {number} is {line!r}, "
+                    "not a new file's name and 0, 1 or 2"
+                )
+            split_of[words[0]] = SPLITS[int(words[1])]
     return split_of
 
 

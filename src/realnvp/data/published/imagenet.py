@@ -63,7 +63,9 @@ def read_imagenet(request: PrepareRequest) -> Prepared:
             "(tar or folder of PNG), or train_data_batch_*.npz and val_data.npz"
         )
     splits = {
-        split: _batches(places, side) if found is batches else _pictures(places, side)
+        split: _batches(places, side)
+        if found is batches
+        else decoded_images(places, (3, side, side), lambda pixels, _: rgb(pixels))
         for split, places in found.items()
     }
     counts = {name: len(split) for name, split in splits.items()}
@@ -89,10 +91,6 @@ def _split(path: PurePosixPath) -> str | None:
         if part.lower().startswith(("train", "val")):
             return "train" if part.lower().startswith("train") else "test"
     return None
-
-
-def _pictures(places: list[Place], side: int) -> Lazy:
-    return decoded_images(places, (3, side, side), lambda pixels, _: rgb(pixels))
 
 
 def _batches(places: list[Place], side: int) -> Lazy:

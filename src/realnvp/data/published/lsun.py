@@ -49,12 +49,11 @@ def read_lsun(request: PrepareRequest) -> Prepared:
         if "data.mdb" in files.sizes:
             splits[split] = _lmdb(request, files.path, partial(change, split))
             inputs.append((files, "data.mdb"))
-            continue
-        places = [(files, name) for name in files.sizes if is_image(name)]
-        if not places:
+        elif places := [(files, name) for name in files.sizes if is_image(name)]:
+            splits[split] = decoded_images(places, shapes[split], partial(change, split))
+            inputs += places
+        else:
             raise ValueError(f"{files.path}: neither an lmdb (data.mdb) nor images in it")
-        splits[split] = decoded_images(places, shapes[split], partial(change, split))
-        inputs += places
     complete = request.complete(
         {name: len(split) for name, split in splits.items()}, COUNTS[category]
     )

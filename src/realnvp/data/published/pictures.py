@@ -17,8 +17,7 @@ def read_pictures(request: PrepareRequest) -> Prepared:
     Warns of images that are left out.
     """
     files = request.open()
-    images = [name for name in files.sizes if is_image(name)]
-    if not images:
+    if not (images := [name for name in files.sizes if is_image(name)]):
         raise ValueError(f"{request.source}: no image files in it")
     splits, folders = _splits(images)
     labels = {files.label(name): name for name in splits}

@@ -52,8 +52,9 @@ def convert(name: str, source: Path, out: Path, **settings: Any) -> dict[str, An
         found = READERS[name](PrepareRequest(name, source, stack, out, **settings))
         inputs = _inputs(found, source if source.is_dir() else source.parent)
         claim_folder(out, recorded | {"inputs": inputs})
-        about = recorded | {"inputs": inputs, "done": found.done}
-        about = write_dataset(found.dataset, about, out, keep=True)
+        about = write_dataset(
+            found.dataset, recorded | {"inputs": inputs, "done": found.done}, out, keep=True
+        )
         (out / STATE).unlink(missing_ok=True)
     return about | {"already": False}
 
