@@ -211,9 +211,13 @@ class Config:
 
 
 # On resume these may differ from the run's; any other changed field is another training.
-_EVERY = ("log_every", "eval_every", "eval_images", "sample_every", "save_every")
-_BUDGET = ("max_steps", "max_minutes", "patience", "timeout", "tracker", "recompute")
-MAY_CHANGE = frozenset(f"train.{name}" for name in (*_BUDGET, *_EVERY))
+MAY_CHANGE = frozenset(
+    f"train.{name}"
+    for name in (
+        *("max_steps", "max_minutes", "patience", "timeout", "tracker", "recompute"),
+        *("log_every", "eval_every", "eval_images", "sample_every", "save_every"),
+    )
+)
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -12,16 +12,6 @@ from realnvp.config.fields import (
     differences,
 )
 
-_CIFAR10 = Config(
-    "cifar10",
-    DataConfig("cifar10", shape=(3, 32, 32), flip=True),
-    ModelConfig(num_scales=2, width=64, num_blocks=8, momentum=0.9),
-)
-_IMAGENET32 = Config(
-    "imagenet32",
-    DataConfig("imagenet32", shape=(3, 32, 32), held_out=0.01),
-    ModelConfig(num_scales=4),
-)
 _IMAGENET64 = Config(
     "imagenet64",
     DataConfig("imagenet64", shape=(3, 64, 64), held_out=0.01),
@@ -36,36 +26,18 @@ def _like_imagenet64(name: str) -> Config:
 _SHORT = TrainConfig(
     max_steps=2000, batch_size=32, eval_every=250, sample_every=250, save_every=250
 )
-# In minutes of training a higher rate and almost no clip are worth .1 bits/dim
-# (docs/experiments/paper_claims.md).
-_MINUTES = replace(
-    _SHORT,
-    max_steps=1500,
-    batch_size=16,
-    lr=2e-3,
-    clip=1e4,
-    eval_every=300,
-    sample_every=300,
-    save_every=300,
-)
-
-_TABLE = replace(
-    _SHORT,
-    max_steps=4000,
-    batch_size=512,
-    lr=5e-3,
-    warmup=50,
-    decay=1.0,
-    clip=10.0,
-    l2=0.0,
-    eval_every=100,
-    # The best models differ by less than .01 nats: with a thousand rows luck would choose.
-    eval_images=10_000,
-)
 
 PRESETS: dict[str, Config] = {
-    "cifar10": _CIFAR10,
-    "imagenet32": _IMAGENET32,
+    "cifar10": Config(
+        "cifar10",
+        DataConfig("cifar10", shape=(3, 32, 32), flip=True),
+        ModelConfig(num_scales=2, width=64, num_blocks=8, momentum=0.9),
+    ),
+    "imagenet32": Config(
+        "imagenet32",
+        DataConfig("imagenet32", shape=(3, 32, 32), held_out=0.01),
+        ModelConfig(num_scales=4),
+    ),
     "imagenet64": _IMAGENET64,
     "celeba": _like_imagenet64("celeba"),
     "lsun-bedroom": _like_imagenet64("lsun-bedroom"),
@@ -75,7 +47,18 @@ PRESETS: dict[str, Config] = {
         "photos",
         DataConfig("photos", shape=(3, 32, 32), flip=True),
         ModelConfig(num_scales=4, width=16, num_blocks=2),
-        _MINUTES,
+        # In minutes of training a higher rate and almost no clip are worth .1 bits/dim
+        # (docs/experiments/paper_claims.md).
+        replace(
+            _SHORT,
+            max_steps=1500,
+            batch_size=16,
+            lr=2e-3,
+            clip=1e4,
+            eval_every=300,
+            sample_every=300,
+            save_every=300,
+        ),
     ),
     "digits": Config(
         "digits",
@@ -88,7 +71,19 @@ PRESETS: dict[str, Config] = {
         "table",
         DataConfig("table", levels=None),
         ModelConfig("vector", num_couplings=16, num_blocks=1, width=64, frequency=6.0),
-        _TABLE,
+        replace(
+            _SHORT,
+            max_steps=4000,
+            batch_size=512,
+            lr=5e-3,
+            warmup=50,
+            decay=1.0,
+            clip=10.0,
+            l2=0.0,
+            eval_every=100,
+            # The best models differ by less than .01 nats: with a thousand rows luck would choose.
+            eval_images=10_000,
+        ),
     ),
 }
 

@@ -57,7 +57,8 @@ def count_blocks(config: Config) -> int:
 def least_parameters(config: Config) -> int:
     """A lower bound on a (resolved) configuration's parameters: networks and mixings of columns."""
     model, channels = config.model, (config.data.shape or (1,))[0]
-    total = 0
+    mixings = (model.num_couplings + 1) // 2 if model.architecture == "vector" else 0
+    total = mixings * channels**2  # of all columns
     for scale, width, count in _networks(model):
         # Channels double with each scale; a block is two layers.
         if model.architecture == "paper":
@@ -67,8 +68,6 @@ def least_parameters(config: Config) -> int:
         else:
             ends, block = 2 * channels * width, 2 * width**2
         total += count * (ends + model.num_blocks * block)
-    if model.architecture == "vector":
-        return total + (model.num_couplings + 1) // 2 * channels**2  # the mixings of all columns
     return total
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from realnvp.config import DataConfig, Kind
 from realnvp.config.typed import typed
@@ -139,7 +138,7 @@ def _labels(labels: Any, count: Any) -> bool:
     )
 
 
-def open_npy(path: Path) -> npt.NDArray[Any]:
+def open_npy(path: Path) -> Values:
     """The array in an .npy file, memory-mapped and read-only.
 
     ValueError names a missing, damaged or empty file.

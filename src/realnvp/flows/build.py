@@ -21,16 +21,18 @@ def build(config: Config | str) -> Flow:
     """
     if isinstance(config, str):
         if config not in PRESETS:
-            names = ", ".join(PRESETS)
-            raise ValueError(f"no preset {config!r}{nearest(config, PRESETS)}; there are {names}")
+            raise ValueError(
+                f"no preset {config!r}{nearest(config, PRESETS)}; there are {', '.join(PRESETS)}"
+            )
         config = PRESETS[config]
     config = resolve(validate(config), config.shape)
     place = torch.get_default_device()
     # We draw on the CPU and seed the CPU's generator alone, which we put back: torch.manual_seed
     # would seed the generators of all GPUs, too.
     with torch.device(place if place.type == "meta" else "cpu"), torch.random.fork_rng(devices=[]):
-        seed = int(generator(config.seed, Purpose.WEIGHTS).integers(2**63))
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(
+            int(generator(config.seed, Purpose.WEIGHTS).integers(2**63))
+        )
         return Flow(bijection_of(config), StandardNormal(), config).to(place)
 
 

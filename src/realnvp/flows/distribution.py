@@ -52,8 +52,9 @@ class FlowDistribution(Distribution):
     @property
     def support(self) -> constraints.Constraint:
         """All reals, each x as a whole."""
-        dims = len(self.event_shape)
-        return constraints.independent(constraints.real, dims)  # type: ignore[no-untyped-call]
+        return constraints.independent(  # type: ignore[no-untyped-call]
+            constraints.real, len(self.event_shape)
+        )
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "FlowDistribution":
         """The distribution of a batch_shape of independent x, each with the flow's density."""

@@ -112,11 +112,12 @@ class Flow(nn.Module):
             raise ValueError(f"temperature: must be a number of at least 0, got {temperature}")
         dtype = dtype or reference_tensor(self).dtype
         indices = range(first, first + n)
-        samples = [
-            self.decode(temperature * self.latents(indices[chunk], shape, seed)).to(dtype)
-            for chunk in chunks(n, batch_that_fits(shape))
-        ]
-        return torch.cat(samples)
+        return torch.cat(
+            [
+                self.decode(temperature * self.latents(indices[chunk], shape, seed)).to(dtype)
+                for chunk in chunks(n, batch_that_fits(shape))
+            ]
+        )
 
     def sample_shape(self, shape: Sequence[int] | None = None) -> Sequence[int]:
         """The shape of one x: the given one, else the training data's. ValueError if both lack."""
@@ -159,8 +160,10 @@ class Flow(nn.Module):
                     f"got {tuple(x.shape)}"
                 )
         if x.ndim == 4 and any(side % self.divisor or not side for side in x.shape[2:]):
-            size = "x".join(map(str, x.shape[2:]))
-            raise ValueError(f"images of {size}: sides must be divisible by {self.divisor}")
+            raise ValueError(
+                f"images of {'x'.join(map(str, x.shape[2:]))}: "
+                f"sides must be divisible by {self.divisor}"
+            )
 
 
 def batch_that_fits(shape: Sequence[int]) -> int:

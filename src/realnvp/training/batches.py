@@ -2,7 +2,6 @@
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +10,9 @@ from torch import Tensor
 
 from realnvp.config import Config, Kind
 from realnvp.data import Rows, Split, channels_first, dequantise
+from realnvp.data.dataset import Indices, Values
 from realnvp.device import moved, pinned
 from realnvp.noise import Purpose, generator, uniform
-
-Values = NDArray[Any]
 
 
 class Batches:
@@ -54,7 +52,7 @@ class Batches:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ahead: dict[int, Future[tuple[Tensor, Tensor | None]]] = {}
 
-    def indices(self, step: int) -> NDArray[np.int64]:
+    def indices(self, step: int) -> Indices:
         """The images of the step's batch, over all processes."""
         epoch, position = divmod(step, self.per_epoch)
         return _order(self.config.seed, epoch, len(self.images))[
@@ -88,7 +86,7 @@ class Batches:
         noise = uniform(values.shape[1:], seed, purpose, indices=mine, round=epoch)
         return pinned(values, self.device), pinned(noise, self.device)
 
-    def _augmented(self, pixels: Values, indices: NDArray[np.int64], epoch: int) -> Values:
+    def _augmented(self, pixels: Values, indices: Indices, epoch: int) -> Values:
         data, seed, count = self.config.data, self.config.seed, len(self.images)
         if data.flip:
             mirrored = _draws(seed, Purpose.FLIP, epoch, count)[indices] < 0.5
@@ -102,7 +100,7 @@ class Batches:
             pixels = np.take_along_axis(pixels, orders[:, None, None], axis=-1)
         return pixels
 
-    def _pixels(self, indices: NDArray[np.int64], epoch: int) -> Values:
+    def _pixels(self, indices: Indices, epoch: int) -> Values:
         if not isinstance(self.images, Rows) or not any(self.images.slack):
             return self.images[indices]
         room = np.array(self.images.slack) + 1
@@ -114,7 +112,7 @@ class Batches:
 
 
 @lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+def _order(seed: int, epoch: int, count: int) -> Indices:
     return generator(seed, Purpose.ORDER, round=epoch).permutation(count)
 
 
@@ -124,7 +122,7 @@ def _draws(seed: int, purpose: Purpose, epoch: int, count: int) -> NDArray[np.fl
 
 
 @lru_cache(maxsize=2)
-def _orders(seed: int, epoch: int, count: int, channels: int) -> NDArray[np.int64]:
+def _orders(seed: int, epoch: int, count: int, channels: int) -> Indices:
     return generator(seed, Purpose.RECOLOUR, round=epoch).permuted(
         np.tile(np.arange(channels), (count, 1)), axis=1
     )

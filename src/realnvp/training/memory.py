@@ -78,17 +78,22 @@ def check_memory(
     limit: bytes. None: all of the device; of a CPU, `memory_limit`.
     """
     if limit is None:
-        cuda = device.type == "cuda"
-        limit = torch.cuda.get_device_properties(device).total_memory if cuda else memory_limit()
+        limit = (
+            torch.cuda.get_device_properties(device).total_memory
+            if device.type == "cuda"
+            else memory_limit()
+        )
     images, model = config.train.batch_size // processes, config.model
     rough = 64 * least_parameters(config) + 400 * images * prod(config.shape) * model.width * (
         1 + model.num_blocks
     )
     if rough < limit:  # far more than it takes; counting takes seconds
         return
-    needed = training_memory(replace(config, train=replace(config.train, batch_size=images)))
-    # A save holds weights, Adam's two moments and the average as they are, as copies and as bytes.
-    needed = max(needed, 48 * count_parameters(config))
+    needed = max(
+        training_memory(replace(config, train=replace(config.train, batch_size=images))),
+        # A save holds weights, Adam's two moments and the average, as copies and as bytes, too.
+        48 * count_parameters(config),
+    )
     if needed > limit:
         raise ValueError(
             "model.width, model.num_blocks, train.batch_size: a training needs about "

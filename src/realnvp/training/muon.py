@@ -50,10 +50,12 @@ class Muon(Optimizer):
                 past = [self.state[weight]["momentum_buffer"] for weight in weights]
                 torch._foreach_lerp_(past, gradients, 1 - group["momentum"])
                 nesterov = torch.stack(torch._foreach_lerp(gradients, past, group["momentum"]))
-                directions = list(orthogonalised(nesterov).unbind())
-                length = group["lr"] * max(1, rows / columns) ** 0.5
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(weights, directions, alpha=-length)
+                torch._foreach_add_(
+                    weights,
+                    list(orthogonalised(nesterov).unbind()),
+                    alpha=-group["lr"] * max(1, rows / columns) ** 0.5,
+                )
 
 
 def orthogonalised(x: Tensor) -> Tensor:

@@ -63,8 +63,8 @@ def joined_processes(recipe: TrainConfig, folder: Path, device: str) -> Iterator
                 "device", f"{place}: the {processes} processes cannot be joined on it"
             )
         if device != "auto" and accelerator.device.type != place.type:
-            variables = ("ACCELERATE_TORCH_DEVICE", "ACCELERATE_USE_CPU")
-            who = " and ".join(name for name in variables if name in os.environ) or "Accelerate"
+            variables = {"ACCELERATE_TORCH_DEVICE", "ACCELERATE_USE_CPU"} & {*os.environ}
+            who = " and ".join(sorted(variables)) or "Accelerate"
             raise ParameterError("device", f"{place}, but {who} says {accelerator.device}")
         yield accelerator
 

@@ -252,12 +252,14 @@ def _start_from_data(flow: Flow, splits: Dataset, batches: Batches) -> None:
 
 def _optimizers(flow: Flow, recipe: TrainConfig, *, fused: bool) -> list[torch.optim.Optimizer]:
     """Adam, for all weights (section 4.1) or for those that are left when Muon has the matrices."""
-    given = [] if recipe.muon_lr is None else matrices(flow)
+    if recipe.muon_lr is None:
+        return [torch.optim.Adam(flow.parameters(), lr=recipe.lr, fused=fused)]
+    given = matrices(flow)
     rest = [weight for weight in flow.parameters() if weight not in {*given}]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(rest, lr=recipe.lr, fused=fused)]
-    if recipe.muon_lr is not None:
-        optimizers.append(Muon(given, lr=recipe.muon_lr, weight_decay=recipe.muon_weight_decay))
-    return optimizers
+    return [
+        torch.optim.Adam(rest, lr=recipe.lr, fused=fused),
+        Muon(given, lr=recipe.muon_lr, weight_decay=recipe.muon_weight_decay),
+    ]
 
 
 def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
@@ -265,8 +267,11 @@ def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
     flow = build(config)
     if init_from is not None:
         given = load_flow(init_from)
-        fields = differences(config_of(given), config_of(flow))
-        if changed := [name for name in fields if name.startswith(("data.shape", "model."))]:
+        if changed := [
+            name
+            for name in differences(config_of(given), config_of(flow))
+            if name.startswith(("data.shape", "model."))
+        ]:
             raise ValueError(
                 f"{init_from}: its weights do not fit, since {', '.join(changed)} differs"
             )

@@ -129,9 +129,12 @@ def _changes(before: Sitting, here: Sitting) -> list[str]:
     """'threads 2 -> 1' and the like; version 0.1.0 did not record all of it."""
     names = ["device", "processes", "precision", *(["threads"] if here.device == "cpu" else [])]
     pairs = [
-        (name, getattr(before, name) or getattr(here, name), getattr(here, name)) for name in names
+        *(
+            (name, getattr(before, name) or getattr(here, name), getattr(here, name))
+            for name in names
+        ),
+        ("torch", before.versions.get("torch"), here.versions["torch"]),
     ]
-    pairs.append(("torch", before.versions.get("torch"), here.versions["torch"]))
     return [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]
 
 

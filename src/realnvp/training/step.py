@@ -28,16 +28,14 @@ def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
     norm = torch.as_tensor(
         run.accelerator.clip_grad_norm_(run.flow.parameters(), _largest_norm(recipe, state))
     )
-    mine = torch.stack(
-        [
-            nats.detach(),
-            norm.to(nats),
-            nats.new_full((), max(run.stop, default=0)),
-            nats.new_full((), run.step_seconds),
-        ]
-    )
+    mine = [
+        nats.detach(),
+        norm.to(nats),
+        nats.new_full((), max(run.stop, default=0)),
+        nats.new_full((), run.step_seconds),
+    ]
     # The one wait for the device in a step.
-    everyones = run.accelerator.gather(mine).view(-1, 4).cpu().numpy()
+    everyones = run.accelerator.gather(torch.stack(mine)).view(-1, 4).cpu().numpy()
     loss, (_, norm, signal_to_stop, seconds) = (
         everyones[:, 0].mean().item(),
         everyones.max(0).tolist(),

@@ -3,9 +3,8 @@
 from pathlib import PurePosixPath
 
 import numpy as np
-import numpy.typing as npt
 
-from realnvp.data.dataset import SPLITS, Dataset, Indices, Pixels
+from realnvp.data.dataset import SPLITS, Dataset, Pixels
 from realnvp.data.folder import is_image
 from realnvp.data.published.archives import Files
 from realnvp.data.published.request import (
@@ -105,14 +104,10 @@ def crop_and_scale(pixels: Pixels, _: int) -> Pixels:
             "aligned CelebA images are 218 high, 178 wide"
         )
     face = rgb(pixels)[40:188, 15:163].astype(np.float64)
-    below, above, share = _between(148, SIDE)
+    # For each new pixel: the old pixels on both sides, and its share of the way to the second.
+    place = np.arange(SIDE) * (len(face) / SIDE)
+    below = place.astype(np.int64)
+    above, share = np.minimum(below + 1, len(face) - 1), place - below
     face = face[below] * (1 - share[:, None, None]) + face[above] * share[:, None, None]
     face = face[:, below] * (1 - share[:, None]) + face[:, above] * share[:, None]
     return np.rint(face).astype(np.uint8)
-
-
-def _between(old: int, new: int) -> tuple[Indices, Indices, npt.NDArray[np.floating]]:
-    """For each new pixel: the old pixels on both sides, and its share of the way to the second."""
-    place = np.arange(new) * (old / new)
-    below = place.astype(np.int64)
-    return below, np.minimum(below + 1, old - 1), place - below

@@ -80,9 +80,8 @@ def _folder(source: Path, category: str, word: str) -> Path:
         word,
         *(["valid", "validation"] if word == "val" else []),
     ]
-    for name in names:
-        if (source / name).is_dir():
-            return source / name
+    if found := next((name for name in names if (source / name).is_dir()), None):
+        return source / found
     zipped = source / f"{names[0]}.zip"
     hint = (
         f"; unzip {zipped.name} first, since lmdb needs a file of its own"
