@@ -473,7 +473,7 @@ MUTANTS = [
     ),
     Mutant("files/saved.py", '"facts.json"', '"about.json"', "tests/test_earlier.py"),
     Mutant("noise.py", "[0, 0, index, round]", "[0, 0, round, index]", "tests/test_earlier.py"),
-    Mutant("training/muon.py", "alpha=-length", "alpha=length", GOLDEN),
+    Mutant("training/muon.py", 'alpha=-group["lr"]', 'alpha=group["lr"]', GOLDEN),
     Mutant("training/step.py", "recipe.l2 * l2_penalty", "-recipe.l2 * l2_penalty", GOLDEN),
     Mutant(
         "config/presets.py",

@@ -236,11 +236,10 @@ def _words(shape: tuple[int, ...]) -> str:
 
 def _decoded(files: Sequence[Path], shape: Shape) -> Lazy:
     """The split whose images are decoded when they are read: the scan kept no pixels."""
-    channels, height, width = shape
 
     def one(index: int) -> Pixels:
         image = read_image(files[index])
-        if image.shape != (height, width, channels):
+        if image.shape != (*shape[1:], shape[0]):
             raise ValueError(f"{files[index]}: changed while it was read")
         return image
 

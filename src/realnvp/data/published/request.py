@@ -75,7 +75,7 @@ def decoded_images(
     images: Sequence[Place], shape: Shape, change: Callable[[Pixels, int], Pixels]
 ) -> Lazy:
     """Image files, decoded on all cores when read; change(pixels, index) makes (H, W, C)."""
-    channels, height, width = shape
+    wanted = (*shape[1:], shape[0])
 
     def one(index: int) -> Pixels:
         files, name = images[index]
@@ -85,11 +85,8 @@ def decoded_images(
             raise ValueError(
                 str(error) if str(files.path) in str(error) else f"{files.label(name)}: {error}"
             ) from None
-        if pixels.shape != (height, width, channels):
-            raise ValueError(
-                f"{files.label(name)}: has the shape {pixels.shape}, "
-                f"not {(height, width, channels)}"
-            )
+        if pixels.shape != wanted:
+            raise ValueError(f"{files.label(name)}: has the shape {pixels.shape}, not {wanted}")
         return pixels
 
     return decoded(len(images), one)
