@@ -77,11 +77,8 @@ def claim_folder(folder: Path, state: dict[str, Any]) -> None:
 
 
 def discard_prepared(folder: Path) -> None:
-    """Delete data that a training wrote for itself, and the folder if it is empty then.
-
-    Never deletes what `realnvp prepare` wrote: its dataset.json lists `inputs`.
-    """
-    if not (folder / DESCRIPTION).exists() or "inputs" in read_description(folder):
+    """Delete the data that a training has just written, and the folder if it is empty then."""
+    if not (folder / DESCRIPTION).exists():
         return
     write_file(folder / STATE, "{}")  # if we are killed, the rest counts as half prepared
     for name in (DESCRIPTION, *(f"{split}.npy" for split in SPLITS), STATE):
