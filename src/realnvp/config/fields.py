@@ -26,7 +26,6 @@ from realnvp.config.bounds import (
 Shape = tuple[int, ...]
 """(C, H, W) of images, (D,) of vectors."""
 TRACKERS = ("none", "tensorboard", "wandb", "comet_ml", "mlflow", "aim", "clearml", "dvclive")
-TRACKER = Bound(lambda value: value in TRACKERS, f"must be one of {', '.join(TRACKERS)}")
 
 
 class Kind(Enum):
@@ -170,7 +169,10 @@ class TrainConfig:
     timeout: float = bounded(1800.0, positive(below=1e7))
     """Seconds that one of several processes waits for another, also for its preparation of the
     data, before it gives up."""
-    tracker: str = bounded("tensorboard", TRACKER)
+    tracker: str = bounded(
+        "tensorboard",
+        Bound(lambda value: value in TRACKERS, f"must be one of {', '.join(TRACKERS)}"),
+    )
     """Where curves go beside metrics.jsonl: tensorboard, wandb or another tracker of `TRACKERS`, or
     none."""
 

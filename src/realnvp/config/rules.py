@@ -35,7 +35,6 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     """The fields that do not fit others, and why."""
     data, model, train = config.data, config.model, config.train
     images, vector = config.kind is Kind.IMAGES, model.architecture == "vector"
-    decay = train.muon_weight_decay
     return (
         (path, complaint)
         for path, holds, complaint in [
@@ -63,12 +62,12 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
             ),
             (
                 "train.muon_weight_decay",
-                not decay or train.muon_lr is not None,
+                not train.muon_weight_decay or train.muon_lr is not None,
                 "needs train.muon_lr",
             ),
             (
                 "train.muon_weight_decay",
-                0 <= decay * (train.muon_lr or 1) < 1,
+                0 <= train.muon_weight_decay * (train.muon_lr or 1) < 1,
                 "must be in [0, 1 / train.muon_lr)",
             ),
         ]

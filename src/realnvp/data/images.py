@@ -70,8 +70,7 @@ def _pixels(image: "Image.Image") -> Pixels:
         image = image.convert("L" if image.mode == "1" else "RGB")
     if image.mode not in ("L", "RGB"):
         raise ValueError(f"mode {image.mode}; 8-bit grey or RGB is needed")
-    pixels = np.asarray(image)
-    return pixels.reshape(*pixels.shape[:2], -1)
+    return np.asarray(image).reshape(image.height, image.width, -1)
 
 
 Size = tuple[int, ...]

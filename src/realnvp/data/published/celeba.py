@@ -55,16 +55,15 @@ def read_celeba(request: PrepareRequest) -> Prepared:
         split: decoded_images(part, (3, SIDE, SIDE), crop_and_scale)
         for split, part in chosen.items()
     }
-    dataset = Dataset(
-        "celeba",
-        "img_align_celeba" if complete else "img_align_celeba, partial",
-        256,
-        (3, SIDE, SIDE),
-        splits,
-        comparable=complete,
-    )
     return Prepared(
-        dataset,
+        Dataset(
+            "celeba",
+            "img_align_celeba" if complete else "img_align_celeba, partial",
+            256,
+            (3, SIDE, SIDE),
+            splits,
+            comparable=complete,
+        ),
         [partition, *(place for part in chosen.values() for place in part)],
         "rows 40:188, columns 15:163, bilinear to 64x64 without antialiasing, rounded",
     )
