@@ -469,7 +469,7 @@ MUTANTS = [
         "files/checkpoint.py",
         'f"flow.{name}": tensor',
         'f"model.{name}": tensor',
-        "tests/test_earlier.py",
+        RESUMED,
     ),
     Mutant("files/saved.py", '"facts.json"', '"about.json"', "tests/test_earlier.py"),
     Mutant("noise.py", "[0, 0, index, round]", "[0, 0, round, index]", "tests/test_earlier.py"),
