@@ -10,9 +10,9 @@ import realnvp
 SOURCE = Path(realnvp.__file__).parent
 # A room imports itself and the rooms above it.
 ROOMS = [
-    "errors",
-    "earlier noise moments device progress",
+    "earlier noise moments progress",
     "config",
+    "device",
     "bijections",
     "networks",
     "flows",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from realnvp.errors import ParameterError
+from realnvp.config.errors import ParameterError
 
 # torch's settings of what float32 is rounded to before a product, the general settings first: a
 # setting that was never set follows a more general one.

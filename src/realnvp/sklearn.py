@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from realnvp.errors import ParameterError
+from realnvp.config.errors import ParameterError
 from realnvp.flows.build import vector_flow
 from realnvp.flows.flow import Flow, batch_that_fits
 from realnvp.progress import chunks

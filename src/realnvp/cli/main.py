@@ -23,7 +23,7 @@ from realnvp.cli.score import Score
 from realnvp.cli.share import Export, Share
 from realnvp.cli.train import train
 from realnvp.config import nearest
-from realnvp.errors import ParameterError
+from realnvp.config.errors import ParameterError
 
 COMMANDS: dict[str, Any] = {
     "prepare": Prepare,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from realnvp.config import Config, Kind, paper_bits_per_dim
+from realnvp.config.errors import ParameterError
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, Unit, unit_of
 from realnvp.data import (
     Dataset,
@@ -23,7 +24,6 @@ from realnvp.data import (
     splits_of_run,
 )
 from realnvp.data.prepared import DESCRIPTION
-from realnvp.errors import ParameterError
 from realnvp.evaluation.likelihood import log_probs, summarise
 from realnvp.evaluation.record import Evaluation, OfImages, OfRows, OverViews
 from realnvp.evaluation.views import views_of

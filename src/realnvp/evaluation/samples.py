@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from realnvp.bijections.precision import float64_like
+from realnvp.config.errors import ParameterError
 from realnvp.data import to_pixels
 from realnvp.data.dataset import Pixels
 from realnvp.data.images import MAX_PIXELS
 from realnvp.data.prepared import npy_header
-from realnvp.errors import ParameterError
 from realnvp.evaluation.figures import data_beside_samples, grid, save_png, scatter
 from realnvp.files.atomic import atomic_save
 from realnvp.flows.flow import Flow, config_of, evaluating

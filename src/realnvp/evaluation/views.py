@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from realnvp.config import DataConfig, Shape
-from realnvp.errors import ParameterError
+from realnvp.config.errors import ParameterError
 
 View = Callable[[Tensor], Tensor]
 """(B, C, H, W) -> (B, C, H, W): permutes pixels and channels, so it changes no volume."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from realnvp.bijections.precision import in_float64
-from realnvp.errors import ParameterError
+from realnvp.config.errors import ParameterError
 from realnvp.flows.flow import Flow, evaluating
 from realnvp.flows.start import start_from
 from realnvp.noise import Purpose, generator

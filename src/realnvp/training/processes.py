@@ -17,8 +17,8 @@ from accelerate.utils import (
 )
 
 from realnvp.config import TrainConfig
+from realnvp.config.errors import ParameterError
 from realnvp.device import pick_device
-from realnvp.errors import ParameterError
 from realnvp.training.trackers import check_tracker
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from realnvp.config import MAY_CHANGE, Config, differences, flat, read_config, resolve, to_json
+from realnvp.config.errors import ParameterError
 from realnvp.data import Dataset, discard_prepared
-from realnvp.errors import ParameterError
 from realnvp.files.atomic import sweep, write_file
 from realnvp.files.checkpoint import TrainState
 from realnvp.files.environment import Sitting, present_sitting

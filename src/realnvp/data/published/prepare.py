@@ -10,12 +10,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from realnvp.config.errors import ParameterError
 from realnvp.data.dataset import in_threads
 from realnvp.data.find import STATE, claim_folder
 from realnvp.data.images import Size
 from realnvp.data.prepared import DESCRIPTION, open_splits, read_description, write_dataset
 from realnvp.data.published import READERS, Prepared, PrepareRequest
-from realnvp.errors import ParameterError
 from realnvp.files.lock import LOCK, lock_folder
 from realnvp.progress import progress
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from realnvp.config import Config, Kind, nearest
+from realnvp.config.errors import ParameterError
 from realnvp.device import lacking_memory
-from realnvp.errors import ParameterError
 from realnvp.evaluation.figures import paper, points, trust
 from realnvp.evaluation.figures.grids import save_png
 from realnvp.evaluation.figures.run import Drawing, TrainedRun
