@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -138,13 +139,18 @@ def _labels(labels: Any, count: Any) -> bool:
     )
 
 
+# numpy parses a header as Python, which CPython 3.11 cannot do in several threads at once.
+_HEADERS = Lock()
+
+
 def open_npy(path: Path) -> Values:
     """The array in an .npy file, memory-mapped and read-only.
 
     ValueError names a missing, damaged or empty file.
     """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with _HEADERS:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a damaged header is parsed as Python: it can raise nearly anything
         raise ValueError(f"{path}: {reason(error)}") from None
     if not isinstance(array, np.ndarray) or not array.size:
