@@ -19,7 +19,7 @@ from realnvp.data import dequantise
 from realnvp.evaluation.check import check
 from realnvp.files.saved import load_flow
 from realnvp.flows.flow import Flow
-from realnvp.noise import Purpose, uniform
+from realnvp.tools.noise import Purpose, uniform
 from realnvp.training.train import train
 
 IMAGES = 180  # the whole test split

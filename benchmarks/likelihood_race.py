@@ -27,7 +27,7 @@ import realnvp.training.train
 from benchmarks.public_copy import PublicCopy
 from realnvp.config import PRESETS, Config, flat, from_json, resolve, to_json
 from realnvp.config.units import in_bits_per_dim
-from realnvp.noise import Purpose, uniform
+from realnvp.tools.noise import Purpose, uniform
 from realnvp.training.batches import Batches
 
 NEVER = 10**6  # steps

@@ -26,9 +26,9 @@ from realnvp.bijections import (
 )
 from realnvp.config import Config, DataConfig, ModelConfig
 from realnvp.flows.build import build, vector_flow
-from realnvp.moments import averaging
 from realnvp.networks.modern import ConvNet
 from realnvp.networks.resnet import KeptHalf, ResNet
+from realnvp.tools.moments import averaging
 
 Case = Callable[[], tuple[Bijection, Tensor]]
 

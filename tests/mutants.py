@@ -119,34 +119,42 @@ MUTANTS = [
         "(nullcontext(), nullcontext())",
         RECOMPUTED,
     ),
-    Mutant("moments.py", "torch.ones(channels))", "torch.zeros(channels))"),
+    Mutant("tools/moments.py", "torch.ones(channels))", "torch.zeros(channels))"),
     Mutant(
-        "moments.py", "old_var.lerp(var, 1 - momentum)", "old_var.lerp(var, momentum)", EQUATIONS
+        "tools/moments.py",
+        "old_var.lerp(var, 1 - momentum)",
+        "old_var.lerp(var, momentum)",
+        EQUATIONS,
     ),
     Mutant(
-        "moments.py",
+        "tools/moments.py",
         "self._store(mean.detach(), var.detach(), decay)",
         "self._store(mean, var, decay * 0.9)",
         EQUATIONS,
     ),
     Mutant(
-        "moments.py",
+        "tools/moments.py",
         "momentum = decay = self.batches_averaged / (self.batches_averaged + 1)",
         "momentum = decay = 0.0",
         EQUATIONS,
     ),
-    Mutant("moments.py", "torch.where(finite, after, before)", "after", EQUATIONS),
-    Mutant("moments.py", "/ everywhere", "/ (everywhere - 1)", DEVICES),
+    Mutant("tools/moments.py", "torch.where(finite, after, before)", "after", EQUATIONS),
+    Mutant("tools/moments.py", "/ everywhere", "/ (everywhere - 1)", DEVICES),
     Mutant(
-        "moments.py", ".square().sum(axes) / count(x)", ".square().mean(axes) * 1.01", EQUATIONS
+        "tools/moments.py",
+        ".square().sum(axes) / count(x)",
+        ".square().mean(axes) * 1.01",
+        EQUATIONS,
     ),
     Mutant(
-        "moments.py",
+        "tools/moments.py",
         "        moments.mean, moments.var = mean, var\n",
         "        moments.mean = mean\n",
         "tests/test_training.py -k leave_the_training_alone",
     ),
-    Mutant("moments.py", "        dist.all_reduce(x)\n        return x", "        return x", TWO),
+    Mutant(
+        "tools/moments.py", "        dist.all_reduce(x)\n        return x", "        return x", TWO
+    ),
     Mutant(
         "networks/kernels.py",
         "-share * scale.square() * total_gy",
@@ -167,9 +175,11 @@ MUTANTS = [
         "moments = (mean, var, None, None)",
         DEVICES,
     ),
-    Mutant("moments.py", "mean.new_full((1,), numbers)", "mean.new_tensor([numbers])", DEVICES),
-    Mutant("moments.py", "(variances + (means - mean).square())", "variances", DEVICES),
-    Mutant("moments.py", "started = not _alone.get() and dist", "started = dist", TWO),
+    Mutant(
+        "tools/moments.py", "mean.new_full((1,), numbers)", "mean.new_tensor([numbers])", DEVICES
+    ),
+    Mutant("tools/moments.py", "(variances + (means - mean).square())", "variances", DEVICES),
+    Mutant("tools/moments.py", "started = not _alone.get() and dist", "started = dist", TWO),
     Mutant(
         "bijections/mixing.py",
         "turned.append(left @ right @ space.T)",
@@ -229,8 +239,8 @@ MUTANTS = [
     Mutant("flows/paper.py", " and not isinstance(module.net, KeptHalf)", "", MODELS),
     Mutant("evaluation/views.py", " - math.log(len(views))", "", "tests/test_views.py"),
     Mutant("evaluation/views.py", "x.flip(3) if mirror else x", "x", "tests/test_views.py"),
-    Mutant("noise.py", "[0, 0, index, round]", "[0, 0, index, 0]", BATCHES),
-    Mutant("noise.py", "np.array([seed, purpose]", "np.array([seed, 0]", LIKELIHOOD),
+    Mutant("tools/noise.py", "[0, 0, index, round]", "[0, 0, index, 0]", BATCHES),
+    Mutant("tools/noise.py", "np.array([seed, purpose]", "np.array([seed, 0]", LIKELIHOOD),
     Mutant("data/pixels.py", "1 - 128 * torch", "1 - torch", "tests/test_data.py -k dequantised"),
     Mutant("data/pixels.py", "x.floor()", "x.round()", LIKELIHOOD),
     Mutant(
@@ -321,17 +331,17 @@ MUTANTS = [
     Mutant("training/train.py", "        same_each_time(),\n", "", DEVICE),
     Mutant("training/train.py", "if progress else None", "", DEVICE),
     Mutant("training/validation.py", "indices=some, on_device=True", "indices=some", DEVICE),
-    Mutant("device.py", "    _backends.mkldnn.matmul,\n", "", DEVICE),
-    Mutant("device.py", "    _backends,\n", "", DEVICE),
+    Mutant("tools/device.py", "    _backends.mkldnn.matmul,\n", "", DEVICE),
+    Mutant("tools/device.py", "    _backends,\n", "", DEVICE),
     Mutant(
-        "device.py",
+        "tools/device.py",
         "for setting, value in reversed(before)",
         "for setting, value in before[1:]",
         DEVICE,
     ),
-    Mutant("device.py", "cudnn.deterministic, cudnn.benchmark = before", "pass", DEVICE),
+    Mutant("tools/device.py", "cudnn.deterministic, cudnn.benchmark = before", "pass", DEVICE),
     Mutant(
-        "device.py",
+        "tools/device.py",
         '"cuda" if there["cuda"] else "cpu"',
         "next(kind for kind in there if there[kind])",
         DEVICE,
@@ -346,7 +356,7 @@ MUTANTS = [
     Mutant("cli/threads.py", "float(idle + own)", "float(idle)", "tests/test_threads.py"),
     Mutant("cli/threads.py", '"OMP_NUM_THREADS" in os.environ or ', "", "tests/test_threads.py"),
     Mutant("training/sittings.py", "if old != new]", "if False]", "tests/test_threads.py"),
-    Mutant("device.py", "CUSOLVER)_STATUS", "CUSOLVER)_OTHER", DEVICE),
+    Mutant("tools/device.py", "CUSOLVER)_STATUS", "CUSOLVER)_OTHER", DEVICE),
     Mutant("training/processes.py", "GradientAccumulationPlugin(num_steps=1)", "None", DEVICE),
     Mutant("training/processes.py", "            state.update(before)\n", "", DEVICE),
     Mutant("training/processes.py", "    if processes > gpus:", "    if False:", DEVICE),
@@ -472,7 +482,9 @@ MUTANTS = [
         RESUMED,
     ),
     Mutant("files/saved.py", '"facts.json"', '"about.json"', "tests/test_earlier.py"),
-    Mutant("noise.py", "[0, 0, index, round]", "[0, 0, round, index]", "tests/test_earlier.py"),
+    Mutant(
+        "tools/noise.py", "[0, 0, index, round]", "[0, 0, round, index]", "tests/test_earlier.py"
+    ),
     Mutant("training/muon.py", 'alpha=-group["lr"]', 'alpha=group["lr"]', GOLDEN),
     Mutant("training/step.py", "recipe.l2 * l2_penalty", "-recipe.l2 * l2_penalty", GOLDEN),
     Mutant(

@@ -16,7 +16,7 @@ from realnvp.config import PRESETS
 from realnvp.evaluation.check import _layers, _log_det_error, check, how_many
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow
-from realnvp.moments import averaging, stored_moments
+from realnvp.tools.moments import averaging, stored_moments
 
 # So many couplings that latents of 20 sigma leave all that float64 can tell, so soon after the
 # start.

@@ -22,8 +22,8 @@ import realnvp.training.train
 from realnvp.bijections import BatchNorm
 from realnvp.cli.main import run as command
 from realnvp.config import PRESETS, Config
-from realnvp.device import full_precision, pick_device
 from realnvp.flows.flow import Flow
+from realnvp.tools.device import full_precision, pick_device
 from realnvp.training.batches import Batches
 from realnvp.training.run import Run, open_run
 from realnvp.training.step import train_step
@@ -55,7 +55,7 @@ ALLOWED = [
 IN_A_PROCESS = """
 import os, sys, warnings
 import torch
-from realnvp.device import full_precision
+from realnvp.tools.device import full_precision
 backends = torch.backends
 warnings.simplefilter("ignore")
 

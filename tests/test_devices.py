@@ -19,8 +19,8 @@ import realnvp
 from realnvp.bijections import starting
 from realnvp.flows.flow import Flow, StandardNormal
 from realnvp.flows.start import start_from
-from realnvp.moments import batch_moments
 from realnvp.networks.layers import Normalise
+from realnvp.tools.moments import batch_moments
 from realnvp.training.fit import _spread
 
 # What a GPU is waited for with: `.item()`, and numbers of Python's that become tensors,
@@ -174,8 +174,8 @@ def test_moments_of_unequal_parts_are_those_of_the_whole(monkeypatch: pytest.Mon
     x = normal(9, 3, 2, 2) + 5
     parts = [x[:2], x[2:3], x[3:]]
     rows = [torch.cat([*batch_moments(part), torch.tensor([4.0 * len(part)])]) for part in parts]
-    monkeypatch.setattr("realnvp.moments.several_processes", lambda: True)
-    monkeypatch.setattr("realnvp.moments.over_processes", lambda mine: torch.stack(rows))
+    monkeypatch.setattr("realnvp.tools.moments.several_processes", lambda: True)
+    monkeypatch.setattr("realnvp.tools.moments.over_processes", lambda mine: torch.stack(rows))
     monkeypatch.setattr(dist, "get_rank", lambda: 1)
     monkeypatch.setattr(dist, "get_world_size", lambda: 3)
     found = batch_moments(parts[1])

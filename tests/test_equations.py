@@ -21,9 +21,9 @@ from realnvp.bijections import (
     latent_levels,
 )
 from realnvp.flows.flow import Flow, StandardNormal
-from realnvp.moments import MovingMoments, averaging
 from realnvp.networks.layers import WeightNormConv
 from realnvp.networks.resnet import ResNet, both_signs
+from realnvp.tools.moments import MovingMoments, averaging
 
 CPU = torch.device("cpu")
 

@@ -20,7 +20,7 @@ from realnvp.evaluation.figures import FIGURES, draw_figures, plots
 from realnvp.evaluation.figures.grids import beside, grid, stacked
 from realnvp.files.saved import load_flow
 from realnvp.flows.flow import Flow
-from realnvp.noise import Purpose, uniform
+from realnvp.tools.noise import Purpose, uniform
 
 Out = pytest.CaptureFixture[str]
 PICTURES = {

@@ -12,7 +12,7 @@ import realnvp
 from realnvp.bijections import AffineCoupling, starting
 from realnvp.flows.flow import Flow
 from realnvp.flows.start import start_from
-from realnvp.noise import Purpose, generator
+from realnvp.tools.noise import Purpose, generator
 
 QUICK: dict[str, Any] = {"max_steps": 50, "lr": 1e-2}
 

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from realnvp.cli.main import run as command
 from realnvp.config import PRESETS, Config
-from realnvp.device import same_each_time
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.files.folders import newest_intact
 from realnvp.flows.build import build
 from realnvp.flows.fast import fast
 from realnvp.flows.flow import evaluating
+from realnvp.tools.device import same_each_time
 from realnvp.training.batches import Batches
 from realnvp.training.memory import training_memory
 from realnvp.training.recompute import recompute

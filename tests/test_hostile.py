@@ -54,7 +54,7 @@ LOADERS = {
 # Modules by name: a closed dictionary, and a constant.
 BY_NAME = {"import_module": ["__init__.py", "data/photos.py"], "find_spec": ["data/photos.py"]}
 # Processes: git, with constant arguments. Libraries: libc, for its allocator.
-PROCESSES = {"subprocess": ["files/environment.py"], "ctypes": ["device.py"]}
+PROCESSES = {"subprocess": ["files/environment.py"], "ctypes": ["tools/device.py"]}
 
 
 def test_no_path_from_a_file_to_code() -> None:

@@ -10,15 +10,16 @@ import realnvp
 SOURCE = Path(realnvp.__file__).parent
 # A room imports itself and the rooms above it.
 ROOMS = [
-    "earlier noise moments progress",
+    "earlier",
     "config",
-    "device",
+    "tools",
     "bijections",
     "networks",
     "flows",
     "files",
     "data",
     "evaluation",
+    "odd codec",
     "training",
     "sklearn hub export",
     "cli",

@@ -16,8 +16,8 @@ from realnvp.data import dequantise
 from realnvp.evaluation.likelihood import log_probs, summarise
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow, StandardNormal, evaluating
-from realnvp.moments import averaging
-from realnvp.noise import Purpose, uniform
+from realnvp.tools.moments import averaging
+from realnvp.tools.noise import Purpose, uniform
 
 CONFIG = Config(
     data=DataConfig(shape=(3, 8, 8), flip=True),

@@ -11,9 +11,9 @@ from realnvp.bijections import AdditiveCoupling, AffineCoupling, BatchNorm
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig
 from realnvp.flows.build import build
 from realnvp.flows.paper import l2_penalty
-from realnvp.moments import MovingMoments
 from realnvp.networks.layers import WeightNormConv
 from realnvp.networks.resnet import KeptHalf
+from realnvp.tools.moments import MovingMoments
 from realnvp.training.memory import count_parameters, training_memory
 
 

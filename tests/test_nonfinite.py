@@ -19,7 +19,7 @@ from realnvp.config import Config, DataConfig, ModelConfig
 from realnvp.files.saved import load_flow
 from realnvp.flows.build import build, vector_flow
 from realnvp.flows.flow import Flow
-from realnvp.moments import stored_moments
+from realnvp.tools.moments import stored_moments
 from realnvp.training.nonfinite import first_nonfinite
 from realnvp.training.run import Run
 from realnvp.training.train import TrainingFailed, train

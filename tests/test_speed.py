@@ -22,9 +22,9 @@ from realnvp.evaluation.evaluate import evaluate
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.files.saved import save_flow
 from realnvp.flows.flow import Flow, StandardNormal, batch_that_fits
-from realnvp.moments import EPS, averaging, batch_moments
 from realnvp.networks.layers import Normalise, WeightNormConv
-from realnvp.noise import Purpose, generator, uniform
+from realnvp.tools.moments import EPS, averaging, batch_moments
+from realnvp.tools.noise import Purpose, generator, uniform
 from realnvp.training.batches import Batches
 from realnvp.training.memory import training_memory
 from realnvp.training.recompute import recompute

@@ -34,7 +34,7 @@ from realnvp.files.run_dir import RunDir
 from realnvp.files.saved import load_flow, save_flow
 from realnvp.flows.build import vector_flow
 from realnvp.flows.vector import standardise
-from realnvp.moments import EPS
+from realnvp.tools.moments import EPS
 from realnvp.training.run import Run
 from realnvp.training.train import TrainingStopped, train
 

@@ -11,6 +11,7 @@ from typing import Any
 
 NOW = {
     "checkpoint": ("files.saved", "files.checkpoint"),
+    "device": ("tools.device",),
     "distributions": ("flows.distribution",),
     "figures": ("evaluation.figures",),
     "fitting": ("training.fit",),
@@ -19,9 +20,12 @@ NOW = {
     "latent": ("evaluation.latent",),
     "likelihood": ("evaluation.likelihood", "flows.flow"),
     "models": ("flows.build", "flows.paper", "flows.modern", "flows.vector"),
+    "moments": ("tools.moments",),
     "nets": ("networks.resnet", "networks.modern"),
+    "noise": ("tools.noise",),
     "nonfinite": ("training.nonfinite",),
     "prior": ("flows.flow",),
+    "progress": ("tools.progress",),
     "train": ("training.train",),
     "views": ("evaluation.views",),
 }

@@ -14,7 +14,7 @@ from torch import Tensor
 from realnvp.config.errors import ParameterError
 from realnvp.flows.build import vector_flow
 from realnvp.flows.flow import Flow, batch_that_fits
-from realnvp.progress import chunks
+from realnvp.tools.progress import chunks
 from realnvp.training.fit import check_size, fit
 
 try:

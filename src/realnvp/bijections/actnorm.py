@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from realnvp.bijections.start import StartsFromData
-from realnvp.moments import EPS, batch_moments, per_channel
+from realnvp.tools.moments import EPS, batch_moments, per_channel
 
 
 class ActNorm(StartsFromData):

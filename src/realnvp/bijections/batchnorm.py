@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from realnvp.bijections.base import Bijection
-from realnvp.moments import EPS, MovingMoments, per_channel
+from realnvp.tools.moments import EPS, MovingMoments, per_channel
 
 
 class BatchNorm(Bijection):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from realnvp.bijections.precision import in_float64
 from realnvp.bijections.start import StartsFromData
-from realnvp.moments import EPS, over_processes
+from realnvp.tools.moments import EPS, over_processes
 
 ALIKE = 1e-3  # relative difference below which two variances count as equal
 

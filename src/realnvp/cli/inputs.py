@@ -43,7 +43,7 @@ def settle(device: str, threads: int | None) -> "torch.device":
     Says so if other processes compute, too.
     """
     from realnvp.cli.threads import settle_threads
-    from realnvp.device import keep_freed_memory, pick_device
+    from realnvp.tools.device import keep_freed_memory, pick_device
 
     place = pick_device(device)
     keep_freed_memory()

@@ -120,7 +120,7 @@ def _lacking_memory(error: Exception) -> str:
     """Which memory is not enough, or ''; only where torch was imported can it have said so."""
     if "torch" not in sys.modules:
         return ""
-    from realnvp.device import lacking_memory
+    from realnvp.tools.device import lacking_memory
 
     return lacking_memory(error)
 

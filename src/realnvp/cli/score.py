@@ -83,7 +83,7 @@ class Score:
         """The scores of image files, and how far --fast is off."""
         from realnvp.evaluation.score import COMPARED, fast_error, files_of, score
         from realnvp.flows.fast import fast
-        from realnvp.progress import progress
+        from realnvp.tools.progress import progress
 
         files = files_of(self.paths)
         make_way("--out", self.out)

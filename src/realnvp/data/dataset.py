@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from realnvp.config import Kind
-from realnvp.progress import chunks
+from realnvp.tools.progress import chunks
 
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]

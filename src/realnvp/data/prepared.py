@@ -22,7 +22,7 @@ from realnvp.config.words import reason
 from realnvp.data.dataset import SPLITS, Dataset, Pixels, Rows, Split, Values, cut_rows
 from realnvp.files.atomic import atomic_save
 from realnvp.files.records import parse_record
-from realnvp.progress import chunks, progress
+from realnvp.tools.progress import chunks, progress
 
 DESCRIPTION = "dataset.json"
 

@@ -19,8 +19,8 @@ from realnvp.config import Config, Kind, smallest_side
 from realnvp.config.units import in_bits_per_dim
 from realnvp.data import dequantise
 from realnvp.flows.flow import ROWS, Flow, config_of, evaluating
-from realnvp.moments import stored_moments
-from realnvp.noise import Purpose, generator, uniform
+from realnvp.tools.moments import stored_moments
+from realnvp.tools.noise import Purpose, generator, uniform
 
 
 class Check(NamedTuple):

@@ -30,7 +30,7 @@ from realnvp.evaluation.views import views_of
 from realnvp.files.records import DamagedError
 from realnvp.files.run_dir import RunDir
 from realnvp.flows.flow import Flow, config_of, refuse_fast
-from realnvp.progress import chunks, progress
+from realnvp.tools.progress import chunks, progress
 
 CHUNK = 256
 

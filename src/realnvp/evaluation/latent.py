@@ -17,8 +17,8 @@ from realnvp.config import Shape
 from realnvp.data import Split
 from realnvp.evaluation.views import View
 from realnvp.flows.flow import Flow, Prior
-from realnvp.noise import Purpose, generator
-from realnvp.progress import chunks
+from realnvp.tools.noise import Purpose, generator
+from realnvp.tools.progress import chunks
 
 
 class Manifold(NamedTuple):

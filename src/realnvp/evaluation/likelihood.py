@@ -13,11 +13,11 @@ from realnvp.bijections.precision import float64_like
 from realnvp.config import DataConfig
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, in_bits_per_dim, unit_of
 from realnvp.data import dequantise
-from realnvp.device import moved
 from realnvp.evaluation.views import averaged, views_of
 from realnvp.flows.flow import Flow, batch_that_fits, evaluating, refuse_fast
-from realnvp.noise import Purpose, uniform
-from realnvp.progress import chunks
+from realnvp.tools.device import moved
+from realnvp.tools.noise import Purpose, uniform
+from realnvp.tools.progress import chunks
 
 Images = Tensor | NDArray[Any]
 

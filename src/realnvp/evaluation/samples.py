@@ -20,7 +20,7 @@ from realnvp.data.prepared import npy_header
 from realnvp.evaluation.figures import data_beside_samples, grid, save_png, scatter
 from realnvp.files.atomic import atomic_save
 from realnvp.flows.flow import Flow, config_of, evaluating
-from realnvp.progress import chunks, progress
+from realnvp.tools.progress import chunks, progress
 
 Rows = NDArray[np.float64]
 CHUNK = 64

@@ -14,7 +14,7 @@ from realnvp.data import channels_first, image_files, read_image, read_table, to
 from realnvp.data.dataset import Pixels
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.flow import Flow, config_of
-from realnvp.progress import Report, chunks
+from realnvp.tools.progress import Report, chunks
 
 CHUNK = 64
 

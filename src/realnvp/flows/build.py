@@ -11,7 +11,7 @@ from realnvp.flows.modern import modern
 from realnvp.flows.paper import multiscale
 from realnvp.flows.vector import vector
 from realnvp.networks.modern import ConvNet
-from realnvp.noise import Purpose, generator
+from realnvp.tools.noise import Purpose, generator
 
 
 def build(config: Config | str) -> Flow:

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from realnvp.bijections.precision import reference_tensor
-from realnvp.device import has_bfloat16
 from realnvp.flows.flow import Flow, refuse_fast
-from realnvp.moments import EPS
 from realnvp.networks.kernels import conv_add, convolve, packed
 from realnvp.networks.layers import MatrixConv, Normalise, WeightNormConv
 from realnvp.networks.modern import ConvNet, compressed
 from realnvp.networks.resnet import ResidualBlock, ResNet, both_signs
+from realnvp.tools.device import has_bfloat16
+from realnvp.tools.moments import EPS
 
 MADE_BY_FAST = "a flow made by realnvp.fast"
 

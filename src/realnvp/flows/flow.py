@@ -13,9 +13,9 @@ from realnvp.bijections.base import Bijection
 from realnvp.bijections.multiscale import side_divisor
 from realnvp.bijections.precision import float64_like, reference_tensor
 from realnvp.config import Config
-from realnvp.device import full_precision
-from realnvp.noise import Purpose, generator
-from realnvp.progress import chunks
+from realnvp.tools.device import full_precision
+from realnvp.tools.noise import Purpose, generator
+from realnvp.tools.progress import chunks
 
 ROWS = 1024  # of a table, computed at once
 

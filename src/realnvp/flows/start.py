@@ -5,7 +5,7 @@ from torch import Tensor
 
 from realnvp.bijections import Chain, starting
 from realnvp.flows.flow import Flow, batch_that_fits
-from realnvp.moments import alone
+from realnvp.tools.moments import alone
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from realnvp.moments import (
+from realnvp.tools.moments import (
     EPS,
     MovingMoments,
     count,

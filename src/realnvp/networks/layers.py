@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from realnvp.moments import EPS, MovingMoments
 from realnvp.networks.kernels import conv_add_with_gradient, has_fused, normalise_in_training
+from realnvp.tools.moments import EPS, MovingMoments
 
 
 class WeightNormConv(nn.Module):

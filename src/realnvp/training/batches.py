@@ -11,8 +11,8 @@ from torch import Tensor
 from realnvp.config import Config, Kind
 from realnvp.data import Rows, Split, channels_first, dequantise
 from realnvp.data.dataset import Indices, Values
-from realnvp.device import moved, pinned
-from realnvp.noise import Purpose, generator, uniform
+from realnvp.tools.device import moved, pinned
+from realnvp.tools.noise import Purpose, generator, uniform
 
 
 class Batches:

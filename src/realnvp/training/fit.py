@@ -12,7 +12,7 @@ from realnvp.bijections.precision import in_float64
 from realnvp.config.errors import ParameterError
 from realnvp.flows.flow import Flow, evaluating
 from realnvp.flows.start import start_from
-from realnvp.noise import Purpose, generator
+from realnvp.tools.noise import Purpose, generator
 from realnvp.training.optimisation import WeightAverage, rate
 
 LOOK_EVERY = 25  # steps

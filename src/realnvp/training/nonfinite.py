@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from realnvp.flows.flow import Flow
 from realnvp.flows.paper import l2_penalty
-from realnvp.moments import restore_moments, stored_moments
+from realnvp.tools.moments import restore_moments, stored_moments
 
 
 def first_nonfinite(flow: Flow, x: Tensor, *, l2: float) -> str:

@@ -18,7 +18,7 @@ from accelerate.utils import (
 
 from realnvp.config import TrainConfig
 from realnvp.config.errors import ParameterError
-from realnvp.device import pick_device
+from realnvp.tools.device import pick_device
 from realnvp.training.trackers import check_tracker
 
 

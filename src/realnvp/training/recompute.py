@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from realnvp.bijections import AdditiveCoupling, AffineCoupling, BatchNorm
 from realnvp.flows.flow import Flow
-from realnvp.moments import restore_moments, stored_moments
+from realnvp.tools.moments import restore_moments, stored_moments
 
 Layer = AffineCoupling | AdditiveCoupling | BatchNorm
 """The layers that are worth computing again: all networks are in them."""

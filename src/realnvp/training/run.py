@@ -15,7 +15,6 @@ from realnvp.config import Config, Kind, TrainConfig, differences, resolve, vali
 from realnvp.config.units import Unit, unit_of
 from realnvp.data import Dataset, prepare
 from realnvp.data.dataset import SPLITS
-from realnvp.device import has_bfloat16
 from realnvp.files.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from realnvp.files.folders import numbered
 from realnvp.files.lock import lock_folder
@@ -25,7 +24,8 @@ from realnvp.flows.build import build
 from realnvp.flows.flow import Flow, config_of
 from realnvp.flows.modern import matrices
 from realnvp.flows.vector import standardise
-from realnvp.noise import Purpose
+from realnvp.tools.device import has_bfloat16
+from realnvp.tools.noise import Purpose
 from realnvp.training.batches import Batches
 from realnvp.training.memory import check_memory
 from realnvp.training.muon import Muon

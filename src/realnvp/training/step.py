@@ -8,7 +8,7 @@ from torch import Tensor
 from realnvp.config import TrainConfig
 from realnvp.files.checkpoint import TrainState
 from realnvp.flows.paper import l2_penalty
-from realnvp.moments import restore_moments, stored_moments
+from realnvp.tools.moments import restore_moments, stored_moments
 from realnvp.training.optimisation import rate
 from realnvp.training.run import Run
 

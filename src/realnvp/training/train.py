@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from realnvp.config import Config
-from realnvp.device import full_precision, same_each_time
 from realnvp.files.atomic import os_errors_name
 from realnvp.files.checkpoint import TrainState
 from realnvp.files.records import DamagedError
-from realnvp.progress import progress
+from realnvp.tools.device import full_precision, same_each_time
+from realnvp.tools.progress import progress
 from realnvp.training.nonfinite import first_nonfinite
 from realnvp.training.processes import TrainingFailed
 from realnvp.training.run import Run, open_run

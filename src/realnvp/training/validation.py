@@ -13,9 +13,9 @@ from realnvp.evaluation.likelihood import Summary, log_probs, summarise
 from realnvp.files.folders import keep_last
 from realnvp.files.saved import save_model
 from realnvp.flows.flow import ROWS, batch_that_fits, evaluating
-from realnvp.moments import averaging, restore_moments, stored_moments
-from realnvp.noise import Purpose
-from realnvp.progress import chunks
+from realnvp.tools.moments import averaging, restore_moments, stored_moments
+from realnvp.tools.noise import Purpose
+from realnvp.tools.progress import chunks
 from realnvp.training.run import Run
 
 GRID = 36  # images of a grid of samples

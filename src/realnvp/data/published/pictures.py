@@ -7,7 +7,7 @@ from realnvp.data.dataset import SPLITS, Dataset, Lazy, Pixels, chosen, cut_rows
 from realnvp.data.folder import NAMES, common_shape, is_image, warn_of_left_out
 from realnvp.data.images import to_size
 from realnvp.data.published.request import Place, Prepared, PrepareRequest, decoded_images
-from realnvp.progress import progress
+from realnvp.tools.progress import progress
 
 
 def read_pictures(request: PrepareRequest) -> Prepared:

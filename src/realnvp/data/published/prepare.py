@@ -17,7 +17,7 @@ from realnvp.data.images import Size
 from realnvp.data.prepared import DESCRIPTION, open_splits, read_description, write_dataset
 from realnvp.data.published import READERS, Prepared, PrepareRequest
 from realnvp.files.lock import LOCK, lock_folder
-from realnvp.progress import progress
+from realnvp.tools.progress import progress
 
 # What the publishers' pages, or torchvision's source, say.
 MD5 = {

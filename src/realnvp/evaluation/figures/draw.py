@@ -10,14 +10,14 @@ import numpy as np
 
 from realnvp.config import Config, Kind, nearest
 from realnvp.config.errors import ParameterError
-from realnvp.device import lacking_memory
 from realnvp.evaluation.figures import paper, points, trust
 from realnvp.evaluation.figures.grids import save_png
 from realnvp.evaluation.figures.run import Drawing, TrainedRun
 from realnvp.files.atomic import atomic_save
 from realnvp.files.records import DamagedError
 from realnvp.flows.flow import Flow, config_of, evaluating
-from realnvp.progress import Report, progress
+from realnvp.tools.device import lacking_memory
+from realnvp.tools.progress import Report, progress
 
 Figures = Mapping[str, Callable[[TrainedRun], Iterator[Drawing]]]
 IMAGES: Figures = {

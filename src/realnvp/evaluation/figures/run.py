@@ -18,8 +18,8 @@ from realnvp.evaluation.figures.grids import Array, Picture, Pixels, grid
 from realnvp.evaluation.views import View, several_views, views_of
 from realnvp.files.run_dir import RunDir
 from realnvp.flows.flow import Flow
-from realnvp.noise import Purpose, generator
-from realnvp.progress import chunks
+from realnvp.tools.noise import Purpose, generator
+from realnvp.tools.progress import chunks
 
 
 class Drawing(NamedTuple):

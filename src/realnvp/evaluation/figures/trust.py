@@ -16,7 +16,7 @@ from realnvp.evaluation.figures.grids import Array, Pixels, stacked
 from realnvp.evaluation.figures.run import Drawing, TrainedRun
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.files.records import DamagedError
-from realnvp.noise import Purpose, uniform
+from realnvp.tools.noise import Purpose, uniform
 
 EXAMINED = 256  # test images whose latents are looked at
 SAMPLED = 128  # samples, and as many test images, whose nearest training images are looked for

@@ -1,0 +1,1 @@
+"""Tools of every room: randomness, batch norm's moments, the device, progress."""
