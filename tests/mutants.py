@@ -47,6 +47,24 @@ class Mutant(NamedTuple):
 
 MUTANTS = [
     Mutant(
+        "cli/fine_tune.py",
+        "if named and asked[name] != there:",
+        "if named:",
+        "tests/test_fine_tune.py -k agree",
+    ),
+    Mutant(
+        "cli/fine_tune.py",
+        "replace(config, model=start.model)",
+        "config",
+        "tests/test_fine_tune.py -k taken_over",
+    ),
+    Mutant(
+        "training/run.py",
+        "_initial_flow(config, init_from if new else None)",
+        "_initial_flow(config, init_from)",
+        "tests/test_fine_tune.py -k remembers",
+    ),
+    Mutant(
         "bijections/coupling.py",
         "shift), sum_per_example(log_scale)",
         "shift), -sum_per_example(log_scale)",
@@ -411,7 +429,7 @@ MUTANTS = [
         OURS,
     ),
     Mutant("files/run_dir.py", "known.get(name) != sha256.get(name)", "name not in sha256", OURS),
-    Mutant("training/run.py", "    if keep_weights:\n        run.save()\n", "", OURS),
+    Mutant("training/run.py", "    if init_from is not None:\n        run.save()\n", "", OURS),
     Mutant("training/sittings.py", "traceback.clear_frames(error.__traceback__)", "pass", OURS),
     Mutant(
         "files/folders.py", "hashlib.sha256(files[name]).hexdigest() != digest", "False", FOLDERS

@@ -547,8 +547,8 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], Argv], list[str]]] = {
         ["no: no such run"],
     ),
     "weights of another model": (
-        lambda t, r: [*DIGITS, t / "x", "--init-from", r],
-        ["model.width"],
+        lambda t, r: [*DIGITS, t / "x", "--init-from", r, "--model.width", 9],
+        ["--model.width: 9", " has 8"],
     ),
     "evaluate nothing": (lambda t, r: ["evaluate", t / "no"], ["no: no such run"]),
     "evaluate an empty folder": (lambda t, r: ["evaluate", empty(t / "in")], ["in: neither a run"]),

@@ -463,7 +463,7 @@ def test_fine_tuning_starts_with_given_weights(tiny: Config, run_dir: Path, tmp_
     for name, parameter in load_flow(tmp_path / "run").named_parameters():
         assert (parameter - dict(load_flow(run_dir).named_parameters())[name]).abs().max() < 1e-6
     wider = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, width=9))
-    with pytest.raises(ValueError, match=r"model\.width"):
+    with pytest.raises(ValueError, match=r"model\.width is 8 there, 9 here"):
         train(wider, tmp_path / "wider", device="cpu", init_from=run_dir)
 
 

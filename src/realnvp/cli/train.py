@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from realnvp.cli.fine_tune import with_model_of_start
 from realnvp.cli.inputs import settle
 from realnvp.cli.options import Device, Flag, Json, Threads, parse
 from realnvp.cli.output import print_json, say
@@ -33,7 +34,9 @@ class Train:
     run_dir: Path | None = None
     """Where everything goes; runs/PRESET when not given, with --config the folder of that file."""
     init_from: str | None = None
-    """Fine-tuning: a run or saved flow whose weights the training starts with."""
+    """Fine-tuning: a run, saved flow, photos-small, digits-small or an id on the Hub. The training
+    starts with its weights, and has its model.
+    """
     print_config: Flag = False
     """Print the configuration as JSON, and stop."""
     dry_run: Flag = False
@@ -44,9 +47,13 @@ class Train:
     device: Device = "auto"
     threads: Threads = None
 
+    @property
+    def into(self) -> Path:
+        """The run directory."""
+        return self.run_dir or Path("runs", self.config.name)
+
     def __call__(self) -> int:
-        config = validate(self.config)
-        run_dir = self.run_dir or Path("runs", config.name)
+        config, run_dir = validate(self.config), self.into
         if self.print_config:
             print(to_json(config), end="")
             return 0
@@ -123,6 +130,8 @@ def train(argv: list[str]) -> int:
         and "--train.max-steps" not in named
     ):
         command.config = replace(command.config, train=replace(budgets, max_steps=None))
+    if run_dir is None:  # a preset; a file says which model it means
+        command.config = with_model_of_start(command.config, command.into, command.init_from, named)
     return command()
 
 

@@ -48,6 +48,8 @@ class Sitting:
     precision: str | None = None
     data: dict[str, str] | None = None
     """The sha256 of each array that was trained on."""
+    init_from: str | None = None
+    """The flow whose weights the training started with, as the command named it."""
 
     @property
     def shell_command(self) -> str:

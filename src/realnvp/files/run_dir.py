@@ -50,6 +50,12 @@ class RunDir:
         return sittings
 
     @property
+    def init_from(self) -> str | None:
+        """The flow whose weights the training started with. None: fresh weights."""
+        known = self.sittings if self.sittings_file.exists() else []
+        return next((sitting.init_from for sitting in known if sitting.init_from), None)
+
+    @property
     def state(self) -> TrainState | None:
         """Where the training stood at its newest intact checkpoint. None: there is no checkpoint.
 

@@ -131,6 +131,12 @@ def load_flow(where: str | Path, which: Literal["best", "last"] = "best") -> Flo
     return load_model(where, which)[0]
 
 
+def load_config(where: str | Path) -> Config:
+    """The configuration of a flow that `load_flow` would load."""
+    files, folder = _model_files(where, "best")
+    return from_json(files[CONFIG], folder / CONFIG)
+
+
 def load_model(
     where: str | Path, which: Literal["best", "last"] = "best"
 ) -> tuple[Flow, dict[str, Any]]:

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from realnvp.bijections import ActNorm, starting
-from realnvp.config import Config, Kind, TrainConfig, differences, resolve, validate
+from realnvp.config import Config, Kind, TrainConfig, differences, flat, resolve, validate
 from realnvp.config.units import Unit, unit_of
 from realnvp.data import Dataset, prepare
 from realnvp.data.dataset import SPLITS
@@ -167,7 +167,7 @@ def _opened(
         processes=processes,
     )
     new = not numbered(files.checkpoints, "step")
-    if not new and init_from is not None and main:
+    if not new and init_from is not None and main and str(init_from) != files.init_from:
         warnings.warn(f"--init-from: {files.path} goes on from its own checkpoint", stacklevel=2)
     flow = _initial_flow(config, init_from if new else None)
     optimizers = _optimizers(flow, config.train, fused=device.type in ("cpu", "cuda"))
@@ -200,18 +200,18 @@ def _opened(
         state,
         _precision(config.train, device),
     )
-    _begin(run, keep_weights=new and init_from is not None)
+    _begin(run, init_from if new else None)
     return run
 
 
-def _begin(run: Run, *, keep_weights: bool) -> None:
+def _begin(run: Run, init_from: str | Path | None) -> None:
     """Begin a sitting in the run directory.
 
-    keep_weights: save a checkpoint first, so that a resumed training has these weights.
+    init_from: the flow whose weights the run has; a checkpoint keeps them for a resumed training.
     """
     past = earlier_sittings(run.files, run.state) if run.main else ([], [])
     start_tracker(run.accelerator, run.config, run.files.path, step=run.state.step)
-    if keep_weights:
+    if init_from is not None:
         run.save()
     if not run.main:
         return
@@ -225,6 +225,7 @@ def _begin(run: Run, *, keep_weights: bool) -> None:
         processes=run.accelerator.num_processes,
         precision=run.precision,
         data=dict(run.splits.sha256),
+        init_from=None if init_from is None else str(init_from),
     )
     if changes and not run.finished:
         warnings.warn(
@@ -267,15 +268,30 @@ def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
     flow = build(config)
     if init_from is not None:
         given = load_flow(init_from)
-        if changed := [
-            name
-            for name in differences(config_of(given), config_of(flow))
-            if name.startswith(("data.shape", "model."))
-        ]:
-            raise ValueError(
-                f"{init_from}: its weights do not fit, since {', '.join(changed)} differs"
-            )
+        _check_start(init_from, config_of(given), config_of(flow))
         flow.load_state_dict(given.state_dict())
     if config.train.recompute:
         recompute(flow)
     return flow.double() if config.train.precision == "float64" else flow
+
+
+def _check_start(where: str | Path, there: Config, here: Config) -> None:
+    """ValueError: the weights of a flow do not fit here. No weight depends on an image's size."""
+    if (len(there.shape), there.shape[0]) != (len(here.shape), here.shape[0]):
+        raise ValueError(
+            f"{where}: its data are of shape {there.shape}, these of {here.shape}, "
+            "so its weights do not fit"
+        )
+    before, after = flat(there), flat(here)
+    if changed := [
+        f"{name} is {before[name]} there, {after[name]} here"
+        for name in differences(there, here)
+        if name.startswith("model.")
+    ]:
+        raise ValueError(f"{where}: its weights do not fit: {', '.join(changed)}")
+    if there.data.columns != here.data.columns:
+        warnings.warn(
+            f"{where}: was trained on the columns {', '.join(there.data.columns or ())}, "
+            f"these are {', '.join(here.data.columns or ())}",
+            stacklevel=2,
+        )

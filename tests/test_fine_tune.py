@@ -1,0 +1,142 @@
+"""A training that starts with the weights of another flow: one command, whatever the flow."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from realnvp import DataConfig, ModelConfig, TrainConfig, load_flow, save_flow
+from realnvp.cli.main import run
+from realnvp.config import Config
+from realnvp.flows.build import build
+from realnvp.training.train import train
+
+SHORT = ["--train.tracker", "none", "--train.eval-images", "8", "--train.moment-batches", "2"]
+SHORT += ["--train.batch-size", "8", "--device", "cpu"]
+
+
+def images(path: Path, *shape: int, seed: int = 0) -> Path:
+    np.save(path, np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+    return path
+
+
+def command(preset: str, source: Path, run_dir: Path, *flags: object, steps: int = 1) -> list[str]:
+    named: Sequence[object] = (*("--data.source", source), *("--run-dir", run_dir), *flags)
+    return ["train", preset, *map(str, named), *SHORT, "--train.max-steps", str(steps)]
+
+
+@pytest.fixture(scope="module")
+def colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved modern flow of colour images of 8x8, with learned noise and drawn weights."""
+    model = ModelConfig(
+        "modern", num_scales=1, width=6, num_blocks=1, num_couplings=2, dequantisation="variational"
+    )
+    flow = build(Config("images-modern", DataConfig(shape=(3, 8, 8)), model))
+    with torch.no_grad():
+        for i, weight in enumerate(flow.parameters()):
+            weight += 0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(i))
+    folder = tmp_path_factory.mktemp("flows") / "colour"
+    save_flow(flow.eval(), folder)
+    return folder
+
+
+def test_the_model_is_taken_over_and_images_may_have_another_size(
+    colour: Path, tmp_path: Path
+) -> None:
+    source = images(tmp_path / "x.npy", 40, 16, 12, 3)
+    rates = ["--train.lr", "1e-12", "--train.muon-lr", "1e-12", "--train.warmup", "0"]
+    assert run(command("images-modern", source, tmp_path / "r", "--init-from", colour, *rates)) == 0
+    given, tuned = load_flow(colour), load_flow(tmp_path / "r")
+    assert given.config is not None
+    assert tuned.config is not None
+    assert tuned.config.model == given.config.model
+    assert tuned.shape == (3, 16, 12)
+    for name, weight in given.state_dict().items():
+        torch.testing.assert_close(tuned.state_dict()[name], weight, atol=1e-6, rtol=0)
+
+
+def test_a_run_remembers_what_it_started_with(
+    colour: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command goes on, with --init-from and without, and after the flow is gone."""
+    source, given = images(tmp_path / "x.npy", 40, 8, 8, 3), tmp_path / "given"
+    shutil.copytree(colour, given)
+    start = ("images-modern", source, tmp_path / "r")
+    assert run(command(*start, "--init-from", given)) == 0
+    (first,) = json.loads((tmp_path / "r" / "environment.json").read_text())
+    assert first["init_from"] == str(given)
+    shutil.rmtree(given)
+    capsys.readouterr()
+    assert run(command(*start, "--init-from", given, steps=2)) == 0
+    assert run(command(*start, steps=3)) == 0
+    said = capsys.readouterr()
+    assert "warning" not in said.err
+    assert "step 3" in said.out
+    assert run(command(*start, "--model.width", "7", steps=4)) == 2
+    assert f"--model.width: 7, but {given} has 6" in capsys.readouterr().err
+
+
+def test_flags_that_agree_are_taken(colour: Path, tmp_path: Path) -> None:
+    source = images(tmp_path / "x.npy", 40, 8, 8, 3)
+    start = command("images-modern", source, tmp_path / "r", "--init-from", colour)
+    assert run([*start, "--model.width", "6", "--print-config"]) == 0
+
+
+def test_a_table_goes_on_as_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The flow keeps how it standardised the first table. Other names of columns are told."""
+    for seed, names in enumerate(("a,b", "a,c")):
+        rows = np.random.default_rng(seed).normal(seed, 1 + seed, (60, 2))
+        np.savetxt(tmp_path / f"{seed}.csv", rows, delimiter=",", header=names, comments="")
+    small = ["--model.width", "4", "--model.num-couplings", "2"]
+    assert run(command("table", tmp_path / "0.csv", tmp_path / "first", *small)) == 0
+    capsys.readouterr()
+    second = command("table", tmp_path / "1.csv", tmp_path / "r", "--init-from", tmp_path / "first")
+    assert run([*second, "--train.lr", "1e-12"]) == 0
+    assert "was trained on the columns a, b, these are a, c" in capsys.readouterr().err
+    first, tuned = load_flow(tmp_path / "first"), load_flow(tmp_path / "r")
+    for name, weight in first.state_dict().items():
+        torch.testing.assert_close(tuned.state_dict()[name], weight, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("preset", "shape", "words"),
+    [
+        ("images-modern", (40, 8, 8), "its data are of shape (3, 8, 8), these of (1, 8, 8)"),
+        ("table", (40, 2), "is a flow of images, table is for table"),
+    ],
+)
+def test_flows_of_other_data_are_refused(
+    preset: str,
+    shape: tuple[int, ...],
+    words: str,
+    colour: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = images(tmp_path / "x.npy", *shape)
+    assert run(command(preset, source, tmp_path / "r", "--init-from", colour)) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "r" / "config.json").exists()
+
+
+def test_a_recipe_that_cannot_train_the_architecture_names_one_that_can(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = ["train", "digits-modern", "--init-from", str(run_dir)]
+    assert run([*start, "--run-dir", str(tmp_path / "r")]) == 2
+    assert "architecture paper, which digits-modern does not train; take the preset digits" in (
+        capsys.readouterr().err
+    )
+
+
+def test_in_python_both_values_are_named(tiny: Config, run_dir: Path, tmp_path: Path) -> None:
+    other = dataclasses.replace(
+        tiny, model=dataclasses.replace(tiny.model, num_blocks=2), train=TrainConfig(max_steps=1)
+    )
+    with pytest.raises(ValueError, match=r"model\.num_blocks is 1 there, 2 here"):
+        train(other, tmp_path / "r", device="cpu", init_from=run_dir)
