@@ -66,9 +66,19 @@ MUTANTS = [
     ),
     Mutant(
         "bijections/coupling.py",
-        "shift), sum_per_example(log_scale)",
-        "shift), -sum_per_example(log_scale)",
+        "shift), log_scale",
+        "shift), -log_scale",
     ),
+    Mutant("bijections/actnorm.py", "-log_scale.expand", "log_scale.expand"),
+    Mutant("bijections/base.py", "total / x[0].numel()", "total / x.shape[1]"),
+    Mutant("bijections/batchnorm.py", "-0.5 * (var + EPS).log().expand(x.shape)\n", "-0.5 * var\n"),
+    Mutant(
+        "bijections/multiscale.py",
+        "from_squares(torch.zeros_like(odd), log_det)",
+        "from_squares(log_det, torch.zeros_like(odd))",
+    ),
+    Mutant("bijections/multiscale.py", "self._unsqueeze(log_det)", "pixel_shuffle(log_det, 2)"),
+    Mutant("flows/flow.py", "terms + _prior_map(self.prior, z)", "terms", "tests/test_map.py"),
     Mutant(
         "bijections/coupling.py", "x * log_scale.exp() + shift", "(x + shift) * log_scale.exp()"
     ),

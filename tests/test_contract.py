@@ -5,10 +5,10 @@ All with weights away from their start, where errors cannot hide; the inverse al
 
 import pytest
 import torch
-from flows import CASES, LARGE, Case, drawn, moved
+from flows import CASES, LARGE, Case, drawn, moved, normal
 
 from realnvp import bijections
-from realnvp.bijections import Bijection, Chain
+from realnvp.bijections import Bijection, Chain, FactorOut, Logit, Squeezed, checkerboard
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 every_case_and_large = pytest.mark.parametrize(
@@ -91,3 +91,26 @@ def test_a_backward_pass_after_another(case: Case) -> None:
         (z.square().sum() + log_det.sum()).backward()
     assert all(not buffer.requires_grad for buffer in bijection.buffers())
     assert all(p.grad is None or p.grad.isfinite().all() for p in bijection.parameters())
+
+
+@every_case_and_large
+def test_the_map_of_log_det_sums_to_it(case: Case) -> None:
+    bijection, x = make(case)
+    with torch.no_grad():
+        z, log_det = bijection(x)
+        same_z, terms = bijection.forward_map(x)
+    assert torch.equal(same_z, z)
+    assert terms.shape == x.shape
+    assert (terms.flatten(1).sum(1) - log_det).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("by_colour", [True, False])
+def test_the_map_of_log_det_is_where_it_acts(by_colour: bool) -> None:
+    """The logit acts on each entry: squeezed and factored out, it must find its place again."""
+    x = normal(2, 3, 4, 6)
+    terms = Logit(levels=1).forward_map(x.sigmoid())[1]
+    squeezed = Squeezed(Logit(levels=1), by_colour=by_colour).forward_map(x.sigmoid())[1]
+    assert torch.equal(squeezed, terms)
+    odd = checkerboard(x.shape, x.device)
+    factored_out = FactorOut(Logit(levels=1)).forward_map(x.sigmoid())[1]
+    assert torch.equal(factored_out, terms.where(odd, 0))

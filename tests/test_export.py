@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnxruntime
@@ -16,7 +17,7 @@ from realnvp.config import PRESETS
 from realnvp.data import find_data
 from realnvp.export import Call, export_onnx, export_program
 
-CALLS: tuple[Call, ...] = ("log_prob", "encode", "decode")
+CALLS = get_args(Call)
 
 
 def given(flow: realnvp.Flow, call: Call, count: int) -> Tensor:
@@ -69,7 +70,9 @@ def made(architecture: str, run_dir: Path) -> realnvp.Flow:
         ("paper", "encode"),
         ("modern", "decode"),
         ("learned noise", "log_prob"),
+        ("learned noise", "log_prob_map"),
         ("vector", "log_prob"),
+        ("vector", "log_prob_map"),
     ],
 )
 def test_a_program_is_the_flow(run_dir: Path, architecture: str, call: Call) -> None:
@@ -118,6 +121,7 @@ def test_onnx_agrees_with_the_flow(
     [
         ("modern", "log_prob", torch.float32),
         ("modern", "decode", torch.float64),
+        ("modern", "log_prob_map", torch.float64),
         ("learned noise", "log_prob", torch.float32),
         ("learned noise", "decode", torch.float64),
         ("vector", "log_prob", torch.float32),

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,7 +15,7 @@ from realnvp.bijections.precision import reference_tensor
 from realnvp.files.atomic import atomic_save
 from realnvp.flows.flow import Flow, in_eval_mode, refuse_fast
 
-Call = Literal["log_prob", "encode", "decode"]
+Call = Literal["log_prob", "log_prob_map", "encode", "decode"]
 
 
 class _Function(nn.Module):
@@ -39,14 +39,15 @@ def export_program(
     """A function of a flow as a graph of plain operations, without gradients, in eval mode.
 
     shape: of one x. None: the training's. The graph takes batches (B, *shape) with any B.
-    call: log_prob and encode take x in data units, of images v + u with your noise; decode takes z.
+    call: log_prob, log_prob_map and encode take x in data units, of images v + u with your noise;
+        decode takes z.
     dtype: of x. None: the weights'. float64: float32 networks stay, the rest is float64.
 
     ValueError if the shape does not fit.
     """
     refuse_fast(flow, "export")
-    if call not in ("log_prob", "encode", "decode"):
-        raise ValueError(f"call: must be 'log_prob', 'encode' or 'decode', got {call!r}")
+    if call not in get_args(Call):
+        raise ValueError(f"call: must be one of {', '.join(get_args(Call))}, got {call!r}")
     shape = flow.sample_shape(shape)
     mine = reference_tensor(flow)
     # A batch of 2: torch takes 1 for a constant.

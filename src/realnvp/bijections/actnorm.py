@@ -33,6 +33,10 @@ class ActNorm(StartsFromData):
         log_det = -prod(x.shape[2:]) * log_scale.sum()
         return (x - mean) * torch.exp(-log_scale), log_det.expand(x.shape[0])
 
+    def forward_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_scale = self._weights(x)
+        return (x - mean) * torch.exp(-log_scale), -log_scale.expand(x.shape)
+
     def _inverse(self, z: Tensor) -> Tensor:
         mean, log_scale = self._weights(z)
         return z * log_scale.exp() + mean

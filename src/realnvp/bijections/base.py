@@ -15,11 +15,20 @@ class Bijection(nn.Module, ABC):
       f.inverse(z) == x     in eval mode
       log_det[i] == log |det dz[i]/dx[i]|
       each example is mapped on its own, in eval mode
+      f.forward_map(x)[1]   sums to log_det, has x's shape
     """
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """z = f(x) and log |det dz/dx| of each example."""
+
+    def forward_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """z = f(x) and what each entry contributes to log_det, of x's shape.
+
+        Here: equal shares, as no entry of a matrix has a share of its own.
+        """
+        z, log_det = self(x)
+        return z, equal_shares(log_det, x)
 
     def inverse(self, z: Tensor) -> Tensor:
         """x with f(x) = z. RuntimeError in training mode, where batch norm depends on the batch."""
@@ -46,6 +55,14 @@ class Chain(Bijection):
             log_det = log_det + term
         return x, log_det
 
+    def forward_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        log_det = torch.zeros_like(x)
+        for bijection in self.bijections:
+            assert isinstance(bijection, Bijection)
+            x, terms = bijection.forward_map(x)
+            log_det = log_det + terms
+        return x, log_det
+
     def _inverse(self, z: Tensor) -> Tensor:
         for bijection in reversed(self.bijections):
             assert isinstance(bijection, Bijection)
@@ -56,3 +73,9 @@ class Chain(Bijection):
 def sum_per_example(x: Tensor) -> Tensor:
     """(B,): the sum of each example's entries."""
     return torch.sum(x.flatten(1), dim=1)
+
+
+def equal_shares(total: Tensor, x: Tensor) -> Tensor:
+    """The total of each example, (B,), shared equally among the entries of x, in x's shape."""
+    share = total / x[0].numel()
+    return share.view(-1, *[1] * (x.ndim - 1)).expand(x.shape)

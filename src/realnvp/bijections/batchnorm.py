@@ -23,6 +23,10 @@ class BatchNorm(Bijection):
         log_det = -0.5 * (var + EPS).log().expand(x.shape[1:]).sum()
         return (x - mean) * (var + EPS).rsqrt(), log_det.expand(x.shape[0])
 
+    def forward_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, var = self._moments(x)
+        return (x - mean) * (var + EPS).rsqrt(), -0.5 * (var + EPS).log().expand(x.shape)
+
     def _inverse(self, z: Tensor) -> Tensor:
         mean, var = self._moments(z)
         return z * (var + EPS).sqrt() + mean

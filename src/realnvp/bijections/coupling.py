@@ -24,8 +24,12 @@ class AffineCoupling(Bijection):
         self.bound = nn.Parameter(torch.tensor(bound))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z, terms = self.forward_map(x)
+        return z, sum_per_example(terms)
+
+    def forward_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mask, log_scale, shift = self._predict(x)
-        return torch.where(mask, x, x * log_scale.exp() + shift), sum_per_example(log_scale)
+        return torch.where(mask, x, x * log_scale.exp() + shift), log_scale
 
     def _inverse(self, z: Tensor) -> Tensor:
         mask, log_scale, shift = self._predict(z)  # b z = b x

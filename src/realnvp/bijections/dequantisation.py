@@ -48,6 +48,10 @@ class Dequantisation(Bijection):
         self.register_load_state_dict_pre_hook(_refuse_version_0_1_0)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z, terms = self.forward_map(x)
+        return z, sum_per_example(terms)
+
+    def forward_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
         v, u, bends = self._predict(x)
         log_slope = torch.zeros_like(u)
         for p, q, c in bends:
@@ -56,7 +60,7 @@ class Dequantisation(Bijection):
             slope = p * w * w + 2 * c * u * w + c * c * q * u * u  # times whole^2
             log_slope = log_slope + slope.log() - 2 * whole.log()
             u = u * (p * w + c * u) / whole
-        return self._within(v, u), sum_per_example(log_slope)
+        return self._within(v, u), log_slope
 
     def _inverse(self, z: Tensor) -> Tensor:
         v, u, bends = self._predict(z)

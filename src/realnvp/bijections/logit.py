@@ -25,14 +25,17 @@ class Logit(Bijection):
         self.levels = levels
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z, terms = self.forward_map(x)
+        return z, sum_per_example(terms)
+
+    def forward_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
         p = self.alpha + (1 - 2 * self.alpha) * x / self.levels
         eps = torch.finfo(x.dtype).eps
         outside = (p < -4 * eps) | (p > 1 + 4 * eps)
         p = p.clamp(eps, 1 - eps)  # what rounding pushed onto 0 or 1 comes back
         log_p, log_q = p.log(), torch.log1p(-p)
         constant = math.log1p(-2 * self.alpha) - math.log(self.levels)
-        log_det = sum_per_example((constant - log_p - log_q).masked_fill(outside, -math.inf))
-        return log_p - log_q, log_det
+        return log_p - log_q, (constant - log_p - log_q).masked_fill(outside, -math.inf)
 
     def _inverse(self, z: Tensor) -> Tensor:
         return self.levels * (z.sigmoid() - self.alpha) / (1 - 2 * self.alpha)

@@ -24,6 +24,10 @@ class Squeezed(Bijection):
         z, log_det = self.bijection(self._squeeze(x))
         return self._unsqueeze(z), log_det
 
+    def forward_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z, log_det = self.bijection.forward_map(self._squeeze(x))
+        return self._unsqueeze(z), self._unsqueeze(log_det)
+
     def _inverse(self, z: Tensor) -> Tensor:
         return self._unsqueeze(self.bijection.inverse(self._squeeze(z)))
 
@@ -52,6 +56,12 @@ class FactorOut(Bijection):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         h, log_det = self.bijection(odd_squares(x))
         return from_squares(even_squares(x), h), log_det
+
+    def forward_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        odd = odd_squares(x)
+        h, log_det = self.bijection.forward_map(odd)
+        z = from_squares(even_squares(x), h)
+        return z, from_squares(torch.zeros_like(odd), log_det)
 
     def _inverse(self, z: Tensor) -> Tensor:
         return from_squares(even_squares(z), self.bijection.inverse(odd_squares(z)))

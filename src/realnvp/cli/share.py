@@ -57,8 +57,8 @@ class Export:
     """Write one function of a flow as an ONNX file, for images of the training's size, any
     number at once.
 
-    log_prob and encode take x = v + u, pixels with their noise; decode takes z and gives x.
-    Nothing is rounded.
+    log_prob, log_prob_map and encode take x = v + u, pixels with their noise; decode takes z and
+    gives x. Nothing is rounded.
 
     Example: realnvp export runs/photos --onnx log_prob.onnx
     """
@@ -66,7 +66,7 @@ class Export:
     run: RunDir
     onnx: Path
     """The .onnx file to write."""
-    call: Literal["log_prob", "encode", "decode"] = "log_prob"
+    call: Literal["log_prob", "log_prob_map", "encode", "decode"] = "log_prob"
     """Which function."""
     which: Which = "best"
     json: Json = False

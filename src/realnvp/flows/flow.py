@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from realnvp.bijections.base import Bijection
+from realnvp.bijections.base import Bijection, equal_shares
 from realnvp.bijections.multiscale import side_divisor
 from realnvp.bijections.precision import float64_like, reference_tensor
 from realnvp.config import Config
@@ -71,6 +71,18 @@ class Flow(nn.Module):
         return self.prior.log_prob(z) + log_det
 
     forward = log_prob
+
+    def log_prob_map(self, x: Tensor) -> Tensor:
+        """(B, H, W): what each pixel contributes to `log_prob`, in nats. Of rows: (B, D), columns.
+
+        The sum is log_prob, exactly: log p(x) is a sum over the entries of z, each with log N(z)
+        and all log-scales that acted at its place. Costs as much as log_prob.
+        A term without a place, as log |det W| of a mixing, is shared equally.
+        """
+        self.check_batch(x)
+        z, terms = self.bijection.forward_map(x)
+        terms = terms + _prior_map(self.prior, z)
+        return terms.sum(1) if x.ndim > 2 else terms
 
     def encode(self, x: Tensor) -> Tensor:
         """z = f(x), of x's shape."""
@@ -189,9 +201,21 @@ class StandardNormal(nn.Module):
         """(B,): log N(z; 0, I) in nats."""
         return -0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).sum(1)
 
+    def log_prob_map(self, z: Tensor) -> Tensor:
+        """log N(z; 0, 1) of each entry in nats, of z's shape."""
+        return -0.5 * (z.square() + math.log(2 * math.pi))
+
     def sample(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor:
         """z of this shape, float64."""
         return torch.from_numpy(generator.standard_normal(tuple(shape)))
+
+
+def _prior_map(prior: Prior, z: Tensor) -> Tensor:
+    """log p(z) as a sum over the entries of z: the prior's own `log_prob_map`, or equal shares."""
+    if own := getattr(prior, "log_prob_map", None):
+        terms: Tensor = own(z)
+        return terms
+    return equal_shares(prior.log_prob(z), z)
 
 
 def refuse_fast(flow: Flow, verb: str) -> None:

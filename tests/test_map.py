@@ -1,0 +1,79 @@
+"""The map of nats: `Flow.log_prob_map` says where log_prob comes from."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import realnvp
+from realnvp.bijections import Bijection, Chain, Logit
+from realnvp.flows.flow import StandardNormal
+from realnvp.training.recompute import recompute
+from tests.flows import image_flow, moved, normal, pixels
+
+
+def sums_to_log_prob(flow: realnvp.Flow, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        nats, total = flow.log_prob_map(x), flow.log_prob(x)
+    assert ((nats.flatten(1).sum(1) - total) / total).abs().max() < 1e-12
+    return nats
+
+
+@pytest.mark.parametrize("model", [{}, {"architecture": "modern"}], ids=["paper", "modern"])
+def test_pixels_of_whole_images_of_any_size(model: dict[str, str]) -> None:
+    x = pixels(2, 3, 8, 24)
+    bijection = moved(image_flow(3, 8, 8, 2, **model), pixels(2, 3, 8, 8))
+    flow = realnvp.Flow(bijection, StandardNormal()).eval()
+    assert sums_to_log_prob(flow, x).shape == (2, 8, 24)
+    fast = realnvp.fast(flow, dtype=torch.float64)
+    assert (fast.log_prob_map(x) - flow.log_prob_map(x)).abs().max() < 1e-6
+
+
+def test_columns_of_rows() -> None:
+    flow = realnvp.vector_flow(3, width=8).double().eval()
+    assert sums_to_log_prob(flow, normal(5, 3)).shape == (5, 3)
+
+
+def test_a_pixel_without_density_is_the_place() -> None:
+    flow = realnvp.Flow(Chain([Logit()]), StandardNormal()).eval()
+    x = pixels(1, 1, 4, 4)
+    x[0, 0, 1, 2] = 999
+    places = flow.log_prob_map(x).isneginf().nonzero().tolist()
+    assert places == [[0, 1, 2]]
+    assert flow.log_prob(x).isneginf()
+
+
+class Doubled(Bijection):
+    """A user's, which knows of no map."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return 2 * x, torch.full((len(x),), x[0].numel() * 2.0).log().to(x)
+
+    def _inverse(self, z: Tensor) -> Tensor:
+        return z / 2
+
+
+class Laplace(nn.Module):
+    """A user's prior, which knows of no map."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return -(z.abs() + 2.0).flatten(1).sum(1)
+
+    def sample(self, shape: object, generator: object) -> Tensor:
+        raise NotImplementedError
+
+
+def test_a_term_without_a_place_is_shared_equally() -> None:
+    x = normal(2, 3, 4, 4)
+    flow = realnvp.Flow(Chain([Doubled()]), Laplace()).eval()
+    nats = sums_to_log_prob(flow, x)
+    assert torch.equal(nats, nats[:, :1, :1].expand(2, 4, 4))
+
+
+def test_it_has_gradients_also_where_training_recomputes() -> None:
+    x = pixels(4, 1, 8, 8).float()
+    gradients = []
+    for change in (lambda flow: flow, recompute):
+        flow = change(realnvp.build("digits").train())
+        flow.log_prob_map(x).sum().backward()
+        gradients.append([p.grad for p in flow.parameters() if p.grad is not None])
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
