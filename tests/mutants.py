@@ -33,6 +33,7 @@ FEW_CHECKED = "tests/test_check.py -k few_images"
 JACOBIAN = "tests/test_check.py -k jacobian_is_too_large"
 OURS = "tests/test_belongings.py"
 FOLDERS = "tests/test_folders.py"
+ARGUMENTS = "tests/test_arguments.py"
 
 
 class Mutant(NamedTuple):
@@ -51,6 +52,15 @@ MUTANTS = [
         "if named and asked[name] != there:",
         "if named:",
         "tests/test_fine_tune.py -k agree",
+        "cli/arguments.py", "on = SWITCHES[words.popleft().lower()]", "words.popleft()", ARGUMENTS
+    ),
+    Mutant("cli/arguments.py", "and self.kind not in (str, Path)", "", ARGUMENTS),
+    Mutant("cli/arguments.py", "[*rest, *words]", "[*rest]", ARGUMENTS),
+    Mutant("cli/elsewhere.py", 'if f"--{name}" in known', "", ARGUMENTS),
+    Mutant(
+        "bijections/coupling.py",
+        "shift), sum_per_example(log_scale)",
+        "shift), -sum_per_example(log_scale)",
     ),
     Mutant(
         "cli/fine_tune.py",

@@ -1,12 +1,14 @@
 """Flags that several commands have, and how flags are read."""
 
-import contextlib
-import io
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, TypeVar
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from realnvp.cli.arguments import settled
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Device = Annotated[
@@ -52,19 +54,39 @@ def parse(
     command: type[Command], argv: Sequence[str], *, prog: str, default: Command | None = None
 ) -> Command:
     """The command with the values of its flags; ValueError, in one line, names a wrong flag."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            parsed = tyro.cli(command, args=argv, prog=prog, default=default)
-    except SystemExit as stopped:
-        if not stopped.code:  # --help
-            raise
-        raise ValueError(
-            " ".join(
-                line.strip(" │")
-                for line in said.getvalue().splitlines()[1:]  # under a title
-                if re.search(r"\w", line)  # no rule
-            )
-        ) from None
+    parsed = tyro.cli(
+        command,
+        args=settled(command, argv, prog=prog),
+        prog=prog,
+        default=default,
+        registry=in_words(),
+    )
     assert parsed is not None
     return parsed
+
+
+def in_words() -> ConstructorRegistry:
+    """tyro's own types; in `--help`, what may be None is `INT or None`."""
+    registry = ConstructorRegistry()
+    registry.primitive_rule(_or_none)
+    return registry
+
+
+def _or_none(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    kinds = [kind for kind in get_args(info.type) if kind is not NoneType]
+    if info.type_origin not in (Union, UnionType) or len(kinds) != 1:
+        return None
+    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kinds[0], info.markers))
+    assert isinstance(spec, PrimitiveConstructorSpec)
+    name = re.sub(r"^\W*(\w+) .*", r"\1...", spec.metavar)  # [INT [INT ...]]
+    return PrimitiveConstructorSpec(
+        nargs=spec.nargs,
+        metavar=f"{name} or None",
+        instance_from_str=lambda words: (
+            None if words == ["None"] else spec.instance_from_str(words)
+        ),
+        is_instance=lambda value: value is None or spec.is_instance(value),
+        str_from_instance=lambda value: (
+            ["None"] if value is None else spec.str_from_instance(value)
+        ),
+    )

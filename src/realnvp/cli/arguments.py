@@ -1,0 +1,190 @@
+"""The words after a command, checked in our words before tyro makes its dataclass of them."""
+
+import dataclasses
+import types
+import typing
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tyro
+
+from realnvp.cli.elsewhere import meant
+from realnvp.config import nearest
+from realnvp.config.errors import ParameterError
+
+WORDS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
+SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+class Argument(NamedTuple):
+    """What a command can be given."""
+
+    name: str
+    """A flag without its dashes, `train.lr`; what `--help` calls a positional argument."""
+    kind: Any
+    """The type of its values: of `tuple[int, ...]` int, of `int | None` int."""
+    positional: bool = False
+    required: bool = False
+    several: bool = False
+    """Takes any number of words."""
+    optional: bool = False
+    """Takes None."""
+    pair: bool = False
+    """A switch with a flag that turns it off, `data.no-flip`."""
+    aliases: tuple[str, ...] = ()
+    help: str = ""
+
+    @property
+    def wanted(self) -> str:
+        """What can be given, in words."""
+        choices = typing.get_args(self.kind)
+        one = f"one of {', '.join(choices)}" if choices else WORDS[self.kind]
+        return one + " or None" * self.optional
+
+    def read(self, word: str) -> str:
+        """The word as tyro takes it. ValueError, a ParameterError of a flag: it does not fit."""
+        if self.optional and word.lower() in ("none", "null") and self.kind not in (str, Path):
+            return "None"
+        choices = typing.get_args(self.kind)
+        try:
+            fits = not choices and self.kind(word) is not None
+        except ValueError:
+            fits = False
+        if fits or word in choices or (self.optional and word == "None"):
+            return word
+        words = f"{word!r} is not {self.wanted}{nearest(word, choices)}"
+        if self.positional:
+            raise ValueError(f"{self.name}: {words}")
+        raise ParameterError(self.name, words)
+
+
+Flags = dict[str, Argument]
+
+
+def settled(command: type[Any], argv: Sequence[str], *, prog: str) -> list[str]:
+    """The words of a command as tyro takes them: switches without values, None with a capital.
+
+    ValueError, in one line, names the flag that is unknown, with what is meant, the value that is
+    of another type, or what is missing.
+    """
+    if not {"-h", "--help"}.isdisjoint(argv):
+        return [*argv]
+    arguments = [*arguments_of(command)]
+    try:
+        taken, given, rest = _flags(arguments, deque(argv))
+        _check_places([each for each in arguments if each.positional], rest)
+        for each in arguments:
+            if each.required and not each.positional and each.name not in given:
+                raise ParameterError(each.name, "is missing")
+    except ParameterError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{error}; see {prog} --help") from None
+    return [*taken, "--", *rest] if rest else taken
+
+
+def _flags(
+    arguments: Sequence[Argument], words: "deque[str]"
+) -> tuple[list[str], set[str], list[str]]:
+    """The flags with their values, the names of the flags, and the words that belong to none."""
+    flags = {f"--{each.name}": each for each in arguments if not each.positional}
+    flags |= {alias: each for each in arguments for alias in each.aliases}
+    off = {f"--{_off(each.name)}" for each in arguments if each.pair}
+    taken, given, rest = list[str](), set[str](), list[str]()
+    while words:
+        word = words.popleft()
+        if word == "--":
+            return taken, given, [*rest, *words]
+        flag, equals, value = word.partition("=")
+        flag = flag.replace("_", "-")
+        if flag in off and not equals:
+            taken.append(flag)
+        elif argument := flags.get(flag):
+            words.extendleft([value] * bool(equals))
+            taken += (_switch if argument.kind is bool else _values)(argument, words, flags)
+            given.add(argument.name)
+        elif word.startswith("--"):
+            raise ValueError(f"{word.split('=')[0]}: no such flag{meant(flag, [*flags, *off])}")
+        else:
+            rest.append(word)
+    return taken, given, rest
+
+
+def _check_places(places: Sequence[Argument], words: Sequence[str]) -> None:
+    """ValueError: a word has no place, a place no word, or a word does not fit."""
+    for place, word in zip(places, words, strict=False):
+        place.read(word)
+    if len(words) > len(places) and not any(place.several for place in places):
+        raise ValueError(f"{words[len(places)]!r}: belongs to no flag")
+    if missing := next((each for each in places[len(words) :] if each.required), None):
+        raise ValueError(
+            ": ".join(filter(None, [f"{missing.name} is missing", missing.help.rstrip(".")]))
+        )
+
+
+def _switch(argument: Argument, words: "deque[str]", _flags: Flags) -> list[str]:
+    """A switch as its flag, on or off: by the word after it where that says true or false."""
+    on = True
+    if words and words[0].lower() in SWITCHES:
+        on = SWITCHES[words.popleft().lower()]
+    if on:
+        return [f"--{argument.name}"]
+    return [f"--{_off(argument.name)}"] if argument.pair else []
+
+
+def _values(argument: Argument, words: "deque[str]", flags: Flags) -> list[str]:
+    """A flag and its values."""
+    values: list[str] = []
+    while words and (argument.several or not values):
+        if words[0].startswith("--") or words[0] in flags:
+            break
+        values.append(argument.read(words.popleft()))
+    if not values:
+        raise ParameterError(argument.name, f"needs a value: {argument.wanted}")
+    return [f"--{argument.name}", *values]
+
+
+def _off(name: str) -> str:
+    """The flag that turns a switch off: data.flip -> data.no-flip."""
+    *parents, leaf = name.split(".")
+    return ".".join([*parents, f"no-{leaf}"])
+
+
+def arguments_of(command: type[Any], prefix: str = "") -> Iterator[Argument]:
+    """The arguments of a command's dataclass, those of the dataclasses in it included."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    for item in dataclasses.fields(command):
+        kind, *marks = _without_marks(hints[item.name])
+        own = next((mark for mark in marks if hasattr(mark, "aliases")), None)
+        name = item.name.replace("_", "-") if own is None or own.name is None else own.name
+        path = ".".join(filter(None, [prefix, name]))
+        if dataclasses.is_dataclass(kind):
+            assert isinstance(kind, type)
+            yield from arguments_of(kind, path)
+            continue
+        options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+        [inner] = [option for option in options if option is not types.NoneType]
+        several = typing.get_origin(inner) is tuple
+        positional = tyro.conf.Positional in marks
+        yield Argument(
+            (own and own.metavar) or path.upper() if positional else path,
+            typing.get_args(inner)[0] if several else inner,
+            positional,
+            required=item.default is item.default_factory and not (positional and several),
+            several=several and tyro.conf.UseAppendAction not in marks,
+            optional=len(options) > 1,
+            pair=inner is bool and tyro.conf.FlagCreatePairsOff not in marks,
+            aliases=tuple((own and own.aliases) or ()),
+            help=(own and own.help) or "",
+        )
+
+
+def _without_marks(hint: Any) -> tuple[Any, ...]:
+    """A type, and what `Annotated` says of it."""
+    if typing.get_origin(hint) is not typing.Annotated:
+        return (hint,)
+    kind, *marks = typing.get_args(hint)
+    inner, *more = _without_marks(kind)
+    return (inner, *more, *marks)
