@@ -52,7 +52,10 @@ MUTANTS = [
         "if named and asked[name] != there:",
         "if named:",
         "tests/test_fine_tune.py -k agree",
-        "cli/arguments.py", "on = SWITCHES[words.popleft().lower()]", "words.popleft()", ARGUMENTS
+        "cli/arguments.py",
+        "on = SWITCHES[words.popleft().lower()]",
+        "words.popleft()",
+        ARGUMENTS,
     ),
     Mutant("cli/arguments.py", "and self.kind not in (str, Path)", "", ARGUMENTS),
     Mutant("cli/arguments.py", "[*rest, *words]", "[*rest]", ARGUMENTS),
