@@ -52,18 +52,6 @@ MUTANTS = [
         "if named and asked[name] != there:",
         "if named:",
         "tests/test_fine_tune.py -k agree",
-        "cli/arguments.py",
-        "on = SWITCHES[words.popleft().lower()]",
-        "words.popleft()",
-        ARGUMENTS,
-    ),
-    Mutant("cli/arguments.py", "and self.kind not in (str, Path)", "", ARGUMENTS),
-    Mutant("cli/arguments.py", "[*rest, *words]", "[*rest]", ARGUMENTS),
-    Mutant("cli/elsewhere.py", 'if f"--{name}" in known', "", ARGUMENTS),
-    Mutant(
-        "bijections/coupling.py",
-        "shift), sum_per_example(log_scale)",
-        "shift), -sum_per_example(log_scale)",
     ),
     Mutant(
         "cli/fine_tune.py",
@@ -534,6 +522,12 @@ MUTANTS = [
         '"vector", num_couplings=15',
         "tests/test_surface.py",
     ),
+    Mutant(
+        "cli/arguments.py", "on = SWITCHES[words.popleft().lower()]", "words.popleft()", ARGUMENTS
+    ),
+    Mutant("cli/arguments.py", "and self.kind not in (str, Path)", "", ARGUMENTS),
+    Mutant("cli/arguments.py", "[*rest, *words]", "[*rest]", ARGUMENTS),
+    Mutant("cli/elsewhere.py", 'if f"--{name}" in known', "", ARGUMENTS),
 ]
 
 
