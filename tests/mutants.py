@@ -48,6 +48,24 @@ class Mutant(NamedTuple):
 
 MUTANTS = [
     Mutant(
+        "training/fit.py",
+        "        flow.shape = tuple(x.shape[1:])\n",
+        "        pass\n",
+        "tests/test_own_flow.py -k remembers",
+    ),
+    Mutant(
+        "files/saved.py",
+        "    flow.load_state_dict(dict(tensors))\n",
+        "    pass\n",
+        "tests/test_own_flow.py -k built_again",
+    ),
+    Mutant(
+        "files/saved.py",
+        'here.get(name, "missing")):',
+        "given):",
+        "tests/test_own_flow.py -k first_weight",
+    ),
+    Mutant(
         "cli/fine_tune.py",
         "if named and asked[name] != there:",
         "if named:",

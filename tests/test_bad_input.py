@@ -951,10 +951,6 @@ PYTHON: dict[str, tuple[Callable[[Flow, Path], object], str]] = {
     "load an empty folder": (lambda f, t: realnvp.load_flow(empty(t / "in")), "in: neither"),
     "load a file": (lambda f, t: realnvp.load_flow(written(t / "in")), "in: neither"),
     "load the worst": (lambda f, t: realnvp.load_flow(t, "worst"), "which: .*'worst'"),  # type: ignore[arg-type]  # and this
-    "save without a configuration": (
-        lambda f, t: realnvp.save_flow(Flow(f.bijection, f.prior), t / "s"),
-        "flow.config",
-    ),
     "save onto a file": (lambda f, t: realnvp.save_flow(f, written(t / "s")), "s: exists"),
     "save onto another folder": (
         lambda f, t: realnvp.save_flow(f, written(t / "s" / "x").parent),

@@ -46,6 +46,24 @@ def card(name: str, config: Config, facts: Mapping[str, Any], *, parameters: int
     return "\n\n".join(parts) + "\n"
 
 
+def card_of_built(name: str, classes: str, *, parameters: int) -> str:
+    """README.md of a saved flow that was built of one's own parts."""
+    use = [
+        "import realnvp",
+        "flow = ...  # built again, of the same classes",
+        f"realnvp.load_flow({_plain(name)!r}, flow=flow)  # this folder's path",
+    ]
+    parts = [
+        "---\nlibrary_name: realnvp\ntags: [normalizing-flow, density-estimation]\n---",
+        f"# {_text(name)}",
+        "A normalizing flow without a configuration: weights for a flow that is built in Python.",
+        _table([("classes", _text(classes)), ("parameters", f"{parameters:,}")]),
+        "## Use\n\n" + _code(use),
+        f"## Intended use\n\n{INTENDED}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
 def _front_matter(
     name: str, config: Config, facts: Mapping[str, Any], evaluation: Mapping[str, Any]
 ) -> Iterator[str]:

@@ -3,7 +3,8 @@
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,16 +13,18 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from realnvp.bijections import Chain
 from realnvp.config import Config, from_json, least_parameters, nearest, to_json
 from realnvp.config.words import last_line, one_line
-from realnvp.files.card import card
+from realnvp.files.card import card, card_of_built
 from realnvp.files.folders import CARD, MANIFEST, newest_intact, read_folder, write_folder
-from realnvp.files.records import DamagedError, damaged_if_invalid, parse_record
+from realnvp.files.records import DamagedError, damaged_if_invalid, fields_of, parse_record
 from realnvp.flows.build import build
-from realnvp.flows.flow import Flow, config_of, refuse_fast
+from realnvp.flows.flow import Flow, refuse_fast
 
 WEIGHTS, CONFIG, FACTS = "model.safetensors", "config.json", "facts.json"
-FILES = (WEIGHTS, CONFIG, FACTS, MANIFEST)  # all that is read of a flow
+PARTS = "parts.json"  # in place of a configuration, where there is none
+FILES = (WEIGHTS, CONFIG, PARTS, FACTS, MANIFEST)  # all that is read of a flow
 SHIPPED = Path(__file__).parents[1] / "shipped"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
@@ -69,12 +72,18 @@ def _download(name: str, tried: str) -> Path:
         raise ValueError(
             f"{tried}; nor does the Hugging Face Hub give it: {one_line(error)[:300]}"
         ) from None
-    if missing := [file for file in FILES if not (folder / file).exists()]:
+    if missing := _lacking([file for file in FILES if (folder / file).exists()], MANIFEST):
         raise ValueError(
             f"{name}: no flow of realnvp: "
             f"this repository of the Hugging Face Hub lacks {', '.join(missing)}"
         )
     return folder
+
+
+def _lacking(files: Collection[str], *more: str) -> list[str]:
+    """The files without which there is no flow, where they are missing."""
+    needed = (WEIGHTS, FACTS, PARTS if PARTS in files else CONFIG, *more)
+    return [file for file in needed if file not in files]
 
 
 def save_flow(flow: Flow, folder: str | Path, *, facts: Mapping[str, Any] | None = None) -> None:
@@ -85,15 +94,17 @@ def save_flow(flow: Flow, folder: str | Path, *, facts: Mapping[str, Any] | None
         commands: a list of texts,
         licence: an identifier as the Hugging Face Hub has them, such as mit,
         environment and step.
+    A flow of your own parts has no configuration: its weights are kept, and the names of its
+    classes, and `load_flow` needs such a flow, built again.
     An earlier such folder is replaced, its card too. ValueError: something else is in its place.
     """
     folder, facts = Path(folder), dict(facts or {})
-    files = _files_of(flow, facts)
-    text = card(
-        folder.resolve().name,
-        config_of(flow),
-        facts,
-        parameters=sum(parameter.numel() for parameter in flow.parameters()),
+    files, name = _files_of(flow, facts), folder.resolve().name
+    parameters = sum(parameter.numel() for parameter in flow.parameters())
+    text = (
+        card(name, flow.config, facts, parameters=parameters)
+        if flow.config
+        else card_of_built(name, parts_of(flow), parameters=parameters)
     )
     write_folder(folder, files | {CARD: text.encode()})
 
@@ -105,19 +116,37 @@ def save_model(flow: Flow, folder: Path, *, facts: Mapping[str, Any]) -> None:
 
 def _files_of(flow: Flow, facts: Mapping[str, Any]) -> dict[str, bytes]:
     refuse_fast(flow, "save")
-    if flow.config is None:
-        raise ValueError(
-            "flow.config: only a flow that has one can be saved, "
-            "since it says how to build the flow again"
-        )
-    return {
-        WEIGHTS: write_tensors(flow.state_dict()),
-        CONFIG: to_json(flow.config).encode(),
-        FACTS: json.dumps(dict(facts), indent=2).encode(),
-    }
+    tensors, text = flow.state_dict(), json.dumps(dict(facts), indent=2)
+    if flow.config:
+        described = {CONFIG: to_json(flow.config).encode()}
+    else:
+        parts = Parts(parts_of(flow), None if flow.shape is None else [*flow.shape])
+        described = {PARTS: json.dumps(fields_of(parts), indent=2).encode()}
+        # safetensors refuses a network that several couplings share.
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    return {WEIGHTS: write_tensors(tensors), FACTS: text.encode()} | described
 
 
-def load_flow(where: str | Path, which: Literal["best", "last"] = "best") -> Flow:
+@dataclass(frozen=True)
+class Parts:
+    """What is known of a flow without a configuration."""
+
+    classes: str
+    shape: list[int] | None
+    """Of one x."""
+
+
+def parts_of(flow: Flow) -> str:
+    """The classes of a flow that was built by hand: 'Chain of MyCoupling, ActNorm; MyPrior'."""
+    bijection, prior = type(flow.bijection).__name__, type(flow.prior).__name__
+    layers = flow.bijection.bijections if isinstance(flow.bijection, Chain) else ()
+    kinds = dict.fromkeys(type(layer).__name__ for layer in layers)
+    return f"{bijection}{' of ' * bool(kinds)}{', '.join(kinds)}; {prior}"
+
+
+def load_flow(
+    where: str | Path, which: Literal["best", "last"] = "best", *, flow: Flow | None = None
+) -> Flow:
     """Load a flow; it is in eval mode, on the CPU.
 
     where: a run directory or a folder that `save_flow` wrote; the name of a flow inside this
@@ -125,26 +154,67 @@ def load_flow(where: str | Path, which: Literal["best", "last"] = "best") -> Flo
         user/name@revision. In this order.
     which: of a run, best has the lowest validation bits/dim, last is of the last evaluation. Both
         have batch norm's moments re-estimated.
+    flow: built as the saved one was; it gets the weights, where it is, and is returned. A flow of
+        your own parts needs this. ValueError names the first weight that does not fit.
     From the Hub only safetensors and JSON are taken. ValueError: there is no such flow.
     DamagedError: a file has changed since it was written.
     """
-    return load_model(where, which)[0]
+    return load_model(where, which, flow=flow)[0]
 
 
 def load_config(where: str | Path) -> Config:
     """The configuration of a flow that `load_flow` would load."""
-    files, folder = _model_files(where, "best")
-    return from_json(files[CONFIG], folder / CONFIG)
+    return _config_in(*_model_files(where, "best"))
 
 
 def load_model(
-    where: str | Path, which: Literal["best", "last"] = "best"
+    where: str | Path, which: Literal["best", "last"] = "best", *, flow: Flow | None = None
 ) -> tuple[Flow, dict[str, Any]]:
     """Load a flow, as `load_flow` does, and its facts: of a run, step and validation bits/dim."""
     files, folder = _model_files(where, which)
-    flow = _flow_from(from_json(files[CONFIG], folder / CONFIG), files[WEIGHTS], folder / WEIGHTS)
     with damaged_if_invalid():
-        return flow, parse_record(dict[str, Any], files[FACTS], folder / FACTS)
+        facts = parse_record(dict[str, Any], files[FACTS], folder / FACTS)
+    weights, path = files[WEIGHTS], folder / WEIGHTS
+    if flow is None:
+        return _flow_from(_config_in(files, folder), weights, path), facts
+    _fill(flow, read_tensors(weights, path), path)
+    if flow.shape is None and PARTS in files:
+        shape = _parts_in(files, folder).shape
+        flow.shape = shape and tuple(shape)
+    return flow.eval(), facts
+
+
+def _config_in(files: Mapping[str, bytes], folder: Path) -> Config:
+    """The configuration among the files of a saved flow. ValueError: it has none."""
+    if PARTS in files:
+        raise ValueError(
+            f"{folder}: is of a flow without a configuration "
+            f"({_parts_in(files, folder).classes}): build it again, and fill it by "
+            f"realnvp.load_flow({str(folder)!r}, flow=built)"
+        )
+    return from_json(files[CONFIG], folder / CONFIG)
+
+
+def _parts_in(files: Mapping[str, bytes], folder: Path) -> Parts:
+    with damaged_if_invalid():
+        return parse_record(Parts, files[PARTS], folder / PARTS)
+
+
+def _fill(flow: Flow, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Give the flow these weights. ValueError names the first that does not fit."""
+    refuse_fast(flow, "load into")
+    there, here = ({n: _size(t) for n, t in it.items()} for it in (tensors, flow.state_dict()))
+    for name in {**here, **there}:
+        if (given := there.get(name, "missing")) != (own := here.get(name, "missing")):
+            raise ValueError(
+                f"{path}: does not fit this flow ({parts_of(flow)}): "
+                f"{name} is {given} there, {own} here"
+            )
+    flow.load_state_dict(dict(tensors))
+
+
+def _size(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
 def _model_files(where: str | Path, which: str) -> tuple[dict[str, bytes], Path]:
@@ -164,7 +234,7 @@ def _model_files(where: str | Path, which: str) -> tuple[dict[str, bytes], Path]
         for complaint in complaints:
             warnings.warn(f"{complaint}; an older model is used", stacklevel=2)
         files = found
-    if missing := {WEIGHTS, CONFIG, FACTS} - files.keys():
+    if missing := _lacking(files):
         raise DamagedError(f"{folder}: its manifest lacks {', '.join(sorted(missing))}")
     return files, folder
 

@@ -51,7 +51,8 @@ def fit(
 ) -> Fit:
     """Fit the flow to the rows x by maximum likelihood, in place; returns the curves.
 
-    The flow is in eval mode afterwards. ValueError names what is out of range.
+    The flow is in eval mode afterwards, and has the shape of x. ValueError names what is out of
+    range.
 
     x: (N, D) or (N, C, H, W), in data units. float64: so are z and log-det between the layers,
         whatever the networks are.
@@ -79,6 +80,8 @@ def fit(
         noise=noise,
         tol=tol,
     )
+    if flow.shape is None:
+        flow.shape = tuple(x.shape[1:])
     random = generator(seed, Purpose.TRAIN)
     order = torch.from_numpy(random.permutation(len(x)))
     held = min(math.ceil(held_out * len(x)), MOST_HELD_OUT)

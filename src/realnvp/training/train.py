@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from realnvp.config import Config
+from realnvp.config.errors import ParameterError
 from realnvp.files.atomic import os_errors_name
 from realnvp.files.checkpoint import TrainState
 from realnvp.files.records import DamagedError
@@ -42,6 +43,13 @@ def train(
     ValueError: bad input. DamagedError: a file of the run. TrainingStopped: SIGINT or SIGTERM came.
     TrainingFailed: the numbers are beyond repair, or another process is gone.
     """
+    if not isinstance(config, Config):
+        raise ParameterError(
+            "config",
+            f"takes a realnvp.Config, got {type(config).__name__}; train a flow that you built by "
+            "realnvp.fit(flow, x) and keep it by realnvp.save_flow: run directories, checkpoints "
+            "and resume need a configuration",
+        )
     # float32 is float32: where speed is wanted, bfloat16 is faster than TF32.
     with (
         full_precision(),
