@@ -64,7 +64,9 @@ def coordinate(shape: Sequence[int], device: torch.device, *, which: int) -> Ten
 
 def own(width: int = 8, *, couplings: int = 2) -> realnvp.Flow:
     """Own layer, network and prior; the couplings share the network."""
-    net = Network(width)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Network(width)
     layers = [AffineCoupling(partial(coordinate, which=i % 2), net) for i in range(couplings)]
     return realnvp.Flow(Chain([Shift(), *layers]), Heavy())
 
@@ -80,7 +82,7 @@ def fitted() -> realnvp.Flow:
 
 
 def test_fit_trains_all_parts_and_remembers_the_shape(fitted: realnvp.Flow) -> None:
-    fresh = own().state_dict()
+    fresh = own().state_dict()  # of the same seed
     for name, weight in fitted.state_dict().items():
         assert name.endswith("bound") or not torch.equal(weight, fresh[name]), name
     assert fitted.shape == (2,)
@@ -163,7 +165,9 @@ def test_own_networks_are_fitted_to_images() -> None:
             return out
 
     masks = (partial(checkerboard, flip=flip) for flip in (False, True))
-    couplings = [AffineCoupling(mask, Convolutions()) for mask in masks]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        couplings = [AffineCoupling(mask, Convolutions()) for mask in masks]
     flow = realnvp.Flow(Chain([Logit(levels=16), *couplings]), StandardNormal())
     random = torch.Generator().manual_seed(0)
     images = torch.randint(4, 12, (60, 1, 6, 6), generator=random).to(torch.uint8)
