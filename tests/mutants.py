@@ -34,6 +34,7 @@ JACOBIAN = "tests/test_check.py -k jacobian_is_too_large"
 OURS = "tests/test_belongings.py"
 FOLDERS = "tests/test_folders.py"
 ARGUMENTS = "tests/test_arguments.py"
+FIRST_HOUR = "tests/test_first_hour.py"
 
 
 class Mutant(NamedTuple):
@@ -528,6 +529,14 @@ MUTANTS = [
         'f"model.{name}": tensor',
         RESUMED,
     ),
+    Mutant("training/train.py", "        keep_unevaluated(run)\n", "", FIRST_HOUR),
+    Mutant(
+        "training/validation.py",
+        "max(1, int(SECONDS_TO_STOP / forward)) if forward else 1",
+        "0",
+        FIRST_HOUR,
+    ),
+    Mutant("files/checkpoint.py", ' | _below("average", tensors)', "", FIRST_HOUR),
     Mutant("files/saved.py", '"facts.json"', '"about.json"', "tests/test_earlier.py"),
     Mutant(
         "tools/noise.py", "[0, 0, index, round]", "[0, 0, round, index]", "tests/test_earlier.py"

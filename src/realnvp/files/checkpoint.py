@@ -1,6 +1,7 @@
 """Checkpoints that a training goes on from: safetensors and JSON, no pickle."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor
 from realnvp.config.words import last_line
 from realnvp.files.folders import keep_last, newest_intact, write_folder
 from realnvp.files.records import DamagedError, damaged_if_invalid, parse_record
-from realnvp.files.saved import CONFIG, read_tensors, write_tensors
+from realnvp.files.tensors import read_tensors, write_tensors
 from realnvp.flows.flow import Flow
 
 TENSORS, STATE = "state.safetensors", "state.json"
@@ -100,8 +101,26 @@ def load_checkpoint(
         for name, mean in averages.items():
             mean.copy_(tensors[f"average.{name}"])
     except (KeyError, ValueError, RuntimeError) as error:
-        raise DamagedError(f"{path}: does not fit {CONFIG}: {last_line(error)}") from None
+        raise DamagedError(f"{path}: does not fit config.json: {last_line(error)}") from None
     return state_of(files, path.parent), complaints
+
+
+def newest_weights(run_dir: Path) -> tuple[TrainState, dict[str, Tensor]] | None:
+    """The newest intact checkpoint: where the training stood, and the flow's tensors by name.
+
+    Averaged weights take the place of the last ones. None: there is no checkpoint.
+    DamagedError: there are checkpoints, and none is intact. Warns of newer ones that are damaged.
+    """
+    folder = run_dir / "checkpoints"
+    files, complaints = newest_intact(folder, "step")
+    if files is None:
+        if complaints:
+            raise DamagedError("; ".join(complaints))
+        return None
+    for complaint in complaints:
+        warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=4)
+    tensors = read_tensors(files.get(TENSORS, b""), folder / TENSORS)
+    return state_of(files, folder), _below("flow", tensors) | _below("average", tensors)
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

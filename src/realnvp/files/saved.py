@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from realnvp.bijections import Chain
 from realnvp.config import Config, from_json, least_parameters, nearest, to_json
 from realnvp.config.words import last_line, one_line
 from realnvp.files.card import card, card_of_built
+from realnvp.files.checkpoint import newest_weights
 from realnvp.files.folders import CARD, MANIFEST, newest_intact, read_folder, write_folder
 from realnvp.files.records import DamagedError, damaged_if_invalid, fields_of, parse_record
+from realnvp.files.tensors import read_tensors, write_tensors
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow, refuse_fast
 
@@ -152,8 +152,9 @@ def load_flow(
     where: a run directory or a folder that `save_flow` wrote; the name of a flow inside this
         package, photos-small or digits-small; an id on the Hugging Face Hub, user/name or
         user/name@revision. In this order.
-    which: of a run, best has the lowest validation bits/dim, last is of the last evaluation. Both
-        have batch norm's moments re-estimated.
+    which: of a run, best has the lowest validation bits/dim, last is of the last evaluation or
+        stop. Both have batch norm's moments re-estimated. Before the first evaluation best is the
+        model of the last stop, else the newest checkpoint's weights, with a warning.
     flow: built as the saved one was; it gets the weights, where it is, and is returned. A flow of
         your own parts needs this. ValueError names the first weight that does not fit.
     From the Hub only safetensors and JSON are taken. ValueError: there is no such flow.
@@ -221,22 +222,49 @@ def _model_files(where: str | Path, which: str) -> tuple[dict[str, bytes], Path]
     if which not in ("best", "last"):
         raise ValueError(f"which: must be 'best' or 'last', got {which!r}")
     folder = locate(where)
-    if (folder / WEIGHTS).exists():
-        files = read_folder(folder)
-    else:
-        found, complaints = newest_intact(folder / "model", which)
-        if found is None:
-            raise (
-                DamagedError("; ".join(complaints))
-                if complaints
-                else ValueError(why_no_flow(folder))
-            )
-        for complaint in complaints:
-            warnings.warn(f"{complaint}; an older model is used", stacklevel=2)
-        files = found
+    files = read_folder(folder) if (folder / WEIGHTS).exists() else _files_of_run(folder, which)
     if missing := _lacking(files):
         raise DamagedError(f"{folder}: its manifest lacks {', '.join(sorted(missing))}")
     return files, folder
+
+
+def _files_of_run(folder: Path, which: str) -> dict[str, bytes]:
+    """The files of a run's best or last model.
+
+    Before the first evaluation: of the model of the last stop, else of the newest checkpoint.
+    """
+    found, complaints = newest_intact(folder / "model", which)
+    if found is None and not complaints and which == "best":
+        found, complaints = newest_intact(folder / "model", "last")
+        if found is not None:
+            warnings.warn(
+                f"{folder}: nothing has been evaluated on validation yet; "
+                "the model of the last stop is used",
+                stacklevel=4,
+            )
+    if found is None and complaints:
+        raise DamagedError("; ".join(complaints))
+    for complaint in complaints:
+        warnings.warn(f"{complaint}; an older model is used", stacklevel=3)
+    return _files_of_checkpoint(folder) if found is None else found
+
+
+def _files_of_checkpoint(folder: Path) -> dict[str, bytes]:
+    """A model of a run that was killed, or copied, before its first one."""
+    config = folder / CONFIG
+    if not config.exists() or (newest := newest_weights(folder)) is None:
+        raise ValueError(why_no_flow(folder))
+    state, weights = newest
+    warnings.warn(
+        f"{folder}: this run has no model yet; "
+        f"the weights of its checkpoint at step {state.step} are used",
+        stacklevel=5,
+    )
+    return {
+        WEIGHTS: write_tensors(weights),
+        CONFIG: config.read_bytes(),
+        FACTS: json.dumps({"step": state.step}).encode(),
+    }
 
 
 def why_no_flow(folder: Path) -> str:
@@ -244,7 +272,10 @@ def why_no_flow(folder: Path) -> str:
     if not folder.exists():
         return f"{folder}: no such run directory or saved flow"
     if (folder / CONFIG).exists():
-        return f"{folder}: this run has no model yet; the first is written at step train.eval_every"
+        return (
+            f"{folder}: this run has no model yet; its training writes one when it is stopped "
+            "(Ctrl-C), and at step train.eval_every"
+        )
     return f"{folder}: neither a run directory nor a saved flow"
 
 
@@ -267,17 +298,3 @@ def _flow_from(config: Config, weights: bytes, path: Path) -> Flow:
     except (RuntimeError, ValueError) as error:
         raise DamagedError(f"{path}: does not fit {CONFIG}: {last_line(error)}") from None
     return flow.eval()
-
-
-def write_tensors(tensors: Mapping[str, Tensor]) -> bytes:
-    """The content of a safetensors file with these tensors."""
-    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return safetensors.torch.save(stored)
-
-
-def read_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; DamagedError names the path if it is none."""
-    try:
-        return safetensors.torch.load(content)
-    except (SafetensorError, ValueError) as error:
-        raise DamagedError(f"{path}: {error}") from None

@@ -21,7 +21,7 @@ from realnvp.training.run import Run, open_run
 from realnvp.training.signals import TrainingStopped, stop_signals
 from realnvp.training.step import train_step
 from realnvp.training.trackers import end_tracker, log_curves
-from realnvp.training.validation import evaluate, write_samples
+from realnvp.training.validation import evaluate, keep_unevaluated, write_samples
 
 clock = time.monotonic
 MAX_FAILED = 20  # steps in a row without a finite loss and gradient, before the training gives up
@@ -125,13 +125,16 @@ def _expected_steps(run: Run) -> int | None:
 def _conclude(run: Run, signum: int = 0) -> None:
     """Evaluate, draw samples and save, where it is time for that after a step.
 
-    TrainingStopped: a signal has come (signum) or comes meanwhile; the training is saved. A resumed
-    training first does what the signal cut short, so it ends as if nobody had stopped it.
+    TrainingStopped: a signal has come (signum) or comes meanwhile; the training and its model are
+    saved. A resumed training first does what the signal cut short, so it ends as if nobody had
+    stopped it.
     """
     every, state, last = run.config.train, run.state, run.progress >= 1
+    if signum:
+        run.save()
+        keep_unevaluated(run)
+        raise TrainingStopped(signum, state.step)
     try:
-        if signum:
-            raise TrainingStopped(signum, state.step)
         with run.average.used():
             if state.step % every.eval_every == 0 or last:
                 _log(run, evaluate(run))

@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -17,8 +19,10 @@ from realnvp.tools.moments import averaging, restore_moments, stored_moments
 from realnvp.tools.noise import Purpose
 from realnvp.tools.progress import chunks
 from realnvp.training.run import Run
+from realnvp.training.signals import TrainingStopped
 
 GRID = 36  # images of a grid of samples
+SECONDS_TO_STOP = 5  # that re-estimating moments may take when the training is asked to stop
 
 
 def evaluate(run: Run) -> dict[str, float]:
@@ -26,17 +30,60 @@ def evaluate(run: Run) -> dict[str, float]:
 
     Returns the mean, in the run's unit, and its standard error, by their names in metrics.jsonl.
     Batch norm's moments are re-estimated over training batches for this, then put back.
-    TrainingStopped: a signal came before there was a result; nothing has changed.
+    TrainingStopped: a signal came before there was a result. The last model is written as it is,
+    and nothing else has changed.
     """
+    with _moments_put_back(run):
+        try:
+            _average_moments(run, run.config.train.moment_batches)
+            result = validate(run)
+        except TrainingStopped:
+            _write_model(run, "last", {})
+            raise
+        return _keep_if_better(run, result)
+
+
+def keep_unevaluated(run: Run) -> None:
+    """Write the last model of a training that was asked to stop, so that it can be used.
+
+    Batch norm's moments are re-estimated over as many batches as take about five seconds.
+    """
+    # A step is a forward pass and its gradient, which takes twice as long. 0: none has been timed.
+    forward = run.state.training_seconds / max(run.state.step, 1) / 3
+    affordable = max(1, int(SECONDS_TO_STOP / forward)) if forward else 1
+    with run.average.used(), _moments_put_back(run):
+        _average_moments(run, min(affordable, run.config.train.moment_batches), to_the_end=True)
+        _write_model(run, "last", {})
+
+
+@contextmanager
+def _moments_put_back(run: Run) -> Iterator[None]:
+    """Context: batch norm's moments may change; afterwards they are as before."""
     before = stored_moments(run.flow)
     try:
-        with averaging(run.flow), torch.no_grad():
-            for step in range(run.config.train.moment_batches if before else 0):
-                run.heed_signals()
-                run.flow.log_prob(run.batches.at(step, Purpose.MOMENTS))
-        return _keep_if_better(run, validate(run))
+        yield
     finally:
         restore_moments(before)
+
+
+def _average_moments(run: Run, count: int, *, to_the_end: bool = False) -> None:
+    """Set batch norm's moments to their averages over `count` training batches.
+
+    to_the_end: also where a signal has come. Else it is TrainingStopped.
+    """
+    with averaging(run.flow), torch.no_grad():
+        for step in range(count if stored_moments(run.flow) else 0):
+            if not to_the_end:
+                run.heed_signals()
+            run.flow.log_prob(run.batches.at(step, Purpose.MOMENTS))
+
+
+def _write_model(run: Run, which: str, measured: Mapping[str, float]) -> None:
+    """Write model/WHICH-STEP, and delete the model before it."""
+    if run.main:
+        facts = {"step": run.state.step, **measured}
+        save_model(run.flow, run.files.models / f"{which}-{run.state.step:09d}", facts=facts)
+        keep_last(run.files.models, which, 1)
 
 
 def _keep_if_better(run: Run, result: Summary) -> dict[str, float]:
@@ -52,17 +99,14 @@ def _keep_if_better(run: Run, result: Summary) -> dict[str, float]:
     state.evaluations_since_best = 0 if better else state.evaluations_since_best + 1
     if better:
         state.best, state.best_step = result.mean, state.step
-    if run.main:
-        if result.nonfinite:
-            warnings.warn(
-                f"step {state.step}: {result.nonfinite} validation {unit.things} "
-                "have no finite log-density",
-                stacklevel=3,
-            )
-        facts = {"step": state.step} | measured
-        for which in ["last", "best"] if better else ["last"]:
-            save_model(run.flow, run.files.models / f"{which}-{state.step:09d}", facts=facts)
-            keep_last(run.files.models, which, 1)
+    if run.main and result.nonfinite:
+        warnings.warn(
+            f"step {state.step}: {result.nonfinite} validation {unit.things} "
+            "have no finite log-density",
+            stacklevel=3,
+        )
+    for which in ["last", "best"] if better else ["last"]:
+        _write_model(run, which, measured)
     return measured
 
 
