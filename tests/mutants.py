@@ -35,6 +35,7 @@ OURS = "tests/test_belongings.py"
 FOLDERS = "tests/test_folders.py"
 ARGUMENTS = "tests/test_arguments.py"
 FIRST_HOUR = "tests/test_first_hour.py"
+UNITS = "tests/test_units.py"
 
 
 class Mutant(NamedTuple):
@@ -555,6 +556,12 @@ MUTANTS = [
     Mutant("cli/arguments.py", "and self.kind not in (str, Path)", "", ARGUMENTS),
     Mutant("cli/arguments.py", "[*rest, *words]", "[*rest]", ARGUMENTS),
     Mutant("cli/elsewhere.py", 'if f"--{name}" in known', "", ARGUMENTS),
+    Mutant("flows/units.py", ".abs().max()", ".max()", UNITS),
+    Mutant("flows/flow.py", "        flow._looked = True", "        pass", UNITS),
+    Mutant("flows/flow.py", "            self._looked = True", "            pass", UNITS),
+    Mutant("config/remedies.py", "shape[-1] == channels", "shape[1] == channels", UNITS),
+    Mutant("config/rules.py", "min(shape[:2]) > 4", "min(shape[:2]) > 400", UNITS),
+    Mutant("export.py", "    _name_batch(proto.graph)\n", "", "tests/test_export.py -k onnx_of"),
 ]
 
 

@@ -35,6 +35,7 @@ def answer_of(file: Path, x: Tensor) -> np.ndarray:
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     [entry], [result] = session.get_inputs(), session.get_outputs()
     assert (entry.name, entry.shape[1:]) == ("x", list(x.shape[1:]))
+    assert entry.shape[0] == result.shape[0] == "batch"
     assert result.name in CALLS
     return session.run(None, {"x": x.numpy()})[0]
 

@@ -1,6 +1,7 @@
 """A flow as a program of plain operations: torch.export, and ONNX for other runtimes."""
 
 import logging
+import re
 import warnings
 from collections.abc import Sequence
 from operator import attrgetter
@@ -12,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from realnvp.bijections.precision import reference_tensor
+from realnvp.config.words import install_line
 from realnvp.files.atomic import atomic_save
 from realnvp.flows.flow import Flow, in_eval_mode, refuse_fast
 
@@ -89,6 +91,16 @@ def _folded(program: ExportedProgram) -> nn.Module:
     return module
 
 
+def _name_batch(graph: Any) -> None:
+    """Call the axis of batches "batch"; torch calls it s77, or the like."""
+    [given] = graph.input
+    symbol = given.type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_param = re.sub(rf"\b{symbol}\b", "batch", axis.dim_param)
+
+
 def export_onnx(
     flow: Flow,
     path: str | Path,
@@ -99,9 +111,16 @@ def export_onnx(
 ) -> None:
     """Write a function of a flow as an ONNX file, with input x and an output named as the call.
 
+    The first axis of each is called batch.
+
     Parameters as for `export_program`. Needs realnvp[onnx].
     """
-    import onnxscript  # noqa: F401  # if it is missing, say so before anything is computed
+    try:
+        import onnxscript  # noqa: F401  # if it is missing, say so before anything is computed
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"export_onnx needs {error.name}: {install_line('onnx')}", name=error.name
+        ) from None
 
     program = export_program(flow, shape, call=call, dtype=dtype)
     log = logging.getLogger("torch.onnx")
@@ -116,5 +135,7 @@ def export_onnx(
     finally:
         log.setLevel(level)
     assert model is not None
-    content = model.model_proto.SerializeToString()
+    proto = model.model_proto
+    _name_batch(proto.graph)
+    content = proto.SerializeToString()
     atomic_save(Path(path), lambda file: file.write(content), size=len(content))

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from realnvp.config.words import install_line
 from realnvp.evaluation.record import current_evaluation
 from realnvp.files.folders import CARD
 from realnvp.files.records import fields_of
@@ -58,7 +59,7 @@ def push_to_hub(
     try:
         from huggingface_hub import HfApi
     except ModuleNotFoundError:
-        raise ValueError("huggingface_hub is not installed: pip install 'realnvp[hub]'") from None
+        raise ValueError(f"huggingface_hub is not installed: {install_line('hub')}") from None
     api = HfApi()
     with tempfile.TemporaryDirectory() as temporary:
         if isinstance(flow, Flow):

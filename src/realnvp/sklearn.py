@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from realnvp.config.errors import ParameterError
+from realnvp.config.words import install_line
 from realnvp.flows.build import vector_flow
 from realnvp.flows.flow import Flow, batch_that_fits
 from realnvp.tools.progress import chunks
@@ -30,7 +31,7 @@ try:
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
     raise ImportError(
-        "realnvp.sklearn needs scikit-learn 1.6 or later: pip install 'realnvp[sklearn]'",
+        f"realnvp.sklearn needs scikit-learn 1.6 or later: {install_line('sklearn')}",
         name="sklearn",
     ) from error
 

@@ -33,7 +33,9 @@ class Bijection(nn.Module, ABC):
     def inverse(self, z: Tensor) -> Tensor:
         """x with f(x) = z. RuntimeError in training mode, where batch norm depends on the batch."""
         if self.training:
-            raise RuntimeError("inverse needs eval mode: call .eval() first")
+            raise RuntimeError(
+                "inverse needs eval mode, and so do decode and sample: call flow.eval() first"
+            )
         return self._inverse(z)
 
     @abstractmethod

@@ -24,6 +24,7 @@ from realnvp.cli.share import Export, Share
 from realnvp.cli.train import train
 from realnvp.config import nearest
 from realnvp.config.errors import ParameterError
+from realnvp.config.words import install_line
 
 COMMANDS: dict[str, Any] = {
     "prepare": Prepare,
@@ -150,7 +151,7 @@ def _install_line(module: str) -> str:
         "skimage": "data",
         "sklearn": "data",
     }
-    return f"pip install 'realnvp[{extras.get(module, 'all')}]'"
+    return install_line(extras.get(module, "all"))
 
 
 def _complain(words: str, code: int) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from realnvp.config.bounds import broken
-from realnvp.config.fields import Config, Kind, flat, to_json
+from realnvp.config.fields import Config, Kind, Shape, flat, to_json
 from realnvp.config.presets import PRESETS
 from realnvp.config.sizes import MOST_BLOCKS, count_blocks
 from realnvp.config.typed import parse_json, typed
@@ -41,6 +41,12 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
             ("name", config.name in PRESETS, f"is no preset{nearest(config.name, PRESETS)}"),
             ("data.set", data.set in SETS, f"is no data set{nearest(data.set, SETS)}"),
             ("data.levels", images != vector, f"does not fit {model.architecture!r} models"),
+            (
+                "data.shape",
+                not images or not data.shape or not _channels_last(data.shape),
+                "looks like (height, width, channels); channels come first: "
+                f"shape=({', '.join(map(str, (data.shape or ())[-1:] + (data.shape or ())[:-1]))})",
+            ),
             ("data.columns", data.columns is None or not images, "is for tables"),
             ("data.flip", images or not data.flip, "is for images"),
             ("data.turn", images or not data.turn, "is for images"),
@@ -73,6 +79,10 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
         ]
         if not holds
     )
+
+
+def _channels_last(shape: Shape) -> bool:
+    return len(shape) == 3 and min(shape[:2]) > 4 and shape[2] in (1, 3)
 
 
 def from_json(text: str | bytes, source: str | Path = "config") -> Config:

@@ -16,6 +16,17 @@ def listed(words: Sequence[str], most: int = 20, more: str = "more") -> str:
     return "; ".join([*words[:most], *others])
 
 
+def quoted(names: Sequence[str], most: int = 10) -> str:
+    """ "'a', 'b' and 3 more": the first `most` of the names, and how many others there are."""
+    others = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + others
+
+
+def install_line(extra: str) -> str:
+    """How to install the packages of an extra of this one."""
+    return f"pip install 'realnvp[{extra}]' (in a clone: pip install -e '.[{extra}]')"
+
+
 def one_line(error: Exception) -> str:
     """What an error says, in one line; the name of its type if it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -6,10 +6,12 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
+from realnvp.config.remedies import as_uint8
 from realnvp.config.words import listed
 from realnvp.data.dataset import Dataset, Lazy, Pixels, Shape, Split, decoded, in_threads
 from realnvp.data.images import read_image
@@ -178,17 +180,23 @@ def _array(path: Path, levels: int) -> Pixels:
     if array.dtype != np.uint8 or array.ndim not in (3, 4):
         raise ValueError(
             f"{path}: {array.dtype} of shape {array.shape}; uint8 (N, H, W) or (N, H, W, "
-            "C) is needed"
+            f"C) is needed{_remedy(array)}"
         )
     images = array[..., None] if array.ndim == 3 else array
     if images.shape[-1] not in (1, 3):
-        hint = "; this looks like (N, C, H, W): transpose it" if images.shape[1] in (1, 3) else ""
+        hint = "; channels first? np.moveaxis(x, 1, -1)" if images.shape[1] in (1, 3) else ""
         raise ValueError(
             f"{path}: shape {array.shape} has {images.shape[-1]} channels at its end, "
             f"not 1 or 3{hint}"
         )
     check_levels(images, levels, path=path)
     return images
+
+
+def _remedy(array: npt.NDArray[Any]) -> str:
+    if array.dtype == np.uint8:
+        return ""
+    return f"; {as_uint8('x', array.dtype, numpy=True)}, and np.save"
 
 
 def _image(path: Path, levels: int) -> Pixels:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from realnvp.config.words import install_line
 from realnvp.data.dataset import SPLITS, Dataset, Indices, Lazy, Pixels, cut_off
 from realnvp.data.images import read_image
 
@@ -85,7 +86,7 @@ def load_photographs() -> list[Pixels]:
     origins = [Path(spec.origin) for spec in specs if spec is not None and spec.origin is not None]
     if len(origins) < len(PHOTOGRAPHS):
         raise ValueError(
-            "data.set: photos needs scikit-image and scikit-learn: pip install 'realnvp[data]'"
+            "data.set: photos needs scikit-image and scikit-learn: " + install_line("data")
         )
     return [
         read_image(origin.parent / photograph.file)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from realnvp.bijections.precision import float64_like
 from realnvp.config import DataConfig
+from realnvp.config.remedies import as_uint8, in_order
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, in_bits_per_dim, unit_of
 from realnvp.data import dequantise
 from realnvp.evaluation.views import averaged, views_of
@@ -137,6 +138,12 @@ def log_probs(
         nats = _of_rows(flow, torch.as_tensor(images))
         return nats if on_device else nats.cpu().double()
     _check(images, noise_draws, batch_size)
+    if flow.shape is not None and images.shape[1] != flow.shape[0]:
+        numpy = isinstance(images, np.ndarray)
+        raise ValueError(
+            f"images: expected a batch of shape (B, {flow.shape[0]}, H, W), got "
+            f"{tuple(images.shape)}{in_order('images', images.shape, flow.shape, numpy=numpy)}"
+        )
     batch_size = min(batch_size, batch_that_fits(images.shape[1:]))
     indices = range(len(images)) if indices is None else indices
     # Parts stay on the device until the end: to look at a part is to wait for the device.
@@ -171,9 +178,10 @@ def _of_rows(flow: Flow, rows: Tensor) -> Tensor:
 
 def _check(images: Images, noise_draws: int, batch_size: int) -> None:
     if not isinstance(images, Tensor | np.ndarray) or images.dtype not in (torch.uint8, np.uint8):
-        raise ValueError(
-            f"images: expected uint8, got {getattr(images, 'dtype', type(images).__name__)}"
-        )
+        dtype = getattr(images, "dtype", None)
+        numpy = isinstance(images, np.ndarray)
+        remedy = "" if dtype is None else f"; {as_uint8('images', dtype, numpy=numpy)}"
+        raise ValueError(f"images: expected uint8, got {dtype or type(images).__name__}{remedy}")
     on_meta = isinstance(images, Tensor) and images.is_meta
     if images.ndim != 4 or not len(images) or on_meta:
         raise ValueError(

@@ -62,7 +62,8 @@ def _download(name: str, tried: str) -> Path:
         from huggingface_hub import snapshot_download
     except ModuleNotFoundError:
         raise ValueError(
-            f"{tried}; if it is on the Hugging Face Hub: pip install 'realnvp[hub]'"
+            f"{tried}; if it is on the Hugging Face Hub, in a clone pip install -e '.[hub]', "
+            "else pip install 'realnvp[hub]'"
         ) from None
     try:
         folder = Path(

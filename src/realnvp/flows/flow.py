@@ -13,6 +13,8 @@ from realnvp.bijections.base import Bijection, equal_shares
 from realnvp.bijections.multiscale import side_divisor
 from realnvp.bijections.precision import float64_like, reference_tensor
 from realnvp.config import Config
+from realnvp.config.remedies import in_order
+from realnvp.flows.units import check_type, warn_of_floats
 from realnvp.tools.device import full_precision
 from realnvp.tools.noise import Purpose, generator
 from realnvp.tools.progress import chunks
@@ -44,6 +46,7 @@ class Flow(nn.Module):
 
     exact = True
     """False for a flow that `realnvp.fast` made: its numbers are not to be reported."""
+    _looked = False  # at the units of a batch
 
     def __init__(
         self,
@@ -66,7 +69,7 @@ class Flow(nn.Module):
         x is (B, C, H, W) or (B, D), in data units. -inf where the density is zero. ValueError if
         the shape does not fit.
         """
-        self.check_batch(x)
+        self._check_data(x)
         z, log_det = self.bijection(x)
         return self.prior.log_prob(z) + log_det
 
@@ -79,14 +82,14 @@ class Flow(nn.Module):
         and all log-scales that acted at its place. Costs as much as log_prob.
         A term without a place, as log |det W| of a mixing, is shared equally.
         """
-        self.check_batch(x)
+        self._check_data(x)
         z, terms = self.bijection.forward_map(x)
         terms = terms + _prior_map(self.prior, z)
         return terms.sum(1) if x.ndim > 2 else terms
 
     def encode(self, x: Tensor) -> Tensor:
         """z = f(x), of x's shape."""
-        self.check_batch(x)
+        self._check_data(x)
         return self.bijection(x)[0]
 
     def decode(self, z: Tensor) -> Tensor:
@@ -118,6 +121,8 @@ class Flow(nn.Module):
         dtype: None: the weights' type.
         """
         shape = self.sample_shape(shape)
+        if not isinstance(n, int | np.integer):
+            raise ValueError(f"n: how many samples, a whole number, got {n!r}; one has `shape`")
         if n < 1:
             raise ValueError(f"n: must be at least 1, got {n}")
         if not 0 <= temperature < math.inf:
@@ -152,13 +157,19 @@ class Flow(nn.Module):
         first = indices.start - ROWS * blocks.start
         return torch.cat(parts)[first : first + len(indices)].to(float64_like(self))
 
+    def _check_data(self, x: Tensor) -> None:
+        """`check_batch`; warns once of floats in 0..1 if the flow is of grey levels.
+
+        Only in eval mode: no step of a training waits for the look.
+        """
+        self.check_batch(x)
+        if not (self._looked or self.training):
+            self._looked = True
+            warn_of_floats(x, self.config)
+
     def check_batch(self, x: Tensor) -> None:
         """ValueError if x is no batch for this flow: by its type, its device or its shape."""
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise ValueError(
-                f"the flow takes floating-point tensors (pixels: v + u), got {type(x).__name__} "
-                f"of {getattr(x, 'dtype', 'no type')}; see realnvp.bits_per_dim"
-            )
+        check_type(x)
         mine, remedy = reference_tensor(self, x), "bring one to the other with .to"
         if torch.promote_types(x.dtype, mine.dtype) != x.dtype:
             raise ValueError(f"the flow is of {mine.dtype}, the data {x.dtype}: {remedy}")
@@ -169,7 +180,7 @@ class Flow(nn.Module):
             if x.ndim != 2 + len(sides) or x.shape[1] != channels or x.shape[0] < 1:
                 raise ValueError(
                     f"expected a batch of shape (B, {channels}{', H, W' if sides else ''}), "
-                    f"got {tuple(x.shape)}"
+                    f"got {tuple(x.shape)}{in_order('x', x.shape, self.shape, numpy=False)}"
                 )
         if x.ndim == 4 and any(side % self.divisor or not side for side in x.shape[2:]):
             raise ValueError(
@@ -229,12 +240,20 @@ def refuse_fast(flow: Flow, verb: str) -> None:
 
 @contextmanager
 def in_eval_mode(module: nn.Module) -> Iterator[None]:
-    """Context: eval mode. Afterwards each submodule is in the mode that it was in."""
+    """Context: eval mode. Afterwards each submodule is in the mode that it was in.
+
+    Whoever uses it knows the units of its batches: `Flow` does not look at them.
+    """
     modes = [(child, child.training) for child in module.modules()]
+    flows = [(child, child._looked) for child in module.modules() if isinstance(child, Flow)]
     module.eval()
+    for flow, _ in flows:
+        flow._looked = True
     try:
         yield
     finally:
+        for flow, looked in flows:
+            flow._looked = looked
         for child, mode in modes:
             child.training = mode
 

@@ -4,14 +4,19 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from realnvp.bijections.precision import in_float64
 from realnvp.config.errors import ParameterError
+from realnvp.config.words import one_line
 from realnvp.flows.flow import Flow, evaluating
 from realnvp.flows.start import start_from
+from realnvp.flows.units import warn_of_floats
 from realnvp.tools.noise import Purpose, generator
 from realnvp.training.optimisation import WeightAverage, rate
 
@@ -35,7 +40,7 @@ class Fit:
 
 def fit(
     flow: Flow,
-    x: Tensor,
+    x: Tensor | NDArray[Any],
     *,
     max_steps: int = 1000,
     batch_size: int = 256,
@@ -54,8 +59,8 @@ def fit(
     The flow is in eval mode afterwards, and has the shape of x. ValueError names what is out of
     range.
 
-    x: (N, D) or (N, C, H, W), in data units. float64: so are z and log-det between the layers,
-        whatever the networks are.
+    x: (N, D) or (N, C, H, W), in data units, a tensor or a numpy array. float64: so are z and
+        log-det between the layers, whatever the networks are.
     max_steps, batch_size: steps of Adam, and the rows of each.
     lr: the learning rate's peak; it rises to lr, and falls to 0 over max_steps.
     noise: each batch gets Gaussian noise with noise^2 times the covariance of the rows (of images:
@@ -69,7 +74,9 @@ def fit(
     seed: the same seed gives the same weights; torch's own generators are left alone.
     verbose: print the progress.
     """
+    x = _tensor(x)
     _check(
+        flow,
         x,
         average=average,
         held_out=held_out,
@@ -170,7 +177,20 @@ class _Best:
             self.nats, self.step, self.weights = nats, step, copy.deepcopy(self.flow.state_dict())
 
 
-def _check(x: Tensor, *, average: float, held_out: float, **values: float) -> None:
+def _tensor(x: Any) -> Tensor:
+    """Rows as a tensor of real numbers; integers become float64. ParameterError: they are none."""
+    try:
+        rows = x if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
+    except (TypeError, ValueError) as error:
+        raise ParameterError("x", f"is no array of numbers: {one_line(error)}") from None
+    if rows.ndim == 4 and not rows.is_floating_point():
+        raise ParameterError(
+            "x", f"{rows.dtype}; fit takes v + u, pixels and noise: x + torch.rand(x.shape)"
+        )
+    return rows if rows.is_floating_point() else rows.double()
+
+
+def _check(flow: Flow, x: Tensor, *, average: float, held_out: float, **values: float) -> None:
     least = {"max_steps": 1, "batch_size": 1, "patience": 1, "noise": 0}
     for name, value in values.items():
         if not least.get(name, 0) <= value < math.inf or (name == "lr" and value == 0):
@@ -182,6 +202,8 @@ def _check(x: Tensor, *, average: float, held_out: float, **values: float) -> No
     if not x.isfinite().all():
         raise ParameterError("x", "must be finite")
     check_size(x)
+    flow.check_batch(x[:1])
+    warn_of_floats(x, flow.config)
 
 
 def check_size(x: Tensor, names: Sequence[str] | None = None) -> None:
