@@ -162,7 +162,7 @@ def test_arrays_on_disk(capsys: Out, tmp_path: Path) -> None:
         )
     np.save(tmp_path / "x.npy", np.zeros((20, 3, 8, 8), np.uint8))
     argv = ("train", "images", "--data.source", tmp_path / "x.npy", "--dry-run")
-    assert "channels first? np.moveaxis(x, 1, -1)" in refused(capsys, *argv)
+    assert "channels first? transpose it: np.moveaxis(x, 1, -1)" in refused(capsys, *argv)
 
 
 @pytest.mark.slow

@@ -184,7 +184,11 @@ def _array(path: Path, levels: int) -> Pixels:
         )
     images = array[..., None] if array.ndim == 3 else array
     if images.shape[-1] not in (1, 3):
-        hint = "; channels first? np.moveaxis(x, 1, -1)" if images.shape[1] in (1, 3) else ""
+        hint = (
+            "; channels first? transpose it: np.moveaxis(x, 1, -1)"
+            if images.shape[1] in (1, 3)
+            else ""
+        )
         raise ValueError(
             f"{path}: shape {array.shape} has {images.shape[-1]} channels at its end, "
             f"not 1 or 3{hint}"

@@ -246,9 +246,9 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
     """
     modes = [(child, child.training) for child in module.modules()]
     flows = [(child, child._looked) for child in module.modules() if isinstance(child, Flow)]
-    module.eval()
     for flow, _ in flows:
         flow._looked = True
+    module.eval()
     try:
         yield
     finally:
