@@ -64,6 +64,41 @@ def test_every_room_is_named() -> None:
     assert expected - named == set()
 
 
+GLOSSARY = ROOT / "docs" / "glossary.md"
+LINKED = {  # where they first stand on a page
+    "v--u": r"v \+\s+u",
+    "dequantisation": r"[Dd]equantisation",
+    "muon": r"\bMuon\b",
+    "moments": r"\bmoments\b",
+    "coupling_growth": r"\bcoupling_growth\b",
+    "frequency": r"\bfrequency\b",
+}
+NO_PROSE = r"\A---\n.*?\n---\n|^```.*?^```$|\$\$.*?\$\$|\*\*[^*]+\*\*|`[^`\n]*`"
+NO_PROSE += r"|^(?: {4}|#)[^\n]*$|!?\[[^\[\]]*\]\((?![^)]*glossary)[^)]*\)"
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda page: page.name
+)
+def test_words_of_the_glossary_are_linked_where_they_first_stand(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    anchors = {_anchor(title) for title in re.findall(r"^### (.*)$", GLOSSARY.read_text(), re.M)}
+    assert {*LINKED, *re.findall(r"glossary\.md#([^)]*)\)", text)} <= anchors
+    if page == GLOSSARY:
+        return
+    prose = re.sub(NO_PROSE, "", text, flags=re.M | re.S)
+    for word, pattern in LINKED.items():
+        if first := re.search(f"(?<!#)(?:{pattern})", prose):
+            link = re.search(rf"\[[^\[\]]*\]\([./\w]*glossary\.md#{word}\)", prose)
+            linked = link is not None and link.start() <= first.start()
+            assert linked, f"{page}: link '{first[0]}' to glossary.md#{word} where it first stands"
+
+
+def _anchor(title: str) -> str:
+    """As GitHub and MyST name a heading."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
 def test_the_readme_is_short() -> None:
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 120
