@@ -50,6 +50,12 @@ class Mutant(NamedTuple):
 
 MUTANTS = [
     Mutant(
+        "evaluation/record.py",
+        "not name or bits >= self.bits_per_dim",
+        "not name or bits <= self.bits_per_dim",
+        "tests/test_cli.py -k fewer_bits",
+    ),
+    Mutant(
         "training/fit.py",
         "        flow.shape = tuple(x.shape[1:])\n",
         "        pass\n",

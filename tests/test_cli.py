@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from realnvp.cli.main import run
 from realnvp.config import Config, to_json
 from realnvp.data import codec_bits_per_dim
 from realnvp.data.published.prepare import convert
+from realnvp.evaluation.record import OfImages
 
 FAST = [
     *(
@@ -148,6 +150,31 @@ def test_evaluate_equals_python(out_of: Out, run_dir: Path) -> None:
     result = answer(out_of, "evaluate", run_dir, "--noise-draws", "3", "--seed", "1")
     assert result["bits_per_dim"] == pytest.approx(expected.mean, abs=1e-6)
     assert result["standard_error"] == pytest.approx(expected.standard_error, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("codecs", "shape", "advice"),
+    [
+        ({"png": 3.5, "webp": 2.5}, [3, 8, 8], "webp is 0.500 bits/dim better than this flow"),
+        ({"png": 2.75, "webp": 3.0}, [1, 8, 8], "png is 0.250 bits/dim better than this flow"),
+        ({"png": 3.5, "webp": 3.25}, [3, 8, 8], ""),
+        (None, [3, 8, 8], ""),
+    ],
+)
+def test_a_codec_that_needs_fewer_bits_is_told_with_what_to_do(
+    codecs: dict[str, float] | None, shape: list[int], advice: str
+) -> None:
+    texts: dict[str, Any] = dict.fromkeys(("standard_error_over", "split", "dataset"), "images")
+    numbers: dict[str, Any] = {"standard_error": 0.1, "num_images": 9, "noise_draws": 1, "seed": 0}
+    others: dict[str, Any] = {"which": "best", "step": 1, "paper": None, "dataset_version": None}
+    lines = OfImages(
+        **texts, **numbers, **others, bits_per_dim=3.0, codecs=codecs, shape=shape
+    ).lines()
+    told = [line for line in lines if "better than this flow" in line]
+    assert len(told) == bool(advice)
+    if told:
+        assert told[0].strip().startswith(advice)
+        assert ("--init-from photos-small" in told[0]) == (shape[0] == 3)
 
 
 def test_codecs_in_pieces(out_of: Out, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
