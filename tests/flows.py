@@ -30,6 +30,9 @@ from realnvp.networks.modern import ConvNet
 from realnvp.networks.resnet import KeptHalf, ResNet
 from realnvp.tools.moments import averaging
 
+GIVEN = 3
+"""Numbers of the condition of conditional cases."""
+
 Case = Callable[[], tuple[Bijection, Tensor]]
 
 
@@ -88,11 +91,32 @@ def learned_noise(channels: int, *, levels: int = 256) -> Dequantisation:
     return Dequantisation(net, levels=levels)
 
 
-def image_flow(channels: int, height: int, width: int, num_scales: int, **fields: Any) -> Bijection:
+def image_flow(
+    channels: int, height: int, width: int, num_scales: int, *, given: int = 0, **fields: Any
+) -> Bijection:
     model = ModelConfig(
         **{"num_scales": num_scales, "width": 4, "num_blocks": 1, "num_couplings": 2} | fields
     )
-    return build(Config(data=DataConfig(shape=(channels, height, width)), model=model)).bijection
+    names = tuple(map(str, range(given))) or None
+    data = DataConfig(shape=(channels, height, width), classes=given > 0, class_names=names)
+    return build(Config(data=data, model=model)).bijection
+
+
+class Given(Bijection):
+    """A bijection given a condition, the same numbers for each example."""
+
+    def __init__(self, bijection: Bijection, given: int = GIVEN) -> None:
+        super().__init__()
+        self.bijection, self.given = bijection, normal(1, given)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.bijection(x, self.given.expand(len(x), -1))
+
+    def forward_map(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.bijection.forward_map(x, self.given.expand(len(x), -1))
+
+    def _inverse(self, z: Tensor) -> Tensor:
+        return self.bijection.inverse(z, self.given.expand(len(z), -1))
 
 
 CASES: dict[str, Case] = {
@@ -172,6 +196,28 @@ CASES: dict[str, Case] = {
     "nice 3x4x4, 2 scales": lambda: (
         image_flow(3, 4, 4, 2, coupling="additive"),
         pixels(2, 3, 4, 4),
+    ),
+    "additive checkerboard, given": lambda: (
+        Given(AdditiveCoupling(checkerboard, ResNet(1, 6, 1, num_blocks=1, given=GIVEN))),
+        normal(2, 1, 4, 4),
+    ),
+    "vectors of 1, given": lambda: (
+        Given(vector_flow(1, given=GIVEN, width=8).bijection),
+        normal(3, 1),
+    ),
+    "vectors of 5, given, batch norm": lambda: (
+        Given(vector_flow(5, given=GIVEN, width=8, batch_norm=True, frequency=0).bijection),
+        normal(4, 5),
+    ),
+    "image flow 3x4x4, 2 scales, given": lambda: (
+        Given(image_flow(3, 4, 4, 2, given=GIVEN)),
+        pixels(2, 3, 4, 4),
+    ),
+    "modern 1x8x8, 2 scales, variational dequantisation, given": lambda: (
+        Given(
+            image_flow(1, 8, 8, 2, given=GIVEN, architecture="modern", dequantisation="variational")
+        ),
+        pixels(2, 1, 8, 8),
     ),
 }
 LARGE: dict[str, Case] = {

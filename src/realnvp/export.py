@@ -27,8 +27,8 @@ class _Function(nn.Module):
         super().__init__()
         self.flow, self.call = flow, call
 
-    def forward(self, x: Tensor) -> Tensor:
-        return getattr(self.flow, self.call)(x)
+    def forward(self, x: Tensor, given: Tensor | None = None) -> Tensor:
+        return getattr(self.flow, self.call)(x, given)
 
 
 def export_program(
@@ -39,6 +39,8 @@ def export_program(
     dtype: torch.dtype | None = None,
 ) -> ExportedProgram:
     """A function of a flow as a graph of plain operations, without gradients, in eval mode.
+
+    A conditional flow's takes c, too: given, int64 classes, (B,), or columns, (B, k), of x's type.
 
     shape: of one x. None: the training's. The graph takes batches (B, *shape) with any B.
     call: log_prob, log_prob_map and encode take x in data units, of images v + u with your noise;
@@ -54,15 +56,17 @@ def export_program(
     mine = reference_tensor(flow)
     # A batch of 2: torch takes 1 for a constant.
     x = torch.zeros(2, *shape, dtype=dtype or mine.dtype, device=mine.device)
+    inputs = (x,) if flow.condition is None else (x, flow.condition.example(x))
     # torch.export reads flags of TF32 that `full_precision` makes unreadable.
     with in_eval_mode(flow), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's, of itself
-        getattr(flow, call)(x)  # a shape that does not fit is told in our words
-        return _traced(_folded(_traced(_Function(flow, call), x)), x)
+        getattr(flow, call)(*inputs)  # a shape that does not fit is told in our words
+        return _traced(_folded(_traced(_Function(flow, call), inputs)), inputs)
 
 
-def _traced(module: nn.Module, x: Tensor) -> ExportedProgram:
-    return torch.export.export(module, (x,), dynamic_shapes=({0: Dim("batch")},))
+def _traced(module: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
+    batch = Dim("batch")
+    return torch.export.export(module, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
 
 
 def _folded(program: ExportedProgram) -> nn.Module:
@@ -112,6 +116,7 @@ def export_onnx(
     """Write a function of a flow as an ONNX file, with input x and an output named as the call.
 
     The first axis of each is called batch.
+    A conditional flow's has an input named given, too.
 
     Parameters as for `export_program`. Needs realnvp[onnx].
     """
@@ -130,7 +135,11 @@ def export_onnx(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = torch.onnx.export(
-                program, dynamo=True, input_names=["x"], output_names=[call], verbose=False
+                program,
+                dynamo=True,
+                input_names=["x"] if flow.condition is None else ["x", "given"],
+                output_names=[call],
+                verbose=False,
             )
     finally:
         log.setLevel(level)

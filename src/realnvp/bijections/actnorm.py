@@ -33,7 +33,7 @@ class ActNorm(StartsFromData):
         log_det = -prod(x.shape[2:]) * log_scale.sum()
         return (x - mean) * torch.exp(-log_scale), log_det.expand(x.shape[0])
 
-    def forward_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_map(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
         mean, log_scale = self._weights(x)
         return (x - mean) * torch.exp(-log_scale), -log_scale.expand(x.shape)
 

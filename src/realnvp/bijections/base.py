@@ -2,6 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,27 +18,43 @@ class Bijection(nn.Module, ABC):
       log_det[i] == log |det dz[i]/dx[i]|
       each example is mapped on its own, in eval mode
       f.forward_map(x)[1]   sums to log_det, has x's shape
+    They hold for each condition `given`, (B, k), which the networks of couplings see. A subclass
+    whose map depends on it takes it as the second parameter of `forward` and `_inverse`.
     """
+
+    takes_given = False
+    """Whether the map depends on a condition."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.takes_given = "given" in signature(cls.forward).parameters
+
+    def __call__(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """z = f(x) and log |det dz/dx| of each example, given a condition."""
+        return super().__call__(x, *self._condition(given))
+
+    def _condition(self, given: Tensor | None) -> tuple[Tensor, ...]:
+        return (given,) if self.takes_given and given is not None else ()
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """z = f(x) and log |det dz/dx| of each example."""
 
-    def forward_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_map(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """z = f(x) and what each entry contributes to log_det, of x's shape.
 
         Here: equal shares, as no entry of a matrix has a share of its own.
         """
-        z, log_det = self(x)
+        z, log_det = self(x, given)
         return z, equal_shares(log_det, x)
 
-    def inverse(self, z: Tensor) -> Tensor:
+    def inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
         """x with f(x) = z. RuntimeError in training mode, where batch norm depends on the batch."""
         if self.training:
             raise RuntimeError(
                 "inverse needs eval mode, and so do decode and sample: call flow.eval() first"
             )
-        return self._inverse(z)
+        return self._inverse(z, *self._condition(given))
 
     @abstractmethod
     def _inverse(self, z: Tensor) -> Tensor:
@@ -50,25 +68,25 @@ class Chain(Bijection):
         super().__init__()
         self.bijections = nn.ModuleList(bijections)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
         log_det = x.new_zeros(x.shape[0])
         for bijection in self.bijections:
-            x, term = bijection(x)
+            x, term = bijection(x, given)
             log_det = log_det + term
         return x, log_det
 
-    def forward_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_map(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
         log_det = torch.zeros_like(x)
         for bijection in self.bijections:
             assert isinstance(bijection, Bijection)
-            x, terms = bijection.forward_map(x)
+            x, terms = bijection.forward_map(x, given)
             log_det = log_det + terms
         return x, log_det
 
-    def _inverse(self, z: Tensor) -> Tensor:
+    def _inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
         for bijection in reversed(self.bijections):
             assert isinstance(bijection, Bijection)
-            z = bijection.inverse(z)
+            z = bijection.inverse(z, given)
         return z
 
 

@@ -23,7 +23,7 @@ class BatchNorm(Bijection):
         log_det = -0.5 * (var + EPS).log().expand(x.shape[1:]).sum()
         return (x - mean) * (var + EPS).rsqrt(), log_det.expand(x.shape[0])
 
-    def forward_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_map(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
         mean, var = self._moments(x)
         return (x - mean) * (var + EPS).rsqrt(), -0.5 * (var + EPS).log().expand(x.shape)
 

@@ -13,6 +13,7 @@ class AffineCoupling(Bijection):
 
     mask gives b; True: passed through unchanged, bit for bit.
     net(b x, b) gives 2C channels: the shift m, then raw, with l = bound * tanh(raw).
+    With a condition it is net(b x, b, given).
     bound: where one trained scalar starts. It bounds the log-scale, so that no single step makes
     the log-scale large.
     """
@@ -23,21 +24,21 @@ class AffineCoupling(Bijection):
         self.net = net
         self.bound = nn.Parameter(torch.tensor(bound))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z, terms = self.forward_map(x)
+    def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z, terms = self.forward_map(x, given)
         return z, sum_per_example(terms)
 
-    def forward_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mask, log_scale, shift = self._predict(x)
+    def forward_map(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        mask, log_scale, shift = self._predict(x, given)
         return torch.where(mask, x, x * log_scale.exp() + shift), log_scale
 
-    def _inverse(self, z: Tensor) -> Tensor:
-        mask, log_scale, shift = self._predict(z)  # b z = b x
+    def _inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
+        mask, log_scale, shift = self._predict(z, given)  # b z = b x
         return torch.where(mask, z, (z - shift) * torch.exp(-log_scale))
 
-    def _predict(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _predict(self, x: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         mask = self.mask(x.shape, x.device)
-        shift, raw = _of_kept_part(self.net, x, mask).chunk(2, dim=1)
+        shift, raw = _of_kept_part(self.net, x, mask, given).chunk(2, dim=1)
         return mask, (self.bound * ~mask).to(raw) * raw.tanh(), shift
 
 
@@ -45,7 +46,7 @@ class AdditiveCoupling(Bijection):
     """z = b x + (1 - b) (x + m(b x));  log_det = 0.
 
     The coupling of NICE, the paper's predecessor [14].
-    net(b x, b) gives the C channels of the shift m.
+    net(b x, b) gives the C channels of the shift m. With a condition it is net(b x, b, given).
     """
 
     def __init__(self, mask: Mask, net: nn.Module) -> None:
@@ -53,20 +54,20 @@ class AdditiveCoupling(Bijection):
         self.mask = mask
         self.net = net
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mask, shift = self._predict(x)
+    def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        mask, shift = self._predict(x, given)
         return torch.where(mask, x, x + shift), x.new_zeros(x.shape[0])
 
-    def _inverse(self, z: Tensor) -> Tensor:
-        mask, shift = self._predict(z)
+    def _inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
+        mask, shift = self._predict(z, given)
         return torch.where(mask, z, z - shift)
 
-    def _predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _predict(self, x: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
         mask = self.mask(x.shape, x.device)
-        return mask, _of_kept_part(self.net, x, mask)
+        return mask, _of_kept_part(self.net, x, mask, given)
 
 
-def _of_kept_part(net: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
-    """net(b x, b) in x's type."""
+def _of_kept_part(net: nn.Module, x: Tensor, mask: Tensor, given: Tensor | None) -> Tensor:
+    """net(b x, b), or net(b x, b, given), in x's type."""
     # No product b x: 0 * inf would be nan.
-    return in_the_networks_dtype(net, x.where(mask, 0), mask)
+    return in_the_networks_dtype(net, x.where(mask, 0), mask, given)

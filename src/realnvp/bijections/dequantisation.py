@@ -47,12 +47,12 @@ class Dequantisation(Bijection):
         self.levels = levels
         self.register_load_state_dict_pre_hook(_refuse_version_0_1_0)  # type: ignore[no-untyped-call]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z, terms = self.forward_map(x)
+    def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z, terms = self.forward_map(x, given)
         return z, sum_per_example(terms)
 
-    def forward_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        v, u, bends = self._predict(x)
+    def forward_map(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        v, u, bends = self._predict(x, given)
         log_slope = torch.zeros_like(u)
         for p, q, c in bends:
             w = 1 - u
@@ -62,8 +62,8 @@ class Dequantisation(Bijection):
             u = u * (p * w + c * u) / whole
         return self._within(v, u), log_slope
 
-    def _inverse(self, z: Tensor) -> Tensor:
-        v, u, bends = self._predict(z)
+    def _inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
+        v, u, bends = self._predict(z, given)
         for p, q, c in reversed(bends):
             w = 1 - u
             # The odds r solve c w r^2 + b r - u = 0. No digits cancel: this root has no difference.
@@ -72,12 +72,15 @@ class Dequantisation(Bijection):
             u = torch.where(b > 0, u / (u + t), t / (t + c * w))
         return self._within(v, u)
 
-    def _predict(self, x: Tensor) -> tuple[Tensor, Tensor, list[tuple[Tensor, ...]]]:
+    def _predict(
+        self, x: Tensor, given: Tensor | None
+    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, ...]]]:
         """v, u, and p, q, c of each bend."""
         v = x.floor()
         seen = pixel_unshuffle(6 * v / (self.levels - 1) - 3, 2)
         # The mask: all of it is seen.
-        raw = in_the_networks_dtype(self.net, seen, seen.new_ones((), dtype=torch.bool))
+        whole = seen.new_ones((), dtype=torch.bool)
+        raw = in_the_networks_dtype(self.net, seen, whole, given)
         bends = pixel_shuffle(torch.exp(math.log(STEEPEST) * raw.tanh()), 2).chunk(BENDS, dim=1)
         return v, x - v, [bend.chunk(3, dim=1) for bend in bends]
 

@@ -28,7 +28,7 @@ class Logit(Bijection):
         z, terms = self.forward_map(x)
         return z, sum_per_example(terms)
 
-    def forward_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_map(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
         p = self.alpha + (1 - 2 * self.alpha) * x / self.levels
         eps = torch.finfo(x.dtype).eps
         outside = (p < -4 * eps) | (p > 1 + 4 * eps)

@@ -33,9 +33,13 @@ def in_float64(x: Tensor) -> Tensor:
     return x.cpu().double() if x.device.type == "mps" else x.double()
 
 
-def in_the_networks_dtype(net: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+def in_the_networks_dtype(
+    net: nn.Module, x: Tensor, mask: Tensor, given: Tensor | None = None
+) -> Tensor:
     """net(x, mask), computed in the type of the network's weights and returned in x's type.
 
-    So z and log-det keep the type of x.
+    So z and log-det keep the type of x. With a condition it is net(x, mask, given).
     """
-    return net(x.to(reference_tensor(net, x).dtype), mask).to(x.dtype)
+    dtype = reference_tensor(net, x).dtype
+    condition = () if given is None else (given.to(dtype),)
+    return net(x.to(dtype), mask, *condition).to(x.dtype)

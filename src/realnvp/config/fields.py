@@ -63,6 +63,11 @@ class DataConfig:
     held_out: float = bounded(0.1, BELOW_HALF)
     """Share of the training images (rows) cut off for validation, and for test, where the source
     has no such split."""
+    classes: bool = False
+    """Learn p(x | class): the class of an image is the name of its subfolder, or in labels.npy or
+    labels.csv beside arrays, or the set's own label."""
+    class_names: tuple[str, ...] | None = bounded(None, DIFFERENT)
+    """Names of the classes; taken from the data when not given."""
 
     @property
     def kind(self) -> Kind:
@@ -105,6 +110,9 @@ class ModelConfig:
     """rho of eq 15-16 in training; 0: plain batch statistics."""
     alpha: float = bounded(0.05, BELOW_HALF)
     """Pixels are squeezed into [alpha, 1 - alpha] before the logit (section 4.1)."""
+    given: int = bounded(0, between(0, 100_000))
+    """Numbers of a condition that the networks see: one of a class each, or columns; taken from the
+    data."""
 
 
 @dataclass(frozen=True)

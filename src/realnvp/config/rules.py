@@ -48,6 +48,18 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
                 f"shape=({', '.join(map(str, (data.shape or ())[-1:] + (data.shape or ())[:-1]))})",
             ),
             ("data.columns", data.columns is None or not images, "is for tables"),
+            ("data.classes", images or not data.classes, "is for images"),
+            (
+                "data.class_names",
+                data.class_names is None or data.classes,
+                "needs data.classes",
+            ),
+            (
+                "model.given",
+                data.class_names is None or model.given in (0, len(data.class_names)),
+                "is not the number of data.class_names",
+            ),
+            ("model.given", not images or data.classes or not model.given, "needs data.classes"),
             ("data.flip", images or not data.flip, "is for images"),
             ("data.turn", images or not data.turn, "is for images"),
             ("data.recolour", images or not data.recolour, "is for images"),

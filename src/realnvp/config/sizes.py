@@ -11,8 +11,13 @@ MOST_PARAMETERS = 10**10
 MOST_BLOCKS = 4000
 
 
-def resolve(config: Config, shape: Shape, columns: tuple[str, ...] | None = None) -> Config:
-    """The configuration with the shape, a table's columns and the number of scales filled in.
+def resolve(
+    config: Config,
+    shape: Shape,
+    columns: tuple[str, ...] | None = None,
+    class_names: tuple[str, ...] | None = None,
+) -> Config:
+    """The configuration with the shape, columns or classes and the number of scales filled in.
 
     ValueError names the field where the data and the configuration disagree.
     """
@@ -28,7 +33,16 @@ def resolve(config: Config, shape: Shape, columns: tuple[str, ...] | None = None
     if config.model.architecture == "modern" and not config.model.num_scales:
         scales = max(1, scales - 1)  # its last scale is at half the resolution, too
     data = replace(config.data, shape=shape, columns=config.data.columns or columns)
-    config = replace(config, data=data, model=replace(config.model, num_scales=scales))
+    model = replace(config.model, num_scales=scales)
+    if data.classes:
+        class_names = data.class_names or class_names
+        if not class_names:
+            raise ValueError(
+                "data.class_names: the data decide them; give the names of the classes"
+            )
+        data = replace(data, class_names=class_names)
+        model = replace(model, given=len(class_names))
+    config = replace(config, data=data, model=model)
     if len(shape) == 3:
         check_divisible(shape, config.model)
     if data.turn and shape[1] != shape[2]:

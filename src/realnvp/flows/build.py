@@ -7,6 +7,7 @@ import torch
 from realnvp.bijections import Bijection, Chain, Dequantisation, Logit
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, nearest, resolve, validate
 from realnvp.flows.flow import Flow, StandardNormal
+from realnvp.flows.given import condition_of
 from realnvp.flows.modern import modern
 from realnvp.flows.paper import multiscale
 from realnvp.flows.vector import vector
@@ -33,7 +34,8 @@ def build(config: Config | str) -> Flow:
         torch.default_generator.manual_seed(
             int(generator(config.seed, Purpose.WEIGHTS).integers(2**63))
         )
-        return Flow(bijection_of(config), StandardNormal(), config).to(place)
+        condition = condition_of(config)
+        return Flow(bijection_of(config), StandardNormal(), config, condition=condition).to(place)
 
 
 def bijection_of(config: Config) -> Chain:
@@ -45,7 +47,13 @@ def bijection_of(config: Config) -> Chain:
     layers: list[Bijection] = [Logit(alpha=model.alpha, levels=config.levels), f(model, channels)]
     if model.dequantisation == "variational":
         squares, numbers = 4 * channels, Dequantisation.NUMBERS
-        net = ConvNet(squares, model.width, numbers * squares, num_blocks=model.num_blocks)
+        net = ConvNet(
+            squares,
+            model.width,
+            numbers * squares,
+            num_blocks=model.num_blocks,
+            given=model.given,
+        )
         layers.insert(0, Dequantisation(net, levels=config.levels))
     return Chain(layers)
 
@@ -53,6 +61,7 @@ def bijection_of(config: Config) -> Chain:
 def vector_flow(
     dim: int,
     *,
+    given: int = 0,
     num_couplings: int = 8,
     width: int = 64,
     num_blocks: int = 2,
@@ -66,6 +75,7 @@ def vector_flow(
     The first layers standardise and whiten the data, once they are set: by `standardise`, or by the
     first batch inside `realnvp.bijections.starting`.
 
+    given: columns of a condition c, for p(x | c): (B, given).
     num_couplings: each way to divide the entries takes two.
     width, num_blocks: hidden units and residual blocks of each network.
     frequency: of the sines in the networks (`MLP`). 0: no sines.
@@ -82,5 +92,6 @@ def vector_flow(
         num_couplings=num_couplings,
         frequency=frequency,
         batch_norm=batch_norm,
+        given=given,
     )
     return build(Config("table", DataConfig("table", shape=(dim,), levels=None), model, seed=seed))

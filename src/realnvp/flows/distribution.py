@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
@@ -12,7 +13,11 @@ from realnvp.flows.flow import Flow
 
 
 def as_distribution(
-    flow: Flow, shape: Sequence[int] | None = None, *, validate_args: bool | None = None
+    flow: Flow,
+    shape: Sequence[int] | None = None,
+    *,
+    given: Any = None,
+    validate_args: bool | None = None,
 ) -> "FlowDistribution":
     """The distribution of x, in data units, with log_prob, sample and rsample.
 
@@ -20,9 +25,21 @@ def as_distribution(
     torch's global generator (`torch.manual_seed`) and need the flow in eval mode.
 
     shape: the event_shape, of one x; None: the training data's. ValueError if there is none.
+    given: c of a conditional flow: one, or several, (n,) classes or (n, k) columns, for a
+        distribution of batch_shape (n,).
     validate_args: as torch.distributions'.
     """
-    return FlowDistribution(flow, flow.sample_shape(shape), validate_args=validate_args)
+    several = flow.condition is not None and np.ndim(given) > flow.condition.dims
+    c = flow.condition_of_each(given, len(given) if several else 1)
+    if c is not None and not several:
+        c = c.squeeze(0)
+    return FlowDistribution(
+        flow,
+        flow.sample_shape(shape),
+        (len(given),) if several else (),
+        given=c,
+        validate_args=validate_args,
+    )
 
 
 class FlowDistribution(Distribution):
@@ -39,9 +56,10 @@ class FlowDistribution(Distribution):
         event_shape: Sequence[int],
         batch_shape: Sequence[int] = (),
         *,
+        given: Tensor | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        self.flow = flow
+        self.flow, self.given = flow, given
         super().__init__(Size(batch_shape), Size(event_shape), validate_args=validate_args)
 
     @property
@@ -58,8 +76,11 @@ class FlowDistribution(Distribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "FlowDistribution":
         """The distribution of a batch_shape of independent x, each with the flow's density."""
+        given = self.given
+        if given is not None:
+            given = given.expand(*batch_shape, *given.shape[len(self.batch_shape) :])
         return FlowDistribution(
-            self.flow, self.event_shape, batch_shape, validate_args=self._validate_args
+            self.flow, self.event_shape, batch_shape, given=given, validate_args=self._validate_args
         )
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -78,11 +99,14 @@ class FlowDistribution(Distribution):
             reference_tensor(self.flow)
         )
 
-    def _of_each(
-        self, function: Callable[[Tensor], Tensor], x: Tensor, event: Sequence[int]
-    ) -> Tensor:
+    def _of_each(self, function: Callable[..., Tensor], x: Tensor, event: Sequence[int]) -> Tensor:
         """Apply a function of (B, *event_shape) to x, (..., *event_shape); gives (..., *event)."""
-        leading = x.shape[: x.ndim - len(self.event_shape)]
+        leading, given = x.shape[: x.ndim - len(self.event_shape)], self.given
+        if given is not None:
+            leading = Size(np.broadcast_shapes(leading, self.batch_shape))
+            x = x.expand(*leading, *self.event_shape)
+            c = given.shape[len(self.batch_shape) :]
+            given = given.expand(*leading, *c).reshape(-1, *c)
         if not leading.numel():
             return x.new_empty((*leading, *event))
-        return function(x.reshape(-1, *self.event_shape)).view((*leading, *event))
+        return function(x.reshape(-1, *self.event_shape), given).view((*leading, *event))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from realnvp.bijections.precision import reference_tensor
 from realnvp.flows.flow import Flow, refuse_fast
 from realnvp.networks.kernels import conv_add, convolve, packed
-from realnvp.networks.layers import MatrixConv, Normalise, WeightNormConv
+from realnvp.networks.layers import Embedding, MatrixConv, Normalise, WeightNormConv
 from realnvp.networks.modern import ConvNet, compressed
 from realnvp.networks.resnet import ResidualBlock, ResNet, both_signs
 from realnvp.tools.device import has_bfloat16
@@ -78,11 +78,13 @@ class _FastConvNet(_Fixed):
             for module in net.modules()
             if isinstance(module, MatrixConv)
         ]
+        self.embedding = _weight(net.embedding, dtype)
         self.blocks = list(zip(inner[::2], inner[1::2], strict=True))
 
     @torch.no_grad()
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, given: Tensor | None = None) -> Tensor:
         h = self.conv_in(compressed(x).to(self.dtype, memory_format=torch.channels_last))
+        _embed(self.embedding, given, h)
         for conv1, conv2 in self.blocks:
             h = conv2.add_to(h, F.silu(conv1(F.silu(h)), inplace=True))
         return self.conv_out(F.silu(h, inplace=True))
@@ -108,6 +110,7 @@ class _FastResNet(_Fixed):
         scale_out, shift_out = _scale_and_offset(net.norm_out)
 
         self.conv_in = _Convolution(net.conv_in, dtype, plus=shifts[0])
+        self.embedding = _weight(net.embedding, dtype)
         self.skip_in = _Convolution(net.skip_in, dtype, sees=shifts[0], plus=shift_out)
         self.blocks = []
         for i, (block, skip) in enumerate(zip(blocks, net.skips, strict=True)):
@@ -119,14 +122,25 @@ class _FastResNet(_Fixed):
         self.conv_out = _Convolution(net.conv_out, dtype, times_in=scale_out)
 
     @torch.no_grad()
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, given: Tensor | None = None) -> Tensor:
         r = torch.addcmul(self.shift_in, x, self.scale_in)
         h = self.conv_in(both_signs(r, mask, see_mask=self.see_mask).to(self.dtype))
+        _embed(self.embedding, given, h)
         accumulated = self.skip_in(h)
         for conv1, conv2, skip in self.blocks:
             h = conv2.add_to(h, conv1(h.relu(), relu=True))
             accumulated = skip.add_to(accumulated, h)
         return self.conv_out(accumulated.relu_())
+
+
+def _weight(embedding: Embedding | None, dtype: torch.dtype) -> Tensor | None:
+    return None if embedding is None else embedding.weight.to(dtype)
+
+
+def _embed(embedding: Tensor | None, given: Tensor | None, h: Tensor) -> None:
+    """Add the embedded condition, if there is one, to the hidden planes h, in place."""
+    if embedding is not None and given is not None:
+        h += (given.to(h.dtype) @ embedding)[:, :, None, None]
 
 
 def _affine(norm: Normalise) -> tuple[Tensor, Tensor]:

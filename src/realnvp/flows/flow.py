@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from realnvp.bijections.multiscale import side_divisor
 from realnvp.bijections.precision import float64_like, reference_tensor
 from realnvp.config import Config
 from realnvp.config.remedies import in_order
+from realnvp.flows.given import Classes, Condition
 from realnvp.flows.units import check_type, warn_of_floats
 from realnvp.tools.device import full_precision
 from realnvp.tools.noise import Purpose, generator
@@ -40,8 +41,12 @@ class Flow(nn.Module):
     compute in the type of the weights. So x.double() gives the density and the inverse of a float32
     flow without rounding between the layers.
 
+    A conditional flow is the density of x given c, p(x | c). All its functions then need `given`:
+    one c for all x, or c of each. c is the name or index of a class, or columns, (B, k).
+
     config: what the flow was built from.
     shape: of one x. None: the configuration's data.shape, or any shape if that is None, too.
+    condition: what c is. None: the flow is not conditional.
     """
 
     exact = True
@@ -55,6 +60,7 @@ class Flow(nn.Module):
         config: Config | None = None,
         *,
         shape: Sequence[int] | None = None,
+        condition: Condition | None = None,
     ) -> None:
         super().__init__()
         self.bijection = bijection
@@ -62,20 +68,21 @@ class Flow(nn.Module):
         self.config = config
         self.shape = config.data.shape if shape is None and config else shape
         self.divisor = side_divisor(bijection)
+        self.condition = condition
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, given: Any = None) -> Tensor:
         """(B,): log p(x) = log p_Z(f(x)) + log |det df/dx| in nats (eq 3).
 
         x is (B, C, H, W) or (B, D), in data units. -inf where the density is zero. ValueError if
         the shape does not fit.
         """
         self._check_data(x)
-        z, log_det = self.bijection(x)
+        z, log_det = self.bijection(x, self.numbers_of(given, x.shape[0]))
         return self.prior.log_prob(z) + log_det
 
     forward = log_prob
 
-    def log_prob_map(self, x: Tensor) -> Tensor:
+    def log_prob_map(self, x: Tensor, given: Any = None) -> Tensor:
         """(B, H, W): what each pixel contributes to `log_prob`, in nats. Of rows: (B, D), columns.
 
         The sum is log_prob, exactly: log p(x) is a sum over the entries of z, each with log N(z)
@@ -83,19 +90,55 @@ class Flow(nn.Module):
         A term without a place, as log |det W| of a mixing, is shared equally.
         """
         self._check_data(x)
-        z, terms = self.bijection.forward_map(x)
+        z, terms = self.bijection.forward_map(x, self.numbers_of(given, x.shape[0]))
         terms = terms + _prior_map(self.prior, z)
         return terms.sum(1) if x.ndim > 2 else terms
 
-    def encode(self, x: Tensor) -> Tensor:
+    def mixture_log_prob(self, x: Tensor) -> Tensor:
+        """(B,): log p(x) = log sum_c p(c) p(x | c) of a flow given classes, in nats."""
+        return self._joint_log_probs(x).logsumexp(1)
+
+    def class_log_probs(self, x: Tensor) -> Tensor:
+        """(B, K): log p(c | x) of each class, by Bayes' rule."""
+        return self._joint_log_probs(x).log_softmax(1)
+
+    def _joint_log_probs(self, x: Tensor) -> Tensor:
+        """(B, K): log p(c) + log p(x | c)."""
+        if not isinstance(self.condition, Classes):
+            raise ValueError("this flow is not given classes, so it has no mixture of them")
+        each = [self.log_prob(x, given=c) for c in range(len(self.condition.names))]
+        return torch.stack(each, dim=1) + self.condition.log_priors
+
+    def encode(self, x: Tensor, given: Any = None) -> Tensor:
         """z = f(x), of x's shape."""
         self._check_data(x)
-        return self.bijection(x)[0]
+        return self.bijection(x, self.numbers_of(given, x.shape[0]))[0]
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, given: Any = None) -> Tensor:
         """x = g(z), of z's shape, in data units and not rounded. RuntimeError in training mode."""
         self.check_batch(z)
-        return self.bijection.inverse(z)
+        return self.bijection.inverse(z, self.numbers_of(given, z.shape[0]))
+
+    def numbers_of(self, given: Any, count: int) -> Tensor | None:
+        """(count, k): what the networks see of a condition. None: the flow is not conditional."""
+        c = self.condition_of_each(given, count)
+        return None if self.condition is None else self.condition(c)
+
+    def condition_of_each(self, given: Any, count: int) -> Tensor | None:
+        """c of each of so many x: classes, (count,), or columns, (count, k).
+
+        None: the flow is not conditional.
+        ValueError: c is missing, is not what the flow is given, or is not one for each x.
+        """
+        if self.condition is None:
+            if given is not None:
+                raise ValueError("given: this flow is not conditional")
+            return None
+        if given is None:
+            raise ValueError(
+                f"given: is missing; this flow is of p(x | c): {self.condition.wanted}"
+            )
+        return self.condition.parse(given, count)
 
     @torch.no_grad()
     def sample(
@@ -103,6 +146,7 @@ class Flow(nn.Module):
         n: int,
         shape: Sequence[int] | None = None,
         *,
+        given: Any = None,
         temperature: float = 1.0,
         seed: int = 0,
         first: int = 0,
@@ -116,6 +160,7 @@ class Flow(nn.Module):
 
         n: how many.
         shape: of one x; None: the training data's. Larger images extrapolate (appendix C).
+        given: c of all samples, or of each.
         temperature: what z is multiplied by.
         seed, first: which samples.
         dtype: None: the weights' type.
@@ -129,9 +174,13 @@ class Flow(nn.Module):
             raise ValueError(f"temperature: must be a number of at least 0, got {temperature}")
         dtype = dtype or reference_tensor(self).dtype
         indices = range(first, first + n)
+        c = self.condition_of_each(given, n)
         return torch.cat(
             [
-                self.decode(temperature * self.latents(indices[chunk], shape, seed)).to(dtype)
+                self.decode(
+                    temperature * self.latents(indices[chunk], shape, seed),
+                    None if c is None else c[chunk],
+                ).to(dtype)
                 for chunk in chunks(n, batch_that_fits(shape))
             ]
         )

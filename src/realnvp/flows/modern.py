@@ -22,7 +22,9 @@ def modern(model: ModelConfig, channels: int) -> Chain:
     So the prior of a scale is a Gaussian conditional on all coarser scales, and all latents stay
     N(0, I).
     """
-    net = partial(ConvNet, 2 * channels, model.width, num_blocks=model.num_blocks)
+    net = partial(
+        ConvNet, 2 * channels, model.width, num_blocks=model.num_blocks, given=model.given
+    )
     layers: list[Bijection] = []
     for _ in range(model.num_couplings):
         layers += [

@@ -52,6 +52,7 @@ def checkerboard_couplings(model: ModelConfig, channels: int, count: int) -> lis
         num_blocks=model.num_blocks,
         momentum=model.momentum,
         see_mask=True,
+        given=model.given,
     )
     return [
         layer
@@ -71,6 +72,7 @@ def channelwise_couplings(model: ModelConfig, channels: int, count: int) -> list
         model.width,
         num_blocks=model.num_blocks,
         momentum=model.momentum,
+        given=model.given,
     )
     return [
         layer

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from realnvp.bijections import ActNorm, BatchNorm, Bijection, Chain, Mixing, bitwise
+from realnvp.bijections import BatchNorm, Bijection, Chain, Mixing, bitwise
 from realnvp.bijections.precision import float64_like
 from realnvp.config import ModelConfig
 from realnvp.flows.flow import Flow
+from realnvp.flows.given import standardisation
 from realnvp.flows.paper import coupling
 from realnvp.flows.start import start_from
 from realnvp.networks.modern import MLP
@@ -20,12 +21,16 @@ def vector(model: ModelConfig, dim: int) -> Chain:
 
     A pair divides the entries by one bit of their index, both ways. First come the data's
     standardisation, which is not trained, and their whitening, which is.
-
-    The standardisation is two layers, since weights are float32. In a column of 1.7e9 +- 10
-    (seconds since 1970) the second layer subtracts what rounding left of the mean.
     """
-    layers: list[Bijection] = [ActNorm(dim, eps=0.0).requires_grad_(False) for _ in range(2)]
-    net = partial(MLP, dim, model.width, num_blocks=model.num_blocks, frequency=model.frequency)
+    layers: list[Bijection] = [*standardisation(dim)]
+    net = partial(
+        MLP,
+        dim,
+        model.width,
+        num_blocks=model.num_blocks,
+        frequency=model.frequency,
+        given=model.given,
+    )
     for i in range(model.num_couplings):
         if i % 2 == 0:
             layers.append(Mixing(dim, starts_as="rotation" if i else "symmetric"))
@@ -35,7 +40,10 @@ def vector(model: ModelConfig, dim: int) -> Chain:
     return Chain(layers)
 
 
-def standardise(flow: Flow, rows: ArrayLike) -> Flow:
-    """The flow itself, its first layers set to standardise and whiten the rows, (N, D)."""
-    start_from(flow, torch.tensor(np.asarray(rows)).to(float64_like(flow)))
+def standardise(flow: Flow, rows: ArrayLike, *, given: ArrayLike | None = None) -> Flow:
+    """The flow itself, its first layers set to standardise and whiten the rows, (N, D).
+
+    given: c of each row, which is standardised, too.
+    """
+    start_from(flow, torch.tensor(np.asarray(rows)).to(float64_like(flow)), given)
     return flow

@@ -69,6 +69,20 @@ class MatrixConv(nn.Module):
         return F.conv2d(h, self.filters(), self.bias, padding=1)
 
 
+class Embedding(nn.Module):
+    """What a condition, (B, k), adds to each hidden plane: c W, (B, width, 1, 1). W starts at 0.
+
+    So a fresh conditional network is the unconditional one.
+    """
+
+    def __init__(self, given: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(given, width))
+
+    def forward(self, given: Tensor) -> Tensor:
+        return (given @ self.weight)[:, :, None, None]
+
+
 class Normalise(nn.Module):
     """(h - mean) / sqrt(var + eps) + beta for each channel, then a ReLU: batch norm without gain.
 

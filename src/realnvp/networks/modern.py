@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from realnvp.networks.layers import MatrixConv
+from realnvp.networks.layers import Embedding, MatrixConv
 
 
 def compressed(x: Tensor) -> Tensor:
@@ -25,17 +25,23 @@ class ConvNet(nn.Module):
 
     It sees `compressed` x. Otherwise, what one coupling makes large would make the next coupling's
     shift larger still, and so on to 10^16 for an image that is unlike all others.
+    given: numbers of a condition, which is embedded and added to the hidden planes.
     """
 
-    def __init__(self, c_in: int, width: int, c_out: int, *, num_blocks: int) -> None:
+    def __init__(
+        self, c_in: int, width: int, c_out: int, *, num_blocks: int, given: int = 0
+    ) -> None:
         super().__init__()
         self.conv_in = MatrixConv(c_in, width)
+        self.embedding = Embedding(given, width) if given else None
         self.blocks = nn.ModuleList(two_layers(MatrixConv, width) for _ in range(num_blocks))
         self.conv_out = MatrixConv(width, c_out)
         nn.init.zeros_(self.conv_out.weight)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, given: Tensor | None = None) -> Tensor:
         h = self.conv_in(compressed(x).contiguous(memory_format=torch.channels_last))
+        if self.embedding is not None and given is not None:
+            h = h + self.embedding(given)
         for block in self.blocks:
             h = h + block(h)
         return self.conv_out(F.silu(h))
@@ -46,27 +52,41 @@ class MLP(nn.Module):
 
     Half of the first layer's units are sines [Sitzmann et al. 2020], without which sharp edges and
     many modes take long to learn. The sines' weights start with a standard deviation of
-    frequency / c_in radians per unit of x. So they are nearly linear in many dimensions, where data
-    are too few to show edges or modes.
+    frequency / (c_in + given) radians per unit of x. So they are nearly linear in many dimensions,
+    where data are too few to show edges or modes.
     frequency: 0: no sines.
+    given: numbers of a condition, which the first layer sees beside x.
     """
 
     def __init__(
-        self, c_in: int, width: int, c_out: int, *, num_blocks: int, frequency: float = 0.0
+        self,
+        c_in: int,
+        width: int,
+        c_out: int,
+        *,
+        num_blocks: int,
+        frequency: float = 0.0,
+        given: int = 0,
     ) -> None:
         super().__init__()
         self.first = nn.Linear(c_in, width)
+        self.of_given = nn.Linear(given, width, bias=False) if given else None
         self.waves = width // 2 if frequency else 0
         if self.waves:
-            nn.init.normal_(self.first.weight[: self.waves], std=frequency / c_in)
+            deviation = frequency / (c_in + given)
+            nn.init.normal_(self.first.weight[: self.waves], std=deviation)
+            if self.of_given is not None:
+                nn.init.normal_(self.of_given.weight[: self.waves], std=deviation)
             nn.init.uniform_(self.first.bias[: self.waves], -math.pi, math.pi)
         self.blocks = nn.ModuleList(two_layers(nn.Linear, width) for _ in range(num_blocks))
         self.last = nn.Linear(width, c_out)
         for parameter in self.last.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, given: Tensor | None = None) -> Tensor:
         h = self.first(x)
+        if self.of_given is not None and given is not None:
+            h = h + self.of_given(given)
         if self.waves:
             h = torch.cat([h[:, : self.waves].sin(), h[:, self.waves :]], dim=1)
         for block in self.blocks:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from realnvp.networks.layers import Normalise, WeightNormConv
+from realnvp.networks.layers import Embedding, Normalise, WeightNormConv
 
 
 class ResidualBlock(nn.Module):
@@ -30,6 +30,7 @@ class ResNet(nn.Module):
     The outputs of the first convolution and of every block reach the end over skip connections.
     see_mask: the mask is one more input plane, and x is doubled since half of it is masked to zero.
     momentum: rho of eq 15-16.
+    given: numbers of a condition, which is embedded and added to the hidden planes.
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class ResNet(nn.Module):
         num_blocks: int,
         momentum: float = 0.0,
         see_mask: bool = False,
+        given: int = 0,
     ) -> None:
         super().__init__()
         self.see_mask = see_mask
         self.norm_in = Normalise(c_in, momentum=momentum, relu=False)
         self.conv_in = WeightNormConv(2 * c_in + see_mask, width, 3)
+        self.embedding = Embedding(given, width) if given else None
         self.skip_in = WeightNormConv(width, width, 1, gain=True)
         blocks = range(num_blocks)
         self.blocks = nn.ModuleList(ResidualBlock(width, momentum=momentum) for _ in blocks)
@@ -53,8 +56,10 @@ class ResNet(nn.Module):
         self.norm_out = Normalise(width, momentum=momentum)
         self.conv_out = WeightNormConv(width, c_out, 1, gain=True)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, given: Tensor | None = None) -> Tensor:
         h = self.conv_in(both_signs(self.norm_in(x), mask, see_mask=self.see_mask))
+        if self.embedding is not None and given is not None:
+            h = h + self.embedding(given)
         accumulated = self.skip_in(h)
         for block, skip in zip(self.blocks, self.skips, strict=True):
             h = block(h)
@@ -89,9 +94,10 @@ class KeptHalf(nn.Module):
         self.net = net
         self.flip = flip
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, given: Tensor | None = None) -> Tensor:
         half = x.shape[1] // 2
         kept = x[:, half:] if self.flip else x[:, :half]
-        changed = self.net(kept, mask).unflatten(1, (-1, half))  # (B, k, C/2, H, W)
+        condition = () if given is None else (given,)
+        changed = self.net(kept, mask, *condition).unflatten(1, (-1, half))  # (B, k, C/2, H, W)
         before, after = (0, half) if self.flip else (half, 0)
         return F.pad(changed, (0, 0, 0, 0, before, after)).flatten(1, 2)

@@ -42,6 +42,7 @@ def fit(
     flow: Flow,
     x: Tensor | NDArray[Any],
     *,
+    given: Any = None,
     max_steps: int = 1000,
     batch_size: int = 256,
     lr: float = 5e-3,
@@ -61,6 +62,7 @@ def fit(
 
     x: (N, D) or (N, C, H, W), in data units, a tensor or a numpy array. float64: so are z and
         log-det between the layers, whatever the networks are.
+    given: c of each row, of a conditional flow.
     max_steps, batch_size: steps of Adam, and the rows of each.
     lr: the learning rate's peak; it rises to lr, and falls to 0 over max_steps.
     noise: each batch gets Gaussian noise with noise^2 times the covariance of the rows (of images:
@@ -87,29 +89,30 @@ def fit(
         noise=noise,
         tol=tol,
     )
+    c = flow.condition_of_each(given, len(x))
     if flow.shape is None:
         flow.shape = tuple(x.shape[1:])
     random = generator(seed, Purpose.TRAIN)
     order = torch.from_numpy(random.permutation(len(x)))
     held = min(math.ceil(held_out * len(x)), MOST_HELD_OUT)
     validation, train = x[order[:held]], x[order[held:]]
+    c_validation, c_train = (None, None) if c is None else (c[order[:held]], c[order[held:]])
     spread = noise * _spread(train)
     if start:
         with evaluating(flow):
-            start_from(flow, train)
+            start_from(flow, train, c_train)
     weights = [weight for weight in flow.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(weights, fused=x.device.type in ("cpu", "cuda"))
-    best, smooth = _Best(flow, validation, tol), WeightAverage(flow, average)
+    best, smooth = _Best(flow, validation, c_validation, tol), WeightAverage(flow, average)
     best.look(0)
     losses = []
     flow.train()
     for step in range(1, max_steps + 1):
-        batch = train[
-            torch.from_numpy(random.integers(len(train), size=min(batch_size, len(train))))
-        ]
+        chosen = torch.from_numpy(random.integers(len(train), size=min(batch_size, len(train))))
+        batch = train[chosen]
         blur = torch.from_numpy(random.standard_normal(batch.shape)).to(batch)
         batch = batch + (blur @ spread.T if x.ndim == 2 else spread * blur)
-        loss = -flow.log_prob(batch).mean()
+        loss = -flow.log_prob(batch, None if c_train is None else c_train[chosen]).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.param_groups[0]["lr"] = lr * rate(
@@ -153,8 +156,8 @@ def _spread(rows: Tensor) -> Tensor:
 class _Best:
     """The weights with the highest mean log-density of the rows held out, if any, else the last."""
 
-    def __init__(self, flow: Flow, rows: Tensor, tol: float) -> None:
-        self.flow, self.rows, self.tol = flow, rows, tol
+    def __init__(self, flow: Flow, rows: Tensor, given: Tensor | None, tol: float) -> None:
+        self.flow, self.rows, self.given, self.tol = flow, rows, given, tol
         self.seen: list[float] = []
         self.nats, self.step, self.improved = -math.inf, 0, 0
         self.weights: dict[str, Tensor] = {}
@@ -169,7 +172,7 @@ class _Best:
             )
             return
         with evaluating(self.flow):
-            nats = self.flow.log_prob(self.rows).mean().item()
+            nats = self.flow.log_prob(self.rows, self.given).mean().item()
         self.seen.append(nats)
         if nats > self.nats + self.tol:
             self.improved = step

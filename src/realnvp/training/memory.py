@@ -107,21 +107,22 @@ def training_memory(config: Config) -> int:
     Of a single process: weights, gradients, Adam's two moments, and the tensors that autograd keeps
     of one forward pass, counted on tensors without storage.
     """
-    parts: list[tuple[Layer, Tensor]] = []
+    parts: list[tuple[Layer, tuple[Tensor, ...]]] = []
     with torch.device("meta"):
         flow = build(config).train()
         weights = sum(tensor.numel() for tensor in flow.parameters()) * 4
         x = torch.empty(config.train.batch_size, *config.shape)
+        inputs = (x,) if flow.condition is None else (x, flow.condition.example(x))
         if config.train.recompute:
             for module in recompute(flow).modules():
                 if isinstance(module, Layer):
                     module.register_forward_pre_hook(
-                        lambda part, args: parts.append((part, args[0].detach()))
+                        lambda part, args: parts.append((part, tuple(x.detach() for x in args)))
                     )
-        kept = _kept_for_gradient(flow.log_prob, x)
+        kept = _kept_for_gradient(flow.log_prob, *inputs)
         if parts:  # all keep their inputs; one at a time is computed again, and keeps everything
-            kept += sum(x.nbytes for _, x in parts) + max(
-                _kept_for_gradient(once(part), x) for part, x in parts
+            kept += sum(x.nbytes for _, (x, *_) in parts) + max(
+                _kept_for_gradient(once(part), *inputs) for part, inputs in parts
             )
     if config.train.precision == "float64":
         return 2 * (4 * weights + kept)
@@ -129,8 +130,8 @@ def training_memory(config: Config) -> int:
     return 4 * weights + (kept // 2 if config.train.precision == "bfloat16" else kept)
 
 
-def _kept_for_gradient(function: Callable[[Tensor], object], x: Tensor) -> int:
-    """Bytes of the tensors that autograd keeps of function(x)."""
+def _kept_for_gradient(function: Callable[..., object], *inputs: Tensor) -> int:
+    """Bytes of the tensors that autograd keeps of function(*inputs)."""
     kept: dict[int, int] = {}
     tensors: list[Tensor] = []  # keeps them alive, so that no two have the same address
 
@@ -141,5 +142,5 @@ def _kept_for_gradient(function: Callable[[Tensor], object], x: Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        function(x)
+        function(*inputs)
     return sum(kept.values())

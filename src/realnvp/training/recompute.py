@@ -27,18 +27,19 @@ def recompute(flow: Flow) -> Flow:
     return flow
 
 
-def once(layer: Layer) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def once(layer: Layer) -> Callable[..., tuple[Tensor, Tensor]]:
     """The layer's own forward pass, as it is without `recompute`."""
     return MethodType(type(layer).forward, layer)
 
 
-def _recomputed(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
+def _recomputed(layer: Layer, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The forward pass of x, or of x and a condition."""
     if not layer.training:
-        return once(layer)(x)
+        return once(layer)(*inputs)
     second = _SecondPass(layer)
     return checkpoint(
         once(layer),
-        x,
+        *inputs,
         use_reentrant=False,
         preserve_rng_state=False,
         context_fn=lambda: (nullcontext(), second),

@@ -1,0 +1,187 @@
+"""What a flow is given: c of p(x | c), checked, and as the numbers that the networks see."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from realnvp.bijections import ActNorm, Chain
+from realnvp.bijections.precision import float64_like
+from realnvp.config import Config, Kind, nearest
+
+
+class Condition(nn.Module, ABC):
+    """The kind of c that a flow is given: a class, or columns."""
+
+    dims: int
+    """Dimensions of one c."""
+
+    @abstractmethod
+    def parse(self, given: Any, count: int) -> Tensor:
+        """c of each of `count` x, as a tensor. One c stands for all. ValueError: it makes no sense.
+
+        Values of a GPU's tensor are looked at in eval mode only, since training would wait.
+        """
+
+    @property
+    @abstractmethod
+    def wanted(self) -> str:
+        """Words for what c can be."""
+
+    @abstractmethod
+    def forward(self, given: Tensor) -> Tensor:
+        """(B, k): what the networks see of c."""
+
+    @abstractmethod
+    def example(self, x: Tensor) -> Tensor:
+        """A c for each x, as whoever traces a flow needs it."""
+
+    def may_look(self, given: Tensor) -> bool:
+        """Whether the values of this tensor are to be checked."""
+        if torch.compiler.is_compiling() or given.is_meta:
+            return False
+        return given.device.type == "cpu" or not self.training
+
+
+class Classes(Condition):
+    """c is a class: its index, or its name. Networks see it one-hot.
+
+    log_priors: (K,), log p(c). They start equal.
+    """
+
+    dims = 0
+
+    def __init__(self, count: int, names: Sequence[str] | None = None) -> None:
+        super().__init__()
+        self.names = list(names or map(str, range(count)))
+        self.log_priors = nn.Buffer(torch.full((count,), -math.log(count)))
+
+    def parse(self, given: Any, count: int) -> Tensor:
+        c = _tensor(given, names=self._index).to(self.log_priors.device)
+        if c.is_floating_point() or c.is_complex() or c.dtype == torch.bool:
+            raise ValueError(f"given: classes are names or integers, got {c.dtype}")
+        if c.numel() == 1:
+            c = c.reshape(1).expand(count)
+        if c.ndim != 1 or c.shape[0] != count:
+            raise ValueError(
+                f"given: expected a class for all, or {count} classes, got shape {tuple(c.shape)}"
+            )
+        if self.may_look(c) and (unknown := c[(c < 0) | (c >= len(self.names))]).numel():
+            raise ValueError(f"given: there is no class {int(unknown[0])}; {self.wanted}")
+        return c
+
+    def forward(self, given: Tensor) -> Tensor:
+        classes = torch.arange(len(self.names), device=given.device)
+        return (given[:, None] == classes).to(self.log_priors.dtype)
+
+    def example(self, x: Tensor) -> Tensor:
+        return torch.zeros(len(x), dtype=torch.int64, device=x.device)
+
+    def count(self, given: Tensor) -> None:
+        """Let the priors be the shares of the classes in a training's data."""
+        counts = torch.bincount(given.flatten().cpu(), minlength=len(self.names))
+        self.log_priors.copy_((counts.double() / counts.sum()).log())
+
+    def _index(self, name: str) -> int:
+        if name not in self.names:
+            hint = nearest(name, self.names)
+            raise ValueError(f"given: there is no class {name!r}{hint}; {self.wanted}")
+        return self.names.index(name)
+
+    @property
+    def wanted(self) -> str:
+        names, more = self.names[:12], len(self.names) - 12
+        return f"the classes are {', '.join(names)}" + (f" and {more} more" if more > 0 else "")
+
+
+class Columns(Condition):
+    """c is columns of numbers, (B, k). Networks see them standardised by the training's rows.
+
+    The standardisation is two layers, as that of x in flows of vectors: weights are float32.
+    """
+
+    dims = 1
+
+    def __init__(self, count: int, names: Sequence[str] | None = None) -> None:
+        super().__init__()
+        self.names = list(names or (f"column {i}" for i in range(count)))
+        self.standardise = Chain(standardisation(count))
+
+    def parse(self, given: Any, count: int) -> Tensor:
+        exact, columns = float64_like(self), len(self.names)
+        c = _tensor(given).to(exact.device)
+        if c.is_complex():
+            raise ValueError(f"given: columns are real numbers, got {c.dtype}")
+        if not c.is_floating_point():
+            c = c.to(exact)
+        if columns == 1 and c.shape in ((), (count,)):
+            c = c.reshape(-1, 1)
+        if c.ndim == 1 and c.shape[0] == columns:
+            c = c[None]
+        if c.ndim == 2 and c.shape[0] == 1:
+            c = c.expand(count, -1)
+        if c.shape != (count, columns):
+            raise ValueError(
+                f"given: expected ({count}, {columns}) numbers, or ({columns},) for all, "
+                f"got shape {tuple(c.shape)}"
+            )
+        if self.may_look(c) and (bad := (~c.isfinite()).nonzero()).numel():
+            row, column = bad[0].tolist()
+            raise ValueError(
+                f"given: row {row}, {self.names[column]}: must be finite, got {c[row, column]:g}"
+            )
+        return c
+
+    def example(self, x: Tensor) -> Tensor:
+        return x.new_zeros(len(x), len(self.names))
+
+    @property
+    def wanted(self) -> str:
+        return f"c is {len(self.names)} columns of numbers"
+
+    def forward(self, given: Tensor) -> Tensor:
+        numbers, _ = self.standardise(given)
+        return numbers
+
+
+def _tensor(given: Any, names: Callable[[str], int] | None = None) -> Tensor:
+    """A tensor of numbers, from whatever numpy takes for an array of them.
+
+    names: the number of each text. None: texts are refused.
+    """
+    if isinstance(given, Tensor):
+        return given
+    try:
+        values = np.asarray(given)
+        if values.dtype.kind == "O":
+            values = values.astype(str if names else float)
+    except (TypeError, ValueError):
+        raise ValueError("given: is no array of numbers") from None
+    if values.dtype.kind == "U" and names:
+        values = np.array([names(str(name)) for name in values.flat]).reshape(values.shape)
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"given: must be numbers, got {values.dtype}")
+    return torch.tensor(values)
+
+
+def standardisation(columns: int) -> list[ActNorm]:
+    """Two layers, not trained, that standardise columns once they have started from data.
+
+    Two, since weights are float32: in a column of 1.7e9 +- 10 (seconds since 1970) the second
+    layer subtracts what rounding left of the mean.
+    """
+    return [ActNorm(columns, eps=0.0).requires_grad_(False) for _ in range(2)]
+
+
+def condition_of(config: Config) -> Condition | None:
+    """What a flow of a (resolved) configuration is given. None: nothing."""
+    given = config.model.given
+    if not given:
+        return None
+    if config.kind is Kind.IMAGES:
+        return Classes(given, config.data.class_names)
+    return Columns(given)

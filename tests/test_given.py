@@ -1,0 +1,231 @@
+"""Conditional flows: p(x | c) of classes and of columns."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import realnvp
+from realnvp.bijections import Bijection, Chain
+from realnvp.config import Config, DataConfig, ModelConfig
+from realnvp.export import export_program
+from realnvp.flows.given import Classes
+from realnvp.training.memory import training_memory
+from realnvp.training.recompute import recompute
+from tests.flows import normal, pixels
+
+NAMES = ("frown", "neutral", "smile")
+ARCHITECTURES = ("paper", "modern", "vector")
+
+
+def moved(flow: realnvp.Flow) -> realnvp.Flow:
+    """Weights away from their start, where a condition changes nothing."""
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=random))
+    return flow
+
+
+def faces(architecture: Any = "modern", *, classes: bool = True, **model: Any) -> realnvp.Flow:
+    """A flow of images given a class."""
+    names = NAMES if classes else None
+    data = DataConfig(shape=(1, 8, 8), classes=classes, class_names=names)
+    sizes = {"num_scales": 2, "width": 8, "num_blocks": 1, "num_couplings": 2}
+    return realnvp.build(Config(data=data, model=ModelConfig(architecture, **sizes | model)))
+
+
+def conditional(architecture: str) -> tuple[realnvp.Flow, Tensor, Tensor]:
+    """A flow in eval mode, x, and c of each x."""
+    if architecture == "vector":
+        flow, x, c = realnvp.vector_flow(3, given=2, width=8), normal(5, 3), normal(5, 2).float()
+    else:
+        flow, x, c = faces(architecture), pixels(5, 1, 8, 8), torch.tensor([2, 0, 1, 1, 0])
+    return moved(flow).eval(), x.float(), c
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_each_x_is_given_its_own_condition(architecture: str) -> None:
+    flow, x, c = conditional(architecture)
+    with torch.no_grad():
+        whole = flow.log_prob(x, given=c)
+        alone = torch.cat([flow.log_prob(x[i : i + 1], given=c[i : i + 1]) for i in range(5)])
+        one_for_all = flow.log_prob(x, given=c[0])
+        others = flow.log_prob(x, given=c.flip(0))
+    assert torch.allclose(whole, alone)
+    assert torch.allclose(one_for_all[0], whole[0])
+    assert ((whole - others).abs() > 1e-3).sum() == 4  # the third has the same c in both
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_samples_follow_their_condition_and_their_seed(architecture: str) -> None:
+    flow, x, c = conditional(architecture)
+    samples = flow.sample(5, given=c, seed=1)
+    z = flow.encode(samples, given=c)
+    assert torch.allclose(flow.decode(z, given=c), samples, atol=1e-3)
+    latents = flow.latents(range(5), x.shape[1:], 1).float()
+    assert torch.allclose(z, latents, atol=1e-3)
+    assert torch.equal(flow.sample(2, given=c[3:], seed=1, first=3), samples[3:])
+
+
+@pytest.mark.parametrize("architecture", ["paper", "modern"])
+def test_a_fresh_conditional_flow_is_the_unconditional(architecture: str) -> None:
+    x = pixels(2, 1, 8, 8).float()
+    plain, given = faces(architecture, classes=False).eval(), faces(architecture).eval()
+    assert torch.equal(given.log_prob(x, given="smile"), plain.log_prob(x))
+
+
+def test_the_mixture_and_bayes_rule() -> None:
+    flow, x, _ = conditional("modern")
+    assert isinstance(flow.condition, Classes)
+    flow.condition.count(torch.tensor([0, 1, 1, 2]))
+    with torch.no_grad():
+        joint = torch.stack([flow.log_prob(x, given=name) for name in NAMES], dim=1)
+        joint += torch.tensor([0.25, 0.5, 0.25]).log()
+        mixture = joint.exp().sum(1).log() if joint.min() > -80 else joint.logsumexp(1)
+        assert torch.allclose(flow.mixture_log_prob(x), mixture)
+        posterior = flow.class_log_probs(x)
+    assert torch.allclose(posterior, joint - mixture[:, None], atol=1e-4)
+    assert torch.allclose(posterior.exp().sum(1), torch.ones(5))
+
+
+class Shifted(Bijection):
+    """A user's, which knows of no condition."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x + 1, x.new_zeros(len(x))
+
+    def _inverse(self, z: Tensor) -> Tensor:
+        return z - 1
+
+
+def test_a_bijection_that_knows_of_no_condition_goes_on_working() -> None:
+    flow, x, c = conditional("vector")
+    flow.bijection = Chain([Shifted(), flow.bijection]).eval()
+    assert torch.allclose(flow.decode(flow.encode(x, given=c), given=c), x, atol=1e-4)
+    assert Shifted()(x, c[:, :1])[0].equal(x + 1)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_recomputed_saved_and_fast(architecture: str, tmp_path: Path) -> None:
+    flow, x, c = conditional(architecture)
+    realnvp.save_flow(flow, tmp_path / "flow")
+    with torch.no_grad():
+        nats = flow.log_prob(x, given=c)
+        assert torch.equal(realnvp.load_flow(tmp_path / "flow").log_prob(x, given=c), nats)
+        if architecture != "vector":
+            fast = realnvp.fast(flow, dtype=torch.float32).log_prob(x, given=c)
+            assert torch.allclose(fast, nats, rtol=1e-4)
+    gradients = []
+    for each in (flow, recompute(copy.deepcopy(flow))):
+        each.train().log_prob(x, given=c).sum().backward()
+        gradients.append([p.grad for p in each.parameters() if p.grad is not None])
+    assert len(gradients[0]) > 0
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_program_takes_the_condition(architecture: str) -> None:
+    flow, x, c = conditional(architecture)
+    program = export_program(flow).module()
+    for count in (1, 2, 5):
+        with torch.no_grad():
+            expected = flow.log_prob(x[:count], given=c[:count])
+            assert torch.equal(program(x[:count], c[:count]), expected)
+
+
+def test_columns_are_standardised_by_the_rows() -> None:
+    rows, c = normal(200, 2), 1.7e9 + 10 * normal(200, 1).float().double()
+    flow = realnvp.vector_flow(2, given=1, width=8)
+    realnvp.fit(flow, rows, given=c, max_steps=2)
+    numbers = flow.numbers_of(c, 200)
+    assert numbers is not None
+    assert numbers.mean().abs() < 0.1
+    assert (numbers.std() - 1).abs() < 0.1
+
+
+def test_fit_learns_the_condition() -> None:
+    """y = 3 c + noise, and of pictures the level of the class."""
+    random = np.random.default_rng(0)
+    c = torch.from_numpy(random.normal(size=(500, 1)))
+    y = 3 * c + 0.1 * torch.from_numpy(random.normal(size=(500, 1)))
+    flow = realnvp.vector_flow(1, given=1, width=16)
+    realnvp.fit(flow, y, given=c, max_steps=300, noise=0.0)
+    with torch.no_grad():
+        assert flow.log_prob(y, given=c).mean() > 0.7  # .88 is the truth, -2.5 without c
+
+    flow, labels = faces(), torch.arange(3).repeat(20)
+    x = 60.0 * labels[:, None, None, None] + 60 * pixels(60, 1, 8, 8, levels=1).float()
+    realnvp.fit(flow, x, given=[NAMES[i] for i in labels], max_steps=150, average=0.9, held_out=0)
+    assert isinstance(flow.condition, Classes)
+    assert torch.allclose(flow.condition.log_priors.exp(), torch.full((3,), 1 / 3), atol=0.05)
+    with torch.no_grad():
+        assert (flow.class_log_probs(x).argmax(1) == labels).float().mean() > 0.9
+
+
+def test_a_distribution_given_one_condition_or_several() -> None:
+    flow, x, c = conditional("vector")
+    one = realnvp.as_distribution(flow, given=c[0])
+    assert (one.batch_shape, one.event_shape) == ((), (3,))
+    assert torch.allclose(one.log_prob(x), flow.log_prob(x, given=c[0]))
+    each = realnvp.as_distribution(flow, given=c)
+    assert (each.batch_shape, each.event_shape) == ((5,), (3,))
+    assert torch.allclose(each.log_prob(x), flow.log_prob(x, given=c))
+    samples = each.expand((4, 5)).rsample((2,))
+    assert samples.shape == (2, 4, 5, 3)
+    expected = flow.log_prob(samples[1, 2], given=c)
+    assert torch.allclose(each.log_prob(samples)[1, 2], expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (None, "given: is missing; .*: the classes are frown, neutral, smile"),
+        ("smiel", "given: there is no class 'smiel' .*smile.*"),
+        (3, "given: there is no class 3"),
+        ([0, 1], r"given: expected a class for all, or 5 classes, got shape \(2,\)"),
+        (1.5, "given: classes are names or integers"),
+        ([0, [1]], "given: is no array of numbers"),
+    ],
+)
+def test_a_class_that_makes_no_sense(given: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        conditional("modern")[0].log_prob(pixels(5, 1, 8, 8).float(), given=given)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (None, "given: is missing; .*: c is 2 columns"),
+        (torch.full((5, 2), torch.nan), "given: row 0, column 0: must be finite, got nan"),
+        (torch.zeros(4, 2), r"given: expected \(5, 2\) numbers, .*got shape \(4, 2\)"),
+        ("smile", "given: must be numbers"),
+    ],
+)
+def test_columns_that_make_no_sense(given: Any, words: str) -> None:
+    flow, x, _ = conditional("vector")
+    with pytest.raises(ValueError, match=words):
+        flow.log_prob(x, given=given)
+
+
+def test_what_only_conditional_flows_have() -> None:
+    plain = realnvp.vector_flow(3).eval()
+    with pytest.raises(ValueError, match="given: this flow is not conditional"):
+        plain.sample(2, given=1)
+    for flow in (plain, conditional("vector")[0]):
+        with pytest.raises(ValueError, match="not given classes"):
+            flow.mixture_log_prob(torch.zeros(1, 3))
+
+
+def test_the_memory_of_a_conditional_training_is_estimated() -> None:
+    for flow in (faces("paper"), faces("modern"), realnvp.vector_flow(3, given=2)):
+        assert flow.config is not None
+        for recomputed in (False, True):
+            train = replace(flow.config.train, recompute=recomputed)
+            assert training_memory(replace(flow.config, train=train)) > 0
