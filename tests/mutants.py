@@ -396,7 +396,9 @@ MUTANTS = [
     Mutant("training/run.py", " and not self.state.pending", "", CUT_SHORT),
     Mutant("training/train.py", "        full_precision(),\n", "", DEVICE),
     Mutant("training/train.py", "        same_each_time(),\n", "", DEVICE),
-    Mutant("training/train.py", "if progress else None", "", DEVICE),
+    Mutant(
+        "training/pace.py", "60 * recipe.max_minutes - state.training_seconds", "60", FIRST_HOUR
+    ),
     Mutant("training/validation.py", "indices=some, on_device=True", "indices=some", DEVICE),
     Mutant("tools/device.py", "    _backends.mkldnn.matmul,\n", "", DEVICE),
     Mutant("tools/device.py", "    _backends,\n", "", DEVICE),
@@ -556,6 +558,16 @@ MUTANTS = [
         FIRST_HOUR,
     ),
     Mutant("files/checkpoint.py", ' | _below("average", tensors)', "", FIRST_HOUR),
+    Mutant("training/pace.py", "max(self.steps - 1, 1)", "self.steps", FIRST_HOUR),
+    Mutant("training/voice.py", "self.pace.warm or late", "self.pace.warm and late", FIRST_HOUR),
+    Mutant("training/voice.py", "/ _operations(config)", "", FIRST_HOUR),
+    Mutant(
+        "training/run.py",
+        "        check_may_train(config, files)\n        splits",
+        "        splits",
+        FIRST_HOUR,
+    ),
+    Mutant("tools/progress.py", "pause = min(2 * pause, LONGEST_PAUSE)", "pass", FIRST_HOUR),
     Mutant("files/saved.py", '"facts.json"', '"about.json"', "tests/test_earlier.py"),
     Mutant(
         "tools/noise.py", "[0, 0, index, round]", "[0, 0, round, index]", "tests/test_earlier.py"

@@ -313,7 +313,7 @@ def _results(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     asked = {
         "train": f"train {of_images} --run-dir run --json",
         "train, of a table": f"train {of_rows} --run-dir rows --json",
-        "train --dry-run": f"train {of_images} --dry-run",
+        "train --dry-run": f"train {of_images} --dry-run --json",
         "train --print-config": f"train {of_images} --print-config",
         "prepare images": "prepare images --source pictures --out prepared --json",
         "evaluate": "evaluate run --views --codecs --json --device cpu",

@@ -1,7 +1,6 @@
 """realnvp train: a preset or a file, and flags over it."""
 
 import inspect
-import json
 import os
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
@@ -14,8 +13,8 @@ import tyro
 from realnvp.cli.fine_tune import with_model_of_start
 from realnvp.cli.inputs import settle
 from realnvp.cli.options import Device, Flag, Json, Threads, parse
-from realnvp.cli.output import print_json, say
-from realnvp.config import PRESETS, Config, nearest, read_config, resolve, to_json, validate
+from realnvp.cli.output import print_json, print_table, say
+from realnvp.config import PRESETS, Config, nearest, read_config, to_json, validate
 
 
 @dataclass
@@ -40,8 +39,8 @@ class Train:
     print_config: Flag = False
     """Print the configuration as JSON, and stop."""
     dry_run: Flag = False
-    """Print the resolved configuration, parameters, a memory estimate and the data found, and
-    stop.
+    """Say what the training would take, and stop: the data found, parameters, memory, and the time
+    by a few real steps; with --json also the whole configuration.
     """
     json: Json = False
     device: Device = "auto"
@@ -57,15 +56,21 @@ class Train:
         if self.print_config:
             print(to_json(config), end="")
             return 0
+        settle(self.device, self.threads)
+        main = os.environ.get("RANK", "0") == "0"  # one of several processes speaks for all
         if self.dry_run:
-            print_json(_dry_run(config))
+            from realnvp.cli.rehearsal import as_json, page
+            from realnvp.training.rehearsal import rehearse
+
+            found = rehearse(config, run_dir, device=self.device, init_from=self.init_from)
+            if main:
+                print_json(as_json(found)) if self.json else print_table(("", ""), page(found))
             return 0
         from realnvp.config.units import unit_of
         from realnvp.training.train import train as run_training
 
-        settle(self.device, self.threads)
         state = run_training(config, run_dir, device=self.device, init_from=self.init_from)
-        if os.environ.get("RANK", "0") != "0":  # one of several processes speaks for all
+        if not main:
             return 0
         if self.json:
             print_json(asdict(state) | {"run_dir": str(run_dir)})
@@ -144,22 +149,3 @@ def all_presets() -> Any:
             for name, config in PRESETS.items()
         ),
     )
-
-
-def _dry_run(config: Config) -> dict[str, Any]:
-    from realnvp.data import find_data
-    from realnvp.training.memory import count_parameters, training_memory
-
-    found = find_data(config.data, seed=config.seed)
-    resolved = resolve(config, found.shape, found.columns)
-    return {
-        "config": json.loads(to_json(resolved)),
-        "parameters": count_parameters(resolved),
-        "training_memory_bytes": training_memory(resolved),
-        "data": {
-            "name": found.name,
-            "version": found.version,
-            "counts": found.counts,
-            "shape": found.shape,
-        },
-    }

@@ -37,6 +37,11 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or one_line(error)
 
 
+def in_bytes(count: int) -> str:
+    """'1.5 GiB', or '47 MiB' where it is less than a tenth of one."""
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.0f} MiB"
+
+
 def last_line(error: Exception) -> str:
     """The last line of a long error: torch's say there what is wrong."""
     return str(error).splitlines()[-1].strip()

@@ -1,29 +1,67 @@
-"""Progress on stderr: a bar in a terminal, a plain line every few seconds elsewhere."""
+"""Progress on stderr: a bar in a terminal; elsewhere plain lines, by the clock."""
 
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from threading import Event, Thread
 
-SECONDS_BETWEEN_LINES = 5.0
+FIRST_LINE = 5.0  # seconds; each pause is twice the one before
+LONGEST_PAUSE = 300.0
 
 
-class Report(Protocol):
-    """Takes the steps done, a few words, and the number of all steps if it has become known."""
+class Report:
+    """How far something has come. Call it whenever that changes."""
 
-    def __call__(self, done: int, words: str = "", total: int | None = None) -> None: ...
+    def __init__(self, what: str, total: int, start: int = 0) -> None:
+        self.what, self.total, self.start, self.done = what, total, start, start
+        self.words, self.given = "", None  # type: str, float | None
+        self.began = time.monotonic()
+        self.changed: Callable[[], None] = lambda: None
+
+    def __call__(
+        self, done: int, words: str = "", total: int | None = None, left: float | None = None
+    ) -> None:
+        """Say how much is done.
+
+        done: of the total, what was there before `start` included.
+        words: beside the numbers.
+        total: where it has become known.
+        left: seconds to the end. None: as at the pace since the start.
+        """
+        self.done, self.words, self.given = done, words, left
+        self.total = total or self.total
+        self.changed()
+
+    @property
+    def time(self) -> str:
+        """'3m 20s left', or '7s so far' where nothing is done yet."""
+        past = time.monotonic() - self.began
+        left = self.given
+        if left is None and self.done > self.start and self.total:
+            left = past / (self.done - self.start) * (self.total - self.done)
+        return f"{duration(past)} so far" if left is None else f"{duration(left)} left"
+
+    @property
+    def line(self) -> str:
+        """All of it: 'step 40/1500  3.812 bits/dim  3m 20s left'."""
+        counted = f"{self.done}/{self.total}" if self.total else f"{self.done}"
+        return "  ".join(part for part in (f"{self.what} {counted}", self.words, self.time) if part)
 
 
 @contextmanager
 def progress(what: str, total: int, *, start: int = 0, enabled: bool = True) -> Iterator[Report]:
-    """Context: a function that reports progress. The time left is estimated from `start` on."""
+    """Context: a function that takes what is done. It is shown while the context lasts.
+
+    start: how much was done before. The time left is estimated from there on.
+    """
+    report = Report(what, total, start)
     if not enabled:
-        yield lambda done, words="", total=None: None
+        yield report
     elif sys.stderr.isatty():
-        yield from _bar(what, total, start)
+        yield from _bar(report)
     else:
-        yield _lines(what, total, start)
+        yield from _lines(report)
 
 
 def chunks(count: int, size: int, report: Callable[[int], None] | None = None) -> Iterator[slice]:
@@ -38,14 +76,14 @@ def chunks(count: int, size: int, report: Callable[[int], None] | None = None) -
             report(stop)
 
 
-def _bar(what: str, total: int, start: int) -> Iterator[Report]:
+def _bar(report: Report) -> Iterator[Report]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
         TextColumn,
-        TimeRemainingColumn,
+        TimeElapsedColumn,
     )
 
     columns = (
@@ -53,34 +91,46 @@ def _bar(what: str, total: int, start: int) -> Iterator[Report]:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[words]}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[time]}"),
     )
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total, completed=start, words="")
-        yield lambda done, words="", total=None: bar.update(
-            task, completed=done, words=words, total=total
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(
+            report.what, total=report.total or None, completed=report.start, words="", time=""
         )
-
-
-def _lines(what: str, total: int, start: int) -> Report:
-    began = time.monotonic()
-    last, known = began, total
-
-    def report(done: int, words: str = "", total: int | None = None) -> None:
-        nonlocal last, known
-        known = total or known
-        now = time.monotonic()
-        finished = done >= known and last > began  # less than five seconds: no line at all
-        if now - last < SECONDS_BETWEEN_LINES and not finished:
-            return
-        last = now
-        left = (now - began) / max(done - start, 1) * (known - done)
-        print(
-            f"{what} {done}/{known}  {words}  {duration(left)} left".replace("    ", "  "),
-            file=sys.stderr,
-            flush=True,
+        report.changed = lambda: bar.update(
+            task,
+            total=report.total or None,
+            completed=report.done,
+            words=report.words,
+            time=report.time,
         )
+        yield report
 
-    return report
+
+def _lines(report: Report) -> Iterator[Report]:
+    """A thread speaks, so that no step and no evaluation is too long for a line."""
+    ended, said = Event(), list[str]()
+
+    def say() -> None:
+        said.append(report.line)
+        print(said[-1], file=sys.stderr, flush=True)
+
+    def speak() -> None:
+        pause = FIRST_LINE
+        while not ended.wait(pause):
+            say()
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    speaker = Thread(target=speak, name="progress", daemon=True)
+    speaker.start()
+    try:
+        yield report
+    finally:
+        ended.set()
+        speaker.join()
+    if said and report.done >= report.total and said[-1] != report.line:
+        say()
 
 
 def duration(seconds: float) -> str:

@@ -40,6 +40,23 @@ def memory_limit(root: Path = Path("/")) -> int:
     return min(limits, default=2**63)
 
 
+def memory_of(device: torch.device) -> int:
+    """Bytes that a training may take on a device: all of a GPU; of a CPU, `memory_limit`."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return memory_limit()
+
+
+def memory_used(device: torch.device) -> int:
+    """Bytes that this process has had at most on a device. 0: the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def _of_control_groups(root: Path) -> Iterator[int]:
     """The limits of this process's control groups, versions 1 and 2, and of the groups above them.
 
@@ -75,14 +92,10 @@ def check_memory(
 ) -> None:
     """ValueError: a training of this (resolved) configuration takes more memory than there is.
 
-    limit: bytes. None: all of the device; of a CPU, `memory_limit`.
+    limit: bytes. None: `memory_of` the device.
     """
     if limit is None:
-        limit = (
-            torch.cuda.get_device_properties(device).total_memory
-            if device.type == "cuda"
-            else memory_limit()
-        )
+        limit = memory_of(device)
     images, model = config.train.batch_size // processes, config.model
     rough = 64 * least_parameters(config) + 400 * images * prod(config.shape) * model.width * (
         1 + model.num_blocks

@@ -1,7 +1,7 @@
 """A training, opened: what it works with, and where its last checkpoint left it."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from realnvp.bijections import ActNorm, starting
 from realnvp.config import Config, Kind, TrainConfig, differences, flat, resolve, validate
 from realnvp.config.units import Unit, unit_of
-from realnvp.data import Dataset, prepare
+from realnvp.data import Dataset, find_data, prepare
 from realnvp.data.dataset import SPLITS
 from realnvp.files.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from realnvp.files.folders import numbered
@@ -64,6 +64,8 @@ class Run:
     """The signals to stop that have come to this process."""
     failed_in_a_row: int = 0
     step_seconds: float = 0.0
+    tell: Callable[[str], None] = lambda doing: None
+    """Takes what the training does beside steps, in a few words, for people."""
 
     @property
     def main(self) -> bool:
@@ -147,16 +149,46 @@ def _with_absolute_source(config: Config) -> Config:
 def _opened(
     config: Config, files: RunDir, accelerator: Accelerator, init_from: str | Path | None
 ) -> Run:
-    main, device, processes = (
-        accelerator.is_main_process,
-        accelerator.device,
-        accelerator.num_processes,
-    )
+    main = accelerator.is_main_process
     with accelerator.main_process_first():
         splits = prepare(
             config.data, seed=config.seed, folder=files.data, verify=SPLITS if main else ()
         )
     check_data(files, splits)
+    new = not numbered(files.checkpoints, "step")
+    if not new and init_from is not None and main and str(init_from) != files.init_from:
+        warnings.warn(f"--init-from: {files.path} goes on from its own checkpoint", stacklevel=2)
+    run = _assembled(config, files, splits, accelerator, init_from)
+    _begin(run, init_from if new else None)
+    return run
+
+
+@contextmanager
+def rehearsed_run(
+    config: Config,
+    run_dir: str | Path,
+    *,
+    device: str = "auto",
+    init_from: str | Path | None = None,
+) -> Iterator[Run]:
+    """Context: what `open_run` would open, while nothing is written. The same is refused."""
+    config, files = validate(_with_absolute_source(config)), RunDir(run_dir)
+    with joined_processes(config.train, files.path, device) as accelerator:
+        check_may_train(config, files)
+        splits = find_data(config.data, seed=config.seed)
+        check_data(files, splits)
+        yield _assembled(config, files, splits, accelerator, init_from)
+
+
+def _assembled(
+    config: Config,
+    files: RunDir,
+    splits: Dataset,
+    accelerator: Accelerator,
+    init_from: str | Path | None,
+) -> Run:
+    """The parts of a training, where its last checkpoint or its start has them."""
+    device, processes = accelerator.device, accelerator.num_processes
     config = resolve(config, splits.shape, splits.columns)
     check_memory(config, device, processes=processes)
     batches = Batches(
@@ -167,8 +199,6 @@ def _opened(
         processes=processes,
     )
     new = not numbered(files.checkpoints, "step")
-    if not new and init_from is not None and main and str(init_from) != files.init_from:
-        warnings.warn(f"--init-from: {files.path} goes on from its own checkpoint", stacklevel=2)
     flow = _initial_flow(config, init_from if new else None)
     optimizers = _optimizers(flow, config.train, fused=device.type in ("cpu", "cuda"))
     flow.to(device)
@@ -180,14 +210,14 @@ def _opened(
     )
     # Of few rows the Gaussian that a flow starts as may be the best model: evaluate it.
     state.pending = state.pending or (new and config.kind is Kind.TABLE)
-    for complaint in complaints if main else ():
+    for complaint in complaints if accelerator.is_main_process else ():
         warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=2)
     with warnings.catch_warnings():
         # torch 2.13 renames an option, to a name that older ones do not know.
         warnings.filterwarnings("ignore", message=".*broadcast_buffers")
         model = accelerator.prepare(flow)
     flow.train()
-    run = Run(
+    return Run(
         config,
         files,
         splits,
@@ -200,8 +230,6 @@ def _opened(
         state,
         _precision(config.train, device),
     )
-    _begin(run, init_from if new else None)
-    return run
 
 
 def _begin(run: Run, init_from: str | Path | None) -> None:

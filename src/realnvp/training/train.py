@@ -22,6 +22,7 @@ from realnvp.training.signals import TrainingStopped, stop_signals
 from realnvp.training.step import train_step
 from realnvp.training.trackers import end_tracker, log_curves
 from realnvp.training.validation import evaluate, keep_unevaluated, write_samples
+from realnvp.training.voice import Voice
 
 clock = time.monotonic
 MAX_FAILED = 20  # steps in a row without a finite loss and gradient, before the training gives up
@@ -76,13 +77,14 @@ def _check_best(run: Run) -> None:
 
 
 def _loop(run: Run) -> None:
-    every, state, unit = run.config.train, run.state, run.unit
+    every, state = run.config.train, run.state
     began = time.monotonic() - state.seconds
-    recent: list[float] = []  # losses since the last line of metrics.jsonl; nan for a skipped step
-    busy = 0.0  # seconds of those steps, without evaluations and saves
+    recent = Recent(run)
     with progress("step", every.max_steps or 0, start=state.step, enabled=run.main) as report:
+        voice = Voice(run, report)
+        run.tell = voice.tell
         if state.pending:
-            _conclude(run)
+            _conclude(run, voice)
         while not run.finished:
             step_began = clock()
             loss, norm, signum = train_step(run, run.batches.at(state.step))
@@ -91,38 +93,57 @@ def _loop(run: Run) -> None:
             state.step += 1
             state.pending = True
             state.seconds = time.monotonic() - began
-            recent.append(loss)
-            busy += run.step_seconds
-
+            recent.add(loss)
+            voice.step_done(recent.words)
             if state.step % every.log_every == 0 or run.progress >= 1:
-                value = unit.of(-float(np.mean(recent)), run.splits.shape)
-                speed = len(recent) * run.batches.size / max(busy, 1e-9)
-                _log(
-                    run,
-                    {
-                        f"train_{unit.key}": value,
-                        "gradient_norm": norm,
-                        f"{unit.things}_per_second": speed,
-                        "skipped": state.skipped,
-                    },
-                )
-                best = "" if state.best is None else f"best validation {state.best:.3f}"
-                report(
-                    state.step,
-                    f"{value:.3f} {unit.words}  {speed:.0f} {unit.things}/s  {best}",
-                    _expected_steps(run),
-                )
-                recent, busy = [], 0.0
-            _conclude(run, signum)
+                _log(run, recent.values(norm))
+                recent = Recent(run)
+            _conclude(run, voice, signum)
+        voice.tell()
 
 
-def _expected_steps(run: Run) -> int | None:
-    """How many steps there will be. None: no time of a budget in minutes has been counted yet."""
-    step, progress = run.state.step, run.progress
-    return max(step, round(step / progress)) if progress else None
+class Recent:
+    """The steps since the last line of metrics.jsonl."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.losses: list[float] = []  # nan for a skipped step
+        self.busy = 0.0  # seconds of the steps, without evaluations and saves
+
+    def add(self, loss: float) -> None:
+        """Take in a step."""
+        self.losses.append(loss)
+        self.busy += self.run.step_seconds
+
+    @property
+    def value(self) -> float:
+        """Mean training density, in the run's unit."""
+        return self.run.unit.of(-float(np.mean(self.losses)), self.run.splits.shape)
+
+    @property
+    def speed(self) -> float:
+        """Images (rows) a second."""
+        return len(self.losses) * self.run.batches.size / max(self.busy, 1e-9)
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        unit, best = self.run.unit, self.run.state.best
+        measured = f"{self.value:.3f} {unit.words}  {self.speed:.3g} {unit.things}/s"
+        return measured if best is None else f"{measured}  best validation {best:.3f}"
+
+    def values(self, norm: float) -> dict[str, float]:
+        """A line of metrics.jsonl. norm: of the last step's gradient."""
+        unit = self.run.unit
+        return {
+            f"train_{unit.key}": self.value,
+            "gradient_norm": norm,
+            f"{unit.things}_per_second": self.speed,
+            "skipped": self.run.state.skipped,
+        }
 
 
-def _conclude(run: Run, signum: int = 0) -> None:
+def _conclude(run: Run, voice: Voice, signum: int = 0) -> None:
     """Evaluate, draw samples and save, where it is time for that after a step.
 
     TrainingStopped: a signal has come (signum) or comes meanwhile; the training and its model are
@@ -131,9 +152,11 @@ def _conclude(run: Run, signum: int = 0) -> None:
     """
     every, state, last = run.config.train, run.state, run.progress >= 1
     if signum:
+        run.tell("stopping: saving")
         run.save()
         keep_unevaluated(run)
         raise TrainingStopped(signum, state.step)
+    looked = time.monotonic()
     try:
         with run.average.used():
             if state.step % every.eval_every == 0 or last:
@@ -143,8 +166,11 @@ def _conclude(run: Run, signum: int = 0) -> None:
     except TrainingStopped:
         run.save()
         raise
+    if state.step % every.eval_every == 0:
+        voice.pace.evaluation = time.monotonic() - looked
     state.pending = False
     if state.step % every.save_every == 0 or run.finished:
+        run.tell("saving")
         run.save()
 
 

@@ -56,6 +56,15 @@ def keep_unevaluated(run: Run) -> None:
         _write_model(run, "last", {})
 
 
+def forwards_of_evaluation(run: Run) -> float:
+    """How many forward passes of a training batch an evaluation takes, with its samples."""
+    recipe = run.config.train
+    moments = recipe.moment_batches if stored_moments(run.flow) else 0
+    samples = GRID if run.config.kind is Kind.IMAGES else 0
+    count = min(len(run.splits.validation), recipe.eval_images) + samples
+    return moments + count / run.batches.size
+
+
 @contextmanager
 def _moments_put_back(run: Run) -> Iterator[None]:
     """Context: batch norm's moments may change; afterwards they are as before."""
@@ -75,6 +84,7 @@ def _average_moments(run: Run, count: int, *, to_the_end: bool = False) -> None:
         for step in range(count if stored_moments(run.flow) else 0):
             if not to_the_end:
                 run.heed_signals()
+            run.tell(f"evaluating: batch norm's moments, {step}/{count} batches")
             run.flow.log_prob(run.batches.at(step, Purpose.MOMENTS))
 
 
@@ -126,6 +136,7 @@ def validate(run: Run) -> Summary:
     )
     for chunk in chunks(len(chosen), size):
         run.heed_signals()
+        run.tell(f"evaluating: {chunk.start}/{len(chosen)} {run.unit.things}")
         if some := chosen[chunk][rank::processes].tolist():
             mine += some
             pixels = channels_first(images[some])
@@ -148,6 +159,7 @@ def write_samples(run: Run) -> None:
     """Write a grid of images beside samples, from the same z each time. Of a table: nothing."""
     if not run.main or run.config.kind is Kind.TABLE:
         return
+    run.tell("drawing samples")
     with evaluating(run.flow):
         samples = to_pixels(run.flow.sample(GRID, seed=run.config.seed), levels=run.config.levels)
     data_beside_samples(
