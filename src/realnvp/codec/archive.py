@@ -1,0 +1,317 @@
+"""A file of pictures: of which flow, which pictures, and chunks of tiles that each stand alone.
+
+    8 bytes     magic, the last of them the version of the format
+    32          SHA-256 of the flow: its weights and configuration
+    8           SHA-256 of the integers that the flow was rounded to, the first bytes of it
+    4           length of the index
+    ...         index: JSON, packed (`header.py`)
+    16 a chunk  its length, 4; CRC-32 of its bytes, 4; SHA-256 of its pixels, the first 8 bytes
+    4           CRC-32 of all this
+    ...         chunks
+
+Integers are little-endian. So a damaged chunk costs the pictures that have tiles in it; a damaged
+head costs all.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from realnvp.codec.choice import smallest
+from realnvp.codec.chunk import Told, decode
+from realnvp.codec.header import packed, unpacked
+from realnvp.codec.plan import IntegerFlow
+from realnvp.codec.tiles import Tile, count_tiles, tiles_of
+from realnvp.config.fields import ModelConfig
+from realnvp.data.dataset import Pixels, Shape
+from realnvp.data.images import MAX_PIXELS
+from realnvp.files.records import DamagedError
+from realnvp.files.saved import write_tensors
+from realnvp.flows.flow import Flow, config_of
+
+MAGIC = b"\x93RNVP\r\n\x01"
+HEAD = struct.Struct("<8s32s8sI")
+ENTRY = struct.Struct("<II8s")
+CRC = struct.Struct("<I")
+CHUNK = 2048  # tiles
+MOST_INDEX = 1 << 28  # bytes
+
+
+@dataclass(frozen=True)
+class Index:
+    """What an archive holds."""
+
+    flow: str
+    """What the flow was called."""
+    channels: int
+    """Of the flow's images."""
+    divisor: int
+    """Of their sides."""
+    levels: int
+    bits: int
+    """Of the grid's step: 2^-bits on the logit's scale."""
+    runs: list[list[int]]
+    """[C, H, W, n]: n pictures of this shape, one after the other."""
+    names: list[str] | None = None
+    """Of the pictures' files, with /."""
+    given_as: str | None = None
+    """What `compress` was given: array, tensor or list."""
+
+    def __post_init__(self) -> None:
+        for run in self.runs:
+            if len(run) != 4 or min(run) < 1 or run[1] * run[2] > MAX_PIXELS or run[0] > 16:
+                raise ValueError(f"runs: {run} are no pictures")
+        if not 8 <= self.bits <= 24 or not 2 <= self.levels <= 256:
+            raise ValueError(f"a grid of 2^-{self.bits} for {self.levels} levels")
+        if self.channels < 1 or self.divisor < 1 or self.divisor & (self.divisor - 1):
+            raise ValueError(f"{self.channels} channels, sides divided by {self.divisor}")
+        if self.names is not None and len(self.names) != self.count:
+            raise ValueError(f"{len(self.names)} names for {self.count} pictures")
+
+    @property
+    def count(self) -> int:
+        """How many pictures there are."""
+        return sum(run[3] for run in self.runs)
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles they have."""
+        return sum(
+            n * count_tiles((c, h, w), self.channels, self.divisor) for c, h, w, n in self.runs
+        )
+
+    @property
+    def numbers(self) -> int:
+        """Channels of all pixels together."""
+        return sum(math.prod(run) for run in self.runs)
+
+    def shapes(self) -> Iterator[Shape]:
+        """(C, H, W) of each picture."""
+        for c, h, w, n in self.runs:
+            for _ in range(n):
+                yield c, h, w
+
+    def places(self) -> Iterator[tuple[int, Tile]]:
+        """Each tile, with the index of its picture."""
+        for i, shape in enumerate(self.shapes()):
+            for tile in tiles_of(shape, self.channels, self.divisor):
+                yield i, tile
+
+
+def index_of(
+    flow: Flow,
+    shapes: Iterable[Shape],
+    *,
+    name: str = "",
+    names: Sequence[str] | None = None,
+    given_as: str | None = None,
+) -> Index:
+    """The index of pictures of these shapes, coded with the flow.
+
+    name: what the flow is called.
+    names: of the pictures' files.
+    given_as: array, tensor or list.
+    """
+    config, runs = config_of(flow), list[list[int]]()
+    for shape in shapes:
+        if runs and runs[-1][:3] == list(shape):
+            runs[-1][3] += 1
+        else:
+            runs.append([*shape, 1])
+    index = Index(
+        name,
+        config.shape[0],
+        flow.divisor,
+        config.levels,
+        13,
+        runs,
+        None if names is None else list(names),
+        given_as,
+    )
+    finer = config.model.dequantisation == "variational"
+    few = index.numbers < 100 * 3 * 32 * 32
+    return dataclasses.replace(index, bits=13 + finer - few)
+
+
+def write(file: BinaryIO, flow: Flow, index: Index, pictures: Iterable[Pixels], told: Told) -> None:
+    """Write pictures, (C, H, W) of the index's shapes, to a file that is open for writing.
+
+    Each chunk is decoded and compared before the next is coded. So memory is bounded by a chunk and
+    a picture.
+
+    told: how many tiles more are coded or compared.
+    """
+    coder = IntegerFlow(flow, index.bits)
+    said = packed(index)
+    head = HEAD.pack(MAGIC, flow_digest(flow), coder.digest()[:8], len(said)) + said
+    count = math.ceil(index.tiles / CHUNK)
+    entries = []
+    start = file.tell()
+    file.write(head + bytes(count * ENTRY.size + CRC.size))  # a place for what is known later
+    for places, tiles in _chunks(index, pictures):
+        content = smallest(flow, coder, places, tiles, told)
+        back = decode(coder, places, content, told)
+        if not all(np.array_equal(a, b) for a, b in zip(tiles, back, strict=True)):
+            raise RuntimeError("what was coded does not decode to the pictures")
+        entries.append(ENTRY.pack(len(content), zlib.crc32(content), _digest(places, tiles)))
+        file.write(content)
+    table = b"".join(entries)
+    file.seek(start + len(head))
+    file.write(table + CRC.pack(zlib.crc32(head + table)))
+    file.seek(0, os.SEEK_END)
+
+
+class Chunk(NamedTuple):
+    """Where a chunk lies, and what it must be."""
+
+    start: int
+    length: int
+    crc: int
+    digest: bytes
+
+
+class Archive:
+    """An open archive.
+
+    file: at its start.
+    name: what errors call it.
+
+    ValueError: it is no archive. DamagedError: its head is damaged.
+    """
+
+    def __init__(self, file: BinaryIO, name: str | Path) -> None:
+        self.file, self.name = file, name
+        self.size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        head = file.read(HEAD.size)
+        if head[:7] != MAGIC[:7]:
+            raise ValueError(f"{name}: not an archive that realnvp compress wrote")
+        if len(head) < HEAD.size:
+            raise DamagedError(f"{name}: cut off")
+        if head[7] != MAGIC[7]:
+            raise ValueError(f"{name}: of a later version of realnvp")
+        _, self.flow_digest, self.integers_digest, length = HEAD.unpack(head)
+        if length > min(self.size, MOST_INDEX):
+            raise DamagedError(f"{name}: its head is damaged")
+        said = file.read(length)
+        try:
+            self.index = unpacked(Index, said, MOST_INDEX)
+            # Each chunk needs its entry, so a file proves how many tiles there can be.
+            count = math.ceil(self.index.tiles / CHUNK)
+            if count * ENTRY.size > self.size:
+                raise ValueError("fewer bytes than its pictures need")
+        except ValueError as error:
+            raise DamagedError(f"{name}: its head is damaged: {error}") from None
+        table = file.read(count * ENTRY.size)
+        if file.read(CRC.size) != CRC.pack(zlib.crc32(head + said + table)):
+            raise DamagedError(f"{name}: its head is damaged")
+        self.chunks: list[Chunk] = []
+        start = file.tell()
+        for length, crc, digest in ENTRY.iter_unpack(table):
+            self.chunks.append(Chunk(start, length, crc, digest))
+            start += length
+
+    def pictures(self, flow: Flow, told: Told) -> Iterator[Pixels | None]:
+        """The pictures, (C, H, W). None: a chunk with tiles of it is damaged.
+
+        told: how many tiles more are decoded.
+
+        ValueError: it needs another flow.
+        """
+        coder = self.coder(flow)
+        places, shapes = self.index.places(), self.index.shapes()
+        picture: Pixels | None = None
+        at, left, whole = -1, 0, True
+        for chunk in self.chunks:
+            block = list(islice(places, CHUNK))
+            tiles = self._tiles(coder, chunk, [place for _, place in block], told)
+            for k, (i, place) in enumerate(block):
+                if i != at:
+                    at, whole, shape = i, True, next(shapes)
+                    left = count_tiles(shape, self.index.channels, self.index.divisor)
+                    picture = np.empty(shape, np.uint8)
+                assert picture is not None
+                if tiles is None:
+                    whole = False
+                else:
+                    place.paste(tiles[k], picture)
+                left -= 1
+                if not left:
+                    yield picture if whole else None
+
+    def coder(self, flow: Flow) -> IntegerFlow:
+        """The flow on integers. ValueError: it is not the flow that the archive needs."""
+        if flow_digest(flow) != self.flow_digest:
+            raise ValueError(
+                f"{self.name}: needs another flow: {self.index.flow or 'one without a name'}, of "
+                f"SHA-256 {self.flow_digest.hex()[:16]}..."
+            )
+        coder = IntegerFlow(flow, self.index.bits)
+        if coder.digest()[:8] != self.integers_digest:
+            raise ValueError(
+                f"{self.name}: this version of realnvp, or this machine, rounds the flow to other "
+                "integers than the archive was written with"
+            )
+        return coder
+
+    def _tiles(
+        self, coder: IntegerFlow, chunk: Chunk, places: Sequence[Tile], told: Told
+    ) -> list[Pixels] | None:
+        """The tiles of a chunk. None: it is damaged."""
+        self.file.seek(chunk.start)
+        content = self.file.read(min(chunk.length, self.size))
+        if zlib.crc32(content) != chunk.crc:
+            return None
+        try:
+            tiles = decode(coder, places, content, told)
+        except ValueError:
+            return None
+        return tiles if _digest(places, tiles) == chunk.digest else None
+
+
+def flow_digest(flow: Flow) -> bytes:
+    """SHA-256 of the flow's weights and of what in its configuration is the model's.
+
+    Choices that have their default do not count. So an archive stays readable when there is more to
+    choose.
+    """
+    config, usual = config_of(flow), asdict(ModelConfig())
+    chosen = {name: value for name, value in asdict(config.model).items() if value != usual[name]}
+    model = json.dumps([config.shape[0], config.levels, chosen], sort_keys=True)
+    return hashlib.sha256(model.encode() + write_tensors(flow.state_dict())).digest()
+
+
+def _chunks(index: Index, pictures: Iterable[Pixels]) -> Iterator[tuple[list[Tile], list[Pixels]]]:
+    """Places and pixels of the tiles, chunk by chunk."""
+    places: list[Tile] = []
+    tiles: list[Pixels] = []
+    for picture, shape in zip(pictures, index.shapes(), strict=True):
+        if picture.shape != shape:
+            raise ValueError(f"a picture of shape {picture.shape} in place of {shape}")
+        for place in tiles_of(shape, index.channels, index.divisor):
+            places.append(place)
+            tiles.append(place.cut(picture))
+            if len(places) == CHUNK:
+                yield places, tiles
+                places, tiles = [], []
+    if places:
+        yield places, tiles
+
+
+def _digest(places: Sequence[Tile], tiles: Sequence[Pixels]) -> bytes:
+    """The first 8 bytes of the SHA-256 of the tiles without their padding."""
+    found = hashlib.sha256()
+    for place, tile in zip(places, tiles, strict=True):
+        found.update(place.inner(tile).tobytes())
+    return found.digest()[:8]

@@ -1,0 +1,63 @@
+"""How to code each tile: by the flow, by WebP or raw, whichever takes the fewest bits."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from realnvp.codec.chunk import FLOW, RAW, WEBP, Told, encode
+from realnvp.codec.mosaic import webp_bits
+from realnvp.codec.plan import IntegerFlow
+from realnvp.codec.stack import Empty
+from realnvp.codec.tiles import Tile, by_shape
+from realnvp.data.dataset import Pixels
+from realnvp.evaluation.likelihood import log_probs
+from realnvp.flows.flow import Flow
+
+RESERVE = 1.1  # of bits, over what a first image's noise takes
+FEW = 64  # tiles that are also coded without the flow
+
+
+def smallest(
+    flow: Flow, coder: IntegerFlow, places: Sequence[Tile], tiles: Sequence[Pixels], told: Told
+) -> bytes:
+    """Code tiles, (C, h, w) each, each of them in the way that takes the fewest bits.
+
+    coder: of the flow.
+    places: of the tiles in their pictures.
+    told: how many more tiles are coded.
+    """
+    by_flow = flow_bits(flow, places, tiles)
+    by_webp = np.array([webp_bits(tile) for tile in tiles])
+    raw = np.array([math.prod(place.shape) * math.log2(coder.levels) for place in places])
+    others = np.where(by_webp < raw, WEBP, RAW)
+    kinds = np.where(by_flow < np.minimum(by_webp, raw), FLOW, others)
+    # The first image needs bits for its noise. Tiles by WebP bring them: those first that lose
+    # least by it.
+    waiting = [i for i in np.argsort(1 - by_flow / by_webp).tolist() if kinds[i] == FLOW]
+    have = by_webp[kinds == WEBP].sum()
+    need = RESERVE * coder.noise_bits(tiles[waiting[0]]) if waiting else 0.0
+    while True:
+        while have < need and waiting:
+            kinds[waiting[0]] = WEBP
+            have += by_webp[waiting.pop(0)]
+        try:
+            coded = encode(coder, places, tiles, kinds, told)
+            break
+        except Empty:
+            need = RESERVE * max(have, need)
+    if FLOW in kinds and len(tiles) <= FEW:
+        return min(coded, encode(coder, places, tiles, others, lambda _: None), key=len)
+    return coded
+
+
+def flow_bits(
+    flow: Flow, places: Sequence[Tile], tiles: Sequence[Pixels]
+) -> npt.NDArray[np.float64]:
+    """The flow's bound for each tile; infinite where it has none."""
+    bits = np.empty(len(tiles))
+    for group in by_shape(places, np.ones(len(tiles), bool)):
+        nats = log_probs(flow, np.stack([tiles[i] for i in group]))
+        bits[group] = -nats.nan_to_num(-math.inf, -math.inf, -math.inf).numpy() / math.log(2)
+    return bits

@@ -1,0 +1,78 @@
+"""Images in memory to bytes and back."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from realnvp.codec.archive import Archive, index_of, write
+from realnvp.config.units import BITS_PER_DIM, unit_of
+from realnvp.data.dataset import Pixels
+from realnvp.files.records import DamagedError
+from realnvp.flows.flow import Flow, config_of, refuse_fast
+
+Images = Pixels | Tensor | Sequence[Pixels | Tensor]
+
+
+def compress(flow: Flow, images: Images) -> bytes:
+    """Code images without loss: about `bits_per_dim` bits for each channel of each pixel.
+
+    The bytes are decoded and compared before they are returned. They are the content of a file that
+    `realnvp decompress` reads.
+
+    images: uint8, an array or tensor (N, C, H, W), or a list of (C, H, W) of any sizes. Grey images
+        (C of 1) fit a flow of colours, and colour images a flow of grey ones.
+
+    ValueError: the images are not of this kind, or have more levels than the flow.
+    """
+    check_flow(flow)
+    pictures = [_pixels(image, config_of(flow).levels) for image in images]
+    if not pictures:
+        raise ValueError("images: there are none")
+    kind = {Tensor: "tensor", np.ndarray: "array"}.get(type(images), "list")
+    index = index_of(flow, [(*picture.shape,) for picture in pictures], given_as=kind)
+    file = io.BytesIO()
+    write(file, flow, index, pictures, lambda _: None)
+    return file.getvalue()
+
+
+def decompress(flow: Flow, data: bytes) -> Images:
+    """The images that `compress` was given, or the pictures of a file of `realnvp compress`.
+
+    They are what `compress` was given: an array, a tensor or a list of arrays, uint8. Of a file:
+    a list of arrays (C, H, W).
+
+    ValueError: the data need another flow, or are none of `compress`. DamagedError: they have
+    changed.
+    """
+    check_flow(flow)
+    archive = Archive(io.BytesIO(data), "data")
+    pictures = list(archive.pictures(flow, lambda _: None))
+    images = [picture for picture in pictures if picture is not None]
+    if lost := len(pictures) - len(images):
+        raise DamagedError(f"data: damaged: {lost} of {len(pictures)} images are lost")
+    if archive.index.given_as == "array":
+        return np.stack(images)
+    return torch.from_numpy(np.stack(images)) if archive.index.given_as == "tensor" else images
+
+
+def check_flow(flow: Flow) -> None:
+    """ValueError: the flow is of a table, or was made by `realnvp.fast`."""
+    refuse_fast(flow, "compress with")
+    if unit_of(config_of(flow)) is not BITS_PER_DIM:
+        raise ValueError("the codec is for images; this flow is of a table")
+
+
+def _pixels(image: Pixels | Tensor, levels: int) -> Pixels:
+    pixels = image.numpy(force=True) if isinstance(image, Tensor) else np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or not pixels.size:
+        raise ValueError(
+            f"images: expected uint8 (C, H, W) each, got {pixels.dtype} of shape {pixels.shape}"
+        )
+    if pixels.max() >= levels:
+        raise ValueError(
+            f"images: a pixel is {pixels.max()}, but the flow knows the levels 0 to {levels - 1}"
+        )
+    return pixels

@@ -1,0 +1,97 @@
+"""A mixing of channels on integers: triangular matrices, each a few exact sums."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from realnvp.codec.rounding import LIMIT, within_limit
+from realnvp.codec.stack import Integers, Stack
+
+FRACTION = 16  # bits of a coefficient after the point
+
+
+class Lift:
+    """X_i += round(sum over j > i of U_ij (X_j + 1/2)), and the transpose order for j < i.
+
+    U: strictly triangular, (C, C). All of it is a product of integers below 2^53, so it is exact in
+    float64, whatever the order of the sums.
+    """
+
+    def __init__(self, matrix: Tensor, *, upper: bool) -> None:
+        self.matrix = (matrix * (1 << FRACTION)).round()
+        self.order = range(len(matrix)) if upper else range(len(matrix) - 1, -1, -1)
+        self.upper = upper
+        if not self.matrix.abs().sum(1).max() * (2 * LIMIT + 1) < 1 << 52:
+            raise ValueError("its mixings of channels are too uneven for integers")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x, int64 (B, C, N)."""
+        return within_limit(x + self._added(self.matrix, x))
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Channel by channel: each needs only channels that are known by then."""
+        x = z.clone()
+        for i in reversed(self.order):
+            known = slice(i + 1, None) if self.upper else slice(0, i)
+            x[:, i] -= self._added(self.matrix[i : i + 1, known], x[:, known])[:, 0]
+        return x
+
+    def _added(self, matrix: Tensor, x: Tensor) -> Tensor:
+        total = matrix @ (2 * x + 1).double()
+        return ((total + (1 << FRACTION)) / (2 << FRACTION)).floor().long()
+
+
+class Mix:
+    """z = W x at each pixel, as P L D U Q of W diag(delta).
+
+    P, Q: permutations. U, L: unit triangular, lifted (`Lift`). D: its signs turn cells around, its
+    magnitudes are the new delta.
+
+    weight: (C, C). delta: (C,).
+    """
+
+    def __init__(self, weight: Tensor, delta: Tensor) -> None:
+        rows, lower, diagonal, upper, columns = even_ldu(weight * delta)
+        self.delta = torch.empty_like(delta)
+        self.delta[rows] = diagonal.abs()
+        self.rows, self.columns = rows, columns
+        self.negative = (diagonal < 0)[:, None]
+        self.upper = Lift(upper, upper=True)
+        self.lower = Lift(lower * diagonal.abs() / diagonal.abs()[:, None], upper=False)
+
+    def forward(self, x: Tensor, stack: Stack) -> Tensor:
+        y = self.upper.forward(x.flatten(2)[:, self.columns])
+        y = self.lower.forward(torch.where(self.negative, -1 - y, y))
+        return torch.empty_like(y).index_copy_(1, self.rows, y).view_as(x)
+
+    def inverse(self, z: Tensor, stack: Stack) -> Tensor:
+        y = self.lower.inverse(z.flatten(2)[:, self.rows])
+        y = self.upper.inverse(torch.where(self.negative, -1 - y, y))
+        return torch.empty_like(y).index_copy_(1, self.columns, y).view_as(z)
+
+    def constants(self) -> Iterator[Integers]:
+        for each in (self.rows, self.columns, self.negative, self.upper.matrix, self.lower.matrix):
+            yield each.long().numpy()
+
+
+def even_ldu(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Rows, L, D, U, columns: matrix[rows][:, columns] = (1 + L) diag(D) (1 + U).
+
+    L and U are strictly triangular. Each pivot is the entry nearest to the geometric mean of the
+    pivots that are left, so that no delta drifts away from the others over many mixings.
+    """
+    size = len(matrix)
+    left, rows, columns = matrix.double().clone(), torch.arange(size), torch.arange(size)
+    log_det = torch.linalg.slogdet(left).logabsdet
+    for k in range(size):
+        logs = left[k:, k:].abs().log()
+        distance = (logs - log_det / (size - k)).abs()
+        i, j = (int(at) + k for at in divmod(int(distance.argmin()), size - k))
+        log_det = log_det - left[i, j].abs().log()
+        left[[k, i]], rows[[k, i]] = left[[i, k]], rows[[i, k]]
+        left[:, [k, j]], columns[[k, j]] = left[:, [j, k]], columns[[j, k]]
+        left[k + 1 :, k] /= left[k, k]
+        left[k + 1 :, k + 1 :] -= left[k + 1 :, k, None] * left[k, k + 1 :]
+    diagonal = left.diag()
+    return rows, left.tril(-1), diagonal, (left / diagonal[:, None]).triu(1), columns

@@ -1,0 +1,119 @@
+"""A flow as maps of integers that a stack makes exact: what encodes and decodes a batch."""
+
+import copy
+import hashlib
+
+import torch
+from torch import Tensor
+
+from realnvp.bijections import (
+    ActNorm,
+    AdditiveCoupling,
+    AffineCoupling,
+    BatchNorm,
+    Bijection,
+    Chain,
+    Dequantisation,
+    FactorOut,
+    Logit,
+    Mixing,
+    Squeezed,
+)
+from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
+from realnvp.codec.cells import Cells
+from realnvp.codec.lifting import Mix
+from realnvp.codec.prior import Normal
+from realnvp.codec.stack import Stack
+from realnvp.codec.steps import InSquares, OfOddSquares, Scale, Several, Shear, Shift, Step
+from realnvp.data.dataset import Pixels
+from realnvp.flows.flow import Flow, config_of
+from realnvp.tools.moments import EPS
+
+
+class IntegerFlow:
+    """A flow of images, float64 on the CPU, in steps of 2^-bits on the logit's scale."""
+
+    def __init__(self, flow: Flow, bits: int) -> None:
+        self.levels = config_of(flow).levels
+        self.flow = copy.deepcopy(flow).double().cpu().eval()
+        *noise, logit, f = _layers(self.flow.bijection)
+        assert isinstance(logit, Logit)
+        with torch.no_grad():
+            self.cells = Cells(
+                logit,
+                next((layer for layer in noise if isinstance(layer, Dequantisation)), None),
+                bits,
+            )
+            delta = torch.full(
+                (config_of(flow).shape[0], *2 * [flow.divisor]), 2.0**-bits, dtype=torch.float64
+            )
+            self.steps, delta = integer_steps(f, delta)
+            self.prior = Normal(delta)
+
+    def push(self, pixels: Tensor, stack: Stack, nonce: int) -> None:
+        """Put images, int64 (B, C, H, W), on the stack."""
+        with torch.no_grad():
+            x = self.cells.forward(pixels, stack, nonce)
+            self.prior.push(self.steps.forward(x, stack), stack)
+
+    def pop(self, shape: torch.Size, stack: Stack, nonce: int) -> Tensor:
+        """Take images of this shape from the stack."""
+        with torch.no_grad():
+            x = self.steps.inverse(self.prior.pop(shape, stack), stack)
+            return self.cells.inverse(x, stack, nonce)
+
+    def noise_bits(self, pixels: Pixels) -> float:
+        """How many bits an image pops before it pushes any."""
+        return self.cells.noise_bits(pixels)
+
+    def digest(self) -> bytes:
+        """SHA-256 of all integers that the flow was rounded to."""
+        found = hashlib.sha256()
+        for part in (self.cells, self.steps, self.prior):
+            for constant in part.constants():
+                found.update(str(constant.shape).encode() + constant.astype("<i8").tobytes())
+        return found.digest()
+
+
+def integer_steps(f: Bijection, delta: Tensor) -> tuple[Step, Tensor]:
+    """f on integers with the steps delta, (C, D, D), and the steps of its results."""
+    match f:
+        case Chain():
+            steps = []
+            for layer in _layers(f):
+                step, delta = integer_steps(layer, delta)
+                steps.append(step)
+            return Several(steps), delta
+        case Squeezed():
+            inner, delta = integer_steps(f.bijection, f._squeeze(delta[None])[0])
+            return InSquares(f, inner), f._unsqueeze(delta[None])[0]
+        case FactorOut():
+            inner, odd = integer_steps(f.bijection, odd_squares(delta[None])[0])
+            return OfOddSquares(inner), from_squares(even_squares(delta[None]), odd[None])[0]
+        case ActNorm():
+            return _normalised(f.mean, torch.exp(-f.log_scale), delta)
+        case BatchNorm():
+            return _normalised(f.moments.mean, (f.moments.var + EPS).rsqrt(), delta)
+        case Mixing():
+            mix = Mix(f.weight.detach(), _of_channels(delta))
+            return mix, mix.delta[:, None, None].expand_as(delta)
+        case AffineCoupling():
+            return Scale(f, delta), delta
+        case AdditiveCoupling():
+            return Shear(f, delta), delta
+    raise ValueError(f"there is no integer form of {type(f).__name__}")
+
+
+def _layers(chain: Bijection) -> list[Bijection]:
+    assert isinstance(chain, Chain)
+    return [layer for layer in chain.bijections if isinstance(layer, Bijection)]
+
+
+def _normalised(mean: Tensor, scale: Tensor, delta: Tensor) -> tuple[Step, Tensor]:
+    return Shift(mean, _of_channels(delta)), delta * scale[:, None, None]
+
+
+def _of_channels(delta: Tensor) -> Tensor:
+    """(C,): delta where it does not depend on the place."""
+    assert (delta == delta[:, :1, :1]).all()
+    return delta[:, 0, 0]

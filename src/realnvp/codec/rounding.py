@@ -1,0 +1,48 @@
+"""Real numbers to integers, alike on every machine."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+Rounding = Callable[[Tensor], Tensor]
+
+LIMIT = 2**24  # of the integers, so that all sums and products of them are exact
+MARGIN = 1e-8  # of a step: a thousand times the differences between machines
+RELATIVE = 1e-14  # the same for large numbers, whose last digits count more
+
+
+class Ambiguous(Exception):
+    """A number lies so near to the middle of two integers that machines could differ."""
+
+
+class Unfit(Exception):
+    """Images leave the range of the integers.
+
+    images: their indices in the batch.
+    """
+
+    def __init__(self, images: list[int]) -> None:
+        super().__init__(f"images {images} leave the range of the integers")
+        self.images = images
+
+
+def nearest(y: Tensor) -> Tensor:
+    """The nearest integers, int64, to y (B, ...). Unfit: beyond `LIMIT`, or no numbers."""
+    return within_limit(y.round()).long()
+
+
+def certain(y: Tensor) -> Tensor:
+    """`nearest`. Ambiguous: another machine's rounding of y could end at the next integer."""
+    integers = nearest(y)
+    doubt = MARGIN + RELATIVE * y.abs()
+    if ((y - integers).abs() > 0.5 - doubt).any():
+        raise Ambiguous
+    return integers
+
+
+def within_limit(x: Tensor) -> Tensor:
+    """x, (B, ...), if it is. Unfit names the images that are not."""
+    fits = x.abs() < LIMIT
+    if not fits.all():
+        raise Unfit((~fits).flatten(1).any(1).nonzero().flatten().tolist())
+    return x

@@ -1,0 +1,122 @@
+"""A stack of digits in bits: the last digit pushed is the first popped, whatever the sizes."""
+
+import copy
+
+import numpy as np
+import numpy.typing as npt
+
+Integers = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint16]
+Sizes = Integers | int
+
+
+class Empty(Exception):
+    """A pop needs more words than there are."""
+
+
+class Stack:
+    """Digits d < n for any sizes n in 1 .. 2^16, at log2 n bits each.
+
+    Lanes work side by side, as numpy's arrays do. The state of a lane is an integer c in
+    [2^16, 2^32). All lanes share one stack of words of 16 bits.
+
+        pop(n):      where c < n 2^16: c = 2^16 c + word.     d = c mod n, c = floor(c / n)
+        push(d, n):  c = n c + d.     where c >= 2^32: word = c mod 2^16, c = floor(c / 2^16)
+
+    The two undo each other exactly. That needs the refill before the division and the word after
+    the product; the rule of other such coders (rANS) is exact only where n divides their bounds.
+
+    A lane starts as 2^16 + word, so its start is not lost.
+
+    words: what is on the stack at first, the bottom first. Zeros are added for lanes without a
+    word.
+
+    lowest: the fewest words that there have been.
+    """
+
+    def __init__(self, words: Words, lanes: int) -> None:
+        missing = max(0, lanes - len(words))
+        self._words: Words = np.concatenate([words, np.zeros(missing, np.uint16)])
+        self.count = self.lowest = len(self._words)
+        self.states: Integers = (1 << 16) + self._take(lanes)
+
+    @classmethod
+    def of(cls, states: Integers, words: Words) -> "Stack":
+        """The stack with these states of the lanes, and these words below them."""
+        stack = cls(words, 0)
+        stack.states = states
+        return stack
+
+    def bottom(self) -> Words:
+        """The words at the start, once all that was pushed is popped.
+
+        ValueError: a lane is not at its start.
+        """
+        if (self.states >> 17).any():
+            raise ValueError("the stack is not at its start")
+        start = (self.states - (1 << 16)).astype(np.uint16)
+        return np.concatenate([self.words(), start])
+
+    def words(self) -> Words:
+        """The words below the lanes, the bottom first."""
+        return self._words[: self.count]
+
+    def copy(self) -> "Stack":
+        """A stack that changes on its own, `lowest` counted from here."""
+        other = copy.deepcopy(self)
+        other.lowest = other.count
+        return other
+
+    def rows(self, count: int) -> list[slice]:
+        """`count` digits in rows, a digit for each lane; the last row may be shorter."""
+        lanes = len(self.states)
+        return [slice(i, min(i + lanes, count)) for i in range(0, count, lanes)]
+
+    def pop(self, sizes: Integers) -> Integers:
+        """A digit below each size. Empty: the words are used up."""
+        c = self.states[: len(sizes)]
+        low = c < sizes << 16
+        if taken := int(np.count_nonzero(low)):
+            c[low] = c[low] << 16 | self._take(taken)
+        # Floating-point division is exact, since c < 2^48.
+        quotient = (c / sizes).astype(np.int64)
+        digits = c - quotient * sizes
+        c[:] = quotient
+        return digits
+
+    def push(self, digits: Integers, sizes: Sizes) -> None:
+        """Put digits, each below its size, on the stack."""
+        c = self.states[: len(digits)]
+        c *= sizes
+        c += digits
+        high = c >= 1 << 32
+        if high.any():
+            full = c[high]
+            self._give(full.astype(np.uint16))
+            c[high] = full >> 16
+
+    def pop_all(self, sizes: Integers) -> Integers:
+        """`pop` of any number of digits, row by row."""
+        digits = np.empty_like(sizes)
+        for row in self.rows(len(sizes)):
+            digits[row] = self.pop(sizes[row])
+        return digits
+
+    def push_all(self, digits: Integers, sizes: Integers) -> None:
+        """Undo `pop_all`."""
+        for row in reversed(self.rows(len(sizes))):
+            self.push(digits[row], sizes[row])
+
+    def _take(self, count: int) -> Integers:
+        if count > self.count:
+            raise Empty
+        self.count -= count
+        self.lowest = min(self.lowest, self.count)
+        return self._words[self.count : self.count + count].astype(np.int64)
+
+    def _give(self, words: Words) -> None:
+        end = self.count + len(words)
+        if end > len(self._words):  # twice as much room
+            self._words = np.concatenate([self._words, np.empty(end, np.uint16)])
+        self._words[self.count : end] = words
+        self.count = end

@@ -1,0 +1,186 @@
+"""The layers of a flow as maps of integers: what each does to the grid, bit for bit invertible.
+
+An integer X with the step delta stands for the cell [X, X + 1) delta of the real line. The networks
+see its middle. delta is a float64 tensor (C, D, D), which repeats over the image: D is the divisor
+of the sides. So squeezes act on it as they act on x.
+
+A layer that stretches a cell needs new bits to say where in the stretched cell x is: it pops them.
+A layer that shrinks cells, so that several fall into one, pushes which of them it was. On average
+the bits are the layer's log-det.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from realnvp.bijections import AdditiveCoupling, AffineCoupling, Squeezed
+from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
+from realnvp.codec.rounding import Rounding, certain, nearest, within_limit
+from realnvp.codec.stack import Integers, Stack
+
+SCALE_BITS = 10
+S = 1 << SCALE_BITS
+
+
+class Step(Protocol):
+    """A map of integers, int64 (B, C, H, W), that pops and pushes digits."""
+
+    def forward(self, x: Tensor, stack: Stack) -> Tensor:
+        """From data to noise. Ambiguous, Unfit: the images, with their noise, cannot be coded."""
+
+    def inverse(self, z: Tensor, stack: Stack) -> Tensor:
+        """x of forward(x), and the stack as it was."""
+
+    def constants(self) -> Iterator[Integers]:
+        """The integers that the step was rounded to, which must be equal on all machines."""
+
+
+class Several:
+    """Steps one after the other."""
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self.steps = steps
+
+    def forward(self, x: Tensor, stack: Stack) -> Tensor:
+        for step in self.steps:
+            x = step.forward(x, stack)
+        return x
+
+    def inverse(self, z: Tensor, stack: Stack) -> Tensor:
+        for step in reversed(self.steps):
+            z = step.inverse(z, stack)
+        return z
+
+    def constants(self) -> Iterator[Integers]:
+        for step in self.steps:
+            yield from step.constants()
+
+
+class InSquares:
+    """unsqueeze . step . squeeze."""
+
+    def __init__(self, layer: Squeezed, step: Step) -> None:
+        self.layer, self.step = layer, step
+
+    def forward(self, x: Tensor, stack: Stack) -> Tensor:
+        return self.layer._unsqueeze(self.step.forward(self.layer._squeeze(x), stack))
+
+    def inverse(self, z: Tensor, stack: Stack) -> Tensor:
+        return self.layer._unsqueeze(self.step.inverse(self.layer._squeeze(z), stack))
+
+    def constants(self) -> Iterator[Integers]:
+        return self.step.constants()
+
+
+class OfOddSquares:
+    """The step for half of x; the other half stays, latent."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+
+    def forward(self, x: Tensor, stack: Stack) -> Tensor:
+        return from_squares(even_squares(x), self.step.forward(odd_squares(x), stack))
+
+    def inverse(self, z: Tensor, stack: Stack) -> Tensor:
+        return from_squares(even_squares(z), self.step.inverse(odd_squares(z), stack))
+
+    def constants(self) -> Iterator[Integers]:
+        return self.step.constants()
+
+
+class Shift:
+    """Z = X - round(mean / delta). A scale of each channel changes delta alone, and costs nothing.
+
+    mean: (C,), as delta.
+    """
+
+    def __init__(self, mean: Tensor, delta: Tensor) -> None:
+        self.mean = nearest(mean / delta)[:, None, None]
+
+    def forward(self, x: Tensor, stack: Stack) -> Tensor:
+        return within_limit(x - self.mean)
+
+    def inverse(self, z: Tensor, stack: Stack) -> Tensor:
+        return z + self.mean
+
+    def constants(self) -> Iterator[Integers]:
+        yield self.mean.numpy()
+
+
+class Shear:
+    """The additive coupling: Z = X + round(m / delta)."""
+
+    def __init__(self, layer: AdditiveCoupling, delta: Tensor) -> None:
+        self.layer, self.delta = layer, delta
+
+    def forward(self, x: Tensor, stack: Stack) -> Tensor:
+        return within_limit(x + self._shift(x, certain))
+
+    def inverse(self, z: Tensor, stack: Stack) -> Tensor:
+        return z - self._shift(z, nearest)
+
+    def _shift(self, x: Tensor, rounded: Rounding) -> Tensor:
+        mask, shift = self.layer._predict(middles(x, self.delta))
+        return rounded(torch.where(mask, 0, shift / repeated(self.delta, x)))
+
+    def constants(self) -> Iterator[Integers]:
+        yield from ()
+
+
+class Scale:
+    """The affine coupling, by R / S with R = round(S e^l), and then a shift by round(m / delta).
+
+        y = R X + d, with d < R popped;    Z = floor(y / S), with y mod S pushed
+
+    This modular scale transform [van den Berg et al. 2021, IDF++] is exact for any R.
+    """
+
+    def __init__(self, layer: AffineCoupling, delta: Tensor) -> None:
+        self.layer, self.delta = layer, delta
+
+    def forward(self, x: Tensor, stack: Stack) -> Tensor:
+        changed, ratio, shift = self._predicted(x, certain)
+        numbers = x[changed].numpy()
+        for row in stack.rows(len(numbers)):
+            r = ratio[row]
+            y = r * numbers[row] + stack.pop(r)
+            numbers[row] = y >> SCALE_BITS
+            stack.push(y & (S - 1), S)
+        return within_limit(x.masked_scatter(changed, torch.from_numpy(numbers)) + shift)
+
+    def inverse(self, z: Tensor, stack: Stack) -> Tensor:
+        changed, ratio, shift = self._predicted(z, nearest)
+        x = z - shift
+        numbers = x[changed].numpy()
+        for row in reversed(stack.rows(len(numbers))):
+            r = ratio[row]
+            y = (numbers[row] << SCALE_BITS) + stack.pop(np.full_like(r, S))
+            numbers[row] = np.floor(y / r)  # exact, since abs y < 2^51
+            stack.push(y - r * numbers[row], r)
+        return x.masked_scatter(changed, torch.from_numpy(numbers))
+
+    def _predicted(self, x: Tensor, rounded: Rounding) -> tuple[Tensor, Integers, Tensor]:
+        """What changes, R of each number that does, and the shift."""
+        mask, log_scale, shift = self.layer._predict(middles(x, self.delta))
+        changed = ~mask.expand_as(x)
+        ratio = rounded((S * log_scale.exp()).clamp(1, 1 << 16))
+        shift = rounded(torch.where(mask, 0, shift / repeated(self.delta, x)))
+        return changed, ratio[changed].numpy(), shift
+
+    def constants(self) -> Iterator[Integers]:
+        yield from ()
+
+
+def middles(x: Tensor, delta: Tensor) -> Tensor:
+    """The middle of each cell, float64: what the networks see."""
+    return (x + 0.5) * repeated(delta, x)
+
+
+def repeated(delta: Tensor, x: Tensor) -> Tensor:
+    """delta of each number of x."""
+    if bool((delta == delta[:, :1, :1]).all()):
+        return delta[:, :1, :1]
+    return delta.repeat(1, x.shape[-2] // delta.shape[-2], x.shape[-1] // delta.shape[-1])

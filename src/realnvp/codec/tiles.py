@@ -1,0 +1,86 @@
+"""Pictures of any size as tiles that a flow takes, and back."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from realnvp.data.dataset import Pixels, Shape
+
+SIDE = 64
+
+
+class Tile(NamedTuple):
+    """Where a tile lies in its picture, (C', H, W), and what the flow sees of it.
+
+    planes: channels of the picture. A colour picture becomes three tiles for a flow of grey images;
+    a grey one becomes three equal channels for a flow of colours.
+    padded: (C, h, w) that the flow sees, its sides divisible by what its squeezes divide.
+    """
+
+    planes: slice
+    rows: slice
+    columns: slice
+    padded: Shape
+
+    @property
+    def shape(self) -> Shape:
+        """Of the part of the picture that it is."""
+        return (
+            self.planes.stop - self.planes.start,
+            self.rows.stop - self.rows.start,
+            self.columns.stop - self.columns.start,
+        )
+
+    def cut(self, picture: Pixels) -> Pixels:
+        """The tile, padded, of a picture."""
+        return self.pad(picture[self.planes, self.rows, self.columns])
+
+    def paste(self, tile: Pixels, picture: Pixels) -> None:
+        """Put the tile, padded, into the picture."""
+        picture[self.planes, self.rows, self.columns] = self.inner(tile)
+
+    def pad(self, part: Pixels) -> Pixels:
+        """The padded tile: the last channel, row and column again."""
+        missing = [(0, a - b) for a, b in zip(self.padded, self.shape, strict=True)]
+        return np.pad(part, missing, mode="edge")
+
+    def inner(self, tile: Pixels) -> Pixels:
+        """The padded tile without the padding."""
+        channels, height, width = self.shape
+        return tile[:channels, :height, :width]
+
+
+def tiles_of(picture: Shape, channels: int, divisor: int) -> Iterator[Tile]:
+    """The tiles of a picture, (C', H, W), for a flow of so many channels.
+
+    divisor: of the sides that the flow takes.
+    """
+    planes, height, width = picture
+    for these in _parts(planes, planes if planes == channels else 1):
+        for rows in _parts(height, max(SIDE, divisor)):
+            for columns in _parts(width, max(SIDE, divisor)):
+                padded = (
+                    -(-(part.stop - part.start) // divisor) * divisor for part in (rows, columns)
+                )
+                yield Tile(these, rows, columns, (channels, *padded))
+
+
+def count_tiles(picture: Shape, channels: int, divisor: int) -> int:
+    """How many tiles a picture has."""
+    planes, height, width = picture
+    side = max(SIDE, divisor)
+    return (1 if planes == channels else planes) * -(-height // side) * -(-width // side)
+
+
+def _parts(length: int, size: int) -> list[slice]:
+    return [slice(i, min(i + size, length)) for i in range(0, length, size)]
+
+
+def by_shape(places: Sequence[Tile], wanted: npt.NDArray[np.bool_]) -> list[list[int]]:
+    """Indices of the wanted tiles, those of one padded shape together."""
+    groups: dict[Shape, list[int]] = {}
+    for i in np.flatnonzero(wanted).tolist():
+        groups.setdefault(places[i].padded, []).append(i)
+    return [groups[shape] for shape in sorted(groups)]

@@ -1,0 +1,518 @@
+"""The codec: each step undoes itself to the bit, files have the size that bits/dim says, and nothing
+that is damaged, hostile or of another flow does harm.
+"""
+
+import copy
+import dataclasses
+import io
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from flows import moved
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import realnvp
+from realnvp.bijections import (
+    ActNorm,
+    AdditiveCoupling,
+    AffineCoupling,
+    BatchNorm,
+    Bijection,
+    FactorOut,
+    Mixing,
+    Squeezed,
+    channelwise,
+    starting,
+)
+from realnvp.codec import archive, chunk, compress, decompress, rounding
+from realnvp.codec.archive import Archive
+from realnvp.codec.cells import Cells
+from realnvp.codec.header import packed, unpacked
+from realnvp.codec.plan import IntegerFlow, integer_steps
+from realnvp.codec.prior import Normal
+from realnvp.codec.rounding import Unfit
+from realnvp.codec.stack import Empty, Stack
+from realnvp.codec.tiles import count_tiles, tiles_of
+from realnvp.config import Config, DataConfig, ModelConfig
+from realnvp.evaluation.likelihood import log_probs
+from realnvp.files.records import DamagedError
+from realnvp.flows.flow import Flow
+from realnvp.networks.modern import ConvNet
+from realnvp.networks.resnet import KeptHalf
+from realnvp.tools.moments import averaging
+
+RNG = np.random.default_rng(0)
+BITS = 13
+
+
+def stack(words: int = 20_000, lanes: int = 16) -> Stack:
+    random = np.random.default_rng(1)
+    return Stack(random.integers(0, 1 << 16, words).astype(np.uint16), lanes)
+
+
+def same(a: Stack, b: Stack) -> bool:
+    return np.array_equal(a.states, b.states) and np.array_equal(a.words(), b.words())
+
+
+def bits(a: Stack) -> float:
+    return 16 * a.count + float(np.log2(a.states).sum())
+
+
+def smooth(*shape: int, levels: int = 256) -> np.ndarray:
+    """Images, (N, C, H, W), that a flow can learn something of: random walks."""
+    steps = np.random.default_rng(2).normal(0, levels / 60, shape)
+    walk = steps.cumsum(-1).cumsum(-2) / 4 + levels / 2
+    return walk.clip(0, levels - 1).astype(np.uint8)
+
+
+# The stack
+
+operations = st.lists(
+    st.tuples(
+        st.booleans(), st.lists(st.integers(1, 1 << 16), min_size=1, max_size=8), st.integers(0)
+    ),
+    max_size=60,
+)
+
+
+@given(operations)
+@settings(max_examples=60, deadline=None)
+def test_pops_and_pushes_undo_each_other_for_any_sizes(operations: list) -> None:
+    start = stack(lanes=8)
+    now, done = start.copy(), []
+    for is_pop, sizes, seed in operations:
+        n = np.array(sizes)
+        digits = now.pop(n) if is_pop else np.array([seed % size for size in sizes])
+        if not is_pop:
+            now.push(digits, n)
+        assert ((digits >= 0) & (digits < n)).all()
+        assert ((now.states >= 1 << 16) & (now.states < 1 << 32)).all()
+        done.append((is_pop, n, digits))
+    for is_pop, n, digits in reversed(done):
+        if is_pop:
+            now.push(digits, n)
+        else:
+            assert np.array_equal(now.pop(n), digits)
+    assert same(now, start)
+
+
+def test_a_digit_takes_the_logarithm_of_its_size() -> None:
+    now = stack()
+    before = bits(now)
+    for _ in range(500):
+        now.push(RNG.integers(0, 999, 16), np.full(16, 999))
+    assert bits(now) - before == pytest.approx(8000 * np.log2(999), rel=1e-5)
+
+
+def test_an_empty_stack_says_so() -> None:
+    with pytest.raises(Empty):
+        stack(words=20, lanes=16).pop_all(np.full(100, 1 << 16))
+
+
+# The steps
+
+WIDTH = 4
+
+
+def _coupling(kind: type[AffineCoupling | AdditiveCoupling], per_channel: int) -> Bijection:
+    return kind(channelwise, KeptHalf(ConvNet(2, WIDTH, 2 * per_channel, num_blocks=1), flip=False))
+
+
+LAYERS: dict[str, Callable[[], Bijection]] = {
+    "act norm": lambda: ActNorm(4),
+    "batch norm": lambda: BatchNorm(4),
+    "mixing": lambda: Mixing(4),
+    "affine coupling": lambda: _coupling(AffineCoupling, 2),
+    "additive coupling": lambda: _coupling(AdditiveCoupling, 1),
+    "squeezed": lambda: Squeezed(Mixing(16)),
+    "squeezed by colour": lambda: Squeezed(Mixing(16), by_colour=True),
+    "factor out": lambda: FactorOut(Mixing(8)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_step_undoes_itself_is_near_its_layer_and_takes_its_log_det(name: str) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layer, real = LAYERS[name](), torch.randn(4, 4, 8, 8, dtype=torch.float64)
+    moved(layer, real)
+    delta = torch.tensor([0.5, 1.0, 2.0, 3.0]).double()[:, None, None].expand(4, 4, 4) * 2.0**-BITS
+    now = stack()
+    start, before = now.copy(), bits(now)
+    with torch.no_grad():
+        step, delta_z = integer_steps(layer, delta)
+        repeat = delta.repeat(1, 2, 2)
+        x = (real / repeat).floor().long()
+        z = step.forward(x, now)
+        expected, log_det = layer((x + 0.5) * repeat)
+        assert ((z + 0.5) * delta_z.repeat(1, 2, 2) - expected).abs().max() < 2.0 ** (8 - BITS)
+        coarser = (delta_z.log() - delta.log()).mean() * x.numel()
+        taken = (before - bits(now)) * np.log(2)
+        assert taken + coarser.item() == pytest.approx(log_det.sum().item(), abs=0.02 * x.numel())
+        assert torch.equal(step.inverse(z, now), x)
+    assert same(now, start)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("nonce", [0, 3])
+def test_cells_undo_themselves_and_stay_in_their_level(
+    levels: int, learned: bool, nonce: int
+) -> None:
+    model = ModelConfig("modern", num_scales=1, width=4, num_couplings=1, num_blocks=1)
+    chosen = dataclasses.replace(model, dequantisation="variational" if learned else "uniform")
+    flow = flow_of(chosen, (1, 8, 8), levels=levels)
+    *noise, logit, _ = flow.double().bijection.bijections
+    cells = Cells(logit, noise[0] if noise else None, BITS + learned)
+    v = torch.from_numpy(RNG.integers(0, levels, (3, 1, 8, 8)))
+    now = stack()
+    start = now.copy()
+    with torch.no_grad():
+        x = cells.forward(v, now, nonce)
+        inner = logit.inverse((x + 0.5) * 2.0 ** -(BITS + learned))
+        assert torch.equal(inner.floor().long(), v)
+        assert torch.equal(cells.inverse(x, now, nonce), v)
+    assert same(now, start)
+
+
+def test_the_prior_undoes_itself_far_into_its_tails_and_is_near_the_normal() -> None:
+    delta = torch.tensor([2.0**-13, 2.0**-11]).double()[:, None, None].expand(2, 2, 2)
+    prior = Normal(delta)
+    z = torch.from_numpy(RNG.normal(size=(20, 2, 8, 8)))
+    integers = (z / delta.repeat(1, 4, 4)).floor().long()
+    now = stack()
+    start, before = now.copy(), bits(now)
+    prior.push(integers, now)
+    nats = 0.5 * z.square() + 0.5 * np.log(2 * np.pi) - delta.repeat(1, 4, 4).log()
+    assert bits(now) - before == pytest.approx(nats.sum().item() / np.log(2), rel=2e-3)
+    far = torch.tensor([5.99, 6, 6.01, 50, 2000, -5.99, -6, -6.01, -50, -2000]).double()
+    for part in (far, far[[1, 6]]):
+        tails = (part.repeat(2, 2 * len(part), 4)[None] / 2.0**-13).floor().long()[..., :8]
+        prior.push(tails, now)
+        assert torch.equal(prior.pop(tails.shape, now), tails)
+    assert torch.equal(prior.pop(integers.shape, now), integers)
+    assert same(now, start)
+
+
+# Flows
+
+MODELS = {
+    "paper": ModelConfig(num_scales=2, width=4, num_blocks=1),
+    "modern": ModelConfig("modern", num_scales=2, width=8, num_couplings=2, num_blocks=1),
+    "additive": ModelConfig(
+        "modern", "additive", num_scales=2, width=8, num_couplings=2, num_blocks=1
+    ),
+    "learned noise": ModelConfig(
+        "modern",
+        num_scales=1,
+        width=8,
+        num_couplings=2,
+        num_blocks=1,
+        dequantisation="variational",
+    ),
+}
+
+
+def flow_of(model: ModelConfig, shape: tuple[int, ...], *, levels: int = 256) -> Flow:
+    """A flow near its start from smooth images, where no weight is zero."""
+    flow = realnvp.build(Config(data=DataConfig(shape=shape, levels=levels), model=model))
+    x = torch.from_numpy(smooth(64, *shape, levels=levels)) + 0.5
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        with starting(flow), averaging(flow):
+            flow.train().log_prob(x)
+        for parameter in flow.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=random))
+    return flow.eval()
+
+
+@pytest.fixture(params=MODELS)
+def flow(request: pytest.FixtureRequest) -> Flow:
+    return flow_of(MODELS[request.param], (3, 16, 16))
+
+
+def test_every_family_codes_exactly_and_near_its_bound(flow: Flow) -> None:
+    coder = IntegerFlow(flow, BITS + 1)
+    images = smooth(6, 3, 8, 8)
+    now = stack(lanes=32)
+    start, before = now.copy(), bits(now)
+    coder.push(torch.from_numpy(images).long(), now, 0)
+    nats = log_probs(flow, images, noise_draws=64)
+    assert bits(now) - before == pytest.approx(-nats.sum().item() / np.log(2), rel=0.03)
+    back = coder.pop(torch.Size(images.shape), now, 0)
+    assert np.array_equal(back, images)
+    assert same(now, start)
+
+
+def test_a_file_of_digits_has_the_size_of_their_bits_per_dim() -> None:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits().images[:400, None].astype(np.uint8)
+    flow = realnvp.load_flow("digits-small")
+    data = compress(flow, digits)
+    bound = -log_probs(flow, digits).sum().item() / np.log(2) / 8
+    assert len(data) < 1.05 * bound
+    assert np.array_equal(decompress(flow, data), digits)
+
+
+@pytest.fixture(scope="module")
+def modern() -> Flow:
+    return flow_of(MODELS["modern"], (3, 16, 16))
+
+
+def test_what_was_given_comes_back(modern: Flow) -> None:
+    images = smooth(3, 3, 12, 8)
+    back = decompress(modern, compress(modern, images))
+    assert isinstance(back, np.ndarray)
+    assert np.array_equal(back, images)
+    tensor = decompress(modern, compress(modern, torch.from_numpy(images)))
+    assert isinstance(tensor, Tensor)
+    assert torch.equal(tensor, torch.from_numpy(images))
+    several = [images[0], images[1, :1, :7], smooth(1, 3, 70, 66)[0]]
+    back = decompress(modern, compress(modern, several))
+    assert isinstance(back, list)
+    assert all(np.array_equal(a, b) for a, b in zip(several, back, strict=True))
+
+
+def nasty() -> list[np.ndarray]:
+    """Pictures unlike any that a flow has seen."""
+    y, x = np.mgrid[:24, :24]
+    random = np.random.default_rng(3)
+    grey = [0 * x, 0 * x + 255, (x + y) % 2 * 255, x // 2 % 2 * 255, y % 2 * 255, (x == y) * 255]
+    pictures = [np.broadcast_to(each, (3, 24, 24)) for each in grey]
+    pictures += [random.integers(0, 256, (3, 24, 24)), random.integers(0, 2, (3, 24, 24)) * 255]
+    pictures += [np.stack([255 + 0 * x, 0 * x, 0 * x]), random.integers(0, 256, (1, 24, 24))]
+    pictures += [random.integers(0, 256, (3, 1, 1)), random.integers(0, 256, (3, 67, 1))]
+    impulse = np.zeros((3, 24, 24))
+    impulse[0, 5, 7] = 255
+    return [np.ascontiguousarray(each, np.uint8) for each in [*pictures, impulse]]
+
+
+def test_nasty_pictures_are_exact_alone_and_together(modern: Flow) -> None:
+    pictures = nasty()
+    for picture in pictures:
+        data = compress(modern, [picture])
+        assert len(data) < 1.01 * picture.size + 200
+        assert np.array_equal(decompress(modern, data)[0], picture)
+    mixed = [
+        each
+        for pair in zip(pictures, smooth(len(pictures), 3, 24, 24), strict=True)
+        for each in pair
+    ]
+    back = decompress(modern, compress(modern, mixed))
+    assert all(np.array_equal(a, b) for a, b in zip(mixed, back, strict=True))
+
+
+def test_colour_pictures_fit_a_flow_of_grey_ones() -> None:
+    flow = flow_of(MODELS["modern"], (1, 8, 8), levels=17)
+    images = smooth(3, 3, 9, 8, levels=17)
+    assert np.array_equal(decompress(flow, compress(flow, images)), images)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (9, 17), (64, 65), (130, 64)])
+@pytest.mark.parametrize(("planes", "channels"), [(3, 3), (1, 3), (3, 1), (1, 1)])
+def test_tiles_cover_a_picture_once(size: tuple[int, int], planes: int, channels: int) -> None:
+    picture = RNG.integers(0, 256, (planes, *size)).astype(np.uint8)
+    tiles = list(tiles_of(picture.shape, channels, 8))
+    assert len(tiles) == count_tiles(picture.shape, channels, 8)
+    assert sum(np.prod(tile.shape) for tile in tiles) == picture.size
+    back = np.zeros_like(picture)
+    for tile in tiles:
+        cut = tile.cut(picture)
+        assert cut.shape == tile.padded
+        assert cut.shape[1] % 8 == cut.shape[2] % 8 == 0
+        tile.paste(cut, back)
+    assert np.array_equal(back, picture)
+
+
+# What must not be left to chance
+
+
+class Coded:
+    """Images as a chunk: three by WebP, one raw, the rest by the flow."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.coder, self.images = IntegerFlow(flow, BITS), smooth(9, 3, 16, 16)
+        places = [tiles_of(image.shape, 3, flow.divisor) for image in self.images]
+        self.places = [place for tiles in places for place in tiles]
+
+    def encoded(self) -> bytes:
+        kinds = np.array(list("fwfwfrwff"))
+        return chunk.encode(self.coder, self.places, list(self.images), kinds, lambda _: None)
+
+    def decoded(self, content: bytes) -> list[np.ndarray]:
+        return chunk.decode(self.coder, self.places, content, lambda _: None)
+
+
+@pytest.fixture
+def coded(modern: Flow) -> Coded:
+    return Coded(modern)
+
+
+def header_of(content: bytes) -> chunk.Header:
+    length = int.from_bytes(content[:4], "little")
+    return unpacked(chunk.Header, content[4 : 4 + length], 10**4)
+
+
+def test_a_chunk_holds_all_kinds_of_tiles(coded: Coded) -> None:
+    content = coded.encoded()
+    assert header_of(content).kinds == "fwfwfrwff"
+    assert header_of(content).nonces == {}
+    assert np.array_equal(coded.decoded(content), coded.images)
+
+
+def test_noise_is_drawn_again_where_machines_could_differ(
+    coded: Coded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounding, "MARGIN", 1e-4)
+    content = coded.encoded()
+    monkeypatch.undo()
+    assert header_of(content).nonces
+    assert np.array_equal(coded.decoded(content), coded.images)
+
+
+def test_what_leaves_the_integers_is_stored_raw(
+    coded: Coded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push, wild = coded.coder.push, torch.from_numpy(coded.images[[0, 5]])
+
+    def refuse(pixels: Tensor, to: Stack, nonce: int) -> None:
+        if found := [
+            i for i, image in enumerate(pixels) if (image == wild).flatten(1).all(1).any()
+        ]:
+            raise Unfit(found)
+        push(pixels, to, nonce)
+
+    monkeypatch.setattr(coded.coder, "push", refuse)
+    content = coded.encoded()
+    assert header_of(content).kinds == "rwfwfrwff"
+    assert np.array_equal(coded.decoded(content), coded.images)
+
+
+def test_numbers_beyond_the_integers_are_named() -> None:
+    with pytest.raises(Unfit) as error:
+        rounding.nearest(
+            torch.tensor([[1.0, 2], [3, torch.nan], [-1, 2], [torch.inf, 0], [0, 2.0**24]])
+        )
+    assert error.value.images == [1, 3, 4]
+
+
+def test_too_few_bits_for_the_first_image_are_told(coded: Coded) -> None:
+    with pytest.raises(Empty):
+        chunk.encode(
+            coded.coder, coded.places, list(coded.images), np.array(list("f" * 9)), lambda _: None
+        )
+
+
+def test_the_flow_is_named_by_weights_and_choices(modern: Flow) -> None:
+    data = compress(modern, smooth(2, 3, 8, 8))
+    other = flow_of(MODELS["modern"], (3, 8, 8))
+    next(other.parameters()).data.view(-1)[0] += 1e-3
+    with pytest.raises(ValueError, match=r"data: needs another flow"):
+        decompress(other, data)
+
+
+def test_other_integers_are_refused(modern: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = compress(modern, smooth(2, 3, 8, 8))
+    monkeypatch.setattr(IntegerFlow, "digest", lambda self: bytes(32))
+    with pytest.raises(ValueError, match=r"rounds the flow to other integers"):
+        decompress(modern, data)
+
+
+def test_a_damaged_chunk_costs_its_pictures_alone(
+    modern: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "CHUNK", 5)
+    images = smooth(12, 3, 8, 8)
+    data = bytearray(compress(modern, images))
+    opened = Archive(io.BytesIO(data), "data")
+    assert len(opened.chunks) == 3
+    data[opened.chunks[1].start + 20] ^= 1
+    with pytest.raises(DamagedError, match=r"5 of 12 images"):
+        decompress(modern, bytes(data))
+    back = list(Archive(io.BytesIO(data), "data").pictures(modern, lambda _: None))
+    assert [each is None for each in back] == [False] * 5 + [True] * 5 + [False] * 2
+    assert all(b is None or np.array_equal(a, b) for a, b in zip(images, back, strict=True))
+
+
+def test_any_damage_is_told(modern: Flow) -> None:
+    images = smooth(5, 3, 8, 8)
+    data = compress(modern, images)
+    random = np.random.default_rng(5)
+    for _ in range(50):
+        damaged = bytearray(data)
+        match random.integers(3):
+            case 0:
+                damaged[random.integers(len(data))] ^= 1 << random.integers(8)
+            case 1:
+                del damaged[random.integers(len(data)) :]
+            case 2:
+                start = random.integers(len(data))
+                damaged[start : start + 8] = random.bytes(8)
+        if damaged != data:
+            with pytest.raises((DamagedError, ValueError)):
+                decompress(modern, bytes(damaged))
+
+
+def test_damage_with_right_checksums_is_told(coded: Coded) -> None:
+    """Whoever writes a file can write its checksums: then the coder meets what it never wrote."""
+    content, random, told = coded.encoded(), np.random.default_rng(6), 0
+    for _ in range(60):
+        damaged = bytearray(content)
+        for at in random.integers(0, len(content), 3):
+            damaged[at] = random.integers(256)
+        try:
+            tiles = coded.decoded(bytes(damaged))
+        except ValueError:
+            told += 1
+        else:
+            assert [tile.shape for tile in tiles] == [place.padded for place in coded.places]
+    assert told > 20
+
+
+def test_a_hostile_head_takes_no_memory(modern: Flow) -> None:
+    index = archive.index_of(modern, [(3, 8, 8)])
+    data = compress(modern, smooth(1, 3, 8, 8))
+    assert packed(dataclasses.replace(index, given_as="array")) in data
+    for runs in (
+        [[3, 8, 8, 10**12]],
+        [[3, 10**6, 10**6, 1]],
+        [[3, 0, 8, 1]],
+        [[3, 8, -8, 1]],
+        [[3]],
+    ):
+        hostile = copy.copy(index)
+        object.__setattr__(hostile, "runs", runs)
+        new = packed(hostile)
+        head = data[: archive.HEAD.size - 4] + len(new).to_bytes(4, "little") + new
+        with pytest.raises(DamagedError, match=r"damaged"):
+            decompress(modern, head + zlib.crc32(head).to_bytes(4, "little") + bytes(100))
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.zeros((2, 3, 8, 8)), "uint8"),
+        (np.zeros((3, 8, 8), np.uint8), "uint8 \\(C, H, W\\)"),
+        (np.zeros((0, 3, 8, 8), np.uint8), "none"),
+    ],
+)
+def test_what_is_no_image_is_refused(modern: Flow, images: np.ndarray, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        compress(modern, images)
+
+
+def test_levels_that_the_flow_lacks_are_refused() -> None:
+    flow = flow_of(MODELS["modern"], (1, 8, 8), levels=17)
+    with pytest.raises(ValueError, match=r"a pixel is 17"):
+        compress(flow, np.full((1, 1, 8, 8), 17, np.uint8))
+
+
+def test_a_flow_of_a_table_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"images"):
+        compress(realnvp.vector_flow(2), np.zeros((1, 3, 8, 8), np.uint8))
