@@ -37,7 +37,6 @@ from realnvp.config.fields import ModelConfig
 from realnvp.data.dataset import Pixels, Shape
 from realnvp.data.images import MAX_PIXELS
 from realnvp.files.records import DamagedError
-from realnvp.files.saved import write_tensors
 from realnvp.flows.flow import Flow, config_of
 
 MAGIC = b"\x93RNVP\r\n\x01"
@@ -289,7 +288,11 @@ def flow_digest(flow: Flow) -> bytes:
     config, usual = config_of(flow), asdict(ModelConfig())
     chosen = {name: value for name, value in asdict(config.model).items() if value != usual[name]}
     model = json.dumps([config.shape[0], config.levels, chosen], sort_keys=True)
-    return hashlib.sha256(model.encode() + write_tensors(flow.state_dict())).digest()
+    found = hashlib.sha256(model.encode())
+    for name, tensor in sorted(flow.state_dict().items()):
+        array = tensor.numpy(force=True)
+        found.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return found.digest()
 
 
 def _chunks(index: Index, pictures: Iterable[Pixels]) -> Iterator[tuple[list[Tile], list[Pixels]]]:
