@@ -37,6 +37,7 @@ GIVEN = "tests/test_given.py"
 ARGUMENTS = "tests/test_arguments.py"
 FIRST_HOUR = "tests/test_first_hour.py"
 UNITS = "tests/test_units.py"
+COLUMNS = "tests/test_columns.py"
 
 
 class Mutant(NamedTuple):
@@ -587,6 +588,24 @@ MUTANTS = [
     Mutant("cli/arguments.py", "[*rest, *words]", "[*rest]", ARGUMENTS),
     Mutant("cli/elsewhere.py", 'if f"--{name}" in known', "", ARGUMENTS),
     Mutant("flows/units.py", ".abs().max()", ".max()", UNITS),
+    Mutant("data/table_files.py", "if name not in dropped]", "]", COLUMNS),
+    Mutant("data/table_files.py", 'delimiter != "," and re', "re", COLUMNS),
+    Mutant("data/table_files.py", "or {*parts}.isdisjoint(there)", "", COLUMNS),
+    Mutant("data/table.py", "first + np.arange(len(rows))", "np.arange(len(rows))", COLUMNS),
+    Mutant(
+        "config/sizes.py",
+        "columns=columns or config.data.columns, drop=None",
+        "columns=columns",
+        COLUMNS,
+    ),
+    Mutant("training/batches.py", "index=step)", "index=0)", COLUMNS),
+    Mutant(
+        "training/batches.py",
+        "(self.size, len(spread)))[self.mine]",
+        "(len(range(self.size)[self.mine]), len(spread)))",
+        COLUMNS,
+    ),
+    Mutant("data/find.py", "if config.columns or config.drop:", "if config.columns:", COLUMNS),
     Mutant("flows/flow.py", "        flow._looked = True", "        pass", UNITS),
     Mutant("flows/flow.py", "            self._looked = True", "            pass", UNITS),
     Mutant("config/remedies.py", "shape[-1] == channels", "shape[1] == channels", UNITS),

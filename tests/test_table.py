@@ -25,7 +25,7 @@ import realnvp.training.train
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, ModelConfig, TrainConfig
 from realnvp.data import find_data, read_table
-from realnvp.data.table import _warn_of_unbounded
+from realnvp.data.table import warn_of_unbounded
 from realnvp.evaluation.check import check
 from realnvp.evaluation.figures import draw_figures
 from realnvp.evaluation.figures.point_plots import MASSES
@@ -151,7 +151,7 @@ def test_a_value_that_is_rare_is_no_obstacle(tmp_path: Path) -> None:
         assert find_data(of(tmp_path / "t.npy").data, seed=0).shape == (3,)
     constant = np.column_stack([rows[:, :2], rows[:, 0], np.zeros(len(rows))])
     with pytest.warns(UserWarning, match="a, c: each follows"):
-        _warn_of_unbounded(Path("t"), constant, ("a", "b", "c", "d"))
+        warn_of_unbounded(Path("t"), constant, ("a", "b", "c", "d"))
 
 
 # The density

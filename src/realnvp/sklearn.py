@@ -3,6 +3,7 @@
 Needs the extra `realnvp[sklearn]`.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -13,6 +14,13 @@ from torch import Tensor
 
 from realnvp.config.errors import ParameterError
 from realnvp.config.words import install_line
+from realnvp.data.table import (
+    Remedies,
+    constant,
+    warn_of_few,
+    warn_of_index,
+    warn_of_unbounded,
+)
 from realnvp.flows.build import vector_flow
 from realnvp.flows.flow import Flow, batch_that_fits
 from realnvp.tools.progress import chunks
@@ -36,6 +44,9 @@ except ImportError as error:
     ) from error
 
 Array = NDArray[np.float64]
+PYTHON = Remedies("X.drop(columns={!r})", "noise=0.05")
+STANDARDISED = "X is standardised already, so densities are in the scaled units"
+REMEDY = "give RealNVPDensity the data without a StandardScaler; it standardises them itself"
 # Those of `vector_flow`.
 ARCHITECTURE = ("num_couplings", "width", "num_blocks", "frequency", "coupling")
 # The estimator's names, which are scikit-learn's, and `realnvp.fit`'s.
@@ -58,7 +69,8 @@ class RealNVPDensity(
 
     Columns are standardised and whitened inside. Numbers are in the units of the data:
     `score_samples` gives nats per row. Fitted with float32 networks, then float64 throughout. One
-    column alone gives a Gaussian: couplings have nothing to look at.
+    column alone gives a Gaussian: couplings have nothing to look at. Behind a StandardScaler in a
+    pipeline densities are in the scaled units: leave it out.
 
     Parameters
     ----------
@@ -141,6 +153,7 @@ class RealNVPDensity(
             validate_data(self, X, dtype=np.float64, ensure_min_samples=2, reset=not again)
         )
         check_size(rows, getattr(self, "feature_names_in_", None))
+        _warn_of_doubts(rows.numpy(), getattr(self, "feature_names_in_", None), noise=self.noise)
         seed = self._seed()
         flow = vector_flow(
             rows.shape[1], **{name: getattr(self, name) for name in ARCHITECTURE}, seed=seed
@@ -215,17 +228,30 @@ class RealNVPDensity(
         return torch.cat(parts).numpy()
 
 
+def _warn_of_doubts(X: Array, names: Any, *, noise: float) -> None:
+    """Warn of what `realnvp train table` refuses or warns of, and of columns in other units."""
+    columns = tuple(map(str, range(X.shape[1]) if names is None else names))
+    for name, words in constant(X, columns).items():
+        warnings.warn(f"X: column {name!r} {words}: it has no density", stacklevel=3)
+    warn_of_few("X", X)
+    warn_of_index("X", X, columns, PYTHON)
+    if not noise:
+        warn_of_unbounded("X", X, columns, PYTHON)
+    if len(X) > 1 and np.abs(X.mean(0)).max() < 1e-6 and np.abs(X.std(0) - 1).max() < 1e-6:
+        warnings.warn(f"{STANDARDISED}: {REMEDY}", stacklevel=3)
+
+
 class RealNVPOutlier(OutlierMixin, BaseEstimator):
     """Outliers: the rows of lowest density by a flow that was fitted to them or to normal rows.
 
     Parameters
     ----------
     density
-        The unfitted `RealNVPDensity` to use, or another density with `score_samples`. None: one
-        with default settings.
+        The unfitted density to use, RealNVPDensity(width=32), or another with `score_samples`.
+        None: one with default settings.
     contamination
         The share of the rows of `fit` that are to be outliers, above 0 and at most 0.5.
-    random_state
+    max_iter, random_state
         The density's, unless None.
 
     Attributes
@@ -237,10 +263,16 @@ class RealNVPOutlier(OutlierMixin, BaseEstimator):
     """
 
     def __init__(
-        self, density: Any = None, *, contamination: float = 0.1, random_state: Any = None
+        self,
+        density: Any = None,
+        *,
+        contamination: float = 0.1,
+        max_iter: int | None = None,
+        random_state: Any = None,
     ) -> None:
         self.density = density
         self.contamination = contamination
+        self.max_iter = max_iter
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> "RealNVPOutlier":
@@ -251,9 +283,12 @@ class RealNVPOutlier(OutlierMixin, BaseEstimator):
             )
         rows = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         density = RealNVPDensity() if self.density is None else clone(self.density)
-        if self.random_state is not None:
-            density.set_params(random_state=self.random_state)
-        self.density_ = density.fit(rows)
+        for name in ("max_iter", "random_state"):
+            if getattr(self, name) is not None:
+                density.set_params(**{name: getattr(self, name)})
+        with warnings.catch_warnings():  # outliers are the same in any units
+            warnings.filterwarnings("ignore", message=STANDARDISED)
+            self.density_ = density.fit(rows)
         self.offset_ = float(np.percentile(density.score_samples(rows), 100 * self.contamination))
         return self
 

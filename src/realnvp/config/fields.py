@@ -50,7 +50,12 @@ class DataConfig:
     """Channels, height, width of images, or how many columns a table has; taken from the data when
     not given."""
     columns: tuple[str, ...] | None = bounded(None, DIFFERENT)
-    """Names of the columns of a table to take; all when not given."""
+    """Names of the columns of a table to take, also a,b,c; all when not given."""
+    drop: tuple[str, ...] | None = bounded(None, DIFFERENT)
+    """Names of the columns of a table to leave out."""
+    noise: float = bounded(0.0, NOT_NEGATIVE)
+    """Gaussian noise of each training batch of a table, with this^2 times the covariance of its
+    rows: a bound where values repeat or columns depend on each other."""
     levels: int | None = bounded(256, between(2, 256))
     """Grey levels of a channel; pixels are 0 .. levels - 1. None: real numbers, a table."""
     flip: bool = False

@@ -60,6 +60,8 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
                 "is not the number of data.class_names",
             ),
             ("model.given", not images or data.classes or not model.given, "needs data.classes"),
+            ("data.drop", data.drop is None or not images, "is for tables"),
+            ("data.noise", not data.noise or not images, "is for tables"),
             ("data.flip", images or not data.flip, "is for images"),
             ("data.turn", images or not data.turn, "is for images"),
             ("data.recolour", images or not data.recolour, "is for images"),

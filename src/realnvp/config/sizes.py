@@ -32,7 +32,8 @@ def resolve(
     scales = config.model.num_scales or default_num_scales(shape)
     if config.model.architecture == "modern" and not config.model.num_scales:
         scales = max(1, scales - 1)  # its last scale is at half the resolution, too
-    data = replace(config.data, shape=shape, columns=config.data.columns or columns)
+    # The columns of the data are those that are left: drop is done.
+    data = replace(config.data, shape=shape, columns=columns or config.data.columns, drop=None)
     model = replace(config.model, num_scales=scales)
     if data.classes:
         class_names = data.class_names or class_names

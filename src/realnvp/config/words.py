@@ -16,10 +16,14 @@ def listed(words: Sequence[str], most: int = 20, more: str = "more") -> str:
     return "; ".join([*words[:most], *others])
 
 
-def quoted(names: Sequence[str], most: int = 10) -> str:
-    """ "'a', 'b' and 3 more": the first `most` of the names, and how many others there are."""
-    others = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + others
+def enumerated(words: Sequence[str], most: int = 10) -> str:
+    """'a, b and 3 more': the first `most` of the words, and how many others there are."""
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if words[most:] else "")
+
+
+def quoted(names: Sequence[str]) -> str:
+    """Names that may be empty or have commas: 'a', 'b' and 3 more."""
+    return enumerated([*map(repr, names)])
 
 
 def install_line(extra: str) -> str:

@@ -7,7 +7,8 @@ from realnvp.data.folder import find_split, image_files
 from realnvp.data.images import read_image, to_size
 from realnvp.data.pixels import channels_first, channels_last, dequantise, quantize, to_pixels
 from realnvp.data.prepared import open_splits
-from realnvp.data.table import find_rows, read_table
+from realnvp.data.table import find_rows
+from realnvp.data.table_files import read_table
 
 __all__ = [
     "Dataset",

@@ -13,6 +13,7 @@ from realnvp.data.folder import scan
 from realnvp.data.photos import digits, photos
 from realnvp.data.prepared import DESCRIPTION, open_splits, read_description, write_dataset
 from realnvp.data.table import table
+from realnvp.data.table_files import names_in
 from realnvp.files.atomic import kept_sibling, write_file
 from realnvp.files.records import damaged_if_invalid
 
@@ -128,11 +129,13 @@ def _from_prepared(config: DataConfig, folder: Path, seed: int) -> Dataset:
     found = open_splits(folder, held_out=config.held_out, seed=seed)
     if config.set not in (found.name, "images") or found.kind is not config.kind:
         raise ValueError(f"data.set: {folder} holds {found.name}, not {config.set}")
-    if config.columns not in (None, found.columns):
-        raise ValueError(
-            f"data.columns: {folder} holds {', '.join(found.columns or ())}, in this order; "
-            "choose others from the table itself"
-        )
+    there = found.columns or ()
+    for name, kept in (("columns", config.columns), ("drop", config.drop)):
+        if kept is not None and (name == "drop" or names_in(kept, there) != there):
+            raise ValueError(
+                f"data.{name}: {folder} holds {', '.join(there)}, in this order; "
+                "choose others from the table itself"
+            )
     return found
 
 
@@ -150,9 +153,13 @@ def _settings(config: DataConfig, seed: int) -> dict[str, Any]:
 def _check_settings(config: DataConfig, seed: int, folder: Path) -> None:
     with damaged_if_invalid():
         recorded = read_description(folder)
-    now = _settings(config, seed) | {
-        name: [*wanted] for name in ("shape", "columns") if (wanted := getattr(config, name))
-    }
+    now = _settings(config, seed)
+    if config.shape:
+        now["shape"] = [*config.shape]
+    if config.columns or config.drop:
+        there = recorded["columns"] or []
+        taken = names_in(config.columns or there, there)
+        now["columns"] = [name for name in taken if name not in names_in(config.drop or (), there)]
     for name, value in now.items():
         if recorded[name] != value:
             field = {"name": "data.set", "seed": "seed"}.get(name, f"data.{name}")

@@ -13,6 +13,7 @@ from realnvp.data import Rows, Split, channels_first, dequantise
 from realnvp.data.dataset import Indices, Values
 from realnvp.tools.device import moved, pinned
 from realnvp.tools.noise import Purpose, generator, uniform
+from realnvp.training.spread import spread_of
 
 
 class Batches:
@@ -49,6 +50,10 @@ class Batches:
         self.per_epoch = len(images) // size
         double = config.train.precision == "float64" or (table and device.type != "mps")
         self.dtype = torch.float64 if double else torch.float32
+        share = config.data.noise
+        self.spread = (
+            share * spread_of(torch.from_numpy(np.array(images[:]))).numpy() if share else None
+        )
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ahead: dict[int, Future[tuple[Tensor, Tensor | None]]] = {}
 
@@ -79,12 +84,20 @@ class Batches:
         """
         epoch, seed, mine = step // self.per_epoch, self.config.seed, self.indices(step)[self.mine]
         if self.config.kind is Kind.TABLE:
-            return pinned(torch.from_numpy(self.images[mine]).to(self.dtype), self.device), None
+            rows = self.images[mine]
+            if self.spread is not None and purpose == Purpose.TRAIN:
+                rows = rows + self._noise(step, self.spread)
+            return pinned(torch.from_numpy(rows).to(self.dtype), self.device), None
         values = torch.from_numpy(
             channels_first(self._augmented(self._pixels(mine, epoch), mine, epoch))
         )
         noise = uniform(values.shape[1:], seed, purpose, indices=mine, round=epoch)
         return pinned(values, self.device), pinned(noise, self.device)
+
+    def _noise(self, step: int, spread: Values) -> Values:
+        """Of this process' rows of a table, (B, D)."""
+        random = generator(self.config.seed, Purpose.TRAIN, index=step)
+        return random.standard_normal((self.size, len(spread)))[self.mine] @ spread.T
 
     def _augmented(self, pixels: Values, indices: Indices, epoch: int) -> Values:
         data, seed, count = self.config.data, self.config.seed, len(self.images)

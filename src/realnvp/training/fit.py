@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from realnvp.bijections.precision import in_float64
 from realnvp.config.errors import ParameterError
 from realnvp.config.words import one_line
 from realnvp.flows.flow import Flow, evaluating
@@ -19,6 +18,7 @@ from realnvp.flows.start import start_from
 from realnvp.flows.units import warn_of_floats
 from realnvp.tools.noise import Purpose, generator
 from realnvp.training.optimisation import WeightAverage, rate
+from realnvp.training.spread import spread_of
 
 LOOK_EVERY = 25  # steps
 MOST_HELD_OUT = 2000  # rows
@@ -97,7 +97,7 @@ def fit(
     held = min(math.ceil(held_out * len(x)), MOST_HELD_OUT)
     validation, train = x[order[:held]], x[order[held:]]
     c_validation, c_train = (None, None) if c is None else (c[order[:held]], c[order[held:]])
-    spread = noise * _spread(train)
+    spread = noise * spread_of(train)
     if start:
         with evaluating(flow):
             start_from(flow, train, c_train)
@@ -134,23 +134,6 @@ def fit(
         flow.load_state_dict(best.weights)
     flow.eval()
     return Fit(losses, best.seen, best.step)
-
-
-def _spread(rows: Tensor) -> Tensor:
-    """The factor of unit noise: a matrix, (D, D), for rows; deviations, (C, H, W), for images.
-
-    As in `Mixing`, the covariance of few rows is drawn towards its diagonal. So columns that depend
-    on each other get noise in every direction, too.
-    """
-    exact = in_float64(rows)
-    deviation = exact.std(0, correction=0)
-    deviation = torch.where(deviation > 0, deviation, 1)
-    if rows.ndim > 2:
-        return deviation.to(rows.dtype).to(rows.device)
-    scaled = (exact - exact.mean(0)) / deviation
-    n, dim = rows.shape
-    correlation = (scaled.T @ scaled / n).lerp(torch.eye(dim).to(scaled), dim / (n + dim))
-    return (deviation[:, None] * torch.linalg.cholesky(correlation)).to(rows.dtype).to(rows.device)
 
 
 class _Best:
