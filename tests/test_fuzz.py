@@ -28,6 +28,8 @@ FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
     "data.turn": ([False, True], ["yes", 1]),
     "data.recolour": ([False, True], ["yes", 1]),
     "data.columns": ([None], [("a",), ("a", "a"), (3,)]),
+    "data.drop": ([None], [("a",), ("x1", "x1"), ()]),
+    "data.noise": ([0.0], [0.1, 1.0, -1.0, NAN, 1e30]),
     "data.held_out": ([0.1, 0.3], [0.0, 0.5, -1.0, NAN, INF, 1e-9]),
     "model.architecture": (["paper", "modern"], ["vector", "resnet", None]),
     "model.coupling": (["affine", "additive"], ["linear", None]),

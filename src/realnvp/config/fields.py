@@ -51,11 +51,6 @@ class DataConfig:
     not given."""
     columns: tuple[str, ...] | None = bounded(None, DIFFERENT)
     """Names of the columns of a table to take, also a,b,c; all when not given."""
-    drop: tuple[str, ...] | None = bounded(None, DIFFERENT)
-    """Names of the columns of a table to leave out."""
-    noise: float = bounded(0.0, NOT_NEGATIVE)
-    """Gaussian noise of each training batch of a table, with this^2 times the covariance of its
-    rows: a bound where values repeat or columns depend on each other."""
     levels: int | None = bounded(256, between(2, 256))
     """Grey levels of a channel; pixels are 0 .. levels - 1. None: real numbers, a table."""
     flip: bool = False
@@ -73,6 +68,11 @@ class DataConfig:
     labels.csv beside arrays, or the set's own label."""
     class_names: tuple[str, ...] | None = bounded(None, DIFFERENT)
     """Names of the classes; taken from the data when not given."""
+    drop: tuple[str, ...] | None = bounded(None, DIFFERENT)
+    """Names of the columns of a table to leave out."""
+    noise: float = bounded(0.0, between(0, 1))
+    """Gaussian noise of each training batch of a table, with this^2 times the covariance of its
+    rows: a bound where values repeat or columns depend on each other."""
 
     @property
     def kind(self) -> Kind:
