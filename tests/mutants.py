@@ -83,7 +83,7 @@ MUTANTS = [
     ),
     Mutant(
         "cli/fine_tune.py",
-        "replace(config, model=start.model)",
+        "replace(config, model=replace(start.model, given=config.model.given))",
         "config",
         "tests/test_fine_tune.py -k taken_over",
     ),

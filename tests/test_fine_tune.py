@@ -14,6 +14,7 @@ from realnvp import DataConfig, ModelConfig, TrainConfig, load_flow, save_flow
 from realnvp.cli.main import run
 from realnvp.config import Config
 from realnvp.flows.build import build
+from realnvp.training.fine_tune import take_weights
 from realnvp.training.train import train
 
 SHORT = ["--train.tracker", "none", "--train.eval-images", "8", "--train.moment-batches", "2"]
@@ -97,7 +98,7 @@ def test_a_table_goes_on_as_another(tmp_path: Path, capsys: pytest.CaptureFixtur
     capsys.readouterr()
     second = command("table", tmp_path / "1.csv", tmp_path / "r", "--init-from", tmp_path / "first")
     assert run([*second, "--train.lr", "1e-12"]) == 0
-    assert "was trained on the columns a, b, these are a, c" in capsys.readouterr().err
+    assert "was trained on columns a, b, these are a, c" in capsys.readouterr().err
     first, tuned = load_flow(tmp_path / "first"), load_flow(tmp_path / "r")
     for name, weight in first.state_dict().items():
         torch.testing.assert_close(tuned.state_dict()[name], weight, atol=1e-6, rtol=0)
@@ -140,3 +141,23 @@ def test_in_python_both_values_are_named(tiny: Config, run_dir: Path, tmp_path: 
     )
     with pytest.raises(ValueError, match=r"model\.num_blocks is 1 there, 2 here"):
         train(other, tmp_path / "r", device="cpu", init_from=run_dir)
+
+
+def test_a_conditional_flow_starts_as_the_flow_without_a_condition() -> None:
+    """The weights that see the condition start at zero, and stay so."""
+    data = DataConfig(shape=(3, 8, 8))
+    model = ModelConfig("modern", num_scales=1, width=6, num_blocks=1, num_couplings=2)
+    plain = Config("images-modern", data, model)
+    classes = dataclasses.replace(data, classes=True, class_names=("a", "b"))
+    conditional = Config("images-modern", classes, dataclasses.replace(model, given=2))
+    start = build(plain).eval()
+    with torch.no_grad():
+        for i, weight in enumerate(start.parameters()):
+            weight += 0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(i))
+    x = 256 * torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    flow = build(conditional).eval()
+    take_weights(flow, start, "start")
+    given = torch.tensor([0, 1, 1, 0])
+    torch.testing.assert_close(flow.log_prob(x, given=given), start.log_prob(x))
+    with pytest.raises(ValueError, match=r"model\.given is 2 there, 0 here"):
+        take_weights(build(plain), flow, "flow")

@@ -37,7 +37,8 @@ def with_model_of_start(
                 f"{asked[name]}, but {where} has {there}, and its weights fit nothing else; "
                 f"leave {named.pop()} out",
             )
-    tuned = replace(config, model=start.model)
+    # How many numbers a condition has follows from the data.
+    tuned = replace(config, model=replace(start.model, given=config.model.given))
     try:
         return validate(tuned)
     except ValueError:

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from realnvp.bijections import ActNorm, starting
-from realnvp.config import Config, Kind, TrainConfig, differences, flat, resolve, validate
+from realnvp.config import Config, Kind, TrainConfig, resolve, validate
 from realnvp.config.units import Unit, unit_of
 from realnvp.data import Dataset, find_data, prepare
 from realnvp.data.dataset import SPLITS
@@ -27,6 +27,7 @@ from realnvp.flows.vector import standardise
 from realnvp.tools.device import has_bfloat16
 from realnvp.tools.noise import Purpose
 from realnvp.training.batches import Batches
+from realnvp.training.fine_tune import take_weights
 from realnvp.training.memory import check_memory
 from realnvp.training.muon import Muon
 from realnvp.training.optimisation import WeightAverage
@@ -295,31 +296,7 @@ def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
     """A new flow on the CPU, with the weights of another one where it is named."""
     flow = build(config)
     if init_from is not None:
-        given = load_flow(init_from)
-        _check_start(init_from, config_of(given), config_of(flow))
-        flow.load_state_dict(given.state_dict())
+        take_weights(flow, load_flow(init_from), init_from)
     if config.train.recompute:
         recompute(flow)
     return flow.double() if config.train.precision == "float64" else flow
-
-
-def _check_start(where: str | Path, there: Config, here: Config) -> None:
-    """ValueError: the weights of a flow do not fit here. No weight depends on an image's size."""
-    if (len(there.shape), there.shape[0]) != (len(here.shape), here.shape[0]):
-        raise ValueError(
-            f"{where}: its data are of shape {there.shape}, these of {here.shape}, "
-            "so its weights do not fit"
-        )
-    before, after = flat(there), flat(here)
-    if changed := [
-        f"{name} is {before[name]} there, {after[name]} here"
-        for name in differences(there, here)
-        if name.startswith("model.")
-    ]:
-        raise ValueError(f"{where}: its weights do not fit: {', '.join(changed)}")
-    if there.data.columns != here.data.columns:
-        warnings.warn(
-            f"{where}: was trained on the columns {', '.join(there.data.columns or ())}, "
-            f"these are {', '.join(here.data.columns or ())}",
-            stacklevel=2,
-        )
