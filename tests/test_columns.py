@@ -37,7 +37,7 @@ def config_of(source: Path, **data: Any) -> Config:
         preset,
         data=replace(preset.data, source=str(source), **data),
         model=replace(preset.model, width=4, num_couplings=2),
-        train=replace(preset.train, max_steps=2, batch_size=16, tracker="none"),
+        train=replace(preset.train, max_steps=9, batch_size=16, tracker="none"),
     )
 
 
@@ -87,8 +87,8 @@ def test_a_training_goes_on_with_the_words_it_began_with(capsys: Out, tmp_path: 
     for place, chosen in {"a": {"drop": ("b",)}, "b": {"columns": ("a,b",)}}.items():
         config = config_of(tmp_path / "t.csv", **chosen)
         train(config, tmp_path / place, device="cpu")
-        more = replace(config, train=replace(config.train, max_steps=3))
-        assert train(more, tmp_path / place, device="cpu").step == 3
+        more = replace(config, train=replace(config.train, max_steps=10))
+        assert train(more, tmp_path / place, device="cpu").step == 10
     kept = RunDir(tmp_path / "a").config.data
     assert (kept.columns, kept.drop) == (("a", "c, d"), None)
     other = config_of(tmp_path / "t.csv", drop=("a",))
@@ -96,7 +96,11 @@ def test_a_training_goes_on_with_the_words_it_began_with(capsys: Out, tmp_path: 
         train(other, tmp_path / "a", device="cpu")
     with pytest.raises(ValueError, match=r"data.drop: .* holds a, c, d, in this order"):
         train(config_of(tmp_path / "a/data", drop=("a",)), tmp_path / "c", device="cpu")
+    assert "\n2 columns: 'a', 'c, d'\n" in capsys.readouterr().err
     assert run(["info", str(tmp_path / "a")]) == 0
+    assert "'a', 'c, d'" in capsys.readouterr().out
+    dry = ["train", "table", "--data.source", str(tmp_path / "t.csv"), "--data.drop", "b"]
+    assert run([*dry, "--dry-run", "--model.width", "4", "--run-dir", str(tmp_path / "d")]) == 0
     assert "'a', 'c, d'" in capsys.readouterr().out
 
 

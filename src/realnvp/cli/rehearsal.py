@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from realnvp.cli.output import thousands
 from realnvp.config import Config, Kind, to_json
 from realnvp.config.units import unit_of
-from realnvp.config.words import in_bytes
+from realnvp.config.words import in_bytes, quoted
 from realnvp.tools.progress import duration
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def page(found: "Rehearsal") -> list[tuple[str, str]]:
     rows = [
         ("preset", f"{config.name}: {_model(config)}"),
         ("data", f"{data.name}: {counts} {things} of {_shape(data.shape)}"),
+        *([("columns", quoted(config.data.columns))] if config.data.columns else []),
         ("parameters", thousands(found.parameters)),
         (
             "memory",

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from realnvp.config import PRESETS, Config, TrainConfig, resolve
-from realnvp.config.words import in_bytes
+from realnvp.config.words import in_bytes, quoted
 from realnvp.flows.build import build
 from realnvp.tools.progress import Report, duration
 from realnvp.training.memory import memory_of, memory_used
@@ -51,7 +51,9 @@ class Voice:
 
 
 def introduction(run: Run, pace: Pace) -> list[str]:
-    """Lines: parameters, memory, time to the first evaluation and to the end; how to be faster."""
+    """Lines: a table's columns; parameters, memory, time to an evaluation and to the end; how to be
+    faster.
+    """
     plan, device = pace.plan(run.state), run.accelerator.device
     parameters = sum(weight.numel() for weight in run.flow.parameters())
     memory = (
@@ -66,7 +68,9 @@ def introduction(run: Run, pace: Pace) -> list[str]:
         f"{which} evaluation in {duration(plan.seconds_to_evaluation)}, "
         f"end in {duration(plan.seconds_to_end)}{cold}"
     )
-    return [line, *how_to_be_faster(run.config, plan.seconds_to_end)]
+    columns = run.config.data.columns
+    taken = [f"{len(columns)} columns: {quoted(columns)}"] if columns else []
+    return [*taken, line, *how_to_be_faster(run.config, plan.seconds_to_end)]
 
 
 def how_to_be_faster(config: Config, seconds: float) -> list[str]:
