@@ -96,7 +96,7 @@ def test_a_training_goes_on_with_the_words_it_began_with(capsys: Out, tmp_path: 
         train(other, tmp_path / "a", device="cpu")
     with pytest.raises(ValueError, match=r"data.drop: .* holds a, c, d, in this order"):
         train(config_of(tmp_path / "a/data", drop=("a",)), tmp_path / "c", device="cpu")
-    assert "\n2 columns: 'a', 'c, d'\n" in capsys.readouterr().err
+    assert "2 columns: 'a', 'c, d'\n" in capsys.readouterr().err
     assert run(["info", str(tmp_path / "a")]) == 0
     assert "'a', 'c, d'" in capsys.readouterr().out
     dry = ["train", "table", "--data.source", str(tmp_path / "t.csv"), "--data.drop", "b"]
