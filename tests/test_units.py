@@ -74,8 +74,18 @@ REFUSED: dict[str, Case] = {
     ),
     "bits/dim of channels last": (
         lambda f: bits_per_dim(f, np.zeros((2, 8, 8, 3), np.uint8)),
-        "expected a batch of shape (B, 3, H, W), got (2, 8, 8, 3); channels last? ",
+        "expected (N, C, H, W) with N > 0 and C = 3, got (2, 8, 8, 3); channels last? ",
         "np.moveaxis(images, -1, 1)",
+    ),
+    "two types": (
+        lambda f: f.log_prob(256 * unit(2, 3, 8, 8).half()),
+        "the flow is of torch.float32, the data torch.float16: ",
+        "x.to(torch.float32)",
+    ),
+    "fit of other columns": (
+        lambda f: realnvp.fit(realnvp.vector_flow(2), np.zeros((9, 3))),
+        "expected a batch of shape (B, 2), got (9, 3)",
+        "",
     ),
     "a shape for n": (
         lambda f: f.sample((2,)),
@@ -143,6 +153,15 @@ def test_fit_takes_numpy_and_warns_of_floats(flow: Flow) -> None:
     assert len(realnvp.fit(first, np.arange(40).reshape(20, 2) ** 2, max_steps=2).loss) == 2
     with pytest.warns(UserWarning, match="no value is outside"):
         realnvp.fit(realnvp.build(flow.config or ""), unit(20, 3, 8, 8), max_steps=1)
+
+
+def test_grey_without_channels_and_numpy_samples() -> None:
+    digits = realnvp.load_flow("digits-small")
+    with pytest.raises(ValueError, match=re.escape("grey, without channels? x[:, None]")):
+        digits.log_prob(unit(4, 8, 8))
+    with pytest.raises(ValueError, match=re.escape("images[:, None]")):
+        bits_per_dim(digits, np.zeros((4, 8, 8), np.uint8))
+    assert torch.equal(realnvp.quantize(np.full((2, 2), 3.7)), torch.full((2, 2), 3).byte())
 
 
 def test_a_fresh_flow_is_told_how_to_sample() -> None:

@@ -24,6 +24,8 @@ def in_order(name: str, shape: Sequence[int], expected: Sequence[int], *, numpy:
         return f"; channels last? {move.format(name)}"
     if len(shape) == 1 + sides and shape[:1] == (channels,):
         return f"; one alone? {name}[None]"
+    if sides == len(shape) - 1 == 2 and channels == 1:
+        return f"; grey, without channels? {name}[:, None]"
     return ""
 
 

@@ -1,6 +1,9 @@
 """Between stored images and a flow's: grey levels and real numbers, channels last and first."""
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,13 +22,14 @@ def dequantise(images: Tensor, noise: Tensor) -> Tensor:
     return noise.clamp(max=largest).add_(images.contiguous())
 
 
-def quantize(x: Tensor, *, levels: int = 256) -> Tensor:
+def quantize(x: Tensor | npt.NDArray[Any], *, levels: int = 256) -> Tensor:
     """The grey levels floor(x), uint8, clamped to 0 .. levels - 1; of x's shape, any shape.
 
     ValueError if x has a NaN, which no grey level stands for, or if levels are more than uint8 has.
     """
     if not 2 <= levels <= 256:
         raise ValueError(f"levels: must be between 2 and 256, got {levels}")
+    x = torch.as_tensor(x)
     if x.isnan().any():
         raise ValueError(f"{int(x.isnan().sum())} of {x.numel()} pixels are NaN")
     return x.floor().clamp(0, levels - 1).to(torch.uint8)

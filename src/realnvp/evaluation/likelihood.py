@@ -137,13 +137,7 @@ def log_probs(
             raise ValueError("views: are of images; this flow is of a table")
         nats = _of_rows(flow, torch.as_tensor(images))
         return nats if on_device else nats.cpu().double()
-    _check(images, noise_draws, batch_size)
-    if flow.shape is not None and images.shape[1] != flow.shape[0]:
-        numpy = isinstance(images, np.ndarray)
-        raise ValueError(
-            f"images: expected a batch of shape (B, {flow.shape[0]}, H, W), got "
-            f"{tuple(images.shape)}{in_order('images', images.shape, flow.shape, numpy=numpy)}"
-        )
+    _check(flow, images, noise_draws, batch_size)
     batch_size = min(batch_size, batch_that_fits(images.shape[1:]))
     indices = range(len(images)) if indices is None else indices
     # Parts stay on the device until the end: to look at a part is to wait for the device.
@@ -176,16 +170,19 @@ def _of_rows(flow: Flow, rows: Tensor) -> Tensor:
         return torch.cat([flow.log_prob(moved(part, state.device)) for part in parts])
 
 
-def _check(images: Images, noise_draws: int, batch_size: int) -> None:
+def _check(flow: Flow, images: Images, noise_draws: int, batch_size: int) -> None:
+    numpy = isinstance(images, np.ndarray)
     if not isinstance(images, Tensor | np.ndarray) or images.dtype not in (torch.uint8, np.uint8):
         dtype = getattr(images, "dtype", None)
-        numpy = isinstance(images, np.ndarray)
         remedy = "" if dtype is None else f"; {as_uint8('images', dtype, numpy=numpy)}"
         raise ValueError(f"images: expected uint8, got {dtype or type(images).__name__}{remedy}")
-    on_meta = isinstance(images, Tensor) and images.is_meta
-    if images.ndim != 4 or not len(images) or on_meta:
+    shape, on_meta = tuple(images.shape), isinstance(images, Tensor) and images.is_meta
+    wrong = len(shape) != 4 or not len(images) or on_meta
+    if wrong or (flow.shape and shape[1] != flow.shape[0]):
+        count = f" and C = {flow.shape[0]}" if flow.shape else ""
+        order = in_order("images", shape, flow.shape, numpy=numpy) if flow.shape else ""
         raise ValueError(
-            f"images: expected (N, C, H, W) with N > 0, got {tuple(images.shape)}"
+            f"images: expected (N, C, H, W) with N > 0{count}, got {shape}{order}"
             + " on meta" * on_meta
         )
     for name, value in (("noise_draws", noise_draws), ("batch_size", batch_size)):

@@ -219,11 +219,17 @@ class Flow(nn.Module):
     def check_batch(self, x: Tensor) -> None:
         """ValueError if x is no batch for this flow: by its type, its device or its shape."""
         check_type(x)
-        mine, remedy = reference_tensor(self, x), "bring one to the other with .to"
+        mine = reference_tensor(self, x)
         if torch.promote_types(x.dtype, mine.dtype) != x.dtype:
-            raise ValueError(f"the flow is of {mine.dtype}, the data {x.dtype}: {remedy}")
+            raise ValueError(
+                f"the flow is of {mine.dtype}, the data {x.dtype}: bring one to the other with .to,"
+                f" x.to({mine.dtype})"
+            )
         if x.device != mine.device:
-            raise ValueError(f"the flow is on {mine.device}, the data {x.device}: {remedy}")
+            raise ValueError(
+                f"the flow is on {mine.device}, the data {x.device}: bring one to the other with "
+                f".to, x.to({str(mine.device)!r})"
+            )
         if self.shape is not None:
             channels, *sides = self.shape
             if x.ndim != 2 + len(sides) or x.shape[1] != channels or x.shape[0] < 1:

@@ -188,7 +188,7 @@ def _check(flow: Flow, x: Tensor, *, average: float, held_out: float, **values: 
     if not x.isfinite().all():
         raise ParameterError("x", "must be finite")
     check_size(x)
-    flow.check_batch(x[:1])
+    flow.check_batch(x)
     warn_of_floats(x, flow.config)
 
 
