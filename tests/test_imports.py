@@ -74,7 +74,7 @@ def test_only_training_knows_accelerate_and_only_figures_matplotlib() -> None:
 def test_help_and_configuration_never_import_torch() -> None:
     code = (
         "import sys, realnvp, realnvp.cli.main as cli, realnvp.config.units; realnvp.PRESETS; cli.run(['--help'])\n"
-        "commands = 'prepare evaluate sample score check figures report table info share export presets train'.split()\n"
+        "commands = 'prepare evaluate sample score compress decompress check figures report table info share export presets train'.split()\n"
         "commands += ['train photos']\n"
         "for command in commands:\n"
         "    try: cli.run([*command.split(), '--help'])\n"

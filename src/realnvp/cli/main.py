@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from realnvp import __version__
 from realnvp.cli.completion import completion
+from realnvp.cli.compress import Compress, Decompress
 from realnvp.cli.evaluate import Check, Evaluate
 from realnvp.cli.info import Info, Presets
 from realnvp.cli.options import parse
@@ -32,6 +33,8 @@ COMMANDS: dict[str, Any] = {
     "evaluate": Evaluate,
     "sample": Sample,
     "score": Score,
+    "compress": Compress,
+    "decompress": Decompress,
     "check": Check,
     "figures": Figures,
     "report": Report,
@@ -52,6 +55,8 @@ Exact probability models of images and tables with Real NVP (Dinh, Sohl-Dickstei
   evaluate   bits/dim (of a table: nats) on a split, with its standard error
   sample     draw images or rows
   score      log-density of each of your image files or rows, the least likely ranked first
+  compress   pictures without loss, in a file as small as bits/dim says
+  decompress that file's pictures, to the last bit
   check      is it invertible, is its log-det right, are all values finite?
   figures    the paper's figures from one run: manifold, extrapolation, compression, latents, ...
   report     one HTML page of a run: results, figures with what to look for, configuration

@@ -143,11 +143,15 @@ def index_of(
     return dataclasses.replace(index, bits=13 + finer - few)
 
 
-def write(file: BinaryIO, flow: Flow, index: Index, pictures: Iterable[Pixels], told: Told) -> None:
+def write(
+    file: BinaryIO, flow: Flow, index: Index, pictures: Iterable[Pixels], told: Told
+) -> float:
     """Write pictures, (C, H, W) of the index's shapes, to a file that is open for writing.
 
     Each chunk is decoded and compared before the next is coded. So memory is bounded by a chunk and
     a picture.
+
+    Returns the bits that the flow's bound says for all of them.
 
     told: how many tiles more are coded or compared.
     """
@@ -155,11 +159,11 @@ def write(file: BinaryIO, flow: Flow, index: Index, pictures: Iterable[Pixels], 
     said = packed(index)
     head = HEAD.pack(MAGIC, flow_digest(flow), coder.digest()[:8], len(said)) + said
     count = math.ceil(index.tiles / CHUNK)
-    entries = []
-    start = file.tell()
+    entries, bound, start = [], 0.0, file.tell()
     file.write(head + bytes(count * ENTRY.size + CRC.size))  # a place for what is known later
     for places, tiles in _chunks(index, pictures):
-        content = smallest(flow, coder, places, tiles, told)
+        content, bits = smallest(flow, coder, places, tiles, told)
+        bound += bits
         back = decode(coder, places, content, told)
         if not all(np.array_equal(a, b) for a, b in zip(tiles, back, strict=True)):
             raise RuntimeError("what was coded does not decode to the pictures")
@@ -169,6 +173,7 @@ def write(file: BinaryIO, flow: Flow, index: Index, pictures: Iterable[Pixels], 
     file.seek(start + len(head))
     file.write(table + CRC.pack(zlib.crc32(head + table)))
     file.seek(0, os.SEEK_END)
+    return bound
 
 
 class Chunk(NamedTuple):

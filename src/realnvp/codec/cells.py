@@ -70,7 +70,7 @@ class Cells:
     def _nodes(self, v: Tensor, rounded: Rounding) -> Rounding:
         """G of the pixels' levels: G(0) and G(P) are the edges of the level."""
         start, room = self.edges[v], self.edges.diff()[v] - self.pieces
-        bends = self.noise._predict(v + 0.5)[2] if self.noise else []
+        bends = self.noise._predict(v + 0.5, None)[2] if self.noise else []
         first, last = self._logit(v.double()), self._logit(v + 1.0)
 
         def nodes(i: Tensor) -> Tensor:

@@ -21,8 +21,10 @@ FEW = 64  # tiles that are also coded without the flow
 
 def smallest(
     flow: Flow, coder: IntegerFlow, places: Sequence[Tile], tiles: Sequence[Pixels], told: Told
-) -> bytes:
+) -> tuple[bytes, float]:
     """Code tiles, (C, h, w) each, each of them in the way that takes the fewest bits.
+
+    Returns the bytes, and the bits that the flow's bound says for all tiles.
 
     coder: of the flow.
     places: of the tiles in their pictures.
@@ -48,8 +50,8 @@ def smallest(
         except Empty:
             need = RESERVE * max(have, need)
     if FLOW in kinds and len(tiles) <= FEW:
-        return min(coded, encode(coder, places, tiles, others, lambda _: None), key=len)
-    return coded
+        coded = min(coded, encode(coder, places, tiles, others, lambda _: None), key=len)
+    return coded, float(by_flow.sum())
 
 
 def flow_bits(

@@ -123,7 +123,7 @@ class Shear:
         return z - self._shift(z, nearest)
 
     def _shift(self, x: Tensor, rounded: Rounding) -> Tensor:
-        mask, shift = self.layer._predict(middles(x, self.delta))
+        mask, shift = self.layer._predict(middles(x, self.delta), None)
         return rounded(torch.where(mask, 0, shift / repeated(self.delta, x)))
 
     def constants(self) -> Iterator[Integers]:
@@ -164,7 +164,7 @@ class Scale:
 
     def _predicted(self, x: Tensor, rounded: Rounding) -> tuple[Tensor, Integers, Tensor]:
         """What changes, R of each number that does, and the shift."""
-        mask, log_scale, shift = self.layer._predict(middles(x, self.delta))
+        mask, log_scale, shift = self.layer._predict(middles(x, self.delta), None)
         changed = ~mask.expand_as(x)
         ratio = rounded((S * log_scale.exp()).clamp(1, 1 << 16))
         shift = rounded(torch.where(mask, 0, shift / repeated(self.delta, x)))

@@ -1,4 +1,4 @@
-"""What PNG and lossless WebP need for images: the yardstick beside a model's bits/dim."""
+"""What image formats need for images, without loss: the yardstick beside a model's bits/dim."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -11,17 +11,19 @@ from realnvp.data.dataset import Pixels
 def codec_bits_per_dim(images: Pixels) -> dict[str, float]:
     """{"png": ..., "webp": ...}: bits per dimension, mean over the images.
 
-    Each image is a whole file, its header included.
+    Each image is a whole file, its header included. JPEG XL, jxl, is there where imagecodecs or
+    pillow-jxl-plugin is installed.
 
-    images: uint8 (N, H, W, C) with C of 1 or 3; both codecs at their most thorough setting.
+    images: uint8 (N, H, W, C) with C of 1 or 3; all formats at their most thorough setting.
     """
     with ThreadPoolExecutor() as pool:
-        sizes = np.mean(list(pool.map(_sizes, images)), axis=0)
-    png, webp = (8 * sizes / np.prod(images.shape[1:])).tolist()
-    return {"png": png, "webp": webp}
+        sizes = list(pool.map(codec_sizes, images))
+    numbers = np.prod(images.shape[1:])
+    return {name: float(np.mean([8 * each[name] for each in sizes]) / numbers) for name in sizes[0]}
 
 
-def _sizes(image: Pixels) -> tuple[int, int]:
+def codec_sizes(image: Pixels) -> dict[str, int]:
+    """Bytes of an image, uint8 (H, W, C), as PNG, WebP and, where there is a library, JPEG XL."""
     from PIL import Image
 
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
@@ -29,4 +31,26 @@ def _sizes(image: Pixels) -> tuple[int, int]:
     picture.save(png, "PNG", optimize=True)
     # WebP has no grey: it stores three equal channels.
     picture.convert("RGB").save(webp, "WEBP", lossless=True, quality=100, method=6)
-    return png.tell(), webp.tell()
+    jxl = _jpeg_xl(image)
+    return {"png": png.tell(), "webp": webp.tell()} | ({"jxl": len(jxl)} if jxl else {})
+
+
+def _jpeg_xl(image: Pixels) -> bytes:
+    """JPEG XL at effort 9; b"" where no library has it."""
+    try:
+        from imagecodecs import jpegxl_encode
+    except ImportError:
+        return _jpeg_xl_by_pillow(image)
+    return bytes(jpegxl_encode(image.squeeze(), lossless=True, effort=9))
+
+
+def _jpeg_xl_by_pillow(image: Pixels) -> bytes:
+    try:
+        import pillow_jxl  # noqa: F401  # what it registers is used
+    except ImportError:
+        return b""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image.squeeze()).save(file, "JXL", lossless=True, effort=9)
+    return file.getvalue()

@@ -1,0 +1,179 @@
+"""Picture files to an archive, and an archive to picture files."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import numpy as np
+
+from realnvp.codec.archive import Archive, index_of, write
+from realnvp.codec.images import check_flow
+from realnvp.config.words import listed
+from realnvp.data import image_files, read_image
+from realnvp.data.codecs import codec_sizes
+from realnvp.data.dataset import Pixels, Shape, in_threads
+from realnvp.files.atomic import atomic_save
+from realnvp.files.records import DamagedError
+from realnvp.flows.flow import Flow, config_of
+from realnvp.tools.progress import progress
+
+# Formats that keep all pixels; of others, PICTURE.jpg becomes PICTURE.jpg.png.
+LOSSLESS = {
+    ".png": "PNG",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+    ".ppm": "PPM",
+    ".pgm": "PPM",
+}
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an archive takes, and what other formats take for the same pictures, one file each."""
+
+    pictures: int
+    numbers: int
+    """Channels of all pixels together."""
+    bytes: int
+    bound: float
+    """Bits that the flow's bound says; infinite where the flow gives a picture no probability."""
+    others: dict[str, int]
+    """Bytes, by format: png, webp, and jxl where there is a library for it."""
+
+    def bits_per_dim(self, bits: float) -> float:
+        """Bits for each channel of each pixel."""
+        return bits / self.numbers
+
+
+def files_by_name(paths: Sequence[Path]) -> dict[str, Path]:
+    """The picture files of files and folders, by the names that they have in an archive.
+
+    A single folder's pictures are named from there, with /. ValueError: two have one name.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        above = path if len(paths) == 1 else path.parent
+        for file in image_files(path) if path.is_dir() else [path]:
+            name = file.relative_to(above if path.is_dir() else path.parent).as_posix()
+            if name in found:
+                raise ValueError(f"{found[name]}, {file}: would both be called {name}")
+            found[name] = file
+    return found
+
+
+def compress_files(flow: Flow, name: str, files: Mapping[str, Path], out: Path) -> Written:
+    """Write an archive of picture files, whole or not at all.
+
+    name: what the flow is called.
+    files: by the names that they shall have.
+
+    ValueError names all files that cannot be read or have levels that the flow lacks.
+    """
+    check_flow(flow)
+    shapes = _shapes(list(files.values()), config_of(flow).levels)
+    index = index_of(flow, shapes, name=name, names=list(files))
+    sizes: list[Future[dict[str, int]]] = []
+    bound = 0.0
+
+    def pictures(pool: ThreadPoolExecutor) -> Iterator[Pixels]:
+        for file, shape in zip(files.values(), shapes, strict=True):
+            image = read_image(file)
+            if np.moveaxis(image, -1, 0).shape != shape:
+                raise ValueError(f"{file}: changed while it was read")
+            sizes.append(pool.submit(codec_sizes, image))
+            yield np.moveaxis(image, -1, 0)
+
+    def save(file: BinaryIO) -> None:
+        nonlocal bound
+        done = 0
+
+        def told(count: int) -> None:
+            nonlocal done
+            done += count
+            report(done)
+
+        with ThreadPoolExecutor(1) as pool, progress("tile", 2 * index.tiles) as report:
+            bound = write(file, flow, index, pictures(pool), told)
+
+    atomic_save(out, save)
+    others: dict[str, int] = {}
+    for size in sizes:
+        for codec, count in size.result().items():
+            others[codec] = others.get(codec, 0) + count
+    return Written(index.count, index.numbers, out.stat().st_size, bound, others)
+
+
+def _shapes(files: Sequence[Path], levels: int) -> list[Shape]:
+    """(C, H, W) of each file's picture."""
+
+    def look(file: Path) -> Shape | str:
+        try:
+            image = read_image(file)
+        except ValueError as error:
+            return str(error)
+        if image.max() >= levels:
+            return (
+                f"{file}: has the value {image.max()}, but the flow knows the levels 0 to "
+                f"{levels - 1}"
+            )
+        height, width, channels = image.shape
+        return channels, height, width
+
+    looks = list(in_threads(look, files))
+    if bad := [found for found in looks if isinstance(found, str)]:
+        raise ValueError(listed(bad))
+    return [found for found in looks if not isinstance(found, str)]
+
+
+def decompress_files(archive: Archive, flow: Flow, out: Path | None) -> list[str]:
+    """Write the pictures of an archive into a folder, each whole or not at all.
+
+    out: the folder. None: decode and compare only.
+
+    Returns the names of the pictures that are lost to damage. ValueError: a file is there already,
+    or a name leads out of the folder.
+    """
+    check_flow(flow)
+    names = archive.index.names or [f"{i:05}.png" for i in range(archive.index.count)]
+    targets = [_target(out or Path(), name, archive) for name in names]
+    if out and (there := next((target for target in targets if target.exists()), None)):
+        raise ValueError(f"--out: {there} exists already")
+    lost, done = [], 0
+
+    def told(count: int) -> None:
+        nonlocal done
+        done += count
+        report(done)
+
+    with progress("tile", archive.index.tiles) as report:
+        pictures = archive.pictures(flow, told)
+        for name, target, picture in zip(names, targets, pictures, strict=True):
+            if picture is None:
+                lost.append(name)
+            elif out:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                atomic_save(target, partial(_save, picture, target))
+    return lost
+
+
+def _target(folder: Path, name: str, archive: Archive) -> Path:
+    """Where a picture of this name goes. DamagedError: out of the folder."""
+    path = PurePosixPath(name)
+    parts = path.parts
+    if not name or path.is_absolute() or {"..", ""} & {*parts} or any(c in name for c in "\\:\0"):
+        raise DamagedError(f"{archive.name}: holds a picture with the name {name!r}")
+    whole = name if path.suffix.lower() in LOSSLESS else f"{name}.png"
+    return folder / whole
+
+
+def _save(picture: Pixels, target: Path, file: BinaryIO) -> None:
+    from PIL import Image
+
+    image = Image.fromarray(picture[0] if len(picture) == 1 else np.moveaxis(picture, 0, -1).copy())
+    kind = LOSSLESS[target.suffix.lower()]
+    image.save(file, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))

@@ -1,0 +1,182 @@
+"""realnvp compress and decompress: pixels, names and folders come back, and nothing else is touched."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_codec import MODELS, flow_of, smooth
+from told import Out, answer, listing, refused
+
+import realnvp
+from realnvp.cli.main import run
+from realnvp.codec import archive, compress
+from realnvp.codec.archive import Archive, index_of, write
+from realnvp.data import read_image
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("flows") / "mine"
+    realnvp.save_flow(flow_of(MODELS["modern"], (3, 16, 16)), folder)
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Some that suit the flow, and some that do not, of many kinds."""
+    folder = tmp_path / "pictures"
+    (folder / "more" / "deep").mkdir(parents=True)
+    for i, image in enumerate(smooth(6, 3, 40, 30)):
+        Image.fromarray(image.transpose(1, 2, 0).copy()).save(folder / f"{i}.png")
+    noise = np.random.default_rng(0).integers(0, 256, (21, 17, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "more" / "noise.jpg")
+    Image.fromarray(noise[..., 0]).save(folder / "more" / "grey.bmp")
+    Image.fromarray(noise[:1, :1]).save(folder / "more" / "deep" / "point.webp", lossless=True)
+    Image.fromarray(noise // 128 * 255).save(folder / "more" / "deep" / "ink.tif")
+    Image.fromarray(noise[..., 0]).save(folder / "more" / "plain.pgm")
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*"))
+
+
+def test_pixels_names_and_folders_come_back(
+    saved: Path, pictures: Path, tmp_path: Path, capsys: Out
+) -> None:
+    file, back = tmp_path / "all.rnvp", tmp_path / "back"
+    made = answer(capsys, "compress", saved, pictures, "--out", file)
+    assert made["out"] == str(file)
+    assert made["pictures"] == 11
+    assert made["bytes"] == file.stat().st_size
+    assert {"png", "webp"} <= made["codecs"].keys()
+    assert made["bound"] > 0
+    assert answer(capsys, "compress", "--check", file) == {
+        "file": str(file),
+        "pictures": 11,
+        "lost": [],
+    }
+    assert answer(capsys, "decompress", file, "--out", back)["lost"] == []
+    assert names(back) == sorted(name.replace(".jpg", ".jpg.png") for name in names(pictures))
+    for name in names(pictures):
+        found = back / name.replace(".jpg", ".jpg.png")
+        assert np.array_equal(read_image(found), read_image(pictures / name)), name
+
+
+def test_one_picture_and_several_paths(
+    saved: Path, pictures: Path, tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["compress", str(saved), str(pictures / "0.png")]) == 0
+    assert "bits/dim" in capsys.readouterr().out
+    assert run(["decompress", "0.rnvp"]) == 0
+    assert names(tmp_path / "0") == ["0.png"]
+    assert (
+        run(["compress", str(saved), "pictures/0.png", "pictures/more", "--out", "two.rnvp"]) == 0
+    )
+    assert run(["decompress", "two.rnvp"]) == 0
+    assert (tmp_path / "two" / "more" / "grey.bmp").exists()
+
+
+def test_nothing_is_replaced(saved: Path, pictures: Path, tmp_path: Path, capsys: Out) -> None:
+    file, back = tmp_path / "all.rnvp", tmp_path / "back"
+    assert run(["compress", str(saved), str(pictures), "--out", str(file)]) == 0
+    capsys.readouterr()
+    (back / "more").mkdir(parents=True)
+    (back / "more" / "grey.bmp").write_text("mine")
+    line = refused(capsys, "decompress", file, "--out", back, unchanged=[back])
+    assert "--out" in line
+    assert "grey.bmp exists already" in line
+
+
+def test_the_flow_is_found_named_or_asked_for(
+    saved: Path, pictures: Path, tmp_path: Path, capsys: Out
+) -> None:
+    file, moved, back = tmp_path / "all.rnvp", tmp_path / "moved", tmp_path / "back"
+    saved.rename(moved)
+    try:
+        assert run(["compress", str(moved), str(pictures / "1.png"), "--out", str(file)]) == 0
+    finally:
+        moved.rename(saved)
+    capsys.readouterr()
+    assert "--flow: name its flow" in refused(capsys, "decompress", file, "--out", back)
+    assert "needs another flow" in refused(
+        capsys, "decompress", file, "--out", back, "--flow", "photos-small"
+    )
+    assert not back.exists()
+    assert run(["decompress", str(file), "--out", str(back), "--flow", str(saved)]) == 0
+
+
+def test_damage_costs_the_pictures_in_it_and_names_them(
+    saved: Path, pictures: Path, tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "CHUNK", 2)
+    file, back = tmp_path / "all.rnvp", tmp_path / "back"
+    assert run(["compress", str(saved), str(pictures), "--out", str(file)]) == 0
+    with file.open("r+b") as opened:
+        chunk = Archive(opened, file).chunks[1]
+        opened.seek(chunk.start + chunk.length // 2)
+        opened.write(b"damage")
+    capsys.readouterr()
+    assert run(["decompress", str(file), "--out", str(back)]) == 1
+    assert "damaged; lost: 2.png; 3.png\n" in capsys.readouterr().err
+    assert len(names(back)) == 9
+    assert answer(capsys, "compress", "--check", file, code=1)["lost"] == ["2.png", "3.png"]
+
+
+@pytest.mark.parametrize("name", ["../x.png", "/x.png", "a/../../x.png", "", "c:x.png", "a\\x.png"])
+def test_no_name_leads_capsys_the_folder(
+    saved: Path, tmp_path: Path, capsys: Out, name: str
+) -> None:
+    flow, image = realnvp.load_flow(saved), smooth(1, 3, 16, 16)[0]
+    with (tmp_path / "x.rnvp").open("w+b") as file:
+        write(file, flow, index_of(flow, [image.shape], names=[name]), [image], lambda _: None)
+    back = tmp_path / "inner" / "back"
+    before = listing(tmp_path)
+    line = refused(
+        capsys, "decompress", tmp_path / "x.rnvp", "--out", back, "--flow", saved, code=1
+    )
+    assert "holds a picture with the name" in line
+    assert listing(tmp_path) == before
+
+
+def test_bad_pictures_are_named_before_anything_is_written(
+    saved: Path, pictures: Path, tmp_path: Path, capsys: Out
+) -> None:
+    (pictures / "bad.png").write_bytes((pictures / "0.png").read_bytes()[:100])
+    (pictures / "none.png").write_bytes(b"")
+    line = refused(
+        capsys, "compress", saved, pictures, "--out", tmp_path / "x.rnvp", unchanged=[tmp_path]
+    )
+    assert "bad.png" in line
+    assert "none.png" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("compress", "name a run"),
+        ("compress RUN", "name a run, then picture files"),
+        ("compress RUN no.png", "no.png: no such file"),
+        ("compress RUN .", "no image files"),
+        ("compress RUN 0.png --out .", "--out: . is a folder"),
+        ("compress RUN 0.png --flow RUN", "--flow: is for --check"),
+        ("compress RUN --check x.rnvp", "--check: takes a file alone"),
+        ("compress no/run 0.png", "no such run"),
+        ("compress --check none.rnvp", "none.rnvp: No such file"),
+        ("decompress none.rnvp", "none.rnvp: No such file"),
+        ("decompress 0.png", "0.png: not an archive that realnvp compress wrote"),
+        ("decompress x.rnvp --out 0.png", "--out: 0.png is a file"),
+        ("decompress x.rnvp --flow no/run", "no such run"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(
+    saved: Path, tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch, words: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.rnvp").write_bytes(compress(realnvp.load_flow(saved), smooth(1, 3, 16, 16)))
+    if "0.png" in words:
+        Image.new("RGB", (8, 8)).save("0.png")
+    line = refused(capsys, *words.replace("RUN", str(saved)).split(), unchanged=[tmp_path])
+    assert told in line
