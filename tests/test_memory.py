@@ -98,9 +98,12 @@ def test_a_training_is_measured_against_the_limit() -> None:
     check_memory(config, torch.device("cpu"), limit=100 * GB)
     with pytest.raises(
         ValueError,
-        match=r"train\.batch_size: a training needs about [\d.]+ GiB of memory, cpu has 0\.5 GiB",
+        match=r"train\.batch_size: a training needs about [\d.]+ GiB of memory, cpu has 0\.5 GiB; "
+        r"it fits with train\.recompute \(0\.1 GiB\) or train\.batch_size 500 \(0\.3 GiB\)$",
     ):
         check_memory(config, torch.device("cpu"), limit=GB // 2)
+    with pytest.raises(ValueError, match=r"cpu has 0\.0 GiB$"):
+        check_memory(config, torch.device("cpu"), limit=GB // 100)
 
 
 def test_memory_that_the_cpu_has_not_is_one_line(

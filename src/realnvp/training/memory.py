@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from realnvp.config import Config, least_parameters
+from realnvp.config.words import in_bytes
 from realnvp.flows.build import build
+from realnvp.flows.flow import Flow, config_of
 from realnvp.training.recompute import Layer, once, recompute
 
 if sys.platform != "win32":
@@ -102,16 +104,42 @@ def check_memory(
     )
     if rough < limit:  # far more than it takes; counting takes seconds
         return
-    needed = max(
+    if (needed := _needed(config, processes)) > limit:
+        raise ValueError(
+            "model.width, model.num_blocks, train.batch_size: a training needs about "
+            f"{needed / 2**30:,.1f} GiB of memory, {device} has {limit / 2**30:,.1f} GiB"
+            + _what_fits(config, processes, limit)
+        )
+
+
+def _needed(config: Config, processes: int) -> int:
+    """Bytes that each of several processes needs."""
+    images = config.train.batch_size // processes
+    return max(
         training_memory(replace(config, train=replace(config.train, batch_size=images))),
         # A save holds weights, Adam's two moments and the average, as copies and as bytes, too.
         48 * count_parameters(config),
     )
-    if needed > limit:
-        raise ValueError(
-            "model.width, model.num_blocks, train.batch_size: a training needs about "
-            f"{needed / 2**30:,.1f} GiB of memory, {device} has {limit / 2**30:,.1f} GiB"
-        )
+
+
+def _what_fits(config: Config, processes: int, limit: int) -> str:
+    """'; it fits with ...': the recipes for the same model that need less. '': none of them."""
+    sizes = [config.train.batch_size >> halvings for halvings in range(1, 12)]
+    ways = [
+        [("train.recompute", replace(config.train, recompute=True))],
+        [
+            (f"train.batch_size {size}", replace(config.train, batch_size=size))
+            for size in sizes
+            if size and size % processes == 0
+        ],
+    ]
+    found = []
+    for way in ways:
+        for words, recipe in way:
+            if (needed := _needed(replace(config, train=recipe), processes)) <= limit:
+                found.append(f"{words} ({in_bytes(needed)})")
+                break
+    return f"; it fits with {' or '.join(found)}" if found else ""
 
 
 def training_memory(config: Config) -> int:
@@ -124,8 +152,7 @@ def training_memory(config: Config) -> int:
     with torch.device("meta"):
         flow = build(config).train()
         weights = sum(tensor.numel() for tensor in flow.parameters()) * 4
-        x = torch.empty(config.train.batch_size, *config.shape)
-        inputs = (x,) if flow.condition is None else (x, flow.condition.example(x))
+        inputs = example_of(flow, config.train.batch_size)
         if config.train.recompute:
             for module in recompute(flow).modules():
                 if isinstance(module, Layer):
@@ -141,6 +168,12 @@ def training_memory(config: Config) -> int:
         return 2 * (4 * weights + kept)
     # Nearly all that is kept lies in the networks, which may compute in bfloat16.
     return 4 * weights + (kept // 2 if config.train.precision == "bfloat16" else kept)
+
+
+def example_of(flow: Flow, count: int) -> tuple[Tensor, ...]:
+    """What `flow.log_prob` takes: x, (count, ...), and conditions where it needs them; no values."""
+    x = torch.empty(count, *config_of(flow).shape)
+    return (x,) if flow.condition is None else (x, flow.condition.example(x))
 
 
 def _kept_for_gradient(function: Callable[..., object], *inputs: Tensor) -> int:

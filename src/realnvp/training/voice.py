@@ -12,7 +12,7 @@ from realnvp.config import PRESETS, Config, TrainConfig, resolve
 from realnvp.config.words import in_bytes, quoted
 from realnvp.flows.build import build
 from realnvp.tools.progress import Report, duration
-from realnvp.training.memory import memory_of, memory_used
+from realnvp.training.memory import example_of, memory_of, memory_used
 from realnvp.training.pace import Pace
 from realnvp.training.run import Run
 from realnvp.training.validation import forwards_of_evaluation
@@ -109,5 +109,6 @@ def _modern(config: Config) -> Config | None:
 def _operations(config: Config) -> float:
     """Floating point operations of the forward passes of a training, counted without computing."""
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        build(config).train().log_prob(torch.empty(2, *config.shape))
+        flow = build(config).train()
+        flow.log_prob(*example_of(flow, 2))
     return counter.get_total_flops() / 2 * config.train.batch_size * (config.train.max_steps or 0)
