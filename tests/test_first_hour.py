@@ -185,11 +185,13 @@ def test_what_is_to_come() -> None:
     assert pace.plan(TrainState(step=0)) == Plan(25, 24, 50 + 3 * 4)
     assert pace.plan(TrainState(step=3)) == Plan(25, 18, 44 + 3 * 4)
     assert pace.plan(TrainState(step=20)) == Plan(25, 14, 10 + 4)
-    assert pace.plan(TrainState(step=25)) == Plan(25, 4, 4 * (25 % 10 > 0))
+    assert pace.plan(TrainState(step=20, pending=True)) == Plan(25, 4, 10 + 2 * 4)
+    assert pace.plan(TrainState(step=25, pending=True)) == Plan(25, 4, 4)
+    assert pace.plan(TrainState(step=25)) == Plan(25, 0, 0)
     pace.evaluation = 7
     assert pace.plan(TrainState(step=20)) == Plan(25, 17, 10 + 7)
     budget = paced(2, max_steps=None, max_minutes=1, eval_every=20)
-    assert budget.plan(TrainState(step=5, training_seconds=10)) == Plan(30, 34, 50 + 2 * 4)
+    assert budget.plan(TrainState(step=5, training_seconds=10)) == Plan(30, 30 + 4, 50 + 2 * 4)
     both = paced(2, max_steps=25, max_minutes=1, eval_every=20)
     assert both.plan(TrainState(step=5, training_seconds=10)).steps == 25
 

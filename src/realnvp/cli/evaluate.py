@@ -100,16 +100,18 @@ class Check:
         from realnvp.data import channels_first
         from realnvp.evaluation.check import check, how_many
         from realnvp.flows.flow import config_of
+        from realnvp.tools.progress import progress
 
         flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
         data, count = own_data(flow, self.run), how_many(config_of(flow))
         # All over the training images: their files may lie in order.
         spread = np.linspace(0, len(data.train) - 1, min(count, len(data.train))).astype(int)
-        checks = check(
-            flow,
-            channels_first(data.test[:count]),
-            training=channels_first(data.train[spread]),
-        )
+        with progress("check", 0):
+            checks = check(
+                flow,
+                channels_first(data.test[:count]),
+                training=channels_first(data.train[spread]),
+            )
         failed = sum(not entry.ok for entry in checks)
         if self.json:
             print_json(

@@ -16,6 +16,7 @@ from realnvp.config.words import listed
 from realnvp.data.dataset import Dataset, Lazy, Pixels, Shape, Split, decoded, in_threads
 from realnvp.data.images import read_image
 from realnvp.data.prepared import check_levels, open_npy
+from realnvp.tools.progress import progress
 
 Name = TypeVar("Name", str, Path)
 SUFFIXES = frozenset(
@@ -222,10 +223,14 @@ def common_shape(paths: Sequence[Name], read: Callable[[Name], Pixels]) -> Shape
         except ValueError as error:
             return str(error)
 
+    looks: list[tuple[int, ...] | str] = []
     # A filter of warnings holds for the whole process, so we set it once, around all threads.
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*decompression bomb")
-        looks = list(in_threads(look, paths))
+        with progress("file", len(paths)) as report:
+            for found in in_threads(look, paths):
+                looks.append(found)
+                report(len(looks))
     shapes = Counter(found for found in looks if isinstance(found, tuple))
     common = max(shapes, key=lambda shape: shapes[shape], default=(0, 0, 0))
     if bad := [

@@ -45,14 +45,15 @@ class Report:
     @property
     def line(self) -> str:
         """All of it: 'step 40/1500  3.812 bits/dim  3m 20s left'."""
-        counted = f"{self.done}/{self.total}" if self.total else f"{self.done}"
-        return "  ".join(part for part in (f"{self.what} {counted}", self.words, self.time) if part)
+        counted = f" {self.done}/{self.total}" if self.total else f" {self.done}" * bool(self.done)
+        return "  ".join(part for part in (f"{self.what}{counted}", self.words, self.time) if part)
 
 
 @contextmanager
 def progress(what: str, total: int, *, start: int = 0, enabled: bool = True) -> Iterator[Report]:
     """Context: a function that takes what is done. It is shown while the context lasts.
 
+    total: 0 where nobody knows it. Then it is shown how long it takes.
     start: how much was done before. The time left is estimated from there on.
     """
     report = Report(what, total, start)

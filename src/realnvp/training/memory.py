@@ -171,7 +171,7 @@ def training_memory(config: Config) -> int:
 
 
 def example_of(flow: Flow, count: int) -> tuple[Tensor, ...]:
-    """What `flow.log_prob` takes: x, (count, ...), and conditions where it needs them; no values."""
+    """What `flow.log_prob` takes, without values: x, (count, ...), and conditions if any."""
     x = torch.empty(count, *config_of(flow).shape)
     return (x,) if flow.condition is None else (x, flow.condition.example(x))
 

@@ -60,11 +60,14 @@ class Pace:
             budgets.append(60 * recipe.max_minutes - state.training_seconds)
         training = max(0.0, min(budgets))
         steps = state.step + round(training / step)
-        # The last step is evaluated, too.
-        evaluations = -(-steps // recipe.eval_every) - state.step // recipe.eval_every
-        to_come = recipe.eval_every - state.step % recipe.eval_every
+        # After the last step, too, there is an evaluation.
+        done, every = state.step - state.pending, recipe.eval_every
+        if done >= steps:
+            return Plan(steps, 0.0, 0.0)
+        following = min(every * (done // every + 1), steps)
+        evaluations = -(-steps // every) - done // every
         return Plan(
             steps,
-            min(to_come * step, training) + self.evaluation,
-            training + max(evaluations, 0) * self.evaluation,
+            (following - state.step) * step + self.evaluation,
+            training + evaluations * self.evaluation,
         )

@@ -1,13 +1,11 @@
 """The user's own images: any folder, zip or tar, cropped or resized to one size."""
 
-import itertools
 from pathlib import PurePosixPath
 
 from realnvp.data.dataset import SPLITS, Dataset, Lazy, Pixels, chosen, cut_rows
 from realnvp.data.folder import NAMES, common_shape, is_image, warn_of_left_out
 from realnvp.data.images import to_size
 from realnvp.data.published.request import Place, Prepared, PrepareRequest, decoded_images
-from realnvp.tools.progress import progress
 
 
 def read_pictures(request: PrepareRequest) -> Prepared:
@@ -21,21 +19,18 @@ def read_pictures(request: PrepareRequest) -> Prepared:
         raise ValueError(f"{request.source}: no image files in it")
     splits, folders = _splits(images)
     labels = {files.label(name): name for name in splits}
-    looked_at = itertools.count(1)
 
     def change(pixels: Pixels, _: int) -> Pixels:
         return to_size(pixels, resize=request.resize, crop=request.crop)
 
     def look(label: str) -> Pixels:
-        report(next(looked_at), "images")
         pixels = files.image(labels[label])
         try:
             return change(pixels, 0)[None]
         except ValueError as error:
             raise ValueError(f"{label}: {error}") from None
 
-    with progress("scan", len(labels)) as report:
-        shape = common_shape(list(labels), look)
+    shape = common_shape(list(labels), look)
     places: dict[str, list[Place]] = {}
     for name, split in splits.items():
         places.setdefault(split, []).append((files, name))
