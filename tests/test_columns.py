@@ -187,7 +187,12 @@ def test_decimal_commas_and_delimiters(tmp_path: Path, text: str, columns: tuple
     assert rows.tolist() == [[1.5, 2], [-3, 0.25]]
 
 
-def test_two_kinds_of_decimals_are_refused(tmp_path: Path) -> None:
+def test_two_kinds_of_decimals_and_commas_in_quotes_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('a,b\n"1,5",2\n')
+    with pytest.raises(ValueError, match="column 'a' holds text, '1,5' in row 1"):
+        read_table(tmp_path / "t.csv")
+    with pytest.raises(ValueError, match="no column 'height, m'"):
+        read_table(tmp_path / "t.csv", ("height, m",))
     (tmp_path / "t.csv").write_text("a;b\n1.5;2\n-3;1,234\n")
     with pytest.raises(ValueError, match=r"decimal commas and points, '1,234' in row 2 and '1\.5'"):
         read_table(tmp_path / "t.csv")

@@ -137,6 +137,8 @@ def test_what_may_be_dark_or_is_known_is_not_told(flow: Flow) -> None:
         bits_per_dim(flow, black)
         assert not flow._looked
         flow.log_prob(256 * unit(2, 3, 8, 8))
+        flow._looked = False
+        flow.log_prob(-256 * unit(2, 3, 8, 8))
         realnvp.vector_flow(2).eval().log_prob(unit(5, 2))
         flow._looked = False
         torch.func.vmap(lambda x: flow._check_data(x[None]) or x)(unit(2, 3, 8, 8))

@@ -15,7 +15,7 @@ from realnvp.config import nearest
 from realnvp.config.errors import ParameterError
 
 WORDS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
-SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+SWITCHES = {"true": True, "false": False}
 
 
 class Argument(NamedTuple):
@@ -103,7 +103,8 @@ def _flags(
             taken.append(flag)
         elif argument := flags.get(flag):
             words.extendleft([value] * bool(equals))
-            taken += (_switch if argument.kind is bool else _values)(argument, words, flags)
+            switch = argument.kind is bool
+            taken += _switch(argument, words) if switch else _values(argument, words, flags)
             given.add(argument.name)
         elif word.startswith("--"):
             raise ValueError(f"{word.split('=')[0]}: no such flag{meant(flag, [*flags, *off])}")
@@ -124,7 +125,7 @@ def _check_places(places: Sequence[Argument], words: Sequence[str]) -> None:
         )
 
 
-def _switch(argument: Argument, words: "deque[str]", _flags: Flags) -> list[str]:
+def _switch(argument: Argument, words: "deque[str]") -> list[str]:
     """A switch as its flag, on or off: by the word after it where that says true or false."""
     on = True
     if words and words[0].lower() in SWITCHES:
