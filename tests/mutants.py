@@ -559,6 +559,7 @@ MUTANTS = [
         FIRST_HOUR,
     ),
     Mutant("files/checkpoint.py", ' | _below("average", tensors)', "", FIRST_HOUR),
+    Mutant("training/train.py", " or unsaved > SAVED_EVERY", "", FIRST_HOUR),
     Mutant("training/pace.py", "state.step - state.pending", "state.step", FIRST_HOUR),
     Mutant("training/pace.py", "max(self.steps - 1, 1)", "self.steps", FIRST_HOUR),
     Mutant("training/voice.py", "self.pace.warm or late", "self.pace.warm and late", FIRST_HOUR),

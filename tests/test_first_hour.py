@@ -104,6 +104,18 @@ def test_a_run_that_was_killed_before_its_first_model_is_its_checkpoint(
         assert torch.equal(weight, tensors[f"{kind}.{name}"])
 
 
+def test_slow_steps_are_saved_every_ten_minutes(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of four minutes each: saved after the fourth, when three have been counted."""
+    ticks = iter(range(0, 10**6, 240))
+    monkeypatch.setattr(realnvp.training.train, "clock", lambda: float(next(ticks)))
+    config = with_train(tiny, max_steps=7, eval_every=7, sample_every=7, save_every=100)
+    train(config, tmp_path / "run", device="cpu")
+    checkpoints = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
+    assert checkpoints == ["step-000000004", "step-000000007"]
+
+
 def test_a_run_without_model_and_checkpoint_says_what_to_do(capsys: Out, stopped: Path) -> None:
     shutil.rmtree(stopped / "model")
     shutil.rmtree(stopped / "checkpoints")

@@ -65,8 +65,13 @@ class Run:
     """The signals to stop that have come to this process."""
     failed_in_a_row: int = 0
     step_seconds: float = 0.0
+    saved_at: float = field(init=False)
+    """Seconds of training at the last checkpoint."""
     tell: Callable[[str], None] = lambda doing: None
     """Takes what the training does beside steps, in a few words, for people."""
+
+    def __post_init__(self) -> None:
+        self.saved_at = self.state.training_seconds
 
     @property
     def main(self) -> bool:
@@ -95,6 +100,7 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint."""
+        self.saved_at = self.state.training_seconds
         if self.main:
             save_checkpoint(
                 self.files.path,

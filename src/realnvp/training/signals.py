@@ -1,5 +1,6 @@
 """Signals that ask a training to stop."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,8 +17,11 @@ class TrainingStopped(Exception):
 
 
 @contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Context: a list gets the number of a SIGINT or SIGTERM that comes. A second acts at once."""
+def stop_signals(*, aloud: bool) -> Iterator[list[int]]:
+    """Context: a list gets the number of a SIGINT or SIGTERM that comes. A second acts at once.
+
+    aloud: say so, since a step may take a minute.
+    """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
         yield received
@@ -25,6 +29,10 @@ def stop_signals() -> Iterator[list[int]]:
 
     def receive(signum: int, frame: Any) -> None:
         received.append(signum)
+        if aloud:  # written past sys.stderr, in which the signal may have come
+            os.write(
+                2, b"\nrealnvp: stopping after this step, and saving; a second time: at once\n"
+            )
         signal.signal(
             signum, signal.SIG_DFL if signum == signal.SIGTERM else signal.default_int_handler
         )

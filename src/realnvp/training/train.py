@@ -25,6 +25,7 @@ from realnvp.training.validation import evaluate, keep_unevaluated, write_sample
 from realnvp.training.voice import Voice
 
 clock = time.monotonic
+SAVED_EVERY = 600.0  # seconds of training that a crash may cost, where steps are slow
 MAX_FAILED = 20  # steps in a row without a finite loss and gradient, before the training gives up
 
 
@@ -59,7 +60,7 @@ def train(
     ):
         _check_best(run)
         if not run.finished:
-            with stop_signals() as run.stop:
+            with stop_signals(aloud=run.main) as run.stop:
                 _loop(run)
         end_tracker(run.accelerator)
     return run.state
@@ -169,7 +170,8 @@ def _conclude(run: Run, voice: Voice, signum: int = 0) -> None:
     if state.step % every.eval_every == 0:
         voice.pace.evaluation = time.monotonic() - looked
     state.pending = False
-    if state.step % every.save_every == 0 or run.finished:
+    unsaved = state.training_seconds - run.saved_at
+    if state.step % every.save_every == 0 or run.finished or unsaved > SAVED_EVERY:
         run.tell("saving")
         run.save()
 

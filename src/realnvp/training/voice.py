@@ -62,7 +62,7 @@ def introduction(run: Run, pace: Pace) -> list[str]:
         else f"{in_bytes(memory_of(device))} of memory are there"
     )
     which = "first" if run.state.best is None else "next"
-    cold = "" if pace.warm else ", by its first step"
+    cold = "" if pace.warm else ", by the first step alone"
     line = (
         f"{parameters:,} parameters, {memory}, {pace.step:.2g} s a step on {device.type}; "
         f"{which} evaluation in {duration(plan.seconds_to_evaluation)}, "
