@@ -118,7 +118,7 @@ MUTANTS = [
     Mutant("flows/start.py", "flow.numbers_of(given, len(x))", "None", GIVEN),
     Mutant("flows/flow.py", "c[chunk]", "c[: chunk.stop - chunk.start]", GIVEN),
     Mutant("training/fit.py", "c[order[held:]]", "c[held:]", GIVEN),
-    Mutant("flows/flow.py", "terms + _prior_map(self.prior, z)", "terms", "tests/test_map.py"),
+    Mutant("flows/flow.py", "terms + prior_map(self.prior, z)", "terms", "tests/test_map.py"),
     Mutant(
         "bijections/coupling.py", "x * log_scale.exp() + shift", "(x + shift) * log_scale.exp()"
     ),
@@ -309,7 +309,12 @@ MUTANTS = [
     Mutant("evaluation/views.py", "x.flip(3) if mirror else x", "x", "tests/test_views.py"),
     Mutant("tools/noise.py", "[0, 0, index, round]", "[0, 0, index, 0]", BATCHES),
     Mutant("tools/noise.py", "np.array([seed, purpose]", "np.array([seed, 0]", LIKELIHOOD),
-    Mutant("data/pixels.py", "1 - 128 * torch", "1 - torch", "tests/test_data.py -k dequantised"),
+    Mutant(
+        "data/pixels.py",
+        "else 128) * torch",
+        "else 0) * torch",
+        "tests/test_data.py -k dequantised",
+    ),
     Mutant("data/pixels.py", "x.floor()", "x.round()", LIKELIHOOD),
     Mutant(
         "config/units.py", "(-math.log(2) * math.prod(shape))", "(-math.prod(shape))", LIKELIHOOD

@@ -325,7 +325,7 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], Argv], list[str]]] = {
     ),
     "one level": (
         lambda t, r: configured(t, data={"levels": 1}),
-        ["data.levels: 1 must be between 2 and 256"],
+        ["data.levels: 1 must be between 2 and 65536"],
     ),
     "alpha of a half": (lambda t, r: configured(t, model={"alpha": 0.5}), ["model.alpha"]),
     "no images in a batch": (
@@ -924,7 +924,10 @@ PYTHON: dict[str, tuple[Callable[[Flow, Path], object], str]] = {
     "sample at NaN": (lambda f, t: f.sample(1, temperature=float("nan")), "temperature"),
     "sample with a seed too large": (lambda f, t: f.sample(1, seed=2**63), "seed"),
     "quantize NaN": (lambda f, t: realnvp.quantize(X * torch.nan), "256 of 256 pixels are NaN"),
-    "quantize to too many levels": (lambda f, t: realnvp.quantize(X, levels=300), "levels: .*300"),
+    "quantize to too many levels": (
+        lambda f, t: realnvp.quantize(X, levels=65537),
+        "levels: .*65537",
+    ),
     "build an unknown preset": (lambda f, t: realnvp.build("cifar"), "did you mean 'cifar10'"),
     "build for no shape": (lambda f, t: realnvp.build(Config()), "data.shape"),
     "build for a shape of two": (

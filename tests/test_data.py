@@ -13,6 +13,7 @@ from pictures import colour, pictures
 from PIL import Image
 
 from realnvp.config import PRESETS, DataConfig
+from realnvp.config.errors import Reasons
 from realnvp.data import (
     Dataset,
     codec_bits_per_dim,
@@ -322,20 +323,33 @@ def test_a_prepared_folder_is_a_source(tmp_path: Path) -> None:
     assert "data.set" in complaint(lambda: find_data(replace(config, set="cifar10"), seed=0))
 
 
-def test_all_bad_images_are_named_at_once(tmp_path: Path) -> None:
+def test_bad_images_are_told_reason_by_reason(tmp_path: Path) -> None:
+    """How many files, the first, and the flag that helps."""
     source = pictures(tmp_path, 30)
     for number in (3, 7):
         (source / f"{number:02}.png").write_bytes(b"")
     colour(9, 9).save(source / "05.png")
-    said = complaint(lambda: find_data(images(source), seed=0))
-    assert [part.split(": ")[0] for part in said.split("; ")] == [
-        str(source / f"{number:02}.png") for number in (3, 5, 7)
+    for number in (11, 12, 13):
+        glass = colour()
+        glass.putalpha(200)
+        glass.save(source / f"{number}.png")
+    for number in (14, 15):
+        colour().convert("L").save(source / f"{number}.png")
+    Image.fromarray(np.full((8, 8), 999, np.uint16)).save(source / "16.png")
+    (source / "17.png").write_bytes((source / "18.png").read_bytes()[:150])
+    (source / "19.png").write_bytes((source / "20.png").read_bytes()[:190])
+    with pytest.raises(Reasons) as caught:
+        find_data(images(source), seed=0)
+    lines = [line.replace(f"{source}/", "") for line in caught.value.lines]
+    assert lines == [
+        "2 files: not an image that Pillow can read, first 03.png",
+        "05.png: is 9 high, 9 wide, most are 8 high, 8 wide: --crop 8 trains on random crops",
+        "3 files: transparent pixels, first 11.png: --background white",
+        "2 files: 1 channel, most have 3, first 14.png: --colours rgb",
+        "16.png: 16 bits per channel, most have 8 bits: --depth 8",
+        f"2 files: {lines[-1][9:].split(',')[0]}, first 17.png",
     ]
-    for number in range(25):
-        (source / f"{number:02}.png").write_bytes(b"")
-    said = complaint(lambda: find_data(images(source), seed=0))
-    assert said.count("not an image") == 20
-    assert said.endswith("and 5 more (25 bad files)")
+    assert "truncated" in lines[-1]
 
 
 def test_harmless_kinds_of_images_are_read(tmp_path: Path) -> None:

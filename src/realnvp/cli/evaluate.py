@@ -6,8 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from realnvp.cli.inputs import load, own_data
-from realnvp.cli.options import Device, Flag, Json, RunDir, Threads, Which
+from realnvp.cli.inputs import chosen_reading, load, own_data
+from realnvp.cli.options import (
+    Background,
+    Colours,
+    Depth,
+    Device,
+    Flag,
+    Json,
+    RunDir,
+    Threads,
+    Which,
+)
 from realnvp.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -37,6 +47,13 @@ class Evaluate:
     """Other data than the run's own: a folder, an .npy file, a table, a prepared folder; all of
     it where it has no splits.
     """
+    crop: int | None = None
+    """With --data.source: pictures of any sizes, of each up to 64 fixed crops of this side; the
+    run's own when not given.
+    """
+    background: Background = None
+    colours: Colours = None
+    depth: Depth = None
     which: Which = "best"
     views: Flag = False
     """Also print the bits/dim of the density averaged over all views that training showed:
@@ -68,6 +85,8 @@ class Evaluate:
             self.run,
             split=self.split,
             source=self.source,
+            reading=chosen_reading(self.background, self.colours, self.depth),
+            crop=self.crop,
             noise_draws=self.noise_draws,
             seed=self.seed,
             views=self.views,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from realnvp.cli.output import note
 from realnvp.config import Kind
+from realnvp.config.reading import Reading, is_colour
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +51,15 @@ def settle(device: str, threads: int | None) -> "torch.device":
     if told := settle_threads(threads, place):
         note(f"realnvp: {told}")
     return place
+
+
+def chosen_reading(background: str | None, colours: str | None, depth: int | None) -> Reading:
+    """How image files become pixels, by --background, --colours and --depth."""
+    if background and not is_colour(background):
+        raise ValueError(f"--background: {background!r} is not white, black or #rrggbb")
+    if depth not in (None, 8, 16):
+        raise ValueError(f"--depth: must be 8 or 16, got {depth}")
+    return Reading(background, colours, depth)
 
 
 def of_table(flow: "Flow") -> bool:

@@ -24,7 +24,7 @@ from realnvp.cli.score import Score
 from realnvp.cli.share import Export, Share
 from realnvp.cli.train import train
 from realnvp.config import nearest
-from realnvp.config.errors import ParameterError
+from realnvp.config.errors import ParameterError, Reasons
 from realnvp.config.words import install_line
 
 COMMANDS: dict[str, Any] = {
@@ -90,6 +90,8 @@ def run(argv: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Reasons as error:
+        return max(_complain(" ".join(line.split()), 2) for line in error.lines)
     except (ValueError, OSError) as error:
         return _complain(_one_line(error), 2)
     except MemoryError:

@@ -47,6 +47,26 @@ RunDir = Annotated[
         "the Hub.",
     ),
 ]
+Background = Annotated[
+    str | None,
+    tyro.conf.arg(
+        metavar="COLOUR",
+        help="Put transparent pixels onto white, black or #rrggbb; when not given, such files are "
+        "refused.",
+    ),
+]
+Colours = Annotated[
+    Literal["grey", "rgb"] | None,
+    tyro.conf.arg(help="Turn all pictures grey, or all into RGB; they must be alike otherwise."),
+]
+Depth = Annotated[
+    int | None,
+    tyro.conf.arg(
+        metavar="BITS",
+        help="Bits of a channel: 8 keeps the upper byte of 16, 16 stretches 8; they are kept when "
+        "not given.",
+    ),
+]
 Command = TypeVar("Command", bound=Callable[[], int])
 
 

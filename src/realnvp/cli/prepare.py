@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from realnvp.cli.options import Flag
+from realnvp.cli.inputs import chosen_reading
+from realnvp.cli.options import Background, Colours, Depth, Flag
 from realnvp.cli.output import print_json, say
 
 Set = Literal[
@@ -48,6 +49,9 @@ class Prepare:
     """images: HEIGHTxWIDTH scales to that; SIDE scales the smallest side to it and takes the
     middle square.
     """
+    background: Background = None
+    colours: Colours = None
+    depth: Depth = None
     held_out: float = 0.1
     """images: share of them that becomes the test split, where no folder is called test."""
     allow_partial: Flag = False
@@ -65,6 +69,9 @@ class Prepare:
                 f"{'--crop' if self.crop else '--resize'}: {self.set} has a size of its own; "
                 "it is for images only"
             )
+        reading = chosen_reading(self.background, self.colours, self.depth)
+        if self.set != "images" and (chosen := reading.chosen()):
+            raise ValueError(f"--{next(iter(chosen))}: is for images only, not for {self.set}")
         if not 0 < self.held_out < 1:
             raise ValueError(f"--held-out: must be between 0 and 1, got {self.held_out}")
         if not 0 <= self.seed < 2**63:
@@ -78,6 +85,7 @@ class Prepare:
             allow_partial=self.allow_partial,
             held_out=self.held_out,
             seed=self.seed,
+            **reading._asdict(),
         )
         if self.json:
             print_json(about)

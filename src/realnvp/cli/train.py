@@ -16,6 +16,8 @@ from realnvp.cli.options import Device, Flag, Json, Threads, parse
 from realnvp.cli.output import print_json, print_table, say
 from realnvp.config import PRESETS, Config, nearest, read_config, to_json, validate
 
+PLAIN = ("--background", "--colours", "--depth", "--crop")  # of other commands; here of data
+
 
 @dataclass
 class Train:
@@ -95,6 +97,7 @@ def train(argv: list[str]) -> int:
     The preset or the file gives the defaults of all flags.
     """
     run_dir = None
+    argv = [f"--data.{word[2:]}" if word.partition("=")[0] in PLAIN else word for word in argv]
     argv = [
         part
         for word in argv

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from math import inf
 from typing import Any, NamedTuple
 
+from realnvp.config.reading import is_colour
+
 
 class Bound(NamedTuple):
     """What a value must keep; None always passes."""
@@ -51,4 +53,5 @@ SHAPE = (
     Bound(lambda value: len(value) in (1, 3), "must be one or three integers"),
     Bound(lambda value: 1 <= min(value) <= max(value) <= 65536, "must be between 1 and 65536"),
 )
+COLOUR = Bound(is_colour, "must be white, black or #rrggbb")
 DIFFERENT = Bound(lambda value: len({*value}) == len(value), "must be different names")

@@ -10,6 +10,7 @@ from realnvp.config.bounds import (
     AT_LEAST_ONE,
     BELOW_HALF,
     BELOW_ONE,
+    COLOUR,
     DIFFERENT,
     MORE_THAN_ONE,
     NOT_NEGATIVE,
@@ -22,6 +23,7 @@ from realnvp.config.bounds import (
     bounded,
     positive,
 )
+from realnvp.config.reading import Reading
 
 Shape = tuple[int, ...]
 """(C, H, W) of images, (D,) of vectors."""
@@ -51,8 +53,9 @@ class DataConfig:
     not given."""
     columns: tuple[str, ...] | None = bounded(None, DIFFERENT)
     """Names of the columns of a table to take, also a,b,c; all when not given."""
-    levels: int | None = bounded(256, between(2, 256))
-    """Grey levels of a channel; pixels are 0 .. levels - 1. None: real numbers, a table."""
+    levels: int | None = bounded(256, between(2, 65536))
+    """Grey levels of a channel; pixels are 0 .. levels - 1. 256: of files of 16 bits 65,536. None:
+    real numbers, a table."""
     flip: bool = False
     """Mirror training images left to right, half of the time; never in evaluation."""
     turn: bool = False
@@ -73,6 +76,24 @@ class DataConfig:
     noise: float = bounded(0.0, between(0, 1))
     """Gaussian noise of each training batch of a table, with this^2 times the covariance of its
     rows: a bound where values repeat or columns depend on each other."""
+    background: str | None = bounded(None, COLOUR)
+    """white, black or #rrggbb: what transparent pixels of image files lie on; such files are
+    refused when not given."""
+    colours: str | None = bounded(
+        None, Bound(lambda value: value in ("grey", "rgb"), "must be grey or rgb")
+    )
+    """grey or rgb: what all image files become; they must be alike when not given."""
+    depth: int | None = bounded(None, Bound(lambda value: value in (8, 16), "must be 8 or 16"))
+    """Bits of a channel of image files: 8 keeps the upper byte of 16 bits, 16 stretches 8; they
+    are kept when not given."""
+    crop: int | None = bounded(None, between(1, 4096))
+    """Side of random crops, in each epoch others, of pictures of any sizes; images are of one size
+    and taken whole when not given."""
+
+    @property
+    def reading(self) -> Reading:
+        """How image files become pixels."""
+        return Reading(self.background, self.colours, self.depth)
 
     @property
     def kind(self) -> Kind:

@@ -62,6 +62,10 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
             ("model.given", not images or data.classes or not model.given, "needs data.classes"),
             ("data.drop", data.drop is None or not images, "is for tables"),
             ("data.noise", not data.noise or not images, "is for tables"),
+            *(
+                (f"data.{name}", data.set == "images" or value is None, "is for your own images")
+                for name, value in {**data.reading._asdict(), "crop": data.crop}.items()
+            ),
             ("data.flip", images or not data.flip, "is for images"),
             ("data.turn", images or not data.turn, "is for images"),
             ("data.recolour", images or not data.recolour, "is for images"),

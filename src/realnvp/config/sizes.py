@@ -1,9 +1,11 @@
 """What follows from the size of the data: scales, widths, how many parameters at least."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
 
-from realnvp.config.fields import Config, ModelConfig, Shape
+from realnvp.config.fields import Config, DataConfig, ModelConfig, Shape
 
 # A hundred times the paper's largest model; to build more is a mistake, or an attack.
 MOST_PARAMETERS = 10**10
@@ -16,8 +18,11 @@ def resolve(
     shape: Shape,
     columns: tuple[str, ...] | None = None,
     class_names: tuple[str, ...] | None = None,
+    decided: Mapping[str, Any] = MappingProxyType({}),
 ) -> Config:
     """The configuration with the shape, columns or classes and the number of scales filled in.
+
+    decided: fields of data that the data decide where the configuration leaves them open.
 
     ValueError names the field where the data and the configuration disagree.
     """
@@ -32,8 +37,15 @@ def resolve(
     scales = config.model.num_scales or default_num_scales(shape)
     if config.model.architecture == "modern" and not config.model.num_scales:
         scales = max(1, scales - 1)  # its last scale is at half the resolution, too
+    left_open = {
+        name: value
+        for name, value in decided.items()
+        if getattr(config.data, name) == getattr(DataConfig, name)
+    }
     # The columns of the data are those that are left: drop is done.
-    data = replace(config.data, shape=shape, columns=columns or config.data.columns, drop=None)
+    data = replace(
+        config.data, shape=shape, columns=columns or config.data.columns, drop=None, **left_open
+    )
     model = replace(config.model, num_scales=scales)
     if data.classes:
         class_names = data.class_names or class_names

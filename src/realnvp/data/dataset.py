@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from realnvp.config import Kind
+from realnvp.config.reading import AS_FOUND, Reading
 from realnvp.tools.progress import chunks
 
-Pixels = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.unsignedinteger[Any]]
+"""uint8, or uint16 where there are more than 256 grey levels."""
 Indices = npt.NDArray[np.int64]
 Values = npt.NDArray[Any]
 """Pixels, or a table's float64 rows."""
@@ -50,6 +52,10 @@ class Dataset:
     """Whether the paper's number is about these images: its version of the set, and all of it."""
     columns: tuple[str, ...] | None = None
     """Names of a table's columns."""
+    reading: Reading = AS_FOUND
+    """How the image files were read."""
+    crop: int | None = None
+    """The side of the crops that are cut from pictures of any sizes."""
     folder: Path | None = None
     """Where the arrays lie; None: only in memory, or not prepared."""
     sha256: Mapping[str, str] = field(default_factory=dict)
@@ -59,6 +65,18 @@ class Dataset:
     def kind(self) -> Kind:
         """Images or a table."""
         return Kind.TABLE if self.levels is None else Kind.IMAGES
+
+    def groups_of(self, split: str) -> Sequence[int] | None:
+        """Which photograph or picture each image of a split is a crop of. None: of none."""
+        given: Sequence[int] | None = getattr(self.splits[split], "groups", None)
+        return (self.groups or {}).get(split) if given is None else given
+
+    @property
+    def decided(self) -> dict[str, Any]:
+        """What a configuration that leaves it open takes from the data, by field of data."""
+        crop = {"crop": self.crop} if self.crop else {}
+        deep = {"levels": self.levels} if self.levels and self.levels > 256 else {}
+        return {**deep, **crop, **self.reading.chosen()}
 
     @property
     def counts(self) -> dict[str, int]:
@@ -120,15 +138,22 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Ite
             yield from pool.map(function, items[chunk])
 
 
-def cut_off(splits: Mapping[str, Split], held_out: float, *, seed: int) -> dict[str, Split]:
+def cut_off(
+    splits: Mapping[str, Any],
+    held_out: float,
+    *,
+    seed: int,
+    choose: Callable[[Any, Indices], Any] = chosen,
+) -> dict[str, Any]:
     """Train, validation and test; a missing split is cut off from train by the seed's permutation.
 
     The share `held_out` of train goes into each missing split, one image at least.
+    choose: makes the split that has only the images of these indices.
     ValueError: train is too small.
     """
     train, missing = splits["train"], [name for name in SPLITS if name not in splits]
     rows = cut_rows(len(train), held_out, missing, seed=seed) if missing else {}
-    return {name: chosen(train, rows[name]) if name in rows else splits[name] for name in SPLITS}
+    return {name: choose(train, rows[name]) if name in rows else splits[name] for name in SPLITS}
 
 
 def cut_rows(
@@ -179,6 +204,10 @@ class Rows:
         self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
     ) -> npt.NDArray[Any]:
         return np.asarray(self[:], dtype=dtype)
+
+    def room(self, wanted: Indices) -> Indices:
+        """(n, 2): how many places the upper and the left edge of these images can have."""
+        return np.tile(np.array(self.slack) + 1, (len(wanted), 1))
 
     def crops(self, wanted: Indices, corners: Indices) -> Values:
         """The images of these indices, cut from their corners; corners: (n, 2) of (top, left)."""

@@ -4,12 +4,14 @@ import json
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from realnvp.config import Config, DataConfig
+from realnvp.data.crops import Crops, ReadPictures
 from realnvp.data.dataset import SPLITS, Dataset, cut_off
-from realnvp.data.folder import scan
+from realnvp.data.folder import MOST_CROPS, SHALLOW, scan
 from realnvp.data.photos import digits, photos
 from realnvp.data.prepared import DESCRIPTION, open_splits, read_description, write_dataset
 from realnvp.data.table import table
@@ -26,7 +28,9 @@ def find_data(config: DataConfig, *, seed: int) -> Dataset:
     ValueError names the field, or all bad files.
     """
     found = _find(config, seed)
-    if found.levels != config.levels:
+    if found.levels != config.levels and not (
+        config.levels == SHALLOW and found.levels and found.levels > SHALLOW
+    ):
         raise ValueError(
             f"data.levels: {found.name} has {found.levels} grey levels, not {config.levels}"
         )
@@ -89,9 +93,12 @@ def discard_prepared(folder: Path) -> None:
 
 
 def _prepared_source(config: DataConfig) -> Path | None:
-    """The source, where it is a prepared folder itself."""
+    """The source, where it is a prepared folder itself, and of crops if they are asked for."""
     source = Path(config.source).expanduser() if config.source else None
-    return source if source and (source / DESCRIPTION).exists() else None
+    if not source or not (source / DESCRIPTION).exists():
+        return None
+    other = config.crop and config.crop != read_description(source).get("crop")
+    return None if other else source
 
 
 def _find(config: DataConfig, seed: int) -> Dataset:
@@ -114,21 +121,38 @@ def _find(config: DataConfig, seed: int) -> Dataset:
         )
     if not config.source:
         raise ValueError(
-            "data.source: images needs a folder of images of one size, "
-            "an .npy file or a prepared folder"
+            "data.source: images needs a folder of images, an .npy file or a prepared folder"
         )
     if config.levels is None:
         raise ValueError("data.levels: images have grey levels, such as 256")
-    splits, shape = scan(Path(config.source).expanduser(), levels=config.levels)
-    return Dataset(
-        config.set, None, config.levels, shape, cut_off(splits, config.held_out, seed=seed)
+    found = scan(
+        Path(config.source).expanduser(),
+        levels=config.levels,
+        reading=config.reading,
+        crop=config.crop,
     )
+    dataset = partial(Dataset, config.set, None, found.levels, found.shape, reading=config.reading)
+    if not config.crop:
+        return dataset(cut_off(found.splits, config.held_out, seed=seed))
+    pictures = cut_off(found.splits, config.held_out, seed=seed, choose=ReadPictures.chosen)
+    crops = {
+        split: Crops(each, config.crop, most=None if split == "train" else MOST_CROPS)
+        for split, each in pictures.items()
+    }
+    groups = {split: each.groups.tolist() for split, each in crops.items() if split != "train"}
+    return dataset(crops, groups, crop=config.crop)
 
 
 def _from_prepared(config: DataConfig, folder: Path, seed: int) -> Dataset:
     found = open_splits(folder, held_out=config.held_out, seed=seed)
     if config.set not in (found.name, "images") or found.kind is not config.kind:
         raise ValueError(f"data.set: {folder} holds {found.name}, not {config.set}")
+    for name, value in config.reading.chosen().items():
+        if getattr(found.reading, name) != value:
+            raise ValueError(
+                f"data.{name}: {folder} was prepared with {getattr(found.reading, name)!r}, "
+                f"not {value!r}; prepare its source again"
+            )
     there = found.columns or ()
     for name, kept in (("columns", config.columns), ("drop", config.drop)):
         if kept is not None and (name == "drop" or names_in(kept, there) != there):
@@ -147,6 +171,8 @@ def _settings(config: DataConfig, seed: int) -> dict[str, Any]:
         "source": config.source,
         "held_out": config.held_out,
         "seed": seed,
+        **({"crop": config.crop} if config.crop else {}),
+        **config.reading.chosen(),
     }
 
 
@@ -161,10 +187,12 @@ def _check_settings(config: DataConfig, seed: int, folder: Path) -> None:
         taken = names_in(config.columns or there, there)
         now["columns"] = [name for name in taken if name not in names_in(config.drop or (), there)]
     for name, value in now.items():
-        if recorded[name] != value:
+        if name == "levels" and value == SHALLOW and (recorded[name] or 0) > SHALLOW:
+            continue  # the files have decided it
+        if recorded.get(name) != value:
             field = {"name": "data.set", "seed": "seed"}.get(name, f"data.{name}")
             raise ValueError(
-                f"{field}: {folder} was prepared with {recorded[name]!r}, not {value!r}; "
+                f"{field}: {folder} was prepared with {recorded.get(name)!r}, not {value!r}; "
                 "name another folder"
             )
 

@@ -5,20 +5,24 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from realnvp.config.reading import AS_FOUND, Reading
 from realnvp.config.remedies import as_uint8
-from realnvp.config.words import listed
-from realnvp.data.dataset import Dataset, Lazy, Pixels, Shape, Split, decoded, in_threads
-from realnvp.data.images import read_image
+from realnvp.data.crops import Crops, ReadPictures
+from realnvp.data.dataset import Dataset, Indices, Lazy, Pixels, Shape, decoded, in_threads
+from realnvp.data.images import RefusedImage, by_reason, read_image
 from realnvp.data.prepared import check_levels, open_npy
 from realnvp.tools.progress import progress
 
 Name = TypeVar("Name", str, Path)
+Part = TypeVar("Part")
 SUFFIXES = frozenset(
     [".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"]
 )
@@ -39,7 +43,8 @@ UNREAD = frozenset(
         ".psd",
     ]
 )
-MOST = 20  # bad files that one line names
+SHALLOW, DEEP = 2**8, 2**16  # grey levels of 8 and of 16 bits
+MOST_CROPS = 64  # fixed crops of one picture
 NAMES = {
     "train": "train",
     "validation": "validation",
@@ -49,10 +54,27 @@ NAMES = {
 }
 
 
-def scan(source: Path, *, levels: int) -> tuple[dict[str, Split], Shape]:
-    """The splits that the source holds, train at least, and their common (C, H, W).
+@dataclass(frozen=True)
+class Scanned:
+    """What a source holds."""
 
-    Every file is read once. ValueError names all bad ones, or says what the source lacks.
+    splits: dict[str, Any]
+    """By name: images, or `ReadPictures` where crops are asked for."""
+    shape: Shape
+    """Of an image, or of a crop."""
+    levels: int
+
+
+def scan(
+    source: Path, *, levels: int, reading: Reading = AS_FOUND, crop: int | None = None
+) -> Scanned:
+    """The splits that the source holds, train at least.
+
+    levels: grey levels. 256: as many as the files have, 65,536 where they have 16 bits.
+    reading: how image files become pixels.
+    crop: the side of crops of pictures of any sizes. None: all images are of one size.
+
+    Every file is read once. ValueError says which cannot be used and why, or what the source lacks.
     """
     if source.is_file() and source.suffix.lower() == ".npy":
         arrays = {"train": source}
@@ -63,21 +85,64 @@ def scan(source: Path, *, levels: int) -> tuple[dict[str, Split], Shape]:
     else:
         raise ValueError(f"{source}: no such file or folder")
     if arrays:
-        shape = common_shape(list(arrays.values()), lambda path: _array(path, levels))
-        return {split: _array(path, 256) for split, path in arrays.items()}, shape
+        return _scan_arrays(arrays, levels, crop)
     folders = split_entries(
         {path.name: path for path in source.iterdir() if path.is_dir()}, source
     ) or {"train": source}
     names, tops = walk(source), {folder.name for folder in folders.values()}
     outside = [name for name in names if is_image(name) and name.split("/")[0] not in tops]
     files = {split: image_files(folder) for split, folder in folders.items()}
-    shape = common_shape(
-        [path for split in files for path in files[split]], lambda path: _image(path, levels)
-    )
+
+    def read(path: Path) -> Pixels:
+        pixels = read_image(path, reading)
+        check_levels(pixels, levels_of(pixels, levels), path=path)
+        return pixels
+
+    found = in_common([path for split in files for path in files[split]], read, crop=crop)
     warn_of_left_out(
         source, [] if source in folders.values() else outside, tops, names, hidden(source)
     )
-    return {split: _decoded(paths, shape) for split, paths in files.items()}, shape
+    splits: dict[str, Any] = {}
+    sizes = iter(found.sizes)
+    for split, paths in files.items():
+        of_each = np.array([next(sizes) for _ in paths])
+        splits[split] = (ReadPictures if crop else _images)(
+            of_each, partial(_unchanged, paths, of_each, found, reading)
+        )
+    return Scanned(splits, found.shape, found.levels(levels))
+
+
+def _scan_arrays(paths: dict[str, Path], levels: int, crop: int | None) -> Scanned:
+    """The splits in .npy files."""
+
+    def read(path: Path) -> Pixels:
+        array = _array(path)
+        check_levels(array, levels_of(array, levels), path=path)
+        return array
+
+    found = in_common(list(paths.values()), lambda path: read(path)[0], crop=crop)
+    arrays = {split: read(path) for split, path in paths.items()}
+    splits = {
+        split: ReadPictures(np.tile(array.shape[1:3], (len(array), 1)), array.__getitem__)
+        if crop
+        else array
+        for split, array in arrays.items()
+    }
+    return Scanned(splits, found.shape, found.levels(levels))
+
+
+def _unchanged(
+    paths: Sequence[Path], sizes: Indices, found: "Common", reading: Reading, index: int
+) -> Pixels:
+    """Read a picture again: the scan kept no pixels."""
+    image = read_image(paths[index], reading)
+    if image.shape != (*sizes[index], found.shape[0]) or (image.dtype == np.uint16) != found.deep:
+        raise ValueError(f"{paths[index]}: changed while it was read")
+    return image
+
+
+def _images(sizes: Indices, read: Callable[[int], Pixels]) -> Lazy:
+    return decoded(len(sizes), read)
 
 
 def warn_of_left_out(
@@ -175,10 +240,10 @@ def split_entries(entries: dict[str, Path], source: Path) -> dict[str, Path]:
     return found
 
 
-def _array(path: Path, levels: int) -> Pixels:
-    """The images in an .npy file, memory-mapped, uint8 (N, H, W, C)."""
+def _array(path: Path) -> Pixels:
+    """The images in an .npy file, memory-mapped, (N, H, W, C)."""
     array = open_npy(path)
-    if array.dtype != np.uint8 or array.ndim not in (3, 4):
+    if array.dtype not in (np.uint8, np.uint16) or array.ndim not in (3, 4):
         raise ValueError(
             f"{path}: {array.dtype} of shape {array.shape}; uint8 (N, H, W) or (N, H, W, "
             f"C) is needed{_remedy(array)}"
@@ -194,36 +259,69 @@ def _array(path: Path, levels: int) -> Pixels:
             f"{path}: shape {array.shape} has {images.shape[-1]} channels at its end, "
             f"not 1 or 3{hint}"
         )
-    check_levels(images, levels, path=path)
     return images
 
 
 def _remedy(array: npt.NDArray[Any]) -> str:
-    if array.dtype == np.uint8:
+    if array.dtype in (np.uint8, np.uint16):
         return ""
     return f"; {as_uint8('x', array.dtype, numpy=True)}, and np.save"
 
 
-def _image(path: Path, levels: int) -> Pixels:
-    """The image in a file, as a batch of one."""
-    pixels = read_image(path)[None]
-    check_levels(pixels, levels, path=path)
-    return pixels
+def levels_of(pixels: Pixels, levels: int) -> int:
+    """Grey levels of pixels: those of 16 bits are 65,536, unless fewer than 256 are asked for."""
+    return DEEP if pixels.dtype == np.uint16 and levels == SHALLOW else levels
 
 
-def common_shape(paths: Sequence[Name], read: Callable[[Name], Pixels]) -> Shape:
-    """(C, H, W) of the images.
+@dataclass(frozen=True)
+class Common:
+    """What images have in common, and what they have not."""
 
-    ValueError names the files that cannot be read or have another shape than most, in one line.
+    shape: Shape
+    """(C, H, W), or of a crop (C, crop, crop)."""
+    deep: bool
+    """Whether a channel has 16 bits."""
+    sizes: list[tuple[int, int]]
+    """Height and width of each."""
+
+    def levels(self, asked: int) -> int:
+        """Grey levels, where so many were asked for. ValueError: the images have 8 bits."""
+        if self.deep and asked <= SHALLOW:
+            return DEEP
+        if asked > SHALLOW and not self.deep:
+            raise ValueError(
+                f"data.levels: {asked}, but the images have 8 bits per channel; "
+                "--depth 16 stretches them"
+            )
+        return asked
+
+
+def in_common(
+    paths: Sequence[Name],
+    read: Callable[[Name], Pixels],
+    *,
+    crop: int | None = None,
+    cure: str = "--crop {side} trains on random crops",
+) -> Common:
+    """What the images, (H, W, C) each, have in common.
+
+    crop: their sizes may differ, if so many pixels fit into each.
+    cure: the flag that helps where sizes differ; {side}: a crop that fits into all.
+
+    Reasons: files cannot be read, or differ from most.
     """
 
-    def look(path: Name) -> tuple[int, ...] | str:
+    def look(path: Name) -> tuple[int, int, int, int] | RefusedImage:
         try:
-            return read(path).shape[1:]
+            pixels = read(path)
+        except RefusedImage as error:
+            return error
         except ValueError as error:
-            return str(error)
+            return RefusedImage(path, str(error).removeprefix(f"{path}: "))
+        height, width, channels = pixels.shape
+        return height, width, channels, 8 * pixels.dtype.itemsize
 
-    looks: list[tuple[int, ...] | str] = []
+    looks: list[tuple[int, int, int, int] | RefusedImage] = []
     # A filter of warnings holds for the whole process, so we set it once, around all threads.
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*decompression bomb")
@@ -231,49 +329,84 @@ def common_shape(paths: Sequence[Name], read: Callable[[Name], Pixels]) -> Shape
             for found in in_threads(look, paths):
                 looks.append(found)
                 report(len(looks))
-    shapes = Counter(found for found in looks if isinstance(found, tuple))
-    common = max(shapes, key=lambda shape: shapes[shape], default=(0, 0, 0))
-    if bad := [
-        found
-        if isinstance(found, str)
-        else f"{path}: is {_words(found)}, most are {_words(common)}"
-        for path, found in zip(paths, looks, strict=True)
-        if found != common
-    ]:
-        raise ValueError(
-            listed(bad, MOST) + (f" ({len(bad)} bad files)" if len(bad) > MOST else "")
-        )
-    height, width, channels = common
-    return channels, height, width
+    good = [found for found in looks if not isinstance(found, RefusedImage)]
+    commonest = partial(_commonest, good)
+    channels, bits = commonest(2), commonest(3)
+    height, width = (crop, crop) if crop else commonest(slice(0, 2)) or (0, 0)
+    smallest = min((min(found[:2]) for found in good), default=0)
+
+    def refuse(path: Name, found: tuple[int, int, int, int] | RefusedImage) -> RefusedImage | None:
+        if isinstance(found, RefusedImage):
+            return found
+        if found[3] != bits:
+            return RefusedImage(
+                path, f"{found[3]} bits per channel, most have {bits} bits", "--depth 8"
+            )
+        if found[2] != channels:
+            return RefusedImage(
+                path,
+                f"{found[2]} channel{'s' * (found[2] > 1)}, most have {channels}",
+                f"--colours {'rgb' if channels == 3 else 'grey'}",
+            )
+        here, wanted = (f"{high} high, {wide} wide" for high, wide in (found[:2], (height, width)))
+        if crop and min(found[:2]) < crop:
+            return RefusedImage(
+                path,
+                f"is {here}: too small for a crop of {crop}x{crop}",
+                f"--crop {smallest}",
+                several="too small",
+            )
+        if not crop and found[:2] != (height, width):
+            return RefusedImage(
+                path,
+                f"is {here}, most are {wanted}",
+                cure.format(side=min(32, smallest)),
+                several="of another size than most",
+            )
+        return None
+
+    refused = (refuse(*each) for each in zip(paths, looks, strict=True))
+    if bad := [each for each in refused if each]:
+        raise by_reason(bad)
+    return Common((channels, height, width), bits == 16, [found[:2] for found in good])
 
 
-def _words(shape: tuple[int, ...]) -> str:
-    return f"{shape[0]} high, {shape[1]} wide with {shape[2]} channel{'s' * (shape[2] > 1)}"
+def _commonest(looks: Sequence[tuple[int, ...]], part: int | slice) -> Any:
+    counts = Counter(look[part] for look in looks)
+    return max(counts, key=lambda value: counts[value], default=None)
 
 
-def _decoded(files: Sequence[Path], shape: Shape) -> Lazy:
-    """The split whose images are decoded when they are read: the scan kept no pixels."""
-
-    def one(index: int) -> Pixels:
-        image = read_image(files[index])
-        if image.shape != (*shape[1:], shape[0]):
-            raise ValueError(f"{files[index]}: changed while it was read")
-        return image
-
-    return decoded(len(files), one)
-
-
-def find_split(source: Path, split: str, *, levels: int) -> tuple[Dataset, str]:
+def find_split(
+    source: Path,
+    split: str,
+    *,
+    levels: int,
+    reading: Reading = AS_FOUND,
+    crop: int | None = None,
+) -> tuple[Dataset, str]:
     """Images outside any run, and the split to take: "all" where the source has no splits.
 
-    ValueError names all bad files, or says which splits there are.
+    crop: fixed crops of pictures of any sizes. None: all images are of one size.
+    ValueError says which files cannot be used, or which splits there are.
     """
-    splits, shape = scan(source, levels=levels)
-    splits, split = wanted(splits, split, source)
-    return Dataset(str(source), None, levels, shape, splits, comparable=False), split
+    found = scan(source, levels=levels, reading=reading, crop=crop)
+    splits: dict[str, Any]
+    splits, split = wanted(found.splits, split, source)
+    if crop:
+        splits = {split: Crops(splits[split], crop, most=MOST_CROPS)}
+    return Dataset(
+        str(source),
+        None,
+        found.levels,
+        found.shape,
+        splits,
+        comparable=False,
+        reading=reading,
+        crop=crop,
+    ), split
 
 
-def wanted(splits: dict[str, Split], split: str, source: Path) -> tuple[dict[str, Split], str]:
+def wanted(splits: dict[str, Part], split: str, source: Path) -> tuple[dict[str, Part], str]:
     """The splits of a source, and the split to take: "all" where there is only train."""
     if set(splits) == {"train"}:
         return {"all": splits["train"]}, "all"

@@ -13,30 +13,34 @@ from realnvp.data.dataset import Pixels, Values
 def dequantise(images: Tensor, noise: Tensor) -> Tensor:
     """x = v + u in the type of the noise, with floor(x) == v for every pixel.
 
-    images: uint8, grey levels v, (B, C, H, W); noise: u in [0, 1), same shape.
+    images: uint8 or uint16, grey levels v, (B, C, H, W); noise: u in [0, 1), same shape.
     """
     assert images.shape == noise.shape, f"images {tuple(images.shape)}, noise {tuple(noise.shape)}"
     # float32 has 24 bits, of which v in 128 .. 255 leaves 16 after the point: a u next to 1 would
     # be rounded up, to v + 1.
-    largest = 1 - 128 * torch.finfo(noise.dtype).eps
-    return noise.clamp(max=largest).add_(images.contiguous())
+    deep = images.dtype == torch.uint16
+    largest = 1 - (2**15 if deep else 128) * torch.finfo(noise.dtype).eps
+    v = images.to(noise.dtype) if deep else images.contiguous()  # torch adds no uint16
+    return noise.clamp(max=largest).add_(v)
 
 
 def quantize(x: Tensor | npt.NDArray[Any], *, levels: int = 256) -> Tensor:
-    """The grey levels floor(x), uint8, clamped to 0 .. levels - 1; of x's shape, any shape.
+    """The grey levels floor(x), clamped to 0 .. levels - 1; of x's shape, any shape.
 
-    ValueError if x has a NaN, which no grey level stands for, or if levels are more than uint8 has.
+    uint8, or uint16 for more than 256 levels.
+
+    ValueError if x has a NaN, which no grey level stands for, or if levels are more than 65,536.
     """
-    if not 2 <= levels <= 256:
-        raise ValueError(f"levels: must be between 2 and 256, got {levels}")
+    if not 2 <= levels <= 65536:
+        raise ValueError(f"levels: must be between 2 and 65536, got {levels}")
     x = torch.as_tensor(x)
     if x.isnan().any():
         raise ValueError(f"{int(x.isnan().sum())} of {x.numel()} pixels are NaN")
-    return x.floor().clamp(0, levels - 1).to(torch.uint8)
+    return x.floor().clamp(0, levels - 1).to(torch.uint8 if levels <= 256 else torch.uint16)
 
 
 def to_pixels(x: Tensor, *, levels: int) -> Pixels:
-    """The images that x, (N, C, H, W) in data units, rounds to: uint8 (N, H, W, C), NaN as 0."""
+    """The images that x, (N, C, H, W) in data units, rounds to: (N, H, W, C), NaN as 0."""
     return channels_last(quantize(x.nan_to_num(), levels=levels).cpu().numpy())
 
 

@@ -16,10 +16,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from realnvp.config import DataConfig, Kind
+from realnvp.config import DataConfig
+from realnvp.config.reading import Reading, is_colour
 from realnvp.config.typed import typed
 from realnvp.config.words import reason
+from realnvp.data.crops import Crops, Pictures, StoredPictures, in_order
 from realnvp.data.dataset import SPLITS, Dataset, Pixels, Rows, Split, Values, cut_rows
+from realnvp.data.images import MAX_PIXELS, RefusedImage
 from realnvp.files.atomic import atomic_save
 from realnvp.files.records import parse_record
 from realnvp.tools.progress import chunks, progress
@@ -45,6 +48,27 @@ class Description:
     """Lists of integers, one an image: too many to be checked one by one as a type."""
     sha256: dict[str, str]
     columns: tuple[str, ...] | None = None
+    crop: int | None = None
+    """The side of crops; train.npy then holds the pixels of all pictures, one after the other."""
+    sizes: Any = None
+    """With crops: height and width of each training picture."""
+    background: str | None = None
+    colours: str | None = None
+    depth: int | None = None
+
+    @property
+    def dtype(self) -> "np.dtype[Any]":
+        """Of the arrays: uint8, uint16 of more than 256 levels, or a table's float64."""
+        if self.levels is None:
+            return np.dtype(np.float64)
+        return np.dtype(np.uint8 if self.levels <= 256 else "<u2")
+
+    def array_shape(self, split: str) -> tuple[int | None, ...]:
+        """Of the array of a split."""
+        if split == "train" and self.crop:
+            return (sum(height * width for height, width in self.sizes) * self.shape[0],)
+        channels, *size = self.train_shape if split == "train" and self.train_shape else self.shape
+        return (self.counts.get(split), *size, channels)
 
 
 def open_splits(
@@ -64,12 +88,9 @@ def open_splits(
     present = [split for split in SPLITS if split != "validation" or split in about.counts]
     stored: dict[str, Values] = {split: open_npy(folder / f"{split}.npy") for split in present}
     doubted = {split if split in stored else "train" for split in verify}
-    dtype = np.dtype(np.float64 if about.levels is None else np.uint8)
+    dtype = about.dtype
     for split, array in stored.items():
-        channels, *size = (
-            about.train_shape if split == "train" and about.train_shape else about.shape
-        )
-        path, expected = folder / f"{split}.npy", (about.counts.get(split), *size, channels)
+        path, expected = folder / f"{split}.npy", about.array_shape(split)
         if array.shape != expected or array.dtype != dtype:
             raise ValueError(
                 f"{path}: {array.dtype} {array.shape}, but {DESCRIPTION} says {dtype} {expected}"
@@ -80,7 +101,9 @@ def open_splits(
             check_levels(array, about.levels, path=path)
     splits: dict[str, Split] = dict(stored)
     train, middle = stored["train"], about.shape[1:]
-    if "validation" not in stored:
+    if about.crop:
+        splits["train"] = Crops(StoredPictures(train, about.sizes, about.shape[0]), about.crop)
+    elif "validation" not in stored:
         rows = cut_rows(len(train), held_out, ["validation"], seed=seed)
         splits |= {split: Rows(train, rows[split], middle) for split in rows}
     elif about.train_shape:
@@ -94,6 +117,8 @@ def open_splits(
         groups=about.groups,
         comparable=about.comparable,
         columns=about.columns,
+        reading=Reading(about.background, about.colours, about.depth),
+        crop=about.crop,
         folder=folder,
         sha256={f"{split}.npy": about.sha256[f"{split}.npy"] for split in stored},
     )
@@ -105,10 +130,15 @@ def read_description(folder: Path) -> dict[str, Any]:
     text = path.read_bytes()
     known, about = parse_record(Description, text, path), json.loads(text)
     rules = {
-        "levels": known.levels is None or 2 <= known.levels <= 256,
+        "levels": known.levels is None or 2 <= known.levels <= 2**16,
         "shape": len(known.shape) == (1 if known.levels is None else 3),
         "columns": (known.columns and (len(known.columns),))
         == (known.shape if len(known.shape) == 1 else None),
+        "crop": not known.crop or known.shape[1:] == (known.crop, known.crop),
+        "sizes": not known.crop or _sizes(known.sizes, known.crop, known.counts),
+        "background": known.background is None or is_colour(known.background),
+        "colours": known.colours in (None, "grey", "rgb"),
+        "depth": known.depth in (None, 8, 16),
         "train_shape": known.train_shape is None or len(known.train_shape) == 3,
         "groups": all(
             _labels(labels, known.counts.get(split))
@@ -139,6 +169,17 @@ def _labels(labels: Any, count: Any) -> bool:
     )
 
 
+def _sizes(sizes: Any, crop: int, counts: dict[str, int]) -> bool:
+    """Whether they are sizes of pictures that so many crops fit into."""
+    return (
+        isinstance(sizes, list)
+        and all(isinstance(size, list) and len(size) == 2 for size in sizes)
+        and all(type(side) is int and crop <= side <= MAX_PIXELS for size in sizes for side in size)
+        and {"validation", "test"} < counts.keys()
+        and sum((high // crop) * (wide // crop) for high, wide in sizes) == counts["train"]
+    )
+
+
 # numpy parses a header as Python, which CPython 3.11 cannot do in several threads at once.
 _HEADERS = Lock()
 
@@ -159,14 +200,17 @@ def open_npy(path: Path) -> Values:
 
 
 def check_levels(images: Pixels, levels: int, *, path: Path) -> None:
-    """Check that all pixels, (N, H, W, C), are below `levels`; ValueError names the path.
+    """Check that all pixels of an array are below `levels`; ValueError names the path.
 
     They are read in blocks, so that memory stays bounded.
     """
-    for chunk in chunks(len(images) if levels < 256 else 0, max(1, 2**24 // images[0].size)):
+    checked = levels <= np.iinfo(images.dtype).max
+    for chunk in chunks(len(images) if checked else 0, max(1, 2**24 // images[0].size)):
         if (largest := int(images[chunk].max())) >= levels:
-            raise ValueError(
-                f"{path}: has a pixel of {largest}, data.levels = {levels} allows 0 .. {levels - 1}"
+            raise RefusedImage(
+                path,
+                f"has a pixel of {largest}, data.levels = {levels} allows 0 .. {levels - 1}",
+                several="pixels beyond data.levels",
             )
 
 
@@ -190,12 +234,15 @@ def write_dataset(
     folder.mkdir(parents=True, exist_ok=True)
     files = {split: folder / f"{split}.npy" for split in dataset.splits}
     for split, path in files.items():
-        if not (keep and path.exists()):
+        images = dataset.splits[split]
+        if isinstance(images, Crops) and split == "train":
+            _save_pictures(images.pictures, dataset, path)
+        elif not (keep and path.exists()):
             _save_split(
-                dataset.splits[split],
+                images,
                 dataset.train_shape if split == "train" and dataset.train_shape else dataset.shape,
                 path,
-                real=dataset.kind is Kind.TABLE,
+                kind=_kind(dataset),
                 keep=keep,
             )
     about = about | {
@@ -209,14 +256,21 @@ def write_dataset(
         "comparable": dataset.comparable,
         "sha256": {path.name: sha256(path) for path in files.values()},
     }
+    if dataset.crop and isinstance(dataset.train, Crops):
+        about |= {"crop": dataset.crop, "sizes": dataset.train.pictures.sizes.tolist()}
     about["sha256"][DESCRIPTION] = checksum(about)
     # Written last: a folder with it is complete.
     atomic_save(folder / DESCRIPTION, lambda file: file.write(json.dumps(about, indent=1).encode()))
     return about
 
 
+def _kind(dataset: Dataset) -> str:
+    """The numbers of a data set's arrays, as numpy's headers call them."""
+    return "<f8" if dataset.levels is None else "|u1" if dataset.levels <= 256 else "<u2"
+
+
 def npy_header(shape: tuple[int, ...], kind: str) -> bytes:
-    """The first bytes of an .npy file; kind: "|u1" is uint8, "<f8" float64."""
+    """The first bytes of an .npy file; kind: "|u1" is uint8, "<u2" uint16, "<f8" float64."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         header, {"descr": kind, "fortran_order": False, "shape": shape}
@@ -224,15 +278,27 @@ def npy_header(shape: tuple[int, ...], kind: str) -> bytes:
     return header.getvalue()
 
 
-def _save_split(split: Split, shape: Sequence[int], path: Path, *, real: bool, keep: bool) -> None:
-    """Write a split as .npy, uint8 (N, H, W, C) or float64 (N, D).
+def _save_pictures(pictures: Pictures, dataset: Dataset, path: Path) -> None:
+    """Write pictures of any sizes as one flat .npy. OSError: the disk is full."""
+    kind, count = _kind(dataset), int(pictures.sizes.prod(1).sum()) * dataset.shape[0]
+
+    def write(file: BinaryIO) -> None:
+        file.write(npy_header((count,), kind))
+        for picture in in_order(pictures):
+            file.write(picture.astype(kind, copy=False).tobytes())
+
+    atomic_save(path, write, size=count * np.dtype(kind).itemsize)
+
+
+def _save_split(split: Split, shape: Sequence[int], path: Path, *, kind: str, keep: bool) -> None:
+    """Write a split as .npy, (N, H, W, C) of images or (N, D) of rows.
 
     In blocks, so that memory stays bounded. OSError: the disk is full.
     """
     channels, *size = shape
-    each = math.prod(shape) * (8 if real else 1)
+    each = math.prod(shape) * np.dtype(kind).itemsize
     rows = max(1, min(BLOCK_IMAGES, BLOCK_BYTES // each))
-    header = npy_header((len(split), *size, channels), "<f8" if real else "|u1")
+    header = npy_header((len(split), *size, channels), kind)
     begin, block = len(header), rows * each
 
     def write(file: BinaryIO) -> None:
@@ -244,7 +310,7 @@ def _save_split(split: Split, shape: Sequence[int], path: Path, *, real: bool, k
         file.seek(0, os.SEEK_END)
         with progress(path.stem, len(split), start=done * rows, enabled=keep) as report:
             for start in range(done * rows, len(split), rows):
-                file.write(split[start : start + rows].tobytes())
+                file.write(split[start : start + rows].astype(kind, copy=False).tobytes())
                 if keep:
                     file.flush()
                     os.fsync(file.fileno())

@@ -108,9 +108,8 @@ def _with_extremes(flow: Flow, images: NDArray[Any], levels: int, seed: int) -> 
     board = (torch.arange(height)[:, None] + torch.arange(width)) % 2
     planes = torch.stack([torch.zeros_like(board), torch.ones_like(board), board, 1 - board])
     extremes = ((levels - 1) * planes[:, None]).expand(4, channels, height, width)
-    return _with_noise(
-        flow, torch.cat([torch.from_numpy(images.copy()), extremes.to(torch.uint8)]), seed
-    )
+    pixels = torch.from_numpy(images.copy())
+    return _with_noise(flow, torch.cat([pixels, extremes.to(pixels.dtype)]), seed)
 
 
 def _with_noise(flow: Flow, pixels: Tensor, seed: int) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 
 from realnvp.config import Config, Kind, paper_bits_per_dim
 from realnvp.config.errors import ParameterError
+from realnvp.config.reading import AS_FOUND, Reading
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, Unit, unit_of
 from realnvp.data import (
     Dataset,
@@ -41,6 +42,8 @@ def evaluate(
     *,
     split: str = "test",
     source: Path | None = None,
+    reading: Reading = AS_FOUND,
+    crop: int | None = None,
     noise_draws: int = 1,
     seed: int = 0,
     views: bool = False,
@@ -51,6 +54,8 @@ def evaluate(
     """The flow's bits/dim, of a table nats a row, on a split of the run's data.
 
     source: other data, a folder, an .npy file, a table or a prepared folder.
+    reading: of image files of the source; choices left open are the run's.
+    crop: the side of fixed crops of the source's pictures. None: the run's.
     noise_draws: draws of the dequantisation noise; log p is averaged over them.
     seed: of the noise.
     views: also evaluate the density averaged over the views that training showed (`views_of`).
@@ -66,8 +71,11 @@ def evaluate(
     for_images = {"codecs": codecs, "views": views, "noise_draws": noise_draws != 1}
     if unit is LOG_LIKELIHOOD and (given := [name for name in for_images if for_images[name]]):
         raise ParameterError(given[0], f"is for images; {run} is of a table")
-    data, split = _data(config, run, split, source)
-    images, groups = data.splits[split], (data.groups or {}).get(split)
+    of_files = {**reading.chosen(), **({"crop": crop} if crop else {})}
+    if source is None and of_files:
+        raise ParameterError(next(iter(of_files)), "is for --data.source")
+    data, split = _data(config, run, split, source, reading, crop)
+    images, groups = data.splits[split], data.groups_of(split)
     try:
         count = len(views_of(config.data, data.shape)) if views else 1
     except ParameterError as error:
@@ -83,7 +91,9 @@ def evaluate(
         }
 
     fields = measure() | {
-        "standard_error_over": unit.things if groups is None else f"{len(set(groups))} photographs",
+        "standard_error_over": unit.things
+        if groups is None
+        else f"{len({*groups})} {'pictures' if data.crop else 'photographs'}",
         f"num_{unit.things}": len(images),
         "split": split,
         "dataset": data.name,
@@ -107,7 +117,14 @@ def evaluate(
     return kind(**fields, seconds=round(time.monotonic() - began, 2))
 
 
-def _data(config: Config, run: Path, split: str, source: Path | None) -> tuple[Dataset, str]:
+def _data(
+    config: Config,
+    run: Path,
+    split: str,
+    source: Path | None,
+    reading: Reading,
+    crop: int | None,
+) -> tuple[Dataset, str]:
     """The run's data, a prepared folder or other data, opened, and the split to take.
 
     ValueError if the flow takes other columns, channels, or images in place of rows.
@@ -127,7 +144,13 @@ def _data(config: Config, run: Path, split: str, source: Path | None) -> tuple[D
     elif config.kind is Kind.TABLE:
         data, split = find_rows(source, split, config.data.columns)
     else:
-        data, split = find_split(source, split, levels=config.levels)
+        data, split = find_split(
+            source,
+            split,
+            levels=config.levels,
+            reading=config.data.reading.but(reading),
+            crop=crop or config.data.crop,
+        )
     if (len(data.shape), data.shape[0]) != (len(config.shape), config.shape[0]):
         raise ValueError(
             f"{source}: {_words(data.shape)}, but the flow was trained on {_words(config.shape)}"

@@ -95,7 +95,7 @@ def extrapolated(shape: Shape, factor: int) -> Shape:
 
 
 def centres(images: Tensor) -> Tensor:
-    """v + 1/2 of uint8 images, float32: the middle of each pixel's bin.
+    """v + 1/2 of images of grey levels, float32: the middle of each pixel's bin.
 
     Rounding keeps away from the bin's ends there, so floor(g(f(x))) is the image again.
     """
@@ -170,21 +170,22 @@ def nearest_neighbours(
 ) -> Neighbours:
     """Find the image of a data set that is nearest to each image.
 
-    images: uint8 (Q, H, W, C).
-    data: uint8 (N, H, W, C), an array or what is indexed like one, perhaps on disk.
+    images: (Q, H, W, C), grey levels.
+    data: (N, H, W, C), an array or what is indexed like one, perhaps on disk.
     views: compare each of these views of an image (`views_of`). (): the image itself only.
     chunk: pixels of the data set in memory at once.
     report: told how many images of the data set are done.
 
     Sums of squares are float64, hence exact.
     """
-    count, size, first = len(images), math.prod(images.shape[1:]), images.cpu().permute(0, 3, 1, 2)
+    count, size = len(images), math.prod(images.shape[1:])
+    first = images.cpu().double().permute(0, 3, 1, 2)
     best = torch.full((count,), math.inf, dtype=torch.float64)
     index = torch.zeros(count, dtype=torch.long)
     for part in chunks(len(data), max(1, chunk // size), report):
         rows = torch.from_numpy(np.array(data[part])).double().flatten(1)
         for seen in (view(first) for view in views) if views else (first,):
-            queries = seen.permute(0, 2, 3, 1).double().flatten(1)
+            queries = seen.permute(0, 2, 3, 1).flatten(1)
             squares = queries.square().sum(1)[:, None] - 2 * queries @ rows.T + rows.square().sum(1)
             least, where = squares.min(1)
             index = torch.where(least < best, where + part.start, index)

@@ -21,6 +21,8 @@ from realnvp.tools.noise import Purpose, uniform
 from realnvp.tools.progress import chunks
 
 Images = Tensor | NDArray[Any]
+WHOLE = (torch.uint8, np.uint8, torch.uint16, np.uint16)
+"""Types of grey levels."""
 
 
 class Summary(NamedTuple):
@@ -62,7 +64,7 @@ def bits_per_dim(
 ) -> BitsPerDim:
     """Bits/dim of images under uniform dequantisation (sections 4.1-4.2), in eval mode.
 
-    images: uint8 (N, C, H, W).
+    images: uint8 or uint16, (N, C, H, W).
     noise_draws: log p is averaged over them.
     seed: image i's noise is a function of (seed, i, draw), whatever the batch size.
     views: average the density over the views that training showed (`views_of`).
@@ -122,7 +124,7 @@ def log_probs(
 ) -> Tensor:
     """log p in nats, (N,), float64, of images or of a table's rows.
 
-    images: uint8 (N, C, H, W), or rows, real numbers (N, D), which get no noise.
+    images: uint8 or uint16, (N, C, H, W), or rows, real numbers (N, D), which get no noise.
     noise_draws: draws of the noise; log p is averaged over them.
     seed: of the noise.
     indices: the noise of image i is a function of indices[i]. None: 0, 1, 2, ...
@@ -130,7 +132,7 @@ def log_probs(
     batch_size: images at once; fewer where they are large.
     on_device: leave the result on the flow's device, without waiting for it.
 
-    ValueError if the images are not uint8, have levels that the flow lacks, or have no views.
+    ValueError if the images are no grey levels, have levels that the flow lacks, or have no views.
     """
     if unit_of(flow.config) is LOG_LIKELIHOOD:
         if views:
@@ -172,7 +174,7 @@ def _of_rows(flow: Flow, rows: Tensor) -> Tensor:
 
 def _check(flow: Flow, images: Images, noise_draws: int, batch_size: int) -> None:
     numpy = isinstance(images, np.ndarray)
-    if not isinstance(images, Tensor | np.ndarray) or images.dtype not in (torch.uint8, np.uint8):
+    if not isinstance(images, Tensor | np.ndarray) or images.dtype not in WHOLE:
         dtype = getattr(images, "dtype", None)
         remedy = "" if dtype is None else f"; {as_uint8('images', dtype, numpy=numpy)}"
         raise ValueError(f"images: expected uint8, got {dtype or type(images).__name__}{remedy}")
@@ -193,7 +195,8 @@ def _check(flow: Flow, images: Images, noise_draws: int, batch_size: int) -> Non
 def _tensor(images: Images, flow: Flow) -> Tensor:
     pixels = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
     levels = flow.config and flow.config.data.levels
-    if levels and (largest := int(pixels.max())) >= levels:
+    # torch has no maximum of uint16.
+    if levels and (largest := int(pixels.to(torch.int32).max())) >= levels:
         raise ValueError(
             f"images: a pixel is {largest}, but the flow knows the levels 0 to {levels - 1}"
         )

@@ -61,10 +61,11 @@ def write_samples(
     samples = _Samples(flow, n, CHUNK, seed=seed, temperature=temperature)
     chunks = (to_pixels(x, levels=levels) for x in samples)
     if out.suffix == ".npy":
+        kind = "|u1" if levels <= 256 else "<u2"
         atomic_save(
             out,
-            partial(_as_npy, chunks, (n, height, width, channels), "|u1"),
-            size=n * channels * height * width,
+            partial(_as_npy, chunks, (n, height, width, channels), kind),
+            size=n * channels * height * width * (1 if levels <= 256 else 2),
         )
     elif data is not None:
         data_beside_samples(out, data, np.concatenate([*chunks]), levels=levels)

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from realnvp.config import DataConfig
 from realnvp.config.units import in_bits_per_dim
 from realnvp.config.words import listed
 from realnvp.data import channels_first, image_files, read_image, read_table, to_size
 from realnvp.data.dataset import Pixels
+from realnvp.data.images import check_fit
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.flow import Flow, config_of
 from realnvp.tools.progress import Report, chunks
@@ -82,11 +84,11 @@ def score(
 
     ValueError names all files that cannot be read or have another size than the flow's.
     """
-    shape, levels = config_of(flow).shape, config_of(flow).levels
+    data, shape = config_of(flow).data, config_of(flow).shape
     nats: list[float] = []
     bad: list[str] = []
     for chunk in chunks(len(files), CHUNK, report):
-        read = (_fitting(file, shape, levels, bad, resize=resize) for file in files[chunk])
+        read = (_fitting(file, data, bad, resize=resize) for file in files[chunk])
         images = [image for image in read if image is not None]
         if images and not bad:
             nats += log_probs(
@@ -133,13 +135,14 @@ def _ranks(nats: list[float]) -> list[int]:
     return [ranks[i] for i in range(len(nats))]
 
 
-def _fitting(
-    file: Path, shape: tuple[int, ...], levels: int, bad: list[str], *, resize: bool
-) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None:
+def _fitting(file: Path, data: DataConfig, bad: list[str], *, resize: bool) -> Pixels | None:
     """The image as (C, H, W), or None, with a complaint added to bad."""
-    _, height, width = shape
+    assert data.shape
+    assert data.levels
+    shape, (channels, height, width) = data.shape, data.shape
     try:
-        pixels = read_image(file)
+        pixels = read_image(file, data.reading)
+        check_fit(pixels, channels=channels, levels=data.levels, name=file)
         if resize:
             pixels = to_size(pixels, resize=(height,) if height == width else (height, width))
         image: Pixels = channels_first(pixels[None])[0]
@@ -147,13 +150,9 @@ def _fitting(
         bad.append(str(error) if str(file) in str(error) else f"{file}: {error}")
         return None
     if image.shape != shape:
-        way = "; --resize brings it to that" if len(image) == shape[0] else ""
         bad.append(
-            f"{file}: {_describe(image.shape)}, but the flow was trained on {_describe(shape)}{way}"
-        )
-    elif image.max() >= levels:
-        bad.append(
-            f"{file}: has the value {image.max()}, but the flow knows the levels 0 to {levels - 1}"
+            f"{file}: {_describe(image.shape)}, but the flow was trained on {_describe(shape)}; "
+            "--resize brings it to that"
         )
     else:
         return image

@@ -72,7 +72,7 @@ class _FastConvNet(_Fixed):
 
     def __init__(self, net: ConvNet, dtype: torch.dtype) -> None:
         super().__init__()
-        self.dtype = dtype
+        self.dtype, self.width, self.reach = dtype, net.width, net.reach
         self.conv_in, *inner, self.conv_out = [
             _Convolution(module, dtype)
             for module in net.modules()
@@ -101,6 +101,7 @@ class _FastResNet(_Fixed):
     def __init__(self, net: ResNet, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype, self.see_mask = dtype, net.see_mask
+        self.width, self.reach = net.width, net.reach
         scale_in, shift_in = _affine(net.norm_in)
         self.scale_in = nn.Buffer(scale_in[:, None, None], persistent=False)
         self.shift_in = nn.Buffer(shift_in[:, None, None], persistent=False)

@@ -91,7 +91,7 @@ class Flow(nn.Module):
         """
         self._check_data(x)
         z, terms = self.bijection.forward_map(x, self.numbers_of(given, x.shape[0]))
-        terms = terms + _prior_map(self.prior, z)
+        terms = terms + prior_map(self.prior, z)
         return terms.sum(1) if x.ndim > 2 else terms
 
     def mixture_log_prob(self, x: Tensor) -> Tensor:
@@ -276,7 +276,7 @@ class StandardNormal(nn.Module):
         return torch.from_numpy(generator.standard_normal(tuple(shape)))
 
 
-def _prior_map(prior: Prior, z: Tensor) -> Tensor:
+def prior_map(prior: Prior, z: Tensor) -> Tensor:
     """log p(z) as a sum over the entries of z: the prior's own `log_prob_map`, or equal shares."""
     if own := getattr(prior, "log_prob_map", None):
         terms: Tensor = own(z)

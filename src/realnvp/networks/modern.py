@@ -26,12 +26,14 @@ class ConvNet(nn.Module):
     It sees `compressed` x. Otherwise, what one coupling makes large would make the next coupling's
     shift larger still, and so on to 10^16 for an image that is unlike all others.
     given: numbers of a condition, which is embedded and added to the hidden planes.
+    reach: how many pixels away an output sees its input: the 3x3 convolutions one after another.
     """
 
     def __init__(
         self, c_in: int, width: int, c_out: int, *, num_blocks: int, given: int = 0
     ) -> None:
         super().__init__()
+        self.width, self.reach = width, 2 + 2 * num_blocks
         self.conv_in = MatrixConv(c_in, width)
         self.embedding = Embedding(given, width) if given else None
         self.blocks = nn.ModuleList(two_layers(MatrixConv, width) for _ in range(num_blocks))

@@ -31,6 +31,7 @@ class ResNet(nn.Module):
     see_mask: the mask is one more input plane, and x is doubled since half of it is masked to zero.
     momentum: rho of eq 15-16.
     given: numbers of a condition, which is embedded and added to the hidden planes.
+    reach: how many pixels away an output sees its input: the 3x3 convolutions one after another.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class ResNet(nn.Module):
         given: int = 0,
     ) -> None:
         super().__init__()
+        self.width, self.reach = width, 1 + 2 * num_blocks
         self.see_mask = see_mask
         self.norm_in = Normalise(c_in, momentum=momentum, relu=False)
         self.conv_in = WeightNormConv(2 * c_in + see_mask, width, 3)
@@ -93,6 +95,7 @@ class KeptHalf(nn.Module):
         super().__init__()
         self.net = net
         self.flip = flip
+        self.width, self.reach = getattr(net, "width", None), getattr(net, "reach", None)
 
     def forward(self, x: Tensor, mask: Tensor, given: Tensor | None = None) -> Tensor:
         half = x.shape[1] // 2

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from realnvp.config import Config, Kind
 from realnvp.data import Rows, Split, channels_first, dequantise
+from realnvp.data.crops import Crops
 from realnvp.data.dataset import Indices, Values
 from realnvp.tools.device import moved, pinned
 from realnvp.tools.noise import Purpose, generator, uniform
@@ -17,11 +18,12 @@ from realnvp.training.spread import spread_of
 
 
 class Batches:
-    """Batches of images, uint8 (N, H, W, C), or of rows, float64 (N, D), without any state.
+    """Batches of images, (N, H, W, C), or of rows, float64 (N, D), without any state.
 
-    A resumed training sees what an uninterrupted training sees. Images that are stored larger are
-    cropped, in each epoch elsewhere: the crop is a function of (seed, epoch, image). Each of
-    several processes gets its part of a batch. ValueError: train.batch_size does not fit.
+    A resumed training sees what an uninterrupted training sees. Images that are stored larger, and
+    pictures of any sizes, are cropped, in each epoch elsewhere: the crop is a function of (seed,
+    epoch, image). Each of several processes gets its part of a batch.
+    ValueError: train.batch_size does not fit.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class Batches:
         self.images, self.config, self.device, self.size = images, config, device, size
         self.mine = slice(process, None, processes)
         self.per_epoch = len(images) // size
-        double = config.train.precision == "float64" or (table and device.type != "mps")
+        # Of 65,536 levels float32 leaves 8 bits for the noise.
+        exact = table or config.data.levels not in range(257)
+        double = config.train.precision == "float64" or (exact and device.type != "mps")
         self.dtype = torch.float64 if double else torch.float32
         share = config.data.noise
         self.spread = (
@@ -114,12 +118,14 @@ class Batches:
         return pixels
 
     def _pixels(self, indices: Indices, epoch: int) -> Values:
-        if not isinstance(self.images, Rows) or not any(self.images.slack):
+        if not isinstance(self.images, Rows | Crops):
             return self.images[indices]
-        room = np.array(self.images.slack) + 1
+        room = self.images.room(indices)
+        if (room == 1).all():
+            return self.images[indices]
         corners = [
-            generator(self.config.seed, Purpose.CROP, index=int(i), round=epoch).integers(room)
-            for i in indices
+            generator(self.config.seed, Purpose.CROP, index=int(i), round=epoch).integers(places)
+            for i, places in zip(indices, room, strict=True)
         ]
         return self.images.crops(indices, np.stack(corners))
 

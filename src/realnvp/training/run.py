@@ -196,7 +196,7 @@ def _assembled(
 ) -> Run:
     """The parts of a training, where its last checkpoint or its start has them."""
     device, processes = accelerator.device, accelerator.num_processes
-    config = resolve(config, splits.shape, splits.columns)
+    config = resolve(config, splits.shape, splits.columns, decided=splits.decided)
     check_memory(config, device, processes=processes)
     batches = Batches(
         splits.train,

@@ -20,6 +20,7 @@ from realnvp.files.records import DamagedError, fields_of
 from realnvp.files.run_dir import RunDir
 
 GIVEN = "config.given.json"
+LEFT_OPEN = ("levels", "background", "colours", "depth", "crop")  # the data may have decided these
 
 
 @contextmanager
@@ -50,7 +51,8 @@ def check_may_train(config: Config, files: RunDir) -> None:
         old = files.config
         if old.data.shape is None:
             raise DamagedError(f"{files.config_file}: data.shape is missing")
-        now = resolve(config, old.data.shape, old.data.columns)
+        decided = {name: getattr(old.data, name) for name in LEFT_OPEN}
+        now = resolve(config, old.data.shape, old.data.columns, decided=decided)
         if changed := [name for name in differences(old, now) if name not in MAY_CHANGE]:
             raise ValueError(
                 f"{files.config_file}: this run was started with another {', '.join(changed)}; "

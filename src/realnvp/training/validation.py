@@ -148,7 +148,7 @@ def validate(run: Run) -> Summary:
     total = run.accelerator.reduce(
         nats if processes == 1 else nats.to(run.accelerator.device), "sum"
     )
-    groups = (run.splits.groups or {}).get("validation")
+    groups = run.splits.groups_of("validation")
     return summarise(
         run.unit.of(total.cpu()[chosen], run.splits.shape),
         None if groups is None else np.array(groups)[chosen],

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TypeVar
 
+from realnvp.config.reading import AS_FOUND, Reading
 from realnvp.config.words import reason
 from realnvp.data.dataset import Pixels
 from realnvp.data.folder import hidden, is_hidden, walk
@@ -53,9 +54,9 @@ class Files:
         except Exception as error:  # a damaged archive raises nearly anything
             raise ValueError(f"{self.label(name)}: {reason(error)}") from None
 
-    def image(self, name: str) -> Pixels:
+    def image(self, name: str, reading: Reading = AS_FOUND) -> Pixels:
         """The pixels of an image file, (H, W, C)."""
-        return decode_image(io.BytesIO(self.read(name)), self.label(name))
+        return decode_image(io.BytesIO(self.read(name)), self.label(name), reading)
 
 
 def open_files(path: Path, stack: ExitStack, scratch: Path) -> Files:

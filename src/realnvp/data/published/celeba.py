@@ -6,13 +6,13 @@ import numpy as np
 
 from realnvp.data.dataset import SPLITS, Dataset, Pixels
 from realnvp.data.folder import is_image
+from realnvp.data.images import rgb
 from realnvp.data.published.archives import Files
 from realnvp.data.published.request import (
     Place,
     Prepared,
     PrepareRequest,
     decoded_images,
-    rgb,
     some,
 )
 

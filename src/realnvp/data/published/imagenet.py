@@ -13,6 +13,7 @@ import numpy as np
 from realnvp.config.words import reason
 from realnvp.data.dataset import Dataset, Lazy, Pixels
 from realnvp.data.folder import is_image
+from realnvp.data.images import rgb
 from realnvp.data.pixels import channels_last
 from realnvp.data.published.archives import Files, check_bomb
 from realnvp.data.published.request import (
@@ -21,7 +22,6 @@ from realnvp.data.published.request import (
     PrepareRequest,
     chained,
     decoded_images,
-    rgb,
 )
 
 OLD, NEW = "van den Oord 2016 (the paper's)", "Chrabaszcz 2017 (not the paper's)"

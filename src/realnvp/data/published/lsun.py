@@ -15,8 +15,8 @@ import numpy as np
 
 from realnvp.data.dataset import Dataset, Indices, Lazy, Pixels
 from realnvp.data.folder import is_image
-from realnvp.data.images import centre, decode_image, smallest_side
-from realnvp.data.published.request import Place, Prepared, PrepareRequest, decoded_images, rgb
+from realnvp.data.images import centre, decode_image, rgb, smallest_side
+from realnvp.data.published.request import Place, Prepared, PrepareRequest, decoded_images
 from realnvp.tools.noise import Purpose, generator
 
 COUNTS = {

@@ -3,8 +3,8 @@
 from pathlib import PurePosixPath
 
 from realnvp.data.dataset import SPLITS, Dataset, Lazy, Pixels, chosen, cut_rows
-from realnvp.data.folder import NAMES, common_shape, is_image, warn_of_left_out
-from realnvp.data.images import to_size
+from realnvp.data.folder import NAMES, SHALLOW, in_common, is_image, warn_of_left_out
+from realnvp.data.images import RefusedImage, to_size
 from realnvp.data.published.request import Place, Prepared, PrepareRequest, decoded_images
 
 
@@ -24,13 +24,13 @@ def read_pictures(request: PrepareRequest) -> Prepared:
         return to_size(pixels, resize=request.resize, crop=request.crop)
 
     def look(label: str) -> Pixels:
-        pixels = files.image(labels[label])
+        pixels = files.image(labels[label], request.reading)
         try:
-            return change(pixels, 0)[None]
+            return change(pixels, 0)
         except ValueError as error:
-            raise ValueError(f"{label}: {error}") from None
+            raise RefusedImage(label, str(error), several="too small or too large") from None
 
-    shape = common_shape(list(labels), look)
+    found = in_common(list(labels), look, cure="--resize 64, or --crop 64 of each middle")
     places: dict[str, list[Place]] = {}
     for name, split in splits.items():
         places.setdefault(split, []).append((files, name))
@@ -46,14 +46,20 @@ def read_pictures(request: PrepareRequest) -> Prepared:
         files.hidden,
     )
     there: dict[str, Lazy] = {
-        split: decoded_images(inside, shape, change) for split, inside in places.items()
+        split: decoded_images(inside, found.shape, change, reading=request.reading, deep=found.deep)
+        for split, inside in places.items()
     }
     if "test" not in there:
         rows = cut_rows(len(there["train"]), request.held_out, ["test"], seed=request.seed)
         there |= {split: chosen(there["train"], rows[split]) for split in rows}
     return Prepared(
         Dataset(
-            "images", None, 256, shape, {split: there[split] for split in SPLITS if split in there}
+            "images",
+            None,
+            found.levels(SHALLOW),
+            found.shape,
+            {split: there[split] for split in SPLITS if split in there},
+            reading=request.reading,
         ),
         [(files, name) for name in splits],
         _words(request),

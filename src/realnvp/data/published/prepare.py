@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from realnvp.config.errors import ParameterError
+from realnvp.config.reading import Reading
 from realnvp.data.dataset import in_threads
 from realnvp.data.find import STATE, claim_folder
 from realnvp.data.images import Size
@@ -41,6 +42,9 @@ def convert(name: str, source: Path, out: Path, **settings: Any) -> dict[str, An
     source, out = source.expanduser(), out.expanduser()
     if source.is_dir() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
         raise ParameterError("out", f"{out} is inside the source, which is only read")
+    for field in Reading._fields:  # recorded where it is chosen
+        if settings.get(field) is None:
+            settings.pop(field, None)
     recorded = json.loads(json.dumps({"name": name, "source": source.absolute().name} | settings))
     with ExitStack() as stack, warnings.catch_warnings():
         # A complete folder needs no lock: many may read it, also where nobody may write.
@@ -71,8 +75,8 @@ def parse_size(text: str | None, name: str) -> Size | None:
 def _already(out: Path, source: Path, recorded: dict[str, Any]) -> dict[str, Any]:
     """The description of a complete folder; ValueError: prepared otherwise, or damaged."""
     about = read_description(out)
-    for field, value in recorded.items():
-        if about.get(field, value) != value or field not in about:
+    for field, value in {**dict.fromkeys(Reading._fields), **recorded}.items():
+        if about.get(field) != value or (field in recorded and field not in about):
             raise ValueError(
                 f"{out}: was prepared with {field} {about.get(field)!r}, not {value!r}; "
                 "name another --out"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from realnvp.config.reading import AS_FOUND, Reading
 from realnvp.data.dataset import Dataset, Indices, Lazy, Pixels, Shape, decoded
 from realnvp.data.images import Size
 from realnvp.data.published.archives import SUFFIXES, Files, open_files
@@ -30,6 +31,14 @@ class PrepareRequest:
     resize: Size | None
     held_out: float
     seed: int
+    background: str | None = None
+    colours: str | None = None
+    depth: int | None = None
+
+    @property
+    def reading(self) -> Reading:
+        """How image files become pixels."""
+        return Reading(self.background, self.colours, self.depth)
 
     def collect(self, wanted: Callable[[str], bool]) -> list[Files]:
         """The source, a folder or archive, and the archives in a folder whose names are wanted."""
@@ -72,19 +81,30 @@ class Prepared:
 
 
 def decoded_images(
-    images: Sequence[Place], shape: Shape, change: Callable[[Pixels, int], Pixels]
+    images: Sequence[Place],
+    shape: Shape,
+    change: Callable[[Pixels, int], Pixels],
+    *,
+    reading: Reading = AS_FOUND,
+    deep: bool = False,
 ) -> Lazy:
-    """Image files, decoded on all cores when read; change(pixels, index) makes (H, W, C)."""
-    wanted = (*shape[1:], shape[0])
+    """Image files, decoded on all cores when read.
+
+    change: (pixels, index) -> (H, W, C).
+    deep: whether they have 16 bits per channel.
+    """
+    wanted, bits = (*shape[1:], shape[0]), 16 if deep else 8
 
     def one(index: int) -> Pixels:
         files, name = images[index]
         try:
-            pixels = change(files.image(name), index)
+            pixels = change(files.image(name, reading), index)
         except ValueError as error:
             raise ValueError(
                 str(error) if str(files.path) in str(error) else f"{files.label(name)}: {error}"
             ) from None
+        if (found := 8 * pixels.dtype.itemsize) != bits:
+            raise ValueError(f"{files.label(name)}: has {found} bits per channel, not {bits}")
         if pixels.shape != wanted:
             raise ValueError(f"{files.label(name)}: has the shape {pixels.shape}, not {wanted}")
         return pixels
@@ -117,11 +137,6 @@ def chained(counts: Sequence[int], load: Callable[[int], Pixels]) -> Lazy:
         )
 
     return Lazy(int(ends[-1]), read)
-
-
-def rgb(pixels: Pixels) -> Pixels:
-    """(H, W, 3), of grey or colour."""
-    return pixels if pixels.shape[-1] == 3 else np.repeat(pixels, 3, axis=-1)
 
 
 def some(names: Sequence[str]) -> str:

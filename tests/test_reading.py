@@ -1,0 +1,173 @@
+"""Pictures as people have them: transparent, grey among colour, palette, CMYK, 16 bits."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pictures import colour, pictures
+from PIL import Image
+
+from realnvp.config.reading import Reading
+from realnvp.data.images import RefusedImage, decode_image, read_image, resized
+
+RNG = np.random.default_rng(1)
+DEEP: NDArray[np.uint16] = RNG.integers(0, 65536, (6, 5, 3), dtype=np.uint16)
+
+
+def png16(planes: NDArray[np.uint16]) -> bytes:
+    """A PNG of 16 bits: grey, RGB or RGBA, whatever Pillow can write."""
+    import struct
+    import zlib
+
+    height, width, channels = planes.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = b"".join(b"\0" + row.tobytes() for row in planes.astype(">u2"))
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in parts
+    )
+
+
+def saved(image: Image.Image, path: Path, **how: Any) -> Path:
+    image.save(path, **how)
+    return path
+
+
+def refusal(path: Path, reading: Reading = Reading()) -> tuple[str, str]:  # noqa: B008  # a tuple
+    with pytest.raises(RefusedImage) as caught:
+        read_image(path, reading)
+    assert caught.value.name == str(path)
+    return caught.value.why, caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("background", "behind"), [("white", 255), ("black", 0), ("#1020fF", [16, 32, 255])]
+)
+def test_transparent_pixels_lie_on_the_background(
+    tmp_path: Path, background: str, behind: Any
+) -> None:
+    """As Pillow composes them, to one level; grey stays grey on grey."""
+    alpha = RNG.integers(0, 256, (8, 8), dtype=np.uint8)
+    image = colour()
+    image.putalpha(Image.fromarray(alpha))
+    path = saved(image, tmp_path / "x.png")
+    assert refusal(path) == ("transparent pixels", "--background white")
+    found = read_image(path, Reading(background=background)).astype(int)
+    share = alpha[..., None] / 255
+    exact = np.asarray(image)[..., :3] * share + np.array(behind) * (1 - share)
+    assert abs(found - exact).max() <= 0.5
+    grey = saved(image.convert("LA"), tmp_path / "la.png")
+    read = read_image(grey, Reading(background=background))
+    assert read.shape == (8, 8, 1 if isinstance(behind, int) else 3)
+    clear = saved(colour().convert("P"), tmp_path / "palette.png", transparency=bytes([0] * 256))
+    assert (read_image(clear, Reading(background=background)) == np.array(behind)).all()
+
+
+def test_colours_become_grey_and_grey_colours(tmp_path: Path) -> None:
+    image = colour()
+    path = saved(image, tmp_path / "x.png")
+    grey = read_image(path, Reading(colours="grey"))
+    assert np.array_equal(grey[..., 0], np.asarray(image.convert("L")))
+    path = saved(image.convert("L"), tmp_path / "l.png")
+    assert np.array_equal(read_image(path, Reading(colours="rgb")), grey.repeat(3, -1))
+
+
+def test_cmyk_is_read_when_it_may_be_converted(tmp_path: Path) -> None:
+    path = saved(colour().convert("CMYK"), tmp_path / "x.jpg")
+    assert refusal(path) == ("mode CMYK", "--colours rgb")
+    with Image.open(path) as image:
+        expected = np.asarray(image.convert("RGB"))
+    assert np.array_equal(read_image(path, Reading(colours="rgb")), expected)
+    assert read_image(path, Reading(colours="grey")).shape == (8, 8, 1)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PNG, transparent", "TIFF <", "TIFF >", "TIFF zlib"])
+def test_all_16_bits_of_colour_are_read(tmp_path: Path, kind: str) -> None:
+    """Though Pillow keeps 8 of them."""
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "x"
+    if kind.startswith("PNG"):
+        alpha = np.full((6, 5, 1), 65535, np.uint16)
+        path.write_bytes(png16(np.concatenate([DEEP, alpha], -1) if "," in kind else DEEP))
+    else:
+        order = kind[-1] if kind[-1] in "<>" else None
+        packed = None if order else "zlib"
+        tifffile.imwrite(path, DEEP, photometric="rgb", byteorder=order, compression=packed)
+    found = read_image(path)
+    assert found.dtype == np.uint16
+    assert np.array_equal(found, DEEP)
+    assert np.array_equal(decode_image(io.BytesIO(path.read_bytes()), "x"), DEEP)
+    assert np.array_equal(read_image(path, Reading(depth=8)), DEEP >> 8)
+    luma = DEEP @ np.array([0.299, 0.587, 0.114])
+    assert abs(read_image(path, Reading(colours="grey"))[..., 0] - luma).max() < 1.5
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_all_16_bits_of_grey_are_read(tmp_path: Path, suffix: str) -> None:
+    grey, path = DEEP[..., 0], tmp_path / f"x.{suffix}"
+    Image.fromarray(grey).save(path)
+    found = read_image(path)
+    assert found.dtype == np.uint16
+    assert np.array_equal(found[..., 0], grey)
+    assert np.array_equal(read_image(path, Reading(depth=8))[..., 0], grey >> 8)
+
+
+def test_transparent_16_bits_lie_on_the_background(tmp_path: Path) -> None:
+    alpha = RNG.integers(0, 65536, (6, 5, 1), dtype=np.uint16)
+    path = tmp_path / "x.png"
+    path.write_bytes(png16(np.concatenate([DEEP, alpha], -1)))
+    assert refusal(path) == ("transparent pixels", "--background white")
+    share = alpha / 65535
+    exact = DEEP * share + 65535 * (1 - share)
+    assert abs(read_image(path, Reading(background="white")) - exact).max() <= 0.5
+
+
+def test_8_bits_are_stretched_to_16(tmp_path: Path) -> None:
+    image = colour()
+    path = saved(image, tmp_path / "x.png")
+    found = read_image(path, Reading(depth=16))
+    assert found.dtype == np.uint16
+    assert np.array_equal(found, np.asarray(image).astype(int) * 257)
+
+
+def test_16_bits_are_scaled_as_8_are() -> None:
+    shallow = RNG.integers(0, 256, (16, 12, 3), dtype=np.uint8)
+    deep = resized(shallow.astype(np.uint16) * 257, 4, 5)
+    assert deep.dtype == np.uint16
+    assert abs(deep / 257 - resized(shallow, 4, 5)).max() < 1.01
+
+
+def test_what_pillow_reads_in_part_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.ppm"
+    path.write_bytes(b"P6 5 6 65535\n" + DEEP.astype(">u2").tobytes())
+    assert refusal(path) == ("16-bit colour of which 8 bits are read (PPM)", "--depth 8")
+    assert read_image(path, Reading(depth=8)).shape == (6, 5, 3)
+    path = saved(Image.fromarray(np.full((4, 4), 70000, np.int32)), tmp_path / "x.tif")
+    assert refusal(path) == ("more than 16 bits per channel", "")
+
+
+def test_pictures_of_two_depths_or_colours_are_refused_with_the_flag(tmp_path: Path) -> None:
+    from realnvp.config import DataConfig
+    from realnvp.config.errors import Reasons
+    from realnvp.data import find_data
+
+    source = pictures(tmp_path / "in", 6)
+    for name in ("a.png", "b.png"):
+        (source / name).write_bytes(png16(RNG.integers(0, 65536, (8, 8, 3), dtype=np.uint16)))
+    with pytest.raises(Reasons) as caught:
+        find_data(DataConfig(source=str(source)), seed=0)
+    assert caught.value.lines == [
+        f"2 files: 16 bits per channel, most have 8 bits, first {source / 'a.png'}: --depth 8"
+    ]
+    for depth, levels in ((8, 256), (16, 65536)):
+        found = find_data(DataConfig(source=str(source), depth=depth), seed=0)
+        assert found.levels == levels
+        assert len(found.train) == 6

@@ -1,0 +1,119 @@
+"""Large pictures scored whole: strips give what one pass gives, whatever the sizes."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from flows import pixels
+from numpy.typing import NDArray
+
+from realnvp import Flow, build
+from realnvp.config import Config, DataConfig, ModelConfig
+from realnvp.evaluation.likelihood import log_probs
+from realnvp.evaluation.whole import continued, picture_map
+from realnvp.flows.strips import in_strips
+
+RNG = np.random.default_rng(3)
+MODELS = {
+    "paper": ModelConfig(num_scales=3, width=4, num_blocks=2),
+    "modern": ModelConfig("modern", num_scales=2, width=4, num_blocks=2, num_couplings=2),
+    "learned noise": ModelConfig(
+        "modern",
+        num_scales=2,
+        width=4,
+        num_blocks=1,
+        num_couplings=2,
+        dequantisation="variational",
+    ),
+    "additive": ModelConfig(
+        "modern", "additive", num_scales=2, width=4, num_blocks=1, num_couplings=2
+    ),
+}
+
+
+def flow_of(name: str, levels: int = 256) -> Flow:
+    """A flow whose networks say something: those of fresh flows end in zeros."""
+    flow = build(Config(data=DataConfig(shape=(3, 8, 8), levels=levels), model=MODELS[name]))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in flow.parameters():
+            weight += 0.1 * torch.randn(weight.shape, generator=generator)
+    return flow.eval()
+
+
+def picture(height: int, width: int, levels: int = 256) -> NDArray[np.unsignedinteger]:
+    kind = np.uint8 if levels == 256 else np.uint16
+    return RNG.integers(0, levels, (height, width, 3), dtype=kind)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("memory", [1, 8_000])
+def test_strips_give_what_one_pass_gives(name: str, memory: int) -> None:
+    flow = flow_of(name).double()
+    x = pixels(2, 3, 48, 16)
+    told: list[tuple[int, int]] = []
+    with torch.no_grad():
+        expected = flow.log_prob_map(x)
+        with in_strips(flow, x.shape[2:], memory=memory, report=lambda *done: told.append(done)):
+            found = flow.log_prob_map(x)
+        assert torch.allclose(found, expected, rtol=0, atol=1e-9)
+        assert torch.equal(flow.log_prob_map(x), expected)  # all is as before
+    assert [done for done, _ in told] == [*range(1, told[0][1] + 1)]
+    assert len(told) > 12
+
+
+@pytest.mark.parametrize("name", ["paper", "learned noise"])
+def test_the_map_of_a_picture_sums_to_its_log_prob(name: str) -> None:
+    """Of sizes that the scales divide; the noise is the noise of `score`."""
+    import zlib
+
+    flow, x = flow_of(name), picture(16, 24)
+    whole = picture_map(flow, x, seed=3, noise_draws=2)
+    first = x.transpose(2, 0, 1)[None]
+    index = zlib.crc32(np.ascontiguousarray(first).tobytes())
+    expected = log_probs(flow, first, seed=3, noise_draws=2, indices=[index])
+    assert whole.shape == (16, 24)
+    assert whole.sum().item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_other_sizes_are_continued_by_their_mirror_image() -> None:
+    x = torch.arange(6.0).reshape(1, 1, 2, 3)
+    assert continued(x, 4)[0, 0].tolist() == [
+        [0, 1, 2, 2],
+        [3, 4, 5, 5],
+        [3, 4, 5, 5],
+        [0, 1, 2, 2],
+    ]
+    assert continued(torch.arange(3.0).reshape(1, 1, 1, 3), 8)[0, 0, 0].tolist() == [
+        *[0, 1, 2, 2, 1, 0, 0, 1]
+    ]
+    flow, image = flow_of("modern"), picture(21, 13)
+    nats = picture_map(flow, image)
+    assert nats.shape == (21, 13)
+    assert nats.isfinite().all()
+    # Far from the edges the picture's nats are those of the picture that is cut instead.
+    cut = picture_map(flow, image[:20, :12])
+    assert nats.isfinite().all()
+    assert nats.sum().item() / nats.numel() == pytest.approx(cut.mean().item(), rel=0.2)
+
+
+def test_float32_and_16_bits_change_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of 12 million pixels are kept in float32: less than 1e-3 bits/dim."""
+    for levels in (256, 65536):
+        flow, image = flow_of("modern", levels), picture(32, 32, levels)
+        exact = picture_map(flow, image)
+        monkeypatch.setattr("realnvp.evaluation.whole.MOST_IN_FLOAT64", 0)
+        rounded = picture_map(flow, image)
+        monkeypatch.undo()
+        assert abs(exact - rounded).mean().item() / (3 * math.log(2)) < 1e-4
+
+
+def test_pictures_of_other_kinds_are_refused() -> None:
+    flow = flow_of("modern")
+    for image, words in [
+        (picture(8, 8)[..., :1], "--colours rgb"),
+        (picture(8, 8, 65536), "--depth 8"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            picture_map(flow, image)
