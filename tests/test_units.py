@@ -97,6 +97,11 @@ REFUSED: dict[str, Case] = {
         "x: torch.uint8; ",
         "x + torch.rand(x.shape)",
     ),
+    "fit of a name": (
+        lambda f: realnvp.fit("digits", np.zeros((9, 2))),  # type: ignore[arg-type]  # the mistake
+        "flow: is str; ",
+        "realnvp.build",
+    ),
     "fit of words": (lambda f: realnvp.fit(f, np.array([["a"]])), "x: is no array of numbers", ""),
     "channels last of a shape": (
         lambda f: realnvp.build(realnvp.Config(data=realnvp.DataConfig(shape=(64, 64, 3)))),

@@ -177,6 +177,8 @@ def _tensor(x: Any) -> Tensor:
 
 
 def _check(flow: Flow, x: Tensor, *, average: float, held_out: float, **values: float) -> None:
+    if not isinstance(flow, Flow):
+        raise ParameterError("flow", f"is {type(flow).__name__}; realnvp.build makes a Flow")
     least = {"max_steps": 1, "batch_size": 1, "patience": 1, "noise": 0}
     for name, value in values.items():
         if not least.get(name, 0) <= value < math.inf or (name == "lr" and value == 0):
