@@ -52,6 +52,24 @@ class Mutant(NamedTuple):
 
 MUTANTS = [
     Mutant(
+        "data/folder.py",
+        "to_size(pixels, resize=(resize,))",
+        "smallest_side(pixels, resize)",
+        "tests/test_resize.py -k prepare_takes",
+    ),
+    Mutant(
+        "evaluation/evaluate.py",
+        "            resize=config.data.resize,\n",
+        "",
+        "tests/test_resize.py -k remembers",
+    ),
+    Mutant(
+        "evaluation/score.py",
+        "if resize or data.resize:",
+        "if resize:",
+        "tests/test_resize.py -k remembers",
+    ),
+    Mutant(
         "evaluation/record.py",
         "not name or bits >= self.bits_per_dim",
         "not name or bits <= self.bits_per_dim",

@@ -16,7 +16,13 @@ from realnvp.cli.options import Device, Flag, Json, Threads, parse
 from realnvp.cli.output import print_json, print_table, say
 from realnvp.config import PRESETS, Config, nearest, read_config, to_json, validate
 
-PLAIN = ("--background", "--colours", "--depth", "--crop")  # of other commands; here of data
+PLAIN = (
+    "--background",
+    "--colours",
+    "--depth",
+    "--crop",
+    "--resize",
+)  # of other commands; here of data
 
 
 @dataclass

@@ -89,6 +89,9 @@ class DataConfig:
     crop: int | None = bounded(None, between(1, 4096))
     """Side of random crops, in each epoch others, of pictures of any sizes; images are of one size
     and taken whole when not given."""
+    resize: int | None = bounded(None, between(1, 4096))
+    """What the smallest side of image files is scaled to; their middle square is taken, or crops;
+    also of files that the trained flow scores."""
 
     @property
     def reading(self) -> Reading:

@@ -64,7 +64,11 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
             ("data.noise", not data.noise or not images, "is for tables"),
             *(
                 (f"data.{name}", data.set == "images" or value is None, "is for your own images")
-                for name, value in {**data.reading._asdict(), "crop": data.crop}.items()
+                for name, value in {
+                    **data.reading._asdict(),
+                    "crop": data.crop,
+                    "resize": data.resize,
+                }.items()
             ),
             ("data.flip", images or not data.flip, "is for images"),
             ("data.turn", images or not data.turn, "is for images"),

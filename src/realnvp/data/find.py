@@ -130,6 +130,7 @@ def _find(config: DataConfig, seed: int) -> Dataset:
         levels=config.levels,
         reading=config.reading,
         crop=config.crop,
+        resize=config.resize,
     )
     dataset = partial(Dataset, config.set, None, found.levels, found.shape, reading=config.reading)
     if not config.crop:
@@ -147,6 +148,11 @@ def _from_prepared(config: DataConfig, folder: Path, seed: int) -> Dataset:
     found = open_splits(folder, held_out=config.held_out, seed=seed)
     if config.set not in (found.name, "images") or found.kind is not config.kind:
         raise ValueError(f"data.set: {folder} holds {found.name}, not {config.set}")
+    if config.resize and config.resize != min(found.shape[1:]):
+        raise ValueError(
+            f"data.resize: {folder} was prepared with images of {found.shape[1]}x{found.shape[2]}; "
+            "prepare its source again"
+        )
     for name, value in config.reading.chosen().items():
         if getattr(found.reading, name) != value:
             raise ValueError(
@@ -171,7 +177,7 @@ def _settings(config: DataConfig, seed: int) -> dict[str, Any]:
         "source": config.source,
         "held_out": config.held_out,
         "seed": seed,
-        **({"crop": config.crop} if config.crop else {}),
+        **{name: side for name in ("crop", "resize") if (side := getattr(config, name))},
         **config.reading.chosen(),
     }
 

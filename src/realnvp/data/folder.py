@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from realnvp.config.errors import ParameterError
 from realnvp.config.reading import AS_FOUND, Reading
 from realnvp.config.remedies import as_uint8
 from realnvp.data.crops import Crops, ReadPictures
 from realnvp.data.dataset import Dataset, Indices, Lazy, Pixels, Shape, decoded, in_threads
-from realnvp.data.images import RefusedImage, by_reason, read_image
+from realnvp.data.images import RefusedImage, by_reason, read_image, smallest_side, to_size
 from realnvp.data.prepared import check_levels, open_npy
 from realnvp.tools.progress import progress
 
@@ -66,13 +67,19 @@ class Scanned:
 
 
 def scan(
-    source: Path, *, levels: int, reading: Reading = AS_FOUND, crop: int | None = None
+    source: Path,
+    *,
+    levels: int,
+    reading: Reading = AS_FOUND,
+    crop: int | None = None,
+    resize: int | None = None,
 ) -> Scanned:
     """The splits that the source holds, train at least.
 
     levels: grey levels. 256: as many as the files have, 65,536 where they have 16 bits.
     reading: how image files become pixels.
     crop: the side of crops of pictures of any sizes. None: all images are of one size.
+    resize: what image files' smallest side is scaled to; their middle square is taken, or crops.
 
     Every file is read once. ValueError says which cannot be used and why, or what the source lacks.
     """
@@ -85,6 +92,8 @@ def scan(
     else:
         raise ValueError(f"{source}: no such file or folder")
     if arrays:
+        if resize:
+            raise ParameterError("data.resize", f"is for image files; {source} holds arrays")
         return _scan_arrays(arrays, levels, crop)
     folders = split_entries(
         {path.name: path for path in source.iterdir() if path.is_dir()}, source
@@ -93,8 +102,14 @@ def scan(
     outside = [name for name in names if is_image(name) and name.split("/")[0] not in tops]
     files = {split: image_files(folder) for split, folder in folders.items()}
 
-    def read(path: Path) -> Pixels:
+    def load(path: Path) -> Pixels:
         pixels = read_image(path, reading)
+        if resize:
+            return smallest_side(pixels, resize) if crop else to_size(pixels, resize=(resize,))
+        return pixels
+
+    def read(path: Path) -> Pixels:
+        pixels = load(path)
         check_levels(pixels, levels_of(pixels, levels), path=path)
         return pixels
 
@@ -107,7 +122,7 @@ def scan(
     for split, paths in files.items():
         of_each = np.array([next(sizes) for _ in paths])
         splits[split] = (ReadPictures if crop else _images)(
-            of_each, partial(_unchanged, paths, of_each, found, reading)
+            of_each, partial(_unchanged, load, paths, of_each, found)
         )
     return Scanned(splits, found.shape, found.levels(levels))
 
@@ -132,10 +147,14 @@ def _scan_arrays(paths: dict[str, Path], levels: int, crop: int | None) -> Scann
 
 
 def _unchanged(
-    paths: Sequence[Path], sizes: Indices, found: "Common", reading: Reading, index: int
+    load: Callable[[Path], Pixels],
+    paths: Sequence[Path],
+    sizes: Indices,
+    found: "Common",
+    index: int,
 ) -> Pixels:
     """Read a picture again: the scan kept no pixels."""
-    image = read_image(paths[index], reading)
+    image = load(paths[index])
     if image.shape != (*sizes[index], found.shape[0]) or (image.dtype == np.uint16) != found.deep:
         raise ValueError(f"{paths[index]}: changed while it was read")
     return image
@@ -301,7 +320,7 @@ def in_common(
     read: Callable[[Name], Pixels],
     *,
     crop: int | None = None,
-    cure: str = "--crop {side} trains on random crops",
+    cure: str = "--crop {side} trains on random crops, --resize {side} on their middle, scaled",
 ) -> Common:
     """What the images, (H, W, C) each, have in common.
 
@@ -383,13 +402,15 @@ def find_split(
     levels: int,
     reading: Reading = AS_FOUND,
     crop: int | None = None,
+    resize: int | None = None,
 ) -> tuple[Dataset, str]:
     """Images outside any run, and the split to take: "all" where the source has no splits.
 
     crop: fixed crops of pictures of any sizes. None: all images are of one size.
+    resize: what their smallest side is scaled to.
     ValueError says which files cannot be used, or which splits there are.
     """
-    found = scan(source, levels=levels, reading=reading, crop=crop)
+    found = scan(source, levels=levels, reading=reading, crop=crop, resize=resize)
     splits: dict[str, Any]
     splits, split = wanted(found.splits, split, source)
     if crop:

@@ -150,6 +150,7 @@ def _data(
             levels=config.levels,
             reading=config.data.reading.but(reading),
             crop=crop or config.data.crop,
+            resize=config.data.resize,
         )
     if (len(data.shape), data.shape[0]) != (len(config.shape), config.shape[0]):
         raise ValueError(

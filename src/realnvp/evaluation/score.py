@@ -143,7 +143,7 @@ def _fitting(file: Path, data: DataConfig, bad: list[str], *, resize: bool) -> P
     try:
         pixels = read_image(file, data.reading)
         check_fit(pixels, channels=channels, levels=data.levels, name=file)
-        if resize:
+        if resize or data.resize:
             pixels = to_size(pixels, resize=(height,) if height == width else (height, width))
         image: Pixels = channels_first(pixels[None])[0]
     except ValueError as error:
