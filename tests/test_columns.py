@@ -77,7 +77,10 @@ def test_a_missing_column_is_told_with_all_names_in_quotes(capsys: Out, tmp_path
     assert "'i' and 1 more" in told
     assert "no column 'z'" in refused(capsys, *command, "--data.drop", "z")
     assert "data.columns: 'a', 'a'" in refused(capsys, *command, "--data.columns", "a,a")
-    images = ("train", "images", "--data.source", tmp_path)
+    images = ("train", "images", "--data.source", tmp_path / "t.csv")
+    assert "neither a folder nor an .npy file; tables: realnvp train table" in refused(
+        capsys, *images
+    )
     assert "data.drop: ('a',) is for tables" in refused(capsys, *images, "--data.drop", "a")
     assert "data.noise: 0.1 is for tables" in refused(capsys, *images, "--data.noise", "0.1")
 
@@ -183,10 +186,11 @@ def test_outliers_take_max_iter() -> None:
     ],
 )
 def test_decimal_commas_and_delimiters(tmp_path: Path, text: str, columns: tuple[str, ...]) -> None:
-    (tmp_path / "t.csv").write_text(text)
-    rows, names = read_table(tmp_path / "t.csv")
-    assert names == columns
-    assert rows.tolist() == [[1.5, 2], [-3, 0.25]]
+    for name in ("t.csv", "t.tsv"):
+        (tmp_path / name).write_text(text)
+        rows, names = read_table(tmp_path / name)
+        assert names == columns
+        assert rows.tolist() == [[1.5, 2], [-3, 0.25]]
 
 
 def test_two_kinds_of_decimals_and_commas_in_quotes_are_refused(tmp_path: Path) -> None:

@@ -88,7 +88,9 @@ def scan(
     elif source.is_dir():
         arrays = split_entries({path.stem: path for path in source.glob("*.npy")}, source)
     elif source.exists():
-        raise ValueError(f"{source}: neither a folder nor an .npy file")
+        table = source.suffix.lower() in (".csv", ".tsv", ".parquet")
+        hint = "; tables: realnvp train table" if table else ""
+        raise ValueError(f"{source}: neither a folder nor an .npy file{hint}")
     else:
         raise ValueError(f"{source}: no such file or folder")
     if arrays:

@@ -1,4 +1,4 @@
-"""A table's file, .csv, .npy or .parquet: float64 rows, named columns."""
+"""A table's file, .csv (.tsv), .npy or .parquet: float64 rows, named columns."""
 
 import csv
 import re
@@ -42,7 +42,7 @@ def read_table(
         raise ValueError(
             f"{path}: {'is a folder; name a table in it' if path.is_dir() else 'no such file'}"
         )
-    readers = {".csv": _read_csv, ".npy": _read_npy, ".parquet": _read_parquet}
+    readers = {".csv": _read_csv, ".tsv": _read_csv, ".npy": _read_npy, ".parquet": _read_parquet}
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: no table that can be read ({' '.join(SUFFIXES)})")
     choose = partial(_chosen, path, columns=columns, drop=drop)
