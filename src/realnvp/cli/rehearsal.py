@@ -19,7 +19,7 @@ def page(found: "Rehearsal") -> list[tuple[str, str]]:
     things, every = unit_of(config).things, config.train
     counts = ", ".join(f"{count:,} {split}" for split, count in data.counts.items())
     samples = "" if config.kind is Kind.TABLE else " and samples"
-    begun = f" from step {found.step:,}" if found.step else ""
+    begun = f", from step {found.step:,}" if found.step else ""
     timed = "its first step" if found.timed == 1 else f"{found.timed} steps"
     batch = min(every.batch_size, data.counts["train"])
     rows = [

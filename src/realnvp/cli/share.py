@@ -73,10 +73,12 @@ class Export:
 
     def __call__(self) -> int:
         from realnvp.export import export_onnx
+        from realnvp.tools.progress import progress
 
         flow, _ = load(self.run, "cpu", which=self.which)
         make_way("--onnx", self.onnx)
-        export_onnx(flow, self.onnx, call=self.call)
+        with progress("export", 0):
+            export_onnx(flow, self.onnx, call=self.call)
         if self.json:
             print_json(
                 {"onnx": str(self.onnx), "call": self.call, "bytes": self.onnx.stat().st_size}
