@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from realnvp.cli.main import COMMANDS, run
-from realnvp.config import PRESETS
+from realnvp.config import PRESETS, resolve
 from realnvp.training.memory import check_memory, memory_limit
 
 GB = 2**30
@@ -104,6 +104,15 @@ def test_a_training_is_measured_against_the_limit() -> None:
         check_memory(config, torch.device("cpu"), limit=GB // 2)
     with pytest.raises(ValueError, match=r"cpu has 0\.0 GiB$"):
         check_memory(config, torch.device("cpu"), limit=GB // 100)
+    large = resolve(PRESETS["images-modern"], (3, 512, 512))
+    with pytest.raises(
+        ValueError,
+        match=r"train\.recompute \(15\.1 GiB\) or train\.batch_size 8 \(15\.4 GiB\) or "
+        r"data\.crop 64 \(0\.7 GiB\)$",
+    ):
+        check_memory(large, torch.device("cpu"), limit=20 * GB)
+    with pytest.raises(ValueError, match=r"parameters; or pieces of them: data\.crop 64"):
+        resolve(PRESETS["images"], (3, 512, 512))
 
 
 def test_memory_that_the_cpu_has_not_is_one_line(

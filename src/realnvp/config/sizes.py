@@ -63,9 +63,15 @@ def resolve(
     if (least := least_parameters(config)) > MOST_PARAMETERS:
         raise ValueError(
             f"model.width: {config.model.width} with {scales} scales and data of shape {shape} "
-            f"needs more than {least:.0e} parameters"
+            f"needs more than {least:.0e} parameters{_or_crops(config)}"
         )
     return config
+
+
+def _or_crops(config: Config) -> str:
+    """'; or pieces of them: data.crop 64' where that can be done."""
+    whole = config.data.set == "images" and not config.data.crop and len(config.shape) == 3
+    return "; or pieces of them: data.crop 64" if whole and min(config.shape[1:]) > 64 else ""
 
 
 def count_blocks(config: Config) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
-from realnvp.config import Config, least_parameters
+from realnvp.config import Config, least_parameters, resolve
 from realnvp.config.words import in_bytes
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow, config_of
@@ -18,6 +18,9 @@ from realnvp.training.recompute import Layer, once, recompute
 
 if sys.platform != "win32":
     import resource
+
+
+CROP = 64  # pixels; a side that most machines can train at
 
 
 def count_parameters(config: Config) -> int:
@@ -123,23 +126,35 @@ def _needed(config: Config, processes: int) -> int:
 
 
 def _what_fits(config: Config, processes: int, limit: int) -> str:
-    """'; it fits with ...': the recipes for the same model that need less. '': none of them."""
-    sizes = [config.train.batch_size >> halvings for halvings in range(1, 12)]
+    """'; it fits with ...': what needs less, for the same model or its like. '': nothing does."""
+    train = config.train
+    sizes = [train.batch_size >> halvings for halvings in range(1, 12)]
     ways = [
-        [("train.recompute", replace(config.train, recompute=True))],
+        [("train.recompute", replace(config, train=replace(train, recompute=True)))],
         [
-            (f"train.batch_size {size}", replace(config.train, batch_size=size))
+            (f"train.batch_size {size}", replace(config, train=replace(train, batch_size=size)))
             for size in sizes
             if size and size % processes == 0
         ],
+        [(f"data.crop {CROP}", crops)] if (crops := _of_crops(config)) else [],
     ]
     found = []
     for way in ways:
-        for words, recipe in way:
-            if (needed := _needed(replace(config, train=recipe), processes)) <= limit:
+        for words, smaller in way:
+            if (needed := _needed(smaller, processes)) <= limit:
                 found.append(f"{words} ({in_bytes(needed)})")
                 break
     return f"; it fits with {' or '.join(found)}" if found else ""
+
+
+def _of_crops(config: Config) -> Config | None:
+    """A (resolved) configuration of pieces of its images. None: they are small, or no files."""
+    channels, *sides = config.shape
+    if config.data.set != "images" or config.data.crop or min(sides) <= CROP:
+        return None
+    data = replace(config.data, shape=(channels, CROP, CROP))
+    model = replace(config.model, num_scales=None)
+    return resolve(replace(config, data=data, model=model), (channels, CROP, CROP))
 
 
 def training_memory(config: Config) -> int:
