@@ -34,6 +34,7 @@ JACOBIAN = "tests/test_check.py -k jacobian_is_too_large"
 OURS = "tests/test_belongings.py"
 FOLDERS = "tests/test_folders.py"
 GIVEN = "tests/test_given.py"
+CLASSES = "tests/test_classes.py"
 ARGUMENTS = "tests/test_arguments.py"
 FIRST_HOUR = "tests/test_first_hour.py"
 UNITS = "tests/test_units.py"
@@ -136,6 +137,17 @@ MUTANTS = [
     Mutant("flows/start.py", "flow.numbers_of(given, len(x))", "None", GIVEN),
     Mutant("flows/flow.py", "c[chunk]", "c[: chunk.stop - chunk.start]", GIVEN),
     Mutant("training/fit.py", "c[order[held:]]", "c[held:]", GIVEN),
+    Mutant("data/labels.py", "words[end - counts[split] : end]", "words[: counts[split]]", CLASSES),
+    Mutant(
+        "data/prepared.py",
+        'labels["train"][rows[split]]',
+        'labels["train"][: len(rows[split])]',
+        CLASSES,
+    ),
+    Mutant("training/batches.py", "self.labels[rows]", "self.labels[np.sort(rows)]", CLASSES),
+    Mutant("training/run.py", "flow.condition.count(", "len(", CLASSES),
+    Mutant("evaluation/classes.py", " + log_priors.to(nats[0])", "", CLASSES),
+    Mutant("evaluation/likelihood.py", "c[batch])", "c[: len(pixels)])", CLASSES),
     Mutant("flows/flow.py", "terms + prior_map(self.prior, z)", "terms", "tests/test_map.py"),
     Mutant(
         "bijections/coupling.py", "x * log_scale.exp() + shift", "(x + shift) * log_scale.exp()"
@@ -396,7 +408,12 @@ MUTANTS = [
         "model.num_couplings",
         "tests/test_modern.py",
     ),
-    Mutant("training/step.py", "nats = -run.model(x).mean()", "nats = -run.model(x).sum()", GOLDEN),
+    Mutant(
+        "training/step.py",
+        "nats = -run.model(x, given).mean()",
+        "nats = -run.model(x, given).sum()",
+        GOLDEN,
+    ),
     Mutant(
         "training/step.py",
         "    else:\n        restore_moments(before)",
@@ -423,7 +440,7 @@ MUTANTS = [
     Mutant(
         "training/pace.py", "60 * recipe.max_minutes - state.training_seconds", "60", FIRST_HOUR
     ),
-    Mutant("training/validation.py", "indices=some, on_device=True", "indices=some", DEVICE),
+    Mutant("training/validation.py", "on_device=True", "on_device=False", DEVICE),
     Mutant("tools/device.py", "    _backends.mkldnn.matmul,\n", "", DEVICE),
     Mutant("tools/device.py", "    _backends,\n", "", DEVICE),
     Mutant(

@@ -56,6 +56,9 @@ class Dataset:
     """How the image files were read."""
     crop: int | None = None
     """The side of the crops that are cut from pictures of any sizes."""
+    labels: Mapping[str, Indices] | None = None
+    """By split: the class of each image, an index of class_names."""
+    class_names: tuple[str, ...] | None = None
     folder: Path | None = None
     """Where the arrays lie; None: only in memory, or not prepared."""
     sha256: Mapping[str, str] = field(default_factory=dict)

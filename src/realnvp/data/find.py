@@ -12,6 +12,7 @@ from realnvp.config import Config, DataConfig
 from realnvp.data.crops import Crops, ReadPictures
 from realnvp.data.dataset import SPLITS, Dataset, cut_off
 from realnvp.data.folder import MOST_CROPS, SHALLOW, scan
+from realnvp.data.labels import cut_labels, find_labels
 from realnvp.data.photos import digits, photos
 from realnvp.data.prepared import DESCRIPTION, open_splits, read_description, write_dataset
 from realnvp.data.table import table
@@ -27,7 +28,7 @@ def find_data(config: DataConfig, *, seed: int) -> Dataset:
 
     ValueError names the field, or all bad files.
     """
-    found = _find(config, seed)
+    found = _with_classes(_find(config, seed), config)
     if found.levels != config.levels and not (
         config.levels == SHALLOW and found.levels and found.levels > SHALLOW
     ):
@@ -37,6 +38,21 @@ def find_data(config: DataConfig, *, seed: int) -> Dataset:
     if config.shape not in (None, found.shape):
         raise ValueError(
             f"data.shape: the configuration says {config.shape}, the data are {found.shape}"
+        )
+    return found
+
+
+def _with_classes(found: Dataset, config: DataConfig) -> Dataset:
+    """The data set with its classes if they are asked for, else without."""
+    if not config.classes:
+        return replace(found, labels=None, class_names=None)
+    if found.labels is None:
+        where = f"{found.folder}: " if found.folder else ""
+        raise ValueError(f"data.classes: {where}{found.name} has no classes; prepare it again?")
+    if config.class_names not in (None, found.class_names):
+        raise ValueError(
+            f"data.class_names: the configuration says {', '.join(config.class_names or ())}; the "
+            f"data have {', '.join(found.class_names or ())}"
         )
     return found
 
@@ -52,10 +68,12 @@ def prepare(config: DataConfig, *, seed: int, folder: Path, verify: Iterable[str
         (folder / STATE).unlink(missing_ok=True)  # a preparation was killed just before it did this
         _check_settings(config, seed, folder)
         with damaged_if_invalid():
-            return open_splits(folder, verify=verify)
+            return _with_classes(open_splits(folder, verify=verify), config)
     found = find_data(config, seed=seed)
     if prepared := _prepared_source(config):
-        return open_splits(prepared, held_out=config.held_out, seed=seed, verify=verify)
+        return _with_classes(
+            open_splits(prepared, held_out=config.held_out, seed=seed, verify=verify), config
+        )
     settings = _settings(config, seed)
     claim_folder(folder, settings)
     write_dataset(found, settings, folder)
@@ -125,23 +143,38 @@ def _find(config: DataConfig, seed: int) -> Dataset:
         )
     if config.levels is None:
         raise ValueError("data.levels: images have grey levels, such as 256")
+    source = Path(config.source).expanduser()
     found = scan(
-        Path(config.source).expanduser(),
+        source,
         levels=config.levels,
         reading=config.reading,
         crop=config.crop,
         resize=config.resize,
     )
-    dataset = partial(Dataset, config.set, None, found.levels, found.shape, reading=config.reading)
+    labels, class_names = None, None
+    if config.classes:
+        counts = {split: len(each) for split, each in found.splits.items()}
+        known, class_names = find_labels(source, counts)
+        labels = cut_labels(known, config.held_out, seed=seed)
+    dataset = partial(
+        Dataset,
+        config.set,
+        None,
+        found.levels,
+        found.shape,
+        reading=config.reading,
+        class_names=class_names,
+    )
     if not config.crop:
-        return dataset(cut_off(found.splits, config.held_out, seed=seed))
+        return dataset(cut_off(found.splits, config.held_out, seed=seed), labels=labels)
     pictures = cut_off(found.splits, config.held_out, seed=seed, choose=ReadPictures.chosen)
     crops = {
         split: Crops(each, config.crop, most=None if split == "train" else MOST_CROPS)
         for split, each in pictures.items()
     }
     groups = {split: each.groups.tolist() for split, each in crops.items() if split != "train"}
-    return dataset(crops, groups, crop=config.crop)
+    labels = labels and {split: labels[split][each.groups] for split, each in crops.items()}
+    return dataset(crops, groups, crop=config.crop, labels=labels)
 
 
 def _from_prepared(config: DataConfig, folder: Path, seed: int) -> Dataset:
@@ -178,6 +211,7 @@ def _settings(config: DataConfig, seed: int) -> dict[str, Any]:
         "held_out": config.held_out,
         "seed": seed,
         **{name: side for name in ("crop", "resize") if (side := getattr(config, name))},
+        **({"classes": True} if config.classes else {}),
         **config.reading.chosen(),
     }
 
@@ -188,6 +222,8 @@ def _check_settings(config: DataConfig, seed: int, folder: Path) -> None:
     now = _settings(config, seed)
     if config.shape:
         now["shape"] = [*config.shape]
+    if config.class_names:
+        now["class_names"] = [*config.class_names]
     if config.columns or config.drop:
         there = recorded["columns"] or []
         taken = names_in(config.columns or there, there)
@@ -212,7 +248,10 @@ def splits_of_run(run_dir: Path, config: Config, *, verify: Iterable[str] = ()) 
     ValueError if they are not there any more, DamagedError if the run's copy of them has changed.
     """
     if prepared := _prepared_source(config.data):
-        return open_splits(prepared, held_out=config.data.held_out, seed=config.seed, verify=verify)
+        found = open_splits(
+            prepared, held_out=config.data.held_out, seed=config.seed, verify=verify
+        )
+        return _with_classes(found, config.data)
     if not (run_dir / "data").exists():
         if config.data.set in ("photos", "digits") and not config.data.source:
             found = find_data(config.data, seed=config.seed)
@@ -221,4 +260,4 @@ def splits_of_run(run_dir: Path, config: Config, *, verify: Iterable[str] = ()) 
             f"{run_dir / 'data'}: the data that it was trained on are not there any more"
         )
     with damaged_if_invalid():
-        return open_splits(run_dir / "data", verify=verify)
+        return _with_classes(open_splits(run_dir / "data", verify=verify), config.data)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from realnvp.config.words import install_line
 from realnvp.data.dataset import SPLITS, Dataset, Indices, Lazy, Pixels, cut_off
 from realnvp.data.images import read_image
+from realnvp.data.labels import cut_labels
 
 Box = tuple[int, int, int, int]
 
@@ -169,13 +170,14 @@ def _flat(sums: Indices, left: Indices, top: Indices, side: Indices) -> npt.NDAr
 
 def digits(held_out: float, *, seed: int) -> Dataset:
     """The 1797 digits, (1, 8, 8) with 17 grey levels, split by the seed's permutation."""
-    images = (
-        importlib.import_module("sklearn.datasets").load_digits().images[..., None].astype(np.uint8)
-    )
+    found = importlib.import_module("sklearn.datasets").load_digits()
+    images = found.images[..., None].astype(np.uint8)
     return Dataset(
         "digits",
         "scikit-learn load_digits",
         17,
         (1, 8, 8),
         cut_off({"train": images}, held_out, seed=seed),
+        labels=cut_labels({"train": found.target}, held_out, seed=seed),
+        class_names=tuple(map(str, found.target_names.tolist())),
     )

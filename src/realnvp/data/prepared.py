@@ -56,6 +56,10 @@ class Description:
     colours: str | None = None
     depth: int | None = None
 
+    labels: dict[str, Any] | None = None
+    """By split: the class of each image, as groups are."""
+    class_names: tuple[str, ...] | None = None
+
     @property
     def dtype(self) -> "np.dtype[Any]":
         """Of the arrays: uint8, uint16 of more than 256 levels, or a table's float64."""
@@ -108,6 +112,9 @@ def open_splits(
         splits |= {split: Rows(train, rows[split], middle) for split in rows}
     elif about.train_shape:
         splits["train"] = Rows(train, np.arange(len(train)), middle)
+    labels = about.labels and {split: np.array(each) for split, each in about.labels.items()}
+    if labels and "validation" not in stored:
+        labels |= {split: labels["train"][rows[split]] for split in rows}
     return Dataset(
         name=about.name,
         version=about.version,
@@ -119,6 +126,8 @@ def open_splits(
         columns=about.columns,
         reading=Reading(about.background, about.colours, about.depth),
         crop=about.crop,
+        labels=labels,
+        class_names=about.class_names,
         folder=folder,
         sha256={f"{split}.npy": about.sha256[f"{split}.npy"] for split in stored},
     )
@@ -143,6 +152,12 @@ def read_description(folder: Path) -> dict[str, Any]:
         "groups": all(
             _labels(labels, known.counts.get(split))
             for split, labels in (known.groups or {}).items()
+        ),
+        "labels": (known.labels is None) == (known.class_names is None)
+        and all(
+            _labels(labels, known.counts.get(split))
+            and all(0 <= label < len(known.class_names or ()) for label in labels)
+            for split, labels in (known.labels or {}).items()
         ),
         "sha256": {*known.sha256} - {DESCRIPTION} == {f"{split}.npy" for split in known.counts},
     }
@@ -258,6 +273,9 @@ def write_dataset(
     }
     if dataset.crop and isinstance(dataset.train, Crops):
         about |= {"crop": dataset.crop, "sizes": dataset.train.pictures.sizes.tolist()}
+    if dataset.labels is not None:
+        about["labels"] = {split: each.tolist() for split, each in dataset.labels.items()}
+        about["class_names"] = dataset.class_names
     about["sha256"][DESCRIPTION] = checksum(about)
     # Written last: a folder with it is complete.
     atomic_save(folder / DESCRIPTION, lambda file: file.write(json.dumps(about, indent=1).encode()))

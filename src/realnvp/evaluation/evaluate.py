@@ -24,13 +24,16 @@ from realnvp.data import (
     open_splits,
     splits_of_run,
 )
+from realnvp.data.dataset import Indices
 from realnvp.data.prepared import DESCRIPTION
+from realnvp.evaluation.classes import of_classes
 from realnvp.evaluation.likelihood import log_probs, summarise
 from realnvp.evaluation.record import Evaluation, OfImages, OfRows, OverViews
 from realnvp.evaluation.views import views_of
 from realnvp.files.records import DamagedError
 from realnvp.files.run_dir import RunDir
 from realnvp.flows.flow import Flow, config_of, refuse_fast
+from realnvp.flows.given import Classes
 from realnvp.tools.progress import chunks, progress
 
 CHUNK = 256
@@ -81,8 +84,12 @@ def evaluate(
     except ParameterError as error:
         raise ParameterError(error.name, f"{error.words}, {source or run}") from None
 
+    condition = flow.condition if isinstance(flow.condition, Classes) else None
+    known = condition is not None and data.class_names == config.data.class_names
+    labels = (data.labels or {}).get(split) if known else None
+
     def measure(**how: Any) -> dict[str, Any]:
-        nats = _nats(flow, images, unit, noise_draws=noise_draws, seed=seed, **how)
+        nats = _nats(flow, images, unit, given=labels, noise_draws=noise_draws, seed=seed, **how)
         found = summarise(unit.of(nats, data.shape), groups)
         return {
             unit.key: found.mean if math.isfinite(found.mean) else None,
@@ -113,6 +120,17 @@ def evaluate(
             "comparable": data.comparable,
             "views": OverViews(count, **measure(views=True)) if views else None,
             "codecs": _codecs(images) if codecs else None,
+            "classes": None
+            if labels is None or condition is None
+            else of_classes(
+                [
+                    _nats(flow, images, unit, given=c, noise_draws=noise_draws, seed=seed)
+                    for c in range(config.model.given)
+                ],
+                labels,
+                condition.log_priors,
+                data.shape,
+            ),
         }
     return kind(**fields, seconds=round(time.monotonic() - began, 2))
 
@@ -193,8 +211,20 @@ def _paper(data: Dataset, config: Config) -> float | None:
     return paper
 
 
-def _nats(flow: Flow, split: Split, unit: Unit, *, views: bool = False, **how: Any) -> torch.Tensor:
-    """log p of all that is in the split. how: what `log_probs` takes."""
+def _nats(
+    flow: Flow,
+    split: Split,
+    unit: Unit,
+    *,
+    given: int | Indices | None = None,
+    views: bool = False,
+    **how: Any,
+) -> torch.Tensor:
+    """log p of all that is in the split.
+
+    given: the class of all images, or of each.
+    how: what `log_probs` takes.
+    """
     found = []
     with progress("image, all views" if views else unit.things[:-1], len(split)) as report:
         for chunk in chunks(len(split), CHUNK if unit is BITS_PER_DIM else 16 * CHUNK, report):
@@ -203,6 +233,7 @@ def _nats(flow: Flow, split: Split, unit: Unit, *, views: bool = False, **how: A
                 log_probs(
                     flow,
                     channels_first(split[indices]),
+                    given=given[chunk] if isinstance(given, np.ndarray) else given,
                     indices=indices.tolist(),
                     views=views,
                     **how,

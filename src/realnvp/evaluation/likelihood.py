@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, in_bits_per_dim, 
 from realnvp.data import dequantise
 from realnvp.evaluation.views import averaged, views_of
 from realnvp.flows.flow import Flow, batch_that_fits, evaluating, refuse_fast
+from realnvp.flows.given import Classes
 from realnvp.tools.device import moved
 from realnvp.tools.noise import Purpose, uniform
 from realnvp.tools.progress import chunks
@@ -59,6 +61,7 @@ def bits_per_dim(
     noise_draws: int = 1,
     seed: int = 0,
     views: bool = False,
+    given: Any = None,
     groups: Sequence[int] | NDArray[np.int64] | None = None,
     batch_size: int = 64,
 ) -> BitsPerDim:
@@ -68,6 +71,7 @@ def bits_per_dim(
     noise_draws: log p is averaged over them.
     seed: image i's noise is a function of (seed, i, draw), whatever the batch size.
     views: average the density over the views that training showed (`views_of`).
+    given: the class of each image, of a flow that is given classes. None: of the mixture.
     groups: which images belong together, as crops of one photograph; clusters the standard error.
     batch_size: images at once; fewer where they are large.
 
@@ -81,7 +85,13 @@ def bits_per_dim(
         )
     per_image = in_bits_per_dim(
         log_probs(
-            flow, images, noise_draws=noise_draws, seed=seed, views=views, batch_size=batch_size
+            flow,
+            images,
+            noise_draws=noise_draws,
+            seed=seed,
+            given=given,
+            views=views,
+            batch_size=batch_size,
         ),
         images.shape[1:],
     )
@@ -117,6 +127,7 @@ def log_probs(
     *,
     noise_draws: int = 1,
     seed: int = 0,
+    given: Any = None,
     indices: Sequence[int] | None = None,
     views: bool = False,
     batch_size: int = 64,
@@ -124,9 +135,12 @@ def log_probs(
 ) -> Tensor:
     """log p in nats, (N,), float64, of images or of a table's rows.
 
+    Of a flow given classes log p(x | c), or where no c is given log p of their mixture.
+
     images: uint8 or uint16, (N, C, H, W), or rows, real numbers (N, D), which get no noise.
     noise_draws: draws of the noise; log p is averaged over them.
     seed: of the noise.
+    given: c of all images, or of each; of a flow that is given classes.
     indices: the noise of image i is a function of indices[i]. None: 0, 1, 2, ...
     views: average p over the views that training showed (`views_of`), then take the log.
     batch_size: images at once; fewer where they are large.
@@ -137,7 +151,7 @@ def log_probs(
     if unit_of(flow.config) is LOG_LIKELIHOOD:
         if views:
             raise ValueError("views: are of images; this flow is of a table")
-        nats = _of_rows(flow, torch.as_tensor(images))
+        nats = _of_rows(flow, torch.as_tensor(images), given)
         return nats if on_device else nats.cpu().double()
     _check(flow, images, noise_draws, batch_size)
     batch_size = min(batch_size, batch_that_fits(images.shape[1:]))
@@ -149,27 +163,36 @@ def log_probs(
         if views
         else [nn.Identity()]
     )
+    mixture = given is None and isinstance(flow.condition, Classes)
+    c = None if mixture else flow.condition_of_each(given, len(images))
     with evaluating(flow):
         for batch in chunks(len(images), batch_size):
             pixels = moved(_tensor(images[batch], flow), state.device)
             total = state.new_zeros(len(pixels))
+            density = (
+                flow.mixture_log_prob
+                if mixture
+                else partial(flow.log_prob, given=None if c is None else c[batch])
+            )
             for draw in range(noise_draws):
                 noise = uniform(
                     pixels.shape[1:], seed, Purpose.EVALUATE, indices=indices[batch], round=draw
                 )
-                total += averaged(
-                    flow.log_prob, dequantise(pixels, moved(noise, state.device).to(state)), shown
-                )
+                x = dequantise(pixels, moved(noise, state.device).to(state))
+                total += averaged(density, x, shown)
             parts.append(total)
     nats = torch.cat(parts) / noise_draws
     return nats if on_device else nats.cpu().double()
 
 
-def _of_rows(flow: Flow, rows: Tensor) -> Tensor:
+def _of_rows(flow: Flow, rows: Tensor, given: Any) -> Tensor:
     state, size = float64_like(flow), batch_that_fits(rows.shape[1:])
+    c, parts = flow.condition_of_each(given, len(rows)), []
     with evaluating(flow):
-        parts = (rows[chunk].to(state.dtype) for chunk in chunks(len(rows), size))
-        return torch.cat([flow.log_prob(moved(part, state.device)) for part in parts])
+        for chunk in chunks(len(rows), size):
+            part = moved(rows[chunk].to(state.dtype), state.device)
+            parts.append(flow.log_prob(part, None if c is None else c[chunk]))
+        return torch.cat(parts)
 
 
 def _check(flow: Flow, images: Images, noise_draws: int, batch_size: int) -> None:

@@ -18,7 +18,7 @@ FILE = "evaluation.json"
 ORDER = (  # of the keys in the file
     *("bits_per_dim", "log_likelihood", "standard_error", "nonfinite", "standard_error_over"),
     *("num_images", "num_rows", "split", "dataset", "dataset_version", "seed", "shape"),
-    *("noise_draws", "dequantisation", "paper", "comparable", "views", "codecs"),
+    *("noise_draws", "dequantisation", "paper", "comparable", "views", "codecs", "classes"),
     *("seconds", "which", "step"),
 )
 
@@ -146,6 +146,40 @@ class OverViews:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OfClasses:
+    """p(x) = sum_c p(c) p(x | c) and p(c | x), by Bayes' rule, of a flow given classes.
+
+    A number that is not finite is None. Errors are standard errors over images.
+    """
+
+    count: int
+    """Classes."""
+    mixture_bits_per_dim: float | None
+    mixture_standard_error: float | None
+    accuracy: float
+    """Share of the images whose class is the most likely."""
+    accuracy_standard_error: float | None
+    log_loss: float | None
+    """Mean of -log p(c | x) of the class, in nats."""
+    log_loss_standard_error: float | None
+    calibration_error: float
+    """Mean distance of accuracy from confidence, max p(c | x), over ten bins of equally many."""
+    calibration_standard_error: float | None
+
+    def lines(self) -> list[str]:
+        """In words, for people."""
+        mixture = with_error(self.mixture_bits_per_dim, self.mixture_standard_error)
+        accuracy = with_error(self.accuracy, self.accuracy_standard_error)
+        loss = with_error(self.log_loss, self.log_loss_standard_error)
+        calibration = with_error(self.calibration_error, self.calibration_standard_error)
+        return [
+            f"  given the class, one of {self.count}; {mixture} bits/dim of the mixture of all",
+            f"  class by Bayes' rule: accuracy {accuracy}, log-loss {loss} nats, "
+            f"calibration error {calibration}",
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
 class OfImages(Evaluation):
     """An evaluation on images."""
 
@@ -162,6 +196,8 @@ class OfImages(Evaluation):
     views: OverViews | None = None
     codecs: dict[str, float] | None = None
     """Bits/dim of lossless image formats."""
+    classes: OfClasses | None = None
+    """Of a flow given classes: bits_per_dim is given the class of each image."""
 
     @property
     def finite(self) -> bool:
@@ -174,6 +210,8 @@ class OfImages(Evaluation):
             f"{number}; an upper bound ({self.dequantisation} dequantisation)",
             *more,
         ]
+        if self.classes:
+            lines += self.classes.lines()
         if self.views:
             lines.append(
                 f"  {self.views.measured} of the density averaged over {self.views.count} views "

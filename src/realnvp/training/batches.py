@@ -1,5 +1,6 @@
 """Training batches as functions of the step."""
 
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
@@ -34,6 +35,7 @@ class Batches:
         device: torch.device,
         process: int = 0,
         processes: int = 1,
+        labels: Indices | None = None,
     ) -> None:
         size = config.train.batch_size
         table = config.kind is Kind.TABLE
@@ -48,6 +50,7 @@ class Batches:
                 f"train.batch_size: {size} cannot be divided among {processes} processes"
             )
         self.images, self.config, self.device, self.size = images, config, device, size
+        self.labels = labels
         self.mine = slice(process, None, processes)
         self.per_epoch = len(images) // size
         # Of 65,536 levels float32 leaves 8 bits for the noise.
@@ -80,6 +83,16 @@ class Batches:
             self._ahead = {step + 1: self._reader.submit(self._read, step + 1, purpose)}
         x = moved(values, self.device)
         return x if noise is None else dequantise(x, moved(noise, self.device).to(self.dtype))
+
+    def given(self, steps: Iterable[int]) -> Tensor | None:
+        """(B,): the classes of the images of these steps' batches, `at` one after the other.
+
+        None: they have none.
+        """
+        if self.labels is None:
+            return None
+        rows = np.concatenate([self.indices(step)[self.mine] for step in steps])
+        return moved(torch.from_numpy(self.labels[rows]), self.device)
 
     def _read(self, step: int, purpose: Purpose) -> tuple[Tensor, Tensor | None]:
         """Grey levels, augmented, and noise, both (B, C, H, W); of a table rows, (B, D), and None.

@@ -22,6 +22,7 @@ from realnvp.files.run_dir import RunDir
 from realnvp.files.saved import load_flow
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow, config_of
+from realnvp.flows.given import Classes
 from realnvp.flows.modern import matrices
 from realnvp.flows.vector import standardise
 from realnvp.tools.device import has_bfloat16
@@ -196,7 +197,9 @@ def _assembled(
 ) -> Run:
     """The parts of a training, where its last checkpoint or its start has them."""
     device, processes = accelerator.device, accelerator.num_processes
-    config = resolve(config, splits.shape, splits.columns, decided=splits.decided)
+    config = resolve(
+        config, splits.shape, splits.columns, splits.class_names, decided=splits.decided
+    )
     check_memory(config, device, processes=processes)
     batches = Batches(
         splits.train,
@@ -204,11 +207,14 @@ def _assembled(
         device=device,
         process=accelerator.process_index,
         processes=processes,
+        labels=(splits.labels or {}).get("train"),
     )
     new = not numbered(files.checkpoints, "step")
     flow = _initial_flow(config, init_from if new else None)
     optimizers = _optimizers(flow, config.train, fused=device.type in ("cpu", "cuda"))
     flow.to(device)
+    if isinstance(flow.condition, Classes) and splits.labels is not None:
+        flow.condition.count(torch.from_numpy(splits.labels["train"]))
     if new and init_from is None:
         _start_from_data(flow, splits, batches)
     average = WeightAverage(flow, config.train.average)
@@ -283,7 +289,8 @@ def _start_from_data(flow: Flow, splits: Dataset, batches: Batches) -> None:
     elif any(isinstance(module, ActNorm) for module in flow.modules()):
         first = range(-(-128 // batches.size))
         with starting(flow), torch.no_grad():
-            flow.log_prob(torch.cat([batches.at(i, Purpose.MOMENTS) for i in first]))
+            x = torch.cat([batches.at(i, Purpose.MOMENTS) for i in first])
+            flow.log_prob(x, batches.given(first))
 
 
 def _optimizers(flow: Flow, recipe: TrainConfig, *, fused: bool) -> list[torch.optim.Optimizer]:

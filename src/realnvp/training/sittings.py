@@ -52,7 +52,9 @@ def check_may_train(config: Config, files: RunDir) -> None:
         if old.data.shape is None:
             raise DamagedError(f"{files.config_file}: data.shape is missing")
         decided = {name: getattr(old.data, name) for name in LEFT_OPEN}
-        now = resolve(config, old.data.shape, old.data.columns, decided=decided)
+        now = resolve(
+            config, old.data.shape, old.data.columns, old.data.class_names, decided=decided
+        )
         if changed := [name for name in differences(old, now) if name not in MAY_CHANGE]:
             raise ValueError(
                 f"{files.config_file}: this run was started with another {', '.join(changed)}; "

@@ -14,7 +14,8 @@ from realnvp.evaluation.figures import data_beside_samples
 from realnvp.evaluation.likelihood import Summary, log_probs, summarise
 from realnvp.files.folders import keep_last
 from realnvp.files.saved import save_model
-from realnvp.flows.flow import ROWS, batch_that_fits, evaluating
+from realnvp.flows.flow import ROWS, Flow, batch_that_fits, evaluating
+from realnvp.flows.given import Classes
 from realnvp.tools.moments import averaging, restore_moments, stored_moments
 from realnvp.tools.noise import Purpose
 from realnvp.tools.progress import chunks
@@ -85,7 +86,7 @@ def _average_moments(run: Run, count: int, *, to_the_end: bool = False) -> None:
             if not to_the_end:
                 run.heed_signals()
             run.tell(f"evaluating: batch norm's moments, {step}/{count} batches")
-            run.flow.log_prob(run.batches.at(step, Purpose.MOMENTS))
+            run.flow.log_prob(run.batches.at(step, Purpose.MOMENTS), run.batches.given([step]))
 
 
 def _write_model(run: Run, which: str, measured: Mapping[str, float]) -> None:
@@ -130,6 +131,7 @@ def validate(run: Run) -> Summary:
     chosen = np.linspace(0, len(images) - 1, min(len(images), run.config.train.eval_images)).astype(
         int
     )
+    labels = (run.splits.labels or {}).get("validation")
     mine, parts, nats = [], [], torch.zeros(len(images), dtype=torch.float64)
     size = processes * (
         min(64, batch_that_fits(run.splits.shape)) if run.config.kind is Kind.IMAGES else ROWS
@@ -141,7 +143,14 @@ def validate(run: Run) -> Summary:
             mine += some
             pixels = channels_first(images[some])
             parts.append(
-                log_probs(run.flow, pixels, seed=run.config.seed, indices=some, on_device=True)
+                log_probs(
+                    run.flow,
+                    pixels,
+                    given=None if labels is None else labels[some],
+                    seed=run.config.seed,
+                    indices=some,
+                    on_device=True,
+                )
             )
     if mine:
         nats[mine] = torch.cat(parts).cpu().double()
@@ -161,10 +170,20 @@ def write_samples(run: Run) -> None:
         return
     run.tell("drawing samples")
     with evaluating(run.flow):
-        samples = to_pixels(run.flow.sample(GRID, seed=run.config.seed), levels=run.config.levels)
+        samples = to_pixels(
+            run.flow.sample(GRID, given=_classes(run.flow), seed=run.config.seed),
+            levels=run.config.levels,
+        )
     data_beside_samples(
         run.files.samples / f"step-{run.state.step:09d}.png",
         np.asarray(run.splits.validation[:GRID]),
         samples,
         levels=run.config.levels,
     )
+
+
+def _classes(flow: Flow) -> list[int] | None:
+    """Classes of a grid of samples, one after the other. None: the flow is not given classes."""
+    if not isinstance(flow.condition, Classes):
+        return None
+    return [i % len(flow.condition.names) for i in range(GRID)]

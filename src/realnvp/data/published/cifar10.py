@@ -12,6 +12,10 @@ from realnvp.data.published.request import Place, Prepared, PrepareRequest, chai
 
 RECORD = 1 + 3 * 32 * 32
 RECORDS_PER_FILE = 10_000
+CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
 COUNTS = {"train": 50_000, "test": 10_000}
 NAMES = {"train": re.compile(r"data_batch_[1-5]\.bin"), "test": re.compile(r"test_batch\.bin")}
 PICKLES = re.compile(r"data_batch_\d|test_batch|cifar-10-python\.tar\.gz")
@@ -45,6 +49,10 @@ def read_cifar10(request: PrepareRequest) -> Prepared:
     }
     complete = request.complete({split: sum(each) for split, each in counts.items()}, COUNTS)
     splits = {split: _images(places, counts[split]) for split, places in found.items()}
+    labels = {
+        split: np.concatenate([_records(*place)[:, 0] for place in places])
+        for split, places in found.items()
+    }
     return Prepared(
         Dataset(
             "cifar10",
@@ -53,6 +61,8 @@ def read_cifar10(request: PrepareRequest) -> Prepared:
             (3, 32, 32),
             splits,
             comparable=complete,
+            labels=labels,
+            class_names=CLASSES,
         ),
         [*found["train"], *found["test"]],
         "channel-major records to rows of pixels",
@@ -71,10 +81,14 @@ def _count(request: PrepareRequest, files: Files, name: str) -> int:
 
 def _images(places: list[Place], counts: list[int]) -> Lazy:
     def load(file: int) -> Pixels:
-        files, name = places[file]
-        records = np.frombuffer(files.read(name), np.uint8).reshape(-1, RECORD)
-        if (worst := int(records[:, 0].max())) > 9:
-            raise ValueError(f"{files.label(name)}: has a label of {worst}; CIFAR-10's are 0 to 9")
-        return channels_last(records[:, 1:].reshape(-1, 3, 32, 32))
+        return channels_last(_records(*places[file])[:, 1:].reshape(-1, 3, 32, 32))
 
     return chained(counts, load)
+
+
+def _records(files: Files, name: str) -> Pixels:
+    """(N, 3073): the bytes of each record, its label first."""
+    records = np.frombuffer(files.read(name), np.uint8).reshape(-1, RECORD)
+    if (worst := int(records[:, 0].max())) > 9:
+        raise ValueError(f"{files.label(name)}: has a label of {worst}; CIFAR-10's are 0 to 9")
+    return records

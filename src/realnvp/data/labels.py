@@ -1,0 +1,142 @@
+"""Classes of images: the names of subfolders, or a file of labels beside arrays."""
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from realnvp.config.words import listed
+from realnvp.data.dataset import SPLITS, Indices, cut_off
+from realnvp.data.folder import image_files, split_entries
+from realnvp.data.prepared import open_npy
+
+Labels = Mapping[str, Indices]
+"""The class of each image of each split, an index of the names."""
+HEADERS = frozenset(["label", "labels", "class", "classes", "target"])
+
+
+def find_labels(source: Path, counts: Mapping[str, int]) -> tuple[Labels, tuple[str, ...]]:
+    """The class of each image of a folder or an .npy file, and the names of the classes.
+
+    Image files: the class is the name of the folder in the split, or in the source where that has
+    no splits; labels.csv in the source, with lines of file and class, goes before.
+    Arrays: labels.npy or labels.csv beside them has a class for each image, in the order train,
+    validation, test; or train-labels.npy for train.npy, ...
+
+    counts: how many images each split has.
+    ValueError names the file or folder that is missing or wrong.
+    """
+    words: Mapping[str, list[str] | list[int]]
+    if source.is_file():
+        words = _beside(source.parent, {"train": source.stem}, counts)
+    elif arrays := split_entries({path.stem: path for path in source.glob("*.npy")}, source):
+        words = _beside(source, {split: path.stem for split, path in arrays.items()}, counts)
+    else:
+        words = _of_files(source)
+    for split, each in words.items():
+        if len(each) != counts[split]:
+            raise ValueError(
+                f"data.classes: {source}: {len(each):,} labels for {counts[split]:,} images of "
+                f"{split}"
+            )
+    names = sorted({word for each in words.values() for word in each})
+    if len(names) < 2:
+        raise ValueError(f"data.classes: {source}: all images are of one class, {names[0]!r}")
+    if unseen := {*names} - {*words["train"]}:
+        raise ValueError(
+            f"data.classes: {source}: train has no image of {listed([*map(str, unseen)], 5)}"
+        )
+    index = {name: i for i, name in enumerate(names)}
+    labels = {split: np.array([index[word] for word in each]) for split, each in words.items()}
+    return labels, tuple(map(str, names))
+
+
+def cut_labels(labels: Labels, held_out: float, *, seed: int) -> dict[str, Indices]:
+    """The labels of train, validation and test, as `cut_off` cuts the images."""
+    splits = cut_off(labels, held_out, seed=seed)
+    return {name: np.asarray(split[:]) for name, split in splits.items()}
+
+
+def _of_files(source: Path) -> dict[str, list[str]]:
+    """The class of each image file of each split, in the order of `scan`."""
+    folders = split_entries(
+        {path.name: path for path in source.iterdir() if path.is_dir()}, source
+    ) or {"train": source}
+    listed_classes = dict(_of_table(source / "labels.csv"))
+    found: dict[str, list[str]] = {}
+    bad: list[str] = []
+    for split, folder in folders.items():
+        found[split] = []
+        for file in image_files(folder):
+            inner, name = file.relative_to(folder).parts, file.relative_to(source).as_posix()
+            if listed_classes:
+                word = listed_classes.get(name, "")
+                why = "labels.csv does not name it"
+            else:
+                word, why = inner[0] if len(inner) > 1 else "", "is in no folder of a class"
+            if not word:
+                bad.append(f"{file}: {why}")
+            found[split].append(word)
+    if bad:
+        raise ValueError(f"data.classes: {listed(bad, 3)}")
+    return found
+
+
+def _of_table(path: Path) -> Iterable[tuple[str, str]]:
+    """File and class of each line of labels.csv, if it exists."""
+    for number, line in enumerate(_lines(path) if path.exists() else [], 1):
+        if len(line) != 2:
+            raise ValueError(f"{path}: line {number}: expected a file and its class")
+        yield line[0], line[1]
+
+
+def _beside(
+    folder: Path, stems: Mapping[str, str], counts: Mapping[str, int]
+) -> dict[str, list[str] | list[int]]:
+    """The labels of each split's array, from one file for all or one for each."""
+    for suffix, read in ((".npy", _of_array), (".csv", _of_lines)):
+        together = folder / f"labels{suffix}"
+        if together.exists():
+            words, ends = read(together), np.cumsum([counts.get(split, 0) for split in SPLITS])
+            if len(words) != ends[-1]:
+                raise ValueError(
+                    f"data.classes: {together}: {len(words):,} labels for {ends[-1]:,} images"
+                )
+            return {
+                split: words[end - counts[split] : end]
+                for split, end in zip(SPLITS, ends, strict=True)
+                if split in counts
+            }
+        each = {split: folder / f"{stem}-labels{suffix}" for split, stem in stems.items()}
+        if each["train"].exists():
+            return {split: read(path) for split, path in each.items()}
+    raise ValueError(
+        f"data.classes: {folder}: no labels.npy and no labels.csv beside the images' arrays"
+    )
+
+
+def _of_array(path: Path) -> list[str] | list[int]:
+    labels = open_npy(path)
+    if labels.ndim != 1 or labels.dtype.kind not in "iubU":
+        raise ValueError(
+            f"{path}: {labels.dtype} of shape {labels.shape}; integers or texts, (N,), are needed"
+        )
+    words: list[str] | list[int] = labels.tolist()
+    return words
+
+
+def _of_lines(path: Path) -> list[str] | list[int]:
+    """The last column of a CSV file, without its header."""
+    words = [line[-1] for line in _lines(path)]
+    return [*map(int, words)] if all(word.lstrip("-").isdecimal() for word in words) else words
+
+
+def _lines(path: Path) -> list[list[str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = [line for line in csv.reader(file) if line]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: {error}") from None
+    lines = [[cell.strip() for cell in line] for line in lines]
+    return lines[1:] if lines and lines[0][-1].lower() in HEADERS else lines

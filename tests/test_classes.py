@@ -1,0 +1,198 @@
+"""Classes of images, from folders and files to numbers and pictures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import realnvp
+from realnvp.cli.main import run
+from realnvp.config import DataConfig
+from realnvp.data import find_data, open_splits, prepare
+from realnvp.evaluation.classes import of_classes
+from realnvp.evaluation.likelihood import log_probs
+from realnvp.flows.given import Classes
+
+SHORT = [
+    "--train.max-steps",
+    "6",
+    "--train.eval-every",
+    "3",
+    "--train.sample-every",
+    "6",
+    "--model.width",
+    "4",
+]
+
+
+def picture(path: Path, level: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(level + len(path.name))
+    Image.fromarray(random.integers(level, level + 40, (8, 8), dtype=np.uint8)).save(path)
+
+
+def faces(folder: Path, splits: tuple[str, ...] = ("",)) -> Path:
+    for split in splits:
+        for i in range(12):
+            picture(folder / split / "smile" / f"{i}.png", 20 + i)
+            picture(folder / split / "frown" / "more" / f"{i}.png", 200 + i)
+    return folder
+
+
+def by_hand(source: Path, **fields: Any) -> dict[str, list[str]]:
+    """The class names of the images of each split, as a training of the source has them."""
+    config = DataConfig(source=str(source), classes=True, held_out=0.2, **fields)
+    found = find_data(config, seed=0)
+    written = prepare(config, seed=0, folder=source.parent / "prepared")
+    assert found.labels is not None
+    assert found.class_names is not None
+    assert written.class_names == found.class_names
+    for split, labels in found.labels.items():
+        assert written.labels is not None
+        assert np.array_equal(written.labels[split], labels)
+        dark = np.asarray(found.splits[split][:]).reshape(len(labels), -1).mean(1) < 128
+        names = [found.class_names[label] for label in labels]
+        assert [name in ("smile", "5") for name in names] == dark.tolist(), split
+    return {split: [found.class_names[i] for i in labels] for split, labels in found.labels.items()}
+
+
+@pytest.mark.parametrize("splits", [("",), ("train", "test"), ("train", "val", "test")])
+def test_the_class_is_the_name_of_the_subfolder(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    names = by_hand(faces(tmp_path / "faces", splits))
+    assert {name for each in names.values() for name in each} == {"smile", "frown"}
+
+
+@pytest.mark.parametrize("suffix", ["npy", "csv"])
+@pytest.mark.parametrize("kind", ["together", "each", "one file"])
+def test_labels_beside_arrays(tmp_path: Path, suffix: str, kind: str) -> None:
+    folder = tmp_path / "arrays"
+    folder.mkdir()
+
+    def write(name: str, labels: np.ndarray) -> None:
+        if suffix == "npy":
+            np.save(folder / f"{name}.npy", labels)
+        else:
+            (folder / f"{name}.csv").write_text("label\n" + "".join(f"{i}\n" for i in labels))
+
+    random, everything = np.random.default_rng(0), []
+    for split in ("train",) if kind == "one file" else ("train", "test"):
+        labels = random.permutation(np.repeat([5, 11], 10))
+        levels = np.where(labels == 5, 10, 180)[:, None, None]
+        images = (levels + random.integers(0, 60, (20, 8, 8))).astype(np.uint8)
+        np.save(folder / f"{split}.npy", images)
+        everything.append(labels)
+        if kind == "each":
+            write(f"{split}-labels", labels)
+    if kind != "each":
+        write("labels", np.concatenate(everything))
+    names = by_hand(folder / "train.npy" if kind == "one file" else folder)
+    assert sorted({name for each in names.values() for name in each}, key=int) == ["5", "11"]
+
+
+def test_crops_have_the_class_of_their_picture(tmp_path: Path) -> None:
+    names = by_hand(faces(tmp_path / "faces"), crop=4)
+    assert len(names["test"]) == 4 * 5  # pictures of 8x8
+
+
+def test_labels_of_files_in_a_table(tmp_path: Path) -> None:
+    folder = tmp_path / "faces"
+    for i in range(12):
+        picture(folder / f"{i}.png", 20 if i % 2 else 200)
+    lines = [f"{i}.png,{'smile' if i % 2 else 'frown'}\n" for i in range(12)]
+    (folder / "labels.csv").write_text("file,label\n" + "".join(lines))
+    by_hand(folder)
+
+
+def bad(change: str, folder: Path) -> Path:
+    """A source with this mistake."""
+    if change == "outside":
+        picture(faces(folder) / "lost.png", 3)
+    elif change == "one class":
+        picture(folder / "smile" / "a.png", 3)
+        picture(folder / "smile" / "b.png", 3)
+    elif change == "only in test":
+        picture(faces(folder, ("train", "test")) / "test" / "tears" / "a.png", 3)
+    else:
+        folder.mkdir()
+        np.save(folder / "train.npy", np.zeros((9, 8, 8), np.uint8))
+        if change == "too few":
+            np.save(folder / "labels.npy", np.arange(8))
+        if change == "floats":
+            np.save(folder / "labels.npy", np.arange(9.0))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("outside", "data.classes: .*lost.png: is in no folder of a class"),
+        ("one class", "data.classes: .*all images are of one class, 'smile'"),
+        ("only in test", "data.classes: .*train has no image of tears"),
+        ("no labels", "data.classes: .*no labels.npy and no labels.csv"),
+        ("too few", "labels.npy: 8 labels for 9 images"),
+        ("floats", "labels.npy: float64 .*integers or texts"),
+    ],
+)
+def test_classes_that_make_no_sense(tmp_path: Path, change: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        by_hand(bad(change, tmp_path / "source"))
+
+
+def test_a_set_without_classes() -> None:
+    with pytest.raises(ValueError, match=r"data.classes: photos has no classes"):
+        find_data(DataConfig(set="photos", classes=True), seed=0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few steps on digits given the digit."""
+    folder = tmp_path_factory.mktemp("classes") / "run"
+    command = ["train", "digits-modern", "--data.classes", "--run-dir", str(folder), *SHORT]
+    assert run([*command, "--device", "cpu"]) == 0
+    return folder
+
+
+def test_digits_are_trained_and_evaluated_given_the_digit(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flow = realnvp.load_flow(trained)
+    assert isinstance(flow.condition, Classes)
+    assert flow.condition.names == [*"0123456789"]
+    data = open_splits(trained / "data")
+    assert data.labels is not None
+    shares = np.bincount(data.labels["train"]) / len(data.train)
+    assert flow.condition.log_priors.exp().numpy() == pytest.approx(shares, abs=1e-6)
+
+    assert run(["evaluate", str(trained), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    images = np.moveaxis(np.asarray(data.test[:]), -1, 1).copy()
+    given = realnvp.bits_per_dim(flow, images, given=data.labels["test"])
+    assert result["bits_per_dim"] == pytest.approx(given.mean, abs=1e-6)
+    mixture = realnvp.bits_per_dim(flow, images)
+    classes = result["classes"]
+    assert classes["count"] == 10
+    assert classes["mixture_bits_per_dim"] == pytest.approx(mixture.mean, abs=1e-6)
+    assert classes["mixture_standard_error"] == pytest.approx(mixture.standard_error, abs=1e-6)
+    with torch.no_grad():
+        nats = torch.stack([log_probs(flow, images, given=c) for c in range(10)], dim=1)
+        right = (nats + flow.condition.log_priors).argmax(1).numpy() == data.labels["test"]
+    assert classes["accuracy"] == pytest.approx(right.mean())
+    assert run(["evaluate", str(trained)]) == 0
+    assert "given the class, one of 10; " in capsys.readouterr().out
+
+
+def test_accuracy_log_loss_and_calibration() -> None:
+    """Two classes, told apart with p(c | x) = .8, rightly in 3 of 5 images."""
+    p = torch.tensor([0.8, 0.2], dtype=torch.float64).log()
+    right, count = np.repeat([1, 1, 1, 0, 0], 40), 200
+    nats = [p[0].expand(count), p[1].expand(count)]
+    found = of_classes(nats, 1 - right, torch.full((2,), 0.5).log(), (1, 8, 8))
+    assert found.accuracy == pytest.approx(0.6)
+    assert found.accuracy_standard_error == pytest.approx((0.6 * 0.4 / 199) ** 0.5)
+    assert found.log_loss == pytest.approx(-(0.6 * np.log(0.8) + 0.4 * np.log(0.2)))
+    assert found.calibration_error >= 0.2 - 1e-9  # exactly that, were there a single bin
+    assert found.mixture_bits_per_dim == pytest.approx(np.log(2) / (64 * np.log(2)), abs=1e-6)
