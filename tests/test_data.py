@@ -343,7 +343,8 @@ def test_bad_images_are_told_reason_by_reason(tmp_path: Path) -> None:
     lines = [line.replace(f"{source}/", "") for line in caught.value.lines]
     assert lines == [
         "2 files: not an image that Pillow can read, first 03.png",
-        "05.png: is 9 high, 9 wide, most are 8 high, 8 wide: --crop 8 trains on random crops",
+        "05.png: is 9 high, 9 wide, most are 8 high, 8 wide: --crop 8 trains on random crops, "
+        "--resize 8 on their middle, scaled",
         "3 files: transparent pixels, first 11.png: --background white",
         "2 files: 1 channel, most have 3, first 14.png: --colours rgb",
         "16.png: 16 bits per channel, most have 8 bits: --depth 8",
