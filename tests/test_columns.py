@@ -167,7 +167,7 @@ def test_the_estimator_tells_what_the_command_tells() -> None:
 
 def test_outliers_take_max_iter() -> None:
     quick = RealNVPDensity(**QUICK)
-    assert RealNVPOutlier(quick, max_iter=5).fit(RANDOM).density_.n_iter_ == 5
+    assert RealNVPOutlier(quick, max_iter=5).fit(RANDOM).n_iter_ == 5
     assert RealNVPOutlier(quick).fit(RANDOM).density_.n_iter_ == 2
     assert RealNVPOutlier(max_iter=1).fit(RANDOM).density_.n_iter_ == 1
 

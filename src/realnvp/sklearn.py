@@ -258,6 +258,8 @@ class RealNVPOutlier(OutlierMixin, BaseEstimator):
     ----------
     density_
         The fitted density.
+    n_iter_
+        The density's steps.
     offset_
         The log-density, nats, below which a row is an outlier.
     """
@@ -296,6 +298,10 @@ class RealNVPOutlier(OutlierMixin, BaseEstimator):
         """(N,): the log-density of each row, nats; the lower, the more an outlier."""
         check_is_fitted(self)
         return self.density_.score_samples(validate_data(self, X, dtype=np.float64, reset=False))
+
+    @property
+    def n_iter_(self) -> int:
+        return int(self.density_.n_iter_)
 
     def decision_function(self, X: Any) -> Array:
         """(N,): `score_samples` - `offset_`, negative for outliers."""

@@ -57,7 +57,7 @@ ELSEWHERE: tuple[tuple[str, str, str], ...] = (
     ("hidden hidden-dim hidden-size hidden-channels dim n-filters", "model.width", ""),
     ("layers num-layers n-layers n-flows num-flows flows", "model.num-couplings", ""),
     ("levels n-levels num-levels", "data.levels", ""),
-    ("image-size img-size size", "data.shape resize", ""),
+    ("image-size img-size size", "data.resize resize", ""),
     ("hflip horizontal-flip augment", "data.flip", ""),
     ("val-split validation-split val-fraction validation-fraction test-split", "data.held-out", ""),
     ("wandb tensorboard logger tracker report-to", "train.tracker", ""),
