@@ -11,29 +11,11 @@ from pictures import colour, pictures
 from PIL import Image
 
 from realnvp.config.reading import Reading
+from realnvp.data.deep_png import deep_png
 from realnvp.data.images import RefusedImage, decode_image, read_image, resized
 
 RNG = np.random.default_rng(1)
 DEEP: NDArray[np.uint16] = RNG.integers(0, 65536, (6, 5, 3), dtype=np.uint16)
-
-
-def png16(planes: NDArray[np.uint16]) -> bytes:
-    """A PNG of 16 bits: grey, RGB or RGBA, whatever Pillow can write."""
-    import struct
-    import zlib
-
-    height, width, channels = planes.shape
-    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    rows = b"".join(b"\0" + row.tobytes() for row in planes.astype(">u2"))
-    parts = [
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows)),
-        (b"IEND", b""),
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in parts
-    )
 
 
 def saved(image: Image.Image, path: Path, **how: Any) -> Path:
@@ -96,7 +78,7 @@ def test_all_16_bits_of_colour_are_read(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "x"
     if kind.startswith("PNG"):
         alpha = np.full((6, 5, 1), 65535, np.uint16)
-        path.write_bytes(png16(np.concatenate([DEEP, alpha], -1) if "," in kind else DEEP))
+        path.write_bytes(deep_png(np.concatenate([DEEP, alpha], -1) if "," in kind else DEEP))
     else:
         order = kind[-1] if kind[-1] in "<>" else None
         packed = None if order else "zlib"
@@ -123,7 +105,7 @@ def test_all_16_bits_of_grey_are_read(tmp_path: Path, suffix: str) -> None:
 def test_transparent_16_bits_lie_on_the_background(tmp_path: Path) -> None:
     alpha = RNG.integers(0, 65536, (6, 5, 1), dtype=np.uint16)
     path = tmp_path / "x.png"
-    path.write_bytes(png16(np.concatenate([DEEP, alpha], -1)))
+    path.write_bytes(deep_png(np.concatenate([DEEP, alpha], -1)))
     assert refusal(path) == ("transparent pixels", "--background white")
     share = alpha / 65535
     exact = DEEP * share + 65535 * (1 - share)
@@ -161,7 +143,7 @@ def test_pictures_of_two_depths_or_colours_are_refused_with_the_flag(tmp_path: P
 
     source = pictures(tmp_path / "in", 6)
     for name in ("a.png", "b.png"):
-        (source / name).write_bytes(png16(RNG.integers(0, 65536, (8, 8, 3), dtype=np.uint16)))
+        (source / name).write_bytes(deep_png(RNG.integers(0, 65536, (8, 8, 3), dtype=np.uint16)))
     with pytest.raises(Reasons) as caught:
         find_data(DataConfig(source=str(source)), seed=0)
     assert caught.value.lines == [

@@ -71,8 +71,8 @@ class Dataset:
 
     def groups_of(self, split: str) -> Sequence[int] | None:
         """Which photograph or picture each image of a split is a crop of. None: of none."""
-        given: Sequence[int] | None = getattr(self.splits[split], "groups", None)
-        return (self.groups or {}).get(split) if given is None else given
+        own = getattr(self.splits[split], "groups", None)
+        return (self.groups or {}).get(split) if own is None else list(own.tolist())
 
     @property
     def decided(self) -> dict[str, Any]:

@@ -355,6 +355,7 @@ def in_common(
     channels, bits = commonest(2), commonest(3)
     height, width = (crop, crop) if crop else commonest(slice(0, 2)) or (0, 0)
     smallest = min((min(found[:2]) for found in good), default=0)
+    fitting = smallest // 4 * 4 or smallest  # so that a flow of two scales or three can take it
 
     def refuse(path: Name, found: tuple[int, int, int, int] | RefusedImage) -> RefusedImage | None:
         if isinstance(found, RefusedImage):
@@ -374,15 +375,17 @@ def in_common(
             return RefusedImage(
                 path,
                 f"is {here}: too small for a crop of {crop}x{crop}",
-                f"--crop {smallest}",
-                several="too small",
+                f"--crop {fitting}",
+                several=f"too small for a crop of {crop}x{crop}",
+                detail=f"is {here}",
             )
         if not crop and found[:2] != (height, width):
             return RefusedImage(
                 path,
                 f"is {here}, most are {wanted}",
-                cure.format(side=min(32, smallest)),
-                several="of another size than most",
+                cure.format(side=min(32, fitting)),
+                several=f"of another size than most, which are {wanted}",
+                detail=f"is {here}",
             )
         return None
 

@@ -28,16 +28,20 @@ class RefusedImage(ValueError):
 
     remedy: the flag that helps. "": none does.
     several: why it and others cannot be used, where that is said in other words.
+    detail: what is then said of each of them.
     """
 
-    def __init__(self, name: object, why: str, remedy: str = "", *, several: str = "") -> None:
+    def __init__(
+        self, name: object, why: str, remedy: str = "", *, several: str = "", detail: str = ""
+    ) -> None:
         super().__init__(": ".join([str(name), why, *[remedy] * bool(remedy)]))
         self.name, self.why, self.remedy = str(name), why, remedy
         self.several = several or why
+        self.detail = detail or why
 
     def of(self, name: object) -> "RefusedImage":
         """The same of the file of this name."""
-        return RefusedImage(name, self.why, self.remedy, several=self.several)
+        return RefusedImage(name, self.why, self.remedy, several=self.several, detail=self.detail)
 
 
 def by_reason(refused: Iterable[RefusedImage]) -> Reasons:
@@ -60,7 +64,7 @@ def _together(refused: Sequence[RefusedImage]) -> str:
     count = f"{len(refused):,} files: {first.several}, first "
     if first.several == first.why:
         return f"{count}{first.name}{remedy}"
-    return f"{count}{listed([f'{each.name}: {each.why}' for each in refused], DETAILED)}{remedy}"
+    return f"{count}{listed([f'{each.name}: {each.detail}' for each in refused], DETAILED)}{remedy}"
 
 
 def read_image(path: Path, reading: Reading = AS_FOUND) -> Pixels:

@@ -79,6 +79,8 @@ def evaluate(
         raise ParameterError(next(iter(of_files)), "is for --data.source")
     data, split = _data(config, run, split, source, reading, crop)
     images, groups = data.splits[split], data.groups_of(split)
+    if codecs and data.levels and data.levels > 256:
+        raise ParameterError("codecs", "are of 8 bits per channel; these images have 16")
     try:
         count = len(views_of(config.data, data.shape)) if views else 1
     except ParameterError as error:
@@ -98,9 +100,7 @@ def evaluate(
         }
 
     fields = measure() | {
-        "standard_error_over": unit.things
-        if groups is None
-        else f"{len({*groups})} {'pictures' if data.crop else 'photographs'}",
+        "standard_error_over": _clusters(data, groups) if groups else unit.things,
         f"num_{unit.things}": len(images),
         "split": split,
         "dataset": data.name,
@@ -133,6 +133,12 @@ def evaluate(
             ),
         }
     return kind(**fields, seconds=round(time.monotonic() - began, 2))
+
+
+def _clusters(data: Dataset, groups: Sequence[int]) -> str:
+    """What the images are crops of: '8 photographs'."""
+    count = len({*groups})
+    return f"{count} {'picture' if data.crop else 'photograph'}{'s' * (count != 1)}"
 
 
 def _data(

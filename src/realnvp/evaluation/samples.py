@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from realnvp.bijections.precision import float64_like
 from realnvp.config.errors import ParameterError
 from realnvp.data import to_pixels
 from realnvp.data.dataset import Pixels
+from realnvp.data.deep_png import deep_png
 from realnvp.data.images import MAX_PIXELS
 from realnvp.data.prepared import npy_header
 from realnvp.evaluation.figures import data_beside_samples, grid, save_png, scatter
@@ -23,7 +25,7 @@ from realnvp.flows.flow import Flow, config_of, evaluating
 from realnvp.tools.progress import chunks, progress
 
 Rows = NDArray[np.float64]
-CHUNK = 64
+CHUNK, GAP = 64, 2
 MANY = 16_384  # rows at a time
 
 
@@ -51,7 +53,8 @@ def write_samples(
     seed, temperature: of the latents.
     data: uint8 (N, H, W, C) to show beside the samples in a PNG.
 
-    Entries that are not finite are written as 0.
+    Entries that are not finite are written as 0. A PNG of more than 256 levels has 16 bits per
+    channel, except beside data.
     """
     config = config_of(flow)
     (channels, height, width), levels = config.shape, config.levels
@@ -67,11 +70,25 @@ def write_samples(
             partial(_as_npy, chunks, (n, height, width, channels), kind),
             size=n * channels * height * width * (1 if levels <= 256 else 2),
         )
+    elif levels > 256 and data is None:
+        content = deep_png(sheet(np.concatenate([*chunks]), levels=levels))
+        atomic_save(out, lambda file: file.write(content), size=len(content))
     elif data is not None:
         data_beside_samples(out, data, np.concatenate([*chunks]), levels=levels)
     else:
         save_png(out, grid(np.concatenate([*chunks]), levels=levels))
     return samples.nonfinite
+
+
+def sheet(images: Pixels, *, levels: int) -> NDArray[np.uint16]:
+    """Images in rows, uint16 (H, W, C), white between them; 0 .. levels - 1 become 0 .. 65535."""
+    count, height, width, channels = images.shape
+    columns = math.ceil(math.sqrt(count))
+    down, across = height + GAP, width + GAP
+    cells = np.full((-(-count // columns) * columns, down, across, channels), 65535, np.uint16)
+    cells[:count, :height, :width] = np.rint(images * (65535 / (levels - 1)))
+    rows = cells.reshape(-1, columns, down, across, channels).swapaxes(1, 2)
+    return rows.reshape(-1, columns * across, channels)[:-GAP, :-GAP]
 
 
 def write_rows(

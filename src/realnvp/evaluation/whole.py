@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ def picture_map(
     flow: Flow,
     picture: Pixels,
     *,
+    given: Any = None,
     noise_draws: int = 1,
     seed: int = 0,
     memory: int = MEMORY,
@@ -36,6 +38,7 @@ def picture_map(
     has its nats, and none of the picture is cut off.
 
     picture: (H, W, C), as `read_image` gives it.
+    given: the condition of a conditional flow.
     noise_draws: log p is averaged over them.
     seed: of the noise, a function of the seed and the picture's pixels.
     memory: bytes for the networks; where it is not enough they see overlapping strips, to the same
@@ -52,7 +55,7 @@ def picture_map(
         for draw in range(noise_draws):
             x = continued(noisy(flow, picture, seed, draw), flow.divisor)
             with in_strips(flow, x.shape[2:], memory=memory, report=report):
-                z, terms = flow.bijection.forward_map(x)
+                z, terms = flow.bijection.forward_map(x, flow.numbers_of(given, 1))
             del x
             for rows in chunks(height, ROWS):
                 nats = terms[:, :, rows] + prior_map(flow.prior, z[:, :, rows])
