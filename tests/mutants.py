@@ -33,6 +33,7 @@ FEW_CHECKED = "tests/test_check.py -k few_images"
 JACOBIAN = "tests/test_check.py -k jacobian_is_too_large"
 OURS = "tests/test_belongings.py"
 FOLDERS = "tests/test_folders.py"
+ODD = "tests/test_odd.py"
 GIVEN = "tests/test_given.py"
 CLASSES = "tests/test_classes.py"
 ARGUMENTS = "tests/test_arguments.py"
@@ -653,6 +654,15 @@ MUTANTS = [
     Mutant("config/remedies.py", "shape[-1] == channels", "shape[1] == channels", UNITS),
     Mutant("config/rules.py", "min(shape[:2]) > 4", "min(shape[:2]) > 400", UNITS),
     Mutant("export.py", "    _name_batch(proto.graph)\n", "", "tests/test_export.py -k onnx_of"),
+    Mutant("odd/conformal.py", "(1 + odder)", "odder", ODD),
+    Mutant("odd/conformal.py", 'side="left"', 'side="right"', ODD),
+    Mutant("odd/usual.py", ".abs().nan_to_num", ".nan_to_num", ODD),
+    Mutant(
+        "odd/usual.py", ".lerp(mean.expand_as(own_mean), own_mean, weight)", ".clone(mean)", ODD
+    ),
+    Mutant("odd/shares.py", "- self._exponent() * beyond", "", ODD),
+    Mutant("odd/statistics.py", "terms[:, :, rows, :width]", "terms[:, :, rows, :width] * 0", ODD),
+    Mutant("odd/places.py", "odd.argmax()", "odd.argmin()", ODD),
 ]
 
 

@@ -10,7 +10,7 @@ from realnvp.evaluation.record import current_evaluation
 from realnvp.files.folders import CARD
 from realnvp.files.records import fields_of
 from realnvp.files.run_dir import RunDir
-from realnvp.files.saved import FILES, WEIGHTS, load_model, locate, save_flow
+from realnvp.files.saved import BESIDE, FILES, WEIGHTS, load_model, locate, save_flow
 from realnvp.flows.flow import Flow, config_of
 
 
@@ -75,6 +75,9 @@ def push_to_hub(
                 )
         repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         done = api.upload_folder(
-            repo_id=repo, folder_path=folder, allow_patterns=[*FILES, CARD], commit_message=message
+            repo_id=repo,
+            folder_path=folder,
+            allow_patterns=[*FILES, *BESIDE, CARD],
+            commit_message=message,
         )
     return str(done.commit_url)

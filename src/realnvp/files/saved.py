@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from realnvp.flows.flow import Flow, refuse_fast
 WEIGHTS, CONFIG, FACTS = "model.safetensors", "config.json", "facts.json"
 PARTS = "parts.json"  # in place of a configuration, where there is none
 FILES = (WEIGHTS, CONFIG, PARTS, FACTS, MANIFEST)  # all that is read of a flow
+BESIDE = ("detector.json", "detector.safetensors")  # what may be saved with it
 SHIPPED = Path(__file__).parents[1] / "shipped"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
@@ -67,7 +68,7 @@ def _download(name: str, tried: str) -> Path:
         ) from None
     try:
         folder = Path(
-            snapshot_download(repo_id, revision=revision or None, allow_patterns=[*FILES])
+            snapshot_download(repo_id, revision=revision or None, allow_patterns=[*FILES, *BESIDE])
         )
     except Exception as error:  # also of kinds that the Hub's client, and its version, have
         raise ValueError(
@@ -87,7 +88,20 @@ def _lacking(files: Collection[str], *more: str) -> list[str]:
     return [file for file in needed if file not in files]
 
 
-def save_flow(flow: Flow, folder: str | Path, *, facts: Mapping[str, Any] | None = None) -> None:
+class Companion(Protocol):
+    """What is saved beside a flow, as a `realnvp.odd.Detector`."""
+
+    def files(self) -> dict[str, bytes]:
+        """{file name: content}."""
+
+
+def save_flow(
+    flow: Flow,
+    folder: str | Path,
+    *,
+    facts: Mapping[str, Any] | None = None,
+    detector: Companion | None = None,
+) -> None:
     """Write a folder that `load_flow` reads: weights, configuration, facts, manifest, README.md.
 
     facts: any JSON. README.md, a model card, shows
@@ -95,6 +109,7 @@ def save_flow(flow: Flow, folder: str | Path, *, facts: Mapping[str, Any] | None
         commands: a list of texts,
         licence: an identifier as the Hugging Face Hub has them, such as mit,
         environment and step.
+    detector: a `realnvp.odd.Detector` fitted with the flow, which `Detector.load` reads.
     A flow of your own parts has no configuration: its weights are kept, and the names of its
     classes, and `load_flow` needs such a flow, built again.
     An earlier such folder is replaced, its card too. ValueError: something else is in its place.
@@ -107,7 +122,8 @@ def save_flow(flow: Flow, folder: str | Path, *, facts: Mapping[str, Any] | None
         if flow.config
         else card_of_built(name, parts_of(flow), parameters=parameters)
     )
-    write_folder(folder, files | {CARD: text.encode()})
+    beside = detector.files() if detector else {}
+    write_folder(folder, files | beside | {CARD: text.encode()})
 
 
 def save_model(flow: Flow, folder: Path, *, facts: Mapping[str, Any]) -> None:

@@ -1,0 +1,217 @@
+"""Detector: is an image odd, where, and how sure?"""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from realnvp.files.folders import read_folder
+from realnvp.files.records import fields_of
+from realnvp.files.saved import load_flow, locate, save_flow
+from realnvp.flows.flow import Flow, config_of
+from realnvp.odd.conformal import p_values
+from realnvp.odd.passes import Images, passes
+from realnvp.odd.places import box
+from realnvp.odd.saved import FILES, from_files, to_files
+from realnvp.odd.shares import Shares
+from realnvp.odd.statistics import CELL
+from realnvp.odd.usual import Usual, usual
+from realnvp.tools.noise import Purpose, generator
+
+Array = NDArray[Any]
+FITTED = 0.25
+"""The share of the normal images that says what is usual; the others calibrate."""
+POWER = 8
+"""Of the mean over statistics; the larger, the nearer to the most unusual one."""
+ODDEST, MOST = 0.03, 36
+"""An image is as odd as the mean of this share of its places, at most so many (24x24 pixels)."""
+PLACES = 2**22
+"""Of so many normal places at most the shares are."""
+
+
+class Finding(NamedTuple):
+    """What a detector says about one image."""
+
+    log_prob: float
+    """Nats."""
+    score: float
+    """The lower, the odder."""
+    p_value: float
+    map: Array
+    """(H, W), float32: the share of normal places that are odder."""
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Of the oddest place, as Pillow crops: left, top, right, bottom, in pixels."""
+        return box(self.map)
+
+
+class Fitted(NamedTuple):
+    """What a detector knows about normal images."""
+
+    places: Usual
+    """Of the statistics of a place."""
+    shares: Shares
+    log_probs: Array
+    """Nats, in rising order, of the images that calibrate."""
+    scores: Array
+    """Of the images that calibrate, in rising order."""
+
+
+class Detector:
+    """Is an image odd, where, and how sure? Used as scikit-learn's outlier detectors.
+
+        detector = Detector(flow).fit(normal)     # images that training has not seen
+        detector.predict(images)                  # (N,): 1, or -1 where odd
+        detector.p_values(images)                 # (N,)
+        detector.maps(images)                     # (N, H, W): the share of normal places odder
+
+    flow: of images.
+    false_alarms: the rate at which `predict` may call normal images odd.
+    noise_draws: draws of the dequantisation noise; statistics are averaged over them.
+    seed: of the noise, and of which normal images say what is usual.
+
+    Images are whole numbers, (N, C, H, W), or a sequence of (C, H, W) of several sizes.
+
+    One pass of the flow gives statistics of each place (`odd/statistics.py`). The further they are
+    from the usual, to either side, the odder is the place: what is too likely is odd, too. An image
+    is as odd as its oddest places. A quarter of the normal images says what is usual. The others
+    calibrate: p-values are conformal (`odd/conformal.py`), so at most the share `false_alarms` of
+    new normal images is called odd, on average over draws of the normal images. For that images
+    must be exchangeable, not pixels; the shares in maps describe, they guarantee nothing.
+    """
+
+    def __init__(
+        self, flow: Flow, *, false_alarms: float = 0.01, noise_draws: int = 1, seed: int = 0
+    ) -> None:
+        if not 0 < false_alarms < 1:
+            raise ValueError(f"false_alarms: must be between 0 and 1, got {false_alarms}")
+        if noise_draws < 1:
+            raise ValueError(f"noise_draws: must be at least 1, got {noise_draws}")
+        if config_of(flow).data.levels is None:
+            raise ValueError("flow: must be of images; this one is of a table")
+        if flow.condition is not None:
+            raise ValueError("flow: must not be conditional")
+        self.flow, self.false_alarms = flow, false_alarms
+        self.noise_draws, self.seed = noise_draws, seed
+
+    def fit(self, normal: Images, *, report: Callable[[int], None] | None = None) -> Self:
+        """Learn from normal images what is usual, and calibrate.
+
+        normal: images that training has not seen. `least_images(false_alarms)` are needed, or no
+            image can be called odd.
+        report: told how many of the images that calibrate are done.
+        """
+        if len(normal) < 2:
+            raise ValueError(f"normal: at least 2 images are needed, got {len(normal)}")
+        order = generator(self.seed, Purpose.CHOICE).permutation(len(normal))
+        few = max(1, int(FITTED * len(normal)))
+        first, rest = ([np.asarray(normal[i]) for i in part] for part in np.split(order, [few]))
+        places = usual(part for _, part in self._passes(first))
+        stride = 1 + sum(math.prod(image.shape[1:]) for image in rest) // CELL**2 // PLACES
+        log_probs, oddness, sample = [], [], []
+        for log_prob, part in self._passes(rest, report):
+            odd = _oddness(places, part)
+            log_probs.append(log_prob)
+            oddness.append(_of_image(odd))
+            sample.append(odd.flatten()[::stride])
+        self.fitted_ = Fitted(
+            places,
+            Shares.of_places(torch.cat(sample)),
+            np.sort(torch.cat(log_probs).cpu().numpy()),
+            np.sort(-torch.cat(oddness).cpu().numpy()),
+        )
+        return self
+
+    def findings(
+        self, images: Images, *, report: Callable[[int], None] | None = None
+    ) -> Iterator[Finding]:
+        """All that there is to say about each image, one after the other, from one pass."""
+        known = self._fitted()
+        sizes = iter([image.shape[-2:] for image in images])
+        for log_prob, part in self._passes(images, report):
+            odd = _oddness(known.places, part)
+            scores = -_of_image(odd).cpu().numpy()
+            chances = p_values(-scores, -known.scores)
+            for i, (height, width) in zip(range(len(part)), sizes, strict=False):
+                fine = F.interpolate(odd[i, None, None], scale_factor=CELL, mode="bilinear")
+                share = known.shares.among_normal(fine[0, 0, :height, :width])
+                yield Finding(
+                    log_prob[i].item(),
+                    scores[i].item(),
+                    chances[i].item(),
+                    share.float().cpu().numpy(),
+                )
+
+    def score_samples(self, images: Images) -> Array:
+        """(N,): the lower, the odder."""
+        return np.array([finding.score for finding in self.findings(images)])
+
+    def p_values(self, images: Images) -> Array:
+        """(N,): (1 + how many of the n normal images are at least as odd) / (n + 1)."""
+        return np.array([finding.p_value for finding in self.findings(images)])
+
+    def predict(self, images: Images) -> Array:
+        """(N,): -1 for odd images, whose p-value is at most `false_alarms`; 1 for the others."""
+        return np.where(self.p_values(images) <= self.false_alarms, -1, 1)
+
+    def maps(self, images: Images) -> Array | list[Array]:
+        """(N, H, W), float32: the share of normal places that are odder; small where odd.
+
+        A list if the images have several sizes.
+        """
+        maps = [finding.map for finding in self.findings(images)]
+        return np.stack(maps) if len({found.shape for found in maps}) == 1 else maps
+
+    def files(self) -> dict[str, bytes]:
+        """{file name: content}: what `save_flow` writes beside the flow."""
+        return to_files(self, self._fitted())
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder that `Detector.load` reads, and `load_flow`: the flow and the detector."""
+        save_flow(self.flow, folder, detector=self)
+
+    @classmethod
+    def load(cls, where: str | Path) -> Self:
+        """Load a detector, and its flow: from a folder, or whatever `load_flow` takes.
+
+        ValueError: there is no detector beside the flow.
+        """
+        flow, folder = load_flow(where), locate(where)
+        files = read_folder(folder) if (folder / FILES[0]).exists() else {}
+        if not files.keys() >= {*FILES}:
+            raise ValueError(f"{where}: no detector beside this flow; Detector(flow).fit makes one")
+        settings, fitted = from_files(files, folder)
+        detector = cls(flow, **fields_of(settings))
+        detector.fitted_ = fitted
+        return detector
+
+    def _fitted(self) -> Fitted:
+        if not hasattr(self, "fitted_"):
+            raise ValueError("this Detector is not fitted yet: call fit(normal) first")
+        return self.fitted_
+
+    def _passes(
+        self, images: Images, report: Callable[[int], None] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        return passes(
+            self.flow, images, noise_draws=self.noise_draws, seed=self.seed, report=report
+        )
+
+
+def _oddness(places: Usual, statistics: Tensor) -> Tensor:
+    """(B, h, w): how odd each place is: a mean over its statistics, near the most unusual one."""
+    return places.away(statistics).pow(POWER).mean(1).pow(1 / POWER)
+
+
+def _of_image(oddness: Tensor) -> Tensor:
+    """(B,): how odd each image is: the mean over its oddest places."""
+    places = oddness.flatten(1)
+    count = min(MOST, math.ceil(ODDEST * places.shape[1]))
+    return places.topk(count, dim=1).values.mean(1)

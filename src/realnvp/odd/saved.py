@@ -1,0 +1,64 @@
+"""A detector as files beside its flow: JSON and safetensors."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from realnvp.files.records import DamagedError, damaged_if_invalid, fields_of, parse_record
+from realnvp.files.tensors import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from realnvp.odd.detector import Detector, Fitted
+
+SETTINGS, NUMBERS = "detector.json", "detector.safetensors"
+FILES = (SETTINGS, NUMBERS)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What detector.json holds."""
+
+    false_alarms: float
+    noise_draws: int
+    seed: int
+
+
+def to_files(detector: "Detector", fitted: "Fitted") -> dict[str, bytes]:
+    """{file name: content} of a fitted detector."""
+    settings = Settings(detector.false_alarms, detector.noise_draws, detector.seed)
+    tensors = {
+        "places.mean": fitted.places.mean,
+        "places.deviation": fitted.places.deviation,
+        "shares.log_oddness": fitted.shares.log_oddness,
+        "shares.log_share": fitted.shares.log_share,
+        "normal.log_probs": torch.from_numpy(fitted.log_probs),
+        "normal.scores": torch.from_numpy(fitted.scores),
+    }
+    return {
+        SETTINGS: json.dumps(fields_of(settings), indent=2).encode(),
+        NUMBERS: write_tensors(tensors),
+    }
+
+
+def from_files(files: Mapping[str, bytes], folder: Path) -> "tuple[Settings, Fitted]":
+    """The settings and what was fitted; DamagedError names a file that holds something else."""
+    from realnvp.odd.detector import Fitted
+    from realnvp.odd.shares import Shares
+    from realnvp.odd.usual import Usual
+
+    with damaged_if_invalid():
+        settings = parse_record(Settings, files[SETTINGS], folder / SETTINGS)
+    tensors = read_tensors(files[NUMBERS], folder / NUMBERS)
+    try:
+        return settings, Fitted(
+            Usual(tensors["places.mean"], tensors["places.deviation"]),
+            Shares(tensors["shares.log_oddness"], tensors["shares.log_share"]),
+            tensors["normal.log_probs"].numpy(),
+            tensors["normal.scores"].numpy(),
+        )
+    except KeyError as error:
+        raise DamagedError(f"{folder / NUMBERS}: lacks {error.args[0]}") from None

@@ -1,0 +1,188 @@
+"""realnvp.odd: where an image is odd, and false alarms at the rate that was asked for."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from realnvp import build, load_flow, save_flow
+from realnvp.config import PRESETS, Config, DataConfig, ModelConfig
+from realnvp.files.records import DamagedError
+from realnvp.flows.flow import Flow, evaluating
+from realnvp.odd import Detector
+from realnvp.odd.conformal import least_rate, p_values, threshold
+from realnvp.odd.places import box
+from realnvp.odd.shares import Shares
+from realnvp.odd.statistics import CELL, WIDTHS, smoothed, statistics
+from realnvp.odd.usual import KAPPA, usual
+
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def flow() -> Flow:
+    """Untrained but for its start from noise: N(0, 1) at every pixel of uniform noise."""
+    torch.manual_seed(0)
+    config = Config(
+        "images-modern",
+        DataConfig("images", shape=(1, SIDE, SIDE)),
+        ModelConfig("modern", num_scales=2, width=8, num_couplings=1),
+    )
+    return build(config).eval()
+
+
+def noise(count: int, seed: int, side: int = SIDE) -> np.ndarray:
+    """(count, 1, side, side), grey levels around the middle."""
+    levels = np.random.default_rng(seed).normal(128, 20, (count, 1, side, side))
+    return levels.clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def detector(flow: Flow) -> Detector:
+    return Detector(flow, false_alarms=0.05).fit(noise(80, 0))
+
+
+def with_patch(images: np.ndarray, value: int | None) -> np.ndarray:
+    """8x12 pixels of each image flat, or as rough again."""
+    images = images.copy()
+    part = images[..., 8:16, 12:24]
+    part[:] = value if value is not None else (2.5 * (part.astype(float) - 128) + 128).clip(0, 255)
+    return images
+
+
+@pytest.mark.parametrize("value", [128, None], ids=["too smooth", "too rough"])
+def test_what_is_too_likely_is_odd_as_what_is_too_unlikely(
+    detector: Detector, value: int | None
+) -> None:
+    odd = with_patch(noise(6, 1), value)
+    assert (detector.predict(odd) == -1).all()
+    assert detector.score_samples(odd).max() < detector.score_samples(noise(6, 1)).min()
+    assert (detector.p_values(odd) == least_rate(60)).all()
+
+
+def test_the_map_and_its_box_are_where_the_oddness_is(detector: Detector) -> None:
+    images = noise(4, 1, side=96)
+    images[..., 40:52, 36:56] = 128
+    maps = detector.maps(images)
+    assert maps.shape == (4, 96, 96)
+    assert maps.dtype == np.float32
+    assert ((maps > 0) & (maps <= 1)).all()
+    assert maps[:, 44:48, 42:50].max() < 0.01
+    assert np.median(np.delete(maps, slice(16, 76), axis=1)) > 0.2
+    for shares in maps:
+        left, top, right, bottom = box(shares)
+        assert 24 <= left <= 40 < 52 <= right <= 68
+        assert 28 <= top <= 44 < 48 <= bottom <= 64
+
+
+def test_shares_of_new_normal_places_are_uniform(detector: Detector) -> None:
+    maps = detector.maps(noise(40, 5))
+    for share in (0.01, 0.1, 0.5, 0.9):
+        assert np.mean(maps <= share) == pytest.approx(share, abs=0.3 * share)
+
+
+def test_false_alarms_come_at_the_rate(flow: Flow) -> None:
+    """Over 20 detectors, each calibrated anew: 400 verdicts, within the binomial 99.9 % interval."""
+    alarms = 0
+    for split in range(20):
+        fitted = Detector(flow, false_alarms=0.1, seed=split).fit(noise(52, 100 + split))
+        alarms += int((fitted.predict(noise(20, 200 + split)) == -1).sum())
+    assert 20 <= alarms <= 61
+
+
+def test_p_values_are_conformal() -> None:
+    normal = [1.0, 2.0, 2.0, 3.0]
+    assert p_values([0, 1, 2, 2.5, 3, 4, np.nan], normal).tolist() == [
+        1.0, 1.0, 0.8, 0.4, 0.4, 0.2, 0.2,
+    ]  # fmt: skip
+    rng = np.random.default_rng(0)
+    for count, rate in ((99, 0.01), (19, 0.05), (10, 0.05), (33, 0.3)):
+        held = rng.normal(size=count)
+        new = np.concatenate([held, rng.normal(size=500)])
+        assert np.array_equal(p_values(new, held) <= rate, new > threshold(held, rate))
+    assert threshold(range(98), 0.01) == np.inf
+    assert least_rate(99) == 0.01
+
+
+def test_statistics_are_of_the_pass_that_gives_log_prob(flow: Flow) -> None:
+    x = torch.from_numpy(noise(2, 3)).double() + 0.5
+    with evaluating(flow):
+        log_prob, found = statistics(flow, x, (SIDE, SIDE))
+        z, _ = flow.bijection.forward_map(x)
+        assert torch.allclose(log_prob, flow.log_prob(x), rtol=1e-12)
+    assert found.shape == (2, 7 * len(WIDTHS), SIDE // CELL, SIDE // CELL)
+    cells = torch.nn.functional.avg_pool2d(z.square(), CELL)
+    ones = smoothed(torch.ones_like(cells), WIDTHS[0] / CELL)
+    assert torch.allclose(found[:, 5:6], smoothed(cells, WIDTHS[0] / CELL) / ones)
+
+
+def test_images_of_any_size_and_batch(detector: Detector) -> None:
+    """A mirrored continuation stands for what scales do not divide; a batch changes nothing."""
+    several = [noise(1, 1)[0], noise(1, 2, side=37)[0], noise(1, 3, side=6)[0], noise(1, 4)[0]]
+    found = [*detector.findings(several)]
+    assert [finding.map.shape for finding in found] == [(32, 32), (37, 37), (6, 6), (32, 32)]
+    for image, finding in zip(several, found, strict=True):
+        (alone,) = detector.findings([image])
+        assert alone.score == pytest.approx(finding.score, rel=1e-6)
+    assert isinstance(detector.maps(several), list)
+
+
+def test_each_place_has_its_own_usual_where_images_have_one_size() -> None:
+    torch.manual_seed(1)
+    places = torch.arange(4.0).view(1, 2, 2).double()
+    parts = [places + 0.1 * torch.randn(50, 3, 2, 2, dtype=torch.float64) for _ in range(4)]
+    found = usual(parts)
+    own = torch.cat(parts).mean(0)
+    pull = KAPPA / (200 + KAPPA)
+    overall = own.mean((1, 2), keepdim=True)
+    assert torch.allclose(found.mean, own + pull * (overall - own))
+    assert found.deviation.max() < 0.6
+    assert torch.allclose(
+        usual([*parts, places.new_zeros(1, 3, 1, 1)]).mean.squeeze(),
+        (torch.cat(parts).sum((0, 2, 3)) / 801),
+    )
+    assert found.away(torch.full((1, 3, 5, 5), torch.nan)).isinf().all()
+
+
+def test_beyond_the_oddest_normal_place_the_order_stays() -> None:
+    shares = Shares.of_places(torch.linspace(1, 10, 1000))
+    found = shares.among_normal(torch.tensor([0.5, 5.5, 10.0, 20.0, 40.0]))
+    assert found[0] == pytest.approx(1, abs=2e-3)
+    assert found[1] == pytest.approx(0.5, abs=2e-3)
+    assert found[2] == pytest.approx(1 / 1001, rel=1e-3)
+    assert found[2] > found[3] > found[4] > 0
+
+
+def test_saved_beside_the_flow(detector: Detector, tmp_path: Path) -> None:
+    save_flow(detector.flow, tmp_path / "flow", detector=detector)
+    again = Detector.load(tmp_path / "flow")
+    new = with_patch(noise(3, 7), 128)
+    assert np.array_equal(again.score_samples(new), detector.score_samples(new))
+    assert np.array_equal(again.maps(new), detector.maps(new))
+    assert again.false_alarms == 0.05
+    assert load_flow(tmp_path / "flow").config == detector.flow.config
+    again.save(tmp_path / "again")
+    (tmp_path / "again" / "detector.json").write_text("{}")
+    with pytest.raises(DamagedError, match=r"detector\.json"):
+        Detector.load(tmp_path / "again")
+    save_flow(detector.flow, tmp_path / "plain")
+    with pytest.raises(ValueError, match="no detector beside this flow"):
+        Detector.load(tmp_path / "plain")
+
+
+def test_what_makes_no_sense_is_refused(flow: Flow, detector: Detector) -> None:
+    preset = PRESETS["table"]
+    table = build(replace(preset, data=replace(preset.data, shape=(3,))))
+    for attempt, words in (
+        (lambda: Detector(flow, false_alarms=0), "false_alarms: must be between 0 and 1"),
+        (lambda: Detector(flow, noise_draws=0), "noise_draws: must be at least 1"),
+        (lambda: Detector(table), "must be of images"),
+        (lambda: Detector(flow).fit(noise(1, 0)), "normal: at least 2 images"),
+        (lambda: Detector(flow).predict(noise(1, 0)), r"call fit\(normal\) first"),
+        (lambda: detector.predict(noise(1, 0) / 255), "images: expected whole numbers"),
+        (lambda: detector.predict(np.repeat(noise(1, 0), 3, 1)), "images"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            attempt()
