@@ -68,8 +68,8 @@ REFUSED: dict[str, Case] = {
         "(255 * images).round().astype(np.uint8)",
     ),
     "bits/dim of 16 bits": (
-        lambda f: bits_per_dim(f, np.zeros((2, 3, 8, 8), np.uint16)),
-        "got uint16; 16 bits become it by ",
+        lambda f: bits_per_dim(f, np.full((2, 3, 8, 8), 4000, np.uint16)),
+        "a pixel is 4000, but the flow knows the levels 0 to 255; 16 bits become it by ",
         "(images >> 8).astype(np.uint8)",
     ),
     "bits/dim of channels last": (
@@ -179,7 +179,7 @@ def test_a_fresh_flow_is_told_how_to_sample() -> None:
 def test_arrays_on_disk(capsys: Out, tmp_path: Path) -> None:
     told = {
         "float32": "(255 * x).round().astype(np.uint8), and np.save",
-        "uint16": "(x >> 8).astype(np.uint8), and np.save",
+        "int64": "values in 0..255 become it by x.astype(np.uint8), and np.save",
     }
     for dtype, line in told.items():
         np.save(tmp_path / "x.npy", np.zeros((20, 8, 8, 3), dtype))

@@ -30,6 +30,6 @@ def in_order(name: str, shape: Sequence[int], expected: Sequence[int], *, numpy:
 
 
 def as_levels(name: str, levels: int, *, negative: bool) -> str:
-    """How to make v, uint8 grey levels, of floats in 0..1 or, if some are negative, in -1..1."""
+    """How to make v, grey levels, of floats in 0..1 or, if some are negative, in -1..1."""
     scale = f"{(levels - 1) / 2:g} * ({name} + 1)" if negative else f"{levels - 1} * {name}"
-    return f"v = ({scale}).round().to(torch.uint8)"
+    return f"v = ({scale}).round().to(torch.uint{8 if levels <= 256 else 16})"

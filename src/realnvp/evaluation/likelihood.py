@@ -220,7 +220,10 @@ def _tensor(images: Images, flow: Flow) -> Tensor:
     levels = flow.config and flow.config.data.levels
     # torch has no maximum of uint16.
     if levels and (largest := int(pixels.to(torch.int32).max())) >= levels:
+        numpy = isinstance(images, np.ndarray)
+        deep = levels == 256 and pixels.dtype == torch.uint16
+        remedy = f"; {as_uint8('images', images.dtype, numpy=numpy)}" if deep else ""
         raise ValueError(
-            f"images: a pixel is {largest}, but the flow knows the levels 0 to {levels - 1}"
+            f"images: a pixel is {largest}, but the flow knows the levels 0 to {levels - 1}{remedy}"
         )
     return pixels

@@ -15,8 +15,8 @@ def check_type(x: object) -> None:
     if isinstance(x, Tensor) and x.is_floating_point():
         return
     dtype = str(getattr(x, "dtype", "no type"))
-    if "uint8" in dtype:
-        remedy = "pixels v, uint8: realnvp.bits_per_dim(flow, x), which adds the noise u"
+    if "uint" in dtype:
+        remedy = "pixels v: realnvp.bits_per_dim(flow, x), which adds the noise u"
     elif isinstance(x, Tensor):
         remedy = "x.double()"
     elif isinstance(x, np.ndarray):
