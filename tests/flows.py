@@ -18,6 +18,7 @@ from realnvp.bijections import (
     Chain,
     Dequantisation,
     FactorOut,
+    Given,
     Logit,
     Mixing,
     Squeezed,
@@ -102,21 +103,8 @@ def image_flow(
     return build(Config(data=data, model=model)).bijection
 
 
-class Given(Bijection):
-    """A bijection given a condition, the same numbers for each example."""
-
-    def __init__(self, bijection: Bijection, given: int = GIVEN) -> None:
-        super().__init__()
-        self.bijection, self.given = bijection, normal(1, given)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.bijection(x, self.given.expand(len(x), -1))
-
-    def forward_map(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.bijection.forward_map(x, self.given.expand(len(x), -1))
-
-    def _inverse(self, z: Tensor) -> Tensor:
-        return self.bijection.inverse(z, self.given.expand(len(z), -1))
+def given(bijection: Bijection) -> Given:
+    return Given(bijection, normal(1, GIVEN))
 
 
 CASES: dict[str, Case] = {
@@ -198,23 +186,23 @@ CASES: dict[str, Case] = {
         pixels(2, 3, 4, 4),
     ),
     "additive checkerboard, given": lambda: (
-        Given(AdditiveCoupling(checkerboard, ResNet(1, 6, 1, num_blocks=1, given=GIVEN))),
+        given(AdditiveCoupling(checkerboard, ResNet(1, 6, 1, num_blocks=1, given=GIVEN))),
         normal(2, 1, 4, 4),
     ),
     "vectors of 1, given": lambda: (
-        Given(vector_flow(1, given=GIVEN, width=8).bijection),
+        given(vector_flow(1, given=GIVEN, width=8).bijection),
         normal(3, 1),
     ),
     "vectors of 5, given, batch norm": lambda: (
-        Given(vector_flow(5, given=GIVEN, width=8, batch_norm=True, frequency=0).bijection),
+        given(vector_flow(5, given=GIVEN, width=8, batch_norm=True, frequency=0).bijection),
         normal(4, 5),
     ),
     "image flow 3x4x4, 2 scales, given": lambda: (
-        Given(image_flow(3, 4, 4, 2, given=GIVEN)),
+        given(image_flow(3, 4, 4, 2, given=GIVEN)),
         pixels(2, 3, 4, 4),
     ),
     "modern 1x8x8, 2 scales, variational dequantisation, given": lambda: (
-        Given(
+        given(
             image_flow(1, 8, 8, 2, given=GIVEN, architecture="modern", dequantisation="variational")
         ),
         pixels(2, 1, 8, 8),

@@ -134,10 +134,11 @@ MUTANTS = [
     Mutant("networks/resnet.py", "h = h + self.embedding(given)", "pass", GIVEN),
     Mutant("flows/given.py", "(given[:, None] == classes)", "(given[:1, None] == classes)", GIVEN),
     Mutant("flows/given.py", "(c < 0) | (c >= len(self.names))", "(c < 0)", GIVEN),
-    Mutant("flows/flow.py", " + self.condition.log_priors", "", GIVEN),
     Mutant("flows/start.py", "flow.numbers_of(given, len(x))", "None", GIVEN),
     Mutant("flows/flow.py", "c[chunk]", "c[: chunk.stop - chunk.start]", GIVEN),
     Mutant("training/fit.py", "c[order[held:]]", "c[held:]", GIVEN),
+    Mutant("data/dataset.py", "self.labels[split] == index", "self.labels[split] >= 0", CLASSES),
+    Mutant("evaluation/check.py", "layer.inverse(after, *given)", "layer.inverse(after)", CLASSES),
     Mutant("data/labels.py", "words[end - counts[split] : end]", "words[: counts[split]]", CLASSES),
     Mutant(
         "data/prepared.py",
@@ -147,7 +148,7 @@ MUTANTS = [
     ),
     Mutant("training/batches.py", "self.labels[rows]", "self.labels[np.sort(rows)]", CLASSES),
     Mutant("training/run.py", "flow.condition.count(", "len(", CLASSES),
-    Mutant("evaluation/classes.py", " + log_priors.to(nats[0])", "", CLASSES),
+    Mutant("flows/given.py", " + self.log_priors.to(log_probs[0])", "", CLASSES),
     Mutant("evaluation/likelihood.py", "c[batch])", "c[: len(pixels)])", CLASSES),
     Mutant("flows/flow.py", "terms + prior_map(self.prior, z)", "terms", "tests/test_map.py"),
     Mutant(

@@ -12,7 +12,7 @@ from PIL import Image
 import realnvp
 from realnvp.cli.main import run
 from realnvp.config import DataConfig
-from realnvp.data import find_data, open_splits, prepare
+from realnvp.data import find_data, open_splits, prepare, to_pixels
 from realnvp.evaluation.classes import of_classes
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.given import Classes
@@ -189,10 +189,74 @@ def test_accuracy_log_loss_and_calibration() -> None:
     """Two classes, told apart with p(c | x) = .8, rightly in 3 of 5 images."""
     p = torch.tensor([0.8, 0.2], dtype=torch.float64).log()
     right, count = np.repeat([1, 1, 1, 0, 0], 40), 200
-    nats = [p[0].expand(count), p[1].expand(count)]
-    found = of_classes(nats, 1 - right, torch.full((2,), 0.5).log(), (1, 8, 8))
+    joint = (p + torch.tensor(0.5).log()).expand(count, 2)
+    found = of_classes(joint, 1 - right, (1, 8, 8))
     assert found.accuracy == pytest.approx(0.6)
     assert found.accuracy_standard_error == pytest.approx((0.6 * 0.4 / 199) ** 0.5)
     assert found.log_loss == pytest.approx(-(0.6 * np.log(0.8) + 0.4 * np.log(0.2)))
     assert found.calibration_error >= 0.2 - 1e-9  # exactly that, were there a single bin
     assert found.mixture_bits_per_dim == pytest.approx(np.log(2) / (64 * np.log(2)), abs=1e-6)
+
+
+def test_samples_of_a_class_and_of_all(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flow = realnvp.load_flow(trained)
+    assert isinstance(flow.condition, Classes)
+    for flags, classes in {
+        ("--given", "7"): "7",
+        (): flow.condition.draw(range(20), 3),
+    }.items():
+        out = tmp_path / "samples.npy"
+        command = ["sample", str(trained), "-n", "20", "--seed", "3", "--out", str(out), *flags]
+        assert run(command) == 0
+        samples = flow.sample(20, given=classes, seed=3, dtype=torch.float64)
+        assert np.array_equal(np.load(out), to_pixels(samples, levels=17))
+    assert len(set(flow.condition.draw(range(20), 3).tolist())) > 3
+    assert flow.condition.draw(range(5, 9), 3).equal(flow.condition.draw(range(9), 3)[5:])
+    assert run(["sample", str(trained), "--given", "seven"]) == 2
+    assert "--given: there is no class 'seven'" in capsys.readouterr().err
+
+
+def test_how_often_a_class_is_drawn() -> None:
+    classes = Classes(2)
+    classes.count(torch.tensor([0, 1, 1, 1]))
+    assert classes.draw(range(2000), 0).double().mean().item() == pytest.approx(0.75, abs=0.03)
+
+
+def test_scores_have_the_class(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flow, images = realnvp.load_flow(trained), open_splits(trained / "data").test[:3]
+    for i, image in enumerate(images):
+        Image.fromarray(image[..., 0]).save(tmp_path / f"{i}.png")
+    assert run(["score", str(trained), str(tmp_path), "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)["scores"]
+    with torch.no_grad():
+        x = torch.from_numpy(np.moveaxis(images, -1, 1)) + 0.5
+        posterior = flow.class_log_probs(x)
+        mixture = flow.mixture_log_prob(x)
+    for i, entry in enumerate(scores):
+        # Noise is another here: only roughly.
+        assert entry["log_prob"] == pytest.approx(mixture[i].item(), abs=30)
+        assert entry["class_probability"] == pytest.approx(posterior[i].exp().max().item(), abs=0.1)
+        assert entry["likeliest_class"] in "0123456789"
+
+
+def test_figures_and_checks_are_of_one_class(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "figures"
+    names = ["classes", "samples", "manifold"]
+    only = [word for name in names for word in ("--only", name)]
+    command = ["figures", str(trained), "--out", str(out), "--arrays", "--given", "4", *only]
+    assert run(command) == 0
+    assert np.load(out / "classes-samples.npy").shape == (10, 10, 8, 8, 1)
+    data = open_splits(trained / "data")
+    assert data.labels is not None
+    fours = data.test[:][data.labels["test"] == 4]
+    shown = np.load(out / "samples-data.npy")
+    assert {image.tobytes() for image in shown} <= {image.tobytes() for image in fours}
+    capsys.readouterr()
+    assert run(["check", str(trained), "--given", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ok"]

@@ -5,6 +5,7 @@ from realnvp.bijections.base import Bijection, Chain
 from realnvp.bijections.batchnorm import BatchNorm
 from realnvp.bijections.coupling import AdditiveCoupling, AffineCoupling
 from realnvp.bijections.dequantisation import Dequantisation
+from realnvp.bijections.given import Given
 from realnvp.bijections.logit import Logit
 from realnvp.bijections.masks import bitwise, channelwise, checkerboard
 from realnvp.bijections.mixing import Mixing
@@ -20,6 +21,7 @@ __all__ = [
     "Chain",
     "Dequantisation",
     "FactorOut",
+    "Given",
     "Logit",
     "Mixing",
     "Squeezed",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from realnvp.cli.inputs import chosen_reading, load, own_data
+from realnvp.cli.inputs import chosen_reading, given_class, load, own_data
 from realnvp.cli.options import (
     Background,
     Colours,
@@ -108,6 +108,10 @@ class Check:
     """
 
     run: RunDir
+    given: str | None = None
+    """Of a flow given classes: the class whose p(x | class) is checked; the most frequent when not
+    given.
+    """
     which: Which = "best"
     json: Json = False
     device: Device = "auto"
@@ -119,17 +123,22 @@ class Check:
         from realnvp.data import channels_first
         from realnvp.evaluation.check import check, how_many
         from realnvp.flows.flow import config_of
+        from realnvp.flows.given import Classes
         from realnvp.tools.progress import progress
 
         flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
         data, count = own_data(flow, self.run), how_many(config_of(flow))
+        given = given_class(flow, self.given) or data.most_frequent
+        if isinstance(flow.condition, Classes):
+            flow = flow.given(given)
+        train, test = data.of_class("train", given), data.of_class("test", given)
         # All over the training images: their files may lie in order.
-        spread = np.linspace(0, len(data.train) - 1, min(count, len(data.train))).astype(int)
+        spread = np.linspace(0, len(train) - 1, min(count, len(train))).astype(int)
         with progress("check", 0):
             checks = check(
                 flow,
-                channels_first(data.test[:count]),
-                training=channels_first(data.train[spread]),
+                channels_first(test[:count]),
+                training=channels_first(train[spread]),
             )
         failed = sum(not entry.ok for entry in checks)
         if self.json:

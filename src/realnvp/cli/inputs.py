@@ -69,6 +69,20 @@ def of_table(flow: "Flow") -> bool:
     return config_of(flow).kind is Kind.TABLE
 
 
+def given_class(flow: "Flow", given: str | None) -> str | None:
+    """The name of the class that was asked for. ValueError: the flow has no such class."""
+    from realnvp.flows.given import Classes
+
+    if given is not None:
+        if not isinstance(flow.condition, Classes):
+            raise ValueError("--given: this flow is not given classes (train --data.classes)")
+        try:
+            flow.condition.parse(given, 1)
+        except ValueError as error:
+            raise ValueError(f"--{error}") from None
+    return given
+
+
 def own_data(flow: "Flow", run: str) -> "Dataset":
     """Open the run's own data and compare the test split's checksum.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from realnvp.cli.evaluate import Evaluate
-from realnvp.cli.inputs import beside, load
+from realnvp.cli.inputs import beside, given_class, load
 from realnvp.cli.options import Device, Flag, Json, RunDir, Threads, Which
 from realnvp.cli.output import print_json, print_table, say
 
@@ -28,6 +28,10 @@ class Figures:
     """Only this figure; may be repeated."""
     seed: int = 0
     """Seed of everything that is chosen or drawn at random."""
+    given: str | None = None
+    """Of a flow given classes: the class of all figures but `classes`; the most frequent when not
+    given.
+    """
     out: Path | None = None
     """Another folder than RUN/figures."""
     arrays: Flag = False
@@ -46,6 +50,7 @@ class Figures:
             self.run,
             only=self.only,
             seed=self.seed,
+            given=given_class(flow, self.given),
             out=self.out or beside(self.run) / "figures",
             arrays=self.arrays,
         )

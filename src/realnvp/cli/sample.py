@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from realnvp.cli.inputs import beside, load, make_way, of_table, own_data
+from realnvp.cli.inputs import beside, given_class, load, make_way, of_table, own_data
 from realnvp.cli.options import Device, Fast, Flag, Json, RunDir, Threads, Which
 from realnvp.cli.output import note, print_json, say
 
@@ -31,6 +31,10 @@ class Sample:
     """A .png or .npy file, of a table also .csv; RUN/samples.png (.csv) when not given, or here
     if RUN is no folder.
     """
+    given: str | None = None
+    """The class, of a flow given classes; when not given each sample has a class of its own, as
+    often as in the training's data.
+    """
     beside_data: Flag = False
     """In a PNG, show as many test images (rows) of the run on the left."""
     which: Which = "best"
@@ -42,6 +46,7 @@ class Sample:
     def __call__(self) -> int:
         from realnvp.evaluation.samples import fast_error, write_rows, write_samples
         from realnvp.flows.fast import fast
+        from realnvp.flows.given import Classes
 
         if self.n < 1:
             raise ValueError(f"-n: must be at least 1, got {self.n}")
@@ -53,21 +58,34 @@ class Sample:
         if out.suffix not in suffixes:
             raise ValueError(f"--out: {out} must end in {' or '.join(suffixes)}")
         make_way("--out", out)
-        data = own_data(flow, self.run).test[: self.n] if self.beside_data else None
+        given = given_class(flow, self.given)
+        data = own_data(flow, self.run) if self.beside_data else None
+        shown = data and data.of_class("test", given)[: self.n]
         how: dict[str, Any] = {"seed": self.seed, "temperature": self.temperature}
+        mixture = flow.condition if isinstance(flow.condition, Classes) and not given else None
+
+        def classes(count: int) -> Any:
+            """Of so many samples; one class for all, or from p(c). None: not given classes."""
+            return mixture.draw(range(count), self.seed) if mixture else given
+
         off = {}
         if self.fast:
             exact, flow = flow, fast(flow)
-            off["fast_error_grey_levels"] = error = fast_error(exact, flow, **how)
+            off["fast_error_grey_levels"] = error = fast_error(exact, flow, given=classes(8), **how)
             note(
                 "fast: on the first 8 samples, "
                 f"half of the pixels are off by more than {error:.2f} grey levels"
             )
         write: Any = write_rows if of_table(flow) else write_samples
-        nonfinite = write(flow, out, n=self.n, data=data, **how)
+        condition = {} if of_table(flow) else {"given": classes(self.n)}
+        nonfinite = write(flow, out, n=self.n, data=shown, **how, **condition)
         if self.json:
             print_json(
-                {"out": str(out), f"num_{things}": self.n, **how, "nonfinite": nonfinite, **off}
+                {"out": str(out), f"num_{things}": self.n}
+                | ({"given": given} if flow.condition else {})
+                | how
+                | {"nonfinite": nonfinite}
+                | off
             )
         else:
             bad = f", {nonfinite} of them not finite" if nonfinite else ""

@@ -81,6 +81,20 @@ class Dataset:
         deep = {"levels": self.levels} if self.levels and self.levels > 256 else {}
         return {**deep, **crop, **self.reading.chosen()}
 
+    def of_class(self, split: str, name: str | None) -> Split:
+        """The images of a split that are of this class. None: all."""
+        if name is None or self.labels is None or self.class_names is None:
+            return self.splits[split]
+        index = self.class_names.index(name)
+        return chosen(self.splits[split], np.flatnonzero(self.labels[split] == index))
+
+    @property
+    def most_frequent(self) -> str | None:
+        """The name of the class that training has most often. None: there are no classes."""
+        if self.labels is None or self.class_names is None:
+            return None
+        return self.class_names[int(np.bincount(self.labels["train"]).argmax())]
+
     @property
     def counts(self) -> dict[str, int]:
         """How many images or rows each split has."""

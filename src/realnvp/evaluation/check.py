@@ -39,6 +39,8 @@ class Check(NamedTuple):
 
 ACTIVATIONS = 2**30  # bytes that the largest feature maps of all checked images may take together
 IMAGES = 64
+Inputs = tuple[Tensor, ...]
+"""Of a layer: x, and the condition if its networks see one."""
 EXTREMES = "black, white, checkerboards"
 
 
@@ -154,8 +156,9 @@ def _layers(flow: Flow, x: Tensor) -> list[Check]:
     """The inverse of each layer, in the order of the flow, on the activations that x causes."""
     checks: list[Check] = []
 
-    def invert(name: str, layer: Bijection, before: Tensor, after: Tensor, _: Tensor) -> None:
-        error = _gap(layer.inverse(after), before) / max(1.0, before.abs().max().item())
+    def invert(name: str, layer: Bijection, inputs: Inputs, after: Tensor, _: Tensor) -> None:
+        before, *given = inputs
+        error = _gap(layer.inverse(after, *given), before) / max(1.0, before.abs().max().item())
         checks.append(
             Check(f"inverse of layer {name}, {type(layer).__name__}", error, 1e-4, "relative")
         )
@@ -167,15 +170,15 @@ def _layers(flow: Flow, x: Tensor) -> list[Check]:
 
 @contextmanager
 def _watching(
-    flow: Flow, look: Callable[[str, Bijection, Tensor, Tensor, Tensor], None]
+    flow: Flow, look: Callable[[str, Bijection, Inputs, Tensor, Tensor], None]
 ) -> Iterator[None]:
-    """Context: look(name, layer, x, z, log-det) is called for each layer as it computes.
+    """Context: look(name, layer, (x, given), z, log-det) is called for each layer as it computes.
 
     A layer is a bijection without bijections inside. Nothing is kept.
     """
 
     def hook(name: str) -> Any:
-        return lambda layer, inputs, outputs: look(name, layer, inputs[0], *outputs)
+        return lambda layer, inputs, outputs: look(name, layer, inputs, *outputs)
 
     handles = [
         module.register_forward_hook(hook(".".join(re.findall(r"\d+", name))))
@@ -210,10 +213,12 @@ def _log_det_error(flow: Flow, x: Tensor, *, most: int = 4096) -> float:
     terms: list[Tensor] = []
 
     def compare(
-        name: str, layer: Bijection, before: Tensor, after: Tensor, log_det: Tensor
+        name: str, layer: Bijection, inputs: Inputs, after: Tensor, log_det: Tensor
     ) -> None:
+        before, *given = inputs
         few = 2 * max(1, math.isqrt(most // 4 // before.shape[1]) // 2)
-        errors.append(_of_jacobian(layer, before[..., :few, :few] if before.ndim == 4 else before))
+        part = before[..., :few, :few] if before.ndim == 4 else before
+        errors.append(_of_jacobian(layer, part, *given))
         terms.append(log_det)
 
     with _watching(double, compare):
@@ -221,19 +226,19 @@ def _log_det_error(flow: Flow, x: Tensor, *, most: int = 4096) -> float:
     return max(*errors, float((whole - torch.stack(terms).sum(0)).abs().detach()) / crop.numel())
 
 
-def _of_jacobian(bijection: Bijection, x: Tensor) -> float:
+def _of_jacobian(bijection: Bijection, x: Tensor, *given: Tensor) -> float:
     """|log_det - log |det J|| / D of one x.
 
     Calls `forward` itself, so that hooks are not called again.
     """
+
+    def f(v: Tensor) -> tuple[Tensor, Tensor]:
+        return bijection.forward(v, *given)
+
     with torch.enable_grad():
-        jacobian = torch.func.jacrev(lambda v: bijection.forward(v)[0], chunk_size=64)(x).reshape(
-            x.numel(), -1
-        )
-    error = (
-        float((torch.linalg.slogdet(jacobian).logabsdet - bijection.forward(x)[1]).abs().detach())
-        / x.numel()
-    )
+        rows = torch.func.jacrev(lambda v: f(v)[0], chunk_size=64)(x).reshape(x.numel(), -1)
+    expected = torch.linalg.slogdet(rows).logabsdet
+    error = float((expected - f(x)[1]).abs().detach()) / x.numel()
     return error if math.isfinite(error) else math.inf
 
 

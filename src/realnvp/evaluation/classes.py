@@ -17,17 +17,13 @@ BINS = 10
 RESAMPLES = 200  # of the bootstrap
 
 
-def of_classes(
-    nats: Sequence[Tensor], labels: Indices, log_priors: Tensor, shape: Sequence[int]
-) -> OfClasses:
+def of_classes(joint: Tensor, labels: Indices, shape: Sequence[int]) -> OfClasses:
     """Mixture, accuracy, log-loss and calibration, each with its error.
 
-    nats: log p(x | c) of each class c, (N,).
+    joint: (N, K), log p(c) + log p(x | c).
     labels: (N,), the true classes.
-    log_priors: (K,).
     shape: of one x.
     """
-    joint = torch.stack([*nats], dim=1) + log_priors.to(nats[0])  # (N, K)
     mixture = summarise(in_bits_per_dim(joint.logsumexp(1), shape))
     posterior = joint.log_softmax(1)
     confidence, likeliest = posterior.exp().max(1)
@@ -36,7 +32,7 @@ def of_classes(
     loss = summarise(-posterior.gather(1, torch.from_numpy(labels)[:, None])[:, 0])
     calibration, error = _calibration(confidence.numpy(), right.numpy())
     return OfClasses(
-        count=len(nats),
+        count=joint.shape[1],
         mixture_bits_per_dim=_finite(mixture.mean),
         mixture_standard_error=_finite(mixture.standard_error),
         accuracy=accuracy.mean,

@@ -123,12 +123,13 @@ def evaluate(
             "classes": None
             if labels is None or condition is None
             else of_classes(
-                [
-                    _nats(flow, images, unit, given=c, noise_draws=noise_draws, seed=seed)
-                    for c in range(config.model.given)
-                ],
+                condition.joint(
+                    [
+                        _nats(flow, images, unit, given=c, noise_draws=noise_draws, seed=seed)
+                        for c in range(config.model.given)
+                    ]
+                ),
                 labels,
-                condition.log_priors,
                 data.shape,
             ),
         }

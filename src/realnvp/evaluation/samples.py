@@ -32,25 +32,37 @@ MANY = 16_384  # rows at a time
 class _Samples:
     """n samples, at_once at a time; counts the samples with an entry that is not finite."""
 
-    def __init__(self, flow: Flow, n: int, at_once: int, **how: Any) -> None:
+    def __init__(self, flow: Flow, n: int, at_once: int, *, given: Any = None, **how: Any) -> None:
         self.flow, self.n, self.at_once, self.how = flow, n, at_once, how
+        self.given = flow.condition_of_each(given, n)
         self.nonfinite = 0
 
     def __iter__(self) -> Iterator[Tensor]:
         with evaluating(self.flow), progress("sample", self.n) as report:
             for chunk in chunks(self.n, self.at_once, report):
-                x = self.flow.sample(chunk.stop - chunk.start, first=chunk.start, **self.how)
+                c = None if self.given is None else self.given[chunk]
+                x = self.flow.sample(
+                    chunk.stop - chunk.start, first=chunk.start, given=c, **self.how
+                )
                 self.nonfinite += int((~x.isfinite()).flatten(1).any(1).sum())
                 yield x
 
 
 def write_samples(
-    flow: Flow, out: Path, *, n: int, seed: int, temperature: float, data: Pixels | None = None
+    flow: Flow,
+    out: Path,
+    *,
+    n: int,
+    seed: int,
+    temperature: float,
+    given: Any = None,
+    data: Pixels | None = None,
 ) -> int:
     """Write sampled images to out, .npy or .png, and return how many are not finite.
 
     n: how many images.
     seed, temperature: of the latents.
+    given: c of all samples, or of each, of a conditional flow.
     data: uint8 (N, H, W, C) to show beside the samples in a PNG.
 
     Entries that are not finite are written as 0. A PNG of more than 256 levels has 16 bits per
@@ -61,7 +73,7 @@ def write_samples(
     # The images of a grid are 64 pixels high or more.
     if out.suffix != ".npy" and n * max(64, height) * max(64, width) > MAX_PIXELS:
         raise ParameterError("n", f"{n:,} samples are too many for a PNG; name an .npy file")
-    samples = _Samples(flow, n, CHUNK, seed=seed, temperature=temperature)
+    samples = _Samples(flow, n, CHUNK, given=given, seed=seed, temperature=temperature)
     chunks = (to_pixels(x, levels=levels) for x in samples)
     if out.suffix == ".npy":
         kind = "|u1" if levels <= 256 else "<u2"
@@ -141,13 +153,16 @@ def _as_csv(chunks: Iterable[Rows], columns: Sequence[str], file: BinaryIO) -> N
     text.detach()
 
 
-def fast_error(flow: Flow, quick: Flow, *, seed: int, temperature: float) -> float:
+def fast_error(
+    flow: Flow, quick: Flow, *, seed: int, temperature: float, given: Any = None
+) -> float:
     """The error, in grey levels, of samples of `quick`, made by `realnvp.fast(flow)`.
 
     The median over the pixels of 8 samples.
     """
     with evaluating(flow):
         exact, approximate = (
-            each.sample(8, temperature=temperature, seed=seed) for each in (flow, quick)
+            each.sample(8, given=given, temperature=temperature, seed=seed)
+            for each in (flow, quick)
         )
     return float((exact - approximate).abs().median())

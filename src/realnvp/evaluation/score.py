@@ -3,6 +3,7 @@
 import math
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from realnvp.data.dataset import Pixels
 from realnvp.data.images import check_fit
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.flow import Flow, config_of
+from realnvp.flows.given import Classes
 from realnvp.tools.progress import Report, chunks
 
 CHUNK = 64
@@ -30,6 +32,20 @@ class Score(NamedTuple):
     bits_per_dim: float
     rank: int
     """1 is the least likely."""
+
+
+class ClassScore(NamedTuple):
+    """One image's density under the mixture of all classes, and its class."""
+
+    path: str
+    log_prob: float
+    """Nats, of the mixture."""
+    bits_per_dim: float
+    rank: int
+    """1 is the least likely."""
+    likeliest_class: str
+    class_probability: float
+    """p(c | x) of this class."""
 
 
 class RowScore(NamedTuple):
@@ -47,7 +63,7 @@ class RowScore(NamedTuple):
 COMPARED = 16  # scores of a fast flow, with the scores of the flow itself
 
 
-def fast_error(flow: Flow, scores: Sequence[Score], **how: Any) -> float:
+def fast_error(flow: Flow, scores: Sequence[Score | ClassScore], **how: Any) -> float:
     """The largest error, in bits/dim, of the first few scores made with `realnvp.fast(flow)`.
 
     how: what `score` was given.
@@ -74,8 +90,10 @@ def score(
     seed: int = 0,
     resize: bool = False,
     report: Report | None = None,
-) -> list[Score]:
+) -> Sequence[Score | ClassScore]:
     """Score image files: log-density, bits/dim, rank.
+
+    Of a flow given classes also the most likely class and its probability.
 
     noise_draws: log p is averaged over them.
     seed: of the noise. An image's noise is a function of the seed and its pixels alone.
@@ -86,24 +104,37 @@ def score(
     """
     data, shape = config_of(flow).data, config_of(flow).shape
     nats: list[float] = []
+    classes: list[tuple[str, float]] = []
     bad: list[str] = []
     for chunk in chunks(len(files), CHUNK, report):
         read = (_fitting(file, data, bad, resize=resize) for file in files[chunk])
         images = [image for image in read if image is not None]
         if images and not bad:
-            nats += log_probs(
+            density = partial(
+                log_probs,
                 flow,
                 np.stack(images),
                 noise_draws=noise_draws,
                 seed=seed,
                 indices=[zlib.crc32(image.tobytes()) for image in images],
-            ).tolist()
+            )
+            if isinstance(flow.condition, Classes):
+                names = flow.condition.names
+                joint = flow.condition.joint([density(given=c) for c in range(len(names))])
+                nats += joint.logsumexp(1).tolist()
+                shares, likeliest = joint.softmax(1).max(1)
+                classes += zip([names[i] for i in likeliest], shares.tolist(), strict=True)
+            else:
+                nats += density().tolist()
     if bad:
         raise ValueError(listed(bad))
-    return [
+    scores = [
         Score(str(file), value, in_bits_per_dim(value, shape), rank)
         for file, value, rank in zip(files, nats, _ranks(nats), strict=True)
     ]
+    if not classes:
+        return scores
+    return [ClassScore(*entry, *found) for entry, found in zip(scores, classes, strict=True)]
 
 
 def score_rows(flow: Flow, files: Sequence[Path]) -> list[RowScore]:

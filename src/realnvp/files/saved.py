@@ -133,6 +133,8 @@ def save_model(flow: Flow, folder: Path, *, facts: Mapping[str, Any]) -> None:
 
 def _files_of(flow: Flow, facts: Mapping[str, Any]) -> dict[str, bytes]:
     refuse_fast(flow, "save")
+    if flow.config and flow.config.model.given and flow.condition is None:
+        raise ValueError("this flow is made by flow.given: save the flow that it was made from")
     tensors, text = flow.state_dict(), json.dumps(dict(facts), indent=2)
     if flow.config:
         described = {CONFIG: to_json(flow.config).encode()}

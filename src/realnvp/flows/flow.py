@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from realnvp.bijections.base import Bijection, equal_shares
+from realnvp.bijections.given import Given
 from realnvp.bijections.multiscale import side_divisor
 from realnvp.bijections.precision import float64_like, reference_tensor
 from realnvp.config import Config
@@ -107,7 +108,7 @@ class Flow(nn.Module):
         if not isinstance(self.condition, Classes):
             raise ValueError("this flow is not given classes, so it has no mixture of them")
         each = [self.log_prob(x, given=c) for c in range(len(self.condition.names))]
-        return torch.stack(each, dim=1) + self.condition.log_priors
+        return self.condition.joint(each)
 
     def encode(self, x: Tensor, given: Any = None) -> Tensor:
         """z = f(x), of x's shape."""
@@ -118,6 +119,16 @@ class Flow(nn.Module):
         """x = g(z), of z's shape, in data units and not rounded. RuntimeError in training mode."""
         self.check_batch(z)
         return self.bijection.inverse(z, self.numbers_of(given, z.shape[0]))
+
+    def given(self, c: Any) -> "Flow":
+        """The flow of p(x | c) of one c: not conditional, and with this flow's weights."""
+        numbers = self.numbers_of(c, 1)
+        if numbers is None:
+            return self
+        fixed = Given(self.bijection, numbers.detach())
+        flow = Flow(fixed, self.prior, self.config, shape=self.shape).train(self.training)
+        flow.exact = self.exact
+        return flow
 
     def numbers_of(self, given: Any, count: int) -> Tensor | None:
         """(count, k): what the networks see of a condition. None: the flow is not conditional."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from realnvp.bijections import ActNorm, Chain
 from realnvp.bijections.precision import float64_like
 from realnvp.config import Config, Kind, nearest
+from realnvp.tools.noise import Purpose, generator
 
 
 class Condition(nn.Module, ABC):
@@ -85,6 +86,17 @@ class Classes(Condition):
         """Let the priors be the shares of the classes in a training's data."""
         counts = torch.bincount(given.flatten().cpu(), minlength=len(self.names))
         self.log_priors.copy_((counts.double() / counts.sum()).log())
+
+    def joint(self, log_probs: Sequence[Tensor]) -> Tensor:
+        """(B, K): log p(c) + log p(x | c), of the latter, (B,), of each class."""
+        return torch.stack([*log_probs], dim=1) + self.log_priors.to(log_probs[0])
+
+    def draw(self, indices: range, seed: int) -> Tensor:
+        """Classes of samples of the mixture, by log_priors: functions of the seed and the index."""
+        shares = self.log_priors.double().exp().cumsum(0).cpu()
+        u = [generator(seed, Purpose.CLASS, index=i).random() for i in indices]
+        drawn = torch.searchsorted(shares, torch.tensor(u, dtype=torch.float64), right=True)
+        return drawn.clamp(max=len(shares) - 1).to(self.log_priors.device)
 
     def _index(self, name: str) -> int:
         if name not in self.names:

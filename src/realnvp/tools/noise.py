@@ -30,6 +30,7 @@ class Purpose(IntEnum):
     SQUARE = 11
     TURN = 12
     RECOLOUR = 13
+    CLASS = 14
 
 
 def generator(

@@ -16,6 +16,7 @@ from realnvp.evaluation.figures.run import Drawing, TrainedRun
 from realnvp.files.atomic import atomic_save
 from realnvp.files.records import DamagedError
 from realnvp.flows.flow import Flow, config_of, evaluating
+from realnvp.flows.given import Classes
 from realnvp.tools.device import lacking_memory
 from realnvp.tools.progress import Report, progress
 
@@ -41,7 +42,7 @@ PLOTTED = {"latents", "curves", "density", "map", "pairs"}  # by matplotlib
 def figures_of(config: Config) -> Figures:
     """What can be drawn: of images, of points of a plane (two columns), of wider tables."""
     if config.kind is Kind.IMAGES:
-        return IMAGES
+        return {"classes": paper.classes, **IMAGES} if config.data.classes else IMAGES
     return POINTS if config.data.shape == (2,) else ROWS
 
 
@@ -60,6 +61,7 @@ def draw_figures(
     *,
     only: Sequence[str] = (),
     seed: int = 0,
+    given: str | None = None,
     out: Path | None = None,
     arrays: bool = False,
 ) -> list[Path]:
@@ -67,13 +69,14 @@ def draw_figures(
 
     only: names of figures. (): all.
     seed: of all that is chosen or drawn at random.
+    given: the class of all figures but `classes`, of a flow given classes. None: the most frequent.
     out: the folder. None: RUN/figures.
     arrays: also write what was drawn, as NAME-ARRAY.npy.
 
     A figure that cannot be drawn is left out, with a warning. ValueError names a figure in `only`
     that is unknown or cannot be drawn.
     """
-    return drawn_figures(flow, run, only=only, seed=seed, out=out, arrays=arrays).files
+    return drawn_figures(flow, run, only=only, seed=seed, given=given, out=out, arrays=arrays).files
 
 
 def drawn_figures(
@@ -82,6 +85,7 @@ def drawn_figures(
     *,
     only: Sequence[str] = (),
     seed: int = 0,
+    given: str | None = None,
     out: Path | None = None,
     arrays: bool = False,
 ) -> Drawn:
@@ -90,6 +94,8 @@ def drawn_figures(
     figures = figures_of(config)
     names = _chosen(figures, only, Path(run))
     trained, drawn = TrainedRun(flow, config, Path(run), seed), Drawn([], {})
+    if isinstance(flow.condition, Classes):
+        trained.of(flow, given)
     folder = Path(run, "figures") if out is None else out
     if not only:
         # A seed below 0, data that are missing or damaged: no single figure's fault.

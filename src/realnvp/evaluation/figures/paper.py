@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from realnvp.evaluation import latent
-from realnvp.evaluation.figures.grids import beside, stacked
+from realnvp.evaluation.figures.grids import Pixels, beside, stacked
 from realnvp.evaluation.figures.run import Drawing, TrainedRun
 
+COLUMNS = 10  # images of a class
 TEMPERATURES = (0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -29,6 +30,30 @@ def samples(run: TrainedRun) -> Iterator[Drawing]:
         ),
         {"samples": rows},
     )
+
+
+def classes(run: TrainedRun) -> Iterator[Drawing]:
+    """A row for each class: data, and samples that have the same latents in each row."""
+    flow, data = run.conditional, run.whole
+    assert flow is not None
+    names = data.class_names or ()
+    rows = [np.asarray(data.of_class("train", name)[:COLUMNS]) for name in names]
+    drawn = [run.pixels(flow.sample(COLUMNS, given=name, seed=run.seed)) for name in names]
+    shown = [
+        run.grid(
+            np.concatenate([_filled(row) for row in each]),
+            columns=COLUMNS,
+            title=title,
+            left=[name[:24] for name in names] if each is rows else (),
+        )
+        for title, each in (("data", rows), ("samples: a column has the same latents", drawn))
+    ]
+    yield Drawing("classes", beside(shown), {"samples": np.stack(drawn)})
+
+
+def _filled(images: Pixels) -> Pixels:
+    """A row of images, with black ones where there are too few."""
+    return np.pad(images, [(0, COLUMNS - len(images)), (0, 0), (0, 0), (0, 0)])
 
 
 def manifold(run: TrainedRun) -> Iterator[Drawing]:

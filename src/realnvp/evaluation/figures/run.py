@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +35,7 @@ class TrainedRun:
     """The run that is drawn: a flow in eval mode, its data, and what figures need of both.
 
     seed: of all that is chosen or drawn at random.
+    given: of a flow given classes: the class of all data, and of the flow that is drawn.
     """
 
     flow: Flow
@@ -43,13 +44,33 @@ class TrainedRun:
     seed: int
     say: Callable[[str], None] = lambda words: None
     """Told what is being done."""
+    given: str | None = None
+    conditional: Flow | None = None
+    """The flow that is given classes, of which `flow` is p(x | given)."""
 
     @cached_property
-    def splits(self) -> Dataset:
-        """The run's data."""
+    def whole(self) -> Dataset:
+        """The run's data, of all classes."""
         splits = splits_of_run(self.folder, self.config)
         RunDir(self.folder).warn_of_changed_data(splits.folder, splits.sha256)
         return splits
+
+    @cached_property
+    def splits(self) -> Dataset:
+        """The run's data, of the class that is drawn."""
+        if self.given is None:
+            return self.whole
+        return replace(
+            self.whole,
+            splits={split: self.whole.of_class(split, self.given) for split in self.whole.splits},
+            groups=None,
+            labels=None,
+        )
+
+    def of(self, flow: Flow, given: str | None) -> None:
+        """Draw p(x | given) of a flow that is given classes; None: the most frequent class."""
+        self.given = given or self.whole.most_frequent
+        self.conditional, self.flow = flow, flow.given(self.given)
 
     def some(self, images: Split, count: int) -> Pixels:
         """Choose some of the images by the seed, in their order: (count, H, W, C).
