@@ -33,6 +33,10 @@ FEW_CHECKED = "tests/test_check.py -k few_images"
 JACOBIAN = "tests/test_check.py -k jacobian_is_too_large"
 OURS = "tests/test_belongings.py"
 FOLDERS = "tests/test_folders.py"
+READING = "tests/test_reading.py"
+REASONS = "tests/test_data.py -k reason"
+CROPS = "tests/test_crops.py"
+WHOLE = "tests/test_whole.py"
 ODD = "tests/test_odd.py"
 GIVEN = "tests/test_given.py"
 CLASSES = "tests/test_classes.py"
@@ -664,6 +668,64 @@ MUTANTS = [
     Mutant("odd/shares.py", "- self._exponent() * beyond", "", ODD),
     Mutant("odd/statistics.py", "terms[:, :, rows, :width]", "terms[:, :, rows, :width] * 0", ODD),
     Mutant("odd/places.py", "odd.argmax()", "odd.argmin()", ODD),
+    Mutant("data/images.py", "mixed + largest // 2", "mixed", READING),
+    Mutant("data/images.py", "pixels >> 8", "pixels & 255", READING),
+    Mutant("data/images.py", "np.uint16(257)", "np.uint16(256)", READING),
+    Mutant("data/images.py", "[19595, 38470, 7471]", "[38470, 19595, 7471]", READING),
+    Mutant("data/images.py", "'L' if big else 'B'", "'B' if big else 'L'", READING),
+    Mutant("data/images.py", "and (grey or reading.depth != 8)", "", READING),
+    Mutant("data/images.py", "if len(same) == 1 else", "if same else", REASONS),
+    Mutant(
+        "data/crops.py",
+        "np.minimum(np.maximum(1, (self.grid * share)",
+        "np.minimum(np.maximum(1, (self.grid * share * 2)",
+        CROPS,
+    ),
+    Mutant(
+        "data/crops.py",
+        "start = end - height * width * self.channels",
+        "start = end - height * width",
+        CROPS,
+    ),
+    Mutant("data/crops.py", "doubled // (2 * last)", "doubled // (3 * last)", CROPS),
+    Mutant(
+        "data/crops.py",
+        "sizes[self._picture(wanted)] - self.side + 1",
+        "sizes[self._picture(wanted)] - self.side",
+        CROPS,
+    ),
+    Mutant("data/prepared.py", "self.levels <= 256 else", "self.levels <= 65536 else", CROPS),
+    Mutant("training/batches.py", "index=int(i), round=epoch", "index=int(i)", CROPS),
+    Mutant(
+        "training/batches.py",
+        "isinstance(self.images, Rows | Crops)",
+        "isinstance(self.images, Rows)",
+        CROPS,
+    ),
+    Mutant(
+        "data/find.py", "each.groups.tolist() for split", "[*range(len(each))] for split", CROPS
+    ),
+    Mutant("flows/strips.py", "reach + reach % 2", "2 * (reach // 2) - 2", WHOLE),
+    Mutant(
+        "flows/strips.py",
+        "overlap = 2 * reach if squeezed",
+        "overlap = reach // 2 * 2 if squeezed",
+        WHOLE,
+    ),
+    Mutant("flows/strips.py", "memory // row // 2 * 2", "memory // row // 2 * 2 + 1", WHOLE),
+    Mutant(
+        "flows/strips.py",
+        "slice(rows.start - top, rows.stop - top)",
+        "slice(0, rows.stop - rows.start)",
+        WHOLE,
+    ),
+    Mutant(
+        "evaluation/whole.py",
+        "2 * side - 1 - there_and_back",
+        "2 * side - 2 - there_and_back",
+        WHOLE,
+    ),
+    Mutant("evaluation/whole.py", "[0, :, :width]", "[0, :, -width:]", WHOLE),
 ]
 
 

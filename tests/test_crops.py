@@ -161,6 +161,21 @@ def test_arrays_are_cropped_too(tmp_path: Path) -> None:
     assert found.counts == {"train": 7 * 6, "validation": 6, "test": 6}
 
 
+def test_arrays_are_read_as_files_are(tmp_path: Path) -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (9, 8, 8, 3), dtype=np.uint16)
+    np.save(tmp_path / "x.npy", deep)
+    config = DataConfig(source=str(tmp_path / "x.npy"))
+    kept = find_data(config, seed=0)
+    assert kept.levels == 65536
+    assert kept.train[:].dtype == np.uint16
+    for crop in (None, 4):
+        grey = find_data(replace(config, depth=8, colours="grey", crop=crop), seed=0)
+        assert grey.levels == 256
+        assert grey.shape == (1, crop or 8, crop or 8)
+        assert grey.test[:].dtype == np.uint8
+        assert abs(grey.test[:].mean() * 256 - kept.test[:].mean()) < 2000
+
+
 def test_a_run_of_crops(capsys: Out, tmp_path: Path) -> None:
     """Trained, resumed by the same command, evaluated; the standard error is over pictures."""
     source, run_dir = folder(tmp_path / "in", 12), tmp_path / "run"

@@ -18,7 +18,7 @@ from realnvp.config.reading import AS_FOUND, Reading
 from realnvp.config.remedies import as_uint8
 from realnvp.data.crops import Crops, ReadPictures
 from realnvp.data.dataset import Dataset, Indices, Lazy, Pixels, Shape, decoded, in_threads
-from realnvp.data.images import RefusedImage, by_reason, read_image, smallest_side, to_size
+from realnvp.data.images import RefusedImage, by_reason, read_as, read_image, smallest_side, to_size
 from realnvp.data.prepared import check_levels, open_npy
 from realnvp.tools.progress import progress
 
@@ -96,7 +96,7 @@ def scan(
     if arrays:
         if resize:
             raise ParameterError("data.resize", f"is for image files; {source} holds arrays")
-        return _scan_arrays(arrays, levels, crop)
+        return _scan_arrays(arrays, levels, reading, crop)
     folders = split_entries(
         {path.name: path for path in source.iterdir() if path.is_dir()}, source
     ) or {"train": source}
@@ -129,23 +129,31 @@ def scan(
     return Scanned(splits, found.shape, found.levels(levels))
 
 
-def _scan_arrays(paths: dict[str, Path], levels: int, crop: int | None) -> Scanned:
+def _scan_arrays(
+    paths: dict[str, Path], levels: int, reading: Reading, crop: int | None
+) -> Scanned:
     """The splits in .npy files."""
 
-    def read(path: Path) -> Pixels:
+    def look(path: Path) -> Pixels:
         array = _array(path)
-        check_levels(array, levels_of(array, levels), path=path)
-        return array
+        if reading.depth is None:
+            check_levels(array, levels_of(array, levels), path=path)
+        return read_as(reading, array[0])
 
-    found = in_common(list(paths.values()), lambda path: read(path)[0], crop=crop)
-    arrays = {split: read(path) for split, path in paths.items()}
-    splits = {
-        split: ReadPictures(np.tile(array.shape[1:3], (len(array), 1)), array.__getitem__)
-        if crop
-        else array
-        for split, array in arrays.items()
-    }
+    found = in_common(list(paths.values()), look, crop=crop)
+    splits: dict[str, Any] = {}
+    for split, path in paths.items():
+        array = _array(path)
+        read = partial(_array_as, reading, array)
+        if crop:
+            splits[split] = ReadPictures(np.tile(array.shape[1:3], (len(array), 1)), read)
+        else:
+            splits[split] = Lazy(len(array), read) if reading.chosen() else array
     return Scanned(splits, found.shape, found.levels(levels))
+
+
+def _array_as(reading: Reading, array: Pixels, wanted: Any) -> Pixels:
+    return read_as(reading, array[wanted])
 
 
 def _unchanged(

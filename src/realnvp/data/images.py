@@ -90,7 +90,7 @@ def decode_image(file: Path | BinaryIO, name: str | Path, reading: Reading = AS_
             grey = image.mode.startswith("I")
             deep = _is_deep(image) and (grey or reading.depth != 8)
             pixels, alpha = _deep(image, file) if deep else _shallow(image, reading)
-        return _read_as(reading, pixels, alpha)
+        return read_as(reading, pixels, alpha)
     except RefusedImage as error:
         raise error.of(name) from None
     except UnidentifiedImageError:
@@ -191,8 +191,11 @@ def _upright(image: "Image.Image") -> "Image.Image":
     return ImageOps.exif_transpose(image)
 
 
-def _read_as(reading: Reading, pixels: Pixels, alpha: Pixels | None) -> Pixels:
-    """Opaque pixels of the depth and the colours that the reading asks for."""
+def read_as(reading: Reading, pixels: Pixels, alpha: Pixels | None = None) -> Pixels:
+    """Opaque pixels, (..., H, W, C), of the depth and the colours that the reading asks for.
+
+    alpha: how opaque they are, (..., H, W). None: they are opaque.
+    """
     if alpha is not None and alpha.min() < np.iinfo(alpha.dtype).max:
         if reading.background is None:
             raise RefusedImage("", "transparent pixels", "--background white")
