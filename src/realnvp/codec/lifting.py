@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from realnvp.codec.rounding import LIMIT, within_limit
 from realnvp.codec.stack import Integers, Stack
 
-FRACTION = 16  # bits of a coefficient after the point
+HALF = 1 << 16  # coefficients have 16 bits after the point
 
 
 class Lift:
@@ -19,7 +20,7 @@ class Lift:
     """
 
     def __init__(self, matrix: Tensor, *, upper: bool) -> None:
-        self.matrix = (matrix * (1 << FRACTION)).round()
+        self.matrix = (matrix * HALF).round()
         self.order = range(len(matrix)) if upper else range(len(matrix) - 1, -1, -1)
         self.upper = upper
         if not self.matrix.abs().sum(1).max() * (2 * LIMIT + 1) < 1 << 52:
@@ -27,19 +28,21 @@ class Lift:
 
     def forward(self, x: Tensor) -> Tensor:
         """x, int64 (B, C, N)."""
-        return within_limit(x + self._added(self.matrix, x))
+        return within_limit(x + self._added(x))
 
     def inverse(self, z: Tensor) -> Tensor:
         """Channel by channel: each needs only channels that are known by then."""
-        x = z.clone()
+        x = z.transpose(0, 1).flatten(1).double().numpy()
+        twice, matrix = 2 * x + 1, self.matrix.numpy()
         for i in reversed(self.order):
             known = slice(i + 1, None) if self.upper else slice(0, i)
-            x[:, i] -= self._added(self.matrix[i : i + 1, known], x[:, known])[:, 0]
-        return x
+            x[i] -= np.floor((matrix[i, known] @ twice[known] + HALF) / (2 * HALF))
+            twice[i] = 2 * x[i] + 1
+        return torch.from_numpy(x).long().view(x.shape[0], len(z), -1).transpose(0, 1)
 
-    def _added(self, matrix: Tensor, x: Tensor) -> Tensor:
-        total = matrix @ (2 * x + 1).double()
-        return ((total + (1 << FRACTION)) / (2 << FRACTION)).floor().long()
+    def _added(self, x: Tensor) -> Tensor:
+        total = self.matrix @ (2 * x + 1).double()
+        return ((total + HALF) / (2 * HALF)).floor().long()
 
 
 class Mix:

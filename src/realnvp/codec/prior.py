@@ -11,7 +11,8 @@ from realnvp.codec.rounding import nearest
 from realnvp.codec.stack import Integers, Stack
 
 PER_UNIT, REACH = 16, 6
-TAILS = (0, 2 * REACH * PER_UNIT + 1)  # the first and the last bucket
+BUCKETS = 2 * REACH * PER_UNIT + 2
+TAILS = (0, BUCKETS - 1)
 TOTAL = 1 << 16
 DIGITS = 48  # of the distance in a tail, in bits, at most
 
@@ -26,95 +27,85 @@ class Normal:
 
     def __init__(self, delta: Tensor) -> None:
         self.steps, kind = np.unique(delta.numpy(), return_inverse=True)
-        self.kind = torch.from_numpy(kind.reshape(delta.shape))
+        self.kind = torch.from_numpy(BUCKETS * kind.reshape(delta.shape))
         grid = torch.arange(-REACH * PER_UNIT, REACH * PER_UNIT + 1) / PER_UNIT
-        self.edges = nearest(grid.double() / torch.from_numpy(self.steps)[:, None]).numpy()
-        inner = np.diff(self.edges)
+        edges = nearest(grid.double() / torch.from_numpy(self.steps)[:, None]).numpy()
+        inner = np.diff(edges)
         if inner.max() > 1 << 16 or inner.min() < 1:
             raise ValueError("its latents are too fine or too coarse for integers")
-        self.sizes = np.pad(inner, ((0, 0), (1, 1)), constant_values=1)
+        # Tables over all steps and buckets. The place in a tail is its distance from the edge.
+        self.starts = np.pad(edges, ((0, 0), (1, 0)), mode="edge").ravel()
+        self.sizes = np.pad(inner, ((0, 0), (1, 1)), constant_values=1).ravel()
         self.frequencies = _frequencies()
-        self.starts = np.cumsum(self.frequencies) - self.frequencies
-        self.bucket_at = np.repeat(np.arange(len(self.frequencies)), self.frequencies)
+        self.slots = np.cumsum(self.frequencies) - self.frequencies
+        self.bucket_at = np.repeat(np.arange(BUCKETS), self.frequencies)
 
     def push(self, z: Tensor, stack: Stack) -> None:
         """Put z, (B, C, H, W), on the stack."""
         x, kind = z.flatten().numpy(), self._kinds(z.shape)
         bucket = self._buckets(x, kind)
-        place, length = self._places(x, kind, bucket)
-        sizes = self._digit_sizes(kind, bucket, length)
-        digits = [place & 0xFFFF, place >> 16 & 0xFFFF, place >> 32]
-        tail = np.isin(bucket, TAILS)
+        place, size = x - self.starts[kind + bucket], self.sizes[kind + bucket]
+        below, above = (bucket == tail for tail in TAILS)
+        push_distances(np.where(below, -place, place + 1)[below | above], stack)
+        place[below | above] = 0
+        slot, frequency = self.slots[bucket], self.frequencies[bucket]
         for row in stack.rows(len(x)):
-            stack.push(digits[0][row], sizes[0][row])
-            if tail[row].any():
-                stack.push(digits[1][row], sizes[1][row])
-                stack.push(digits[2][row], sizes[2][row])
-                stack.push(length[row], np.where(tail[row], DIGITS, 1))
-            b = bucket[row]
-            stack.push(self.starts[b] + stack.pop(self.frequencies[b]), TOTAL)
+            stack.push(place[row], size[row])
+            stack.push_words(slot[row] + stack.pop(frequency[row]))
 
     def pop(self, shape: torch.Size, stack: Stack) -> Tensor:
         """z of this shape."""
         kind = self._kinds(shape)
-        bucket, length, place = (np.zeros_like(kind) for _ in range(3))
+        bucket, place = np.empty_like(kind), np.empty_like(kind)
         for row in reversed(stack.rows(len(kind))):
-            slot = stack.pop(np.full_like(kind[row], TOTAL))
+            slot = stack.pop_words(len(kind[row]))
             bucket[row] = b = self.bucket_at[slot]
-            stack.push(slot - self.starts[b], self.frequencies[b])
-            tail = np.isin(b, TAILS)
-            if tail.any():
-                length[row] = stack.pop(np.where(tail, DIGITS, 1))
-            sizes = self._digit_sizes(kind[row], b, length[row])
-            if tail.any():
-                place[row] = stack.pop(sizes[2]) << 32
-                place[row] |= stack.pop(sizes[1]) << 16
-            place[row] |= stack.pop(sizes[0])
-        return torch.from_numpy(self._values(kind, bucket, place, length)).view(shape)
+            stack.push(slot - self.slots[b], self.frequencies[b])
+            place[row] = stack.pop(self.sizes[kind[row] + b])
+        below, above = (bucket == tail for tail in TAILS)
+        distance = np.zeros_like(kind)
+        distance[below | above] = pop_distances(int((below | above).sum()), stack)
+        place += np.where(below, -distance, np.where(above, distance - 1, 0))
+        return torch.from_numpy(self.starts[kind + bucket] + place).view(shape)
 
     def _kinds(self, shape: torch.Size) -> Integers:
-        """Which step each number has."""
+        """Where the buckets of each number's step begin in the tables."""
         _, height, width = self.kind.shape
         kind = self.kind.repeat(1, shape[-2] // height, shape[-1] // width)
         return kind.expand(shape).flatten().numpy()
 
     def _buckets(self, x: Integers, kind: Integers) -> Integers:
-        guess = np.floor((x + 0.5) * self.steps[kind] * PER_UNIT).clip(
-            -REACH * PER_UNIT - 1, REACH * PER_UNIT
-        )
-        bucket = guess.astype(np.int64) + REACH * PER_UNIT + 1
-        # Rounding could have led to the next one.
-        bucket -= (bucket > 0) & (x < self.edges[kind, bucket - 1])
-        last = TAILS[1]
-        return bucket + ((bucket < last) & (x >= self.edges[kind, np.minimum(bucket, last - 1)]))
-
-    def _places(self, x: Integers, kind: Integers, bucket: Integers) -> tuple[Integers, Integers]:
-        """Where in its bucket x is. Of a tail: 1 + distance without its first bit; its length."""
-        place = x - self.edges[kind, np.maximum(bucket, 1) - 1]
-        below, above = (bucket == tail for tail in TAILS)
-        distance = np.where(below, -place, place + 1)
-        length = np.where(below | above, np.frexp(distance)[1] - 1, 0).astype(np.int64)
-        return np.where(below | above, distance - (1 << length), place), length
-
-    def _values(
-        self, kind: Integers, bucket: Integers, place: Integers, length: Integers
-    ) -> Integers:
-        """x of `_places`."""
-        below, above = (bucket == tail for tail in TAILS)
-        distance = place + (1 << length)
-        place = np.where(below, -distance, np.where(above, distance - 1, place))
-        return self.edges[kind, np.maximum(bucket, 1) - 1] + place
-
-    def _digit_sizes(
-        self, kind: Integers, bucket: Integers, length: Integers
-    ) -> tuple[Integers, Integers, Integers]:
-        """Sizes of a place's three digits; only tails have more than one."""
-        inner = self.sizes[kind, bucket]
-        first, second, third = (1 << (length - low).clip(0, 16) for low in (0, 16, 32))
-        return np.maximum(inner, first), second, third
+        guess = (x + 0.5) * (self.steps * PER_UNIT)[kind // BUCKETS]
+        half = REACH * PER_UNIT
+        bucket = np.floor(guess.clip(-half - 1, half)).astype(np.int64) + half + 1
+        # The product's rounding could have led to the next one.
+        bucket -= (bucket > 0) & (x < self.starts[kind + bucket])
+        above = self.starts[kind + np.minimum(bucket + 1, BUCKETS - 1)]
+        return bucket + ((bucket < BUCKETS - 1) & (x >= above))
 
     def constants(self) -> Iterator[Integers]:
-        yield from (self.edges, self.frequencies)
+        yield from (self.starts, self.frequencies)
+
+
+def push_distances(distances: Integers, stack: Stack) -> None:
+    """Put integers of at least 1 on the stack: the bits after the first, then how many there are.
+
+    This is Elias' gamma code, but for the length, which is a digit.
+    """
+    length = np.frexp(distances)[1].astype(np.int64) - 1
+    rest = distances - (1 << length)
+    for low in range(0, DIGITS, 16):
+        stack.push_all(rest >> low & 0xFFFF, 1 << (length - low).clip(0, 16))
+    stack.push_all(length, np.full_like(length, DIGITS))
+
+
+def pop_distances(count: int, stack: Stack) -> Integers:
+    """So many of `push_distances`."""
+    length = stack.pop_all(np.full(count, DIGITS))
+    distances = 1 << length
+    for low in reversed(range(0, DIGITS, 16)):
+        distances += stack.pop_all(1 << (length - low).clip(0, 16)) << low
+    return distances
 
 
 def _frequencies() -> Integers:

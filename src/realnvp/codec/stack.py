@@ -7,7 +7,6 @@ import numpy.typing as npt
 
 Integers = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint16]
-Sizes = Integers | int
 
 
 class Empty(Exception):
@@ -38,7 +37,7 @@ class Stack:
         missing = max(0, lanes - len(words))
         self._words: Words = np.concatenate([words, np.zeros(missing, np.uint16)])
         self.count = self.lowest = len(self._words)
-        self.states: Integers = (1 << 16) + self._take(lanes)
+        self.states: Integers = (1 << 16) + self.pop_words(lanes)
 
     @classmethod
     def of(cls, states: Integers, words: Words) -> "Stack":
@@ -75,25 +74,50 @@ class Stack:
     def pop(self, sizes: Integers) -> Integers:
         """A digit below each size. Empty: the words are used up."""
         c = self.states[: len(sizes)]
-        low = c < sizes << 16
-        if taken := int(np.count_nonzero(low)):
-            c[low] = c[low] << 16 | self._take(taken)
+        self._refill(c, c < sizes << 16)
         # Floating-point division is exact, since c < 2^48.
         quotient = (c / sizes).astype(np.int64)
         digits = c - quotient * sizes
         c[:] = quotient
         return digits
 
-    def push(self, digits: Integers, sizes: Sizes) -> None:
+    def push(self, digits: Integers, sizes: Integers) -> None:
         """Put digits, each below its size, on the stack."""
         c = self.states[: len(digits)]
         c *= sizes
         c += digits
-        high = c >= 1 << 32
-        if high.any():
-            full = c[high]
-            self._give(full.astype(np.uint16))
-            c[high] = full >> 16
+        self._spill(c)
+
+    def pop_bits(self, count: int, bits: int) -> Integers:
+        """`pop` of so many digits below 2^bits."""
+        c = self.states[:count]
+        self._refill(c, c < 1 << 16 + bits)
+        digits = c & (1 << bits) - 1
+        c >>= bits
+        return digits
+
+    def push_bits(self, digits: Integers, bits: int) -> None:
+        """`push` of digits below 2^bits."""
+        c = self.states[: len(digits)]
+        c <<= bits
+        c |= digits
+        self._spill(c)
+
+    def pop_words(self, count: int) -> Integers:
+        """`pop_bits` of 16 bits, which are words as they are."""
+        if count > self.count:
+            raise Empty
+        self.count -= count
+        self.lowest = min(self.lowest, self.count)
+        return self._words[self.count : self.count + count].astype(np.int64)
+
+    def push_words(self, words: Integers) -> None:
+        """`push_bits` of 16 bits."""
+        end = self.count + len(words)
+        if end > len(self._words):  # twice as much room
+            self._words = np.concatenate([self._words, np.empty(end, np.uint16)])
+        self._words[self.count : end] = words
+        self.count = end
 
     def pop_all(self, sizes: Integers) -> Integers:
         """`pop` of any number of digits, row by row."""
@@ -107,16 +131,14 @@ class Stack:
         for row in reversed(self.rows(len(sizes))):
             self.push(digits[row], sizes[row])
 
-    def _take(self, count: int) -> Integers:
-        if count > self.count:
-            raise Empty
-        self.count -= count
-        self.lowest = min(self.lowest, self.count)
-        return self._words[self.count : self.count + count].astype(np.int64)
+    def _refill(self, c: Integers, low: npt.NDArray[np.bool_]) -> None:
+        (lanes,) = low.nonzero()
+        if len(lanes):
+            c[lanes] = c[lanes] << 16 | self.pop_words(len(lanes))
 
-    def _give(self, words: Words) -> None:
-        end = self.count + len(words)
-        if end > len(self._words):  # twice as much room
-            self._words = np.concatenate([self._words, np.empty(end, np.uint16)])
-        self._words[self.count : end] = words
-        self.count = end
+    def _spill(self, c: Integers) -> None:
+        (lanes,) = (c >= 1 << 32).nonzero()
+        if len(lanes):
+            full = c[lanes]
+            self.push_words(full & 0xFFFF)
+            c[lanes] = full >> 16

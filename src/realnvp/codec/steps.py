@@ -24,6 +24,8 @@ from realnvp.codec.stack import Integers, Stack
 SCALE_BITS = 10
 S = 1 << SCALE_BITS
 
+Part = tuple[slice, slice] | Tensor
+
 
 class Step(Protocol):
     """A map of integers, int64 (B, C, H, W), that pops and pushes digits."""
@@ -117,14 +119,18 @@ class Shear:
         self.layer, self.delta = layer, delta
 
     def forward(self, x: Tensor, stack: Stack) -> Tensor:
-        return within_limit(x + self._shift(x, certain))
+        changed, shift = self._predicted(x, certain)
+        return _with(x, changed, within_limit(x[changed] + shift))
 
     def inverse(self, z: Tensor, stack: Stack) -> Tensor:
-        return z - self._shift(z, nearest)
+        changed, shift = self._predicted(z, nearest)
+        return _with(z, changed, z[changed] - shift)
 
-    def _shift(self, x: Tensor, rounded: Rounding) -> Tensor:
+    def _predicted(self, x: Tensor, rounded: Rounding) -> tuple[Part, Tensor]:
+        """What changes, and by how much."""
         mask, shift = self.layer._predict(middles(x, self.delta), None)
-        return rounded(torch.where(mask, 0, shift / repeated(self.delta, x)))
+        changed = _part(~mask, x)
+        return changed, rounded(shift[changed] / repeated(self.delta, x).expand_as(x)[changed])
 
     def constants(self) -> Iterator[Integers]:
         yield from ()
@@ -143,35 +149,52 @@ class Scale:
 
     def forward(self, x: Tensor, stack: Stack) -> Tensor:
         changed, ratio, shift = self._predicted(x, certain)
-        numbers = x[changed].numpy()
+        numbers = x[changed].flatten().numpy()
         for row in stack.rows(len(numbers)):
             r = ratio[row]
             y = r * numbers[row] + stack.pop(r)
             numbers[row] = y >> SCALE_BITS
-            stack.push(y & (S - 1), S)
-        return within_limit(x.masked_scatter(changed, torch.from_numpy(numbers)) + shift)
+            stack.push_bits(y & (S - 1), SCALE_BITS)
+        scaled = torch.from_numpy(numbers).view(shift.shape)
+        return _with(x, changed, within_limit(scaled + shift))
 
     def inverse(self, z: Tensor, stack: Stack) -> Tensor:
         changed, ratio, shift = self._predicted(z, nearest)
-        x = z - shift
-        numbers = x[changed].numpy()
+        numbers = (z[changed] - shift).flatten().numpy()
         for row in reversed(stack.rows(len(numbers))):
             r = ratio[row]
-            y = (numbers[row] << SCALE_BITS) + stack.pop(np.full_like(r, S))
+            y = (numbers[row] << SCALE_BITS) + stack.pop_bits(len(r), SCALE_BITS)
             numbers[row] = np.floor(y / r)  # exact, since abs y < 2^51
             stack.push(y - r * numbers[row], r)
-        return x.masked_scatter(changed, torch.from_numpy(numbers))
+        return _with(z, changed, torch.from_numpy(numbers).view(shift.shape))
 
-    def _predicted(self, x: Tensor, rounded: Rounding) -> tuple[Tensor, Integers, Tensor]:
-        """What changes, R of each number that does, and the shift."""
+    def _predicted(self, x: Tensor, rounded: Rounding) -> tuple[Part, Integers, Tensor]:
+        """What changes, R of each number that does, and the shifts."""
         mask, log_scale, shift = self.layer._predict(middles(x, self.delta), None)
-        changed = ~mask.expand_as(x)
-        ratio = rounded((S * log_scale.exp()).clamp(1, 1 << 16))
-        shift = rounded(torch.where(mask, 0, shift / repeated(self.delta, x)))
-        return changed, ratio[changed].numpy(), shift
+        changed = _part(~mask, x)
+        ratio = rounded((S * log_scale[changed].exp()).clamp(1, 1 << 16))
+        shift = rounded(shift[changed] / repeated(self.delta, x).expand_as(x)[changed])
+        return changed, ratio.flatten().numpy(), shift
 
     def constants(self) -> Iterator[Integers]:
         yield from ()
+
+
+def _part(mask: Tensor, x: Tensor) -> Part:
+    """The index of a mask's part of x: channels as a slice, which is quicker."""
+    if mask.shape[1:] == (x.shape[1], 1, 1):
+        channels = mask.flatten().nonzero()
+        first, last = int(channels[0]), int(channels[-1])
+        if last - first + 1 == len(channels):
+            return slice(None), slice(first, last + 1)
+    return mask.expand_as(x)
+
+
+def _with(x: Tensor, part: Part, values: Tensor) -> Tensor:
+    """x with other values in a part."""
+    z = x.clone()
+    z[part] = values
+    return z
 
 
 def middles(x: Tensor, delta: Tensor) -> Tensor:
