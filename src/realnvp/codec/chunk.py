@@ -18,7 +18,7 @@ from realnvp.data.dataset import Pixels
 
 FLOW, WEBP, RAW = KINDS = "fwr"  # how a tile is coded
 NUMBERS = 16 * 3 * 32 * 32  # in a batch, at most, but for a single tile
-NUMBERS_PER_LANE = 2000
+NUMBERS_PER_LANE = 4000
 FEWEST_LANES, MOST_LANES = 16, 1024
 RESERVE = 1.1  # of bits, over what the batch before has needed
 MOST_NONCES = 256
@@ -158,7 +158,7 @@ def _pop_raw(count: int, levels: int, stack: Stack) -> Integers:
 
 
 def _lanes(kinds: Kinds, tiles: Sequence[Pixels]) -> int:
-    """About one for 2,000 numbers: each lane costs a byte, and saves time."""
+    """About one for 4,000 numbers: each lane costs a byte, and saves time."""
     numbers = sum(tiles[i].size for i in np.flatnonzero(kinds != WEBP).tolist())
     wanted = 2 ** round(math.log2(max(1, numbers / NUMBERS_PER_LANE)))
     return min(max(wanted, FEWEST_LANES if FLOW in kinds else 1), MOST_LANES)
