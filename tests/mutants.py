@@ -135,9 +135,9 @@ MUTANTS = [
     Mutant(
         "bijections/coupling.py", "x.where(mask, 0), mask, given)", "x.where(mask, 0), mask)", GIVEN
     ),
-    Mutant("networks/resnet.py", "h = h + self.embedding(given)", "pass", GIVEN),
+    Mutant("networks/resnet.py", "h.add_(self.embedding(given))", "pass", GIVEN),
     Mutant("flows/given.py", "(given[:, None] == classes)", "(given[:1, None] == classes)", GIVEN),
-    Mutant("flows/given.py", "(c < 0) | (c >= len(self.names))", "(c < 0)", GIVEN),
+    Mutant("flows/given.py", "if not 0 <= int(end) < len(self.names)", "if int(end) < 0", GIVEN),
     Mutant("flows/start.py", "flow.numbers_of(given, len(x))", "None", GIVEN),
     Mutant("flows/flow.py", "c[chunk]", "c[: chunk.stop - chunk.start]", GIVEN),
     Mutant("training/fit.py", "c[order[held:]]", "c[held:]", GIVEN),

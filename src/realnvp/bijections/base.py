@@ -31,10 +31,9 @@ class Bijection(nn.Module, ABC):
 
     def __call__(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """z = f(x) and log |det dz/dx| of each example, given a condition."""
-        return super().__call__(x, *self._condition(given))
-
-    def _condition(self, given: Tensor | None) -> tuple[Tensor, ...]:
-        return (given,) if self.takes_given and given is not None else ()
+        if given is None or not self.takes_given:
+            return super().__call__(x)
+        return super().__call__(x, given)
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,7 +53,9 @@ class Bijection(nn.Module, ABC):
             raise RuntimeError(
                 "inverse needs eval mode, and so do decode and sample: call flow.eval() first"
             )
-        return self._inverse(z, *self._condition(given))
+        if given is None or not self.takes_given:
+            return self._inverse(z)
+        return self._inverse(z, given)  # type: ignore[call-arg]  # `takes_given`: it has one more
 
     @abstractmethod
     def _inverse(self, z: Tensor) -> Tensor:

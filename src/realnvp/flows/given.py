@@ -71,8 +71,10 @@ class Classes(Condition):
             raise ValueError(
                 f"given: expected a class for all, or {count} classes, got shape {tuple(c.shape)}"
             )
-        if self.may_look(c) and (unknown := c[(c < 0) | (c >= len(self.names))]).numel():
-            raise ValueError(f"given: there is no class {int(unknown[0])}; {self.wanted}")
+        if self.may_look(c):
+            for end in torch.aminmax(c):
+                if not 0 <= int(end) < len(self.names):
+                    raise ValueError(f"given: there is no class {int(end)}; {self.wanted}")
         return c
 
     def forward(self, given: Tensor) -> Tensor:

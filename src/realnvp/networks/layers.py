@@ -80,7 +80,7 @@ class Embedding(nn.Module):
         self.weight = nn.Parameter(torch.zeros(given, width))
 
     def forward(self, given: Tensor) -> Tensor:
-        return (given @ self.weight)[:, :, None, None]
+        return (given @ self.weight).view(given.shape[0], -1, 1, 1)
 
 
 class Normalise(nn.Module):

@@ -43,7 +43,7 @@ class ConvNet(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, given: Tensor | None = None) -> Tensor:
         h = self.conv_in(compressed(x).contiguous(memory_format=torch.channels_last))
         if self.embedding is not None and given is not None:
-            h = h + self.embedding(given)
+            h.add_(self.embedding(given))
         for block in self.blocks:
             h = h + block(h)
         return self.conv_out(F.silu(h))
@@ -71,14 +71,10 @@ class MLP(nn.Module):
         given: int = 0,
     ) -> None:
         super().__init__()
-        self.first = nn.Linear(c_in, width)
-        self.of_given = nn.Linear(given, width, bias=False) if given else None
+        self.first = nn.Linear(c_in + given, width)
         self.waves = width // 2 if frequency else 0
         if self.waves:
-            deviation = frequency / (c_in + given)
-            nn.init.normal_(self.first.weight[: self.waves], std=deviation)
-            if self.of_given is not None:
-                nn.init.normal_(self.of_given.weight[: self.waves], std=deviation)
+            nn.init.normal_(self.first.weight[: self.waves], std=frequency / (c_in + given))
             nn.init.uniform_(self.first.bias[: self.waves], -math.pi, math.pi)
         self.blocks = nn.ModuleList(two_layers(nn.Linear, width) for _ in range(num_blocks))
         self.last = nn.Linear(width, c_out)
@@ -86,9 +82,7 @@ class MLP(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, mask: Tensor, given: Tensor | None = None) -> Tensor:
-        h = self.first(x)
-        if self.of_given is not None and given is not None:
-            h = h + self.of_given(given)
+        h = self.first(x if given is None else torch.cat([x, given], dim=1))
         if self.waves:
             h = torch.cat([h[:, : self.waves].sin(), h[:, self.waves :]], dim=1)
         for block in self.blocks:
