@@ -67,7 +67,7 @@ def smooth(*shape: int, levels: int = 256) -> np.ndarray:
     """Images, (N, C, H, W), that a flow can learn something of: random walks."""
     steps = np.random.default_rng(2).normal(0, levels / 60, shape)
     walk = steps.cumsum(-1).cumsum(-2) / 4 + levels / 2
-    return walk.clip(0, levels - 1).astype(np.uint8)
+    return walk.clip(0, levels - 1).astype(np.uint8 if levels <= 256 else np.uint16)
 
 
 # The stack
@@ -221,7 +221,7 @@ MODELS = {
 def flow_of(model: ModelConfig, shape: tuple[int, ...], *, levels: int = 256) -> Flow:
     """A flow near its start from smooth images, where no weight is zero."""
     flow = realnvp.build(Config(data=DataConfig(shape=shape, levels=levels), model=model))
-    x = torch.from_numpy(smooth(64, *shape, levels=levels)) + 0.5
+    x = torch.from_numpy(smooth(64, *shape, levels=levels).astype(np.float32)) + 0.5
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         with starting(flow), averaging(flow):
@@ -277,6 +277,21 @@ def test_what_was_given_comes_back(modern: Flow) -> None:
     back = decompress(modern, compress(modern, several))
     assert isinstance(back, list)
     assert all(np.array_equal(a, b) for a, b in zip(several, back, strict=True))
+
+
+def test_images_of_16_bits() -> None:
+    flow = flow_of(MODELS["modern"], (3, 16, 16), levels=65536)
+    images = smooth(30, 3, 16, 16, levels=65536)
+    random = np.random.default_rng(0)
+    images += random.integers(0, 100, images.shape).astype(np.uint16)
+    data = compress(flow, images)
+    bound = -log_probs(flow, images).sum().item() / np.log(2) / 8
+    assert len(data) < 1.1 * bound
+    back = decompress(flow, data)
+    assert back.dtype == np.uint16
+    assert np.array_equal(back, images)
+    with pytest.raises(ValueError, match="expected uint16"):
+        compress(flow, smooth(1, 3, 16, 16))
 
 
 def nasty() -> list[np.ndarray]:
@@ -397,7 +412,7 @@ def test_what_leaves_the_integers_is_stored_raw(
 def test_numbers_beyond_the_integers_are_named() -> None:
     with pytest.raises(Unfit) as error:
         rounding.nearest(
-            torch.tensor([[1.0, 2], [3, torch.nan], [-1, 2], [torch.inf, 0], [0, 2.0**24]])
+            torch.tensor([[1.0, 2], [3, torch.nan], [-1, 2], [torch.inf, 0], [0, 2.0**26]])
         )
     assert error.value.images == [1, 3, 4]
 

@@ -71,7 +71,7 @@ class Index:
         for run in self.runs:
             if len(run) != 4 or min(run) < 1 or run[1] * run[2] > MAX_PIXELS or run[0] > 16:
                 raise ValueError(f"runs: {run} are no pictures")
-        if not 8 <= self.bits <= 24 or not 2 <= self.levels <= 256:
+        if not 8 <= self.bits <= 24 or not 2 <= self.levels <= 1 << 16:
             raise ValueError(f"a grid of 2^-{self.bits} for {self.levels} levels")
         if self.channels < 1 or self.divisor < 1 or self.divisor & (self.divisor - 1):
             raise ValueError(f"{self.channels} channels, sides divided by {self.divisor}")
@@ -140,7 +140,9 @@ def index_of(
     )
     finer = config.model.dequantisation == "variational"
     few = index.numbers < 100 * 3 * 32 * 32
-    return dataclasses.replace(index, bits=13 + finer - few)
+    # The narrowest level has 29 steps at least.
+    deep = max(0, math.ceil(math.log2(config.levels)) - 10)
+    return dataclasses.replace(index, bits=13 + finer - few + deep)
 
 
 def write(
@@ -244,7 +246,7 @@ class Archive:
                 if i != at:
                     at, whole, shape = i, True, next(shapes)
                     left = count_tiles(shape, self.index.channels, self.index.divisor)
-                    picture = np.empty(shape, np.uint8)
+                    picture = np.empty(shape, coder.dtype)
                 assert picture is not None
                 if tiles is None:
                     whole = False

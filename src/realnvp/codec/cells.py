@@ -65,7 +65,9 @@ class Cells:
 
     def noise_bits(self, pixels: Pixels) -> float:
         """About how many bits the noise of these pixels takes."""
-        return float(self.edges.diff().double().log2()[torch.from_numpy(pixels).long()].sum())
+        return float(
+            self.edges.diff().double().log2()[torch.from_numpy(pixels.astype(np.int64))].sum()
+        )
 
     def _nodes(self, v: Tensor, rounded: Rounding) -> Rounding:
         """G of the pixels' levels: G(0) and G(P) are the edges of the level."""

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from realnvp.codec.chunk import FLOW, RAW, WEBP, Told, encode
-from realnvp.codec.mosaic import webp_bits
+from realnvp.codec.mosaic import tile_bits
 from realnvp.codec.plan import IntegerFlow
 from realnvp.codec.stack import Empty
 from realnvp.codec.tiles import Tile, by_shape
@@ -31,7 +31,7 @@ def smallest(
     told: how many more tiles are coded.
     """
     by_flow = flow_bits(flow, places, tiles)
-    by_webp = np.array([webp_bits(tile) for tile in tiles])
+    by_webp = np.array([tile_bits(tile) for tile in tiles])
     raw = np.array([math.prod(place.shape) * math.log2(coder.levels) for place in places])
     others = np.where(by_webp < raw, WEBP, RAW)
     kinds = np.where(by_flow < np.minimum(by_webp, raw), FLOW, others)

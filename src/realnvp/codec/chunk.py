@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from realnvp.codec.header import packed, unpacked
-from realnvp.codec.mosaic import from_webp, webp
+from realnvp.codec.mosaic import from_mosaic, mosaic
 from realnvp.codec.plan import IntegerFlow
 from realnvp.codec.rounding import Ambiguous, Unfit
 from realnvp.codec.stack import Empty, Integers, Stack
@@ -35,8 +35,8 @@ class Header:
     kinds: str
     """A letter for each tile."""
     lanes: int
-    webps: list[int]
-    """Bytes of the WebPs: one for each shape of tiles by WebP."""
+    mosaics: list[int]
+    """Their bytes: one for each shape of tiles by WebP."""
     batches: list[int] = field(default_factory=list)
     """Sizes of the flow's batches, the first coded first. All tiles of a batch have one shape."""
     nonces: dict[str, int] = field(default_factory=dict)
@@ -52,8 +52,8 @@ def encode(
 ) -> bytes:
     """Code tiles as chosen, or raw where the flow's integers do not reach.
 
-    The WebPs are at the bottom of the stack, whose bits the flow's first image needs. The raw tiles
-    are at its top.
+    The mosaics are at the bottom of the stack, whose bits the flow's first image needs. The raw
+    tiles are at its top.
 
     coder: of the flow.
     places: of the tiles in their pictures.
@@ -62,10 +62,12 @@ def encode(
     Empty: tiles by WebP bring too few bits.
     """
     kinds = chosen.copy()
-    webps = [webp(np.stack([tiles[i] for i in group])) for group in by_shape(places, kinds == WEBP)]
-    bottom = b"".join(webps)
+    mosaics = [
+        mosaic(np.stack([tiles[i] for i in group])) for group in by_shape(places, kinds == WEBP)
+    ]
+    bottom = b"".join(mosaics)
     words = np.frombuffer(bottom + bytes(len(bottom) % 2), "<u2").astype(np.uint16)
-    header = Header("", _lanes(kinds, tiles), [len(each) for each in webps])
+    header = Header("", _lanes(kinds, tiles), [len(each) for each in mosaics])
     stack = Stack(words, header.lanes)
     needed = math.inf  # bits of a number, while its batch is coded
     for group in by_shape(places, kinds == FLOW):
@@ -74,7 +76,7 @@ def encode(
             most = max(1, min(NUMBERS, 16 * stack.count / (RESERVE * needed)) / numbers)
             size = 1 << int(math.log2(most))  # powers of 2 make a short header
             batch, rest = group[:size], group[size:]
-            pixels = torch.from_numpy(np.stack([tiles[i] for i in batch])).long()
+            pixels = torch.from_numpy(np.stack([tiles[i] for i in batch]).astype(np.int64))
             try:
                 after, nonce = _pushed(coder, pixels, stack)
             except Unfit as error:
@@ -118,7 +120,7 @@ def decode(coder: IntegerFlow, places: Sequence[Tile], content: bytes, told: Tol
         for index, batch in reversed(list(enumerate(batches))):
             shape = torch.Size((len(batch), *places[batch[0]].padded))
             pixels = coder.pop(shape, stack, header.nonces.get(str(index), 0))
-            tiles |= zip(batch, pixels.byte().numpy(), strict=True)
+            tiles |= zip(batch, pixels.numpy().astype(coder.dtype), strict=True)
             told(len(batch))
     except Empty:
         raise ValueError("its words are too few") from None
@@ -126,11 +128,13 @@ def decode(coder: IntegerFlow, places: Sequence[Tile], content: bytes, told: Tol
         raise ValueError(str(error)) from None
     for i in raw:
         part, digits = np.split(digits, [math.prod(places[i].shape)])
-        tiles[i] = places[i].pad(part.reshape(places[i].shape).astype(np.uint8))
+        tiles[i] = places[i].pad(part.reshape(places[i].shape).astype(coder.dtype))
     bottom = stack.bottom().astype("<u2").tobytes()
-    for group, size in zip(by_shape(places, kinds == WEBP), header.webps, strict=True):
+    for group, size in zip(by_shape(places, kinds == WEBP), header.mosaics, strict=True):
         tiles |= zip(
-            group, from_webp(bottom[:size], len(group), places[group[0]].padded), strict=True
+            group,
+            from_mosaic(bottom[:size], len(group), places[group[0]].padded, coder.dtype),
+            strict=True,
         )
         bottom = bottom[size:]
     told(int((kinds != FLOW).sum()))

@@ -11,10 +11,12 @@ import numpy as np
 
 from realnvp.codec.archive import Archive, index_of, write
 from realnvp.codec.images import check_flow
+from realnvp.codec.plan import pixel_type
 from realnvp.config.words import listed
 from realnvp.data import image_files, read_image
 from realnvp.data.codecs import codec_sizes
 from realnvp.data.dataset import Pixels, Shape, in_threads
+from realnvp.data.deep_png import deep_png
 from realnvp.files.atomic import atomic_save
 from realnvp.files.records import DamagedError
 from realnvp.flows.flow import Flow, config_of
@@ -116,10 +118,10 @@ def _shapes(files: Sequence[Path], levels: int) -> list[Shape]:
             image = read_image(file)
         except ValueError as error:
             return str(error)
-        if image.max() >= levels:
+        if image.dtype != pixel_type(levels) or image.max() >= levels:
             return (
-                f"{file}: has the value {image.max()}, but the flow knows the levels 0 to "
-                f"{levels - 1}"
+                f"{file}: has the value {image.max()}, {8 * image.itemsize} bits a channel, but "
+                f"the flow knows the levels 0 to {levels - 1}"
             )
         height, width, channels = image.shape
         return channels, height, width
@@ -167,13 +169,17 @@ def _target(folder: Path, name: str, archive: Archive) -> Path:
     parts = path.parts
     if not name or path.is_absolute() or {"..", ""} & {*parts} or any(c in name for c in "\\:\0"):
         raise DamagedError(f"{archive.name}: holds a picture with the name {name!r}")
-    whole = name if path.suffix.lower() in LOSSLESS else f"{name}.png"
+    suffixes = LOSSLESS if archive.index.levels <= 256 else [".png"]
+    whole = name if path.suffix.lower() in suffixes else f"{name}.png"
     return folder / whole
 
 
 def _save(picture: Pixels, target: Path, file: BinaryIO) -> None:
     from PIL import Image
 
+    if picture.dtype == np.uint16:
+        file.write(deep_png(np.moveaxis(picture, 0, -1)))
+        return
     image = Image.fromarray(picture[0] if len(picture) == 1 else np.moveaxis(picture, 0, -1).copy())
     kind = LOSSLESS[target.suffix.lower()]
     image.save(file, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))

@@ -10,7 +10,7 @@ from realnvp.files.records import fields_of, parse_record
 
 # Part of the format: another dictionary is another version.
 DICTIONARY = (
-    b'{"kinds":"wwwwwrrrrrffffffff","lanes":256,"webps":[],"batches":[1,1,2,3,4,5,6,8,10,13,16,16],'
+    b'{"kinds":"wwwwwrrrrrffffffff","lanes":256,"mosaics":[],"batches":[1,1,2,3,4,5,6,8,10,13,16,16],'
     b'"nonces":{},"flow":"photos-small","channels":3,"divisor":8,"levels":256,"bits":13,'
     b'"runs":[[3,512,512,1]],"names":[".png","1.png"],"given_as":"list"}'
 )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from realnvp.codec.archive import Archive, index_of, write
+from realnvp.codec.plan import pixel_type
 from realnvp.config.units import BITS_PER_DIM, unit_of
 from realnvp.data.dataset import Pixels
 from realnvp.files.records import DamagedError
@@ -22,8 +23,9 @@ def compress(flow: Flow, images: Images) -> bytes:
     The bytes are decoded and compared before they are returned. They are the content of a file that
     `realnvp decompress` reads.
 
-    images: uint8, an array or tensor (N, C, H, W), or a list of (C, H, W) of any sizes. Grey images
-        (C of 1) fit a flow of colours, and colour images a flow of grey ones.
+    images: an array or tensor (N, C, H, W), or a list of (C, H, W) of any sizes. uint8; uint16 for
+        a flow of more than 256 levels. Grey images (C of 1) fit a flow of colours, and colour ones
+        a flow of grey ones.
 
     ValueError: the images are not of this kind, or have more levels than the flow.
     """
@@ -41,8 +43,8 @@ def compress(flow: Flow, images: Images) -> bytes:
 def decompress(flow: Flow, data: bytes) -> Images:
     """The images that `compress` was given, or the pictures of a file of `realnvp compress`.
 
-    They are what `compress` was given: an array, a tensor or a list of arrays, uint8. Of a file:
-    a list of arrays (C, H, W).
+    They are what `compress` was given: an array, a tensor or a list of arrays. Of a file: a
+    list of arrays (C, H, W).
 
     ValueError: the data need another flow, or are none of `compress`. DamagedError: they have
     changed.
@@ -68,10 +70,13 @@ def check_flow(flow: Flow) -> None:
 
 
 def _pixels(image: Pixels | Tensor, levels: int) -> Pixels:
-    pixels = image.numpy(force=True) if isinstance(image, Tensor) else np.asarray(image)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or not pixels.size:
+    pixels, wanted = (
+        image.numpy(force=True) if isinstance(image, Tensor) else np.asarray(image),
+        pixel_type(levels),
+    )
+    if pixels.dtype != wanted or pixels.ndim != 3 or not pixels.size:
         raise ValueError(
-            f"images: expected uint8 (C, H, W) each, got {pixels.dtype} of shape {pixels.shape}"
+            f"images: expected {wanted} (C, H, W) each, got {pixels.dtype} of shape {pixels.shape}"
         )
     if pixels.max() >= levels:
         raise ValueError(

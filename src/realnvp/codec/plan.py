@@ -2,7 +2,9 @@
 
 import copy
 import hashlib
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +37,7 @@ class IntegerFlow:
 
     def __init__(self, flow: Flow, bits: int) -> None:
         self.levels = config_of(flow).levels
+        self.dtype = pixel_type(self.levels)
         self.flow = copy.deepcopy(flow).double().cpu().eval()
         *noise, logit, f = _layers(self.flow.bijection)
         assert isinstance(logit, Logit)
@@ -73,6 +76,11 @@ class IntegerFlow:
             for constant in part.constants():
                 found.update(str(constant.shape).encode() + constant.astype("<i8").tobytes())
         return found.digest()
+
+
+def pixel_type(levels: int) -> np.dtype[Any]:
+    """Of pixels with so many levels."""
+    return np.dtype(np.uint8 if levels <= 256 else np.uint16)
 
 
 def integer_steps(f: Bijection, delta: Tensor) -> tuple[Step, Tensor]:

@@ -10,9 +10,7 @@ from torch import Tensor
 from realnvp.codec.rounding import nearest
 from realnvp.codec.stack import Integers, Stack
 
-PER_UNIT, REACH = 16, 6
-BUCKETS = 2 * REACH * PER_UNIT + 2
-TAILS = (0, BUCKETS - 1)
+REACH = 6
 TOTAL = 1 << 16
 DIGITS = 48  # of the distance in a tail, in bits, at most
 
@@ -20,32 +18,39 @@ DIGITS = 48  # of the distance in a tail, in bits, at most
 class Normal:
     """z ~ N(0, 1) as integers Z with the steps delta, (C, D, D).
 
-    192 buckets, 1/16 wide, between -6 and 6. Their frequencies, of 2^16, are the normal's masses, 1
-    at least; places within a bucket are equally likely. In the two buckets beyond, the
-    distance from 6 is written digit by digit (Elias gamma: its length first).
+    192 buckets, 1/16 wide, between -6 and 6; more of them for fine steps. Their frequencies, of
+    2^16, are the normal's masses, 1 at least. Places within a bucket are equally likely. In the two
+    buckets beyond, the distance from 6 is written digit by digit (Elias gamma: its length first).
     """
 
     def __init__(self, delta: Tensor) -> None:
         self.steps, kind = np.unique(delta.numpy(), return_inverse=True)
-        self.kind = torch.from_numpy(BUCKETS * kind.reshape(delta.shape))
-        grid = torch.arange(-REACH * PER_UNIT, REACH * PER_UNIT + 1) / PER_UNIT
+        # A place in a bucket is a digit, so fine steps need narrow buckets.
+        self.per_unit = 16
+        while 1 / (self.steps.min() * self.per_unit) > 1 << 15:
+            self.per_unit *= 2
+        count = REACH * self.per_unit
+        grid = torch.arange(-count, count + 1) / self.per_unit
         edges = nearest(grid.double() / torch.from_numpy(self.steps)[:, None]).numpy()
         inner = np.diff(edges)
-        if inner.max() > 1 << 16 or inner.min() < 1:
+        if self.per_unit > 256 or inner.min() < 1:
             raise ValueError("its latents are too fine or too coarse for integers")
+        self.buckets = 2 * count + 2
+        self.tails = 0, self.buckets - 1
+        self.kind = torch.from_numpy(self.buckets * kind.reshape(delta.shape))
         # Tables over all steps and buckets. The place in a tail is its distance from the edge.
         self.starts = np.pad(edges, ((0, 0), (1, 0)), mode="edge").ravel()
         self.sizes = np.pad(inner, ((0, 0), (1, 1)), constant_values=1).ravel()
-        self.frequencies = _frequencies()
+        self.frequencies = _frequencies(self.per_unit)
         self.slots = np.cumsum(self.frequencies) - self.frequencies
-        self.bucket_at = np.repeat(np.arange(BUCKETS), self.frequencies)
+        self.bucket_at = np.repeat(np.arange(self.buckets), self.frequencies)
 
     def push(self, z: Tensor, stack: Stack) -> None:
         """Put z, (B, C, H, W), on the stack."""
         x, kind = z.flatten().numpy(), self._kinds(z.shape)
         bucket = self._buckets(x, kind)
         place, size = x - self.starts[kind + bucket], self.sizes[kind + bucket]
-        below, above = (bucket == tail for tail in TAILS)
+        below, above = (bucket == tail for tail in self.tails)
         push_distances(np.where(below, -place, place + 1)[below | above], stack)
         place[below | above] = 0
         slot, frequency = self.slots[bucket], self.frequencies[bucket]
@@ -62,7 +67,7 @@ class Normal:
             bucket[row] = b = self.bucket_at[slot]
             stack.push(slot - self.slots[b], self.frequencies[b])
             place[row] = stack.pop(self.sizes[kind[row] + b])
-        below, above = (bucket == tail for tail in TAILS)
+        below, above = (bucket == tail for tail in self.tails)
         distance = np.zeros_like(kind)
         distance[below | above] = pop_distances(int((below | above).sum()), stack)
         place += np.where(below, -distance, np.where(above, distance - 1, 0))
@@ -75,13 +80,13 @@ class Normal:
         return kind.expand(shape).flatten().numpy()
 
     def _buckets(self, x: Integers, kind: Integers) -> Integers:
-        guess = (x + 0.5) * (self.steps * PER_UNIT)[kind // BUCKETS]
-        half = REACH * PER_UNIT
+        guess = (x + 0.5) * (self.steps * self.per_unit)[kind // self.buckets]
+        half = REACH * self.per_unit
         bucket = np.floor(guess.clip(-half - 1, half)).astype(np.int64) + half + 1
         # The product's rounding could have led to the next one.
         bucket -= (bucket > 0) & (x < self.starts[kind + bucket])
-        above = self.starts[kind + np.minimum(bucket + 1, BUCKETS - 1)]
-        return bucket + ((bucket < BUCKETS - 1) & (x >= above))
+        above = self.starts[kind + np.minimum(bucket + 1, self.buckets - 1)]
+        return bucket + ((bucket < self.buckets - 1) & (x >= above))
 
     def constants(self) -> Iterator[Integers]:
         yield from (self.starts, self.frequencies)
@@ -108,10 +113,10 @@ def pop_distances(count: int, stack: Stack) -> Integers:
     return distances
 
 
-def _frequencies() -> Integers:
+def _frequencies(per_unit: int) -> Integers:
     below = [
-        0.5 * math.erfc(-i / PER_UNIT / math.sqrt(2))
-        for i in range(-REACH * PER_UNIT, REACH * PER_UNIT + 1)
+        0.5 * math.erfc(-i / per_unit / math.sqrt(2))
+        for i in range(-REACH * per_unit, REACH * per_unit + 1)
     ]
     masses = np.diff([0.0, *below, 1.0])
     frequencies = 1 + np.floor(masses * (TOTAL - len(masses))).astype(np.int64)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 Rounding = Callable[[Tensor], Tensor]
 
-LIMIT = 2**24  # of the integers, so that all sums and products of them are exact
+LIMIT = 2**26  # of the integers, so that all sums and products of them are exact
 MARGIN = 1e-8  # of a step: a thousand times the differences between machines
 RELATIVE = 1e-14  # the same for large numbers, whose last digits count more
 
