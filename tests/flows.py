@@ -21,6 +21,7 @@ from realnvp.bijections import (
     Given,
     Logit,
     Mixing,
+    SplineCoupling,
     Squeezed,
     channelwise,
     checkerboard,
@@ -192,6 +193,22 @@ CASES: dict[str, Case] = {
     "vectors of 1, given": lambda: (
         given(vector_flow(1, given=GIVEN, width=8).bijection),
         normal(3, 1),
+    ),
+    "spline checkerboard": lambda: (
+        SplineCoupling(
+            checkerboard,
+            resnet(2, 2 * SplineCoupling.numbers(4), see_mask=True),
+            bins=4,
+        ),
+        3 * normal(2, 2, 3, 4),
+    ),
+    "vector of 1, spline": lambda: (
+        vector_flow(1, width=8, coupling="spline").bijection,
+        4 * normal(9, 1),
+    ),
+    "vectors of 3, spline": lambda: (
+        vector_flow(3, width=8, num_couplings=4, coupling="spline").bijection,
+        2 * normal(4, 3),
     ),
     "vectors of 5, given, batch norm": lambda: (
         given(vector_flow(5, given=GIVEN, width=8, batch_norm=True, frequency=0).bijection),

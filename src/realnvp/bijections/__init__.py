@@ -3,7 +3,7 @@
 from realnvp.bijections.actnorm import ActNorm
 from realnvp.bijections.base import Bijection, Chain
 from realnvp.bijections.batchnorm import BatchNorm
-from realnvp.bijections.coupling import AdditiveCoupling, AffineCoupling
+from realnvp.bijections.coupling import AdditiveCoupling, AffineCoupling, SplineCoupling
 from realnvp.bijections.dequantisation import Dequantisation
 from realnvp.bijections.given import Given
 from realnvp.bijections.logit import Logit
@@ -24,6 +24,7 @@ __all__ = [
     "Given",
     "Logit",
     "Mixing",
+    "SplineCoupling",
     "Squeezed",
     "bitwise",
     "channelwise",

@@ -6,6 +6,9 @@ from torch import Tensor, nn
 from realnvp.bijections.base import Bijection, sum_per_example
 from realnvp.bijections.masks import Mask
 from realnvp.bijections.precision import in_the_networks_dtype
+from realnvp.bijections.splines import Spline
+
+BINS = 16
 
 
 class AffineCoupling(Bijection):
@@ -65,6 +68,51 @@ class AdditiveCoupling(Bijection):
     def _predict(self, x: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
         mask = self.mask(x.shape, x.device)
         return mask, _of_kept_part(self.net, x, mask, given)
+
+
+class SplineCoupling(Bijection):
+    """z = b x + (1 - b) s(x exp(l) + m): an affine coupling, and a spline s of what it gives.
+
+    The spline bends what an affine map leaves straight (Durkan et al. 2019), so that one column
+    given others, whose mask keeps `nothing`, is not a Gaussian.
+
+    net(b x, b) gives `numbers(bins)` times C channels: the shift m, raw with l = bound * tanh(raw),
+    and the spline's numbers. With a condition it is net(b x, b, given).
+    bins: of each spline.
+    """
+
+    def __init__(self, mask: Mask, net: nn.Module, *, bins: int = BINS, bound: float = 1.0) -> None:
+        super().__init__()
+        self.mask = mask
+        self.net = net
+        self.bins = bins
+        self.bound = nn.Parameter(torch.tensor(bound))
+
+    @staticmethod
+    def numbers(bins: int = BINS) -> int:
+        """How many numbers of the net an entry of x takes."""
+        return 2 + Spline.numbers(bins)
+
+    def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z, terms = self.forward_map(x, given)
+        return z, sum_per_example(terms)
+
+    def forward_map(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        mask, log_scale, shift, spline = self._predict(x, given)
+        z, log_slope = spline(x * log_scale.exp() + shift)
+        return torch.where(mask, x, z), torch.where(mask, 0, log_scale + log_slope)
+
+    def _inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
+        mask, log_scale, shift, spline = self._predict(z, given)  # b z = b x
+        return torch.where(mask, z, (spline.inverse(z) - shift) * torch.exp(-log_scale))
+
+    def _predict(self, x: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Spline]:
+        mask = self.mask(x.shape, x.device)
+        numbers = _of_kept_part(self.net, x, mask, given)
+        numbers = numbers.reshape(len(x), -1, *x.shape[1:]).movedim(1, -1)  # (B, C, ..., numbers)
+        shift, raw = numbers[..., 0], numbers[..., 1]
+        spline = Spline.of(numbers[..., 2:], self.bins)
+        return mask, self.bound.to(raw) * raw.tanh(), shift, spline
 
 
 def _of_kept_part(net: nn.Module, x: Tensor, mask: Tensor, given: Tensor | None) -> Tensor:

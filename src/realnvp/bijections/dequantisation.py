@@ -9,6 +9,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from realnvp.bijections.base import Bijection, sum_per_example
 from realnvp.bijections.precision import in_the_networks_dtype
+from realnvp.bijections.splines import bent, unbent
 
 BENDS = 2
 STEEPEST = 4.0  # of one bend
@@ -19,16 +20,11 @@ class Dequantisation(Bijection):
 
     Each cell [v, v + 1) is mapped to itself.
 
-    u becomes u' by two bends, one after the other. A bend maps the odds r = u / (1 - u) to
-
-        r (p + c r) / (1 + c q r).
-
-    As a map of u it has slope p at 0 and slope q at 1; c decides where it turns from p to q.
-    (With c = 1 it is one bin of the rational-quadratic splines of Durkan et al. 2019.)
-
-    p, q and c are 4^tanh(raw), hence in [1/4, 4] for any weights and image. The slope of a bend is
-    in [1/4, 4], too, so du'/du is in [1/16, 16]. The inverse is the root of a quadratic, exact but
-    for rounding: an error in z becomes at most 16 times as large in x.
+    u becomes u' by two bends (`bent`), one after the other, of slope p at 0 and slope q at 1; c
+    decides where it turns from p to q. p, q and c are 4^tanh(raw), hence in [1/4, 4] for any
+    weights and image. The slope of a bend is in [1/4, 4], too, so du'/du is in [1/16, 16]. The
+    inverse is the root of a quadratic, exact but for rounding: an error in z becomes at most 16
+    times as large in x.
 
     For u ~ U[0, 1) the layers behind see noise u' ~ q(u' | v). log p(x) is then
     log p(v + u') - log q(u' | v), the bound of variational dequantisation. So callers draw uniform
@@ -55,21 +51,14 @@ class Dequantisation(Bijection):
         v, u, bends = self._predict(x, given)
         log_slope = torch.zeros_like(u)
         for p, q, c in bends:
-            w = 1 - u
-            whole = w * w + (p + c * q) * u * w + c * u * u
-            slope = p * w * w + 2 * c * u * w + c * c * q * u * u  # times whole^2
-            log_slope = log_slope + slope.log() - 2 * whole.log()
-            u = u * (p * w + c * u) / whole
+            u, term = bent(u, p, q, c)
+            log_slope = log_slope + term
         return self._within(v, u), log_slope
 
     def _inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
         v, u, bends = self._predict(z, given)
         for p, q, c in reversed(bends):
-            w = 1 - u
-            # The odds r solve c w r^2 + b r - u = 0. No digits cancel: this root has no difference.
-            b = p * w - c * q * u
-            t = (torch.where(b > 0, b, -b) + (b.square() + 4 * c * u * w).sqrt()) / 2
-            u = torch.where(b > 0, u / (u + t), t / (t + c * w))
+            u = unbent(u, p, q, c)
         return self._within(v, u)
 
     def _predict(

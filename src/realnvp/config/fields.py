@@ -111,8 +111,9 @@ class ModelConfig:
     architecture: Literal["paper", "modern", "vector"] = "paper"
     """paper: section 3, for images; modern: what later flows found; vector: fully connected
     networks, for tables and points."""
-    coupling: Literal["affine", "additive"] = "affine"
-    """affine: Real NVP (eq 4-9); additive: NICE, the paper's predecessor."""
+    coupling: Literal["affine", "additive", "spline"] = "affine"
+    """affine: Real NVP (eq 4-9); additive: NICE, the paper's predecessor; spline: affine and then
+    bent, for tables."""
     num_scales: int | None = bounded(None, between(1, 16))
     """Scales of the recursion (section 3.6); None: until the last one is 4 pixels high or wide."""
     width: int = bounded(32, between(1, 4096))

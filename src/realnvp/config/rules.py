@@ -79,6 +79,11 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
                 "is for modern models",
             ),
             (
+                "model.coupling",
+                model.coupling != "spline" or vector,
+                "is for vector models",
+            ),
+            (
                 "train.max_steps",
                 bool(train.max_steps or train.max_minutes),
                 "needs train.max_minutes",

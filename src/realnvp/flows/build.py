@@ -66,7 +66,7 @@ def vector_flow(
     width: int = 64,
     num_blocks: int = 2,
     frequency: float = 6.0,
-    coupling: Literal["affine", "additive"] = "affine",
+    coupling: Literal["affine", "additive", "spline"] = "affine",
     batch_norm: bool = False,
     seed: int = 0,
 ) -> Flow:
@@ -79,7 +79,8 @@ def vector_flow(
     num_couplings: each way to divide the entries takes two.
     width, num_blocks: hidden units and residual blocks of each network.
     frequency: of the sines in the networks (`MLP`). 0: no sines.
-    coupling: affine as Real NVP's, or additive as NICE's.
+    coupling: affine as Real NVP's, additive as NICE's, or spline, which bends as well. One column
+        given others is always one spline.
     batch_norm: after each coupling.
     seed: of the weights.
     """

@@ -13,6 +13,7 @@ from realnvp.bijections import (
     Bijection,
     Chain,
     FactorOut,
+    SplineCoupling,
     Squeezed,
     channelwise,
     checkerboard,
@@ -116,6 +117,8 @@ def coupling(
     """
     if model.coupling == "additive":
         return AdditiveCoupling(mask, net(channels))
+    if model.coupling == "spline":
+        return SplineCoupling(mask, net(SplineCoupling.numbers() * channels), bound=bound)
     return AffineCoupling(mask, net(2 * channels), bound=bound)
 
 

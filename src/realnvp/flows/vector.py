@@ -1,5 +1,6 @@
 """Flows of vectors, for tables and points, which start as the Gaussian of their data."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from realnvp.bijections import BatchNorm, Bijection, Chain, Mixing, bitwise
+from realnvp.bijections.masks import nothing
 from realnvp.bijections.precision import float64_like
 from realnvp.config import ModelConfig
 from realnvp.flows.flow import Flow
@@ -20,7 +22,8 @@ def vector(model: ModelConfig, dim: int) -> Chain:
     """f for x of (D,): pairs of couplings with fully connected networks, a learned mixing between.
 
     A pair divides the entries by one bit of their index, both ways. First come the data's
-    standardisation, which is not trained, and their whitening, which is.
+    standardisation, which is not trained, and their whitening, which is. One column, given others,
+    is one spline.
     """
     layers: list[Bijection] = [*standardisation(dim)]
     net = partial(
@@ -31,6 +34,9 @@ def vector(model: ModelConfig, dim: int) -> Chain:
         frequency=model.frequency,
         given=model.given,
     )
+    if dim == 1 and (model.given or model.coupling == "spline"):
+        # Nothing is kept, so more couplings would be no more than one.
+        return Chain([*layers, coupling(replace(model, coupling="spline"), nothing, net, dim)])
     for i in range(model.num_couplings):
         if i % 2 == 0:
             layers.append(Mixing(dim, starts_as="rotation" if i else "symmetric"))

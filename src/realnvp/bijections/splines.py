@@ -1,0 +1,105 @@
+"""Monotone rational-quadratic splines of the real line (Durkan et al. 2019), and their one bin."""
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+END = 5.0
+NARROWEST = 1e-3  # of [0, 1]
+STEEPEST = 1e2
+
+
+def bent(u: Tensor, p: Tensor, q: Tensor, c: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
+    """u' and log du'/du of the map of [0, 1] to itself with slope p at 0 and slope q at 1.
+
+    It maps the odds r = u / (1 - u) to r (p + c r) / (1 + c q r). c decides where the slope turns
+    from p to q; c = 1 is a bin of a rational-quadratic spline (Durkan et al. 2019, eq 4-5).
+    """
+    w = 1 - u
+    whole = w * w + (p + c * q) * u * w + c * u * u
+    slope = p * w * w + 2 * c * u * w + c * c * q * u * u  # times whole^2
+    return u * (p * w + c * u) / whole, slope.log() - 2 * whole.log()
+
+
+def unbent(u: Tensor, p: Tensor, q: Tensor, c: Tensor | float = 1.0) -> Tensor:
+    """The inverse of `bent`, exact but for rounding."""
+    w = 1 - u
+    # The odds r solve c w r^2 + b r - u = 0. No digits cancel: this root has no difference.
+    b = p * w - c * q * u
+    t = (torch.where(b > 0, b, -b) + (b.square() + 4 * c * u * w).sqrt()) / 2
+    return torch.where(b > 0, u / (u + t), t / (t + c * w))
+
+
+@dataclass(frozen=True)
+class Spline:
+    """A monotone map s of each entry of x: K bins in [-END, END], the identity outside.
+
+    The knots (x_k, y_k) and the slopes there decide it. Slopes at the ends are 1, so that s has a
+    continuous derivative everywhere. A bin is `bent`, scaled.
+
+    x, y: (..., K + 1), rising.
+    slopes: (..., K + 1).
+    """
+
+    x: Tensor
+    y: Tensor
+    slopes: Tensor
+
+    @staticmethod
+    def numbers(bins: int) -> int:
+        """How many raw numbers a spline of so many bins takes."""
+        return 3 * bins - 1
+
+    @classmethod
+    def of(cls, raw: Tensor, bins: int) -> Self:
+        """The spline of any raw numbers, (..., 3K - 1): K widths, K heights, K - 1 slopes.
+
+        Zeros: the identity. Widths and heights are at least a thousandth of the whole, slopes at
+        the knots within a factor of 100 of 1.
+        """
+        widths, heights, slopes = torch.split(raw, [bins, bins, bins - 1], dim=-1)
+        most = math.log(STEEPEST)
+        return cls(
+            _knots(widths), _knots(heights), F.pad(most * torch.tanh(slopes / most), (1, 1)).exp()
+        )
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """s(x) and log s'(x) of each entry."""
+        left, width, bottom, height, p, q = self._bin(self.x, x)
+        u, log_slope = bent(((x - left) / width).clamp(0, 1), p, q)
+        inside = x.abs() < END
+        return (
+            torch.where(inside, bottom + height * u, x),
+            torch.where(inside, log_slope + (height / width).log(), 0),
+        )
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """x with s(x) = y."""
+        left, width, bottom, height, p, q = self._bin(self.y, y)
+        u = unbent(((y - bottom) / height).clamp(0, 1), p, q)
+        return torch.where(y.abs() < END, left + width * u, y)
+
+    def _bin(self, knots: Tensor, at: Tensor) -> tuple[Tensor, ...]:
+        """Left end, width, bottom, height, and the slopes at both ends, of each entry's bin.
+
+        Slopes are relative to the bin's own, height / width.
+        """
+        index = (at[..., None] >= knots[..., 1:-1]).sum(-1, keepdim=True)
+        ends = torch.cat([index, index + 1], dim=-1)
+        (left, right), (bottom, top), (p, q) = (
+            values.gather(-1, ends).unbind(-1) for values in (self.x, self.y, self.slopes)
+        )
+        width, height = right - left, top - bottom
+        return left, width, bottom, height, p * width / height, q * width / height
+
+
+def _knots(raw: Tensor) -> Tensor:
+    """K + 1 rising numbers from -END to END."""
+    bins = raw.shape[-1]
+    shares = NARROWEST + (1 - bins * NARROWEST) * raw.softmax(-1)
+    inner = shares[..., :-1].cumsum(-1)
+    return END * (2 * F.pad(F.pad(inner, (1, 0)), (0, 1), value=1.0) - 1)
