@@ -153,7 +153,7 @@ MUTANTS = [
     Mutant("training/batches.py", "self.labels[rows]", "self.labels[np.sort(rows)]", CLASSES),
     Mutant("training/run.py", "flow.condition.count(", "len(", CLASSES),
     Mutant("flows/given.py", " + self.log_priors.to(log_probs[0])", "", CLASSES),
-    Mutant("evaluation/likelihood.py", "c[batch])", "c[: len(pixels)])", CLASSES),
+    Mutant("evaluation/likelihood.py", "part_of(c, rows)", "part_of(c, slice(len(x)))", CLASSES),
     Mutant("flows/flow.py", "terms + prior_map(self.prior, z)", "terms", "tests/test_map.py"),
     Mutant(
         "bijections/coupling.py", "x * log_scale.exp() + shift", "(x + shift) * log_scale.exp()"
@@ -437,8 +437,8 @@ MUTANTS = [
     ),
     Mutant(
         "training/step.py",
-        "nats = -run.model(x, given).mean()",
-        "nats = -run.model(x, given).sum()",
+        "nats = -run.model(x, *given).mean()",
+        "nats = -run.model(x, *given).sum()",
         GOLDEN,
     ),
     Mutant(

@@ -85,6 +85,18 @@ def test_stopped_and_resumed_is_bit_equal(
         assert torch.equal(tensor, load_flow(tmp_path / "run").state_dict()[name])
 
 
+def test_a_training_given_classes_goes_on_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = given_classes(short("digits-modern", width=4, num_couplings=1))
+    train(config, tmp_path / "whole", device="cpu")
+    interrupt_at(monkeypatch, {5}, signal.SIGTERM)
+    with pytest.raises(TrainingStopped):
+        train(config, tmp_path / "run", device="cpu")
+    train(config, tmp_path / "run", device="cpu")
+    assert_bit_equal(tmp_path / "run", tmp_path / "whole")
+
+
 def test_a_signal_cuts_an_evaluation_short(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,12 +270,17 @@ def short(preset: str, **model: Any) -> Config:
     )
 
 
+def given_classes(config: Config) -> Config:
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, classes=True))
+
+
 SEVERAL = {
     "0.0": short("digits", num_scales=2, width=8, num_blocks=1),
     "0.9": short("digits", num_scales=2, width=8, num_blocks=1, momentum=0.9),
     "modern": short("digits-modern", width=8, num_couplings=3),
     "modern, two scales": short("digits-modern", num_scales=2, width=4, num_couplings=2),
     "table": short("table", width=8, num_couplings=4, batch_norm=True),
+    "given classes": given_classes(short("digits-modern", width=8, num_couplings=2)),
 }
 
 

@@ -17,7 +17,7 @@ from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, in_bits_per_dim, 
 from realnvp.data import dequantise
 from realnvp.evaluation.views import averaged, views_of
 from realnvp.flows.flow import Flow, batch_that_fits, evaluating, refuse_fast
-from realnvp.flows.given import Classes
+from realnvp.flows.given import Classes, part_of
 from realnvp.tools.device import moved
 from realnvp.tools.noise import Purpose, uniform
 from realnvp.tools.progress import chunks
@@ -165,21 +165,20 @@ def log_probs(
     )
     mixture = given is None and isinstance(flow.condition, Classes)
     c = None if mixture else flow.condition_of_each(given, len(images))
+
+    def density(x: Tensor, rows: slice) -> Tensor:
+        return flow.mixture_log_prob(x) if mixture else flow.log_prob(x, *part_of(c, rows))
+
     with evaluating(flow):
         for batch in chunks(len(images), batch_size):
             pixels = moved(_tensor(images[batch], flow), state.device)
             total = state.new_zeros(len(pixels))
-            density = (
-                flow.mixture_log_prob
-                if mixture
-                else partial(flow.log_prob, given=None if c is None else c[batch])
-            )
             for draw in range(noise_draws):
                 noise = uniform(
                     pixels.shape[1:], seed, Purpose.EVALUATE, indices=indices[batch], round=draw
                 )
                 x = dequantise(pixels, moved(noise, state.device).to(state))
-                total += averaged(density, x, shown)
+                total += averaged(partial(density, rows=batch), x, shown)
             parts.append(total)
     nats = torch.cat(parts) / noise_draws
     return nats if on_device else nats.cpu().double()
@@ -191,7 +190,7 @@ def _of_rows(flow: Flow, rows: Tensor, given: Any) -> Tensor:
     with evaluating(flow):
         for chunk in chunks(len(rows), size):
             part = moved(rows[chunk].to(state.dtype), state.device)
-            parts.append(flow.log_prob(part, None if c is None else c[chunk]))
+            parts.append(flow.log_prob(part, *part_of(c, chunk)))
         return torch.cat(parts)
 
 

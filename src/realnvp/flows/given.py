@@ -162,6 +162,11 @@ class Columns(Condition):
         return numbers
 
 
+def part_of(c: Tensor | None, rows: Any) -> tuple[Tensor, ...]:
+    """c of some x, as the arguments that follow them: `log_prob(x[rows], *part_of(c, rows))`."""
+    return () if c is None else (c[rows],)
+
+
 def _tensor(given: Any, names: Callable[[str], int] | None = None) -> Tensor:
     """A tensor of numbers, from whatever numpy takes for an array of them.
 

@@ -84,15 +84,15 @@ class Batches:
         x = moved(values, self.device)
         return x if noise is None else dequantise(x, moved(noise, self.device).to(self.dtype))
 
-    def given(self, steps: Iterable[int]) -> Tensor | None:
-        """(B,): the classes of the images of these steps' batches, `at` one after the other.
+    def given(self, steps: Iterable[int]) -> tuple[Tensor, ...]:
+        """The condition of these steps' batches, `at` one after the other, to follow their x.
 
-        None: they have none.
+        (B,), classes. (): the images have none.
         """
         if self.labels is None:
-            return None
+            return ()
         rows = np.concatenate([self.indices(step)[self.mine] for step in steps])
-        return moved(torch.from_numpy(self.labels[rows]), self.device)
+        return (moved(torch.from_numpy(self.labels[rows]), self.device),)
 
     def _read(self, step: int, purpose: Purpose) -> tuple[Tensor, Tensor | None]:
         """Grey levels, augmented, and noise, both (B, C, H, W); of a table rows, (B, D), and None.

@@ -14,6 +14,7 @@ from torch import Tensor
 from realnvp.config.errors import ParameterError
 from realnvp.config.words import one_line
 from realnvp.flows.flow import Flow, evaluating
+from realnvp.flows.given import part_of
 from realnvp.flows.start import start_from
 from realnvp.flows.units import warn_of_floats
 from realnvp.tools.noise import Purpose, generator
@@ -112,7 +113,7 @@ def fit(
         batch = train[chosen]
         blur = torch.from_numpy(random.standard_normal(batch.shape)).to(batch)
         batch = batch + (blur @ spread.T if x.ndim == 2 else spread * blur)
-        loss = -flow.log_prob(batch, None if c_train is None else c_train[chosen]).mean()
+        loss = -flow.log_prob(batch, *part_of(c_train, chosen)).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.param_groups[0]["lr"] = lr * rate(
@@ -155,7 +156,7 @@ class _Best:
             )
             return
         with evaluating(self.flow):
-            nats = self.flow.log_prob(self.rows, self.given).mean().item()
+            nats = self.flow.log_prob(self.rows, *part_of(self.given, slice(None))).mean().item()
         self.seen.append(nats)
         if nats > self.nats + self.tol:
             self.improved = step

@@ -290,7 +290,7 @@ def _start_from_data(flow: Flow, splits: Dataset, batches: Batches) -> None:
         first = range(-(-128 // batches.size))
         with starting(flow), torch.no_grad():
             x = torch.cat([batches.at(i, Purpose.MOMENTS) for i in first])
-            flow.log_prob(x, batches.given(first))
+            flow.log_prob(x, *batches.given(first))
 
 
 def _optimizers(flow: Flow, recipe: TrainConfig, *, fused: bool) -> list[torch.optim.Optimizer]:

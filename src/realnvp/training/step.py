@@ -24,7 +24,7 @@ def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
     given = run.batches.given([state.step])
     # Adam's eps and the clip are relative to nats an image (section 4.1).
     with torch.autocast(x.device.type, torch.bfloat16, enabled=run.precision == "bfloat16"):
-        nats = -run.model(x, given).mean()
+        nats = -run.model(x, *given).mean()
     run.accelerator.backward(nats + recipe.l2 * l2_penalty(run.flow))
     norm = torch.as_tensor(
         run.accelerator.clip_grad_norm_(run.flow.parameters(), _largest_norm(recipe, state))

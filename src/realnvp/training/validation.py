@@ -86,7 +86,7 @@ def _average_moments(run: Run, count: int, *, to_the_end: bool = False) -> None:
             if not to_the_end:
                 run.heed_signals()
             run.tell(f"evaluating: batch norm's moments, {step}/{count} batches")
-            run.flow.log_prob(run.batches.at(step, Purpose.MOMENTS), run.batches.given([step]))
+            run.flow.log_prob(run.batches.at(step, Purpose.MOMENTS), *run.batches.given([step]))
 
 
 def _write_model(run: Run, which: str, measured: Mapping[str, float]) -> None:
