@@ -7,6 +7,7 @@ import dataclasses
 import io
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from realnvp.bijections import (
 from realnvp.codec import archive, chunk, compress, decompress, rounding
 from realnvp.codec.archive import Archive
 from realnvp.codec.cells import Cells
+from realnvp.codec.choice import flow_bits
 from realnvp.codec.header import packed, unpacked
 from realnvp.codec.plan import IntegerFlow, integer_steps
 from realnvp.codec.prior import Normal
@@ -220,12 +222,14 @@ MODELS = {
 
 def flow_of(model: ModelConfig, shape: tuple[int, ...], *, levels: int = 256) -> Flow:
     """A flow near its start from smooth images, where no weight is zero."""
-    flow = realnvp.build(Config(data=DataConfig(shape=shape, levels=levels), model=model))
+    names = tuple("abcdef"[: model.given]) or None
+    data = DataConfig(shape=shape, levels=levels, classes=model.given > 0, class_names=names)
+    flow = realnvp.build(Config(data=data, model=model))
     x = torch.from_numpy(smooth(64, *shape, levels=levels).astype(np.float32)) + 0.5
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         with starting(flow), averaging(flow):
-            flow.train().log_prob(x)
+            flow.train().log_prob(x, torch.arange(64) % model.given if model.given else None)
         for parameter in flow.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=random))
     return flow.eval()
@@ -277,6 +281,19 @@ def test_what_was_given_comes_back(modern: Flow) -> None:
     back = decompress(modern, compress(modern, several))
     assert isinstance(back, list)
     assert all(np.array_equal(a, b) for a, b in zip(several, back, strict=True))
+
+
+def test_a_flow_given_classes_codes_the_likeliest() -> None:
+    flow = flow_of(dataclasses.replace(MODELS["learned noise"], given=3), (3, 16, 16))
+    coded = Coded(flow)
+    bound, classes = flow_bits(flow, coded.places, list(coded.images))
+    assert classes is not None
+    each = torch.stack([log_probs(flow, coded.images, given=c) for c in range(3)])
+    assert np.array_equal(classes, each.argmax(0).numpy())
+    assert bound == pytest.approx(np.log2(3) - each.amax(0).numpy() / np.log(2))
+    content = coded.encoded(classes=np.arange(9) % 3)
+    assert np.array_equal(coded.decoded(content), coded.images)
+    assert np.array_equal(decompress(flow, compress(flow, coded.images)), coded.images)
 
 
 def test_images_of_16_bits() -> None:
@@ -356,9 +373,9 @@ class Coded:
         places = [tiles_of(image.shape, 3, flow.divisor) for image in self.images]
         self.places = [place for tiles in places for place in tiles]
 
-    def encoded(self) -> bytes:
+    def encoded(self, **how: Any) -> bytes:
         kinds = np.array(list("fwfwfrwff"))
-        return chunk.encode(self.coder, self.places, list(self.images), kinds, lambda _: None)
+        return chunk.encode(self.coder, self.places, [*self.images], kinds, lambda _: None, **how)
 
     def decoded(self, content: bytes) -> list[np.ndarray]:
         return chunk.decode(self.coder, self.places, content, lambda _: None)
@@ -396,7 +413,7 @@ def test_what_leaves_the_integers_is_stored_raw(
 ) -> None:
     push, wild = coded.coder.push, torch.from_numpy(coded.images[[0, 5]])
 
-    def refuse(pixels: Tensor, to: Stack, nonce: int) -> None:
+    def refuse(pixels: Tensor, to: Stack, nonce: int, classes: None) -> None:
         if found := [
             i for i, image in enumerate(pixels) if (image == wild).flatten(1).all(1).any()
         ]:

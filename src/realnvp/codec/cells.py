@@ -9,6 +9,7 @@ from torch import Tensor
 from realnvp.bijections import Dequantisation, Logit
 from realnvp.codec.rounding import Rounding, certain, nearest
 from realnvp.codec.stack import Integers, Stack
+from realnvp.codec.steps import Given
 from realnvp.data.dataset import Pixels
 
 PIECES = 256  # of all levels together, at least
@@ -36,24 +37,24 @@ class Cells:
         if self.edges.diff().min() < self.pieces:
             raise ValueError("its grey levels are too near to each other for integers")
 
-    def forward(self, v: Tensor, stack: Stack, nonce: int) -> Tensor:
+    def forward(self, v: Tensor, stack: Stack, nonce: int, given: Given = None) -> Tensor:
         """X, int64, of v's shape.
 
         nonce: 0; others give other noise, where this one's was ambiguous.
         """
         i = torch.from_numpy(stack.pop_all(np.full(v.numel(), self.pieces))).view_as(v)
-        nodes = self._nodes(v, certain)
+        nodes = self._nodes(v, given, certain)
         start, end = nodes(i), nodes(i + 1)
         sizes = (end - start).flatten().numpy()
         place = (stack.pop_all(sizes) + _turn(nonce, len(sizes))) % sizes
         return start + torch.from_numpy(place).view_as(v)
 
-    def inverse(self, x: Tensor, stack: Stack, nonce: int) -> Tensor:
+    def inverse(self, x: Tensor, stack: Stack, nonce: int, given: Given = None) -> Tensor:
         """v."""
         v = torch.searchsorted(self.edges, x, right=True) - 1
         if v.min() < 0 or v.max() >= self.logit.levels:
             raise ValueError("a pixel beyond all grey levels")
-        i, nodes, half = torch.zeros_like(v), self._nodes(v, nearest), self.pieces // 2
+        i, nodes, half = torch.zeros_like(v), self._nodes(v, given, nearest), self.pieces // 2
         while half:
             i += half * (nodes(i + half) <= x)
             half //= 2
@@ -69,10 +70,10 @@ class Cells:
             self.edges.diff().double().log2()[torch.from_numpy(pixels.astype(np.int64))].sum()
         )
 
-    def _nodes(self, v: Tensor, rounded: Rounding) -> Rounding:
+    def _nodes(self, v: Tensor, given: Given, rounded: Rounding) -> Rounding:
         """G of the pixels' levels: G(0) and G(P) are the edges of the level."""
         start, room = self.edges[v], self.edges.diff()[v] - self.pieces
-        bends = self.noise._predict(v + 0.5, None)[2] if self.noise else []
+        bends = self.noise._predict(v + 0.5, given)[2] if self.noise else []
         first, last = self._logit(v.double()), self._logit(v + 1.0)
 
         def nodes(i: Tensor) -> Tensor:

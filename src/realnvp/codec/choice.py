@@ -9,11 +9,11 @@ import numpy.typing as npt
 from realnvp.codec.chunk import FLOW, RAW, WEBP, Told, encode
 from realnvp.codec.mosaic import tile_bits
 from realnvp.codec.plan import IntegerFlow
-from realnvp.codec.stack import Empty
+from realnvp.codec.stack import Empty, Integers
 from realnvp.codec.tiles import Tile, by_shape
 from realnvp.data.dataset import Pixels
 from realnvp.evaluation.likelihood import log_probs
-from realnvp.flows.flow import Flow
+from realnvp.flows.flow import Flow, config_of
 
 RESERVE = 1.1  # of bits, over what a first image's noise takes
 FEW = 64  # tiles that are also coded without the flow
@@ -30,7 +30,7 @@ def smallest(
     places: of the tiles in their pictures.
     told: how many more tiles are coded.
     """
-    by_flow = flow_bits(flow, places, tiles)
+    by_flow, classes = flow_bits(flow, places, tiles)
     by_webp = np.array([tile_bits(tile) for tile in tiles])
     raw = np.array([math.prod(place.shape) * math.log2(coder.levels) for place in places])
     others = np.where(by_webp < raw, WEBP, RAW)
@@ -45,7 +45,7 @@ def smallest(
             kinds[waiting[0]] = WEBP
             have += by_webp[waiting.pop(0)]
         try:
-            coded = encode(coder, places, tiles, kinds, told)
+            coded = encode(coder, places, tiles, kinds, told, classes)
             break
         except Empty:
             need = RESERVE * max(have, need)
@@ -56,10 +56,17 @@ def smallest(
 
 def flow_bits(
     flow: Flow, places: Sequence[Tile], tiles: Sequence[Pixels]
-) -> npt.NDArray[np.float64]:
-    """The flow's bound for each tile; infinite where it has none."""
-    bits = np.empty(len(tiles))
+) -> tuple[npt.NDArray[np.float64], Integers | None]:
+    """The flow's bound for each tile, infinite where it has none, and the likeliest class.
+
+    A class takes log2 K bits. None: the flow is not given classes.
+    """
+    count = config_of(flow).model.given
+    nats = np.empty((max(1, count), len(tiles)))
     for group in by_shape(places, np.ones(len(tiles), bool)):
-        nats = log_probs(flow, np.stack([tiles[i] for i in group]))
-        bits[group] = -nats.nan_to_num(-math.inf, -math.inf, -math.inf).numpy() / math.log(2)
-    return bits
+        images = np.stack([tiles[i] for i in group])
+        for c in range(len(nats)):
+            found = log_probs(flow, images, given=c if count else None)
+            nats[c, group] = found.nan_to_num(-math.inf, -math.inf, -math.inf).numpy()
+    bits = -nats.max(0) / math.log(2) + math.log2(len(nats))
+    return bits, nats.argmax(0) if count else None

@@ -49,6 +49,7 @@ def encode(
     tiles: Sequence[Pixels],
     chosen: Kinds,
     told: Told,
+    classes: Integers | None = None,
 ) -> bytes:
     """Code tiles as chosen, or raw where the flow's integers do not reach.
 
@@ -58,6 +59,7 @@ def encode(
     coder: of the flow.
     places: of the tiles in their pictures.
     told: how many more tiles are coded.
+    classes: of the tiles, if the flow is given classes.
 
     Empty: tiles by WebP bring too few bits.
     """
@@ -78,7 +80,9 @@ def encode(
             batch, rest = group[:size], group[size:]
             pixels = torch.from_numpy(np.stack([tiles[i] for i in batch]).astype(np.int64))
             try:
-                after, nonce = _pushed(coder, pixels, stack)
+                after, nonce = _pushed(
+                    coder, pixels, stack, None if classes is None else classes[batch]
+                )
             except Unfit as error:
                 kinds[[batch[i] for i in error.images]] = RAW
                 group = [i for i in group if kinds[i] == FLOW]
@@ -141,12 +145,14 @@ def decode(coder: IntegerFlow, places: Sequence[Tile], content: bytes, told: Tol
     return [tiles[i] for i in range(len(places))]
 
 
-def _pushed(coder: IntegerFlow, pixels: torch.Tensor, stack: Stack) -> tuple[Stack, int]:
+def _pushed(
+    coder: IntegerFlow, pixels: torch.Tensor, stack: Stack, classes: Integers | None
+) -> tuple[Stack, int]:
     """The stack with these images on it, and the nonce of their noise."""
     for nonce in range(MOST_NONCES):
         after = stack.copy()
         try:
-            coder.push(pixels, after, nonce)
+            coder.push(pixels, after, nonce, classes)
         except Ambiguous:
             continue
         return after, nonce

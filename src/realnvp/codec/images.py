@@ -65,8 +65,6 @@ def check_flow(flow: Flow) -> None:
     refuse_fast(flow, "compress with")
     if unit_of(config_of(flow)) is not BITS_PER_DIM:
         raise ValueError("the codec is for images; this flow is of a table")
-    if flow.condition is not None:
-        raise ValueError("the codec is for flows that are given nothing; this one is conditional")
 
 
 def _pixels(image: Pixels | Tensor, levels: int) -> Pixels:

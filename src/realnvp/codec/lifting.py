@@ -8,6 +8,7 @@ from torch import Tensor
 
 from realnvp.codec.rounding import LIMIT, within_limit
 from realnvp.codec.stack import Integers, Stack
+from realnvp.codec.steps import Given
 
 HALF = 1 << 16  # coefficients have 16 bits after the point
 
@@ -63,12 +64,12 @@ class Mix:
         self.upper = Lift(upper, upper=True)
         self.lower = Lift(lower * diagonal.abs() / diagonal.abs()[:, None], upper=False)
 
-    def forward(self, x: Tensor, stack: Stack) -> Tensor:
+    def forward(self, x: Tensor, stack: Stack, given: Given = None) -> Tensor:
         y = self.upper.forward(x.flatten(2)[:, self.columns])
         y = self.lower.forward(torch.where(self.negative, -1 - y, y))
         return torch.empty_like(y).index_copy_(1, self.rows, y).view_as(x)
 
-    def inverse(self, z: Tensor, stack: Stack) -> Tensor:
+    def inverse(self, z: Tensor, stack: Stack, given: Given = None) -> Tensor:
         y = self.lower.inverse(z.flatten(2)[:, self.rows])
         y = self.upper.inverse(torch.where(self.negative, -1 - y, y))
         return torch.empty_like(y).index_copy_(1, self.columns, y).view_as(z)

@@ -25,8 +25,8 @@ from realnvp.bijections.multiscale import even_squares, from_squares, odd_square
 from realnvp.codec.cells import Cells
 from realnvp.codec.lifting import Mix
 from realnvp.codec.prior import Normal
-from realnvp.codec.stack import Stack
-from realnvp.codec.steps import InSquares, OfOddSquares, Scale, Several, Shear, Shift, Step
+from realnvp.codec.stack import Integers, Stack
+from realnvp.codec.steps import Given, InSquares, OfOddSquares, Scale, Several, Shear, Shift, Step
 from realnvp.data.dataset import Pixels
 from realnvp.flows.flow import Flow, config_of
 from realnvp.tools.moments import EPS
@@ -38,6 +38,10 @@ class IntegerFlow:
     def __init__(self, flow: Flow, bits: int) -> None:
         self.levels = config_of(flow).levels
         self.dtype = pixel_type(self.levels)
+        self.classes = config_of(flow).model.given
+        """How many classes the flow is given; 0: none."""
+        if self.classes > 1 << 16:
+            raise ValueError(f"{self.classes} classes are too many for the codec")
         self.flow = copy.deepcopy(flow).double().cpu().eval()
         *noise, logit, f = _layers(self.flow.bijection)
         assert isinstance(logit, Logit)
@@ -53,17 +57,34 @@ class IntegerFlow:
             self.steps, delta = integer_steps(f, delta)
             self.prior = Normal(delta)
 
-    def push(self, pixels: Tensor, stack: Stack, nonce: int) -> None:
-        """Put images, int64 (B, C, H, W), on the stack."""
+    def push(
+        self, pixels: Tensor, stack: Stack, nonce: int, classes: Integers | None = None
+    ) -> None:
+        """Put images, int64 (B, C, H, W), on the stack.
+
+        nonce: of their noise (`Cells`).
+        classes: of each image, if the flow is given classes. They lie on top.
+        """
         with torch.no_grad():
-            x = self.cells.forward(pixels, stack, nonce)
-            self.prior.push(self.steps.forward(x, stack), stack)
+            given = self._seen(classes)
+            x = self.cells.forward(pixels, stack, nonce, given)
+            self.prior.push(self.steps.forward(x, stack, given), stack)
+        if classes is not None:
+            stack.push_all(classes, np.full_like(classes, self.classes))
 
     def pop(self, shape: torch.Size, stack: Stack, nonce: int) -> Tensor:
         """Take images of this shape from the stack."""
+        classes = stack.pop_all(np.full(shape[0], self.classes)) if self.classes else None
         with torch.no_grad():
-            x = self.steps.inverse(self.prior.pop(shape, stack), stack)
-            return self.cells.inverse(x, stack, nonce)
+            given = self._seen(classes)
+            x = self.steps.inverse(self.prior.pop(shape, stack), stack, given)
+            return self.cells.inverse(x, stack, nonce, given)
+
+    def _seen(self, classes: Integers | None) -> Given:
+        if classes is None or self.flow.condition is None:
+            return None
+        seen: Tensor = self.flow.condition(torch.from_numpy(classes))
+        return seen
 
     def noise_bits(self, pixels: Pixels) -> float:
         """How many bits an image pops before it pushes any."""

@@ -25,15 +25,19 @@ SCALE_BITS = 10
 S = 1 << SCALE_BITS
 
 Part = tuple[slice, slice] | Tensor
+Given = Tensor | None
 
 
 class Step(Protocol):
-    """A map of integers, int64 (B, C, H, W), that pops and pushes digits."""
+    """A map of integers, int64 (B, C, H, W), that pops and pushes digits.
 
-    def forward(self, x: Tensor, stack: Stack) -> Tensor:
+    given: what the networks of a conditional flow see, (B, k).
+    """
+
+    def forward(self, x: Tensor, stack: Stack, given: Given = None) -> Tensor:
         """From data to noise. Ambiguous, Unfit: the images, with their noise, cannot be coded."""
 
-    def inverse(self, z: Tensor, stack: Stack) -> Tensor:
+    def inverse(self, z: Tensor, stack: Stack, given: Given = None) -> Tensor:
         """x of forward(x), and the stack as it was."""
 
     def constants(self) -> Iterator[Integers]:
@@ -46,14 +50,14 @@ class Several:
     def __init__(self, steps: Sequence[Step]) -> None:
         self.steps = steps
 
-    def forward(self, x: Tensor, stack: Stack) -> Tensor:
+    def forward(self, x: Tensor, stack: Stack, given: Given = None) -> Tensor:
         for step in self.steps:
-            x = step.forward(x, stack)
+            x = step.forward(x, stack, given)
         return x
 
-    def inverse(self, z: Tensor, stack: Stack) -> Tensor:
+    def inverse(self, z: Tensor, stack: Stack, given: Given = None) -> Tensor:
         for step in reversed(self.steps):
-            z = step.inverse(z, stack)
+            z = step.inverse(z, stack, given)
         return z
 
     def constants(self) -> Iterator[Integers]:
@@ -67,11 +71,11 @@ class InSquares:
     def __init__(self, layer: Squeezed, step: Step) -> None:
         self.layer, self.step = layer, step
 
-    def forward(self, x: Tensor, stack: Stack) -> Tensor:
-        return self.layer._unsqueeze(self.step.forward(self.layer._squeeze(x), stack))
+    def forward(self, x: Tensor, stack: Stack, given: Given = None) -> Tensor:
+        return self.layer._unsqueeze(self.step.forward(self.layer._squeeze(x), stack, given))
 
-    def inverse(self, z: Tensor, stack: Stack) -> Tensor:
-        return self.layer._unsqueeze(self.step.inverse(self.layer._squeeze(z), stack))
+    def inverse(self, z: Tensor, stack: Stack, given: Given = None) -> Tensor:
+        return self.layer._unsqueeze(self.step.inverse(self.layer._squeeze(z), stack, given))
 
     def constants(self) -> Iterator[Integers]:
         return self.step.constants()
@@ -83,11 +87,11 @@ class OfOddSquares:
     def __init__(self, step: Step) -> None:
         self.step = step
 
-    def forward(self, x: Tensor, stack: Stack) -> Tensor:
-        return from_squares(even_squares(x), self.step.forward(odd_squares(x), stack))
+    def forward(self, x: Tensor, stack: Stack, given: Given = None) -> Tensor:
+        return from_squares(even_squares(x), self.step.forward(odd_squares(x), stack, given))
 
-    def inverse(self, z: Tensor, stack: Stack) -> Tensor:
-        return from_squares(even_squares(z), self.step.inverse(odd_squares(z), stack))
+    def inverse(self, z: Tensor, stack: Stack, given: Given = None) -> Tensor:
+        return from_squares(even_squares(z), self.step.inverse(odd_squares(z), stack, given))
 
     def constants(self) -> Iterator[Integers]:
         return self.step.constants()
@@ -102,10 +106,10 @@ class Shift:
     def __init__(self, mean: Tensor, delta: Tensor) -> None:
         self.mean = nearest(mean / delta)[:, None, None]
 
-    def forward(self, x: Tensor, stack: Stack) -> Tensor:
+    def forward(self, x: Tensor, stack: Stack, given: Given = None) -> Tensor:
         return within_limit(x - self.mean)
 
-    def inverse(self, z: Tensor, stack: Stack) -> Tensor:
+    def inverse(self, z: Tensor, stack: Stack, given: Given = None) -> Tensor:
         return z + self.mean
 
     def constants(self) -> Iterator[Integers]:
@@ -118,17 +122,17 @@ class Shear:
     def __init__(self, layer: AdditiveCoupling, delta: Tensor) -> None:
         self.layer, self.delta = layer, delta
 
-    def forward(self, x: Tensor, stack: Stack) -> Tensor:
-        changed, shift = self._predicted(x, certain)
+    def forward(self, x: Tensor, stack: Stack, given: Given = None) -> Tensor:
+        changed, shift = self._predicted(x, given, certain)
         return _with(x, changed, within_limit(x[changed] + shift))
 
-    def inverse(self, z: Tensor, stack: Stack) -> Tensor:
-        changed, shift = self._predicted(z, nearest)
+    def inverse(self, z: Tensor, stack: Stack, given: Given = None) -> Tensor:
+        changed, shift = self._predicted(z, given, nearest)
         return _with(z, changed, z[changed] - shift)
 
-    def _predicted(self, x: Tensor, rounded: Rounding) -> tuple[Part, Tensor]:
+    def _predicted(self, x: Tensor, given: Given, rounded: Rounding) -> tuple[Part, Tensor]:
         """What changes, and by how much."""
-        mask, shift = self.layer._predict(middles(x, self.delta), None)
+        mask, shift = self.layer._predict(middles(x, self.delta), given)
         changed = _part(~mask, x)
         return changed, rounded(shift[changed] / repeated(self.delta, x).expand_as(x)[changed])
 
@@ -147,8 +151,8 @@ class Scale:
     def __init__(self, layer: AffineCoupling, delta: Tensor) -> None:
         self.layer, self.delta = layer, delta
 
-    def forward(self, x: Tensor, stack: Stack) -> Tensor:
-        changed, ratio, shift = self._predicted(x, certain)
+    def forward(self, x: Tensor, stack: Stack, given: Given = None) -> Tensor:
+        changed, ratio, shift = self._predicted(x, given, certain)
         numbers = x[changed].flatten().numpy()
         for row in stack.rows(len(numbers)):
             r = ratio[row]
@@ -158,8 +162,8 @@ class Scale:
         scaled = torch.from_numpy(numbers).view(shift.shape)
         return _with(x, changed, within_limit(scaled + shift))
 
-    def inverse(self, z: Tensor, stack: Stack) -> Tensor:
-        changed, ratio, shift = self._predicted(z, nearest)
+    def inverse(self, z: Tensor, stack: Stack, given: Given = None) -> Tensor:
+        changed, ratio, shift = self._predicted(z, given, nearest)
         numbers = (z[changed] - shift).flatten().numpy()
         for row in reversed(stack.rows(len(numbers))):
             r = ratio[row]
@@ -168,9 +172,11 @@ class Scale:
             stack.push(y - r * numbers[row], r)
         return _with(z, changed, torch.from_numpy(numbers).view(shift.shape))
 
-    def _predicted(self, x: Tensor, rounded: Rounding) -> tuple[Part, Integers, Tensor]:
+    def _predicted(
+        self, x: Tensor, given: Given, rounded: Rounding
+    ) -> tuple[Part, Integers, Tensor]:
         """What changes, R of each number that does, and the shifts."""
-        mask, log_scale, shift = self.layer._predict(middles(x, self.delta), None)
+        mask, log_scale, shift = self.layer._predict(middles(x, self.delta), given)
         changed = _part(~mask, x)
         ratio = rounded((S * log_scale[changed].exp()).clamp(1, 1 << 16))
         shift = rounded(shift[changed] / repeated(self.delta, x).expand_as(x)[changed])
