@@ -182,7 +182,10 @@ def test_digits_are_trained_and_evaluated_given_the_digit(
         right = (nats + flow.condition.log_priors).argmax(1).numpy() == data.labels["test"]
     assert classes["accuracy"] == pytest.approx(right.mean())
     assert run(["evaluate", str(trained)]) == 0
-    assert "given the class, one of 10; " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "given the class of each image, one of 10" in printed
+    assert "bits/dim: mixture of all classes" in printed
+    assert "accuracy by Bayes' rule" in printed
 
 
 def test_accuracy_log_loss_and_calibration() -> None:
@@ -260,3 +263,18 @@ def test_figures_and_checks_are_of_one_class(
     capsys.readouterr()
     assert run(["check", str(trained), "--given", "4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ok"]
+
+
+def test_the_card_and_the_table_name_the_classes(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["evaluate", str(trained)]) == 0
+    assert run(["share", str(trained), str(tmp_path / "shared")]) == 0
+    card = (tmp_path / "shared" / "README.md").read_text()
+    assert "| given the class | 0, 1, 2, " in card
+    assert "bits/dim of the mixture of all classes" in card
+    assert "given='0'" in card
+    assert realnvp.load_flow(tmp_path / "shared").sample(2, given="3").shape == (2, 1, 8, 8)
+    capsys.readouterr()
+    assert run(["table", str(trained)]) == 0
+    assert "given the class" in " ".join(capsys.readouterr().out.split())

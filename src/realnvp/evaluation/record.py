@@ -166,16 +166,24 @@ class OfClasses:
     """Mean distance of accuracy from confidence, max p(c | x), over ten bins of equally many."""
     calibration_standard_error: float | None
 
+    def as_rows(self) -> dict[str, str]:
+        """What was measured, and its value in words."""
+        mixture = with_error(self.mixture_bits_per_dim, self.mixture_standard_error)
+        loss = with_error(self.log_loss, self.log_loss_standard_error)
+        return {
+            "mixture of all classes": f"{mixture} bits/dim",
+            "accuracy by Bayes' rule": with_error(self.accuracy, self.accuracy_standard_error),
+            "log-loss": f"{loss} nats",
+            "calibration error": with_error(
+                self.calibration_error, self.calibration_standard_error
+            ),
+        }
+
     def lines(self) -> list[str]:
         """In words, for people."""
-        mixture = with_error(self.mixture_bits_per_dim, self.mixture_standard_error)
-        accuracy = with_error(self.accuracy, self.accuracy_standard_error)
-        loss = with_error(self.log_loss, self.log_loss_standard_error)
-        calibration = with_error(self.calibration_error, self.calibration_standard_error)
         return [
-            f"  given the class, one of {self.count}; {mixture} bits/dim of the mixture of all",
-            f"  class by Bayes' rule: accuracy {accuracy}, log-loss {loss} nats, "
-            f"calibration error {calibration}",
+            f"  given the class of each image, one of {self.count}",
+            *(f"  {value}: {name}" for name, value in self.as_rows().items()),
         ]
 
 

@@ -14,6 +14,10 @@ from realnvp.files.environment import Sitting
 
 # What to look for in a picture, by the longest key that its file's name begins with.
 SENTENCES = {
+    "classes": (
+        "A row for each class: a column of samples has the same latents, so what stays alike down "
+        "a column is what the flow does not hold for part of the class."
+    ),
     "samples": (
         "Data beside samples: look at colours and textures first, then at shapes, which come last."
     ),
@@ -144,6 +148,9 @@ def _results(result: Evaluation, config: Config) -> str:
     if isinstance(result, OfImages):
         meaning = f"An upper bound ({config.model.dequantisation} dequantisation)."
         rows["noise draws"] = result.noise_draws
+        if result.classes:
+            meaning = f"Given the class of each image. {meaning}"
+            rows |= result.classes.as_rows()
         if result.views:
             rows[f"averaged over {result.views.count} views"] = result.views.measured
         for name, value in (result.codecs or {}).items():

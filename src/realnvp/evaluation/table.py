@@ -49,6 +49,7 @@ def _row(run: Path) -> dict[str, Any]:
     return {
         "run": str(run),
         "dataset": result.dataset,
+        "given_class": result.classes is not None,
         "dataset_version": result.dataset_version,
         "split": result.split,
         "num_images": result.num_images,
@@ -83,7 +84,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
     """A row as text, in the order of `COLUMNS`."""
     version = f" ({row['dataset_version']})" if row["dataset_version"] else ""
     return (
-        row["dataset"] + version,
+        row["dataset"] + version + (", given the class" if row["given_class"] else ""),
         row["split"],
         str(row["num_images"]),
         with_error(row["bits_per_dim"], row["standard_error"]),

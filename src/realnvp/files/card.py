@@ -32,6 +32,11 @@ def card(name: str, config: Config, facts: Mapping[str, Any], *, parameters: int
         f"flow = realnvp.load_flow({_plain(name)!r})  # this folder's path, or its id on the Hub",
         "flow.sample(16), flow.log_prob  # data units; nats",
     ]
+    if config.data.class_names:
+        use[-1] = (
+            f"flow.sample(16, given={_plain(config.data.class_names[0])!r}), flow.log_prob, "
+            "flow.class_log_probs  # data units; nats"
+        )
     commands = [_plain(command) for command in facts.get("commands", [])]
     parts = [
         "---\n" + "\n".join(_front_matter(name, config, facts, evaluation)) + "\n---",
@@ -70,7 +75,7 @@ def _front_matter(
     if facts.get("licence"):
         yield f"license: {_quoted(facts['licence'])}"
     yield "library_name: realnvp"
-    if config.kind is Kind.IMAGES:
+    if config.kind is Kind.IMAGES and not config.data.class_names:
         yield "pipeline_tag: unconditional-image-generation"
     yield "tags: [normalizing-flow, real-nvp, density-estimation]"
     unit = unit_of(config)
@@ -105,7 +110,9 @@ def _rows(
             "images" if config.kind is Kind.IMAGES else "columns",
             _text(", ".join(data.columns)) if data.columns else shape,
         ),
+        ("given the class", _text(", ".join(data.class_names or ()))),
         _result(config, facts, evaluation),
+        *_of_classes(evaluation.get("classes")),
         ("bits/dim in the paper", "" if paper is None else _number(paper)),
         (
             "departs from the paper in",
@@ -142,6 +149,17 @@ def _result(
         f"**{_number(evaluation[unit.key])} +- {_number(evaluation.get('standard_error'))}** "
         f"({', '.join(counted)}); {meaning}",
     )
+
+
+def _of_classes(found: Any) -> Iterator[tuple[str, str]]:
+    """What an evaluation of a flow given classes says of them."""
+    for key, words in {
+        "mixture_bits_per_dim": "bits/dim of the mixture of all classes",
+        "accuracy": "accuracy by Bayes' rule",
+        "log_loss": "its log-loss, nats",
+    }.items():
+        if isinstance(found, dict) and key in found:
+            yield words, _number(found[key])
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:
