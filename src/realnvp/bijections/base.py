@@ -81,7 +81,8 @@ class Chain(Bijection):
         for bijection in self.bijections:
             assert isinstance(bijection, Bijection)
             x, terms = bijection.forward_map(x, given)
-            log_det = log_det + terms
+            log_det += terms
+            del terms  # of a large image they take as much memory as the image
         return x, log_det
 
     def _inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
