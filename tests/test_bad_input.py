@@ -26,6 +26,7 @@ from realnvp import Config, Flow
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, DataConfig, ModelConfig, from_json, to_json
 from realnvp.data import read_image
+from realnvp.data.deep_png import deep_png
 
 Argv = list[str | Path]
 
@@ -121,6 +122,16 @@ IMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     ),
     "large image": ("x.png", lambda path: png(path, 10_000, 8), ""),
     "decompression bomb": ("x.png", lambda path: png(path, 20_000, 8), "exceeds limit"),
+    "decompression bomb of 16 bits": (
+        "x.png",
+        lambda path: png(path, 20_000, 16),
+        "exceeds limit",
+    ),
+    "truncated PNG of 16 bits": (
+        "x.png",
+        lambda path: path.write_bytes(deep_png(np.ones((8, 8, 3), np.uint16))[:60]),
+        "",
+    ),
     "another size": ("x.png", lambda path: colour(8, 9).save(path), "8 high, 9 wide"),
     "another channel count": ("x.png", lambda path: colour().convert("L").save(path), "1 channel,"),
 }

@@ -194,7 +194,9 @@ def test_a_run_of_crops(capsys: Out, tmp_path: Path) -> None:
     assert own["shape"] == [3, 8, 8]
     four = answer(capsys, "evaluate", run_dir, "--data.source", other, "--crop", "4")
     assert four["shape"] == [3, 4, 4]
-    assert "--crop: is for --data.source" in refused(capsys, "evaluate", run_dir, "--crop", "4")
+    for source in ([], ["--data.source", run_dir / "data"]):
+        line = refused(capsys, "evaluate", run_dir, *source, "--crop", "4")
+        assert "--crop: is for pictures of --data.source" in line
     answer(capsys, "check", run_dir)
 
 

@@ -75,8 +75,9 @@ def evaluate(
     if unit is LOG_LIKELIHOOD and (given := [name for name in for_images if for_images[name]]):
         raise ParameterError(given[0], f"is for images; {run} is of a table")
     of_files = {**reading.chosen(), **({"crop": crop} if crop else {})}
-    if source is None and of_files:
-        raise ParameterError(next(iter(of_files)), "is for --data.source")
+    files = source is not None and unit is BITS_PER_DIM and not (source / DESCRIPTION).exists()
+    if of_files and not files:
+        raise ParameterError(next(iter(of_files)), "is for pictures of --data.source, not prepared")
     data, split = _data(config, run, split, source, reading, crop)
     images, groups = data.splits[split], data.groups_of(split)
     if codecs and data.levels and data.levels > 256:
