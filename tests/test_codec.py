@@ -5,8 +5,12 @@ that is damaged, hostile or of another flow does harm.
 import copy
 import dataclasses
 import io
+import os
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -548,3 +552,47 @@ def test_levels_that_the_flow_lacks_are_refused() -> None:
 def test_a_flow_of_a_table_is_refused() -> None:
     with pytest.raises(ValueError, match=r"images"):
         compress(realnvp.vector_flow(2), np.zeros((1, 3, 8, 8), np.uint8))
+
+
+# For ever, and everywhere
+
+FILES = Path(__file__).parent / "data" / "codec"
+NAMES = sorted(path.stem for path in FILES.glob("*.rnvp"))
+DECODE = """
+import sys, numpy as np, torch, realnvp
+from pathlib import Path
+from realnvp.codec import decompress
+torch.set_num_threads(int(sys.argv[1]))
+for name in sys.argv[3:]:
+    path = Path(sys.argv[2], name)
+    back = decompress(realnvp.load_flow(path), path.with_suffix(".rnvp").read_bytes())
+    assert np.array_equal(back, np.load(path.with_suffix(".npy"))), name
+"""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_of_earlier_versions_decode(name: str) -> None:
+    """tests/codec_files.py wrote them."""
+    data, pixels = (FILES / f"{name}.rnvp").read_bytes(), np.load(FILES / f"{name}.npy")
+    content = data[Archive(io.BytesIO(data), name).chunks[0].start :]
+    assert set(header_of(content).kinds) == set("fwr")
+    back = decompress(realnvp.load_flow(FILES / name), data)
+    assert back.dtype == pixels.dtype
+    assert np.array_equal(back, pixels)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("restricted", [False, True])
+def test_files_decode_with_other_threads_and_instructions(threads: int, restricted: bool) -> None:
+    """As on an old processor: what torch, its libraries and numpy may use is restricted."""
+    old = {
+        "ATEN_CPU_CAPABILITY": "default",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+        "MKL_CBWR": "COMPATIBLE",
+        "NPY_DISABLE_CPU_FEATURES": " ".join(np.show_config("dicts")["SIMD Extensions"]["found"]),
+    }
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)} | (old if restricted else {})
+    command = [sys.executable, "-c", DECODE, str(threads), str(FILES), *NAMES]
+    subprocess.run(command, env=environment, check=True, timeout=300)

@@ -1,0 +1,47 @@
+"""Small archives of each kind of flow, tests/data/codec, which all later versions must decode.
+
+`python -m tests.codec_files NAME...` writes those that are named anew: only for a new kind, or
+before the release that has them.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+import realnvp
+from realnvp.codec import choice, compress, decompress
+from tests.test_codec import MODELS, flow_of, smooth
+
+FOLDER = Path(__file__).parent / "data" / "codec"
+KINDS = {name.replace(" ", "-"): (model, 256) for name, model in MODELS.items()}
+KINDS["16-bits"] = (MODELS["modern"], 65536)
+KINDS["classes"] = (dataclasses.replace(MODELS["modern"], given=3), 256)
+
+
+def images(levels: int) -> np.ndarray:
+    """Images that a flow codes, and noise that it does not."""
+    noise = np.random.default_rng(0).integers(0, levels, (1, 3, 16, 16))
+    smoothed = smooth(15, 3, 16, 16, levels=levels)
+    return np.concatenate([smoothed, noise.astype(smoothed.dtype)])
+
+
+def main() -> None:
+    """Write flows and archives."""
+    for name in sys.argv[1:]:
+        model, levels = KINDS[name]
+        realnvp.save_flow(flow_of(model, (3, 16, 16), levels=levels), FOLDER / name)
+        flow, pixels = realnvp.load_flow(FOLDER / name), images(levels)
+        # The flow's images shall be coded by the flow, though it was not trained.
+        with mock.patch.object(choice, "tile_bits", lambda tile: 16.0 * tile.size):
+            data = compress(flow, pixels)
+        assert np.array_equal(decompress(flow, data), pixels)
+        (FOLDER / f"{name}.rnvp").write_bytes(data)
+        np.save(FOLDER / f"{name}.npy", pixels)
+        print(f"{name}: {len(data)} bytes for {pixels.nbytes}")
+
+
+if __name__ == "__main__":
+    main()
