@@ -17,6 +17,7 @@ from realnvp.bijections import (
     Bijection,
     Chain,
     Dequantisation,
+    Elementwise,
     FactorOut,
     Given,
     Logit,
@@ -28,7 +29,7 @@ from realnvp.bijections import (
 )
 from realnvp.config import Config, DataConfig, ModelConfig
 from realnvp.flows.build import build, vector_flow
-from realnvp.networks.modern import ConvNet
+from realnvp.networks.modern import MLP, ConvNet
 from realnvp.networks.resnet import KeptHalf, ResNet
 from realnvp.tools.moments import averaging
 
@@ -197,10 +198,13 @@ CASES: dict[str, Case] = {
     "spline checkerboard": lambda: (
         SplineCoupling(
             checkerboard,
-            resnet(2, 2 * SplineCoupling.numbers(4), see_mask=True),
-            bins=4,
+            resnet(2, 2 * (3 * 4 + 1), see_mask=True),
         ),
         3 * normal(2, 2, 3, 4),
+    ),
+    "elementwise planes, given": lambda: (
+        given(Elementwise(MLP(2, 6, 2 * Elementwise.NUMBERS, num_blocks=1, given=GIVEN))),
+        3 * normal(3, 2, 3, 4),
     ),
     "vector of 1, spline": lambda: (
         vector_flow(1, width=8, coupling="spline").bijection,

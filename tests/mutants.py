@@ -374,7 +374,7 @@ MUTANTS = [
     Mutant("flows/flow.py", "    module.eval()\n    try:", "    try:", LIKELIHOOD),
     Mutant("bijections/splines.py", "- 2 * whole.log()", "- whole.log()"),
     Mutant("bijections/splines.py", "+ (height / width).log()", ""),
-    Mutant("bijections/splines.py", "torch.where(y.abs() < END, left + width * u, y)", "left + u"),
+    Mutant("bijections/splines.py", "torch.where(z.abs() < END, left + width * u, z)", "left + u"),
     Mutant(
         "bijections/splines.py",
         "NARROWEST + (1 - bins * NARROWEST) * raw.softmax(-1)",
@@ -393,7 +393,7 @@ MUTANTS = [
         'if dim == 1 and model.coupling == "spline":',
         "tests/test_splines.py",
     ),
-    Mutant("bijections/coupling.py", "torch.where(mask, 0, log_scale + log_slope)", "log_slope"),
+    Mutant("bijections/coupling.py", "torch.where(mask, 0, log_slope)", "log_slope"),
     Mutant("bijections/dequantisation.py", "in reversed(bends)", "in bends"),
     Mutant(
         "bijections/dequantisation.py",

@@ -3,7 +3,12 @@
 from realnvp.bijections.actnorm import ActNorm
 from realnvp.bijections.base import Bijection, Chain
 from realnvp.bijections.batchnorm import BatchNorm
-from realnvp.bijections.coupling import AdditiveCoupling, AffineCoupling, SplineCoupling
+from realnvp.bijections.coupling import (
+    AdditiveCoupling,
+    AffineCoupling,
+    Elementwise,
+    SplineCoupling,
+)
 from realnvp.bijections.dequantisation import Dequantisation
 from realnvp.bijections.given import Given
 from realnvp.bijections.logit import Logit
@@ -20,6 +25,7 @@ __all__ = [
     "Bijection",
     "Chain",
     "Dequantisation",
+    "Elementwise",
     "FactorOut",
     "Given",
     "Logit",

@@ -6,9 +6,7 @@ from torch import Tensor, nn
 from realnvp.bijections.base import Bijection, sum_per_example
 from realnvp.bijections.masks import Mask
 from realnvp.bijections.precision import in_the_networks_dtype
-from realnvp.bijections.splines import Spline
-
-BINS = 16
+from realnvp.bijections.splines import BentLine
 
 
 class AffineCoupling(Bijection):
@@ -73,46 +71,76 @@ class AdditiveCoupling(Bijection):
 class SplineCoupling(Bijection):
     """z = b x + (1 - b) s(x exp(l) + m): an affine coupling, and a spline s of what it gives.
 
-    The spline bends what an affine map leaves straight (Durkan et al. 2019), so that one column
-    given others, whose mask keeps `nothing`, is not a Gaussian.
+    The spline bends what an affine map leaves straight (Durkan et al. 2019).
 
-    net(b x, b) gives `numbers(bins)` times C channels: the shift m, raw with l = bound * tanh(raw),
-    and the spline's numbers. With a condition it is net(b x, b, given).
-    bins: of each spline.
+    net(b x, b) gives `NUMBERS` times C channels, of each entry the numbers of a `BentLine`; with a
+    condition it is net(b x, b, given). 3K + 1 times C channels give splines of K bins.
+    bound: where one trained scalar starts, the bound of the log-scale l.
     """
 
-    def __init__(self, mask: Mask, net: nn.Module, *, bins: int = BINS, bound: float = 1.0) -> None:
+    NUMBERS = 3 * 16 + 1
+    """Numbers of the net for each entry of x, with 16 bins."""
+
+    def __init__(self, mask: Mask, net: nn.Module, *, bound: float = 1.0) -> None:
         super().__init__()
         self.mask = mask
         self.net = net
-        self.bins = bins
         self.bound = nn.Parameter(torch.tensor(bound))
-
-    @staticmethod
-    def numbers(bins: int = BINS) -> int:
-        """How many numbers of the net an entry of x takes."""
-        return 2 + Spline.numbers(bins)
 
     def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z, terms = self.forward_map(x, given)
         return z, sum_per_example(terms)
 
     def forward_map(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        mask, log_scale, shift, spline = self._predict(x, given)
-        z, log_slope = spline(x * log_scale.exp() + shift)
-        return torch.where(mask, x, z), torch.where(mask, 0, log_scale + log_slope)
+        mask, bent = self._predict(x, given)
+        z, log_slope = bent(x)
+        return torch.where(mask, x, z), torch.where(mask, 0, log_slope)
 
     def _inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
-        mask, log_scale, shift, spline = self._predict(z, given)  # b z = b x
-        return torch.where(mask, z, (spline.inverse(z) - shift) * torch.exp(-log_scale))
+        mask, bent = self._predict(z, given)  # b z = b x
+        return torch.where(mask, z, bent.inverse(z))
 
-    def _predict(self, x: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Spline]:
+    def _predict(self, x: Tensor, given: Tensor | None) -> tuple[Tensor, BentLine]:
         mask = self.mask(x.shape, x.device)
-        numbers = _of_kept_part(self.net, x, mask, given)
-        numbers = numbers.reshape(len(x), -1, *x.shape[1:]).movedim(1, -1)  # (B, C, ..., numbers)
-        shift, raw = numbers[..., 0], numbers[..., 1]
-        spline = Spline.of(numbers[..., 2:], self.bins)
-        return mask, self.bound.to(raw) * raw.tanh(), shift, spline
+        numbers = _of_kept_part(self.net, x, mask, given).reshape(len(x), -1, *x.shape[1:])
+        return mask, BentLine.of(numbers.movedim(1, -1), self.bound)
+
+
+class Elementwise(Bijection):
+    """z = s(x exp(l) + m) of each entry alone; l, m and the spline s depend on the condition only.
+
+    One column given others is so more than a Gaussian whose mean and deviation depend on them.
+    x is (B, C, ...); the entries of a channel share their map.
+
+    net(0, b, given) gives what `SplineCoupling`'s gives, from C zeros and b, which is False:
+    nothing is kept. Without a condition it is net(0, b).
+    """
+
+    NUMBERS = SplineCoupling.NUMBERS
+    """Numbers of the net for each channel of x, with 16 bins."""
+
+    def __init__(self, net: nn.Module, *, bound: float = 1.0) -> None:
+        super().__init__()
+        self.net = net
+        self.bound = nn.Parameter(torch.tensor(bound))
+
+    def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z, terms = self.forward_map(x, given)
+        return z, sum_per_example(terms)
+
+    def forward_map(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._predict(x, given)(x)
+
+    def _inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
+        return self._predict(z, given).inverse(z)
+
+    def _predict(self, x: Tensor, given: Tensor | None) -> BentLine:
+        zeros = x.new_zeros(x.shape[:2])
+        numbers = in_the_networks_dtype(
+            self.net, zeros, zeros.new_zeros((), dtype=torch.bool), given
+        )
+        shared = numbers.reshape(len(x), -1, x.shape[1], *[1] * (x.ndim - 2))
+        return BentLine.of(shared.movedim(1, -1), self.bound)
 
 
 def _of_kept_part(net: nn.Module, x: Tensor, mask: Tensor, given: Tensor | None) -> Tensor:

@@ -40,11 +40,6 @@ def bitwise(shape: Sequence[int], device: torch.device, *, bit: int, flip: bool 
     return make(size, place, flip, device)
 
 
-def nothing(shape: Sequence[int], device: torch.device) -> Tensor:
-    """(1, 1, ...), False: all entries change, each on its own, by the condition alone."""
-    return torch.zeros([1] * len(shape), dtype=torch.bool, device=device)
-
-
 @lru_cache(maxsize=256)
 def _bits(size: int, place: int, flip: bool, device: torch.device) -> Tensor:
     with torch.inference_mode(False):

@@ -35,53 +35,58 @@ def unbent(u: Tensor, p: Tensor, q: Tensor, c: Tensor | float = 1.0) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Spline:
-    """A monotone map s of each entry of x: K bins in [-END, END], the identity outside.
+class BentLine:
+    """s(x exp(l) + m) of each entry of x, with a monotone spline s.
 
-    The knots (x_k, y_k) and the slopes there decide it. Slopes at the ends are 1, so that s has a
-    continuous derivative everywhere. A bin is `bent`, scaled.
+    s has K bins in [-END, END], each of them `bent`, and is the identity outside. Its knots
+    (x_k, y_k) and the slopes there decide it. Slopes at the ends are 1, so that the derivative of
+    s has no jump anywhere.
 
-    x, y: (..., K + 1), rising.
-    slopes: (..., K + 1).
+    shift, log_scale: m and l.
+    x, y, slopes: (..., K + 1), at the knots; x and y rise.
     """
 
+    shift: Tensor
+    log_scale: Tensor
     x: Tensor
     y: Tensor
     slopes: Tensor
 
-    @staticmethod
-    def numbers(bins: int) -> int:
-        """How many raw numbers a spline of so many bins takes."""
-        return 3 * bins - 1
-
     @classmethod
-    def of(cls, raw: Tensor, bins: int) -> Self:
-        """The spline of any raw numbers, (..., 3K - 1): K widths, K heights, K - 1 slopes.
+    def of(cls, raw: Tensor, bound: Tensor) -> Self:
+        """Made of any raw numbers, (..., 3K + 1): m, l, K widths, K heights, K - 1 slopes.
 
-        Zeros: the identity. Widths and heights are at least a thousandth of the whole, slopes at
-        the knots within a factor of 100 of 1.
+        Zeros: the identity. l = bound * tanh(raw). Widths and heights are at least a thousandth of
+        the whole, slopes at the knots within a factor of 100 of 1.
         """
-        widths, heights, slopes = torch.split(raw, [bins, bins, bins - 1], dim=-1)
+        bins = raw.shape[-1] // 3
+        shift, scale, widths, heights, slopes = torch.split(
+            raw, [1, 1, bins, bins, bins - 1], dim=-1
+        )
         most = math.log(STEEPEST)
         return cls(
-            _knots(widths), _knots(heights), F.pad(most * torch.tanh(slopes / most), (1, 1)).exp()
+            shift[..., 0],
+            bound.to(raw) * scale[..., 0].tanh(),
+            _knots(widths),
+            _knots(heights),
+            F.pad(most * torch.tanh(slopes / most), (1, 1)).exp(),
         )
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """s(x) and log s'(x) of each entry."""
+        """s(x exp(l) + m) of each entry, and the log of its derivative."""
+        x = x * self.log_scale.exp() + self.shift
         left, width, bottom, height, p, q = self._bin(self.x, x)
         u, log_slope = bent(((x - left) / width).clamp(0, 1), p, q)
         inside = x.abs() < END
-        return (
-            torch.where(inside, bottom + height * u, x),
-            torch.where(inside, log_slope + (height / width).log(), 0),
-        )
+        z = torch.where(inside, bottom + height * u, x)
+        return z, self.log_scale + torch.where(inside, log_slope + (height / width).log(), 0)
 
-    def inverse(self, y: Tensor) -> Tensor:
-        """x with s(x) = y."""
-        left, width, bottom, height, p, q = self._bin(self.y, y)
-        u = unbent(((y - bottom) / height).clamp(0, 1), p, q)
-        return torch.where(y.abs() < END, left + width * u, y)
+    def inverse(self, z: Tensor) -> Tensor:
+        """x with s(x exp(l) + m) = z."""
+        left, width, bottom, height, p, q = self._bin(self.y, z)
+        u = unbent(((z - bottom) / height).clamp(0, 1), p, q)
+        x = torch.where(z.abs() < END, left + width * u, z)
+        return (x - self.shift) * torch.exp(-self.log_scale)
 
     def _bin(self, knots: Tensor, at: Tensor) -> tuple[Tensor, ...]:
         """Left end, width, bottom, height, and the slopes at both ends, of each entry's bin.
@@ -91,7 +96,8 @@ class Spline:
         index = (at[..., None] >= knots[..., 1:-1]).sum(-1, keepdim=True)
         ends = torch.cat([index, index + 1], dim=-1)
         (left, right), (bottom, top), (p, q) = (
-            values.gather(-1, ends).unbind(-1) for values in (self.x, self.y, self.slopes)
+            values.expand(*at.shape, -1).gather(-1, ends).unbind(-1)
+            for values in (self.x, self.y, self.slopes)
         )
         width, height = right - left, top - bottom
         return left, width, bottom, height, p * width / height, q * width / height

@@ -118,7 +118,7 @@ def coupling(
     if model.coupling == "additive":
         return AdditiveCoupling(mask, net(channels))
     if model.coupling == "spline":
-        return SplineCoupling(mask, net(SplineCoupling.numbers() * channels), bound=bound)
+        return SplineCoupling(mask, net(SplineCoupling.NUMBERS * channels), bound=bound)
     return AffineCoupling(mask, net(2 * channels), bound=bound)
 
 

@@ -1,14 +1,12 @@
 """Flows of vectors, for tables and points, which start as the Gaussian of their data."""
 
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from realnvp.bijections import BatchNorm, Bijection, Chain, Mixing, bitwise
-from realnvp.bijections.masks import nothing
+from realnvp.bijections import BatchNorm, Bijection, Chain, Elementwise, Mixing, bitwise
 from realnvp.bijections.precision import float64_like
 from realnvp.config import ModelConfig
 from realnvp.flows.flow import Flow
@@ -22,8 +20,8 @@ def vector(model: ModelConfig, dim: int) -> Chain:
     """f for x of (D,): pairs of couplings with fully connected networks, a learned mixing between.
 
     A pair divides the entries by one bit of their index, both ways. First come the data's
-    standardisation, which is not trained, and their whitening, which is. One column, given others,
-    is one spline.
+    standardisation, which is not trained, and their whitening, which is. One column, given
+    others, is one spline.
     """
     layers: list[Bijection] = [*standardisation(dim)]
     net = partial(
@@ -35,8 +33,7 @@ def vector(model: ModelConfig, dim: int) -> Chain:
         given=model.given,
     )
     if dim == 1 and (model.given or model.coupling == "spline"):
-        # Nothing is kept, so more couplings would be no more than one.
-        return Chain([*layers, coupling(replace(model, coupling="spline"), nothing, net, dim)])
+        return Chain([*layers, Elementwise(net(Elementwise.NUMBERS))])
     for i in range(model.num_couplings):
         if i % 2 == 0:
             layers.append(Mixing(dim, starts_as="rotation" if i else "symmetric"))
