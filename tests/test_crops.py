@@ -257,5 +257,5 @@ def test_16_bits_from_end_to_end(capsys: Out, tmp_path: Path) -> None:
     sheet = np.asarray(Image.open(tmp_path / "x.png"))
     assert sheet.shape == (2 * 8 + 2, 3 * 8 + 4)
     assert np.array_equal(sheet[:8, 10:18], samples[1, ..., 0])
-    assert "codecs: are of 8 bits" in refused(capsys, "evaluate", run_dir, "--codecs")
+    assert {*answer(capsys, "evaluate", run_dir, "--codecs")["codecs"]} == {"png"}  # type: ignore[misc]
     answer(capsys, "check", run_dir)

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from realnvp.data.dataset import Pixels
+from realnvp.data.deep_png import deep_png
 
 
 def codec_bits_per_dim(images: Pixels) -> dict[str, float]:
@@ -23,7 +24,12 @@ def codec_bits_per_dim(images: Pixels) -> dict[str, float]:
 
 
 def codec_sizes(image: Pixels) -> dict[str, int]:
-    """Bytes of an image, uint8 (H, W, C), as PNG, WebP and, where there is a library, JPEG XL."""
+    """Bytes of an image, (H, W, C), as PNG, WebP and, where there is a library, JPEG XL.
+
+    Of 16 bits per channel: as PNG.
+    """
+    if image.dtype == np.uint16:
+        return {"png": len(deep_png(image))}
     from PIL import Image
 
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)

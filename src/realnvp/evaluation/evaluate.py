@@ -80,8 +80,6 @@ def evaluate(
         raise ParameterError(next(iter(of_files)), "is for pictures of --data.source, not prepared")
     data, split = _data(config, run, split, source, reading, crop)
     images, groups = data.splits[split], data.groups_of(split)
-    if codecs and data.levels and data.levels > 256:
-        raise ParameterError("codecs", "are of 8 bits per channel; these images have 16")
     try:
         count = len(views_of(config.data, data.shape)) if views else 1
     except ParameterError as error:
