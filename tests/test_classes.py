@@ -1,6 +1,7 @@
 """Classes of images, from folders and files to numbers and pictures."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -278,3 +279,20 @@ def test_the_card_and_the_table_name_the_classes(
     capsys.readouterr()
     assert run(["table", str(trained)]) == 0
     assert "given the class" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("kind", ["own", "others", "none"])
+def test_other_data_are_evaluated_given_their_class_if_they_have_it(
+    trained: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = open_splits(trained / "data")
+    assert data.labels is not None
+    for i, image in enumerate(data.test[:6]):
+        name = {"own": str(data.labels["test"][i]), "others": "cat", "none": ""}[kind]
+        (tmp_path / name).mkdir(exist_ok=True)
+        Image.fromarray(image[..., 0]).save(tmp_path / name / f"{i}.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if kind == "others" else "error")
+        assert run(["evaluate", str(trained), "--data.source", str(tmp_path), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result.get("classes") is not None) == (kind == "own")

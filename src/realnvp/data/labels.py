@@ -1,7 +1,8 @@
 """Classes of images: the names of subfolders, or a file of labels beside arrays."""
 
 import csv
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,48 @@ def find_labels(source: Path, counts: Mapping[str, int]) -> tuple[Labels, tuple[
     counts: how many images each split has.
     ValueError names the file or folder that is missing or wrong.
     """
+    words = _words(source, counts)
+    names = sorted({word for each in words.values() for word in each})
+    if len(names) < 2:
+        raise ValueError(f"data.classes: {source}: all images are of one class, {names[0]!r}")
+    if unseen := {*names} - {*words["train"]}:
+        raise ValueError(
+            f"data.classes: {source}: train has no image of {listed([*map(str, unseen)], 5)}"
+        )
+    return _indices(words, names), tuple(map(str, names))
+
+
+def labels_among(
+    source: Path, counts: Mapping[str, int], names: Sequence[str]
+) -> dict[str, Indices] | None:
+    """The class of each image of other data than a flow's, among its classes.
+
+    None: there are no labels, or labels of other classes, of which it warns.
+    """
+    try:
+        words = _words(source, counts)
+    except ValueError:
+        return None
+    texts = {split: [*map(str, each)] for split, each in words.items()}
+    if others := {word for each in texts.values() for word in each} - {*names}:
+        warnings.warn(
+            f"{source}: {listed(sorted(others), 3)}: no class of the flow; the mixture of all "
+            "classes is evaluated",
+            stacklevel=4,
+        )
+        return None
+    return _indices(texts, names)
+
+
+def _indices(
+    words: Mapping[str, Sequence[str | int]], names: Sequence[str | int]
+) -> dict[str, Indices]:
+    index = {name: i for i, name in enumerate(names)}
+    return {split: np.array([index[word] for word in each]) for split, each in words.items()}
+
+
+def _words(source: Path, counts: Mapping[str, int]) -> Mapping[str, list[str] | list[int]]:
+    """The labels of the images of each split, as they are written."""
     words: Mapping[str, list[str] | list[int]]
     if source.is_file():
         words = _beside(source.parent, {"train": source.stem}, counts)
@@ -40,16 +83,7 @@ def find_labels(source: Path, counts: Mapping[str, int]) -> tuple[Labels, tuple[
                 f"data.classes: {source}: {len(each):,} labels for {counts[split]:,} images of "
                 f"{split}"
             )
-    names = sorted({word for each in words.values() for word in each})
-    if len(names) < 2:
-        raise ValueError(f"data.classes: {source}: all images are of one class, {names[0]!r}")
-    if unseen := {*names} - {*words["train"]}:
-        raise ValueError(
-            f"data.classes: {source}: train has no image of {listed([*map(str, unseen)], 5)}"
-        )
-    index = {name: i for i, name in enumerate(names)}
-    labels = {split: np.array([index[word] for word in each]) for split, each in words.items()}
-    return labels, tuple(map(str, names))
+    return words
 
 
 def cut_labels(labels: Labels, held_out: float, *, seed: int) -> dict[str, Indices]:

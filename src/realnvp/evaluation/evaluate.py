@@ -4,6 +4,7 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from realnvp.data import (
     splits_of_run,
 )
 from realnvp.data.dataset import Indices
+from realnvp.data.labels import labels_among
 from realnvp.data.prepared import DESCRIPTION
 from realnvp.evaluation.classes import of_classes
 from realnvp.evaluation.likelihood import log_probs, summarise
@@ -176,6 +178,11 @@ def _data(
             crop=crop or config.data.crop,
             resize=config.data.resize,
         )
+        if config.data.class_names and not data.crop:
+            counts = {"train" if name == "all" else name: n for name, n in data.counts.items()}
+            labels = labels_among(source, counts, config.data.class_names) or {}
+            if (found := labels.get("train" if split == "all" else split)) is not None:
+                data = replace(data, labels={split: found}, class_names=config.data.class_names)
     if (len(data.shape), data.shape[0]) != (len(config.shape), config.shape[0]):
         raise ValueError(
             f"{source}: {_words(data.shape)}, but the flow was trained on {_words(config.shape)}"

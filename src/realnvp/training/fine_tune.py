@@ -3,7 +3,7 @@
 import warnings
 from pathlib import Path
 
-from realnvp.config import Config, differences, flat
+from realnvp.config import Config, Kind, differences, flat
 from realnvp.flows.flow import Flow, config_of
 
 
@@ -19,6 +19,11 @@ def take_weights(flow: Flow, start: Flow, where: str | Path) -> None:
     flow.load_state_dict({**flow.state_dict(), **start.state_dict()})
 
 
+def _may_begin(there: Config, here: Config) -> bool:
+    """Whether a condition may begin here: that of images is embedded, by zeros at first."""
+    return not there.model.given and here.kind is Kind.IMAGES
+
+
 def _check_fit(where: str | Path, there: Config, here: Config) -> None:
     """ValueError: the weights of a flow do not fit here. No weight depends on an image's size."""
     if (len(there.shape), there.shape[0]) != (len(here.shape), here.shape[0]):
@@ -30,7 +35,7 @@ def _check_fit(where: str | Path, there: Config, here: Config) -> None:
     if changed := [
         f"{name} is {before[name]} there, {after[name]} here"
         for name in differences(there, here)
-        if name.startswith("model.") and (name != "model.given" or there.model.given)
+        if name.startswith("model.") and (name != "model.given" or not _may_begin(there, here))
     ]:
         raise ValueError(f"{where}: its weights do not fit: {', '.join(changed)}")
     for what in ("columns", "class_names"):

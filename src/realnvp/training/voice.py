@@ -51,8 +51,8 @@ class Voice:
 
 
 def introduction(run: Run, pace: Pace) -> list[str]:
-    """Lines: a table's columns; parameters, memory, time to an evaluation and to the end; how to be
-    faster.
+    """Lines: a table's columns, or the classes of images; parameters, memory, time to an evaluation
+    and to the end; how to be faster.
     """
     plan, device = pace.plan(run.state), run.accelerator.device
     parameters = sum(weight.numel() for weight in run.flow.parameters())
@@ -70,6 +70,8 @@ def introduction(run: Run, pace: Pace) -> list[str]:
     )
     columns = run.config.data.columns
     taken = [f"{len(columns)} columns: {quoted(columns)}"] if columns else []
+    if classes := run.config.data.class_names:
+        taken.append(f"{len(classes)} classes: {quoted(classes)}")
     return [*taken, line, *how_to_be_faster(run.config, plan.seconds_to_end)]
 
 
