@@ -60,7 +60,9 @@ class Evaluate:
     mirrored, turned, recoloured.
     """
     codecs: Flag = False
-    """Also print what PNG and lossless WebP need for the same images."""
+    """Also print what PNG, lossless WebP and `realnvp compress` need for the same images; JPEG
+    XL, too, where imagecodecs or pillow-jxl-plugin is installed.
+    """
     seed: int = 0
     """Seed of the noise."""
     json: Json = False
@@ -77,6 +79,7 @@ class Evaluate:
 
     def evaluated(self) -> "Evaluation":
         """The evaluation; of the run's own data it is also saved."""
+        from realnvp.codec.images import file_bits_per_dim
         from realnvp.evaluation.evaluate import evaluate
 
         flow, facts = load(self.run, self.device, threads=self.threads, which=self.which)
@@ -91,6 +94,7 @@ class Evaluate:
             seed=self.seed,
             views=self.views,
             codecs=self.codecs,
+            file_bits_per_dim=file_bits_per_dim,
             which=self.which,
             step=facts.get("step"),
         )

@@ -20,7 +20,7 @@ from realnvp.data.deep_png import deep_png
 from realnvp.files.atomic import atomic_save
 from realnvp.files.records import DamagedError
 from realnvp.flows.flow import Flow, config_of
-from realnvp.tools.progress import progress
+from realnvp.tools.progress import counted, progress
 
 # Formats that keep all pixels; of others, PICTURE.jpg becomes PICTURE.jpg.png.
 LOSSLESS = {
@@ -92,15 +92,8 @@ def compress_files(flow: Flow, name: str, files: Mapping[str, Path], out: Path) 
 
     def save(file: BinaryIO) -> None:
         nonlocal bound
-        done = 0
-
-        def told(count: int) -> None:
-            nonlocal done
-            done += count
-            report(done)
-
         with ThreadPoolExecutor(1) as pool, progress("tile", 2 * index.tiles) as report:
-            bound = write(file, flow, index, pictures(pool), told)
+            bound = write(file, flow, index, pictures(pool), counted(report))
 
     atomic_save(out, save)
     others: dict[str, int] = {}
@@ -145,15 +138,9 @@ def decompress_files(archive: Archive, flow: Flow, out: Path | None) -> list[str
     targets = [_target(out or Path(), name, archive) for name in names]
     if out and (there := next((target for target in targets if target.exists()), None)):
         raise ValueError(f"--out: {there} exists already")
-    lost, done = [], 0
-
-    def told(count: int) -> None:
-        nonlocal done
-        done += count
-        report(done)
-
+    lost: list[str] = []
     with progress("tile", archive.index.tiles) as report:
-        pictures = archive.pictures(flow, told)
+        pictures = archive.pictures(flow, counted(report))
         for name, target, picture in zip(names, targets, pictures, strict=True):
             if picture is None:
                 lost.append(name)

@@ -10,10 +10,13 @@ from torch import Tensor
 from realnvp.codec.archive import Archive, index_of, write
 from realnvp.codec.plan import pixel_type
 from realnvp.config.units import BITS_PER_DIM, unit_of
-from realnvp.data.dataset import Pixels
+from realnvp.data import channels_first
+from realnvp.data.dataset import Pixels, Split
 from realnvp.files.records import DamagedError
 from realnvp.flows.flow import Flow, config_of, refuse_fast
+from realnvp.tools.progress import counted, progress
 
+MOST = 1024
 Images = Pixels | Tensor | Sequence[Pixels | Tensor]
 
 
@@ -58,6 +61,21 @@ def decompress(flow: Flow, data: bytes) -> Images:
     if archive.index.given_as == "array":
         return np.stack(images)
     return torch.from_numpy(np.stack(images)) if archive.index.given_as == "tensor" else images
+
+
+def file_bits_per_dim(flow: Flow, split: Split) -> float | None:
+    """Bits/dim of an archive of a split's images, the first 1,024 of them at most; all its bytes.
+
+    None: this flow has no integer form.
+    """
+    images = channels_first(split[: min(len(split), MOST)])
+    file, index = io.BytesIO(), index_of(flow, [(*image.shape,) for image in images])
+    with progress("tile of a file", 2 * index.tiles) as report:
+        try:
+            write(file, flow, index, images, counted(report))
+        except ValueError:
+            return None
+    return 8 * len(file.getvalue()) / images.size
 
 
 def check_flow(flow: Flow) -> None:

@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -53,6 +53,7 @@ def evaluate(
     seed: int = 0,
     views: bool = False,
     codecs: bool = False,
+    file_bits_per_dim: Callable[[Flow, Split], float | None] | None = None,
     which: Literal["best", "last"] = "best",
     step: int | None = None,
 ) -> Evaluation:
@@ -64,7 +65,8 @@ def evaluate(
     noise_draws: draws of the dequantisation noise; log p is averaged over them.
     seed: of the noise.
     views: also evaluate the density averaged over the views that training showed (`views_of`).
-    codecs: also measure PNG and lossless WebP.
+    codecs: also measure PNG, lossless WebP and, where there is a library, JPEG XL.
+    file_bits_per_dim: measures the flow's own file of a split, with `codecs`.
     which, step: recorded as the model of the run that the flow is.
 
     ValueError if the data do not fit the flow.
@@ -121,6 +123,9 @@ def evaluate(
             "comparable": data.comparable,
             "views": OverViews(count, **measure(views=True)) if views else None,
             "codecs": _codecs(images) if codecs else None,
+            "file_bits_per_dim": (
+                file_bits_per_dim(flow, images) if codecs and file_bits_per_dim else None
+            ),
             "classes": None
             if labels is None or condition is None
             else of_classes(

@@ -19,6 +19,7 @@ ORDER = (  # of the keys in the file
     *("bits_per_dim", "log_likelihood", "standard_error", "nonfinite", "standard_error_over"),
     *("num_images", "num_rows", "split", "dataset", "dataset_version", "seed", "shape"),
     *("noise_draws", "dequantisation", "paper", "comparable", "views", "codecs", "classes"),
+    "file_bits_per_dim",
     *("seconds", "which", "step"),
 )
 
@@ -204,6 +205,8 @@ class OfImages(Evaluation):
     views: OverViews | None = None
     codecs: dict[str, float] | None = None
     """Bits/dim of lossless image formats."""
+    file_bits_per_dim: float | None = None
+    """Of a file that `realnvp compress` writes of these images, or of the first of them."""
     classes: OfClasses | None = None
     """Of a flow given classes: bits_per_dim is given the class of each image."""
 
@@ -225,6 +228,8 @@ class OfImages(Evaluation):
                 f"  {self.views.measured} of the density averaged over {self.views.count} views "
                 "of each image, as training showed them"
             )
+        if self.file_bits_per_dim is not None:
+            lines.append(f"  {self.file_bits_per_dim:.3f} bits/dim in a file by realnvp compress")
         lines += [
             f"  {bits:.3f} bits/dim by lossless {name}"
             for name, bits in (self.codecs or {}).items()

@@ -153,6 +153,8 @@ def _results(result: Evaluation, config: Config) -> str:
             rows |= result.classes.as_rows()
         if result.views:
             rows[f"averaged over {result.views.count} views"] = result.views.measured
+        if result.file_bits_per_dim is not None:
+            rows["the flow's own file"] = f"{result.file_bits_per_dim:.3f} bits/dim"
         for name, value in (result.codecs or {}).items():
             rows[f"lossless {name}"] = f"{value:.3f} bits/dim"
         if result.paper is not None:

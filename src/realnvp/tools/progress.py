@@ -65,6 +65,18 @@ def progress(what: str, total: int, *, start: int = 0, enabled: bool = True) -> 
         yield from _lines(report)
 
 
+def counted(report: Report) -> Callable[[int], None]:
+    """A function that takes how many more steps are done, and reports their sum."""
+    done = 0
+
+    def more(count: int) -> None:
+        nonlocal done
+        done += count
+        report(done)
+
+    return more
+
+
 def chunks(count: int, size: int, report: Callable[[int], None] | None = None) -> Iterator[slice]:
     """slice(0, size), slice(size, 2 size), ..., up to count.
 
