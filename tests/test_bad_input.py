@@ -615,9 +615,9 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], Argv], list[str]]] = {
     "score nothing": (lambda t, r: ["score", r], ["name image files"]),
     "score from nowhere": (lambda t, r: ["score", r, t / "no.png"], ["no.png: no such file"]),
     "score an empty folder": (lambda t, r: ["score", r, empty(t / "in")], ["in: no image files"]),
-    "score a large image": (
+    "score an image in colour": (
         lambda t, r: ["score", r, pictures(t / "in", 1) / "00.png"],
-        ["00.png", "8x8 with 3 channels"],
+        ["00.png", "colour"],
     ),
     "score onto a folder": (
         lambda t, r: ["score", r, pictures(t / "in", 1), "--out", empty(t / "out")],

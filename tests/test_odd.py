@@ -113,7 +113,7 @@ def test_statistics_are_of_the_pass_that_gives_log_prob(flow: Flow) -> None:
         z, _ = flow.bijection.forward_map(x)
         assert torch.allclose(log_prob, flow.log_prob(x), rtol=1e-12)
     assert found.shape == (2, 7 * len(WIDTHS), SIDE // CELL, SIDE // CELL)
-    cells = torch.nn.functional.avg_pool2d(z.square(), CELL)
+    cells = torch.nn.functional.avg_pool2d(z.float().square(), CELL)
     ones = smoothed(torch.ones_like(cells), WIDTHS[0] / CELL)
     assert torch.allclose(found[:, 5:6], smoothed(cells, WIDTHS[0] / CELL) / ones)
 

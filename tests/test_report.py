@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,7 @@ import realnvp.cli.results
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, to_json
 from realnvp.evaluation.table import markdown, table
-
-BROWSER = next(
-    (
-        path
-        for name in ("chromium", "chromium-browser", "google-chrome")
-        if (path := shutil.which(name))
-    ),
-    None,
-)
+from tests.browser import BROWSER, seen_in_browser
 
 
 @pytest.fixture(scope="module")
@@ -64,44 +55,8 @@ def test_nothing_is_loaded_from_elsewhere(reported: Path) -> None:
     reason="no Chromium here (Debian package chromium): the report was not opened in a browser",
 )
 def test_in_a_browser(reported: Path, tmp_path: Path) -> None:
-    """No console error, every picture loaded, no request leaves the page (its policy forbids any,
-    and breaches are logged).
-    """
-    page = (reported / "report.html").read_text()
-    script = """<script>addEventListener("load", () => {
-        document.body.dataset.loaded = [...document.images].filter(image => image.complete && image.naturalWidth > 0).length;
-        document.body.dataset.requests = performance.getEntriesByType("resource").filter(e => !e.name.startsWith("data:")).length;
-    })</script>"""
-    watched = page.replace(
-        "style-src 'unsafe-inline'", "style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-    )
-    (tmp_path / "page.html").write_text(watched.replace("</head>", f"{script}</head>"))
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-    ]
-    flags += [
-        "--disable-component-update",
-        "--disable-sync",
-        "--enable-logging=stderr",
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ]
-    command = [
-        str(BROWSER),
-        *flags,
-        "--virtual-time-budget=10000",
-        "--dump-dom",
-        f"file://{tmp_path / 'page.html'}",
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
     pictures = len(list((reported / "figures").glob("*.png")))
-    assert f'data-loaded="{pictures}"' in result.stdout
-    assert 'data-requests="0"' in result.stdout
-    assert [line for line in result.stderr.splitlines() if "CONSOLE" in line] == []
+    seen_in_browser((reported / "report.html").read_text(), tmp_path, pictures=pictures)
 
 
 def test_the_table_marks_what_is_not_the_papers(

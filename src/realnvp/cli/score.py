@@ -1,29 +1,55 @@
-"""realnvp score: how likely each image or row is."""
+"""realnvp score: how likely each image or row is, and is it odd, where, and how sure?"""
 
 import csv
 import io
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from realnvp.cli.inputs import load, make_way, of_table
-from realnvp.cli.options import Device, Fast, Flag, Json, RunDir, Threads, Which
+from realnvp.cli.inputs import chosen_reading, load, make_way, of_table
+from realnvp.cli.options import (
+    Background,
+    Colours,
+    Depth,
+    Device,
+    Fast,
+    Flag,
+    Json,
+    RunDir,
+    Threads,
+    Which,
+)
 from realnvp.cli.output import note, print_csv, print_json, say
 from realnvp.files.atomic import write_file
 
 if TYPE_CHECKING:
+    from realnvp.evaluation.score import Opened
     from realnvp.flows.flow import Flow
+    from realnvp.odd import Detector
+    from realnvp.odd.verdicts import Verdict
+
+SHOWN = 10
+MOST_NORMAL = 2000  # validation images
+DENSITY = ("path", "log_prob", "bits_per_dim")
 
 
 @dataclass
 class Score:
     """Score image files: log-density in nats, bits/dim, and their rank, 1 = the least likely.
 
+    With --normal, --false-alarms, --heatmaps, --report, --picture or --top also a verdict:
+    percentile of bits/dim among normal images, score (the lower, the odder), p_value, odd, and the
+    box of the oddest place. Images of any size are scored whole.
+
     Of a table its rows, with the columns path, row, log_prob, rank.
 
     Example: realnvp score runs/photos picture.png more-pictures/ --out scores.csv
+
+    Odd ones: realnvp score runs/photos new/ --normal good/ --false-alarms 0.01 --heatmaps maps/
 
     A table: realnvp score runs/table new.csv --out scores.csv
     """
@@ -32,8 +58,24 @@ class Score:
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH...")]
     """Image files, or folders of them; tables."""
     out: Path | None = None
-    """A CSV file to write, with the columns path, log_prob, bits_per_dim, rank; else it goes to
-    stdout.
+    """A CSV file to write, with the columns path, log_prob, bits_per_dim, rank, and those of the
+    verdict; else it goes to stdout. Until it is whole, its rows are in FILE.partial.
+    """
+    normal: Path | None = None
+    """A folder of normal images that training has not seen; when not given, the run's validation
+    images.
+    """
+    false_alarms: float | None = None
+    """The share of normal images that may be called odd; when not given, .01."""
+    heatmaps: Path | None = None
+    """A folder for a heat map of each image."""
+    report: Path | None = None
+    """An HTML page to write about the oddest images."""
+    picture: Path | None = None
+    """A PNG file to write: heat maps of the oddest images on one sheet."""
+    top: int | None = None
+    """How many of the oddest are on the sheet and the page, and are printed; when not given, 10,
+    and none is printed.
     """
     resize: Flag = False
     """Bring images of other sizes to the training's: the middle, its smallest side scaled, as
@@ -45,6 +87,9 @@ class Score:
     seed: int = 0
     """Seed of the noise."""
     fast: Fast = False
+    background: Background = None
+    colours: Colours = None
+    depth: Depth = None
     json: Json = False
     device: Device = "auto"
     threads: Threads = None
@@ -55,16 +100,25 @@ class Score:
         if not self.paths:
             raise ValueError("score: name image files or folders, or tables, after the run")
         flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
-        scores, facts = self._rows(flow) if of_table(flow) else self._images(flow)
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(type(scores[0])._fields)
-        table.writerows(scores)
+        for flag, path in self._written().items():
+            make_way(flag, path)
+        scores: Any
+        facts: dict[str, Any]
+        if of_table(flow):
+            scores, facts, last = self._rows(flow), {}, ""
+        elif self._asked():
+            scores, facts, last = self._verdicts(flow)
+        else:
+            scores, facts, last = *self._images(flow), ""
+        text = _csv(scores)
         if self.out:
-            write_file(self.out, text.getvalue())
+            write_file(self.out, text)
         if self.json:
             print_json({"scores": [entry._asdict() for entry in scores]} | facts)
-        elif self.out:
+            return 0
+        if not self.out:
+            print_csv(text)
+        elif not last:
             least = min(scores, key=lambda entry: entry.rank)
             which = (
                 f"{least.path}, row {least.row}: {least.log_prob:.3f} nats"
@@ -75,40 +129,151 @@ class Score:
                 f"{self.out}: {len(scores)} {unit_of(flow.config).things}; "
                 f"the least likely is {which}"
             )
-        else:
-            print_csv(text.getvalue())
+        if last:
+            (say if self.out else note)(last)
         return 0
+
+    def _written(self) -> dict[str, Path | None]:
+        """Files to write, by flag."""
+        return {"--out": self.out, "--report": self.report, "--picture": self.picture}
+
+    def _asked(self) -> list[str]:
+        """The flags that ask for a verdict."""
+        names = ("normal", "false_alarms", "heatmaps", "report", "picture", "top")
+        return [name for name in names if getattr(self, name) is not None]
+
+    def _opened(self, flow: "Flow", paths: Sequence[Path]) -> "Opened":
+        """Image files, of which it is known that they can be read."""
+        from realnvp.evaluation.score import files_of, open_images
+
+        reading = chosen_reading(self.background, self.colours, self.depth)
+        return open_images(flow, files_of(paths), resize=self.resize, reading=reading)
 
     def _images(self, flow: "Flow") -> tuple[Any, dict[str, float]]:
         """The scores of image files, and how far --fast is off."""
-        from realnvp.evaluation.score import COMPARED, fast_error, files_of, score
+        from realnvp.evaluation.score import COMPARED, dropped, fast_error, score
+        from realnvp.files.partial import growing
         from realnvp.flows.fast import fast
         from realnvp.tools.progress import progress
 
-        files = files_of(self.paths)
-        make_way("--out", self.out)
-        how: dict[str, Any] = {
-            "noise_draws": self.noise_draws,
-            "seed": self.seed,
-            "resize": self.resize,
-        }
-        with progress("image", len(files)) as report:
-            scores = score(fast(flow) if self.fast else flow, files, **how, report=report)
+        images = self._opened(flow, self.paths)
+        how: dict[str, Any] = {"noise_draws": self.noise_draws, "seed": self.seed}
+        if told := dropped(images):
+            note(f"realnvp: {told}")
+        with (
+            growing(self.out, DENSITY) as known,
+            progress("image", len(images)) as report,
+        ):
+            scores = score(
+                fast(flow) if self.fast else flow, images, **how, report=report, known=known
+            )
         if not self.fast:
             return scores, {}
-        error = fast_error(flow, scores, **how)
+        error = fast_error(flow, images, scores, **how)
         note(
             f"fast: off by up to {error:.5f} bits/dim "
-            f"on the first {min(COMPARED, len(files))} images"
+            f"on the first {min(COMPARED, len(images))} images"
         )
         return scores, {"fast_error_bits_per_dim": error}
 
-    def _rows(self, flow: "Flow") -> tuple[Any, dict[str, float]]:
+    def _rows(self, flow: "Flow") -> Any:
         """The scores of a table's rows."""
         from realnvp.evaluation.score import score_rows
 
         of_images = {"fast": self.fast, "noise-draws": self.noise_draws != 1, "resize": self.resize}
+        of_images |= dict.fromkeys((name.replace("_", "-") for name in self._asked()), True)
         if given := [flag for flag, chosen in of_images.items() if chosen]:
             raise ValueError(f"--{given[0]}: is for images; {self.run} is of a table")
-        make_way("--out", self.out)
-        return score_rows(flow, self.paths), {}
+        return score_rows(flow, self.paths)
+
+    def _verdicts(self, flow: "Flow") -> "tuple[list[Verdict], dict[str, Any], str]":
+        """The verdicts on image files, facts about them, and the last line."""
+        from realnvp.evaluation.score import dropped
+        from realnvp.files.partial import growing
+        from realnvp.odd.conformal import least_rate
+        from realnvp.odd.show import Shown
+        from realnvp.odd.verdicts import Verdict, summary, too_few, verdict, with_ranks
+        from realnvp.tools.progress import progress
+
+        if self.top is not None and self.top < 1:
+            raise ValueError(f"--top: must be at least 1, got {self.top}")
+        images = self._opened(flow, self.paths)
+        if told := dropped(images):
+            note(f"realnvp: {told}")
+        shown = Shown(
+            flow,
+            self.top or SHOWN,
+            folder=self.heatmaps,
+            sheet=self.picture,
+            page=self.report,
+        )
+        detector = self._detector(flow)
+        if told := too_few(detector):
+            note(f"realnvp: {told}")
+        found: list[Verdict] = []
+        columns = [name for name in Verdict._fields if name != "rank"]
+        with growing(self.out, columns) as append, progress("image", len(images)) as report:
+            examined = detector.examined(images, report=report)
+            for path, (image, finding) in zip(images.files, examined, strict=True):
+                entry = verdict(detector, str(path), len(image), finding)
+                append(*(value for name, value in _cells(entry).items() if name != "rank"))
+                shown.add(entry, image, finding)
+                found.append(entry)
+        found = with_ranks(found)
+        last = summary(detector, found)
+        command = shlex.join(["realnvp", "score", self.run, *map(str, self.paths)])
+        shown.finish(run=self.run, last_line=last, command=command)
+        if self.top and not self.json:
+            (say if self.out else note)(shown.words())
+        facts = {
+            "odd": sum(entry.odd for entry in found),
+            "false_alarms": detector.false_alarms,
+            "normal_images": detector.calibrating,
+            "least_false_alarms": least_rate(detector.calibrating),
+        }
+        return found, facts, last
+
+    def _detector(self, flow: "Flow") -> "Detector":
+        """A detector of normal images: of --normal, else of the run's validation split."""
+        from realnvp.odd import Detector
+        from realnvp.tools.progress import progress
+
+        detector = Detector(
+            flow,
+            false_alarms=0.01 if self.false_alarms is None else self.false_alarms,
+            noise_draws=self.noise_draws,
+            seed=self.seed,
+        )
+        normal = (
+            self._opened(flow, [self.normal]) if self.normal else _validation_images(flow, self.run)
+        )
+        with progress("normal image", len(normal)) as report:
+            return detector.fit(normal, report=report)
+
+
+def _validation_images(flow: "Flow", run: str) -> Any:
+    """The run's validation images, (N, C, H, W). ValueError names --normal where there are none."""
+    from realnvp.data import channels_first, splits_of_run
+    from realnvp.flows.flow import config_of
+
+    try:
+        images = splits_of_run(Path(run), config_of(flow)).splits["validation"]
+    except (ValueError, OSError) as error:
+        raise ValueError(f"--normal: name a folder of normal images, since {error}") from None
+    return channels_first(images[: min(len(images), MOST_NORMAL)])
+
+
+def _cells(entry: Any) -> dict[str, Any]:
+    """The fields of a row as a CSV file has them; a box as four numbers between blanks."""
+    return {
+        name: " ".join(map(str, value)) if isinstance(value, tuple) else value
+        for name, value in entry._asdict().items()
+    }
+
+
+def _csv(scores: Sequence[Any]) -> str:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(scores[0]._fields)
+    table.writerows(_cells(entry).values() for entry in scores)
+    return text.getvalue()

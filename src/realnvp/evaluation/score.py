@@ -2,25 +2,28 @@
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from realnvp.config import DataConfig
+from realnvp.config.reading import AS_FOUND, Reading
 from realnvp.config.units import in_bits_per_dim
-from realnvp.config.words import listed
 from realnvp.data import channels_first, image_files, read_image, read_table, to_size
-from realnvp.data.dataset import Pixels
-from realnvp.data.images import check_fit
+from realnvp.data.dataset import Pixels, in_threads
+from realnvp.data.images import RefusedImage, by_reason, check_fit
 from realnvp.evaluation.likelihood import log_probs
+from realnvp.evaluation.whole import picture_map
 from realnvp.flows.flow import Flow, config_of
 from realnvp.flows.given import Classes
 from realnvp.tools.progress import Report, chunks
 
-CHUNK = 64
+CHUNK = 16  # images, after which a score is known
+LITTLE = 0.5  # of the pixels
 
 
 class Score(NamedTuple):
@@ -63,12 +66,14 @@ class RowScore(NamedTuple):
 COMPARED = 16  # scores of a fast flow, with the scores of the flow itself
 
 
-def fast_error(flow: Flow, scores: Sequence[Score | ClassScore], **how: Any) -> float:
+def fast_error(
+    flow: Flow, images: "Opened", scores: Sequence[Score | ClassScore], **how: Any
+) -> float:
     """The largest error, in bits/dim, of the first few scores made with `realnvp.fast(flow)`.
 
     how: what `score` was given.
     """
-    exact = score(flow, [Path(entry.path) for entry in scores[:COMPARED]], **how)
+    exact = score(flow, images[:COMPARED], **how)
     return max(
         abs(a.bits_per_dim - b.bits_per_dim) for a, b in zip(exact, scores[:COMPARED], strict=True)
     )
@@ -84,57 +89,142 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
 
 def score(
     flow: Flow,
-    files: Sequence[Path],
+    images: "Opened",
     *,
     noise_draws: int = 1,
     seed: int = 0,
-    resize: bool = False,
     report: Report | None = None,
+    known: Callable[[str, float, float], None] | None = None,
 ) -> Sequence[Score | ClassScore]:
-    """Score image files: log-density, bits/dim, rank.
+    """Score image files: log-density, bits/dim, rank. Each image is scored whole.
 
     Of a flow given classes also the most likely class and its probability.
 
     noise_draws: log p is averaged over them.
     seed: of the noise. An image's noise is a function of the seed and its pixels alone.
-    resize: bring each image to the flow's size, as `realnvp prepare images --resize`.
     report: told how many are done.
-
-    ValueError names all files that cannot be read or have another size than the flow's.
+    known: told the path, log-density and bits/dim of each image, as soon as they are known.
     """
-    data, shape = config_of(flow).data, config_of(flow).shape
-    nats: list[float] = []
+    names = flow.condition.names if isinstance(flow.condition, Classes) else ()
+    scores: list[tuple[str, float, float]] = []
     classes: list[tuple[str, float]] = []
-    bad: list[str] = []
-    for chunk in chunks(len(files), CHUNK, report):
-        read = (_fitting(file, data, bad, resize=resize) for file in files[chunk])
-        images = [image for image in read if image is not None]
-        if images and not bad:
-            density = partial(
-                log_probs,
-                flow,
-                np.stack(images),
-                noise_draws=noise_draws,
-                seed=seed,
-                indices=[zlib.crc32(image.tobytes()) for image in images],
-            )
-            if isinstance(flow.condition, Classes):
-                names = flow.condition.names
-                joint = flow.condition.joint([density(given=c) for c in range(len(names))])
-                nats += joint.logsumexp(1).tolist()
-                shares, likeliest = joint.softmax(1).max(1)
-                classes += zip([names[i] for i in likeliest], shares.tolist(), strict=True)
-            else:
-                nats += density().tolist()
-    if bad:
-        raise ValueError(listed(bad))
-    scores = [
-        Score(str(file), value, in_bits_per_dim(value, shape), rank)
-        for file, value, rank in zip(files, nats, _ranks(nats), strict=True)
-    ]
+    for chunk in chunks(len(images), CHUNK, report):
+        read = [*images[chunk]]
+        density = partial(_nats, flow, read, noise_draws=noise_draws, seed=seed)
+        if isinstance(flow.condition, Classes):
+            joint = flow.condition.joint([density(given=c) for c in range(len(names))])
+            nats = joint.logsumexp(1)
+            shares, likeliest = joint.softmax(1).max(1)
+            classes += zip([names[i] for i in likeliest], shares.tolist(), strict=True)
+        else:
+            nats = density()
+        for file, value, image in zip(images.files[chunk], nats.tolist(), read, strict=True):
+            scores.append((str(file), value, in_bits_per_dim(value, image.shape)))
+            if known:
+                known(*scores[-1])
+    ranks = ranked([nats for _, nats, _ in scores])
+    ordered = [Score(*entry, rank) for entry, rank in zip(scores, ranks, strict=True)]
     if not classes:
-        return scores
-    return [ClassScore(*entry, *found) for entry, found in zip(scores, classes, strict=True)]
+        return ordered
+    return [ClassScore(*entry, *found) for entry, found in zip(ordered, classes, strict=True)]
+
+
+def _nats(
+    flow: Flow, images: Sequence[Pixels], *, noise_draws: int, seed: int, given: int | None = None
+) -> Tensor:
+    """log p of images, (C, H, W) each: in batches where all have the training's size."""
+    if all(image.shape == config_of(flow).shape for image in images):
+        return log_probs(
+            flow,
+            np.stack(images),
+            noise_draws=noise_draws,
+            seed=seed,
+            indices=[zlib.crc32(image.tobytes()) for image in images],
+            given=given,
+        )
+    of_class = flow if given is None else flow.given(given)
+    return torch.stack(
+        [
+            picture_map(
+                of_class, image.transpose(1, 2, 0), noise_draws=noise_draws, seed=seed
+            ).sum()
+            for image in images
+        ]
+    )
+
+
+class Opened(Sequence[Pixels]):
+    """Image files as a sequence of (C, H, W), read when they are asked for.
+
+    kept: the share of the pixels of all files that is left after they were brought to one size.
+    """
+
+    def __init__(
+        self, files: Sequence[Path], read: Callable[[Path], Pixels], kept: float = 1.0
+    ) -> None:
+        self.files, self._read, self.kept = files, read, kept
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, which: Any) -> Any:
+        if isinstance(which, slice):
+            return Opened(self.files[which], self._read)
+        return self._read(self.files[which])
+
+    def __iter__(self) -> Iterator[Pixels]:
+        return map(self._read, self.files)
+
+
+def open_images(
+    flow: Flow, files: Sequence[Path], *, resize: bool = False, reading: Reading = AS_FOUND
+) -> Opened:
+    """The images of files, as `score` takes them.
+
+    resize: bring each to the flow's size, as `realnvp prepare images --resize`.
+    reading: what to do with transparent pixels, other colours and depths, if not as in training.
+
+    ValueError names all files that cannot be read.
+    """
+    data = config_of(flow).data
+    shape, levels = config_of(flow).shape, config_of(flow).levels
+    reading = data.reading.but(reading)
+
+    def whole(file: Path) -> Pixels:
+        pixels = read_image(file, reading)
+        check_fit(pixels, channels=shape[0], levels=levels, name=file)
+        return pixels
+
+    def read(file: Path) -> Pixels:
+        pixels = whole(file)
+        if resize or data.resize:
+            pixels = to_size(pixels, resize=shape[1:2] if shape[1] == shape[2] else shape[1:])
+        return np.ascontiguousarray(channels_first(pixels[None])[0])
+
+    def look(file: Path) -> int | RefusedImage:
+        try:
+            return whole(file).size
+        except RefusedImage as refused:
+            return refused
+        except ValueError as error:
+            return RefusedImage(file, str(error))
+
+    looks = [*in_threads(look, files)]
+    if refused := [found for found in looks if isinstance(found, RefusedImage)]:
+        raise by_reason(refused)
+    sizes = [found for found in looks if isinstance(found, int)]
+    kept = len(files) * math.prod(shape) / sum(sizes) if resize or data.resize else 1.0
+    return Opened(files, read, kept)
+
+
+def dropped(images: Opened) -> str:
+    """A caution where bringing images to one size leaves few of their pixels; '': most are left."""
+    if images.kept >= LITTLE:
+        return ""
+    return (
+        f"--resize drops {100 * (1 - images.kept):.3g} % of the pixels, and what is odd with them; "
+        "without it images are scored whole"
+    )
 
 
 def score_rows(flow: Flow, files: Sequence[Path]) -> list[RowScore]:
@@ -155,40 +245,12 @@ def score_rows(flow: Flow, files: Sequence[Path]) -> list[RowScore]:
         places += [(str(file), i + 1) for i in range(len(rows))]
     return [
         RowScore(*place, value, rank)
-        for place, value, rank in zip(places, nats, _ranks(nats), strict=True)
+        for place, value, rank in zip(places, nats, ranked(nats), strict=True)
     ]
 
 
-def _ranks(nats: list[float]) -> list[int]:
+def ranked(nats: list[float]) -> list[int]:
     """1 for the least likely. NaN counts as the least likely."""
     order = sorted(range(len(nats)), key=lambda i: (not math.isnan(nats[i]), nats[i]))
     ranks = dict(zip(order, range(1, len(order) + 1), strict=True))
     return [ranks[i] for i in range(len(nats))]
-
-
-def _fitting(file: Path, data: DataConfig, bad: list[str], *, resize: bool) -> Pixels | None:
-    """The image as (C, H, W), or None, with a complaint added to bad."""
-    assert data.shape
-    assert data.levels
-    shape, (channels, height, width) = data.shape, data.shape
-    try:
-        pixels = read_image(file, data.reading)
-        check_fit(pixels, channels=channels, levels=data.levels, name=file)
-        if resize or data.resize:
-            pixels = to_size(pixels, resize=(height,) if height == width else (height, width))
-        image: Pixels = channels_first(pixels[None])[0]
-    except ValueError as error:
-        bad.append(str(error) if str(file) in str(error) else f"{file}: {error}")
-        return None
-    if image.shape != shape:
-        bad.append(
-            f"{file}: {_describe(image.shape)}, but the flow was trained on {_describe(shape)}; "
-            "--resize brings it to that"
-        )
-    else:
-        return image
-    return None
-
-
-def _describe(shape: Sequence[int]) -> str:
-    return f"{shape[1]}x{shape[2]} with {shape[0]} channel{'s' if shape[0] > 1 else ''}"

@@ -1,7 +1,7 @@
 """Detector: is an image odd, where, and how sure?"""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from realnvp.config.units import in_bits_per_dim
 from realnvp.files.folders import read_folder
 from realnvp.files.records import fields_of
 from realnvp.files.saved import load_flow, locate, save_flow
 from realnvp.flows.flow import Flow, config_of
 from realnvp.odd.conformal import p_values
-from realnvp.odd.passes import Images, passes
+from realnvp.odd.passes import Images, Pass, passes
 from realnvp.odd.places import box
 from realnvp.odd.saved import FILES, from_files, to_files
 from realnvp.odd.shares import Shares
@@ -58,8 +59,8 @@ class Fitted(NamedTuple):
     places: Usual
     """Of the statistics of a place."""
     shares: Shares
-    log_probs: Array
-    """Nats, in rising order, of the images that calibrate."""
+    bits_per_dim: Array
+    """Of the images that calibrate, in rising order."""
     scores: Array
     """Of the images that calibrate, in rising order."""
 
@@ -111,20 +112,19 @@ class Detector:
         if len(normal) < 2:
             raise ValueError(f"normal: at least 2 images are needed, got {len(normal)}")
         order = generator(self.seed, Purpose.CHOICE).permutation(len(normal))
-        few = max(1, int(FITTED * len(normal)))
-        first, rest = ([np.asarray(normal[i]) for i in part] for part in np.split(order, [few]))
-        places = usual(part for _, part in self._passes(first))
-        stride = 1 + sum(math.prod(image.shape[1:]) for image in rest) // CELL**2 // PLACES
-        log_probs, oddness, sample = [], [], []
-        for log_prob, part in self._passes(rest, report):
-            odd = _oddness(places, part)
-            log_probs.append(log_prob)
+        first, rest = np.split(order, [max(1, int(FITTED * len(normal)))])
+        known = usual(part.statistics for part in self._passes(normal[i] for i in first))
+        each = max(1, PLACES // len(rest))
+        bits, oddness, places = [], [], []
+        for images, log_prob, statistics in self._passes((normal[i] for i in rest), report):
+            odd = _oddness(known, statistics)
+            bits.append(in_bits_per_dim(log_prob, images.shape[1:]))
             oddness.append(_of_image(odd))
-            sample.append(odd.flatten()[::stride])
+            places.append(odd.flatten(1)[:, :: 1 + odd[0].numel() // each].flatten())
         self.fitted_ = Fitted(
-            places,
-            Shares.of_places(torch.cat(sample)),
-            np.sort(torch.cat(log_probs).cpu().numpy()),
+            known,
+            Shares.of_places(torch.cat(places)),
+            np.sort(torch.cat(bits).cpu().numpy()),
             np.sort(-torch.cat(oddness).cpu().numpy()),
         )
         return self
@@ -133,21 +133,29 @@ class Detector:
         self, images: Images, *, report: Callable[[int], None] | None = None
     ) -> Iterator[Finding]:
         """All that there is to say about each image, one after the other, from one pass."""
+        return (finding for _, finding in self.examined(images, report=report))
+
+    def examined(
+        self, images: Images, *, report: Callable[[int], None] | None = None
+    ) -> Iterator[tuple[Array, Finding]]:
+        """Each image, (C, H, W), with its finding."""
         known = self._fitted()
-        sizes = iter([image.shape[-2:] for image in images])
-        for log_prob, part in self._passes(images, report):
-            odd = _oddness(known.places, part)
+        for pixels, log_prob, statistics in self._passes(images, report):
+            height, width = pixels.shape[2:]
+            odd = _oddness(known.places, statistics)
             scores = -_of_image(odd).cpu().numpy()
             chances = p_values(-scores, -known.scores)
-            for i, (height, width) in zip(range(len(part)), sizes, strict=False):
-                fine = F.interpolate(odd[i, None, None], scale_factor=CELL, mode="bilinear")
-                share = known.shares.among_normal(fine[0, 0, :height, :width])
-                yield Finding(
-                    log_prob[i].item(),
-                    scores[i].item(),
-                    chances[i].item(),
-                    share.float().cpu().numpy(),
-                )
+            fine = F.interpolate(odd[:, None], scale_factor=CELL, mode="bilinear")
+            shares = known.shares.among_normal(fine[:, 0, :height, :width].float()).cpu().numpy()
+            for image, *found in zip(
+                pixels, log_prob.tolist(), scores.tolist(), chances.tolist(), shares, strict=True
+            ):
+                yield image, Finding(*found)
+
+    @property
+    def calibrating(self) -> int:
+        """How many normal images calibrate."""
+        return len(self._fitted().scores)
 
     def score_samples(self, images: Images) -> Array:
         """(N,): the lower, the odder."""
@@ -198,8 +206,10 @@ class Detector:
         return self.fitted_
 
     def _passes(
-        self, images: Images, report: Callable[[int], None] | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+        self,
+        images: Iterable[Array | Tensor],
+        report: Callable[[int], None] | None = None,
+    ) -> Iterator[Pass]:
         return passes(
             self.flow, images, noise_draws=self.noise_draws, seed=self.seed, report=report
         )

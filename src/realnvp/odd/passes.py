@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,15 +24,26 @@ Images = NDArray[Any] | Tensor | Sequence[NDArray[Any]]
 """Whole numbers: (N, C, H, W), or images (C, H, W) of several sizes."""
 
 
+class Pass(NamedTuple):
+    """A batch of images of one size after its pass through the flow."""
+
+    images: NDArray[Any]
+    """(B, C, H, W)."""
+    log_prob: Tensor
+    """(B,): nats."""
+    statistics: Tensor
+    """(B, K, h, w)."""
+
+
 def passes(
     flow: Flow,
-    images: Images,
+    images: Iterable[NDArray[Any] | Tensor],
     *,
     noise_draws: int = 1,
     seed: int = 0,
     report: Callable[[int], None] | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """`statistics` of the images, a batch after the other, in their order.
+) -> Iterator[Pass]:
+    """Images and their `statistics`, a batch after the other, in their order.
 
     images: whole numbers, (N, C, H, W), or a sequence of (C, H, W), of several sizes.
     noise_draws: draws of the dequantisation noise; the mean over them is taken.
@@ -51,8 +62,7 @@ def passes(
                     with in_strips(flow, x.shape[2:]):
                         found = statistics(flow, x, shape[1:])
                     total = [*map(torch.add, total, found)] if total else [*found]
-            log_prob, places = (part / noise_draws for part in total)
-            yield log_prob, places
+            yield Pass(pixels, *(part / noise_draws for part in total))
             done += len(pixels)
             if report:
                 report(done)

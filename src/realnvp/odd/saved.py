@@ -35,7 +35,7 @@ def to_files(detector: "Detector", fitted: "Fitted") -> dict[str, bytes]:
         "places.deviation": fitted.places.deviation,
         "shares.log_oddness": fitted.shares.log_oddness,
         "shares.log_share": fitted.shares.log_share,
-        "normal.log_probs": torch.from_numpy(fitted.log_probs),
+        "normal.bits_per_dim": torch.from_numpy(fitted.bits_per_dim),
         "normal.scores": torch.from_numpy(fitted.scores),
     }
     return {
@@ -57,7 +57,7 @@ def from_files(files: Mapping[str, bytes], folder: Path) -> "tuple[Settings, Fit
         return settings, Fitted(
             Usual(tensors["places.mean"], tensors["places.deviation"]),
             Shares(tensors["shares.log_oddness"], tensors["shares.log_share"]),
-            tensors["normal.log_probs"].numpy(),
+            tensors["normal.bits_per_dim"].numpy(),
             tensors["normal.scores"].numpy(),
         )
     except KeyError as error:

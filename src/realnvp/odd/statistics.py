@@ -35,12 +35,13 @@ def statistics(flow: Flow, x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tens
     """
     z, terms = flow.bijection.forward_map(x)
     height, width = size
-    scales = _scales(*x.shape[2:], config_of(flow).model.num_scales or 1).to(z)[..., :width]
+    scales = _scales(*x.shape[2:], config_of(flow).model.num_scales or 1)[..., :width]
+    scales = scales.to(z.device)
     log_prob, parts = z.new_zeros(len(z)), []
     for rows in chunks(height, ROWS):
         part, part_terms = z[:, :, rows, :width], terms[:, :, rows, :width]
         log_prob += (prior_map(flow.prior, part) + part_terms).flatten(1).sum(1)
-        parts.append(_cells(part, part_terms, scales[:, rows]))
+        parts.append(_cells(part.float(), part_terms.float(), scales[:, rows]))
     cells, weights = (torch.cat(some, dim=2) for some in zip(*parts, strict=True))
     smooth = [
         smoothed(cells, deviation / CELL) / smoothed(weights, deviation / CELL).clamp(min=1e-6)

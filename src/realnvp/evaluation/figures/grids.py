@@ -65,17 +65,17 @@ def grid(
     columns = columns or int(np.ceil(np.sqrt(len(cells))))
     body = _cells(cells, columns, under=under, red=red)
     top = (TITLE + 10 if title else 0) + (WORDS + 8 if above else 0)
-    start = max((round(_font(WORDS).getlength(word)) + 14 for word in left), default=0)
+    start = max((round(font(WORDS).getlength(word)) + 14 for word in left), default=0)
     sheet = Image.new("RGB", (start + body.width, top + body.height), "white")
     sheet.paste(body, (start, top))
     draw = ImageDraw.Draw(sheet)
-    draw.text((start, 4), title, fill="black", font=_font(TITLE))
+    draw.text((start, 4), title, fill="black", font=font(TITLE))
     for column, words in enumerate(above):
         middle = start + (column + 0.5) * body.width / columns
-        draw.text((middle, top - 4), words, fill="black", font=_font(WORDS), anchor="mb")
+        draw.text((middle, top - 4), words, fill="black", font=font(WORDS), anchor="mb")
     for row, words in enumerate(left):
         middle = top + row * body.height / len(left) + cells.shape[1] / 2
-        draw.text((start - 8, middle), words, fill="black", font=_font(WORDS), anchor="rm")
+        draw.text((start - 8, middle), words, fill="black", font=font(WORDS), anchor="rm")
     return sheet
 
 
@@ -105,7 +105,7 @@ def _cells(
                 (x + width / 2, y + height + 2),
                 under[i],
                 fill="black",
-                font=_font(WORDS),
+                font=font(WORDS),
                 anchor="ma",
             )
     return sheet
@@ -155,7 +155,8 @@ def _displayable(images: Pixels, levels: int, side: int) -> Pixels:
     )
 
 
-def _font(size: int) -> Any:
+def font(size: int) -> Any:
+    """Pillow's own font, of this height in pixels."""
     from PIL import ImageFont
 
     return ImageFont.load_default(size)

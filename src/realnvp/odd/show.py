@@ -1,0 +1,95 @@
+"""Heat maps of images, as they are found: of each, and of the oddest on a sheet and a page."""
+
+import heapq
+import itertools
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from realnvp.evaluation.figures.grids import Picture, save_png
+from realnvp.evaluation.figures.odd import HeatMap, contact_sheet, heat_map
+from realnvp.flows.flow import Flow, config_of
+from realnvp.odd.detector import Array, Finding
+from realnvp.odd.page import check_page, write_page
+from realnvp.odd.verdicts import Verdict
+
+
+class _Kept(NamedTuple):
+    oddness: float
+    number: int
+    verdict: Verdict
+    map: HeatMap
+
+
+class Shown:
+    """Shows images as they are found, and the oddest of them at the end.
+
+    top: how many are kept for the end.
+    folder: for a heat map of each image, NAME.png. None: none is written.
+    sheet: a picture of the oddest. None: none is written.
+    page: about the oddest. None: none is written.
+
+    ValueError: something else is in the place of the folder or the page.
+    """
+
+    def __init__(
+        self, flow: Flow, top: int, *, folder: Path | None, sheet: Path | None, page: Path | None
+    ) -> None:
+        if folder and folder.exists() and not folder.is_dir():
+            raise ValueError(f"heatmaps: {folder} is a file; name a folder")
+        if page:
+            check_page(page)
+        self.top, self.folder, self.sheet, self.page = top, folder, sheet, page
+        self._levels = config_of(flow).levels
+        self._kept: list[_Kept] = []
+        self._names: set[str] = set()
+        self._count = itertools.count()
+
+    def add(self, verdict: Verdict, image: Array, finding: Finding) -> None:
+        """Show an image, (C, H, W)."""
+        pixels = image.astype(np.float32) * (255 / (self._levels - 1))
+        picture = pixels.round().astype(np.uint8).transpose(1, 2, 0)
+        found = HeatMap(words(verdict), picture, finding.map, verdict.box)
+        if self.folder:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_png(self.folder / self._name(verdict.path), heat_map(found))
+        kept = _Kept(-verdict.score, next(self._count), verdict, found)
+        (heapq.heappush if len(self._kept) < self.top else heapq.heappushpop)(self._kept, kept)
+
+    def oddest(self) -> list[_Kept]:
+        """The images that are kept, the oddest first."""
+        return sorted(self._kept, key=lambda kept: (-kept.oddness, kept.number))
+
+    def words(self) -> str:
+        """The oddest in lines."""
+        return "\n".join(words(kept.verdict) for kept in self.oddest())
+
+    def finish(self, *, run: str, last_line: str, command: str) -> None:
+        """Write the sheet and the page."""
+        oddest = self.oddest()
+        if self.sheet:
+            save_png(self.sheet, contact_sheet([kept.map for kept in oddest]))
+        if self.page:
+            pictures: dict[str, Picture] = {
+                kept.verdict.path: heat_map(kept.map) for kept in oddest
+            }
+            verdicts = [kept.verdict for kept in oddest]
+            write_page(self.page, run, last_line, verdicts, pictures, command)
+
+    def _name(self, path: str) -> str:
+        """A name for the heat map of a file; of two files of one name the second is NAME-2."""
+        stem, name, count = Path(path).stem, f"{Path(path).stem}.png", 1
+        while name in self._names:
+            count += 1
+            name = f"{stem}-{count}.png"
+        self._names.add(name)
+        return name
+
+
+def words(verdict: Verdict) -> str:
+    """'ODD a.png, p = .002, at 12 40 36 64'."""
+    return (
+        f"{'ODD ' if verdict.odd else ''}{Path(verdict.path).name}, p = {verdict.p_value:.3g}, "
+        f"at {' '.join(map(str, verdict.box))}"
+    )

@@ -1,0 +1,91 @@
+"""Verdicts on image files."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from realnvp.config.units import in_bits_per_dim
+from realnvp.evaluation.score import ranked
+from realnvp.odd.conformal import least_rate
+from realnvp.odd.detector import FITTED, Detector, Finding
+
+
+class Verdict(NamedTuple):
+    """What is said of one image file."""
+
+    path: str
+    log_prob: float
+    """Nats."""
+    bits_per_dim: float
+    rank: int
+    """By log_prob, 1 is the least likely."""
+    percentile: float
+    """Of bits_per_dim among the normal images: 100, all of them are more likely."""
+    score: float
+    """The lower, the odder."""
+    p_value: float
+    odd: bool
+    box: tuple[int, int, int, int]
+    """Of the oddest place: left, top, right, bottom, in pixels."""
+
+
+def verdict(detector: Detector, path: str, channels: int, finding: Finding) -> Verdict:
+    """The verdict on one image file; its rank is not known yet, 0."""
+    bits = in_bits_per_dim(finding.log_prob, (channels, *finding.map.shape))
+    usual = detector.fitted_.bits_per_dim
+    return Verdict(
+        path=path,
+        log_prob=finding.log_prob,
+        bits_per_dim=bits,
+        rank=0,
+        percentile=round(100 * float(np.searchsorted(usual, bits)) / len(usual), 1),
+        score=finding.score,
+        p_value=finding.p_value,
+        odd=finding.p_value <= detector.false_alarms,
+        box=finding.box,
+    )
+
+
+def with_ranks(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts, ranked by log_prob."""
+    ranks = ranked([entry.log_prob for entry in verdicts])
+    return [entry._replace(rank=rank) for entry, rank in zip(verdicts, ranks, strict=True)]
+
+
+def oddest_first(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts by their scores."""
+    return sorted(verdicts, key=lambda entry: (not math.isnan(entry.score), entry.score))
+
+
+def summary(detector: Detector, verdicts: Sequence[Verdict]) -> str:
+    """'3 of 200 odd at a false-alarm rate of at most .01 (400 normal images)'."""
+    odd = sum(entry.odd for entry in verdicts)
+    rate = f"{detector.false_alarms:g}".removeprefix("0")
+    return (
+        f"{odd} of {len(verdicts)} odd at a false-alarm rate of at most {rate} "
+        f"({detector.calibrating} normal images)"
+    )
+
+
+def too_few(detector: Detector) -> str:
+    """Why no image can be called odd, and what can be done about it; '' if images can."""
+    least = least_rate(detector.calibrating)
+    if least <= detector.false_alarms * (1 + 1e-12):
+        return ""
+    needed = images_for(detector.false_alarms)
+    return (
+        f"{detector.calibrating} normal images calibrate false-alarm rates of {least:.2g} and "
+        f"more, so none can be called odd at {detector.false_alarms:g}: that needs {needed} normal "
+        "images (a quarter of them says what is usual)"
+    )
+
+
+def images_for(rate: float) -> int:
+    """How many normal images a rate of false alarms needs."""
+    calibrating = 1 / rate - 1 - 1e-9
+    count = max(2, math.ceil(calibrating))
+    while count - max(1, int(FITTED * count)) < calibrating:
+        count += 1
+    return count
