@@ -737,7 +737,7 @@ MUTANTS = [
         "overlap = reach // 2 * 2 if squeezed",
         WHOLE,
     ),
-    Mutant("flows/strips.py", "memory // row // 2 * 2", "memory // row // 2 * 2 + 1", WHOLE),
+    Mutant("flows/strips.py", "max(2, wanted // 2 * 2)", "max(3, wanted // 2 * 2 + 1)", WHOLE),
     Mutant(
         "flows/strips.py",
         "slice(rows.start - top, rows.stop - top)",

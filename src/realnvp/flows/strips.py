@@ -22,12 +22,14 @@ from realnvp.bijections import (
     Logit,
     Squeezed,
 )
+from realnvp.bijections.precision import reference_tensor
 from realnvp.flows.flow import Flow
 from realnvp.tools.progress import chunks
 
 Layer = AffineCoupling | AdditiveCoupling | Dequantisation | Logit
 """The layers that take more memory than their input and what they make of it."""
 MEMORY = 2**28  # bytes of the networks of one strip
+CACHED = 2**25  # bytes: on a CPU a strip of more is slower, unless much of it would be overlap
 PLANES = 6  # that a network holds at once, each of its width
 
 
@@ -102,7 +104,10 @@ def _plan(layer: Layer, size: Sequence[int], scale: int, memory: int) -> Strips:
     overlap = 2 * reach if squeezed else reach + reach % 2
     row = 4 * PLANES * planes * width // (4 if squeezed else 1)
     # Strips begin at even rows, where a checkerboard begins, and 2x2 squares.
-    rows = max(2, memory // row // 2 * 2)
+    wanted = memory // row
+    if reference_tensor(layer).device.type == "cpu":
+        wanted = min(wanted, max(CACHED // row, 8 * overlap))
+    rows = max(2, wanted // 2 * 2)
     return Strips(rows, overlap, -(-height // rows))
 
 
