@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pictures import colour, pictures
 from PIL import Image
 
+from realnvp.cli.main import run
 from realnvp.config.reading import Reading
 from realnvp.data.deep_png import deep_png
 from realnvp.data.images import RefusedImage, decode_image, read_image, resized
@@ -153,3 +154,32 @@ def test_pictures_of_two_depths_or_colours_are_refused_with_the_flag(tmp_path: P
         found = find_data(DataConfig(source=str(source), depth=depth), seed=0)
         assert found.levels == levels
         assert len(found.train) == 6
+
+
+def test_a_command_says_a_line_for_each_reason(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    source = pictures(tmp_path / "in", 20)
+    for i in range(30):
+        glass = colour()
+        glass.putalpha(i)
+        glass.save(source / f"glass-{i:02}.png")
+    for i in range(3):
+        saved(colour(9, 8 + i), source / f"wide-{i}.png")
+    saved(colour().convert("CMYK"), source / "print.jpg")
+    command = ["train", "images-modern", "--data.source", str(source), "--run-dir", "runs/x"]
+    assert run(command) == 2
+    lines = capsys.readouterr().err.replace(f"{source}/", "").splitlines()
+    assert lines == [
+        "realnvp: error: 30 files: transparent pixels, first glass-00.png: --background white",
+        "realnvp: error: print.jpg: mode CMYK: --colours rgb",
+        "realnvp: error: 3 files: of another size than most, which are 8 high, 8 wide, first "
+        "wide-0.png: is 9 high, 8 wide; wide-1.png: is 9 high, 9 wide; wide-2.png: is 9 high, 10 "
+        "wide: --crop 8 trains on random crops, --resize 8 on their middle, scaled",
+    ]
+    assert run([*command, "--background", "white", "--colours", "rgb", "--dry-run"]) == 2
+    assert "wide-0.png" in capsys.readouterr().err
+    assert (
+        run([*command, "--background", "white", "--colours", "rgb", "--crop", "8", "--dry-run"])
+        == 0
+    )
