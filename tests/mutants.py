@@ -33,6 +33,8 @@ FEW_CHECKED = "tests/test_check.py -k few_images"
 JACOBIAN = "tests/test_check.py -k jacobian_is_too_large"
 OURS = "tests/test_belongings.py"
 FOLDERS = "tests/test_folders.py"
+CODEC = "tests/test_codec.py --deselect tests/test_codec.py::test_files_decode_with_other_threads_and_instructions"
+COMPRESS = "tests/test_compress.py"
 READING = "tests/test_reading.py"
 REASONS = "tests/test_data.py -k reason"
 CROPS = "tests/test_crops.py"
@@ -751,6 +753,79 @@ MUTANTS = [
         WHOLE,
     ),
     Mutant("evaluation/whole.py", "[0, :, :width]", "[0, :, -width:]", WHOLE),
+    Mutant("codec/stack.py", "c < sizes << 16", "c < sizes << 15", CODEC),
+    Mutant("codec/stack.py", "c >= 1 << 32", "c >= 1 << 31", CODEC),
+    Mutant(
+        "codec/stack.py",
+        "for row in reversed(self.rows(len(sizes)))",
+        "for row in self.rows(len(sizes))",
+        CODEC,
+    ),
+    Mutant("codec/steps.py", "(x + 0.5) * repeated", "x * repeated", CODEC),
+    Mutant(
+        "codec/steps.py", "reversed(stack.rows(len(numbers)))", "stack.rows(len(numbers))", CODEC
+    ),
+    Mutant(
+        "codec/steps.py",
+        "(S * log_scale[changed].exp())",
+        "(S * log_scale[changed].exp().sqrt())",
+        CODEC,
+    ),
+    Mutant(
+        "codec/lifting.py",
+        "torch.where(self.negative, -1 - y, y))\n        return",
+        "torch.where(self.negative, -y, y))\n        return",
+        CODEC,
+    ),
+    Mutant("codec/lifting.py", "2 * x[i] + 1", "2 * x[i]", CODEC),
+    Mutant("codec/lifting.py", "(logs - log_det / (size - k)).abs()", "-logs", CODEC),
+    Mutant("codec/cells.py", "(place - _turn(nonce, len(sizes))) % sizes", "place", CODEC),
+    Mutant("codec/cells.py", "i.double() / self.pieces", "i.double() / (self.pieces + 1)", CODEC),
+    Mutant(
+        "codec/prior.py",
+        "np.where(below, -place, place + 1)",
+        "np.where(below, -place, place)",
+        CODEC,
+    ),
+    Mutant(
+        "codec/prior.py",
+        "low in reversed(range(0, DIGITS, 16))",
+        "low in range(0, DIGITS, 16)",
+        CODEC,
+    ),
+    Mutant(
+        "codec/rounding.py", "if ((y - integers).abs() > 0.5 - doubt).any():", "if False:", CODEC
+    ),
+    Mutant("codec/plan.py", "delta * scale[:, None, None]", "delta / scale[:, None, None]", CODEC),
+    Mutant(
+        "codec/plan.py",
+        "f._squeeze(delta[None])[0])\n",
+        "f._squeeze(delta[None])[0].flip(0))\n",
+        CODEC,
+    ),
+    Mutant(
+        "codec/chunk.py",
+        "in reversed(list(enumerate(batches)))",
+        "in list(enumerate(batches))",
+        CODEC,
+    ),
+    Mutant("codec/chunk.py", "needed *= 4 / 3", "raise", CODEC),
+    Mutant("codec/choice.py", "need = RESERVE * max(have, need)", "raise", CODEC),
+    Mutant(
+        "codec/archive.py",
+        "tiles if _digest(places, tiles) == chunk.digest else None",
+        "tiles",
+        CODEC,
+    ),
+    Mutant("codec/archive.py", "if zlib.crc32(content) != chunk.crc:", "if False:", CODEC),
+    Mutant("codec/archive.py", "if count * ENTRY.size > self.size:", "if False:", CODEC),
+    Mutant("codec/archive.py", "if flow_digest(flow) != self.flow_digest:", "if False:", CODEC),
+    Mutant("codec/archive.py", "if value != usual[name]", "", CODEC),
+    Mutant("codec/files.py", '{"..", ""} & {*parts}', '{""} & {*parts}', COMPRESS),
+    Mutant(
+        "codec/files.py", "if out and (there := next(", "if False and (there := next(", COMPRESS
+    ),
+    Mutant("codec/tiles.py", 'mode="edge"', 'mode="constant"', CODEC),
 ]
 
 
