@@ -22,6 +22,7 @@ from realnvp.bijections import (
     Given,
     Logit,
     Mixing,
+    Regression,
     SplineCoupling,
     Squeezed,
     channelwise,
@@ -202,6 +203,7 @@ CASES: dict[str, Case] = {
         ),
         3 * normal(2, 2, 3, 4),
     ),
+    "regression": lambda: (given(Regression(3, GIVEN)), normal(4, 3)),
     "elementwise planes, given": lambda: (
         given(Elementwise(MLP(2, 6, 2 * Elementwise.NUMBERS, num_blocks=1, given=GIVEN))),
         3 * normal(3, 2, 3, 4),

@@ -20,7 +20,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import realnvp
-from realnvp.sklearn import RealNVPDensity, RealNVPOutlier
+from realnvp.sklearn import (
+    RealNVPClassifier,
+    RealNVPDensity,
+    RealNVPOutlier,
+    RealNVPRegressor,
+)
 from tests.test_extras import without
 
 Array = NDArray[np.float64]
@@ -45,7 +50,14 @@ def fitted() -> RealNVPDensity:
 
 
 @pytest.mark.slow
-@parametrize_with_checks([RealNVPDensity(**SMALL), RealNVPOutlier(RealNVPDensity(**SMALL))])
+@parametrize_with_checks(
+    [
+        RealNVPDensity(**SMALL),
+        RealNVPOutlier(RealNVPDensity(**SMALL)),
+        RealNVPRegressor(**SMALL),
+        RealNVPClassifier(**SMALL),
+    ]
+)
 def test_laws_of_scikit_learn(estimator: Any, check: Any) -> None:
     check(estimator)
 

@@ -15,6 +15,7 @@ from realnvp.bijections.logit import Logit
 from realnvp.bijections.masks import bitwise, channelwise, checkerboard
 from realnvp.bijections.mixing import Mixing
 from realnvp.bijections.multiscale import FactorOut, Squeezed, latent_levels
+from realnvp.bijections.regression import Regression
 from realnvp.bijections.start import starting
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Given",
     "Logit",
     "Mixing",
+    "Regression",
     "SplineCoupling",
     "Squeezed",
     "bitwise",

@@ -18,7 +18,10 @@ class StartsFromData(Bijection):
 
     @abstractmethod
     def start_from(self, x: Tensor) -> None:
-        """Set the weights by a batch x, (B, C, ...), of all processes together."""
+        """Set the weights by a batch x, (B, C, ...), of all processes together.
+
+        A layer that takes a condition is given it here, too.
+        """
 
 
 @contextmanager
@@ -29,7 +32,7 @@ def starting(module: nn.Module) -> Iterator[dict[StartsFromData, RemovableHandle
     """
     waiting: dict[StartsFromData, RemovableHandle] = {}
 
-    def start(layer: StartsFromData, inputs: tuple[Tensor]) -> None:
+    def start(layer: StartsFromData, inputs: tuple[Tensor, ...]) -> None:
         waiting.pop(layer).remove()
         layer.start_from(*inputs)
 

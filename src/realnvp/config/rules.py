@@ -48,7 +48,6 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
                 f"shape=({', '.join(map(str, (data.shape or ())[-1:] + (data.shape or ())[:-1]))})",
             ),
             ("data.columns", data.columns is None or not images, "is for tables"),
-            ("data.classes", images or not data.classes, "is for images"),
             (
                 "data.class_names",
                 data.class_names is None or data.classes,

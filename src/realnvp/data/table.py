@@ -36,6 +36,8 @@ def table(config: DataConfig, *, seed: int) -> Dataset:
             "data.source: table needs a .csv, .npy or .parquet file of numbers, "
             "or a folder of train, test ..."
         )
+    if config.classes:
+        raise ValueError("data.classes: is for images")
     source = Path(config.source).expanduser()
     read, columns = _scan(source, config.columns, config.drop)
     splits = cut_off(read, config.held_out, seed=seed)

@@ -1,5 +1,6 @@
 """From a configuration to a flow with fresh weights."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -62,6 +63,7 @@ def vector_flow(
     dim: int,
     *,
     given: int = 0,
+    classes: Sequence[str] = (),
     num_couplings: int = 8,
     width: int = 64,
     num_blocks: int = 2,
@@ -76,6 +78,7 @@ def vector_flow(
     first batch inside `realnvp.bijections.starting`.
 
     given: columns of a condition c, for p(x | c): (B, given).
+    classes: their names, if c is a class.
     num_couplings: each way to divide the entries takes two.
     width, num_blocks: hidden units and residual blocks of each network.
     frequency: of the sines in the networks (`MLP`). 0: no sines.
@@ -95,4 +98,11 @@ def vector_flow(
         batch_norm=batch_norm,
         given=given,
     )
-    return build(Config("table", DataConfig("table", shape=(dim,), levels=None), model, seed=seed))
+    data = DataConfig(
+        "table",
+        shape=(dim,),
+        levels=None,
+        classes=bool(classes),
+        class_names=tuple(classes) or None,
+    )
+    return build(Config("table", data, model, seed=seed))

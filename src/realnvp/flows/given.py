@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from realnvp.bijections import ActNorm, Chain
 from realnvp.bijections.precision import float64_like
-from realnvp.config import Config, Kind, nearest
+from realnvp.config import Config, nearest
 from realnvp.tools.noise import Purpose, generator
 
 
@@ -201,6 +201,6 @@ def condition_of(config: Config) -> Condition | None:
     given = config.model.given
     if not given:
         return None
-    if config.kind is Kind.IMAGES:
+    if config.data.classes:
         return Classes(given, config.data.class_names)
     return Columns(given)

@@ -6,7 +6,16 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from realnvp.bijections import BatchNorm, Bijection, Chain, Elementwise, Mixing, bitwise
+from realnvp.bijections import (
+    ActNorm,
+    BatchNorm,
+    Bijection,
+    Chain,
+    Elementwise,
+    Mixing,
+    Regression,
+    bitwise,
+)
 from realnvp.bijections.precision import float64_like
 from realnvp.config import ModelConfig
 from realnvp.flows.flow import Flow
@@ -20,8 +29,9 @@ def vector(model: ModelConfig, dim: int) -> Chain:
     """f for x of (D,): pairs of couplings with fully connected networks, a learned mixing between.
 
     A pair divides the entries by one bit of their index, both ways. First come the data's
-    standardisation, which is not trained, and their whitening, which is. One column, given
-    others, is one spline.
+    standardisation, which is not trained, and their whitening, which is.
+    Given c, a linear regression on c stands between both, so that a flow starts as the Gaussian of
+    its data given c. One column, given others, is one spline.
     """
     layers: list[Bijection] = [*standardisation(dim)]
     net = partial(
@@ -32,8 +42,10 @@ def vector(model: ModelConfig, dim: int) -> Chain:
         frequency=model.frequency,
         given=model.given,
     )
+    if model.given:
+        layers.append(Regression(dim, model.given))
     if dim == 1 and (model.given or model.coupling == "spline"):
-        return Chain([*layers, Elementwise(net(Elementwise.NUMBERS))])
+        return Chain([*layers, ActNorm(dim), Elementwise(net(Elementwise.NUMBERS))])
     for i in range(model.num_couplings):
         if i % 2 == 0:
             layers.append(Mixing(dim, starts_as="rotation" if i else "symmetric"))

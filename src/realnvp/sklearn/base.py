@@ -1,0 +1,125 @@
+"""What the estimators share: their parameters, how a flow is fitted, and how rows go through it."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from torch import Tensor
+
+from realnvp.config.errors import ParameterError
+from realnvp.flows.build import vector_flow
+from realnvp.flows.flow import Flow, batch_that_fits
+from realnvp.tools.progress import chunks
+from realnvp.training.fit import fit
+
+Array = NDArray[np.float64]
+# Those of `vector_flow`.
+ARCHITECTURE = ("num_couplings", "width", "num_blocks", "frequency", "coupling")
+# The estimator's names, which are scikit-learn's, and `realnvp.fit`'s.
+RECIPE = {
+    "learning_rate": "lr",
+    "max_iter": "max_steps",
+    "batch_size": "batch_size",
+    "noise": "noise",
+    "validation_fraction": "held_out",
+    "n_iter_no_change": "patience",
+    "tol": "tol",
+    "verbose": "verbose",
+}
+
+
+class FlowEstimator(BaseEstimator):
+    """An estimator that fits a flow to rows, with float32 networks, and then uses it in float64."""
+
+    flow_: Flow
+
+    def __init__(
+        self,
+        *,
+        num_couplings: int = 8,
+        width: int = 64,
+        num_blocks: int = 2,
+        frequency: float = 6.0,
+        coupling: Literal["affine", "additive", "spline"] = "affine",
+        learning_rate: float = 5e-3,
+        max_iter: int = 1000,
+        batch_size: int = 256,
+        noise: float = 0.05,
+        early_stopping: bool = True,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 500,
+        tol: float = 1e-4,
+        warm_start: bool = False,
+        random_state: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        self.num_couplings = num_couplings
+        self.width = width
+        self.num_blocks = num_blocks
+        self.frequency = frequency
+        self.coupling = coupling
+        self.learning_rate = learning_rate
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.noise = noise
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _fit(self, rows: Array, c: Any = None, **condition: Any) -> None:
+        """Fit a flow to rows, (N, D), given c of each, and set the attributes.
+
+        condition: what c is, as `vector_flow` takes it.
+        """
+        x, again = torch.tensor(rows), self._goes_on()
+        seed = self._seed()
+        flow = vector_flow(
+            x.shape[1],
+            **{name: getattr(self, name) for name in ARCHITECTURE},
+            **condition,
+            seed=seed,
+        )
+        if again:
+            try:
+                flow.load_state_dict(self.flow_.state_dict())
+            except RuntimeError:
+                raise ValueError(
+                    f"warm_start: the fit before was of another {', '.join(ARCHITECTURE)}"
+                ) from None
+        recipe = {name: getattr(self, own) for own, name in RECIPE.items()}
+        if not self.early_stopping:
+            recipe["held_out"] = 0.0
+        try:
+            result = fit(flow, x, given=c, **recipe, start=not again, seed=seed)
+        except ParameterError as wrong:
+            own = {name: own for own, name in RECIPE.items()}.get(wrong.name, wrong.name)
+            raise ParameterError(own, wrong.words) from None
+        self.flow_ = flow.double()
+        self.n_iter_, self.best_iter_ = len(result.loss), result.best_step
+        self.loss_curve_, self.validation_scores_ = result.loss, result.validation
+
+    def _goes_on(self) -> bool:
+        """Whether `fit` goes on from the flow of the fit before."""
+        return bool(self.warm_start and hasattr(self, "flow_"))
+
+    def _seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+
+
+@torch.no_grad()
+def each(method: Callable[..., Tensor], *arrays: Array) -> Array:
+    """method(rows of each array) over all their rows, so few at once that memory stays bounded."""
+    first = arrays[0]
+    parts = [
+        method(*(torch.tensor(array[chunk]) for array in arrays))
+        for chunk in chunks(len(first), batch_that_fits(first.shape[1:]))
+    ]
+    return torch.cat(parts).numpy()
