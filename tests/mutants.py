@@ -844,6 +844,8 @@ MUTANTS = [
         "codec/files.py", "if out and (there := next(", "if False and (there := next(", COMPRESS
     ),
     Mutant("codec/tiles.py", 'mode="edge"', 'mode="constant"', CODEC),
+    Mutant("evaluation/score.py", "min(CHUNK, NUMBERS // max(sizes))", "CHUNK", WHOLE),
+    Mutant("evaluation/score.py", "report(first + number, f", "report(number, f", WHOLE),
 ]
 
 

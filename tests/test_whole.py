@@ -1,18 +1,22 @@
 """Large pictures scored whole: strips give what one pass gives, whatever the sizes."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from flows import pixels
 from numpy.typing import NDArray
+from PIL import Image
 
 from realnvp import Flow, build
 from realnvp.config import Config, DataConfig, ModelConfig
 from realnvp.evaluation.likelihood import log_probs
+from realnvp.evaluation.score import open_images, score
 from realnvp.evaluation.whole import continued, noisy, picture_map
 from realnvp.flows.strips import in_strips
+from realnvp.tools.progress import Report
 
 RNG = np.random.default_rng(3)
 MODELS = {
@@ -117,3 +121,25 @@ def test_pictures_of_other_kinds_are_refused() -> None:
     ]:
         with pytest.raises(ValueError, match=words):
             picture_map(flow, image)
+
+
+def test_large_pictures_are_read_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 at once would take more memory than the flow; each says how far it is."""
+    files = [tmp_path / f"{i}.png" for i in range(4)]
+    for file in files:
+        Image.fromarray(picture(24, 16)).save(file)
+    flow = flow_of("modern")
+    together = open_images(flow, files)
+    monkeypatch.setattr("realnvp.evaluation.score.NUMBERS", 2 * 24 * 16 * 3)
+    monkeypatch.setattr("realnvp.evaluation.score.FEW_STRIPS", 3)
+    apart = open_images(flow, files)
+    assert (together.at_once, apart.at_once, apart[1:].at_once) == (16, 2, 2)
+    told: list[tuple[int, str]] = []
+    report = Report("image", 4)
+    report.changed = lambda: told.append((report.done, report.words))
+    found, expected = score(flow, apart, report=report), score(flow, together)
+    assert [one.log_prob for one in found] == [one.log_prob for one in expected]
+    assert told[:2] == [(0, "strip 1/6"), (0, "strip 2/6")]
+    assert told[-2:] == [(3, "strip 6/6"), (4, "")]

@@ -23,6 +23,8 @@ from realnvp.flows.given import Classes
 from realnvp.tools.progress import Report, chunks
 
 CHUNK = 16  # images, after which a score is known
+NUMBERS = 2**24  # of pixels in memory together
+FEW_STRIPS = 64
 LITTLE = 0.5  # of the pixels
 
 
@@ -108,9 +110,10 @@ def score(
     names = flow.condition.names if isinstance(flow.condition, Classes) else ()
     scores: list[tuple[str, float, float]] = []
     classes: list[tuple[str, float]] = []
-    for chunk in chunks(len(images), CHUNK, report):
+    for chunk in chunks(len(images), images.at_once, report):
         read = [*images[chunk]]
-        density = partial(_nats, flow, read, noise_draws=noise_draws, seed=seed)
+        strips = partial(_tell_strips, report, chunk.start)
+        density = partial(_nats, flow, read, noise_draws=noise_draws, seed=seed, report=strips)
         if isinstance(flow.condition, Classes):
             joint = flow.condition.joint([density(given=c) for c in range(len(names))])
             nats = joint.logsumexp(1)
@@ -129,8 +132,20 @@ def score(
     return [ClassScore(*entry, *found) for entry, found in zip(ordered, classes, strict=True)]
 
 
+def _tell_strips(report: Report | None, first: int, number: int, done: int, total: int) -> None:
+    """Say how far a large image is, beside the images that are done."""
+    if report and total > FEW_STRIPS:
+        report(first + number, f"strip {done}/{total}")
+
+
 def _nats(
-    flow: Flow, images: Sequence[Pixels], *, noise_draws: int, seed: int, given: int | None = None
+    flow: Flow,
+    images: Sequence[Pixels],
+    *,
+    noise_draws: int,
+    seed: int,
+    report: Callable[[int, int, int], None],
+    given: int | None = None,
 ) -> Tensor:
     """log p of images, (C, H, W) each: in batches where all have the training's size."""
     if all(image.shape == config_of(flow).shape for image in images):
@@ -146,9 +161,13 @@ def _nats(
     return torch.stack(
         [
             picture_map(
-                of_class, image.transpose(1, 2, 0), noise_draws=noise_draws, seed=seed
+                of_class,
+                image.transpose(1, 2, 0),
+                noise_draws=noise_draws,
+                seed=seed,
+                report=partial(report, number),
             ).sum()
-            for image in images
+            for number, image in enumerate(images)
         ]
     )
 
@@ -157,19 +176,25 @@ class Opened(Sequence[Pixels]):
     """Image files as a sequence of (C, H, W), read when they are asked for.
 
     kept: the share of the pixels of all files that is left after they were brought to one size.
+    at_once: how many may be in memory together.
     """
 
     def __init__(
-        self, files: Sequence[Path], read: Callable[[Path], Pixels], kept: float = 1.0
+        self,
+        files: Sequence[Path],
+        read: Callable[[Path], Pixels],
+        *,
+        kept: float = 1.0,
+        at_once: int = CHUNK,
     ) -> None:
-        self.files, self._read, self.kept = files, read, kept
+        self.files, self._read, self.kept, self.at_once = files, read, kept, at_once
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, which: Any) -> Any:
         if isinstance(which, slice):
-            return Opened(self.files[which], self._read)
+            return Opened(self.files[which], self._read, at_once=self.at_once)
         return self._read(self.files[which])
 
     def __iter__(self) -> Iterator[Pixels]:
@@ -213,8 +238,9 @@ def open_images(
     if refused := [found for found in looks if isinstance(found, RefusedImage)]:
         raise by_reason(refused)
     sizes = [found for found in looks if isinstance(found, int)]
-    kept = len(files) * math.prod(shape) / sum(sizes) if resize or data.resize else 1.0
-    return Opened(files, read, kept)
+    if resize or data.resize:
+        return Opened(files, read, kept=len(files) * math.prod(shape) / sum(sizes))
+    return Opened(files, read, at_once=max(1, min(CHUNK, NUMBERS // max(sizes))))
 
 
 def dropped(images: Opened) -> str:
