@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from PIL import Image
 
 import realnvp
 from realnvp.cli.main import run
-from realnvp.config import DataConfig
-from realnvp.data import find_data, open_splits, prepare, to_pixels
+from realnvp.config import PRESETS, Config, DataConfig, TrainConfig
+from realnvp.data import Dataset, find_data, open_splits, prepare, to_pixels
+from realnvp.data.prepared import write_dataset
+from realnvp.evaluation.check import check
 from realnvp.evaluation.classes import of_classes
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.given import Classes
+from realnvp.training.batches import Batches
 
 SHORT = [
     "--train.max-steps",
@@ -146,6 +150,61 @@ def test_classes_that_make_no_sense(tmp_path: Path, change: str, words: str) -> 
 def test_a_set_without_classes() -> None:
     with pytest.raises(ValueError, match=r"data.classes: photos has no classes"):
         find_data(DataConfig(set="photos", classes=True), seed=0)
+
+
+def labelled_by_level(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images whose only grey level is their class."""
+    labels = np.random.default_rng(0).integers(0, 17, count)
+    return np.tile(labels[:, None, None, None], (1, 8, 8, 1)).astype(np.uint8), labels
+
+
+def test_validation_that_is_cut_off_keeps_its_labels(tmp_path: Path) -> None:
+    train, test = labelled_by_level(50), labelled_by_level(9)
+    names = tuple(map(str, range(17)))
+    splits, labels = {"train": train[0], "test": test[0]}, {"train": train[1], "test": test[1]}
+    whole = Dataset("digits", None, 17, (1, 8, 8), splits, labels=labels, class_names=names)
+    about = {"name": "digits", "source": None, "held_out": None, "seed": 0}
+    write_dataset(whole, about, tmp_path)
+    found = open_splits(tmp_path, held_out=0.2, seed=3)
+    assert found.labels is not None
+    assert len(found.validation) == 10
+    for split, images in found.splits.items():
+        assert np.array_equal(images[:][:, 0, 0, 0], found.labels[split])
+
+
+def test_batches_have_their_labels() -> None:
+    images, labels = labelled_by_level(50)
+    config = Config("digits", PRESETS["digits"].data, train=TrainConfig(batch_size=8))
+    for process in range(2):
+        batches = Batches(
+            images,
+            config,
+            device=torch.device("cpu"),
+            process=process,
+            processes=2,
+            labels=labels,
+        )
+        for step in (0, 3, 7):
+            [given] = batches.given([step])
+            assert torch.equal(batches.at(step)[:, 0, 0, 0].floor().long(), given)
+
+
+def test_each_image_of_each_part_has_its_own_class() -> None:
+    images, labels = labelled_by_level(20)
+    names = tuple(map(str, range(17)))
+    digits = PRESETS["digits-modern"]
+    data = replace(digits.data, classes=True, class_names=names)
+    flow = realnvp.build(replace(digits, data=data, model=replace(digits.model, width=4)))
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.manual_seed(0)))
+    pixels = images.transpose(0, 3, 1, 2).copy()
+    whole, parts = (
+        realnvp.bits_per_dim(flow, pixels, given=labels, batch_size=size).per_image
+        for size in (20, 7)
+    )
+    assert torch.allclose(whole, parts)
+    assert all(entry.ok for entry in check(flow.given("3"), pixels))
 
 
 @pytest.fixture(scope="module")

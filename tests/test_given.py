@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 import realnvp
 from realnvp.bijections import Bijection, Chain
 from realnvp.config import Config, DataConfig, ModelConfig
-from realnvp.export import export_program
+from realnvp.export import Call, export_onnx, export_program
 from realnvp.flows.given import Classes
 from realnvp.training.memory import training_memory
 from realnvp.training.recompute import recompute
@@ -138,6 +139,24 @@ def test_a_program_takes_the_condition(architecture: str) -> None:
         with torch.no_grad():
             expected = flow.log_prob(x[:count], given=c[:count])
             assert torch.equal(program(x[:count], c[:count]), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", ["decode", "class_log_probs"])
+def test_onnx_takes_the_condition(call: Call, tmp_path: Path) -> None:
+    flow, x, c = conditional("modern")
+    export_onnx(flow, tmp_path / "flow.onnx", call=call)
+    session = onnxruntime.InferenceSession(
+        tmp_path / "flow.onnx", providers=["CPUExecutionProvider"]
+    )
+    inputs = {"x": x} if call == "class_log_probs" else {"x": x / 256, "given": c}
+    assert [each.name for each in session.get_inputs()] == [*inputs]
+    for count in (1, 5):
+        some = [each[:count] for each in inputs.values()]
+        with torch.no_grad():
+            expected = getattr(flow, call)(*some).numpy()
+        named = dict(zip(inputs, (each.numpy() for each in some), strict=True))
+        assert np.abs(session.run(None, named)[0] - expected).max() < 2e-3
 
 
 def test_columns_are_standardised_by_the_rows() -> None:

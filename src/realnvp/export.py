@@ -17,7 +17,11 @@ from realnvp.config.words import install_line
 from realnvp.files.atomic import atomic_save
 from realnvp.flows.flow import Flow, in_eval_mode, refuse_fast
 
-Call = Literal["log_prob", "log_prob_map", "encode", "decode"]
+Call = Literal[
+    "log_prob", "log_prob_map", "encode", "decode", "mixture_log_prob", "class_log_probs"
+]
+OF_ALL_CLASSES = ("mixture_log_prob", "class_log_probs")
+"""Functions of a flow given classes that take no class."""
 
 
 class _Function(nn.Module):
@@ -28,7 +32,8 @@ class _Function(nn.Module):
         self.flow, self.call = flow, call
 
     def forward(self, x: Tensor, given: Tensor | None = None) -> Tensor:
-        return getattr(self.flow, self.call)(x, given)
+        condition = () if given is None else (given,)
+        return getattr(self.flow, self.call)(x, *condition)
 
 
 def export_program(
@@ -41,6 +46,7 @@ def export_program(
     """A function of a flow as a graph of plain operations, without gradients, in eval mode.
 
     A conditional flow's takes c, too: given, int64 classes, (B,), or columns, (B, k), of x's type.
+    mixture_log_prob and class_log_probs, of flows given classes, do not.
 
     shape: of one x. None: the training's. The graph takes batches (B, *shape) with any B.
     call: log_prob, log_prob_map and encode take x in data units, of images v + u with your noise;
@@ -56,7 +62,8 @@ def export_program(
     mine = reference_tensor(flow)
     # A batch of 2: torch takes 1 for a constant.
     x = torch.zeros(2, *shape, dtype=dtype or mine.dtype, device=mine.device)
-    inputs = (x,) if flow.condition is None else (x, flow.condition.example(x))
+    condition = None if call in OF_ALL_CLASSES else flow.condition
+    inputs = (x,) if condition is None else (x, condition.example(x))
     # torch.export reads flags of TF32 that `full_precision` makes unreadable.
     with in_eval_mode(flow), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's, of itself
@@ -97,8 +104,7 @@ def _folded(program: ExportedProgram) -> nn.Module:
 
 def _name_batch(graph: Any) -> None:
     """Call the axis of batches "batch"; torch calls it s77, or the like."""
-    [given] = graph.input
-    symbol = given.type.tensor_type.shape.dim[0].dim_param
+    symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
     for value in (*graph.input, *graph.output, *graph.value_info):
         for axis in value.type.tensor_type.shape.dim:
             if axis.dim_param:
@@ -137,7 +143,7 @@ def export_onnx(
             model = torch.onnx.export(
                 program,
                 dynamo=True,
-                input_names=["x"] if flow.condition is None else ["x", "given"],
+                input_names=["x", "given"][: len(program.graph_signature.user_inputs)],
                 output_names=[call],
                 verbose=False,
             )

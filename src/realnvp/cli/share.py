@@ -66,8 +66,11 @@ class Export:
     run: RunDir
     onnx: Path
     """The .onnx file to write."""
-    call: Literal["log_prob", "log_prob_map", "encode", "decode"] = "log_prob"
-    """Which function."""
+    call: Literal[
+        "log_prob", "log_prob_map", "encode", "decode", "mixture_log_prob", "class_log_probs"
+    ] = "log_prob"
+    """Which function; the last two of flows given classes, whose other functions take the class,
+    an integer, as a second input."""
     which: Which = "best"
     json: Json = False
 
