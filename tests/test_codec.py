@@ -554,6 +554,13 @@ def test_a_flow_of_a_table_is_refused() -> None:
         compress(realnvp.vector_flow(2), np.zeros((1, 3, 8, 8), np.uint8))
 
 
+def test_a_flow_that_has_no_integers_is_refused() -> None:
+    flow = flow_of(MODELS["modern"], (3, 16, 16))
+    flow.bijection.bijections[1].bijections[0].bijection.bijections[0].mean.data[0] = torch.nan
+    with pytest.raises(ValueError, match="this flow has no form on integers: numbers beyond"):
+        compress(flow, smooth(1, 3, 16, 16))
+
+
 # For ever, and everywhere
 
 FILES = Path(__file__).parent / "data" / "codec"

@@ -35,7 +35,7 @@ class Cells:
         self.pieces = LEARNED_PIECES if noise else 1 << (few - 1).bit_length()
         self.edges = nearest(self._logit(torch.arange(logit.levels + 1.0, dtype=torch.float64)))
         if self.edges.diff().min() < self.pieces:
-            raise ValueError("its grey levels are too near to each other for integers")
+            raise ValueError("its grey levels are too near to each other")
 
     def forward(self, v: Tensor, stack: Stack, nonce: int, given: Given = None) -> Tensor:
         """X, int64, of v's shape.

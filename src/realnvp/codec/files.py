@@ -34,6 +34,9 @@ LOSSLESS = {
 }
 
 
+BEHIND = 8  # pictures that other formats may be slower by
+
+
 @dataclass(frozen=True)
 class Written:
     """What an archive takes, and what other formats take for the same pictures, one file each."""
@@ -87,7 +90,8 @@ def compress_files(flow: Flow, name: str, files: Mapping[str, Path], out: Path) 
             image = read_image(file)
             if np.moveaxis(image, -1, 0).shape != shape:
                 raise ValueError(f"{file}: changed while it was read")
-            sizes.append(pool.submit(codec_sizes, image))
+            sizes.append(pool.submit(_other_formats, image))
+            sizes[-BEHIND:][0].result()  # or pictures would wait in memory
             yield np.moveaxis(image, -1, 0)
 
     def save(file: BinaryIO) -> None:
@@ -96,11 +100,18 @@ def compress_files(flow: Flow, name: str, files: Mapping[str, Path], out: Path) 
             bound = write(file, flow, index, pictures(pool), counted(report))
 
     atomic_save(out, save)
-    others: dict[str, int] = {}
-    for size in sizes:
-        for codec, count in size.result().items():
-            others[codec] = others.get(codec, 0) + count
+    found = [size.result() for size in sizes]
+    able = [codec for codec in found[0] if all(codec in each for each in found)]
+    others = {codec: sum(each[codec] for each in found) for codec in able}
     return Written(index.count, index.numbers, out.stat().st_size, bound, others)
+
+
+def _other_formats(image: Pixels) -> dict[str, int]:
+    """Bytes by format; none of a picture that one of the formats cannot hold."""
+    try:
+        return codec_sizes(image)
+    except Exception:  # WebP has at most 16,383 rows, and no format here 16 bits
+        return {}
 
 
 def _shapes(files: Sequence[Path], levels: int) -> list[Shape]:

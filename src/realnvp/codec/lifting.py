@@ -25,7 +25,7 @@ class Lift:
         self.order = range(len(matrix)) if upper else range(len(matrix) - 1, -1, -1)
         self.upper = upper
         if not self.matrix.abs().sum(1).max() * (2 * LIMIT + 1) < 1 << 52:
-            raise ValueError("its mixings of channels are too uneven for integers")
+            raise ValueError("a mixing of its channels is too uneven")
 
     def forward(self, x: Tensor) -> Tensor:
         """x, int64 (B, C, N)."""

@@ -25,6 +25,7 @@ from realnvp.bijections.multiscale import even_squares, from_squares, odd_square
 from realnvp.codec.cells import Cells
 from realnvp.codec.lifting import Mix
 from realnvp.codec.prior import Normal
+from realnvp.codec.rounding import Unfit
 from realnvp.codec.stack import Integers, Stack
 from realnvp.codec.steps import Given, InSquares, OfOddSquares, Scale, Several, Shear, Shift, Step
 from realnvp.data.dataset import Pixels
@@ -43,19 +44,21 @@ class IntegerFlow:
         if self.classes > 1 << 16:
             raise ValueError(f"{self.classes} classes are too many for the codec")
         self.flow = copy.deepcopy(flow).double().cpu().eval()
+        try:
+            with torch.no_grad():
+                self.cells, self.steps, self.prior = self._rounded(config_of(flow).shape[0], bits)
+        except (ValueError, Unfit) as error:
+            raise ValueError(f"this flow has no form on integers: {error}") from None
+
+    def _rounded(self, channels: int, bits: int) -> tuple[Cells, Step, Normal]:
+        """The three parts, on the grid."""
         *noise, logit, f = _layers(self.flow.bijection)
         assert isinstance(logit, Logit)
-        with torch.no_grad():
-            self.cells = Cells(
-                logit,
-                next((layer for layer in noise if isinstance(layer, Dequantisation)), None),
-                bits,
-            )
-            delta = torch.full(
-                (config_of(flow).shape[0], *2 * [flow.divisor]), 2.0**-bits, dtype=torch.float64
-            )
-            self.steps, delta = integer_steps(f, delta)
-            self.prior = Normal(delta)
+        learned = next((layer for layer in noise if isinstance(layer, Dequantisation)), None)
+        sides = self.flow.divisor, self.flow.divisor
+        delta = torch.full((channels, *sides), 2.0**-bits, dtype=torch.float64)
+        steps, delta = integer_steps(f, delta)
+        return Cells(logit, learned, bits), steps, Normal(delta)
 
     def push(
         self, pixels: Tensor, stack: Stack, nonce: int, classes: Integers | None = None
@@ -130,7 +133,7 @@ def integer_steps(f: Bijection, delta: Tensor) -> tuple[Step, Tensor]:
             return Scale(f, delta), delta
         case AdditiveCoupling():
             return Shear(f, delta), delta
-    raise ValueError(f"there is no integer form of {type(f).__name__}")
+    raise ValueError(f"{type(f).__name__} has none")
 
 
 def _layers(chain: Bijection) -> list[Bijection]:

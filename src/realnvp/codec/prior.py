@@ -34,7 +34,7 @@ class Normal:
         edges = nearest(grid.double() / torch.from_numpy(self.steps)[:, None]).numpy()
         inner = np.diff(edges)
         if self.per_unit > 256 or inner.min() < 1:
-            raise ValueError("its latents are too fine or too coarse for integers")
+            raise ValueError("its latents are too fine or too coarse")
         self.buckets = 2 * count + 2
         self.tails = 0, self.buckets - 1
         self.kind = torch.from_numpy(self.buckets * kind.reshape(delta.shape))

@@ -22,7 +22,7 @@ class Unfit(Exception):
     """
 
     def __init__(self, images: list[int]) -> None:
-        super().__init__(f"images {images} leave the range of the integers")
+        super().__init__("numbers beyond the range of the integers")
         self.images = images
 
 
@@ -44,5 +44,5 @@ def within_limit(x: Tensor) -> Tensor:
     """x, (B, ...), if it is. Unfit names the images that are not."""
     fits = x.abs() < LIMIT
     if not fits.all():
-        raise Unfit((~fits).flatten(1).any(1).nonzero().flatten().tolist())
+        raise Unfit((~fits).view(len(x), -1).any(1).nonzero().flatten().tolist())
     return x
