@@ -20,7 +20,9 @@ def page(found: "Rehearsal") -> list[tuple[str, str]]:
     counts = ", ".join(f"{count:,} {split}" for split, count in data.counts.items())
     samples = "" if config.kind is Kind.TABLE else " and samples"
     begun = f", from step {found.step:,}" if found.step else ""
-    timed = "its first step" if found.timed == 1 else f"{found.timed} steps"
+    timed = {0: "roughly, by steps of a few", 1: "by its first step"}.get(
+        found.timed, f"{found.timed} steps timed"
+    )
     batch = min(every.batch_size, data.counts["train"])
     rows = [
         ("preset", f"{config.name}: {_model(config)}"),
@@ -34,7 +36,7 @@ def page(found: "Rehearsal") -> list[tuple[str, str]]:
         ),
         (
             "a step",
-            f"{found.seconds_per_step:.2g} s, {batch:,} {things} on {found.device} ({timed} timed)",
+            f"{found.seconds_per_step:.2g} s, {batch:,} {things} on {found.device} ({timed})",
         ),
         (
             "first results",

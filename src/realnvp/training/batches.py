@@ -1,5 +1,6 @@
 """Training batches as functions of the step."""
 
+import copy
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
@@ -63,6 +64,13 @@ class Batches:
         )
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ahead: dict[int, Future[tuple[Tensor, Tensor | None]]] = {}
+
+    def smaller(self, size: int) -> "Batches":
+        """The same images in batches of at most `size`."""
+        few = copy.copy(self)
+        few.size = min(size, self.size)
+        few.per_epoch, few._ahead = len(self.images) // few.size, {}
+        return few
 
     def indices(self, step: int) -> Indices:
         """The images of the step's batch, over all processes."""

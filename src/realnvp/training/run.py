@@ -241,7 +241,7 @@ def _assembled(
         average,
         accelerator,
         state,
-        _precision(config.train, device),
+        precision_on(config.train, device),
     )
 
 
@@ -276,7 +276,7 @@ def _begin(run: Run, init_from: str | Path | None) -> None:
         )
 
 
-def _precision(recipe: TrainConfig, device: torch.device) -> str:
+def precision_on(recipe: TrainConfig, device: torch.device) -> str:
     """The arithmetic of the networks; auto: what is fast on this device."""
     fast = "bfloat16" if has_bfloat16(device) else "float32"
     return fast if recipe.precision == "auto" else recipe.precision

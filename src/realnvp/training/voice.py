@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import replace
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from realnvp.config import PRESETS, Config, TrainConfig, resolve
 from realnvp.config.words import in_bytes, quoted
@@ -14,10 +13,11 @@ from realnvp.flows.build import build
 from realnvp.tools.progress import Report, duration
 from realnvp.training.memory import example_of, memory_of, memory_used
 from realnvp.training.pace import Pace
-from realnvp.training.run import Run
+from realnvp.training.run import Run, precision_on
 from realnvp.training.validation import forwards_of_evaluation
 
 SOON = 8.0  # seconds after which even a single, cold step is an estimate
+FEW = 8  # examples of a batch that is timed
 LONG = 3600.0  # seconds of a training that is told how to be shorter
 
 
@@ -72,10 +72,10 @@ def introduction(run: Run, pace: Pace) -> list[str]:
     taken = [f"{len(columns)} columns: {quoted(columns)}"] if columns else []
     if classes := run.config.data.class_names:
         taken.append(f"{len(classes)} classes: {quoted(classes)}")
-    return [*taken, line, *how_to_be_faster(run.config, plan.seconds_to_end)]
+    return [*taken, line, *how_to_be_faster(run.config, plan.seconds_to_end, device)]
 
 
-def how_to_be_faster(config: Config, seconds: float) -> list[str]:
+def how_to_be_faster(config: Config, seconds: float, device: torch.device) -> list[str]:
     """A line about a training of more than an hour: the preset and the flags that fit. Else none.
 
     None either where somebody has chosen the minutes.
@@ -84,10 +84,8 @@ def how_to_be_faster(config: Config, seconds: float) -> list[str]:
         return []
     shorter = f"--train.max-minutes {LONG / 60:.0f} takes as many steps as fit into an hour"
     if twin := _modern(config):
-        there = seconds * _operations(twin) / _operations(config)
-        shorter = (
-            f"realnvp train {twin.name}: about {duration(there)}, by its operations; {shorter}"
-        )
+        there = duration(seconds_of_steps(twin, device))
+        shorter = f"realnvp train {twin.name}: roughly {there}; {shorter}"
     return [f"This takes {duration(seconds)}. {shorter}"]
 
 
@@ -108,9 +106,16 @@ def _modern(config: Config) -> Config | None:
     return None
 
 
-def _operations(config: Config) -> float:
-    """Floating point operations of the forward passes of a training, counted without computing."""
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        flow = build(config).train()
-        flow.log_prob(*example_of(flow, 2))
-    return counter.get_total_flops() / 2 * config.train.batch_size * (config.train.max_steps or 0)
+def seconds_of_steps(config: Config, device: torch.device) -> float:
+    """How long the steps of a (resolved) configuration take, by passes over a few examples."""
+    recipe, flow = config.train, build(config).to(device).train()
+    x, *given = (each.to(device) for each in example_of(flow, min(FEW, recipe.batch_size)))
+    fast = precision_on(recipe, device) == "bfloat16"
+    for _ in range(2):  # the first is cold
+        began = time.monotonic()
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+            nats = -flow.log_prob(torch.ones_like(x), *given).mean()
+        torch.autograd.backward(nats)
+        nats.item()  # waits for the device
+    once = (time.monotonic() - began) / len(x)
+    return once * recipe.batch_size * (recipe.max_steps or 0)
