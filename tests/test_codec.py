@@ -275,7 +275,7 @@ def modern() -> Flow:
 
 def test_what_was_given_comes_back(modern: Flow) -> None:
     images = smooth(3, 3, 12, 8)
-    back = decompress(modern, compress(modern, images))
+    back = realnvp.codec.decompress(modern, realnvp.codec.compress(modern, images))
     assert isinstance(back, np.ndarray)
     assert np.array_equal(back, images)
     tensor = decompress(modern, compress(modern, torch.from_numpy(images)))

@@ -141,6 +141,27 @@ def test_no_name_leads_capsys_the_folder(
     assert listing(tmp_path) == before
 
 
+def test_images_without_names_are_numbered(saved: Path, tmp_path: Path, capsys: Out) -> None:
+    (tmp_path / "x.rnvp").write_bytes(compress(realnvp.load_flow(saved), smooth(2, 3, 16, 16)))
+    assert (
+        run(
+            [
+                "decompress",
+                str(tmp_path / "x.rnvp"),
+                "--out",
+                str(tmp_path / "back"),
+                "--flow",
+                str(saved),
+            ]
+        )
+        == 0
+    )
+    assert names(tmp_path / "back") == ["00000.png", "00001.png"]
+    assert np.array_equal(
+        read_image(tmp_path / "back" / "00001.png").transpose(2, 0, 1), smooth(2, 3, 16, 16)[1]
+    )
+
+
 def test_bad_pictures_are_named_before_anything_is_written(
     saved: Path, pictures: Path, tmp_path: Path, capsys: Out
 ) -> None:

@@ -7,6 +7,8 @@ from realnvp import earlier as earlier  # names of modules of version 0.1.0
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
+    from realnvp import codec as codec
+    from realnvp import odd as odd
     from realnvp.data import quantize
     from realnvp.evaluation.likelihood import bits_per_dim
     from realnvp.files.saved import load_flow, save_flow
@@ -48,11 +50,14 @@ _LAZY = {
     "save_flow": "files.saved",
     "vector_flow": "flows.build",
 }
+_ROOMS = ("codec", "odd")  # realnvp.codec.compress, realnvp.odd.Detector
 
 
 if not TYPE_CHECKING:  # or a type checker would take any misspelt name for one of these
 
     def __getattr__(name: str) -> Any:
+        if name in _ROOMS:
+            return importlib.import_module(f"realnvp.{name}")
         if name not in _LAZY:
             raise AttributeError(f"module 'realnvp' has no attribute {name!r}")
         return getattr(importlib.import_module(f"realnvp.{_LAZY[name]}"), name)

@@ -145,20 +145,25 @@ def decompress_files(archive: Archive, flow: Flow, out: Path | None) -> list[str
     or a name leads out of the folder.
     """
     check_flow(flow)
-    names = archive.index.names or [f"{i:05}.png" for i in range(archive.index.count)]
-    targets = [_target(out or Path(), name, archive) for name in names]
-    if out and (there := next((target for target in targets if target.exists()), None)):
-        raise ValueError(f"--out: {there} exists already")
+    for name in _names(archive):
+        if (target := _target(out or Path(), name, archive)).exists() and out:
+            raise ValueError(f"--out: {target} exists already")
     lost: list[str] = []
     with progress("tile", archive.index.tiles) as report:
         pictures = archive.pictures(flow, counted(report))
-        for name, target, picture in zip(names, targets, pictures, strict=True):
+        for name, picture in zip(_names(archive), pictures, strict=True):
             if picture is None:
                 lost.append(name)
             elif out:
+                target = _target(out, name, archive)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 atomic_save(target, partial(_save, picture, target))
     return lost
+
+
+def _names(archive: Archive) -> Iterator[str]:
+    """The pictures' names; numbers where they have none."""
+    return iter(archive.index.names or (f"{i:05}.png" for i in range(archive.index.count)))
 
 
 def _target(folder: Path, name: str, archive: Archive) -> Path:

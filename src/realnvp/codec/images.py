@@ -54,10 +54,14 @@ def decompress(flow: Flow, data: bytes) -> Images:
     """
     check_flow(flow)
     archive = Archive(io.BytesIO(data), "data")
-    pictures = list(archive.pictures(flow, lambda _: None))
-    images = [picture for picture in pictures if picture is not None]
-    if lost := len(pictures) - len(images):
-        raise DamagedError(f"data: damaged: {lost} of {len(pictures)} images are lost")
+    images, lost = list[Pixels](), 0
+    for image in archive.pictures(flow, lambda _: None):
+        if image is None:
+            lost += 1
+        else:
+            images.append(image)
+    if lost:
+        raise DamagedError(f"data: damaged: {lost} of {archive.index.count} images are lost")
     if archive.index.given_as == "array":
         return np.stack(images)
     return torch.from_numpy(np.stack(images)) if archive.index.given_as == "tensor" else images
