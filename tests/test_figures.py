@@ -31,6 +31,7 @@ PICTURES = {
     "latents": [
         "latents",
         "latents-maps",
+        "latents-nats",
         "latents-extremes",
         "latents-neighbours",
         "latents-distances",
@@ -143,6 +144,15 @@ def test_latents_are_those_that_the_bits_per_dim_are_about(drawn: Path, run_dir:
         z = flow.encode(dequantise(torch.from_numpy(images), noise))
     np.testing.assert_allclose(array(drawn, "latents-z"), z, atol=1e-4)
     np.testing.assert_allclose(array(drawn, "latents-maps-mean"), z.mean((0, 1)), atol=1e-4)
+
+
+def test_maps_of_bits_add_up(drawn: Path, run_dir: Path) -> None:
+    flow, bits = load_flow(run_dir), array(drawn, "latents-nats-bits_per_dim")
+    images = np.load(run_dir / "data" / "test.npy").transpose(0, 3, 1, 2)[:20]
+    with torch.no_grad():
+        noise = uniform((1, 8, 8), 0, Purpose.EVALUATE, indices=range(20))
+        nats = flow.log_prob(dequantise(torch.from_numpy(images), noise).double())
+    np.testing.assert_allclose(bits.mean((1, 2)), -nats / (np.log(2) * 64), atol=1e-6)
 
 
 def test_neighbours_are_pairs_at_the_smallest_distances(drawn: Path) -> None:

@@ -99,7 +99,7 @@ class Score:
 
         if not self.paths:
             raise ValueError("score: name image files or folders, or tables, after the run")
-        flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
+        flow, known = load(self.run, self.device, threads=self.threads, which=self.which)
         for flag, path in self._written().items():
             make_way(flag, path)
         scores: Any
@@ -129,7 +129,12 @@ class Score:
                 f"{self.out}: {len(scores)} {unit_of(flow.config).things}; "
                 f"the least likely is {which}"
             )
-        if last:
+        if usual := not last and not of_table(flow) and known.get("validation_bits_per_dim"):
+            note(
+                f"realnvp: validation images have {usual:.3f} bits/dim on average; "
+                "--top 10 says which of these are odd"
+            )
+        elif last:
             (say if self.out else note)(last)
         return 0
 
@@ -235,11 +240,12 @@ class Score:
 
     def _detector(self, flow: "Flow") -> "Detector":
         """A detector of normal images: of --normal, else of the run's validation split."""
+        from realnvp.flows.fast import fast
         from realnvp.odd import Detector
         from realnvp.tools.progress import progress
 
         detector = Detector(
-            flow,
+            fast(flow) if self.fast else flow,
             false_alarms=0.01 if self.false_alarms is None else self.false_alarms,
             noise_draws=self.noise_draws,
             seed=self.seed,

@@ -44,6 +44,9 @@ SENTENCES = {
     "latents-maps": (
         "Mean and deviation of the latents at each pixel: 0 and 1 everywhere for a perfect flow."
     ),
+    "latents-nats": (
+        "Where the bits go: what is unusual in an image, or busy, costs more than what is smooth."
+    ),
     "latents-extremes": (
         "The likeliest and the least likely test images: smooth ones cost few bits, unusual "
         "ones many."

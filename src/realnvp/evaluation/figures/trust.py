@@ -1,23 +1,29 @@
 """Can this run be trusted? How it went; latents, extreme images, neighbours of a run of images."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from realnvp.bijections.precision import float64_like
 from realnvp.config.units import in_bits_per_dim, unit_of
 from realnvp.data import channels_first, dequantise
 from realnvp.evaluation import latent
 from realnvp.evaluation.figures import plots
-from realnvp.evaluation.figures.grids import Array, Pixels, stacked
+from realnvp.evaluation.figures.grids import Array, Pixels, grid, stacked
+from realnvp.evaluation.figures.odd import colours
 from realnvp.evaluation.figures.run import Drawing, TrainedRun
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.files.records import DamagedError
+from realnvp.flows.flow import evaluating
 from realnvp.tools.noise import Purpose, uniform
 
+COLUMNS = 10  # of test images beside their maps
 EXAMINED = 256  # test images whose latents are looked at
 SAMPLED = 128  # samples, and as many test images, whose nearest training images are looked for
 
@@ -48,6 +54,7 @@ def latents(run: TrainedRun) -> Iterator[Drawing]:
     )
     bits = in_bits_per_dim(log_probs(run.flow, x, seed=run.seed), x.shape[1:]).numpy()
     yield _extremes(run, images, bits)
+    yield _places(run, images[: 2 * COLUMNS], dequantise(x, noise)[: 2 * COLUMNS])
     yield from _neighbours(run)
 
 
@@ -66,6 +73,25 @@ def _extremes(run: TrainedRun, images: Pixels, bits: Array) -> Drawing:
         pictures.append(picture)
         arrays |= {words: images[chosen], f"{words}-bits_per_dim": bits[chosen]}
     return Drawing("latents-extremes", stacked(pictures), arrays)
+
+
+def _places(run: TrainedRun, images: Pixels, x: Tensor) -> Drawing:
+    """Test images above the bits that each of their pixels costs, which add up to bits/dim."""
+    with evaluating(run.flow):
+        nats = run.flow.log_prob_map(x.to(float64_like(run.flow))).cpu().numpy()
+    bits = -nats / (math.log(2) * x.shape[1])
+    low, high = np.quantile(bits, [0.02, 0.98])
+    coloured = colours(((bits - low) / (high - low + 1e-12)).clip(0, 1)).round().astype(np.uint8)
+    pictures = []
+    for row in range(0, len(images), COLUMNS):
+        part = slice(row, row + COLUMNS)
+        pictures += [
+            run.grid(images[part], columns=COLUMNS, side=96),
+            grid(coloured[part], levels=256, columns=COLUMNS, side=96),
+        ]
+    words = f"bits/dim of each pixel, of test images: yellow {low:.1f}, violet {high:.1f}"
+    pictures[0] = run.grid(images[:COLUMNS], columns=COLUMNS, side=96, title=words)
+    return Drawing("latents-nats", stacked(pictures, gap=4), {"bits_per_dim": bits})
 
 
 def _neighbours(run: TrainedRun) -> Iterator[Drawing]:
