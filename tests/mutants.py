@@ -145,6 +145,9 @@ MUTANTS = [
     Mutant("training/fit.py", "c[order[held:]]", "c[held:]", GIVEN),
     Mutant("data/dataset.py", "self.labels[split] == index", "self.labels[split] >= 0", CLASSES),
     Mutant("evaluation/check.py", "layer.inverse(after, *given)", "layer.inverse(after)", CLASSES),
+    Mutant(
+        "flows/guided.py", "self.weight * (with_class - without)", "self.weight * with_class", GIVEN
+    ),
     Mutant("data/labels.py", "words[end - counts[split] : end]", "words[: counts[split]]", CLASSES),
     Mutant(
         "data/prepared.py",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import realnvp
-from realnvp.bijections import Bijection, Chain
+from realnvp.bijections import AffineCoupling, Bijection, Chain
 from realnvp.config import Config, DataConfig, ModelConfig
 from realnvp.export import Call, export_onnx, export_program
 from realnvp.flows.given import Classes
@@ -248,3 +248,33 @@ def test_the_memory_of_a_conditional_training_is_estimated() -> None:
         for recomputed in (False, True):
             train = replace(flow.config.train, recompute=recomputed)
             assert training_memory(replace(flow.config, train=train)) > 0
+
+
+@pytest.mark.parametrize("architecture", ["paper", "modern"])
+def test_guidance(architecture: str) -> None:
+    """Of weight 0 it is the flow; else a bijection still, of another density that is not told."""
+    flow, x, c = conditional(architecture)
+    with torch.no_grad():
+        same = realnvp.guided(flow, 0.0).log_prob(x, given=c)
+        assert torch.equal(same, flow.log_prob(x, given=c))
+    guided = realnvp.guided(flow.double(), 1.5)
+    with torch.no_grad():
+        z = guided.encode(x.double(), given=c)
+        assert (guided.decode(z, given=c) - x).abs().max() < 1e-6
+        coupling, over = (
+            next(m for m in each.modules() if isinstance(m, AffineCoupling))
+            for each in (flow, guided)
+        )
+        h, numbers = normal(*coupling_input(architecture)), torch.eye(3).double()[c]
+        said, without = coupling.net(h, mask := h > 0, numbers), coupling.net(h, mask, 0 * numbers)
+        assert torch.allclose(over.net(h, mask, numbers), 2.5 * said - 1.5 * without)
+    with pytest.raises(ValueError, match=r"realnvp.guided, with another density: report"):
+        realnvp.bits_per_dim(guided, x.to(torch.uint8), given=c)
+    for weight, other in ((-1.0, flow), (1.0, realnvp.vector_flow(2))):
+        with pytest.raises(ValueError, match="guidance: "):
+            realnvp.guided(other, weight)
+
+
+def coupling_input(architecture: str) -> tuple[int, ...]:
+    """The shape of the first coupling's x of images of 8x8."""
+    return (5, 1, 8, 8) if architecture == "paper" else (5, 4, 4, 4)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from realnvp.flows.distribution import as_distribution
     from realnvp.flows.fast import fast
     from realnvp.flows.flow import Flow
+    from realnvp.flows.guided import guided
     from realnvp.training.fit import fit
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "build",
     "fast",
     "fit",
+    "guided",
     "load_flow",
     "quantize",
     "save_flow",
@@ -45,6 +47,7 @@ _LAZY = {
     "build": "flows.build",
     "fast": "flows.fast",
     "fit": "training.fit",
+    "guided": "flows.guided",
     "load_flow": "files.saved",
     "quantize": "data",
     "save_flow": "files.saved",

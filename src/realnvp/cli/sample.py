@@ -35,6 +35,11 @@ class Sample:
     """The class, of a flow given classes; when not given each sample has a class of its own, as
     often as in the training's data.
     """
+    guidance: float = 0.0
+    """Show the class more clearly: the networks say (1 + guidance) times what they say given the
+    class, less guidance times what they say without. 0: samples of the model's density; 1: no
+    longer.
+    """
     beside_data: Flag = False
     """In a PNG, show as many test images (rows) of the run on the left."""
     which: Which = "best"
@@ -47,6 +52,7 @@ class Sample:
         from realnvp.evaluation.samples import fast_error, write_rows, write_samples
         from realnvp.flows.fast import fast
         from realnvp.flows.given import Classes
+        from realnvp.flows.guided import guided
 
         if self.n < 1:
             raise ValueError(f"-n: must be at least 1, got {self.n}")
@@ -59,6 +65,10 @@ class Sample:
             raise ValueError(f"--out: {out} must end in {' or '.join(suffixes)}")
         make_way("--out", out)
         given = given_class(flow, self.given)
+        if self.guidance and self.fast:
+            raise ValueError("--guidance: not with --fast")
+        if self.guidance:
+            flow = guided(flow, self.guidance)
         data = own_data(flow, self.run) if self.beside_data else None
         shown = data and data.of_class("test", given)[: self.n]
         how: dict[str, Any] = {"seed": self.seed, "temperature": self.temperature}
@@ -83,11 +93,13 @@ class Sample:
             print_json(
                 {"out": str(out), f"num_{things}": self.n}
                 | ({"given": given} if flow.condition else {})
+                | ({"guidance": self.guidance} if self.guidance else {})
                 | how
                 | {"nonfinite": nonfinite}
                 | off
             )
         else:
+            guidance = ", not of the model's density: --guidance" if self.guidance else ""
             bad = f", {nonfinite} of them not finite" if nonfinite else ""
-            say(f"{out}: {self.n} samples{bad}")
+            say(f"{out}: {self.n} samples{bad}{guidance}")
         return 1 if nonfinite else 0

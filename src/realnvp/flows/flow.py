@@ -51,7 +51,9 @@ class Flow(nn.Module):
     """
 
     exact = True
-    """False for a flow that `realnvp.fast` made: its numbers are not to be reported."""
+    """False for what `realnvp.fast` or `guided` made: its numbers are not to be reported."""
+    made_by = ""
+    """What made a flow that is not exact."""
     _looked = False  # at the units of a batch
 
     def __init__(
@@ -127,7 +129,7 @@ class Flow(nn.Module):
             return self
         fixed = Given(self.bijection, numbers.detach())
         flow = Flow(fixed, self.prior, self.config, shape=self.shape).train(self.training)
-        flow.exact = self.exact
+        flow.exact, flow.made_by = self.exact, self.made_by
         return flow
 
     def numbers_of(self, given: Any, count: int) -> Tensor | None:
@@ -296,11 +298,13 @@ def prior_map(prior: Prior, z: Tensor) -> Tensor:
 
 
 def refuse_fast(flow: Flow, verb: str) -> None:
-    """ValueError if `realnvp.fast` made the flow; verb: what to do with the original instead."""
+    """ValueError if `realnvp.fast` or `guided` made the flow.
+
+    verb: what to do with the original instead.
+    """
     if not flow.exact:
         raise ValueError(
-            f"this flow was made by realnvp.fast, in low precision: {verb} the flow that it was "
-            "made from"
+            f"this flow was made by {flow.made_by}: {verb} the flow that it was made from"
         )
 
 
