@@ -536,6 +536,7 @@ def test_a_hostile_head_takes_no_memory(modern: Flow) -> None:
         (np.zeros((2, 3, 8, 8)), "uint8"),
         (np.zeros((3, 8, 8), np.uint8), "uint8 \\(C, H, W\\)"),
         (np.zeros((0, 3, 8, 8), np.uint8), "none"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "C of 1 or 3"),
     ],
 )
 def test_what_is_no_image_is_refused(modern: Flow, images: np.ndarray, words: str) -> None:

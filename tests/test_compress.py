@@ -125,7 +125,7 @@ def test_damage_costs_the_pictures_in_it_and_names_them(
     assert answer(capsys, "compress", "--check", file, code=1)["lost"] == ["2.png", "3.png"]
 
 
-@pytest.mark.parametrize("name", ["../x.png", "/x.png", "a/../../x.png", "", "c:x.png", "a\\x.png"])
+@pytest.mark.parametrize("name", ["../x.png", "/x.png", "a/../../x.png", "", ".", "..", "a\0.png"])
 def test_no_name_leads_capsys_the_folder(
     saved: Path, tmp_path: Path, capsys: Out, name: str
 ) -> None:
@@ -139,6 +139,22 @@ def test_no_name_leads_capsys_the_folder(
     )
     assert "holds a picture with the name" in line
     assert listing(tmp_path) == before
+
+
+def test_names_that_become_one_are_refused(saved: Path, pictures: Path, capsys: Out) -> None:
+    (pictures / "more" / "noise.jpg.png").write_bytes((pictures / "0.png").read_bytes())
+    line = refused(capsys, "compress", saved, pictures, "--out", pictures.parent / "x.rnvp")
+    assert "would both become more/noise.jpg.png" in line
+
+
+def test_names_of_any_characters_come_back(saved: Path, tmp_path: Path, capsys: Out) -> None:
+    folder, strange = tmp_path / "in", "12:30 \\ \n \u00e9 \udcff.png"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "x.png")
+    (folder / "x.png").rename(folder / strange)
+    assert run(["compress", str(saved), str(folder), "--out", str(tmp_path / "x.rnvp")]) == 0
+    assert run(["decompress", str(tmp_path / "x.rnvp"), "--out", str(tmp_path / "back")]) == 0
+    assert names(tmp_path / "back") == [strange]
 
 
 def test_images_without_names_are_numbered(saved: Path, tmp_path: Path, capsys: Out) -> None:

@@ -71,46 +71,57 @@ def encode(
     words = np.frombuffer(bottom + bytes(len(bottom) % 2), "<u2").astype(np.uint16)
     header = Header("", _lanes(kinds, tiles), [len(each) for each in mosaics])
     stack = Stack(words, header.lanes)
-    needed = math.inf  # bits of a number, while its batch is coded
     for group in by_shape(places, kinds == FLOW):
-        while group:
-            numbers = tiles[group[0]].size
-            most = max(1, min(NUMBERS, 16 * stack.count / (RESERVE * needed)) / numbers)
-            size = 1 << int(math.log2(most))  # powers of 2 make a short header
-            batch, rest = group[:size], group[size:]
-            pixels = torch.from_numpy(np.stack([tiles[i] for i in batch]).astype(np.int64))
-            try:
-                after, nonce = _pushed(
-                    coder, pixels, stack, None if classes is None else classes[batch]
-                )
-            except Unfit as error:
-                kinds[[batch[i] for i in error.images]] = RAW
-                group = [i for i in group if kinds[i] == FLOW]
-                continue
-            except Empty:
-                if len(batch) == 1:
-                    raise
-                needed *= 4 / 3
-                continue
-            if nonce:
-                header.nonces[str(len(header.batches))] = nonce
-            header.batches.append(len(batch))
-            needed = 16 * (stack.count - after.lowest) / pixels.numel()
-            stack, group = after, rest
-            told(len(batch))
+        stack = _push_group(coder, tiles, group, stack, kinds, header, told, classes)
     digits = [places[i].inner(tiles[i]).ravel() for i in np.flatnonzero(kinds == RAW).tolist()]
     _push_raw(np.concatenate([np.empty(0, np.int64), *digits]), coder.levels, stack)
-    header.kinds = "".join(kinds)
     told(int((kinds != FLOW).sum()))
+    header.kinds = "".join(kinds)
     said = packed(header)
-    return b"".join(
-        [
-            len(said).to_bytes(4, "little"),
-            said,
-            stack.states.astype("<u4").tobytes(),
-            stack.words().astype("<u2").tobytes(),
-        ]
-    )
+    states, words = stack.states.astype("<u4"), stack.words().astype("<u2")
+    return len(said).to_bytes(4, "little") + said + states.tobytes() + words.tobytes()
+
+
+def _push_group(
+    coder: IntegerFlow,
+    tiles: Sequence[Pixels],
+    left: list[int],
+    stack: Stack,
+    kinds: Kinds,
+    header: Header,
+    told: Told,
+    classes: Integers | None,
+) -> Stack:
+    """The stack with a group of tiles of one shape on it, batch by batch; notes how in the header.
+
+    Batches grow as the stack does: a batch borrows all bits of its noise before it gives any back.
+    """
+    numbers = tiles[left[0]].size
+    needed = math.inf  # bits of a number, while its batch is coded
+    while left:
+        most = max(1, min(NUMBERS, 16 * stack.count / (RESERVE * needed)) / numbers)
+        batch = left[: 1 << int(math.log2(most))]  # powers of 2 make a short header
+        pixels = torch.from_numpy(np.stack([tiles[i] for i in batch]).astype(np.int64))
+        try:
+            after, nonce = _pushed(
+                coder, pixels, stack, None if classes is None else classes[batch]
+            )
+        except Unfit as error:
+            kinds[[batch[i] for i in error.images]] = RAW
+            left = [i for i in left if kinds[i] == FLOW]
+            continue
+        except Empty:
+            if len(batch) == 1:
+                raise
+            needed *= 4 / 3
+            continue
+        if nonce:
+            header.nonces[str(len(header.batches))] = nonce
+        header.batches.append(len(batch))
+        needed = 16 * (stack.count - after.lowest) / pixels.numel()
+        stack, left = after, left[len(batch) :]
+        told(len(batch))
+    return stack
 
 
 def decode(coder: IntegerFlow, places: Sequence[Tile], content: bytes, told: Told) -> list[Pixels]:

@@ -32,8 +32,6 @@ LOSSLESS = {
     ".ppm": "PPM",
     ".pgm": "PPM",
 }
-
-
 BEHIND = 8  # pictures that other formats may be slower by
 
 
@@ -58,16 +56,18 @@ class Written:
 def files_by_name(paths: Sequence[Path]) -> dict[str, Path]:
     """The picture files of files and folders, by the names that they have in an archive.
 
-    A single folder's pictures are named from there, with /. ValueError: two have one name.
+    A single folder's pictures are named from there, with /. ValueError: two would be unpacked into
+    one file.
     """
     found: dict[str, Path] = {}
+    unpacked: dict[str, Path] = {}
     for path in paths:
         above = path if len(paths) == 1 else path.parent
         for file in image_files(path) if path.is_dir() else [path]:
             name = file.relative_to(above if path.is_dir() else path.parent).as_posix()
-            if name in found:
-                raise ValueError(f"{found[name]}, {file}: would both be called {name}")
-            found[name] = file
+            if other := unpacked.get(lossless_name(name)):
+                raise ValueError(f"{other}, {file}: would both become {lossless_name(name)}")
+            found[name] = unpacked[lossless_name(name)] = file
     return found
 
 
@@ -91,7 +91,8 @@ def compress_files(flow: Flow, name: str, files: Mapping[str, Path], out: Path) 
             if np.moveaxis(image, -1, 0).shape != shape:
                 raise ValueError(f"{file}: changed while it was read")
             sizes.append(pool.submit(_other_formats, image))
-            sizes[-BEHIND:][0].result()  # or pictures would wait in memory
+            if len(sizes) > BEHIND:  # or pictures would wait in memory
+                sizes[-BEHIND].result()
             yield np.moveaxis(image, -1, 0)
 
     def save(file: BinaryIO) -> None:
@@ -145,6 +146,9 @@ def decompress_files(archive: Archive, flow: Flow, out: Path | None) -> list[str
     or a name leads out of the folder.
     """
     check_flow(flow)
+    names = archive.index.names or []
+    if len({lossless_name(name) for name in names}) < len(names):
+        raise DamagedError(f"{archive.name}: holds two pictures with one name")
     for name in _names(archive):
         if (target := _target(out or Path(), name, archive)).exists() and out:
             raise ValueError(f"--out: {target} exists already")
@@ -166,15 +170,21 @@ def _names(archive: Archive) -> Iterator[str]:
     return iter(archive.index.names or (f"{i:05}.png" for i in range(archive.index.count)))
 
 
+def lossless_name(name: str, *, deep: bool = False) -> str:
+    """The name of the file that a picture of this name is unpacked into.
+
+    deep: of 16 bits, which only PNG keeps here.
+    """
+    suffixes = [".png"] if deep else LOSSLESS
+    return name if PurePosixPath(name).suffix.lower() in suffixes else f"{name}.png"
+
+
 def _target(folder: Path, name: str, archive: Archive) -> Path:
     """Where a picture of this name goes. DamagedError: out of the folder."""
-    path = PurePosixPath(name)
-    parts = path.parts
-    if not name or path.is_absolute() or {"..", ""} & {*parts} or any(c in name for c in "\\:\0"):
+    path = Path(name)
+    if not path.parts or path.anchor or ".." in path.parts or "\0" in name:
         raise DamagedError(f"{archive.name}: holds a picture with the name {name!r}")
-    suffixes = LOSSLESS if archive.index.levels <= 256 else [".png"]
-    whole = name if path.suffix.lower() in suffixes else f"{name}.png"
-    return folder / whole
+    return folder / lossless_name(name, deep=archive.index.levels > 256)
 
 
 def _save(picture: Pixels, target: Path, file: BinaryIO) -> None:

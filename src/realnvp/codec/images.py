@@ -9,6 +9,7 @@ from torch import Tensor
 
 from realnvp.codec.archive import Archive, index_of, write
 from realnvp.codec.plan import pixel_type
+from realnvp.config import Config
 from realnvp.config.units import BITS_PER_DIM, unit_of
 from realnvp.data import channels_first
 from realnvp.data.dataset import Pixels, Split
@@ -33,10 +34,12 @@ def compress(flow: Flow, images: Images) -> bytes:
     ValueError: the images are not of this kind, or have more levels than the flow.
     """
     check_flow(flow)
-    pictures = [_pixels(image, config_of(flow).levels) for image in images]
+    pictures = [_pixels(image, config_of(flow)) for image in images]
     if not pictures:
         raise ValueError("images: there are none")
-    kind = {Tensor: "tensor", np.ndarray: "array"}.get(type(images), "list")
+    kind = "array" if isinstance(images, np.ndarray) else "list"
+    if isinstance(images, Tensor):
+        kind = "tensor"
     index = index_of(flow, [(*picture.shape,) for picture in pictures], given_as=kind)
     file = io.BytesIO()
     write(file, flow, index, pictures, lambda _: None)
@@ -89,15 +92,16 @@ def check_flow(flow: Flow) -> None:
         raise ValueError("the codec is for images; this flow is of a table")
 
 
-def _pixels(image: Pixels | Tensor, levels: int) -> Pixels:
-    pixels, wanted = (
-        image.numpy(force=True) if isinstance(image, Tensor) else np.asarray(image),
-        pixel_type(levels),
-    )
+def _pixels(image: Pixels | Tensor, config: Config) -> Pixels:
+    """An image as an array. ValueError: the flow does not take it."""
+    pixels = image.numpy(force=True) if isinstance(image, Tensor) else np.asarray(image)
+    levels, wanted = config.levels, pixel_type(config.levels)
     if pixels.dtype != wanted or pixels.ndim != 3 or not pixels.size:
         raise ValueError(
             f"images: expected {wanted} (C, H, W) each, got {pixels.dtype} of shape {pixels.shape}"
         )
+    if len(pixels) not in (1, 3, config.shape[0]):
+        raise ValueError(f"images: expected (C, H, W) with C of 1 or 3 each, got {pixels.shape}")
     if pixels.max() >= levels:
         raise ValueError(
             f"images: a pixel is {pixels.max()}, but the flow knows the levels 0 to {levels - 1}"
