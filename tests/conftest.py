@@ -9,9 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-# Models this small gain nothing from a second thread, and lose much where cores are shared. Read by
-# torch when it is
-# loaded, here and in the processes that tests start.
+# Models this small gain nothing from a second thread, and lose much where cores are shared.
+# Read by torch when it is loaded, here and in the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
@@ -63,6 +62,12 @@ def _fresh_accelerate() -> Iterator[None]:
     yield
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
+
+
+@pytest.fixture(autouse=True)
+def _no_lines_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a test would else read progress where it expects nothing."""
+    monkeypatch.setattr("realnvp.tools.progress.FIRST_LINE", 3600.0)
 
 
 @pytest.fixture
