@@ -327,7 +327,7 @@ MUTANTS = [
         "bias = bias + weight[:, :, 0, 0] @ sees",
         SPEED,
     ),
-    Mutant("flows/fast.py", "copied.exact = False", "copied.exact = True", SPEED),
+    Mutant("flows/fast.py", "copied.made_by = False", "copied.made_by = True", SPEED),
     Mutant("flows/flow.py", "math.log(2 * math.pi)", "math.log(math.pi)", EQUATIONS),
     Mutant(
         "flows/flow.py",
