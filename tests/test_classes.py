@@ -15,7 +15,7 @@ import realnvp
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, DataConfig, TrainConfig
 from realnvp.data import Dataset, find_data, open_splits, prepare, to_pixels
-from realnvp.data.prepared import write_dataset
+from realnvp.data.prepared import checksum, write_dataset
 from realnvp.evaluation.check import check
 from realnvp.evaluation.classes import of_classes
 from realnvp.evaluation.likelihood import log_probs
@@ -355,3 +355,33 @@ def test_other_data_are_evaluated_given_their_class_if_they_have_it(
         assert run(["evaluate", str(trained), "--data.source", str(tmp_path), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result.get("classes") is not None) == (kind == "own")
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"labels": {"train": [0, 1], "test": [2]}},
+        {"labels": {"train": [0, -1], "test": [0]}},
+        {"labels": {"train": [0], "test": [0]}},
+        {"labels": {"train": [0, 0.5], "test": [0]}},
+        {"class_names": None},
+    ],
+)
+def test_labels_that_make_no_sense_are_damage(tmp_path: Path, hostile: dict[str, Any]) -> None:
+    images = np.zeros((2, 8, 8, 1), np.uint8)
+    whole = Dataset(
+        "digits",
+        None,
+        17,
+        (1, 8, 8),
+        {"train": images, "test": images[:1]},
+        labels={"train": np.array([0, 1]), "test": np.array([1])},
+        class_names=("a", "b"),
+    )
+    write_dataset(whole, {"name": "digits", "source": None, "held_out": None, "seed": 0}, tmp_path)
+    path = tmp_path / "dataset.json"
+    about = json.loads(path.read_text()) | hostile
+    about["sha256"]["dataset.json"] = checksum(about)
+    path.write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=r"dataset.json: labels is missing or makes no sense"):
+        open_splits(tmp_path)
