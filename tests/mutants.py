@@ -653,6 +653,8 @@ MUTANTS = [
     Mutant("training/pace.py", "state.step - state.pending", "state.step", FIRST_HOUR),
     Mutant("training/pace.py", "max(self.steps - 1, 1)", "self.steps", FIRST_HOUR),
     Mutant("training/voice.py", "self.pace.warm or late", "self.pace.warm and late", FIRST_HOUR),
+    Mutant("data/folder.py", "100 * (1 - kept)", "100 * kept", "tests/test_resize.py"),
+    Mutant("training/memory.py", "base + (size - least) * each", "base", "tests/test_memory.py"),
     Mutant("training/rehearsal.py", "+ (whole.size - many) * each", "", FIRST_HOUR),
     Mutant("training/rehearsal.py", "max(seconds, pace.step)", "pace.step", FIRST_HOUR),
     Mutant(

@@ -177,8 +177,20 @@ def test_images_too(dtype: torch.dtype) -> None:
         ({"tol": -1.0}, "tol: "),
         ({"x": torch.full((10, 2), math.inf)}, "x: must be finite"),
         ({"x": torch.zeros(10, 3)}, "expected a batch of shape"),
+        ({"flow": torch.zeros(10, 2)}, r"flow: is Tensor; fit\(flow, x\) takes a Flow"),
     ],
 )
 def test_what_is_out_of_range_is_named(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        realnvp.fit(small(), **({"x": torch.zeros(10, 2)} | wrong))
+        realnvp.fit(**({"flow": small(), "x": torch.zeros(10, 2)} | wrong))
+
+
+def test_slow_steps_are_told_each(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    realnvp.fit(small(), x, max_steps=3, verbose=True)
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    monkeypatch.setattr("realnvp.training.fit.SAY_EVERY", -1.0)
+    realnvp.fit(small(), x, max_steps=3, verbose=True)
+    assert len(capsys.readouterr().out.splitlines()) == 3

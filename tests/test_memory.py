@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from realnvp.cli.main import COMMANDS, run
-from realnvp.config import PRESETS, resolve
-from realnvp.training.memory import check_memory, memory_limit
+from realnvp.config import PRESETS, Config, resolve
+from realnvp.training.memory import _smaller_batch, check_memory, memory_limit
 
 GB = 2**30
 
@@ -113,6 +113,23 @@ def test_a_training_is_measured_against_the_limit() -> None:
         check_memory(large, torch.device("cpu"), limit=20 * GB)
     with pytest.raises(ValueError, match=r"parameters; or pieces of them: data\.crop 64"):
         resolve(PRESETS["images"], (3, 512, 512))
+
+
+def test_the_batch_that_fits_is_found_by_few_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes 100 bytes, and one more for each image."""
+    counted: list[int] = []
+
+    def needed(config: Config, processes: int) -> int:
+        counted.append(config.train.batch_size)
+        return 100 + config.train.batch_size
+
+    monkeypatch.setattr("realnvp.training.memory._needed_by_steps", needed)
+    config = dataclasses.replace(
+        PRESETS["digits"], train=dataclasses.replace(PRESETS["digits"].train, batch_size=1024)
+    )
+    found = [_smaller_batch(config, 1124, 2, limit) for limit in (1000, 228, 227, 102, 101)]
+    assert found == [512, 128, 64, 2, 0]
+    assert counted == [2] * 5
 
 
 def test_memory_that_the_cpu_has_not_is_one_line(

@@ -63,6 +63,26 @@ def test_the_run_remembers_it(resized: tuple[Path, Path]) -> None:
     assert train(folder, run_dir, "--resize=8", "--train.max-steps", "2") == 0
 
 
+def test_what_is_dropped_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By train, which refuses what is too few for a batch, and by prepare."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(4):
+        Image.fromarray(np.full((40, 50, 3), i, np.uint8)).save(folder / f"{i}.png")
+    told = "warning: --resize 8: drops 96.8 % of the pixels of 40x50 pictures; "
+    assert train(folder, tmp_path / "run", "--resize", "8") == 2
+    error = capsys.readouterr().err
+    assert told + "--crop 8 without it trains on pieces at full resolution" in error
+    assert "only 2 training images (rows); --crop 8 in place of --resize takes many" in error
+    prepare = ["prepare", "images", "--source", str(folder)]
+    assert run([*prepare, "--out", str(tmp_path / "few"), "--resize", "8"]) == 0
+    out, error = capsys.readouterr()
+    assert f"{told}realnvp train images-modern --data.source {folder} --crop 8 trains" in error
+    assert f"Next: realnvp train images-modern --data.source {tmp_path / 'few'}" in out
+    assert run([*prepare, "--out", str(tmp_path / "most"), "--resize", "30x45"]) == 0
+    assert "drops" not in capsys.readouterr().err
+
+
 def test_another_size_is_another_training(
     resized: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -465,7 +465,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda t: write_csv(
             t / "a.csv", np.where(np.arange(600).reshape(200, 3) == 4, np.nan, ROWS)
         ),
-        "a.csv: column 'weight' has 1 missing values, first in row 2 (--data.columns",
+        "a.csv: column 'weight' has 1 missing value, first in row 2 (--data.columns",
     ),
     "empty cells": (
         lambda t: text(t / "a.csv", "a,b\n1,2\n3,\n4,NA\n"),
@@ -473,7 +473,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "a first row that lacks a value": (
         lambda t: text(t / "a.csv", "1.5,,3\n1,2,3\n4,5,6\n"),
-        "a.csv: column 'x2' has 1 missing values, first in row 1 (",
+        "a.csv: column 'x2' has 1 missing value, first in row 1 (",
     ),
     "names of digits": (
         lambda t: text(t / "a.csv", "a,b\n1,1_5\n2,12_34\n"),
@@ -487,7 +487,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "infinite values": (
         lambda t: numbers(t / "a.npy", np.where(ROWS.max() == ROWS, np.inf, ROWS)),
-        "a.npy: column 'x3' has 1 infinite values",
+        "a.npy: column 'x3' has 1 infinite value",
     ),
     "words": (
         lambda t: text(t / "a.csv", "a,b,c\n1,x,2\n3,4,yes\n"),
@@ -519,6 +519,10 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
         "complex128 of shape",
     ),
     "a damaged parquet": (lambda t: text(t / "a.parquet", "hello"), "a.parquet: "),
+    "a folder of pictures": (
+        lambda t: text(t / "a.png", "").parent,
+        "holds no train.csv, train.npy, train.parquet; images: realnvp train images-modern",
+    ),
     "an empty folder": (lambda t: t, "holds no train.csv, train.npy, train.parquet"),
     "too few rows": (
         lambda t: write_csv(t / "a.csv", ROWS[:2]),

@@ -98,8 +98,9 @@ def _summary(about: dict[str, Any], out: Path) -> str:
     version = f" ({about['version']})" if about["version"] else ""
     channels, height, width = about["shape"]
     counts = ", ".join(f"{split} {count:,}" for split, count in about["counts"].items())
+    preset = "images-modern" if about["name"] == "images" else about["name"]
     return (
         f"{out}: {about['name']}{version}, {height}x{width}x{channels}, {counts}; "
         f"{'was complete already' if about['already'] else 'written'}. "
-        f"Next: realnvp train {about['name']} --data.source {out}"
+        f"Next: realnvp train {preset} --data.source {out}"
     )

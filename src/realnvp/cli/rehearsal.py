@@ -24,9 +24,10 @@ def page(found: "Rehearsal") -> list[tuple[str, str]]:
         found.timed, f"{found.timed} steps timed"
     )
     batch = min(every.batch_size, data.counts["train"])
+    levels = "" if data.levels in (None, 256) else f", {data.levels:,} levels"
     rows = [
         ("preset", f"{config.name}: {_model(config)}"),
-        ("data", f"{data.name}: {counts} {things} of {_shape(data.shape)}"),
+        ("data", f"{data.name}: {counts} {things} of {_shape(data.shape)}{levels}"),
         *([("columns", quoted(config.data.columns))] if config.data.columns else []),
         ("parameters", thousands(found.parameters)),
         (

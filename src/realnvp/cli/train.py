@@ -32,7 +32,7 @@ class Train:
 
     Example: realnvp train photos --run-dir runs/photos
 
-    Your own images: realnvp train images --data.source my-folder --run-dir runs/mine
+    Your own images: realnvp train images-modern --data.source my-folder --run-dir runs/mine
 
     Two processes: torchrun --nproc-per-node 2 -m realnvp train digits --run-dir runs/two
     """

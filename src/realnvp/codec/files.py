@@ -12,11 +12,11 @@ import numpy as np
 from realnvp.codec.archive import Archive, index_of, write
 from realnvp.codec.images import check_flow
 from realnvp.codec.plan import pixel_type
-from realnvp.config.words import listed
 from realnvp.data import image_files, read_image
 from realnvp.data.codecs import codec_sizes
 from realnvp.data.dataset import Pixels, Shape, in_threads
 from realnvp.data.deep_png import deep_png
+from realnvp.data.images import RefusedImage, by_reason
 from realnvp.files.atomic import atomic_save
 from realnvp.files.records import DamagedError
 from realnvp.flows.flow import Flow, config_of
@@ -118,23 +118,24 @@ def _other_formats(image: Pixels) -> dict[str, int]:
 def _shapes(files: Sequence[Path], levels: int) -> list[Shape]:
     """(C, H, W) of each file's picture."""
 
-    def look(file: Path) -> Shape | str:
+    def look(file: Path) -> Shape | RefusedImage:
         try:
             image = read_image(file)
-        except ValueError as error:
-            return str(error)
+        except RefusedImage as error:
+            return RefusedImage(file, error.why)  # flags that change pixels are no remedy here
         if image.dtype != pixel_type(levels) or image.max() >= levels:
-            return (
-                f"{file}: has the value {image.max()}, {8 * image.itemsize} bits a channel, but "
-                f"the flow knows the levels 0 to {levels - 1}"
+            return RefusedImage(
+                file,
+                f"has the value {image.max()}, {8 * image.itemsize} bits a channel, but "
+                f"the flow knows the levels 0 to {levels - 1}",
             )
         height, width, channels = image.shape
         return channels, height, width
 
     looks = list(in_threads(look, files))
-    if bad := [found for found in looks if isinstance(found, str)]:
-        raise ValueError(listed(bad))
-    return [found for found in looks if not isinstance(found, str)]
+    if bad := [found for found in looks if isinstance(found, RefusedImage)]:
+        raise by_reason(bad)
+    return [found for found in looks if not isinstance(found, RefusedImage)]
 
 
 def decompress_files(archive: Archive, flow: Flow, out: Path | None) -> list[str]:

@@ -45,6 +45,7 @@ UNREAD = frozenset(
     ]
 )
 SHALLOW, DEEP = 2**8, 2**16  # grey levels of 8 and of 16 bits
+LITTLE = 0.5  # of the pixels
 MOST_CROPS = 64  # fixed crops of one picture
 NAMES = {
     "train": "train",
@@ -104,18 +105,31 @@ def scan(
     outside = [name for name in names if is_image(name) and name.split("/")[0] not in tops]
     files = {split: image_files(folder) for split, folder in folders.items()}
 
-    def load(path: Path) -> Pixels:
-        pixels = read_image(path, reading)
+    before: list[tuple[int, int]] = []
+
+    def scaled(pixels: Pixels) -> Pixels:
         if resize:
             return smallest_side(pixels, resize) if crop else to_size(pixels, resize=(resize,))
         return pixels
 
+    def load(path: Path) -> Pixels:
+        return scaled(read_image(path, reading))
+
     def read(path: Path) -> Pixels:
-        pixels = load(path)
+        stored = read_image(path, reading)
+        before.append(stored.shape[:2])
+        pixels = scaled(stored)
         check_levels(pixels, levels_of(pixels, levels), path=path)
         return pixels
 
     found = in_common([path for split in files for path in files[split]], read, crop=crop)
+    if resize:
+        warn_of_lost_pixels(
+            f"--resize {resize}",
+            before,
+            found.sizes,
+            f"--crop {found.shape[1]} without it trains on pieces at full resolution",
+        )
     warn_of_left_out(
         source, [] if source in folders.values() else outside, tops, names, hidden(source)
     )
@@ -202,6 +216,24 @@ def warn_of_left_out(
                 (f"1 {thing}", "is") if len(left) == 1 else (f"{len(left):,} {thing}s", "are")
             )
             warnings.warn(f"{source}: {count} {why} {are} not read, {left[0]} first", stacklevel=3)
+
+
+def warn_of_lost_pixels(
+    flag: str, before: Sequence[tuple[int, int]], after: Sequence[tuple[int, int]], cure: str
+) -> None:
+    """Say how many of the pixels are dropped where a flag brings pictures to a size; if most are.
+
+    before, after: height and width of each picture.
+    cure: what keeps them.
+    """
+    kept = sum(high * wide for high, wide in after) / sum(high * wide for high, wide in before)
+    if kept < LITTLE:
+        each = {f"{high}x{wide}" for high, wide in before}
+        which = f"{each.pop()} pictures" if len(each) == 1 else f"pictures of {len(each)} sizes"
+        warnings.warn(
+            f"{flag}: drops {100 * (1 - kept):.3g} % of the pixels of {which}; {cure}",
+            stacklevel=3,
+        )
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ import numpy as np
 from realnvp.config import DataConfig
 from realnvp.config.words import enumerated
 from realnvp.data.dataset import Dataset, cut_off
-from realnvp.data.folder import split_entries, wanted
+from realnvp.data.folder import is_image, split_entries, wanted
 from realnvp.data.table_files import SUFFIXES, Columns, Reals, read_table, refuse_columns
 
 FEW_ROWS = 10
@@ -79,7 +79,11 @@ def _scan(
             source,
         )
     ):
-        raise ValueError(f"{source}: holds no train{', train'.join(SUFFIXES)}")
+        pictures = any(is_image(path.name) for path in source.iterdir())
+        raise ValueError(
+            f"{source}: holds no train{', train'.join(SUFFIXES)}"
+            + "; images: realnvp train images-modern" * pictures
+        )
     train, columns = read_table(files["train"], columns, drop)
     return {"train": train} | {
         split: read_table(files[split], columns)[0] for split in files if split != "train"

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from realnvp.config import nearest
 from realnvp.config.words import listed, quoted, reason
 from realnvp.data.prepared import open_npy
+from realnvp.tools.progress import progress
 
 Reals = npt.NDArray[np.float64]
 Columns = tuple[str, ...]
@@ -22,6 +23,7 @@ Choose = Callable[[Sequence[str]], list[int]]
 SUFFIXES = (".csv", ".npy", ".parquet")
 MISSING = frozenset(["", "na", "n/a", "nan", "null", "none", "?"])
 LARGEST = float(np.finfo(np.float32).max)  # weights are float32: the mean of a column among them
+SPOKEN_OF = 2**24  # bytes of a file that takes seconds to read
 LISTED = 10  # columns that one line names
 
 
@@ -46,13 +48,15 @@ def read_table(
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: no table that can be read ({' '.join(SUFFIXES)})")
     choose = partial(_chosen, path, columns=columns, drop=drop)
-    rows, names, bad = readers[path.suffix.lower()](path, choose)
+    with progress(f"reading {path.name}", 0, enabled=path.stat().st_size > SPOKEN_OF):
+        rows, names, bad = readers[path.suffix.lower()](path, choose)
     for i, name in enumerate(names):
         finite = np.isfinite(rows[:, i])
         if name not in bad and not finite.all():
             kind = "missing" if np.isnan(rows[:, i]).any() else "infinite"
+            count = int((~finite).sum())
             bad[name] = (
-                f"has {(~finite).sum():,} {kind} values, "
+                f"has {count:,} {kind} value{'s' * (count > 1)}, "
                 f"first in row {np.flatnonzero(~finite)[0] + 1:,}"
             )
         elif name not in bad and (large := np.abs(rows[:, i]) > LARGEST).any():

@@ -199,6 +199,8 @@ def _check(flow: Flow, images: Images, noise_draws: int, batch_size: int) -> Non
     if not isinstance(images, Tensor | np.ndarray) or images.dtype not in WHOLE:
         dtype = getattr(images, "dtype", None)
         remedy = "" if dtype is None else f"; {as_uint8('images', dtype, numpy=numpy)}"
+        if dtype is not None and "float" in str(dtype):
+            remedy += ", x = v + u by realnvp.quantize(images)"
         raise ValueError(f"images: expected uint8, got {dtype or type(images).__name__}{remedy}")
     shape, on_meta = tuple(images.shape), isinstance(images, Tensor) and images.is_meta
     wrong = len(shape) != 4 or not len(images) or on_meta

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from realnvp.config import Config, Kind
+from realnvp.config import Config, DataConfig, Kind
 from realnvp.data import Rows, Split, channels_first, dequantise
 from realnvp.data.crops import Crops
 from realnvp.data.dataset import Indices, Values
@@ -45,6 +45,7 @@ class Batches:
         if size > len(images):
             raise ValueError(
                 f"train.batch_size: {size}, but there are only {len(images)} training images (rows)"
+                + _more_pieces(config.data)
             )
         if size % processes:
             raise ValueError(
@@ -149,6 +150,13 @@ class Batches:
             for i, places in zip(indices, room, strict=True)
         ]
         return self.images.crops(indices, np.stack(corners))
+
+
+def _more_pieces(data: DataConfig) -> str:
+    """'; crop instead', where pictures are scaled to one size each; else ''."""
+    if not data.resize or data.crop:
+        return ""
+    return f"; --crop {data.resize} in place of --resize takes many pieces of each picture"
 
 
 @lru_cache(maxsize=2)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ from realnvp.training.optimisation import WeightAverage, rate
 from realnvp.training.spread import spread_of
 
 LOOK_EVERY = 25  # steps
+SAY_EVERY = 10.0  # seconds
 MOST_HELD_OUT = 2000  # rows
 WARMUP = 0.05  # of the steps
 CLIP = 10.0  # norm of the gradient of nats a row
@@ -75,8 +77,13 @@ def fit(
     patience, tol: stop after patience steps in which the rows held out gained less than tol nats.
     start: let the first layers standardise and whiten the rows. False: go on with an earlier fit.
     seed: the same seed gives the same weights; torch's own generators are left alone.
-    verbose: print the progress.
+    verbose: print the progress, each 25 steps and each 10 seconds.
     """
+    if not isinstance(flow, Flow):
+        raise ParameterError(
+            "flow",
+            f"is {type(flow).__name__}; fit(flow, x) takes a Flow, as realnvp.build makes one",
+        )
     x = _tensor(x)
     _check(
         flow,
@@ -106,7 +113,7 @@ def fit(
     optimizer = torch.optim.Adam(weights, fused=x.device.type in ("cpu", "cuda"))
     best, smooth = _Best(flow, validation, c_validation, tol), WeightAverage(flow, average)
     best.look(0)
-    losses = []
+    losses, said = [], time.monotonic()
     flow.train()
     for step in range(1, max_steps + 1):
         chosen = torch.from_numpy(random.integers(len(train), size=min(batch_size, len(train))))
@@ -123,14 +130,15 @@ def fit(
             optimizer.step()
         smooth.update(step)
         losses.append(loss.item())
-        if step % LOOK_EVERY == 0 or step == max_steps:
+        if looked := (step % LOOK_EVERY == 0 or step == max_steps):
             with smooth.used():
                 best.look(step)
-            if verbose:
-                found = f", best {best.nats:.3f} nats at step {best.step}" if best.seen else ""
-                print(f"step {step} of {max_steps}: loss {losses[-1]:.3f}{found}")
-            if step - best.improved >= patience:
-                break
+        if verbose and (looked or time.monotonic() - said > SAY_EVERY):
+            said = time.monotonic()
+            found = f", best {best.nats:.3f} nats at step {best.step}" if best.seen else ""
+            print(f"step {step} of {max_steps}: loss {losses[-1]:.3f}{found}")
+        if looked and step - best.improved >= patience:
+            break
     if best.weights:
         flow.load_state_dict(best.weights)
     flow.eval()
@@ -178,8 +186,6 @@ def _tensor(x: Any) -> Tensor:
 
 
 def _check(flow: Flow, x: Tensor, *, average: float, held_out: float, **values: float) -> None:
-    if not isinstance(flow, Flow):
-        raise ParameterError("flow", f"is {type(flow).__name__}; realnvp.build makes a Flow")
     least = {"max_steps": 1, "batch_size": 1, "patience": 1, "noise": 0}
     for name, value in values.items():
         if not least.get(name, 0) <= value < math.inf or (name == "lr" and value == 0):

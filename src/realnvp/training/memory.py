@@ -111,40 +111,48 @@ def check_memory(
         raise ValueError(
             "model.width, model.num_blocks, train.batch_size: a training needs about "
             f"{needed / 2**30:,.1f} GiB of memory, {device} has {limit / 2**30:,.1f} GiB"
-            + _what_fits(config, processes, limit)
+            + _what_fits(config, needed, processes, limit)
         )
 
 
 def _needed(config: Config, processes: int) -> int:
     """Bytes that each of several processes needs."""
+    # A save holds weights, Adam's two moments and the average, as copies and as bytes, too.
+    return max(_needed_by_steps(config, processes), 48 * count_parameters(config))
+
+
+def _needed_by_steps(config: Config, processes: int) -> int:
     images = config.train.batch_size // processes
-    return max(
-        training_memory(replace(config, train=replace(config.train, batch_size=images))),
-        # A save holds weights, Adam's two moments and the average, as copies and as bytes, too.
-        48 * count_parameters(config),
-    )
+    return training_memory(replace(config, train=replace(config.train, batch_size=images)))
 
 
-def _what_fits(config: Config, processes: int, limit: int) -> str:
+def _what_fits(config: Config, needed: int, processes: int, limit: int) -> str:
     """'; it fits with ...': what needs less, for the same model or its like. '': nothing does."""
     train = config.train
-    sizes = [train.batch_size >> halvings for halvings in range(1, 12)]
-    ways = [
-        [("train.recompute", replace(config, train=replace(train, recompute=True)))],
-        [
-            (f"train.batch_size {size}", replace(config, train=replace(train, batch_size=size)))
-            for size in sizes
-            if size and size % processes == 0
-        ],
-        [(f"data.crop {CROP}", crops)] if (crops := _of_crops(config)) else [],
-    ]
-    found = []
-    for way in ways:
-        for words, smaller in way:
-            if (needed := _needed(smaller, processes)) <= limit:
-                found.append(f"{words} ({in_bytes(needed)})")
-                break
+    ways = {"train.recompute": replace(config, train=replace(train, recompute=True))}
+    if size := _smaller_batch(config, needed, processes, limit):
+        ways[f"train.batch_size {size}"] = replace(config, train=replace(train, batch_size=size))
+    if crops := _of_crops(config):
+        ways[f"data.crop {CROP}"] = crops
+    needs = {words: _needed(smaller, processes) for words, smaller in ways.items()}
+    found = [f"{words} ({in_bytes(need)})" for words, need in needs.items() if need <= limit]
     return f"; it fits with {' or '.join(found)}" if found else ""
+
+
+def _smaller_batch(config: Config, needed: int, processes: int, limit: int) -> int:
+    """The largest half, quarter, ... of the batch that fits. 0: none does.
+
+    By a line from the smallest to the whole batch, since counting takes seconds. needed: whole.
+    """
+    whole = config.train.batch_size
+    halves = [whole >> times for times in range(1, 12)]
+    sizes = [size for size in halves if size and size % processes == 0]
+    if not sizes:
+        return 0
+    least, train = sizes[-1], replace(config.train, batch_size=sizes[-1])
+    base = _needed_by_steps(replace(config, train=train), processes)
+    each = (needed - base) / (whole - least)
+    return next((size for size in sizes if base + (size - least) * each <= limit), 0)
 
 
 def _of_crops(config: Config) -> Config | None:

@@ -3,7 +3,14 @@
 from pathlib import PurePosixPath
 
 from realnvp.data.dataset import SPLITS, Dataset, Lazy, Pixels, chosen, cut_rows
-from realnvp.data.folder import NAMES, SHALLOW, in_common, is_image, warn_of_left_out
+from realnvp.data.folder import (
+    NAMES,
+    SHALLOW,
+    in_common,
+    is_image,
+    warn_of_left_out,
+    warn_of_lost_pixels,
+)
 from realnvp.data.images import RefusedImage, to_size
 from realnvp.data.published.request import Place, Prepared, PrepareRequest, decoded_images
 
@@ -23,14 +30,25 @@ def read_pictures(request: PrepareRequest) -> Prepared:
     def change(pixels: Pixels, _: int) -> Pixels:
         return to_size(pixels, resize=request.resize, crop=request.crop)
 
+    before: list[tuple[int, int]] = []
+
     def look(label: str) -> Pixels:
         pixels = files.image(labels[label], request.reading)
+        before.append(pixels.shape[:2])
         try:
             return change(pixels, 0)
         except ValueError as error:
             raise RefusedImage(label, str(error), several="too small or too large") from None
 
     found = in_common(list(labels), look, cure="--resize 64, or --crop 64 of each middle")
+    if request.resize:
+        warn_of_lost_pixels(
+            f"--resize {'x'.join(map(str, request.resize))}",
+            before,
+            found.sizes,
+            f"realnvp train images-modern --data.source {request.source} --crop "
+            f"{min(found.shape[1:])} trains on pieces at full resolution",
+        )
     places: dict[str, list[Place]] = {}
     for name, split in splits.items():
         places.setdefault(split, []).append((files, name))
