@@ -549,6 +549,26 @@ def test_a_hostile_head_takes_no_memory(modern: Flow) -> None:
             decompress(modern, head + zlib.crc32(head).to_bytes(4, "little") + bytes(100))
 
 
+def test_a_head_that_does_not_fit_its_flow_is_told(modern: Flow) -> None:
+    index = archive.index_of(modern, [(3, 8, 8)], given_as="array")
+    data = compress(modern, smooth(1, 3, 8, 8))
+    for change in ({"divisor": 1 << 40}, {"channels": 1}, {"levels": 17}):
+        new = packed(dataclasses.replace(index, **change))
+        head = data[: archive.HEAD.size - 4] + len(new).to_bytes(4, "little") + new + bytes(16)
+        with pytest.raises(DamagedError, match="does not fit its flow"):
+            decompress(modern, head + zlib.crc32(head).to_bytes(4, "little"))
+
+
+def test_a_batch_that_would_fill_the_memory_is_refused(
+    coded: Coded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = coded.encoded()
+    monkeypatch.setattr(chunk, "NUMBERS", 3 * 16 * 16)
+    assert max(header_of(content).batches) > 1
+    with pytest.raises(ValueError, match="a batch of too many tiles"):
+        coded.decoded(content)
+
+
 @pytest.mark.parametrize(
     ("images", "words"),
     [

@@ -69,7 +69,7 @@ class Index:
 
     def __post_init__(self) -> None:
         for run in self.runs:
-            if len(run) != 4 or min(run) < 1 or run[1] * run[2] > MAX_PIXELS or run[0] > 16:
+            if len(run) != 4 or min(run) < 1 or run[1] * run[2] > MAX_PIXELS or run[0] > 4:
                 raise ValueError(f"runs: {run} are no pictures")
         if not 8 <= self.bits <= 24 or not 2 <= self.levels <= 1 << 16:
             raise ValueError(f"a grid of 2^-{self.bits} for {self.levels} levels")
@@ -263,6 +263,10 @@ class Archive:
                 f"{self.name}: needs another flow: {self.index.flow or 'one without a name'}, of "
                 f"SHA-256 {self.flow_digest.hex()[:16]}..."
             )
+        index, config = self.index, config_of(flow)
+        of_flow = config.shape[0], config.levels, flow.divisor
+        if (index.channels, index.levels, index.divisor) != of_flow:
+            raise DamagedError(f"{self.name}: its head is damaged: it does not fit its flow")
         coder = IntegerFlow(flow, self.index.bits)
         if coder.digest()[:8] != self.integers_digest:
             raise ValueError(

@@ -191,6 +191,8 @@ def _batches(header: Header, kinds: Kinds, places: Sequence[Tile]) -> list[list[
     for size in header.batches:
         if not groups or not 1 <= size <= len(groups[0]):
             raise ValueError("its batches do not fit its tiles")
+        if size > max(1, NUMBERS // math.prod(places[groups[0][0]].padded)):
+            raise ValueError("a batch of too many tiles")
         batches.append(groups[0][:size])
         groups[0] = groups[0][size:]
         groups = groups if groups[0] else groups[1:]
