@@ -378,6 +378,24 @@ MUTANTS = [
     ),
     Mutant("flows/flow.py", "    module.eval()\n    try:", "    try:", LIKELIHOOD),
     Mutant(
+        "evaluation/score.py",
+        "read_given(file, config.data) if config.data.given else None",
+        "[0.0] * flow.config.model.given if config.data.given else None",
+        "tests/test_given_columns.py -k scores",
+    ),
+    Mutant(
+        "data/given.py",
+        "np.c_[values, missing]",
+        "np.c_[values, ~missing]",
+        "tests/test_given_columns.py -k numbers_of",
+    ),
+    Mutant(
+        "training/run.py",
+        '(splits.labels or {}).get("train"))',
+        "(splits.labels or {}).get('validation'))",
+        "tests/test_given_columns.py -k configuration",
+    ),
+    Mutant(
         "bijections/regression.py",
         "linalg.solve(squares + ridge, products)",
         "zeros_like(products)",

@@ -21,7 +21,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "several": ([*TRAIN, "--data.shape", "1", "a"], "--data.shape: 'a' is not a whole number"),
     "a choice": (
         [*TRAIN, "--model.coupling", "afine"],
-        "--model.coupling: 'afine' is not one of affine, additive (did you mean 'affine'?)",
+        "--model.coupling: 'afine' is not one of affine, additive, spline (did you mean 'affine'?)",
     ),
     "no value": (["sample", "x", "-n"], "-n: needs a value: a whole number"),
     "no value before a flag": ([*TRAIN, "--seed", "--dry-run"], "--seed: needs a value"),

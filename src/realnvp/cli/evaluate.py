@@ -132,6 +132,8 @@ class Check:
 
         flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
         data, count = own_data(flow, self.run), how_many(config_of(flow))
+        if data.given and data.labels:
+            flow = flow.given(data.labels["test"][0])  # the columns of one row, for all
         given = given_class(flow, self.given) or data.most_frequent
         if isinstance(flow.condition, Classes):
             flow = flow.given(given)

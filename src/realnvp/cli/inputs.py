@@ -83,6 +83,20 @@ def given_class(flow: "Flow", given: str | None) -> str | None:
     return given
 
 
+def given_table(flow: "Flow", given: str | None) -> str | None:
+    """The table of given columns that was asked for. ValueError: it is needed, or not taken."""
+    from realnvp.flows.flow import config_of
+
+    columns = config_of(flow).data.given
+    if columns and given is None:
+        raise ValueError(
+            f"--given: name a table with the columns {', '.join(columns)}, which this flow is given"
+        )
+    if given is not None and not columns:
+        raise ValueError("--given: this flow is not given columns (train table --data.given a,b)")
+    return given
+
+
 def own_data(flow: "Flow", run: str) -> "Dataset":
     """Open the run's own data and compare the test split's checksum.
 

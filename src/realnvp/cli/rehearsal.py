@@ -29,6 +29,7 @@ def page(found: "Rehearsal") -> list[tuple[str, str]]:
         ("preset", f"{config.name}: {_model(config)}"),
         ("data", f"{data.name}: {counts} {things} of {_shape(data.shape)}{levels}"),
         *([("columns", quoted(config.data.columns))] if config.data.columns else []),
+        *([("given", quoted(config.data.given))] if config.data.given else []),
         ("parameters", thousands(found.parameters)),
         (
             "memory",

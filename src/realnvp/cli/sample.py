@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from realnvp.cli.inputs import beside, given_class, load, make_way, of_table, own_data
+from realnvp.cli.inputs import beside, given_class, given_table, load, make_way, of_table, own_data
 from realnvp.cli.options import Device, Fast, Flag, Json, RunDir, Threads, Which
 from realnvp.cli.output import note, print_json, say
 
@@ -33,7 +33,8 @@ class Sample:
     """
     given: str | None = None
     """The class, of a flow given classes; when not given each sample has a class of its own, as
-    often as in the training's data.
+    often as in the training's data. Of a flow given columns: a table with these columns, -n rows
+    are drawn for each of its rows.
     """
     guidance: float = 0.0
     """Show the class more clearly: the networks say (1 + guidance) times what they say given the
@@ -49,8 +50,10 @@ class Sample:
     threads: Threads = None
 
     def __call__(self) -> int:
+        from realnvp.data.table_files import read_cells
         from realnvp.evaluation.samples import fast_error, write_rows, write_samples
         from realnvp.flows.fast import fast
+        from realnvp.flows.flow import config_of
         from realnvp.flows.given import Classes
         from realnvp.flows.guided import guided
 
@@ -64,13 +67,13 @@ class Sample:
         if out.suffix not in suffixes:
             raise ValueError(f"--out: {out} must end in {' or '.join(suffixes)}")
         make_way("--out", out)
-        given = given_class(flow, self.given)
+        given = given_table(flow, self.given) if of_table(flow) else given_class(flow, self.given)
         if self.guidance and self.fast:
             raise ValueError("--guidance: not with --fast")
         if self.guidance:
             flow = guided(flow, self.guidance)
         data = own_data(flow, self.run) if self.beside_data else None
-        shown = data and data.of_class("test", given)[: self.n]
+        shown = data and data.of_class("test", None if of_table(flow) else given)[: self.n]
         how: dict[str, Any] = {"seed": self.seed, "temperature": self.temperature}
         mixture = flow.condition if isinstance(flow.condition, Classes) and not given else None
 
@@ -87,11 +90,17 @@ class Sample:
                 f"half of the pixels are off by more than {error:.2f} grey levels"
             )
         write: Any = write_rows if of_table(flow) else write_samples
-        condition = {} if of_table(flow) else {"given": classes(self.n)}
+        condition = {"given": Path(given) if given else None}
+        if not of_table(flow):
+            condition = {"given": classes(self.n)}
+        count = self.n
+        if of_table(flow) and given:
+            cells = read_cells(Path(given), config_of(flow).data.given or ())
+            count *= len(next(iter(cells.values())))
         nonfinite = write(flow, out, n=self.n, data=shown, **how, **condition)
         if self.json:
             print_json(
-                {"out": str(out), f"num_{things}": self.n}
+                {"out": str(out), f"num_{things}": count}
                 | ({"given": given} if flow.condition else {})
                 | ({"guidance": self.guidance} if self.guidance else {})
                 | how
@@ -101,5 +110,5 @@ class Sample:
         else:
             guidance = ", not of the model's density: --guidance" if self.guidance else ""
             bad = f", {nonfinite} of them not finite" if nonfinite else ""
-            say(f"{out}: {self.n} samples{bad}{guidance}")
+            say(f"{out}: {count} samples{bad}{guidance}")
         return 1 if nonfinite else 0

@@ -73,6 +73,17 @@ class DataConfig:
     """Names of the classes; taken from the data when not given."""
     drop: tuple[str, ...] | None = bounded(None, DIFFERENT)
     """Names of the columns of a table to leave out."""
+    given: tuple[str, ...] | None = bounded(None, DIFFERENT)
+    """Names of columns of a table, also a,b,c: learn p(other columns | these). They hold numbers or
+    texts."""
+    given_values: tuple[str, ...] | None = None
+    """What each given column may hold, as JSON; taken from the data. null: numbers; a number:
+    numbers, which this one stands for where they are missing; a list: texts."""
+    ordered: tuple[str, ...] | None = None
+    """Given columns whose texts have an order, each like 'cut: Fair < Good < Ideal'; the others'
+    texts are one number each."""
+    missing: Literal["refuse", "mark"] = "refuse"
+    """Missing values of given columns: refuse them, or let a number say where they are."""
     noise: float = bounded(0.0, between(0, 1))
     """Gaussian noise of each training batch of a table, with this^2 times the covariance of its
     rows: a bound where values repeat or columns depend on each other."""

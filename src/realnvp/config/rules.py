@@ -6,11 +6,13 @@ from pathlib import Path
 
 from realnvp.config.bounds import broken
 from realnvp.config.fields import Config, Kind, Shape, flat, to_json
+from realnvp.config.given import given_columns, order_of
 from realnvp.config.presets import PRESETS
 from realnvp.config.sizes import MOST_BLOCKS, count_blocks
 from realnvp.config.typed import parse_json, typed
 from realnvp.config.words import nearest
 
+Columns = tuple[str, ...] | None
 SETS = {preset.data.set for preset in PRESETS.values()}
 
 
@@ -59,8 +61,17 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
                 "is not the number of data.class_names",
             ),
             ("model.given", not images or data.classes or not model.given, "needs data.classes"),
+            ("data.classes", not (data.classes and data.given), "does not go with data.given"),
             ("data.drop", data.drop is None or not images, "is for tables"),
             ("data.noise", not data.noise or not images, "is for tables"),
+            ("data.given", data.given is None or not images, "is for tables"),
+            *(
+                (f"data.{name}", getattr(data, name) in (None, "refuse") or data.given, words)
+                for name in ("given_values", "ordered", "missing")
+                for words in ["needs data.given"]
+            ),
+            ("data.given_values", *_parsed(data.given, data.given_values)),
+            ("data.ordered", *_parsed_orders(data.ordered)),
             *(
                 (f"data.{name}", data.set == "images" or value is None, "is for your own images")
                 for name, value in {
@@ -105,6 +116,23 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
         ]
         if not holds
     )
+
+
+def _parsed(given: Columns, values: Columns) -> tuple[bool, str]:
+    """Whether data.given_values makes sense, and what is wrong."""
+    try:
+        given_columns(given if values else None, values)
+    except (ValueError, TypeError) as error:
+        return False, str(error)
+    return True, ""
+
+
+def _parsed_orders(words: Columns) -> tuple[bool, str]:
+    """Whether data.ordered makes sense, and what is wrong."""
+    try:
+        return len(dict(map(order_of, words or ()))) == len(words or ()), "has a column twice"
+    except ValueError as error:
+        return False, str(error)
 
 
 def _channels_last(shape: Shape) -> bool:

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from realnvp.config.fields import Config, DataConfig, ModelConfig, Shape
+from realnvp.config.given import given_columns, numbers_of
 
 # A hundred times the paper's largest model; to build more is a mistake, or an attack.
 MOST_PARAMETERS = 10**10
@@ -37,6 +38,8 @@ def resolve(
     scales = config.model.num_scales or default_num_scales(shape)
     if config.model.architecture == "modern" and not config.model.num_scales:
         scales = max(1, scales - 1)  # its last scale is at half the resolution, too
+    if "given" in decided:  # names that "a,b" had stood for
+        config = replace(config, data=replace(config.data, given=decided["given"]))
     left_open = {
         name: value
         for name, value in decided.items()
@@ -55,6 +58,9 @@ def resolve(
             )
         data = replace(data, class_names=class_names)
         model = replace(model, given=len(class_names))
+    if data.given and data.given_values:
+        columns_given = given_columns(data.given, data.given_values)
+        model = replace(model, given=len(numbers_of(columns_given)))
     config = replace(config, data=data, model=model)
     if len(shape) == 3:
         check_divisible(shape, config.model)
@@ -90,6 +96,8 @@ def count_blocks(config: Config) -> int:
 def least_parameters(config: Config) -> int:
     """A lower bound on a (resolved) configuration's parameters: networks and mixings of columns."""
     model, channels = config.model, (config.data.shape or (1,))[0]
+    if model.architecture == "vector" and channels == 1 and model.given:  # is one spline
+        model = replace(model, num_couplings=1)
     mixings = (model.num_couplings + 1) // 2 if model.architecture == "vector" else 0
     total = mixings * channels**2  # of all columns
     for scale, width, count in _networks(model):

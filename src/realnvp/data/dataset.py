@@ -56,9 +56,14 @@ class Dataset:
     """How the image files were read."""
     crop: int | None = None
     """The side of the crops that are cut from pictures of any sizes."""
-    labels: Mapping[str, Indices] | None = None
-    """By split: the class of each image, an index of class_names."""
+    labels: Mapping[str, Values] | None = None
+    """By split: the class of each image, an index of class_names; of a table the numbers of its
+    given columns, (N, k)."""
     class_names: tuple[str, ...] | None = None
+    given: tuple[str, ...] | None = None
+    """Names of the columns that a table's others are given."""
+    given_values: tuple[str, ...] | None = None
+    """What each of them may hold, as `data.given_values` says it."""
     folder: Path | None = None
     """Where the arrays lie; None: only in memory, or not prepared."""
     sha256: Mapping[str, str] = field(default_factory=dict)
@@ -79,7 +84,8 @@ class Dataset:
         """What a configuration that leaves it open takes from the data, by field of data."""
         crop = {"crop": self.crop} if self.crop else {}
         deep = {"levels": self.levels} if self.levels and self.levels > 256 else {}
-        return {**deep, **crop, **self.reading.chosen()}
+        given = {"given": self.given, "given_values": self.given_values} if self.given else {}
+        return {**deep, **crop, **self.reading.chosen(), **given}
 
     def of_class(self, split: str, name: str | None) -> Split:
         """The images of a split that are of this class. None: all."""

@@ -44,6 +44,8 @@ def find_data(config: DataConfig, *, seed: int) -> Dataset:
 
 def _with_classes(found: Dataset, config: DataConfig) -> Dataset:
     """The data set with its classes if they are asked for, else without."""
+    if found.given or config.given:
+        return _as_given(found, config)
     if not config.classes:
         return replace(found, labels=None, class_names=None)
     if found.labels is None:
@@ -53,6 +55,17 @@ def _with_classes(found: Dataset, config: DataConfig) -> Dataset:
         raise ValueError(
             f"data.class_names: the configuration says {', '.join(config.class_names or ())}; the "
             f"data have {', '.join(found.class_names or ())}"
+        )
+    return found
+
+
+def _as_given(found: Dataset, config: DataConfig) -> Dataset:
+    """The data set, whose given columns are those that are asked for. ValueError: they are not."""
+    there = found.given or ()
+    if names_in(config.given or (), there) != there:
+        raise ValueError(
+            f"data.given: {found.folder or found.name} was prepared with "
+            f"{', '.join(there) or 'no given columns'}; choose others from the table itself"
         )
     return found
 
@@ -212,6 +225,8 @@ def _settings(config: DataConfig, seed: int) -> dict[str, Any]:
         "seed": seed,
         **{name: side for name in ("crop", "resize") if (side := getattr(config, name))},
         **({"classes": True} if config.classes else {}),
+        **({"missing": "mark"} if config.missing == "mark" else {}),
+        **({"ordered": [*config.ordered]} if config.ordered else {}),
         **config.reading.chosen(),
     }
 
@@ -225,8 +240,9 @@ def _check_settings(config: DataConfig, seed: int, folder: Path) -> None:
     if config.class_names:
         now["class_names"] = [*config.class_names]
     if config.columns or config.drop:
-        there = recorded["columns"] or []
-        taken = names_in(config.columns or there, there)
+        there = [*(recorded["columns"] or []), *(recorded.get("given") or [])]
+        left_out = {*names_in(config.given or (), there)}
+        taken = [name for name in names_in(config.columns or there, there) if name not in left_out]
         now["columns"] = [name for name in taken if name not in names_in(config.drop or (), there)]
     for name, value in now.items():
         if name == "levels" and value == SHALLOW and (recorded[name] or 0) > SHALLOW:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from realnvp.config import DataConfig
+from realnvp.config.given import given_columns, numbers_of
 from realnvp.config.reading import Reading, is_colour
 from realnvp.config.typed import typed
 from realnvp.config.words import reason
@@ -59,6 +60,14 @@ class Description:
     labels: dict[str, Any] | None = None
     """By split: the class of each image, as groups are."""
     class_names: tuple[str, ...] | None = None
+    given: tuple[str, ...] | None = None
+    """Names of a table's given columns; their numbers follow the columns in the arrays."""
+    given_values: tuple[str, ...] | None = None
+
+    @property
+    def numbers_given(self) -> int:
+        """How many numbers of given columns a row has."""
+        return len(numbers_of(given_columns(self.given, self.given_values)))
 
     @property
     def dtype(self) -> "np.dtype[Any]":
@@ -72,7 +81,7 @@ class Description:
         if split == "train" and self.crop:
             return (sum(height * width for height, width in self.sizes) * self.shape[0],)
         channels, *size = self.train_shape if split == "train" and self.train_shape else self.shape
-        return (self.counts.get(split), *size, channels)
+        return (self.counts.get(split), *size, channels + self.numbers_given)
 
 
 def open_splits(
@@ -113,6 +122,10 @@ def open_splits(
     elif about.train_shape:
         splits["train"] = Rows(train, np.arange(len(train)), middle)
     labels = about.labels and {split: np.array(each) for split, each in about.labels.items()}
+    if about.given:
+        columns = about.shape[0]
+        labels = {split: array[:, columns:] for split, array in stored.items()}
+        splits = {split: array[:, :columns] for split, array in stored.items()}
     if labels and "validation" not in stored:
         labels |= {split: labels["train"][rows[split]] for split in rows}
     return Dataset(
@@ -128,6 +141,8 @@ def open_splits(
         crop=about.crop,
         labels=labels,
         class_names=about.class_names,
+        given=about.given,
+        given_values=about.given_values,
         folder=folder,
         sha256={f"{split}.npy": about.sha256[f"{split}.npy"] for split in stored},
     )
@@ -159,6 +174,7 @@ def read_description(folder: Path) -> dict[str, Any]:
             and all(0 <= label < len(known.class_names or ()) for label in labels)
             for split, labels in (known.labels or {}).items()
         ),
+        "given_values": _makes_sense(known.given, known.given_values),
         "sha256": {*known.sha256} - {DESCRIPTION} == {f"{split}.npy" for split in known.counts},
     }
     if wrong := next((name for name, holds in rules.items() if not holds), None):
@@ -166,6 +182,13 @@ def read_description(folder: Path) -> dict[str, Any]:
     if about["sha256"].get(DESCRIPTION, own := checksum(about)) != own:
         raise ValueError(f"{path}: damaged, its own checksum does not fit")
     return about
+
+
+def _makes_sense(given: tuple[str, ...] | None, values: tuple[str, ...] | None) -> bool:
+    try:
+        return bool(given_columns(given, values)) == bool(given)
+    except (ValueError, TypeError):
+        return False
 
 
 def checksum(about: dict[str, Any]) -> str:
@@ -249,13 +272,16 @@ def write_dataset(
     folder.mkdir(parents=True, exist_ok=True)
     files = {split: folder / f"{split}.npy" for split in dataset.splits}
     for split, path in files.items():
-        images = dataset.splits[split]
+        images, shape = dataset.splits[split], dataset.shape
+        if dataset.given and dataset.labels:
+            images = np.concatenate([images[:], dataset.labels[split]], axis=1)
+            shape = images.shape[1:]
         if isinstance(images, Crops) and split == "train":
             _save_pictures(images.pictures, dataset, path)
         elif not (keep and path.exists()):
             _save_split(
                 images,
-                dataset.train_shape if split == "train" and dataset.train_shape else dataset.shape,
+                dataset.train_shape if split == "train" and dataset.train_shape else shape,
                 path,
                 kind=_kind(dataset),
                 keep=keep,
@@ -273,7 +299,9 @@ def write_dataset(
     }
     if dataset.crop and isinstance(dataset.train, Crops):
         about |= {"crop": dataset.crop, "sizes": dataset.train.pictures.sizes.tolist()}
-    if dataset.labels is not None:
+    if dataset.given:
+        about |= {"given": dataset.given, "given_values": dataset.given_values}
+    elif dataset.labels is not None:
         about["labels"] = {split: each.tolist() for split, each in dataset.labels.items()}
         about["class_names"] = dataset.class_names
     about["sha256"][DESCRIPTION] = checksum(about)

@@ -1,6 +1,7 @@
 """The user's own table, or a folder of them: its splits, and what to know before a training."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,16 @@ from realnvp.config import DataConfig
 from realnvp.config.words import enumerated
 from realnvp.data.dataset import Dataset, cut_off
 from realnvp.data.folder import is_image, split_entries, wanted
-from realnvp.data.table_files import SUFFIXES, Columns, Reals, read_table, refuse_columns
+from realnvp.data.given import encoded, given_names, learned, read_given
+from realnvp.data.table_files import (
+    SUFFIXES,
+    Columns,
+    Reals,
+    columns_of,
+    read_cells,
+    read_table,
+    refuse_columns,
+)
 
 FEW_ROWS = 10
 
@@ -39,39 +49,70 @@ def table(config: DataConfig, *, seed: int) -> Dataset:
     if config.classes:
         raise ValueError("data.classes: is for images")
     source = Path(config.source).expanduser()
-    read, columns = _scan(source, config.columns, config.drop)
+    files = _files(source)
+    given = given_names(config, columns_of(files["train"]) if config.given else ())
+    read, columns = _read(files, config.columns, (*(config.drop or ()), *given))
     splits = cut_off(read, config.held_out, seed=seed)
     train = splits["train"][:]
-    if len(columns) < 2:
+    if len(columns) < 2 and not given:
         raise ValueError(
             f"{source}: has one column; a coupling changes some columns by the others, "
             "so two are needed"
         )
     refuse_columns(source, constant(train, columns))
-    if config.columns is None:
+    if config.columns is None and not given:
         warn_of_index(source, read["train"], columns)
     warn_of_few(source, train)
     if not config.noise:
         warn_of_unbounded(source, train, columns)
-    return Dataset(config.set, source.name, None, (len(columns),), splits, columns=columns)
+    found = Dataset(config.set, source.name, None, (len(columns),), splits, columns=columns)
+    return _with_given(found, files, given, config, seed=seed) if given else found
 
 
-def find_rows(source: Path, split: str, columns: Columns | None) -> tuple[Dataset, str]:
+def _with_given(
+    found: Dataset, files: dict[str, Path], given: Columns, config: DataConfig, *, seed: int
+) -> Dataset:
+    """The data set with the numbers of its given columns."""
+    cells = {split: read_cells(path, given) for split, path in files.items()}
+    as_trained = learned(config, cells["train"], files["train"])
+    values = tuple(column.as_text() for column in as_trained)
+    if config.given_values not in (None, values):
+        raise ValueError("data.given_values: the training rows hold other values")
+    numbers = {split: encoded(as_trained, each, files[split]) for split, each in cells.items()}
+    labels = {
+        split: each[:] for split, each in cut_off(numbers, config.held_out, seed=seed).items()
+    }
+    return replace(found, labels=labels, given=given, given_values=values)
+
+
+def find_rows(source: Path, split: str, config: DataConfig) -> tuple[Dataset, str]:
     """A table outside any run, and the split to take: "all" where the source has no splits.
 
+    config: a flow's, which names the columns to take, and the given ones.
     ValueError names what is wrong with the columns, or says which splits there are.
     """
-    read, columns = _scan(source, columns)
+    files = _files(source)
+    read, columns = _read(files, config.columns)
     splits, split = wanted({**read}, split, source)
+    labels = None
+    if config.given:
+        labels = {split: read_given(files["train" if split == "all" else split], config)}
     return Dataset(
-        str(source), None, None, (len(columns),), splits, comparable=False, columns=columns
+        str(source),
+        None,
+        None,
+        (len(columns),),
+        splits,
+        comparable=False,
+        columns=columns,
+        labels=labels,
+        given=config.given,
+        given_values=config.given_values,
     ), split
 
 
-def _scan(
-    source: Path, columns: Columns | None, drop: Columns | None = None
-) -> tuple[dict[str, Reals], Columns]:
-    """The rows of each split in the source, train at least, and the names of train's columns."""
+def _files(source: Path) -> dict[str, Path]:
+    """The table of each split in the source, train at least."""
     files = {"train": source}
     if source.is_dir() and not (
         files := split_entries(
@@ -84,6 +125,13 @@ def _scan(
             f"{source}: holds no train{', train'.join(SUFFIXES)}"
             + "; images: realnvp train images-modern" * pictures
         )
+    return files
+
+
+def _read(
+    files: dict[str, Path], columns: Columns | None, drop: Columns | None = None
+) -> tuple[dict[str, Reals], Columns]:
+    """The rows of each split, and the names of train's columns."""
     train, columns = read_table(files["train"], columns, drop)
     return {"train": train} | {
         split: read_table(files[split], columns)[0] for split in files if split != "train"

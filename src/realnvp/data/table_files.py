@@ -40,13 +40,8 @@ def read_table(
     ValueError names all columns that are missing, no numbers or not finite, with the first such
     row (1 is the first).
     """
-    if not path.is_file():
-        raise ValueError(
-            f"{path}: {'is a folder; name a table in it' if path.is_dir() else 'no such file'}"
-        )
+    _check_file(path)
     readers = {".csv": _read_csv, ".tsv": _read_csv, ".npy": _read_npy, ".parquet": _read_parquet}
-    if path.suffix.lower() not in readers:
-        raise ValueError(f"{path}: no table that can be read ({' '.join(SUFFIXES)})")
     choose = partial(_chosen, path, columns=columns, drop=drop)
     with progress(f"reading {path.name}", 0, enabled=path.stat().st_size > SPOKEN_OF):
         rows, names, bad = readers[path.suffix.lower()](path, choose)
@@ -69,6 +64,57 @@ def read_table(
     if not rows.size:
         raise ValueError(f"{path}: has no rows")
     return rows, names
+
+
+def columns_of(path: Path) -> Columns:
+    """The names of all columns of a table."""
+    _check_file(path)
+    if path.suffix.lower() == ".npy":
+        return tuple(_numbered(open_npy(path).shape[-1]))
+    if path.suffix.lower() == ".parquet":
+        from pyarrow import parquet
+
+        return tuple(parquet.read_schema(path).names)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return tuple(_header(path, file)[1])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: {reason(error)}") from None
+
+
+def read_cells(path: Path, names: Columns) -> dict[str, list[str]]:
+    """The text of each row in each of these columns, stripped; '' where a value is missing.
+
+    ValueError: the file cannot be read, or has no such column.
+    """
+    _check_file(path)
+    choose = partial(_chosen, path, columns=names, drop=None)
+    if path.suffix.lower() == ".npy":
+        rows, found, _ = _read_npy(path, choose)
+        return {name: [*map(_as_text, rows[:, i])] for i, name in enumerate(found)}
+    if path.suffix.lower() == ".parquet":
+        from pyarrow import parquet
+
+        there = parquet.read_schema(path).names
+        read = parquet.read_table(path, columns=[there[i] for i in choose(there)])
+        return {name: [*map(_as_text, read.column(name).to_pylist())] for name in names}
+    return _cells_of_csv(path, choose)
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: {'is a folder; name a table in it' if path.is_dir() else 'no such file'}"
+        )
+    if path.suffix.lower() not in (*SUFFIXES, ".tsv"):
+        raise ValueError(f"{path}: no table that can be read ({' '.join(SUFFIXES)})")
+
+
+def _as_text(value: Any) -> str:
+    """A value as a .csv has it."""
+    if value is None or value != value:
+        return ""
+    return repr(float(value)) if isinstance(value, float | np.floating) else str(value).strip()
 
 
 def refuse_columns(path: Path, bad: dict[str, str]) -> None:
@@ -98,7 +144,9 @@ def _chosen(
             )
     if len({*taken}) < len(taken):
         raise ValueError(f"data.columns: {quoted(taken)}: one of them twice")
-    return [list(there).index(name) for name in taken if name not in dropped]
+    if not (left := [list(there).index(name) for name in taken if name not in dropped]):
+        raise ValueError(f"{path}: no column is left")
+    return left
 
 
 def names_in(given: Sequence[str], there: Sequence[str]) -> Columns:
@@ -151,18 +199,7 @@ def _read_parquet(path: Path, choose: Choose) -> tuple[Reals, Columns, dict[str,
 def _read_csv(path: Path, choose: Choose) -> tuple[Reals, Columns, dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            delimiter = max(";\t,", key=lambda mark: _fit_of(file, mark))
-            there, reader = _first_row(file, delimiter)
-            if not there:
-                raise ValueError(f"{path}: has no rows")
-            # Numbers and missing values alone are no header.
-            kinds = [_is_number(_with_point(cell, delimiter)) for cell in there]
-            if any(kinds) and all(
-                number or cell.lower() in MISSING for number, cell in zip(kinds, there, strict=True)
-            ):
-                there = _numbered(len(there))
-                file.seek(0)
-                reader = csv.reader(file, delimiter=delimiter)
+            delimiter, there, reader = _header(path, file)
             chosen = choose(there)
             rows = _all_numbers(path, len(there), delimiter=delimiter, skiprows=reader.line_num)
             if rows is not None:
@@ -170,6 +207,45 @@ def _read_csv(path: Path, choose: Choose) -> tuple[Reals, Columns, dict[str, str
             return _cell_by_cell(path, reader, there, chosen, delimiter=delimiter)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: {reason(error)}") from None
+
+
+def _cells_of_csv(path: Path, choose: Choose) -> dict[str, list[str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            delimiter, there, reader = _header(path, file)
+            chosen = choose(there)
+            found: dict[str, list[str]] = {there[i]: [] for i in chosen}
+            for cells in filter(_is_row, reader):
+                _check_length(path, reader, cells, there)
+                for i in chosen:
+                    found[there[i]].append(_with_point(cells[i], delimiter))
+            return found
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: {reason(error)}") from None
+
+
+def _header(path: Path, file: TextIO) -> tuple[str, list[str], Any]:
+    """The delimiter of a .csv, the names of its columns, and a reader of its rows."""
+    delimiter = max(";\t,", key=lambda mark: _fit_of(file, mark))
+    there, reader = _first_row(file, delimiter)
+    if not there:
+        raise ValueError(f"{path}: has no rows")
+    # Numbers and missing values alone are no header.
+    kinds = [_is_number(_with_point(cell, delimiter)) for cell in there]
+    if any(kinds) and all(
+        number or cell.lower() in MISSING for number, cell in zip(kinds, there, strict=True)
+    ):
+        there = _numbered(len(there))
+        file.seek(0)
+        reader = csv.reader(file, delimiter=delimiter)
+    return delimiter, there, reader
+
+
+def _check_length(path: Path, reader: Any, cells: list[str], there: Sequence[str]) -> None:
+    if len(cells) != len(there):
+        raise ValueError(
+            f"{path}: line {reader.line_num} has {len(cells)} cells, the first {len(there)}"
+        )
 
 
 def _fit_of(file: TextIO, delimiter: str) -> tuple[int, int]:
@@ -219,10 +295,7 @@ def _cell_by_cell(
     bad: dict[str, str] = {}
     marks: dict[str, str] = {}
     for cells in filter(_is_row, reader):
-        if len(cells) != len(there):
-            raise ValueError(
-                f"{path}: line {reader.line_num} has {len(cells)} cells, the first {len(there)}"
-            )
+        _check_length(path, reader, cells, there)
         rows.append([])
         for i in chosen:
             cell = cells[i].strip()

@@ -90,7 +90,7 @@ def evaluate(
         raise ParameterError(error.name, f"{error.words}, {source or run}") from None
 
     condition = flow.condition if isinstance(flow.condition, Classes) else None
-    known = condition is not None and data.class_names == config.data.class_names
+    known = flow.condition is not None and data.class_names == config.data.class_names
     labels = (data.labels or {}).get(split) if known else None
 
     def measure(**how: Any) -> dict[str, Any]:
@@ -167,13 +167,18 @@ def _data(
             data = splits_of_run(run, config, verify=[split])
             if changed := RunDir(run).changed_data(data.folder, data.sha256):
                 raise ValueError(f"{changed}; --data.source evaluates them all the same")
+        if (data.given, data.given_values) != (config.data.given, config.data.given_values):
+            raise ValueError(
+                f"{source or run}: its given columns are not those of the flow, "
+                f"{', '.join(config.data.given or ('none',))}"
+            )
         if config.data.columns and data.columns not in (None, config.data.columns):
             raise ValueError(
                 f"{source or run}: its columns are not those of the flow, "
                 f"{', '.join(config.data.columns)}"
             )
     elif config.kind is Kind.TABLE:
-        data, split = find_rows(source, split, config.data.columns)
+        data, split = find_rows(source, split, config.data)
     else:
         data, split = find_split(
             source,

@@ -147,6 +147,8 @@ def report(
 
 def _results(result: Evaluation, config: Config) -> str:
     meaning = "The mean of log p in the units of the columns."
+    if config.data.given:
+        meaning = f"Given {', '.join(config.data.given)}. {meaning}"
     rows: dict[str, Any] = {"standard error over": result.standard_error_over}
     if isinstance(result, OfImages):
         meaning = f"An upper bound ({config.model.dequantisation} dequantisation)."

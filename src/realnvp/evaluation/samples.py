@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,8 +18,10 @@ from realnvp.config.errors import ParameterError
 from realnvp.data import to_pixels
 from realnvp.data.dataset import Pixels
 from realnvp.data.deep_png import deep_png
+from realnvp.data.given import read_given
 from realnvp.data.images import MAX_PIXELS
 from realnvp.data.prepared import npy_header
+from realnvp.data.table_files import read_cells
 from realnvp.evaluation.figures import data_beside_samples, grid, save_png, scatter
 from realnvp.files.atomic import atomic_save
 from realnvp.flows.flow import Flow, config_of, evaluating
@@ -104,12 +107,21 @@ def sheet(images: Pixels, *, levels: int) -> NDArray[np.uint16]:
 
 
 def write_rows(
-    flow: Flow, out: Path, *, n: int, seed: int, temperature: float, data: Rows | None = None
+    flow: Flow,
+    out: Path,
+    *,
+    n: int,
+    seed: int,
+    temperature: float,
+    given: Path | None = None,
+    data: Rows | None = None,
 ) -> int:
     """Write sampled rows to out, .csv with a header, .npy, or a .png of two columns.
 
     n: how many rows.
     seed, temperature: of the latents.
+    given: the table of given columns, of a flow that is given columns: n rows for each of its rows.
+        A .csv begins with these columns.
     data: (N, 2), to show beside the samples in a PNG.
 
     Returns how many have an entry that is not finite.
@@ -123,8 +135,19 @@ def write_rows(
             f"{out} can show tables of two columns only, this one has {count}; "
             "name a .csv or .npy file",
         )
+    condition, cells = None, None
+    if given:
+        condition = np.repeat(read_given(given, config.data), n, axis=0)
+        cells = read_cells(given, config.data.given or ())
+        each, n = n, len(condition)
     samples = _Samples(
-        flow, n, MANY, seed=seed, temperature=temperature, dtype=float64_like(flow).dtype
+        flow,
+        n,
+        MANY,
+        given=condition,
+        seed=seed,
+        temperature=temperature,
+        dtype=float64_like(flow).dtype,
     )
     chunks = (x.cpu().double().numpy() for x in samples)
     if out.suffix == ".png":
@@ -133,7 +156,13 @@ def write_rows(
     elif out.suffix == ".npy":
         atomic_save(out, partial(_as_npy, chunks, (n, count), "<f8"))
     else:
-        atomic_save(out, partial(_as_csv, chunks, columns))
+        in_front = (
+            (cell for row in zip(*cells.values(), strict=True) for cell in [row] * each)
+            if cells
+            else repeat(())
+        )
+        names = (*(cells or ()), *columns)
+        atomic_save(out, partial(_as_csv, chunks, names, in_front))
     return samples.nonfinite
 
 
@@ -144,12 +173,17 @@ def _as_npy(
     file.writelines(chunk.tobytes() for chunk in chunks)
 
 
-def _as_csv(chunks: Iterable[Rows], columns: Sequence[str], file: BinaryIO) -> None:
+def _as_csv(
+    chunks: Iterable[Rows],
+    columns: Sequence[str],
+    in_front: Iterator[tuple[str, ...]],
+    file: BinaryIO,
+) -> None:
     text = io.TextIOWrapper(file, "utf-8", newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(columns)
     for chunk in chunks:
-        table.writerows(chunk.tolist())
+        table.writerows((*next(in_front), *row) for row in chunk.tolist())
     text.detach()
 
 

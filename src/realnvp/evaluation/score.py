@@ -15,6 +15,7 @@ from realnvp.config.reading import AS_FOUND, Reading
 from realnvp.config.units import in_bits_per_dim
 from realnvp.data import channels_first, image_files, read_image, read_table, to_size
 from realnvp.data.dataset import Pixels, in_threads
+from realnvp.data.given import read_given
 from realnvp.data.images import RefusedImage, by_reason, check_fit
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.evaluation.whole import picture_map
@@ -267,7 +268,8 @@ def score_rows(flow: Flow, files: Sequence[Path]) -> list[RowScore]:
         rows, columns = read_table(file, config.data.columns)
         if len(columns) != width:
             raise ValueError(f"{file}: {len(columns)} columns, but the flow was trained on {width}")
-        nats += log_probs(flow, rows).tolist()
+        given = read_given(file, config.data) if config.data.given else None
+        nats += log_probs(flow, rows, given=given).tolist()
         places += [(str(file), i + 1) for i in range(len(rows))]
     return [
         RowScore(*place, value, rank)

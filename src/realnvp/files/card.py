@@ -111,6 +111,7 @@ def _rows(
             _text(", ".join(data.columns)) if data.columns else shape,
         ),
         ("given the class", _text(", ".join(data.class_names or ()))),
+        ("given the columns", _text(", ".join(data.given or ()))),
         _result(config, facts, evaluation),
         *_of_classes(evaluation.get("classes")),
         ("bits/dim in the paper", "" if paper is None else _number(paper)),

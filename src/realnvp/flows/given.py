@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from realnvp.bijections import ActNorm, Chain
 from realnvp.bijections.precision import float64_like
 from realnvp.config import Config, nearest
+from realnvp.config.given import given_columns, numbers_of
 from realnvp.tools.noise import Purpose, generator
 
 
@@ -203,4 +204,5 @@ def condition_of(config: Config) -> Condition | None:
         return None
     if config.data.classes:
         return Classes(given, config.data.class_names)
-    return Columns(given)
+    columns = given_columns(config.data.given, config.data.given_values)
+    return Columns(given, numbers_of(columns))

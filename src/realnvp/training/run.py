@@ -285,7 +285,7 @@ def precision_on(recipe: TrainConfig, device: torch.device) -> str:
 def _start_from_data(flow: Flow, splits: Dataset, batches: Batches) -> None:
     """Start layers from the data: of a table all of it, of images the first 128 or so."""
     if config_of(flow).kind is Kind.TABLE:
-        standardise(flow, splits.train[:])
+        standardise(flow, splits.train[:], given=(splits.labels or {}).get("train"))
     elif any(isinstance(module, ActNorm) for module in flow.modules()):
         first = range(-(-128 // batches.size))
         with starting(flow), torch.no_grad():

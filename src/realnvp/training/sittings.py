@@ -20,7 +20,8 @@ from realnvp.files.records import DamagedError, fields_of
 from realnvp.files.run_dir import RunDir
 
 GIVEN = "config.given.json"
-LEFT_OPEN = ("levels", "background", "colours", "depth", "crop")  # the data may have decided these
+# The data may have decided these.
+LEFT_OPEN = ("levels", "background", "colours", "depth", "crop", "given", "given_values")
 
 
 @contextmanager

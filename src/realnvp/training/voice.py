@@ -70,6 +70,8 @@ def introduction(run: Run, pace: Pace) -> list[str]:
     )
     columns = run.config.data.columns
     taken = [f"{len(columns)} columns: {quoted(columns)}"] if columns else []
+    if given := run.config.data.given:
+        taken.append(f"given {len(given)} columns: {quoted(given)}")
     if classes := run.config.data.class_names:
         taken.append(f"{len(classes)} classes: {quoted(classes)}")
     return [*taken, line, *how_to_be_faster(run.config, plan.seconds_to_end, device)]

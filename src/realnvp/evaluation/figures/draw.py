@@ -43,7 +43,7 @@ def figures_of(config: Config) -> Figures:
     """What can be drawn: of images, of points of a plane (two columns), of wider tables."""
     if config.kind is Kind.IMAGES:
         return {"classes": paper.classes, **IMAGES} if config.data.classes else IMAGES
-    return POINTS if config.data.shape == (2,) else ROWS
+    return POINTS if config.data.shape == (2,) and not config.data.given else ROWS
 
 
 class Drawn(NamedTuple):

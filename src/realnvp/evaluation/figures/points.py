@@ -12,6 +12,8 @@ from realnvp.evaluation.figures import plots, point_plots
 from realnvp.evaluation.figures.grids import Array
 from realnvp.evaluation.figures.run import Drawing, TrainedRun
 from realnvp.evaluation.likelihood import log_probs
+from realnvp.flows.flow import ROWS as ROWS_AT_ONCE
+from realnvp.tools.progress import chunks
 
 SHOWN = 3000  # points of each kind
 COLUMNS = 5  # of a wide table that are shown
@@ -50,7 +52,7 @@ def pairs(run: TrainedRun) -> Iterator[Drawing]:
     """Data and as many samples in each pair of columns, the first ones of a wide table."""
     shown = slice(min(COLUMNS, run.splits.shape[0]))
     data = _data(run)[:, shown]
-    samples = _samples(run, len(data))[:, shown]
+    samples = _samples(run, len(data), given=_given(run, SHOWN))[:, shown]
     yield Drawing(
         "pairs",
         point_plots.pairs(_names(run)[shown], {"data": data, "samples": samples}),
@@ -60,7 +62,16 @@ def pairs(run: TrainedRun) -> Iterator[Drawing]:
 
 def latents(run: TrainedRun) -> Iterator[Drawing]:
     """Each column's latents of the test rows against N(0, 1)."""
-    z = torch.from_numpy(_encode(run, np.array(run.splits.test[:])))
+    test = torch.from_numpy(np.array(run.splits.test[:]))
+    given = _given(run)
+    z = torch.cat(
+        [
+            run.flow.encode(
+                test[rows].to(float64_like(run.flow)), None if given is None else given[rows]
+            )
+            for rows in chunks(len(test), ROWS_AT_ONCE)
+        ]
+    ).cpu()
     columns = list(z[:, :COLUMNS].T)
     picture = plots.histograms_and_quantiles(
         columns,
@@ -83,9 +94,17 @@ def _data(run: TrainedRun) -> Array:
     return run.some(run.splits.test, SHOWN)
 
 
-def _samples(run: TrainedRun, count: int) -> Array:
+def _given(run: TrainedRun, most: int | None = None) -> Array | None:
+    """The condition of the test rows, or of those that `_data` chooses. None: there is none."""
+    if not run.splits.given or not run.splits.labels:
+        return None
+    test = run.splits.labels["test"]
+    return np.array(test[:]) if most is None else run.some(test, most)
+
+
+def _samples(run: TrainedRun, count: int, given: Array | None = None) -> Array:
     dtype = float64_like(run.flow).dtype
-    return run.flow.sample(count, seed=run.seed, dtype=dtype).cpu().double().numpy()
+    return run.flow.sample(count, given=given, seed=run.seed, dtype=dtype).cpu().double().numpy()
 
 
 def _encode(run: TrainedRun, x: Array) -> Array:

@@ -1,0 +1,219 @@
+"""Tables whose columns are given others: --data.given, from the file to samples and scores."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from told import Out, answer, refused
+
+import realnvp
+from realnvp.cli.main import run
+from realnvp.config.given import GivenColumn
+from realnvp.data import find_data
+from realnvp.data.given import encoded
+from realnvp.files.card import card
+from realnvp.files.run_dir import RunDir
+
+HEADER = ["area", "city", "state", "price"]
+QUICK = (
+    *("--model.num-couplings", "2", "--model.width", "8", "--train.max-steps", "4"),
+    *("--train.batch-size", "64", "--train.tracker", "none", "--train.eval-every", "4"),
+)
+GIVEN = ("--data.given", "area,city,state", "--data.ordered", "state: poor < fair < good")
+
+
+def houses(path: Path, n: int = 90, **changed: dict[int, str]) -> Path:
+    """A table; changed: by column, the cells of some rows."""
+    random = np.random.default_rng(0)
+    area = random.uniform(20, 200, n)
+    city = random.choice(["Athens", "Oslo, N"], n)
+    state = random.choice(["poor", "fair", "good"], n)
+    price = 1000 * area * np.where(city == "Athens", 1, 3) * np.exp(0.1 * random.standard_normal(n))
+    rows = [list(map(str, row)) for row in zip(area, city, state, price, strict=True)]
+    for name, cells in changed.items():
+        for row, text in cells.items():
+            rows[row][HEADER.index(name)] = text
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([HEADER, *rows])
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the price given the rest. Only read it."""
+    folder = tmp_path_factory.mktemp("given")
+    source = houses(folder / "houses.csv")
+    command = ["train", "table", "--data.source", str(source), *GIVEN, *QUICK]
+    assert run([*command, "--run-dir", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+def test_the_configuration_knows_what_is_given(trained: Path) -> None:
+    config = RunDir(trained).config
+    assert config.data.columns == ("price",)
+    assert config.data.given == ("area", "city", "state")
+    assert [json.loads(value) for value in config.data.given_values or ()] == [
+        None,
+        ["Athens", "Oslo, N"],
+        {"ordered": ["poor", "fair", "good"]},
+    ]
+    assert config.model.given == 4
+    flow = realnvp.load_flow(trained)
+    c = [[100.0, 0.0, 1.0, 2.0]]
+    assert flow.log_prob(torch.tensor([[3e5]]), given=c).isfinite().all()
+
+
+def test_samples_of_each_row(trained: Path, tmp_path: Path, capsys: Out) -> None:
+    new = houses(tmp_path / "new.csv", 3)
+    told = answer(capsys, "sample", trained, "--given", new, "-n", "2", "--out", tmp_path / "s.csv")
+    assert told["num_rows"] == 6
+    header, *rows = csv.reader((tmp_path / "s.csv").open())
+    assert header == HEADER
+    given = [row[:3] for row in csv.reader(new.open())][1:]
+    assert [row[:3] for row in rows] == [each for each in given for _ in range(2)]
+    assert len({row[3] for row in rows}) == 6
+    answer(capsys, "sample", trained, "--given", new, "-n", "2", "--out", tmp_path / "s.npy")
+    np.testing.assert_allclose(
+        np.load(tmp_path / "s.npy")[:, 0], [float(row[3]) for row in rows], rtol=1e-12
+    )
+
+
+def test_scores_and_evaluations_are_given_each_row(
+    trained: Path, tmp_path: Path, capsys: Out
+) -> None:
+    new = houses(tmp_path / "new.csv", 20)
+    scores: Any = answer(capsys, "score", trained, new)["scores"]
+    flow = realnvp.load_flow(trained)
+    rows = [*csv.reader(new.open())][1:]
+    c = [
+        [float(area), city == "Athens", city != "Athens", ["poor", "fair", "good"].index(state)]
+        for area, city, state, _ in rows
+    ]
+    price = torch.tensor([[float(row[3])] for row in rows], dtype=torch.float64)
+    expected = flow.log_prob(price, given=np.array(c, dtype=np.float64)).detach()
+    np.testing.assert_allclose([entry["log_prob"] for entry in scores], expected, rtol=1e-6)
+    other = answer(capsys, "evaluate", trained, "--data.source", new)
+    assert other["log_likelihood"] == pytest.approx(expected.mean().item(), rel=1e-6)
+    own = answer(capsys, "evaluate", trained)
+    assert own["num_rows"] == 9
+
+
+def test_goes_on_and_is_drawn_checked_and_described(trained: Path, capsys: Out) -> None:
+    source = RunDir(trained).config.data.source
+    command = ["train", "table", "--data.source", str(source), *GIVEN, *QUICK]
+    assert run([*command, "--run-dir", str(trained)]) == 0
+    assert run(["figures", str(trained), "--only", "pairs"]) == 0
+    assert run(["check", str(trained)]) == 0
+    capsys.readouterr()
+    assert run(["info", str(trained)]) == 0
+    assert "area" in capsys.readouterr().out
+    config = RunDir(trained).config
+    assert "given the columns | area, city, state" in card("x", config, {}, parameters=1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"city": {1: "Bern"}}, "given column 'city', row 2: 'Bern'; training had 'Athens', 'Oslo"),
+        ({"state": {0: "bad"}}, "given column 'state', row 1: 'bad'; training had 'poor'"),
+        ({"city": {2: "NA"}}, "given column 'city', row 3: is missing; training had"),
+        ({"area": {0: ""}}, "given column 'area', row 1: is missing; training had no missing"),
+        ({"area": {1: "big"}}, "given column 'area', row 2: 'big' is no number"),
+        ({"area": {1: "inf"}}, "given column 'area', row 2: 'inf' is no number"),
+        ({"area": {1: "1e300"}}, "given column 'area', row 2: '1e300' is no number"),
+    ],
+)
+def test_values_that_training_had_not(
+    trained: Path, tmp_path: Path, capsys: Out, changed: Any, told: str
+) -> None:
+    new = houses(tmp_path / "new.csv", 4, **changed)
+    assert told in refused(capsys, "sample", trained, "--given", new, "--out", tmp_path / "s.csv")
+    assert told in refused(capsys, "score", trained, new)
+
+
+def test_a_table_that_is_needed_or_not_taken(trained: Path, tmp_path: Path, capsys: Out) -> None:
+    assert "--given: name a table with the columns area, city, state" in refused(
+        capsys, "sample", trained, "--out", tmp_path / "s.csv"
+    )
+    (tmp_path / "empty.csv").write_text(",".join(HEADER) + "\n")
+    assert "has no rows" in refused(
+        capsys, "sample", trained, "--given", tmp_path / "empty.csv", "--out", tmp_path / "s.csv"
+    )
+    (tmp_path / "less.csv").write_text("area,price\n1,2\n")
+    assert "no column 'city'" in refused(
+        capsys, "sample", trained, "--given", tmp_path / "less.csv", "--out", tmp_path / "s.csv"
+    )
+
+
+def test_missing_values_are_refused_or_marked(tmp_path: Path, capsys: Out) -> None:
+    holes = houses(
+        tmp_path / "holes.csv",
+        area=dict.fromkeys(range(0, 90, 9), ""),
+        city=dict.fromkeys(range(4, 90, 9), "NA"),
+    )
+    command = ("train", "table", "--data.source", holes, *GIVEN, *QUICK)
+    told = refused(capsys, *command, "--run-dir", tmp_path / "run")
+    assert "given column 'area' has 10 missing values, first in row 1 (--data.missing mark" in told
+    run_dir = tmp_path / "run"
+    assert run([*map(str, command), "--data.missing", "mark", "--run-dir", str(run_dir)]) == 0
+    config = RunDir(run_dir).config
+    mean, cities, _ = map(json.loads, config.data.given_values or ())
+    assert mean == pytest.approx(110, abs=20)
+    assert cities == ["(missing)", "Athens", "Oslo, N"]
+    assert config.model.given == 6
+    assert run(["score", str(run_dir), str(holes), "--out", str(tmp_path / "s.csv")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--data.given", "aera"), "data.given: no column 'aera' (did you mean 'area'?)"),
+        (("--data.given", "area,city,state,price"), "no column is left"),
+        (("--data.given", "city", "--data.ordered", "city: a"), "data.ordered: "),
+        (
+            ("--data.given", "city,state", "--data.ordered", "state: poor < good"),
+            "data.ordered: 'state' also holds 'fair'",
+        ),
+        (("--data.given", "city,state", "--data.ordered", "area: a < b"), "is no given column"),
+        (("--data.ordered", "city: a < b"), "needs data.given"),
+        (("--data.missing", "mark"), "needs data.given"),
+    ],
+)
+def test_flags_that_make_no_sense(
+    tmp_path: Path, capsys: Out, flags: tuple[str, ...], told: str
+) -> None:
+    source = houses(tmp_path / "houses.csv")
+    command = ("train", "table", "--data.source", source, *QUICK, "--run-dir", tmp_path / "run")
+    line = refused(capsys, *command, *flags, "--data.columns", *HEADER)
+    assert told in line
+
+
+def test_a_column_of_names_is_refused(tmp_path: Path) -> None:
+    source = houses(tmp_path / "names.csv", city={i: f"house {i}" for i in range(90)})
+    data = realnvp.PRESETS["table"].data
+    with pytest.raises(ValueError, match="given column 'city' has 90 texts, 'house 0' first: too"):
+        find_data(replace(data, source=str(source), given=("city",), drop=("state",)), seed=0)
+
+
+def test_numbers_of_values() -> None:
+    columns = [
+        GivenColumn("a", mean=5.0),
+        GivenColumn("b", ("x", "y")),
+        GivenColumn("c", ("low", "high"), ordered=True),
+    ]
+    cells = {"a": ["1", "", "3"], "b": ["y", "x", "y"], "c": ["low", "high", "low"]}
+    assert encoded(columns, cells, Path("t.csv")).tolist() == [
+        [1, 0, 0, 1, 0],
+        [5, 1, 1, 0, 1],
+        [3, 0, 0, 1, 0],
+    ]
+    assert [name for column in columns for name in column.numbers] == [
+        *("a", "a is missing", "b=x", "b=y", "c"),
+    ]
+    for column in columns:
+        assert GivenColumn.parse(column.name, column.as_text()) == column
