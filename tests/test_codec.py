@@ -361,6 +361,8 @@ def test_tiles_cover_a_picture_once(size: tuple[int, int], planes: int, channels
     for tile in tiles:
         cut = tile.cut(picture)
         assert cut.shape == tile.padded
+        last = tile.shape[1] - 1
+        assert (cut[:, last:] == cut[:, last : last + 1]).all()  # again, and again
         assert cut.shape[1] % 8 == cut.shape[2] % 8 == 0
         tile.paste(cut, back)
     assert np.array_equal(back, picture)

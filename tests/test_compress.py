@@ -126,7 +126,7 @@ def test_damage_costs_the_pictures_in_it_and_names_them(
 
 
 @pytest.mark.parametrize("name", ["../x.png", "/x.png", "a/../../x.png", "", ".", "..", "a\0.png"])
-def test_no_name_leads_capsys_the_folder(
+def test_no_name_leads_out_of_the_folder(
     saved: Path, tmp_path: Path, capsys: Out, name: str
 ) -> None:
     flow, image = realnvp.load_flow(saved), smooth(1, 3, 16, 16)[0]
