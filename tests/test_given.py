@@ -64,7 +64,9 @@ def test_each_x_is_given_its_own_condition(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_samples_follow_their_condition_and_their_seed(architecture: str) -> None:
+def test_samples_follow_their_condition_and_their_seed(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     flow, x, c = conditional(architecture)
     samples = flow.sample(5, given=c, seed=1)
     z = flow.encode(samples, given=c)
@@ -72,6 +74,8 @@ def test_samples_follow_their_condition_and_their_seed(architecture: str) -> Non
     latents = flow.latents(range(5), x.shape[1:], 1).float()
     assert torch.allclose(z, latents, atol=1e-3)
     assert torch.allclose(flow.sample(2, given=c[3:], seed=1, first=3), samples[3:])
+    monkeypatch.setattr("realnvp.flows.flow.batch_that_fits", lambda shape: 2)
+    assert torch.allclose(flow.sample(5, given=c, seed=1), samples, atol=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ["paper", "modern"])
