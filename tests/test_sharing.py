@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -441,6 +442,53 @@ def test_to_the_hub_and_back(evaluated: Path, tmp_path: Path) -> None:
         "realnvp: error: someone/flow: no such run directory or saved flow, and no shipped flow"
     )
     assert "Hugging Face Hub" in line
+
+
+@pytest.mark.slow
+def test_a_training_starts_from_the_hub_and_goes_on_without(tmp_path: Path) -> None:
+    model = realnvp.ModelConfig("modern", num_scales=1, width=6, num_blocks=1, num_couplings=2)
+    shape = realnvp.DataConfig(shape=(3, 8, 8))
+    given = realnvp.build(realnvp.Config("images-modern", shape, model))
+    realnvp.save_flow(given.eval(), tmp_path / "mine")
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", images)
+    words = "train images-modern --init-from someone/flow --data.source x.npy --run-dir run"
+    words += " --train.tracker none --train.batch-size 8 --device cpu --train.lr 1e-12"
+    words += " --train.muon-lr 1e-12 --train.warmup 0 --train.max-steps"
+    code = "import sys, realnvp.cli.main as main; sys.exit(main.run({!r}.split()))"
+    with local_hub({"someone/flow": files(tmp_path / "mine")}) as (address, _):
+        done = python(code.format(f"{words} 1"), address, tmp_path)
+    assert done.returncode == 0, done.stderr
+    tuned = realnvp.load_flow(tmp_path / "run")
+    assert tuned.config is not None
+    assert tuned.config.model == given.config.model
+    for name, weight in given.state_dict().items():
+        assert torch.allclose(weight, tuned.state_dict()[name], atol=1e-5), name
+    shutil.rmtree(tmp_path / "hub")
+    done = python(code.format(f"{words} 2"), address, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "step 2" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_flow_of_own_parts_from_the_hub(tmp_path: Path) -> None:
+    """Into a flow that is built again; without one, a line says so."""
+    flow = realnvp.vector_flow(2, num_couplings=2, width=4).eval()
+    flow.config = None
+    realnvp.save_flow(flow, tmp_path / "mine")
+    assert (tmp_path / "mine" / "parts.json").exists()
+    load = (
+        "import realnvp; built = realnvp.vector_flow(2, num_couplings=2, width=4, seed=1)\n"
+        "realnvp.save_flow(realnvp.load_flow('someone/flow', flow=built), 'got')"
+    )
+    with local_hub({"someone/flow": files(tmp_path / "mine")}) as (address, _):
+        done = python(load, address, tmp_path)
+        assert done.returncode == 0, done.stderr
+        told = python(LOAD, address, tmp_path)
+    got = (tmp_path / "got" / "model.safetensors").read_bytes()
+    assert got == (tmp_path / "mine" / "model.safetensors").read_bytes()
+    assert told.returncode == 2
+    assert "flow=built" in told.stderr
 
 
 @pytest.mark.slow

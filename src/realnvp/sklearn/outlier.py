@@ -18,8 +18,8 @@ class RealNVPOutlier(OutlierMixin, BaseEstimator):
     Parameters
     ----------
     density
-        The unfitted density to use, RealNVPDensity(width=32), or another with `score_samples`.
-        None: one with default settings.
+        The unfitted density, which takes the settings of its flow: RealNVPOutlier(
+        RealNVPDensity(width=32)). Or another estimator with `score_samples`. None: the defaults.
     contamination
         The share of the rows of `fit` that are to be outliers, above 0 and at most 0.5.
     max_iter, random_state
