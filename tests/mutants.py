@@ -673,6 +673,7 @@ MUTANTS = [
     Mutant("training/voice.py", "self.pace.warm or late", "self.pace.warm and late", FIRST_HOUR),
     Mutant("data/folder.py", "100 * (1 - kept)", "100 * kept", "tests/test_resize.py"),
     Mutant("training/memory.py", "base + (size - least) * each", "base", "tests/test_memory.py"),
+    Mutant("training/fit.py", "z.shape == x.shape and", "", "tests/test_own_flow.py"),
     Mutant("training/rehearsal.py", "+ (whole.size - many) * each", "", FIRST_HOUR),
     Mutant("training/rehearsal.py", "max(seconds, pace.step)", "pace.step", FIRST_HOUR),
     Mutant(

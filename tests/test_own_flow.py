@@ -1,9 +1,10 @@
 """A flow of one's own parts: fitted, sampled, scored, saved, and loaded into one built again."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,6 +91,37 @@ def test_fit_trains_all_parts_and_remembers_the_shape(fitted: realnvp.Flow) -> N
     assert realnvp.as_distribution(fitted).sample((3,)).shape == (3, 2)
     with torch.no_grad():
         assert fitted.log_prob(ROWS).mean() > own().eval().log_prob(ROWS).mean() + 1
+
+
+class Wrong(Shift):
+    """What forward returns is given."""
+
+    def __init__(self, returned: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.returned = returned
+
+    def forward(self, x: Tensor) -> Any:
+        return self.returned(x)
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (lambda x: x, "too many values to unpack"),
+        (lambda x: (x, x), r"log_det of shape \(3, 2\)"),
+        (lambda x: (x[:, :1], x[:, 0]), r"z of shape \(3, 1\)"),
+        (lambda x: (x, x[0, 0]), r"log_det of shape \(\)"),
+    ],
+)
+def test_a_bijection_that_is_none_is_told(returned: Callable[[Tensor], Any], words: str) -> None:
+    flow = realnvp.Flow(Wrong(returned), Heavy())
+    with pytest.raises(ValueError, match=rf"flow: forward\(x\) of a bijection returns.*{words}"):
+        realnvp.fit(flow, ROWS, max_steps=1)
+
+
+def test_a_flow_without_weights_is_told() -> None:
+    with pytest.raises(ValueError, match="flow: has no weights to fit"):
+        realnvp.fit(realnvp.Flow(Chain([]), StandardNormal()), ROWS, max_steps=1)
 
 
 def test_saved_and_loaded_into_a_flow_built_again(fitted: realnvp.Flow, tmp_path: Path) -> None:

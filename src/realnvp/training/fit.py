@@ -26,6 +26,7 @@ LOOK_EVERY = 25  # steps
 SAY_EVERY = 10.0  # seconds
 MOST_HELD_OUT = 2000  # rows
 WARMUP = 0.05  # of the steps
+PROTOCOL = "forward(x) of a bijection returns z, of x's shape, and log_det, of shape (len(x),)"
 CLIP = 10.0  # norm of the gradient of nats a row
 
 
@@ -98,6 +99,8 @@ def fit(
         tol=tol,
     )
     c = flow.condition_of_each(given, len(x))
+    if flow.config is None:
+        _check_own(flow, x[:3], None if c is None else c[:3])
     if flow.shape is None:
         flow.shape = tuple(x.shape[1:])
     random = generator(seed, Purpose.TRAIN)
@@ -183,6 +186,23 @@ def _tensor(x: Any) -> Tensor:
             "x", f"{rows.dtype}; fit takes v + u, pixels and noise: x + torch.rand(x.shape)"
         )
     return rows if rows.is_floating_point() else rows.double()
+
+
+def _check_own(flow: Flow, x: Tensor, given: Tensor | None) -> None:
+    """ParameterError: a flow of one's own parts has no weights, or does not keep the protocol."""
+    if not any(weight.requires_grad for weight in flow.parameters()):
+        raise ParameterError("flow", "has no weights to fit")
+    if flow.shape not in (None, tuple(x.shape[1:])):
+        return  # log_prob says so
+    with evaluating(flow):
+        try:
+            z, log_det = flow.bijection(x, flow.numbers_of(given, len(x)))
+            found = f"z of shape {tuple(z.shape)}, log_det of shape {tuple(log_det.shape)}"
+            kept = z.shape == x.shape and log_det.shape == x.shape[:1]
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+            raise ParameterError("flow", f"{PROTOCOL}: {one_line(error)}") from error
+    if not kept:
+        raise ParameterError("flow", f"{PROTOCOL}; of x of shape {tuple(x.shape)} it gives {found}")
 
 
 def _check(flow: Flow, x: Tensor, *, average: float, held_out: float, **values: float) -> None:
