@@ -37,6 +37,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "workers": ([*TRAIN, "--num-workers", "4"], "here it is --threads"),
     "nothing like it": ([*TRAIN, "--xyz"], "--xyz: no such flag; see realnvp train images --help"),
     "a stray word": (["evaluate", "x", "y"], "'y': belongs to no flag; see realnvp evaluate"),
+    "a stray folder": ([*TRAIN, "/"], "'/': belongs to no flag; data: --data.source /; see"),
     "no run": (["evaluate"], "RUN is missing: A run directory"),
     "no required flag": (["export", "x"], "--onnx: is missing"),
     "a place": (["prepare", "cifar", "--source", "a", "--out", "b"], "SET: 'cifar' is not one of"),

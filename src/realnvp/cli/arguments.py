@@ -74,7 +74,8 @@ def settled(command: type[Any], argv: Sequence[str], *, prog: str) -> list[str]:
     arguments = [*arguments_of(command)]
     try:
         taken, given, rest = _flags(arguments, deque(argv))
-        _check_places([each for each in arguments if each.positional], rest)
+        data = any(each.name == "data.source" for each in arguments)
+        _check_places([each for each in arguments if each.positional], rest, data=data)
         for each in arguments:
             if each.required and not each.positional and each.name not in given:
                 raise ParameterError(each.name, "is missing")
@@ -113,12 +114,17 @@ def _flags(
     return taken, given, rest
 
 
-def _check_places(places: Sequence[Argument], words: Sequence[str]) -> None:
-    """ValueError: a word has no place, a place no word, or a word does not fit."""
+def _check_places(places: Sequence[Argument], words: Sequence[str], *, data: bool) -> None:
+    """ValueError: a word has no place, a place no word, or a word does not fit.
+
+    data: whether a flag takes data, which a word without a place may be.
+    """
     for place, word in zip(places, words, strict=False):
         place.read(word)
     if len(words) > len(places) and not any(place.several for place in places):
-        raise ValueError(f"{words[len(places)]!r}: belongs to no flag")
+        word = words[len(places)]
+        hint = f"; data: --data.source {word}" if data and Path(word).exists() else ""
+        raise ValueError(f"{word!r}: belongs to no flag{hint}")
     if missing := next((each for each in places[len(words) :] if each.required), None):
         raise ValueError(
             ": ".join(filter(None, [f"{missing.name} is missing", missing.help.rstrip(".")]))
