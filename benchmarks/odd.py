@@ -31,6 +31,7 @@ from benchmarks.patches import Array, contestants, patches
 from realnvp.flows.flow import Flow, evaluating
 from realnvp.odd import Detector
 from realnvp.odd.detector import MOST, ODDEST
+from realnvp.odd.verdicts import images_for
 
 CROP, CROPS = 32, 20_000
 IMAGE, ONE = 128, 24  # sides of an image, and of its defect, where images are told apart
@@ -209,7 +210,7 @@ def false_alarms(texture: Array, flow: Flow) -> dict[str, list[float]]:
     alarms, new = dict.fromkeys(RATES, 0), 0
     for split in range(SPLITS):
         order = np.random.default_rng(split).permutation(len(pool))
-        normal, others = np.split(order, [len(pool) * 2 // 3])
+        normal, others = np.split(order, [images_for(0.005)])  # 199 calibrate
         chances = Detector(flow, seed=split).fit(pool[normal]).p_values(pool[others])
         new += len(others)
         for rate in RATES:

@@ -9,6 +9,7 @@ import torch
 
 from realnvp import build, load_flow, save_flow
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig
+from realnvp.export import export_detector
 from realnvp.files.records import DamagedError
 from realnvp.flows.flow import Flow, evaluating
 from realnvp.odd import Detector
@@ -170,6 +171,22 @@ def test_saved_beside_the_flow(detector: Detector, tmp_path: Path) -> None:
     save_flow(detector.flow, tmp_path / "plain")
     with pytest.raises(ValueError, match="no detector beside this flow"):
         Detector.load(tmp_path / "plain")
+
+
+def test_as_an_onnx_file(detector: Detector, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    export_detector(detector, tmp_path / "odd.onnx")
+    session = runtime.InferenceSession(tmp_path / "odd.onnx", providers=["CPUExecutionProvider"])
+    images = np.concatenate([noise(2, 1), with_patch(noise(3, 2), 128)])
+    score, odd, oddness = session.run(None, {"x": images.astype(np.float32) + np.float32(0.5)})
+    assert oddness.shape == (5, SIDE // CELL, SIDE // CELL)
+    assert odd[2:].all()
+    assert (odd == (score < detector.threshold)).all()
+    # Noise of half a level differs, so scores do, a little.
+    assert score == pytest.approx(detector.score_samples(images), rel=0.1)
+    chances = detector.p_values(noise(200, 9))
+    below = detector.score_samples(noise(200, 9)) < detector.threshold
+    assert (below == (chances <= detector.false_alarms)).all()
 
 
 def test_what_makes_no_sense_is_refused(flow: Flow, detector: Detector) -> None:

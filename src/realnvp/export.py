@@ -16,6 +16,9 @@ from realnvp.bijections.precision import reference_tensor
 from realnvp.config.words import install_line
 from realnvp.files.atomic import atomic_save
 from realnvp.flows.flow import Flow, in_eval_mode, refuse_fast
+from realnvp.odd.detector import Detector, oddness_of_images, oddness_of_places
+from realnvp.odd.statistics import statistics
+from realnvp.odd.usual import Usual
 
 Call = Literal[
     "log_prob", "log_prob_map", "encode", "decode", "mixture_log_prob", "class_log_probs"
@@ -126,14 +129,67 @@ def export_onnx(
 
     Parameters as for `export_program`. Needs realnvp[onnx].
     """
+    _needs_onnx("export_onnx")
+    program = export_program(flow, shape, call=call, dtype=dtype)
+    inputs = ["x", "given"][: len(program.graph_signature.user_inputs)]
+    _write_onnx(program, Path(path), inputs, [call])
+
+
+class _Verdict(nn.Module):
+    """A detector as a module: x to score, odd, oddness."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.flow, self.threshold = detector.flow, detector.threshold
+        self.mean = nn.Buffer(detector.fitted().places.mean)
+        self.deviation = nn.Buffer(detector.fitted().places.deviation)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        _, found = statistics(self.flow, x, x.shape[2:])
+        oddness = oddness_of_places(Usual(self.mean.to(found), self.deviation.to(found)), found)
+        score = -oddness_of_images(oddness)
+        return score, score < self.threshold, oddness
+
+
+def export_detector(
+    detector: Detector, path: str | Path, shape: Sequence[int] | None = None
+) -> None:
+    """Write a fitted detector as an ONNX file, with the threshold of its false alarms inside.
+
+    Its input x is v + u, (batch, C, H, W), with your noise. Its outputs:
+        score    (batch,): the lower, the odder
+        odd      (batch,): whether it is below the threshold
+        oddness  (batch, H / 4, W / 4): of each place, 1 or so where it is normal
+
+    shape: of one x. None: the training's.
+
+    Needs realnvp[onnx].
+    """
+    _needs_onnx("export_detector")
+    flow = detector.flow
+    refuse_fast(flow, "export")
+    mine = reference_tensor(flow)
+    x = torch.zeros(2, *flow.sample_shape(shape), dtype=mine.dtype, device=mine.device)
+    with in_eval_mode(flow), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's, of itself
+        flow.check_batch(x)
+        program = _traced(_folded(_traced(_Verdict(detector).eval(), (x,))), (x,))
+    _write_onnx(program, Path(path), ["x"], ["score", "odd", "oddness"])
+
+
+def _needs_onnx(what: str) -> None:
+    """If a package is missing, say so before anything is computed."""
     try:
-        import onnxscript  # noqa: F401  # if it is missing, say so before anything is computed
+        import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"export_onnx needs {error.name}: {install_line('onnx')}", name=error.name
+            f"{what} needs {error.name}: {install_line('onnx')}", name=error.name
         ) from None
 
-    program = export_program(flow, shape, call=call, dtype=dtype)
+
+def _write_onnx(
+    program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]
+) -> None:
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)  # it warns of packages that nobody here needs
@@ -141,11 +197,7 @@ def export_onnx(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = torch.onnx.export(
-                program,
-                dynamo=True,
-                input_names=["x", "given"][: len(program.graph_signature.user_inputs)],
-                output_names=[call],
-                verbose=False,
+                program, dynamo=True, input_names=inputs, output_names=outputs, verbose=False
             )
     finally:
         log.setLevel(level)
@@ -153,4 +205,4 @@ def export_onnx(
     proto = model.model_proto
     _name_batch(proto.graph)
     content = proto.SerializeToString()
-    atomic_save(Path(path), lambda file: file.write(content), size=len(content))
+    atomic_save(path, lambda file: file.write(content), size=len(content))

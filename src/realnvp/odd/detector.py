@@ -16,7 +16,7 @@ from realnvp.files.folders import read_folder
 from realnvp.files.records import fields_of
 from realnvp.files.saved import load_flow, locate, save_flow
 from realnvp.flows.flow import Flow, config_of
-from realnvp.odd.conformal import p_values
+from realnvp.odd.conformal import p_values, threshold
 from realnvp.odd.passes import Images, Pass, passes
 from realnvp.odd.places import box
 from realnvp.odd.saved import FILES, from_files, to_files
@@ -117,9 +117,9 @@ class Detector:
         each = max(1, PLACES // len(rest))
         bits, oddness, places = [], [], []
         for images, log_prob, statistics in self._passes((normal[i] for i in rest), report):
-            odd = _oddness(known, statistics)
+            odd = oddness_of_places(known, statistics)
             bits.append(in_bits_per_dim(log_prob, images.shape[1:]))
-            oddness.append(_of_image(odd))
+            oddness.append(oddness_of_images(odd))
             places.append(odd.flatten(1)[:, :: 1 + odd[0].numel() // each].flatten())
         self.fitted_ = Fitted(
             known,
@@ -139,23 +139,29 @@ class Detector:
         self, images: Images, *, report: Callable[[int], None] | None = None
     ) -> Iterator[tuple[Array, Finding]]:
         """Each image, (C, H, W), with its finding."""
-        known = self._fitted()
+        known = self.fitted()
         for pixels, log_prob, statistics in self._passes(images, report):
             height, width = pixels.shape[2:]
-            odd = _oddness(known.places, statistics)
-            scores = -_of_image(odd).cpu().numpy()
+            odd = oddness_of_places(known.places, statistics)
+            scores = -oddness_of_images(odd).cpu().numpy()
             chances = p_values(-scores, -known.scores)
-            fine = F.interpolate(odd[:, None], scale_factor=CELL, mode="bilinear")
-            shares = known.shares.among_normal(fine[:, 0, :height, :width].float()).cpu().numpy()
+            coarse = known.shares.among_normal(odd.float()).log()[:, None]
+            fine = F.interpolate(coarse, scale_factor=CELL, mode="bilinear")[:, 0]
+            shares = fine[:, :height, :width].exp().cpu().numpy()
             for image, *found in zip(
                 pixels, log_prob.tolist(), scores.tolist(), chances.tolist(), shares, strict=True
             ):
                 yield image, Finding(*found)
 
     @property
+    def threshold(self) -> float:
+        """The score below which an image is odd; -inf if there are too few normal images."""
+        return -threshold(-self.fitted().scores, self.false_alarms)
+
+    @property
     def calibrating(self) -> int:
         """How many normal images calibrate."""
-        return len(self._fitted().scores)
+        return len(self.fitted().scores)
 
     def score_samples(self, images: Images) -> Array:
         """(N,): the lower, the odder."""
@@ -179,7 +185,7 @@ class Detector:
 
     def files(self) -> dict[str, bytes]:
         """{file name: content}: what `save_flow` writes beside the flow."""
-        return to_files(self, self._fitted())
+        return to_files(self, self.fitted())
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that `Detector.load` reads, and `load_flow`: the flow and the detector."""
@@ -200,7 +206,8 @@ class Detector:
         detector.fitted_ = fitted
         return detector
 
-    def _fitted(self) -> Fitted:
+    def fitted(self) -> Fitted:
+        """What was learned of normal images; ValueError: nothing yet."""
         if not hasattr(self, "fitted_"):
             raise ValueError("this Detector is not fitted yet: call fit(normal) first")
         return self.fitted_
@@ -215,12 +222,12 @@ class Detector:
         )
 
 
-def _oddness(places: Usual, statistics: Tensor) -> Tensor:
+def oddness_of_places(places: Usual, statistics: Tensor) -> Tensor:
     """(B, h, w): how odd each place is: a mean over its statistics, near the most unusual one."""
     return places.away(statistics).pow(POWER).mean(1).pow(1 / POWER)
 
 
-def _of_image(oddness: Tensor) -> Tensor:
+def oddness_of_images(oddness: Tensor) -> Tensor:
     """(B,): how odd each image is: the mean over its oddest places."""
     places = oddness.flatten(1)
     count = min(MOST, math.ceil(ODDEST * places.shape[1]))

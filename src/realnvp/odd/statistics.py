@@ -37,7 +37,7 @@ def statistics(flow: Flow, x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tens
     height, width = size
     scales = _scales(*x.shape[2:], config_of(flow).model.num_scales or 1)[..., :width]
     scales = scales.to(z.device)
-    log_prob, parts = z.new_zeros(len(z)), []
+    log_prob, parts = z.new_zeros(z.shape[0]), []
     for rows in chunks(height, ROWS):
         part, part_terms = z[:, :, rows, :width], terms[:, :, rows, :width]
         log_prob += (prior_map(flow.prior, part) + part_terms).flatten(1).sum(1)
