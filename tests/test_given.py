@@ -211,7 +211,7 @@ def test_a_distribution_given_one_condition_or_several() -> None:
     [
         (None, "given: is missing; .*: the classes are frown, neutral, smile"),
         ("smiel", "given: there is no class 'smiel' .*smile.*"),
-        (3, "given: there is no class 3"),
+        (3, "given: there is no class of index 3"),
         ([0, 1], r"given: expected a class for all, or 5 classes, got shape \(2,\)"),
         (1.5, "given: classes are names or integers"),
         ([0, [1]], "given: is no array of numbers"),
@@ -282,3 +282,17 @@ def test_guidance(architecture: str) -> None:
 def coupling_input(architecture: str) -> tuple[int, ...]:
     """The shape of the first coupling's x of images of 8x8."""
     return (5, 1, 8, 8) if architecture == "paper" else (5, 4, 4, 4)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_flow_of_one_condition(architecture: str, tmp_path: Path) -> None:
+    flow, x, c = conditional(architecture)
+    fixed = flow.given(c[0])
+    with torch.no_grad():
+        assert torch.equal(fixed.log_prob(x), flow.log_prob(x, given=c[0]))
+        assert torch.equal(fixed.log_prob_map(x), flow.log_prob_map(x, given=c[0]))
+    assert torch.equal(fixed.sample(2, seed=4), flow.sample(2, given=c[0], seed=4))
+    with pytest.raises(ValueError, match=r"flow.given: save the flow that it was made from"):
+        realnvp.save_flow(fixed, tmp_path / "flow")
+    with pytest.raises(ValueError, match="not conditional"):
+        fixed.log_prob(x, given=c)

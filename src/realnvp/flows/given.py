@@ -75,7 +75,7 @@ class Classes(Condition):
         if self.may_look(c):
             for end in torch.aminmax(c):
                 if not 0 <= int(end) < len(self.names):
-                    raise ValueError(f"given: there is no class {int(end)}; {self.wanted}")
+                    raise ValueError(f"given: there is no class of index {int(end)}; {self.wanted}")
         return c
 
     def forward(self, given: Tensor) -> Tensor:
