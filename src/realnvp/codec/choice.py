@@ -16,7 +16,7 @@ from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.flow import Flow, config_of
 
 RESERVE = 1.1  # of bits, over what a first image's noise takes
-FEW = 64  # tiles that are also coded without the flow
+MARGIN = 1.02  # without the flow it may take more than estimated, and is tried all the same
 
 
 def smallest(
@@ -31,8 +31,12 @@ def smallest(
     told: how many more tiles are coded.
     """
     by_flow, classes = flow_bits(flow, places, tiles)
-    by_webp = np.array([tile_bits(tile) for tile in tiles])
+    by_webp, among_all = np.empty((2, len(tiles)))
+    for group in by_shape(places, np.ones(len(tiles), bool)):
+        by_webp[group], among_all[group] = tile_bits(np.stack([tiles[i] for i in group]))
     raw = np.array([math.prod(place.shape) * math.log2(coder.levels) for place in places])
+    if 2 * np.count_nonzero(among_all < np.minimum(by_flow, raw)) > len(tiles):
+        by_webp = among_all
     others = np.where(by_webp < raw, WEBP, RAW)
     kinds = np.where(by_flow < np.minimum(by_webp, raw), FLOW, others)
     # The first image needs bits for its noise. Tiles by WebP bring them: those first that lose
@@ -49,7 +53,7 @@ def smallest(
             break
         except Empty:
             need = RESERVE * max(have, need)
-    if FLOW in kinds and len(tiles) <= FEW:
+    if FLOW in kinds and np.minimum(by_webp, raw).sum() < MARGIN * 8 * len(coded):
         coded = min(coded, encode(coder, places, tiles, others, lambda _: None), key=len)
     return coded, float(by_flow.sum())
 
