@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from realnvp.config import Config, Kind, departures
+from realnvp.config.given import given_columns, numbers_of
 from realnvp.config.units import BITS_PER_DIM, unit_of
 
 INTENDED = """\
@@ -37,6 +38,10 @@ def card(name: str, config: Config, facts: Mapping[str, Any], *, parameters: int
             f"flow.sample(16, given={_plain(config.data.class_names[0])!r}), flow.log_prob, "
             "flow.class_log_probs  # data units; nats"
         )
+    if config.data.given:
+        numbers = numbers_of(given_columns(config.data.given, config.data.given_values))
+        use[-1] = "flow.sample(16, given=c), flow.log_prob(x, given=c)  # data units; nats"
+        use.append(f"# c: {len(numbers)} numbers, {_plain(', '.join(numbers))}")
     commands = [_plain(command) for command in facts.get("commands", [])]
     parts = [
         "---\n" + "\n".join(_front_matter(name, config, facts, evaluation)) + "\n---",
