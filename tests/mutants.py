@@ -125,7 +125,7 @@ MUTANTS = [
         "shift), -log_scale",
     ),
     Mutant("bijections/actnorm.py", "-log_scale.expand", "log_scale.expand"),
-    Mutant("bijections/base.py", "total / x[0].numel()", "total / x.shape[1]"),
+    Mutant("bijections/entries.py", "total / x[0].numel()", "total / x.shape[1]"),
     Mutant("bijections/batchnorm.py", "-0.5 * (var + EPS).log().expand(x.shape)\n", "-0.5 * var\n"),
     Mutant(
         "bijections/multiscale.py",
@@ -133,7 +133,7 @@ MUTANTS = [
         "from_squares(log_det, torch.zeros_like(odd))",
     ),
     Mutant("bijections/multiscale.py", "self._unsqueeze(log_det)", "pixel_shuffle(log_det, 2)"),
-    Mutant("bijections/base.py", "bijection.inverse(z, given)", "bijection.inverse(z)"),
+    Mutant("bijections/chain.py", "bijection.inverse(z, given)", "bijection.inverse(z)"),
     Mutant(
         "bijections/coupling.py", "x.where(mask, 0), mask, given)", "x.where(mask, 0), mask)", GIVEN
     ),
@@ -213,9 +213,9 @@ MUTANTS = [
         "num_scales - 1)\n",
         "tests/test_latent.py -k shares",
     ),
-    Mutant("bijections/base.py", "log_det = log_det + term", "log_det = term"),
+    Mutant("bijections/chain.py", "log_det = log_det + term", "log_det = term"),
     Mutant(
-        "bijections/base.py",
+        "bijections/chain.py",
         "for bijection in reversed(self.bijections)",
         "for bijection in self.bijections",
     ),

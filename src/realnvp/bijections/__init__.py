@@ -1,8 +1,9 @@
 """Invertible maps with a tractable log-determinant."""
 
 from realnvp.bijections.actnorm import ActNorm
-from realnvp.bijections.base import Bijection, Chain
+from realnvp.bijections.base import Bijection
 from realnvp.bijections.batchnorm import BatchNorm
+from realnvp.bijections.chain import Chain
 from realnvp.bijections.coupling import (
     AdditiveCoupling,
     AffineCoupling,

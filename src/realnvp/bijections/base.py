@@ -1,12 +1,12 @@
-"""The protocol that every bijection keeps, and composition."""
+"""The protocol that every bijection keeps."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from inspect import signature
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from realnvp.bijections.entries import equal_shares
 
 
 class Bijection(nn.Module, ABC):
@@ -50,9 +50,7 @@ class Bijection(nn.Module, ABC):
     def inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
         """x with f(x) = z. RuntimeError in training mode, where batch norm depends on the batch."""
         if self.training:
-            raise RuntimeError(
-                "inverse needs eval mode, and so do decode and sample: call flow.eval() first"
-            )
+            raise RuntimeError("inverse needs eval mode, decode and sample too: flow.eval()")
         if given is None or not self.takes_given:
             return self._inverse(z)
         return self._inverse(z, given)  # type: ignore[call-arg]  # `takes_given`: it has one more
@@ -60,44 +58,3 @@ class Bijection(nn.Module, ABC):
     @abstractmethod
     def _inverse(self, z: Tensor) -> Tensor:
         """What a subclass writes: x with f(x) = z."""
-
-
-class Chain(Bijection):
-    """Bijections one after the other: Chain([f, g])(x) is g(f(x))."""
-
-    def __init__(self, bijections: Iterable[Bijection]) -> None:
-        super().__init__()
-        self.bijections = nn.ModuleList(bijections)
-
-    def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        log_det = x.new_zeros(x.shape[0])
-        for bijection in self.bijections:
-            x, term = bijection(x, given)
-            log_det = log_det + term
-        return x, log_det
-
-    def forward_map(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        log_det = torch.zeros_like(x)
-        for bijection in self.bijections:
-            assert isinstance(bijection, Bijection)
-            x, terms = bijection.forward_map(x, given)
-            log_det += terms
-            del terms  # of a large image they take as much memory as the image
-        return x, log_det
-
-    def _inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
-        for bijection in reversed(self.bijections):
-            assert isinstance(bijection, Bijection)
-            z = bijection.inverse(z, given)
-        return z
-
-
-def sum_per_example(x: Tensor) -> Tensor:
-    """(B,): the sum of each example's entries."""
-    return torch.sum(x.flatten(1), dim=1)
-
-
-def equal_shares(total: Tensor, x: Tensor) -> Tensor:
-    """The total of each example, (B,), shared equally among the entries of x, in x's shape."""
-    share = total / x[0].numel()
-    return share.view(-1, *[1] * (x.ndim - 1)).expand(x.shape)

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from realnvp.bijections.base import Bijection, sum_per_example
+from realnvp.bijections.base import Bijection
+from realnvp.bijections.entries import sum_per_example
 from realnvp.bijections.masks import Mask
 from realnvp.bijections.precision import in_the_networks_dtype
 from realnvp.bijections.splines import BentLine

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from realnvp.bijections.base import Bijection, sum_per_example
+from realnvp.bijections.base import Bijection
+from realnvp.bijections.entries import sum_per_example
 from realnvp.bijections.precision import in_the_networks_dtype
 from realnvp.bijections.splines import bent, unbent
 

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from realnvp.bijections.base import Bijection, sum_per_example
+from realnvp.bijections.base import Bijection
+from realnvp.bijections.entries import sum_per_example
 
 
 class Logit(Bijection):

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from realnvp.bijections.base import Bijection, equal_shares
+from realnvp.bijections.base import Bijection
+from realnvp.bijections.entries import equal_shares
 from realnvp.bijections.given import Given
 from realnvp.bijections.multiscale import side_divisor
 from realnvp.bijections.precision import float64_like, reference_tensor
