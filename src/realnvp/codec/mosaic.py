@@ -15,7 +15,7 @@ from realnvp.data.dataset import Pixels, Shape
 from realnvp.data.deep_png import deep_png
 
 HEADER = 20  # bytes of a file that a further tile in it does not need
-SMALL = 1 << 18  # pixels for which WebP's slowest search, 3 s, is worth its time
+SMALL = 1 << 15  # pixels for which WebP's slowest search, .3 s, is worth its time
 RIFF = struct.Struct("<4sI4s4sI")
 
 
