@@ -259,7 +259,7 @@ def table(folder: Path) -> str:
         textures = [*dict.fromkeys(stem.rpartition("-")[0] for stem, _ in results)]
         lines += [
             f"\nArea under the ROC curve over {what}\n",
-            "| | " + " | ".join([*defects, *textures, "mean"]) + " |",
+            "| | " + " | ".join([*defects, *(f"in {name}" for name in textures), "mean"]) + " |",
         ]
         lines.append("|---" * (len(defects) + len(textures) + 2) + "|")
         for method in first:

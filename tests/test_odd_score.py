@@ -10,6 +10,7 @@ from PIL import Image
 
 import realnvp.evaluation.score
 from realnvp.cli.main import run
+from realnvp.files.partial import growing, partial_path
 from realnvp.odd.verdicts import images_for
 from tests.browser import BROWSER, seen_in_browser
 from tests.told import Out, answer, refused
@@ -172,6 +173,18 @@ def test_a_stopped_score_keeps_what_it_knows(
     assert [Path(row["path"]).name for row in rows] == ["000.png", "001.png", "002.png"]
     assert all(float(row["log_prob"]) < 0 for row in rows)
     assert not out.exists()
+
+
+def test_a_row_is_on_the_disk_as_soon_as_it_is_known(tmp_path: Path) -> None:
+    out = tmp_path / "s.csv"
+    with growing(out, ["path", "nats"]) as append:
+        append("a.png", -3.5)
+        assert partial_path(out).read_text() == "path,nats\na.png,-3.5\n"
+    assert not [*tmp_path.iterdir()]
+    partial_path(out).write_text("mine")
+    with pytest.raises(ValueError, match="was not written by this command"), growing(out, ["path"]):
+        pass
+    assert partial_path(out).read_text() == "mine"
 
 
 def test_images_of_any_size_are_scored_whole(capsys: Out, run_dir: Path, tmp_path: Path) -> None:

@@ -145,7 +145,8 @@ class Detector:
             odd = oddness_of_places(known.places, statistics)
             scores = -oddness_of_images(odd).cpu().numpy()
             chances = p_values(-scores, -known.scores)
-            coarse = known.shares.among_normal(odd.float()).log()[:, None]
+            least = torch.finfo(torch.float32).tiny  # of what is not finite the share is 0
+            coarse = known.shares.among_normal(odd.float()).clamp(min=least).log()[:, None]
             fine = F.interpolate(coarse, scale_factor=CELL, mode="bilinear")[:, 0]
             shares = fine[:, :height, :width].exp().cpu().numpy()
             for image, *found in zip(
