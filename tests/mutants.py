@@ -731,7 +731,7 @@ MUTANTS = [
     Mutant("evaluation/score.py", "math.prod(shape) / sum(sizes)", "1", "tests/test_odd_score.py"),
     Mutant("odd/conformal.py", "(1 + odder)", "odder", ODD),
     Mutant("odd/conformal.py", 'side="left"', 'side="right"', ODD),
-    Mutant("odd/usual.py", ".abs().nan_to_num", ".nan_to_num", ODD),
+    Mutant("odd/usual.py", ".abs().nan_to_num", ".clamp(min=0).nan_to_num", ODD),
     Mutant(
         "odd/usual.py", ".lerp(mean.expand_as(own_mean), own_mean, weight)", ".clone(mean)", ODD
     ),

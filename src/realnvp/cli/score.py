@@ -197,7 +197,7 @@ class Score:
         from realnvp.files.partial import growing
         from realnvp.odd.conformal import least_rate
         from realnvp.odd.show import Shown
-        from realnvp.odd.verdicts import Verdict, summary, too_few, verdict, with_ranks
+        from realnvp.odd.verdicts import Verdict, other_size, summary, too_few, verdict, with_ranks
         from realnvp.tools.progress import progress
 
         if self.top is not None and self.top < 1:
@@ -212,8 +212,9 @@ class Score:
             sheet=self.picture,
             page=self.report,
         )
-        detector = self._detector(flow)
-        if told := too_few(detector):
+        normal = self._normal(flow)
+        detector = self._detector(flow, normal)
+        for told in filter(None, (too_few(detector), other_size(normal[0], images[0]))):
             note(f"realnvp: {told}")
         found: list[Verdict] = []
         columns = [name for name in Verdict._fields if name != "rank"]
@@ -238,8 +239,14 @@ class Score:
         }
         return found, facts, last
 
-    def _detector(self, flow: "Flow") -> "Detector":
-        """A detector of normal images: of --normal, else of the run's validation split."""
+    def _normal(self, flow: "Flow") -> Any:
+        """Normal images, (C, H, W) each: of --normal, else of the run's validation split."""
+        if self.normal:
+            return self._opened(flow, [self.normal])
+        return _validation_images(flow, self.run)
+
+    def _detector(self, flow: "Flow", normal: Any) -> "Detector":
+        """A detector fitted to normal images."""
         from realnvp.flows.fast import fast
         from realnvp.odd import Detector
         from realnvp.tools.progress import progress
@@ -249,9 +256,6 @@ class Score:
             false_alarms=0.01 if self.false_alarms is None else self.false_alarms,
             noise_draws=self.noise_draws,
             seed=self.seed,
-        )
-        normal = (
-            self._opened(flow, [self.normal]) if self.normal else _validation_images(flow, self.run)
         )
         with progress("normal image", len(normal)) as report:
             return detector.fit(normal, report=report)

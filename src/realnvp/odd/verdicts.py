@@ -9,7 +9,7 @@ import numpy as np
 from realnvp.config.units import in_bits_per_dim
 from realnvp.evaluation.score import ranked
 from realnvp.odd.conformal import least_rate
-from realnvp.odd.detector import FITTED, Detector, Finding
+from realnvp.odd.detector import FITTED, Array, Detector, Finding
 
 
 class Verdict(NamedTuple):
@@ -79,6 +79,17 @@ def too_few(detector: Detector) -> str:
         f"{detector.calibrating} normal images calibrate false-alarm rates of {least:.2g} and "
         f"more, so none can be called odd at {detector.false_alarms:g}: that needs {needed} normal "
         "images (a quarter of them says what is usual)"
+    )
+
+
+def other_size(normal: Array, new: Array) -> str:
+    """A caution where a new image, (C, H, W), has another size than a normal one; '' if not."""
+    if normal.shape == new.shape:
+        return ""
+    sizes = [f"{image.shape[1]}x{image.shape[2]}" for image in (normal, new)]
+    return (
+        f"the first normal image is {sizes[0]}, the first new one {sizes[1]}: p-values compare "
+        "images of one kind, so name normal images of that size with --normal"
     )
 
 
