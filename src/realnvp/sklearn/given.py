@@ -41,7 +41,8 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
         repeated values of y can gain.
     early_stopping, validation_fraction, n_iter_no_change, tol
         Hold out rows (at most 2,000), keep the weights that are best on them, and stop when these
-        were not better by tol nats for n_iter_no_change steps.
+        were not better by tol nats for n_iter_no_change steps. Much is gained by the last steps,
+        while the learning rate falls.
     warm_start
         Whether `fit` goes on from the flow of the fit before, standardisation included.
     random_state
@@ -71,7 +72,7 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
         noise: float = 0.0,
         early_stopping: bool = True,
         validation_fraction: float = 0.1,
-        n_iter_no_change: int = 500,
+        n_iter_no_change: int = 1000,
         tol: float = 1e-4,
         warm_start: bool = False,
         random_state: Any = None,
