@@ -21,7 +21,7 @@ from realnvp.flows.flow import Flow, StandardNormal
 from realnvp.flows.start import start_from
 from realnvp.networks.layers import Normalise
 from realnvp.tools.moments import batch_moments
-from realnvp.training.fit import _spread
+from realnvp.training.spread import spread_of
 
 # What a GPU is waited for with: `.item()`, and numbers of Python's that become tensors,
 # `new_tensor`.
@@ -109,7 +109,7 @@ def test_apples_devices_which_lack_float64_compute_the_same(kind: str) -> None:
             start_from(mine, batch)
             assert all(
                 part.device == (MPS if there else CPU)
-                for part in (nats, back, *weights, _spread(batch))
+                for part in (nats, back, *weights, spread_of(batch))
             )
             results.append(
                 [

@@ -155,6 +155,7 @@ class Waits:
 def test_lines_come_by_the_clock_even_if_nothing_is_done(
     capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("realnvp.tools.progress.FIRST_LINE", 5.0)
     monkeypatch.setattr("realnvp.tools.progress.Event", Waits)
     with progress("step", 20):
         pass
@@ -248,9 +249,7 @@ def test_a_training_of_hours_names_what_fits() -> None:
     assert lines("images", 3599) == []
     assert lines("images", 7200, max_minutes=120) == []
     (line,) = lines("images", 72000)
-    assert re.search(
-        r"This takes 20h 00m\. realnvp train images-modern: roughly (\d+m )?\d+s", line
-    )
+    assert re.search(r"This takes 20h 00m\. realnvp train images-modern: roughly \d", line)
     assert "--train.max-minutes 60" in line
     assert "realnvp train" not in lines("images-modern", 7200)[0]
 

@@ -50,7 +50,7 @@ class Bijection(nn.Module, ABC):
     def inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
         """x with f(x) = z. RuntimeError in training mode, where batch norm depends on the batch."""
         if self.training:
-            raise RuntimeError("inverse needs eval mode, decode and sample too: flow.eval()")
+            raise RuntimeError("inverse (decode, sample) needs eval mode: call flow.eval() first")
         if given is None or not self.takes_given:
             return self._inverse(z)
         return self._inverse(z, given)  # type: ignore[call-arg]  # `takes_given`: it has one more
