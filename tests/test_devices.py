@@ -145,7 +145,7 @@ def as_of_several(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     sums: list[int] = []
     all_reduce = dist.all_reduce
     monkeypatch.setattr(dist, "all_reduce", lambda x: (sums.append(x.numel()), all_reduce(x)))
-    for module in ("moments", "networks.kernels"):
+    for module in ("tools.moments", "networks.kernels"):
         monkeypatch.setattr(f"realnvp.{module}.several_processes", lambda: True)
     yield sums
     dist.destroy_process_group()
