@@ -110,7 +110,7 @@ class Score:
             scores, facts, last = self._verdicts(flow)
         else:
             scores, facts, last = *self._images(flow), ""
-        text = _csv(scores)
+        text, unit = _csv(scores), unit_of(flow.config)
         if self.out:
             write_file(self.out, text)
         if self.json:
@@ -125,17 +125,14 @@ class Score:
                 if of_table(flow)
                 else f"{least.path}, {least.bits_per_dim:.3f} bits/dim"
             )
-            say(
-                f"{self.out}: {len(scores)} {unit_of(flow.config).things}; "
-                f"the least likely is {which}"
-            )
-        if usual := not last and not of_table(flow) and known.get("validation_bits_per_dim"):
-            note(
-                f"realnvp: validation images have {usual:.3f} bits/dim on average; "
-                "--top 10 says which of these are odd"
-            )
-        elif last:
+            say(f"{self.out}: {len(scores)} {unit.things}; the least likely is {which}")
+        if last:
             (say if self.out else note)(last)
+        elif usual := known.get(f"validation_{unit.key}"):
+            more = "" if of_table(flow) else "; --top 10 says which of these are odd"
+            note(
+                f"realnvp: validation {unit.things} have {usual:.3f} {unit.words} on average{more}"
+            )
         return 0
 
     def _written(self) -> dict[str, Path | None]:
