@@ -18,8 +18,9 @@ class Bijection(nn.Module, ABC):
       log_det[i] == log |det dz[i]/dx[i]|
       each example is mapped on its own, in eval mode
       f.forward_map(x)[1]   sums to log_det, has x's shape
-    They hold for each condition `given`, (B, k), which the networks of couplings see. A subclass
-    whose map depends on it takes it as the second parameter of `forward` and `_inverse`.
+
+    They hold for each condition `given`, (B, k). A subclass whose map depends on it takes it as the
+    second parameter of `forward` and `_inverse`.
     """
 
     takes_given = False
@@ -40,10 +41,7 @@ class Bijection(nn.Module, ABC):
         """z = f(x) and log |det dz/dx| of each example."""
 
     def forward_map(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """z = f(x) and what each entry contributes to log_det, of x's shape.
-
-        Here: equal shares, as no entry of a matrix has a share of its own.
-        """
+        """z = f(x) and each entry's share of log_det, of x's shape. Here: equal shares."""
         z, log_det = self(x, given)
         return z, equal_shares(log_det, x)
 

@@ -53,7 +53,7 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
     Attributes
     ----------
     flow_
-        The fitted `realnvp.Flow` of y, float64: flow_.log_prob(y, given=x).
+        The fitted `realnvp.Flow` of y, float64: `flow_.log_prob(y, given=x)`.
     n_iter_, best_iter_, loss_curve_, validation_scores_
         As of RealNVPDensity.
     """
@@ -246,7 +246,7 @@ class RealNVPClassifier(ClassifierMixin, FlowEstimator):
     classes_
         The classes.
     flow_
-        The fitted `realnvp.Flow`, float64: flow_.log_prob(x, given="name of a class").
+        The fitted `realnvp.Flow`, float64: `flow_.log_prob(x, given="name of a class")`.
     n_iter_, best_iter_, loss_curve_, validation_scores_
         As of RealNVPDensity.
     """
