@@ -1,7 +1,6 @@
 """The condition of a table's rows: columns of numbers or texts as numbers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ from realnvp.config.given import (
     MISSING,
     GivenColumn,
     given_columns,
-    numbers_of,
     order_of,
 )
 from realnvp.config.words import quoted
@@ -109,16 +107,6 @@ def read_given(path: Path, config: DataConfig) -> Reals:
     """(N, k): the condition of each row of a table, for a flow of this configuration."""
     columns = given_columns(config.given, config.given_values)
     return encoded(columns, read_cells(path, tuple(column.name for column in columns)), path)
-
-
-def names_of_numbers(config: DataConfig) -> Columns:
-    """Names of the numbers that the given columns of a (resolved) configuration become."""
-    return numbers_of(given_columns(config.given, config.given_values))
-
-
-def without_given(config: DataConfig, given: Columns) -> DataConfig:
-    """The configuration that reads a table's other columns."""
-    return replace(config, drop=(*(config.drop or ()), *given))
 
 
 def _missing(text: str) -> bool:

@@ -54,11 +54,6 @@ def with_ranks(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return [entry._replace(rank=rank) for entry, rank in zip(verdicts, ranks, strict=True)]
 
 
-def oddest_first(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """The verdicts by their scores."""
-    return sorted(verdicts, key=lambda entry: (not math.isnan(entry.score), entry.score))
-
-
 def summary(detector: Detector, verdicts: Sequence[Verdict]) -> str:
     """'3 of 200 odd at a false-alarm rate of at most .01 (400 normal images)'."""
     odd = sum(entry.odd for entry in verdicts)

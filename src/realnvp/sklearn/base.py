@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from realnvp.config.errors import ParameterError
@@ -105,6 +106,11 @@ class FlowEstimator(BaseEstimator):
         self.flow_ = flow.double()
         self.n_iter_, self.best_iter_ = len(result.loss), result.best_step
         self.loss_curve_, self.validation_scores_ = result.loss, result.validation
+
+    def _rows(self, X: Any) -> Array:
+        """(N, D): checked rows, for an estimator that is fitted."""
+        check_is_fitted(self)
+        return validate_data(self, X, dtype=np.float64, reset=False)
 
     def _goes_on(self) -> bool:
         """Whether `fit` goes on from the flow of the fit before."""

@@ -114,10 +114,6 @@ class RealNVPDensity(
     def _n_features_out(self) -> int:
         return int(self.n_features_in_)
 
-    def _rows(self, X: Any) -> Array:
-        check_is_fitted(self)
-        return validate_data(self, X, dtype=np.float64, reset=False)
-
 
 def _warn_of_doubts(X: Array, names: Any, *, noise: float) -> None:
     """Warn of what `realnvp train table` refuses or warns of, and of columns in other units."""

@@ -154,7 +154,7 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
         check_is_fitted(self)
         if n < 1:
             raise ValueError(f"n: must be at least 1, got {n}")
-        given = self._given(X)
+        given = self._rows(X)
         random = generator(self._seed(), Purpose.SAMPLE)
         z = random.standard_normal((len(given), n, self._targets))
         return self._shaped(self._decode(z, given))
@@ -186,7 +186,7 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
 
     def _expected_log_prob(self, X: Any) -> Array:
         z, weights = self._points()
-        values, given = self._values(X, z), self._given(X)
+        values, given = self._values(X, z), self._rows(X)
         if self._targets == 1:
             return each(self._log_probs_column, values, given) @ weights
         rows = values.reshape(-1, self._targets)
@@ -198,13 +198,9 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
         check_is_fitted(self)
         return _grid() if self._targets == 1 else _latents(self._targets)
 
-    def _given(self, X: Any) -> Array:
-        check_is_fitted(self)
-        return validate_data(self, X, dtype=np.float64, reset=False)
-
     def _values(self, X: Any, z: Tensor) -> Array:
         """(N, Q, K): y of each row for each of the latents z, (Q, K)."""
-        given = self._given(X)
+        given = self._rows(X)
         return self._decode(np.broadcast_to(z.numpy(), (len(given), *z.shape)), given)
 
     def _decode(self, z: Array, given: Array) -> Array:
@@ -286,10 +282,6 @@ class RealNVPClassifier(ClassifierMixin, FlowEstimator):
         """(N,): log p(x) of the mixture of all classes, nats: low where x is like none of them."""
         rows = self._rows(X)
         return each(self.flow_.mixture_log_prob, rows)
-
-    def _rows(self, X: Any) -> Array:
-        check_is_fitted(self)
-        return validate_data(self, X, dtype=np.float64, reset=False)
 
 
 def _grid() -> tuple[Tensor, Array]:
