@@ -104,7 +104,7 @@ def trained(texture: Array, folder: Path, minutes: float, seed: int) -> Flow:
         np.save(data / f"{name}.npy", [part[r : r + CROP, c : c + CROP] for r, c in corners])
     if not (folder / "run").exists():
         command = [sys.executable, "-m", "realnvp", "train", "images-modern", "--data.source", data]
-        command += ["--run-dir", folder / "run", "--model.num-scales", 3, "--model.width", 32]
+        command += ["--run-dir", folder / "run", "--model.num-scales", 3, "--model.width", 16]
         command += ["--model.num-couplings", 6, "--data.flip", "--seed", seed, "--device", "cpu"]
         command += ["--threads", 1, "--train.max-minutes", minutes]
         subprocess.run([*map(str, command)], check=True)

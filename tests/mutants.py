@@ -731,12 +731,18 @@ MUTANTS = [
     Mutant("evaluation/score.py", "math.prod(shape) / sum(sizes)", "1", "tests/test_odd_score.py"),
     Mutant("odd/conformal.py", "(1 + odder)", "odder", ODD),
     Mutant("odd/conformal.py", 'side="left"', 'side="right"', ODD),
-    Mutant("odd/usual.py", ".abs().nan_to_num", ".clamp(min=0).nan_to_num", ODD),
+    Mutant("odd/usual.py", "away.square().mean", "away.clamp(min=0).square().mean", ODD),
+    Mutant(
+        "odd/usual.py", "torch.linalg.inv(torch.linalg.cholesky(correlations))", "identity", ODD
+    ),
+    Mutant("odd/usual.py", " - cross - cross.T + ", " - ", ODD),
+    Mutant("odd/statistics.py", "means[:, :1] + LEAST", "means[:, 1:2] + LEAST", ODD),
+    Mutant("odd/statistics.py", "/ config_of(flow).levels", "* 0", ODD),
     Mutant(
         "odd/usual.py", ".lerp(mean.expand_as(own_mean), own_mean, weight)", ".clone(mean)", ODD
     ),
     Mutant("odd/shares.py", "- self._exponent() * beyond", "", ODD),
-    Mutant("odd/statistics.py", "terms[:, :, rows, :width]", "terms[:, :, rows, :width] * 0", ODD),
+    Mutant("odd/statistics.py", "in (z, terms, x))", "in (z, terms * 0, x))", ODD),
     Mutant("odd/places.py", "odd.argmax()", "odd.argmin()", ODD),
     Mutant("data/images.py", "mixed + largest // 2", "mixed", READING),
     Mutant("data/images.py", "pixels >> 8", "pixels & 255", READING),

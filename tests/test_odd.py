@@ -16,8 +16,8 @@ from realnvp.odd import Detector
 from realnvp.odd.conformal import least_rate, p_values, threshold
 from realnvp.odd.places import box
 from realnvp.odd.shares import Shares
-from realnvp.odd.statistics import CELL, WIDTHS, smoothed, statistics
-from realnvp.odd.usual import KAPPA, usual
+from realnvp.odd.statistics import CELL, LEAST, WIDTHS, smoothed, statistics
+from realnvp.odd.usual import KAPPA, SHRINK, usual
 
 SIDE = 32
 
@@ -79,9 +79,10 @@ def test_the_map_and_its_box_are_where_the_oddness_is(detector: Detector) -> Non
 
 
 def test_shares_of_new_normal_places_are_uniform(detector: Detector) -> None:
-    maps = detector.maps(noise(40, 5))
-    for share in (0.01, 0.1, 0.5, 0.9):
-        assert np.mean(maps <= share) == pytest.approx(share, abs=0.3 * share)
+    """As nearly as some 600 places can tell, which lie apart in the images that calibrate."""
+    maps = detector.maps(noise(200, 5))
+    for share, error in ((0.01, 0.006), (0.1, 0.04), (0.5, 0.06), (0.9, 0.06)):
+        assert np.mean(maps <= share) == pytest.approx(share, abs=error)
 
 
 def test_false_alarms_come_at_the_rate(flow: Flow) -> None:
@@ -113,10 +114,21 @@ def test_statistics_are_of_the_pass_that_gives_log_prob(flow: Flow) -> None:
         log_prob, found = statistics(flow, x, (SIDE, SIDE))
         z, _ = flow.bijection.forward_map(x)
         assert torch.allclose(log_prob, flow.log_prob(x), rtol=1e-12)
-    assert found.shape == (2, 7 * len(WIDTHS), SIDE // CELL, SIDE // CELL)
-    cells = torch.nn.functional.avg_pool2d(z.float().square(), CELL)
-    ones = smoothed(torch.ones_like(cells), WIDTHS[0] / CELL)
-    assert torch.allclose(found[:, 5:6], smoothed(cells, WIDTHS[0] / CELL) / ones)
+    assert found.shape == (2, 5 * len(WIDTHS), SIDE // CELL, SIDE // CELL)
+    squares = z.float().square()
+    energy, brightness, log_squares = (
+        torch.nn.functional.avg_pool2d(each.float(), CELL)
+        for each in (squares, x / 256, (squares + LEAST).log())
+    )
+    ones = smoothed(torch.ones_like(energy), WIDTHS[0] / CELL)
+    for number, cells in (
+        (0, energy),
+        (1, log_squares),
+        (3, brightness),
+        (4, (energy + LEAST).log()),
+    ):
+        expected = smoothed(cells, WIDTHS[0] / CELL) / ones
+        assert torch.allclose(found[:, [number]], expected, atol=1e-6)
 
 
 def test_images_of_any_size_and_batch(detector: Detector) -> None:
@@ -144,7 +156,29 @@ def test_each_place_has_its_own_usual_where_images_have_one_size() -> None:
         usual([*parts, places.new_zeros(1, 3, 1, 1)]).mean.squeeze(),
         (torch.cat(parts).sum((0, 2, 3)) / 801),
     )
-    assert found.away(torch.full((1, 3, 5, 5), torch.nan)).isinf().all()
+    assert found.oddness(torch.full((1, 3, 5, 5), torch.nan)).isinf().all()
+
+
+def test_what_is_usual_alone_is_odd_together() -> None:
+    """Two statistics that are always alike: each at 1 deviation, but not the same one."""
+    torch.manual_seed(1)
+    first = torch.randn(400, 1, 2, 2, dtype=torch.float64)
+    normal = torch.cat([first, first + 0.01 * torch.randn_like(first)], dim=1)
+    found = usual(normal.split(100))
+    alike, apart, far = (
+        found.oddness(torch.tensor(values).double().view(1, 2, 1, 1).expand(1, 2, 2, 2))
+        for values in ([1.0, 1.0], [1.0, -1.0], [-10.0, -10.0])
+    )
+    assert alike.max() < 1
+    assert apart.mean() == pytest.approx(SHRINK**-0.5, rel=0.1)
+    assert (far > 6).all()
+
+
+def test_correlations_are_of_what_is_left_about_the_mean_of_each_place() -> None:
+    torch.manual_seed(2)
+    places = 100 * torch.randn(1, 1, 3, 3, dtype=torch.float64)
+    normal = places + torch.randn(5000, 2, 3, 3, dtype=torch.float64)
+    assert torch.allclose(usual([normal]).whitening, torch.eye(2).double(), atol=0.2)
 
 
 def test_beyond_the_oddest_normal_place_the_order_stays() -> None:

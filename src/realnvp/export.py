@@ -16,7 +16,7 @@ from realnvp.bijections.precision import reference_tensor
 from realnvp.config.words import install_line
 from realnvp.files.atomic import atomic_save
 from realnvp.flows.flow import Flow, in_eval_mode, refuse_fast
-from realnvp.odd.detector import Detector, oddness_of_images, oddness_of_places
+from realnvp.odd.detector import Detector, oddness_of_images
 from realnvp.odd.statistics import statistics
 from realnvp.odd.usual import Usual
 
@@ -141,12 +141,14 @@ class _Verdict(nn.Module):
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.flow, self.threshold = detector.flow, detector.threshold
-        self.mean = nn.Buffer(detector.fitted().places.mean)
-        self.deviation = nn.Buffer(detector.fitted().places.deviation)
+        places = detector.fitted().places
+        self.mean, self.deviation = nn.Buffer(places.mean), nn.Buffer(places.deviation)
+        self.whitening = nn.Buffer(places.whitening)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         _, found = statistics(self.flow, x, x.shape[2:])
-        oddness = oddness_of_places(Usual(self.mean.to(found), self.deviation.to(found)), found)
+        places = (self.mean, self.deviation, self.whitening)
+        oddness = Usual(*(known.to(found) for known in places)).oddness(found)
         score = -oddness_of_images(oddness)
         return score, score < self.threshold, oddness
 

@@ -28,8 +28,6 @@ from realnvp.tools.noise import Purpose, generator
 Array = NDArray[Any]
 FITTED = 0.25
 """The share of the normal images that says what is usual; the others calibrate."""
-POWER = 8
-"""Of the mean over statistics; the larger, the nearer to the most unusual one."""
 ODDEST, MOST = 0.03, 36
 """An image is as odd as the mean of this share of its places, at most so many (24x24 pixels)."""
 PLACES = 2**22
@@ -81,11 +79,12 @@ class Detector:
     Images are whole numbers, (N, C, H, W), or a sequence of (C, H, W) of several sizes.
 
     One pass of the flow gives statistics of each place (`odd/statistics.py`). The further they are
-    from the usual, to either side, the odder is the place: what is too likely is odd, too. An image
-    is as odd as its oddest places. A quarter of the normal images says what is usual. The others
-    calibrate: p-values are conformal (`odd/conformal.py`), so at most the share `false_alarms` of
-    new normal images is called odd, on average over draws of the normal images. For that images
-    must be exchangeable, not pixels; the shares in maps describe, they guarantee nothing.
+    from the usual, all together (`odd/usual.py`), the odder is the place: what is too likely is
+    odd, too. An image is as odd as its oddest places. A quarter of the normal images says what is
+    usual. The others calibrate: p-values are conformal (`odd/conformal.py`), so at most the share
+    `false_alarms` of new normal images is called odd, on average over draws of the normal images.
+    For that images must be exchangeable, not pixels; the shares in maps describe, they guarantee
+    nothing.
     """
 
     def __init__(
@@ -117,7 +116,7 @@ class Detector:
         each = max(1, PLACES // len(rest))
         bits, oddness, places = [], [], []
         for images, log_prob, statistics in self._passes((normal[i] for i in rest), report):
-            odd = oddness_of_places(known, statistics)
+            odd = known.oddness(statistics)
             bits.append(in_bits_per_dim(log_prob, images.shape[1:]))
             oddness.append(oddness_of_images(odd))
             places.append(odd.flatten(1)[:, :: 1 + odd[0].numel() // each].flatten())
@@ -142,7 +141,7 @@ class Detector:
         known = self.fitted()
         for pixels, log_prob, statistics in self._passes(images, report):
             height, width = pixels.shape[2:]
-            odd = oddness_of_places(known.places, statistics)
+            odd = known.places.oddness(statistics)
             scores = -oddness_of_images(odd).cpu().numpy()
             chances = p_values(-scores, -known.scores)
             least = torch.finfo(torch.float32).tiny  # of what is not finite the share is 0
@@ -221,11 +220,6 @@ class Detector:
         return passes(
             self.flow, images, noise_draws=self.noise_draws, seed=self.seed, report=report
         )
-
-
-def oddness_of_places(places: Usual, statistics: Tensor) -> Tensor:
-    """(B, h, w): how odd each place is: a mean over its statistics, near the most unusual one."""
-    return places.away(statistics).pow(POWER).mean(1).pow(1 / POWER)
 
 
 def oddness_of_images(oddness: Tensor) -> Tensor:

@@ -31,8 +31,7 @@ def to_files(detector: "Detector", fitted: "Fitted") -> dict[str, bytes]:
     """{file name: content} of a fitted detector."""
     settings = Settings(detector.false_alarms, detector.noise_draws, detector.seed)
     tensors = {
-        "places.mean": fitted.places.mean,
-        "places.deviation": fitted.places.deviation,
+        **{f"places.{name}": tensor for name, tensor in fitted.places._asdict().items()},
         "shares.log_oddness": fitted.shares.log_oddness,
         "shares.log_share": fitted.shares.log_share,
         "normal.bits_per_dim": torch.from_numpy(fitted.bits_per_dim),
@@ -55,7 +54,7 @@ def from_files(files: Mapping[str, bytes], folder: Path) -> "tuple[Settings, Fit
     tensors = read_tensors(files[NUMBERS], folder / NUMBERS)
     try:
         return settings, Fitted(
-            Usual(tensors["places.mean"], tensors["places.deviation"]),
+            Usual(*(tensors[f"places.{name}"] for name in Usual._fields)),
             Shares(tensors["shares.log_oddness"], tensors["shares.log_share"]),
             tensors["normal.bits_per_dim"].numpy(),
             tensors["normal.scores"].numpy(),
