@@ -23,6 +23,7 @@ from realnvp.bijections import (
     Logit,
     Mixing,
     Regression,
+    SinhArcsinh,
     SplineCoupling,
     Squeezed,
     channelwise,
@@ -204,6 +205,11 @@ CASES: dict[str, Case] = {
         3 * normal(2, 2, 3, 4),
     ),
     "regression": lambda: (given(Regression(3, GIVEN)), normal(4, 3)),
+    "sinh-arcsinh": lambda: (SinhArcsinh(3), 3 * normal(4, 3, 2)),
+    "vectors of 2, calibrated": lambda: (
+        vector_flow(2, width=8, calibrated=True).bijection,
+        normal(3, 2),
+    ),
     "elementwise planes, given": lambda: (
         given(Elementwise(MLP(2, 6, 2 * Elementwise.NUMBERS, num_blocks=1, given=GIVEN))),
         3 * normal(3, 2, 3, 4),

@@ -42,6 +42,7 @@ WHOLE = "tests/test_whole.py"
 ODD = "tests/test_odd.py"
 GIVEN = "tests/test_given.py"
 CLASSES = "tests/test_classes.py"
+CALIBRATED = "tests/test_calibrate.py"
 ARGUMENTS = "tests/test_arguments.py"
 FIRST_HOUR = "tests/test_first_hour.py"
 UNITS = "tests/test_units.py"
@@ -143,6 +144,10 @@ MUTANTS = [
     Mutant("flows/start.py", "flow.numbers_of(given, len(x))", "None", GIVEN),
     Mutant("flows/flow.py", "c[chunk]", "c[: chunk.stop - chunk.start]", GIVEN),
     Mutant("training/fit.py", "c[order[held:]]", "c[held:]", GIVEN),
+    Mutant("training/calibrate.py", "optimizer.step(loss)", "loss()", CALIBRATED),
+    Mutant("training/calibrate.py", "PRIOR_ROWS = 50", "PRIOR_ROWS = 1", CALIBRATED),
+    Mutant("training/fit.py", "calibrate(flow, validation, c_validation)", "pass", CALIBRATED),
+    Mutant("training/validation.py", "last.load_state_dict(calibration)", "pass", CALIBRATED),
     Mutant("data/dataset.py", "self.labels[split] == index", "self.labels[split] >= 0", CLASSES),
     Mutant("evaluation/check.py", "layer.inverse(after, *given)", "layer.inverse(after)", CLASSES),
     Mutant(

@@ -44,6 +44,7 @@ FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
     "data.given_values": ([None], [("null",), ("0.0",), ("{",), (3,)]),
     "data.ordered": ([None], [("a",), ("a", "a"), (3,)]),
     "data.missing": (["refuse"], ["mark", "drop", None]),
+    "model.calibrated": ([False], [True, 1]),
     "model.given": ([0], [2, -1, 10**30]),
     "model.num_scales": ([None, 1, 2], [3, 5, 16, 17, 0, -1]),
     "model.width": ([1, 2, 3], [0, 4096, 5000, 2.5, 10**30]),

@@ -17,6 +17,7 @@ from realnvp.bijections.masks import bitwise, channelwise, checkerboard
 from realnvp.bijections.mixing import Mixing
 from realnvp.bijections.multiscale import FactorOut, Squeezed, latent_levels
 from realnvp.bijections.regression import Regression
+from realnvp.bijections.sinh_arcsinh import SinhArcsinh
 from realnvp.bijections.start import starting
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Logit",
     "Mixing",
     "Regression",
+    "SinhArcsinh",
     "SplineCoupling",
     "Squeezed",
     "bitwise",

@@ -154,6 +154,9 @@ class ModelConfig:
     given: int = bounded(0, between(0, 100_000))
     """Numbers of a condition that the networks see: one of a class each, or columns; taken from the
     data."""
+    calibrated: bool = False
+    """vector: fit a last map of each latent to the validation rows, so that intervals of rows that
+    training has not seen hold what they say."""
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,7 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
                 model.coupling != "spline" or vector,
                 "is for vector models",
             ),
+            ("model.calibrated", vector or not model.calibrated, "is for vector models"),
             (
                 "train.max_steps",
                 bool(train.max_steps or train.max_minutes),

@@ -70,6 +70,7 @@ def vector_flow(
     frequency: float = 6.0,
     coupling: Literal["affine", "additive", "spline"] = "affine",
     batch_norm: bool = False,
+    calibrated: bool = False,
     seed: int = 0,
 ) -> Flow:
     """A fresh flow of vectors, (B, dim), for tables and points. The density is in the data's units.
@@ -85,6 +86,8 @@ def vector_flow(
     coupling: affine as Real NVP's, additive as NICE's, or spline, which bends as well. One column
         given others is always one spline.
     batch_norm: after each coupling.
+    calibrated: end with a map of each latent, which `realnvp.fit` fits to the rows held out, so
+        that intervals hold what they say.
     seed: of the weights.
     """
     model = ModelConfig(
@@ -97,6 +100,7 @@ def vector_flow(
         frequency=frequency,
         batch_norm=batch_norm,
         given=given,
+        calibrated=calibrated,
     )
     data = DataConfig(
         "table",

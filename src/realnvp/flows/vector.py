@@ -1,10 +1,12 @@
 """Flows of vectors, for tables and points, which start as the Gaussian of their data."""
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from torch import nn
 
 from realnvp.bijections import (
     ActNorm,
@@ -14,6 +16,7 @@ from realnvp.bijections import (
     Elementwise,
     Mixing,
     Regression,
+    SinhArcsinh,
     bitwise,
 )
 from realnvp.bijections.precision import float64_like
@@ -31,7 +34,8 @@ def vector(model: ModelConfig, dim: int) -> Chain:
     A pair divides the entries by one bit of their index, both ways. First come the data's
     standardisation, which is not trained, and their whitening, which is.
     Given c, a linear regression on c stands between both, so that a flow starts as the Gaussian of
-    its data given c. One column, given others, is one spline.
+    its data given c. One column, given others, is one spline. A calibrated flow ends with a map of
+    each latent, which `training.calibrate` fits.
     """
     layers: list[Bijection] = [*standardisation(dim)]
     net = partial(
@@ -45,14 +49,23 @@ def vector(model: ModelConfig, dim: int) -> Chain:
     if model.given:
         layers.append(Regression(dim, model.given))
     if dim == 1 and (model.given or model.coupling == "spline"):
-        return Chain([*layers, ActNorm(dim), Elementwise(net(Elementwise.NUMBERS))])
+        layers += [ActNorm(dim), Elementwise(net(Elementwise.NUMBERS))]
+    else:
+        layers += _couplings(model, net, dim)
+    if model.calibrated:
+        layers.append(SinhArcsinh(dim).requires_grad_(False))
+    return Chain(layers)
+
+
+def _couplings(model: ModelConfig, net: Callable[[int], nn.Module], dim: int) -> list[Bijection]:
+    layers: list[Bijection] = []
     for i in range(model.num_couplings):
         if i % 2 == 0:
             layers.append(Mixing(dim, starts_as="rotation" if i else "symmetric"))
         layers.append(coupling(model, partial(bitwise, bit=i // 2, flip=i % 2 == 1), net, dim))
         if model.batch_norm:
             layers.append(BatchNorm(dim, momentum=model.momentum))
-    return Chain(layers)
+    return layers
 
 
 def standardise(flow: Flow, rows: ArrayLike, *, given: ArrayLike | None = None) -> Flow:

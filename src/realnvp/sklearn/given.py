@@ -42,7 +42,7 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
     early_stopping, validation_fraction, n_iter_no_change, tol
         Hold out rows (at most 2,000), keep the weights that are best on them, and stop when these
         were not better by tol nats for n_iter_no_change steps. Much is gained by the last steps,
-        while the learning rate falls.
+        while the learning rate falls. The rows held out also calibrate the intervals.
     warm_start
         Whether `fit` goes on from the flow of the fit before, standardisation included.
     random_state
@@ -120,7 +120,7 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
         check_size(torch.tensor(given), getattr(self, "feature_names_in_", None))
         check_size(torch.tensor(rows))
         _warn_of_targets(rows, noise=self.noise)
-        self._fit(rows, given, given=given.shape[1])
+        self._fit(rows, given, given=given.shape[1], calibrated=True)
         return self
 
     def predict(self, X: Any) -> Array:

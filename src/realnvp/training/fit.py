@@ -19,6 +19,7 @@ from realnvp.flows.given import part_of
 from realnvp.flows.start import start_from
 from realnvp.flows.units import warn_of_floats
 from realnvp.tools.noise import Purpose, generator
+from realnvp.training.calibrate import calibrate
 from realnvp.training.optimisation import WeightAverage, rate
 from realnvp.training.spread import spread_of
 
@@ -73,8 +74,8 @@ def fit(
         their pixels' variances). Without it the likelihood has no bound where rows repeat or
         columns depend on each other.
     average: the weights kept are a moving average that keeps this share each step.
-    held_out: the share of the rows, at most 2,000, that chooses the weights kept. 0: the last are
-        kept.
+    held_out: the share of the rows, at most 2,000, that chooses the weights kept, and calibrates a
+        flow that is `calibrated`. 0: the last are kept.
     patience, tol: stop after patience steps in which the rows held out gained less than tol nats.
     start: let the first layers standardise and whiten the rows. False: go on with an earlier fit.
     seed: the same seed gives the same weights; torch's own generators are left alone.
@@ -144,6 +145,7 @@ def fit(
             break
     if best.weights:
         flow.load_state_dict(best.weights)
+    calibrate(flow, validation, c_validation)
     flow.eval()
     return Fit(losses, best.seen, best.step)
 

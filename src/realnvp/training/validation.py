@@ -1,5 +1,6 @@
 """How a training looks at itself: bits/dim (of a table nats) on validation, and samples."""
 
+import copy
 import math
 import warnings
 from collections.abc import Iterator, Mapping
@@ -7,7 +8,9 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from realnvp.bijections.precision import float64_like
 from realnvp.config import Kind
 from realnvp.data import channels_first, to_pixels
 from realnvp.evaluation.figures import data_beside_samples
@@ -19,6 +22,7 @@ from realnvp.flows.given import Classes
 from realnvp.tools.moments import averaging, restore_moments, stored_moments
 from realnvp.tools.noise import Purpose
 from realnvp.tools.progress import chunks
+from realnvp.training.calibrate import calibrate, last_of
 from realnvp.training.run import Run
 from realnvp.training.signals import TrainingStopped
 
@@ -30,13 +34,15 @@ def evaluate(run: Run) -> dict[str, float]:
     """Evaluate the flow on validation data, and write the last and the best model.
 
     Returns the mean, in the run's unit, and its standard error, by their names in metrics.jsonl.
-    Batch norm's moments are re-estimated over training batches for this, then put back.
+    Batch norm's moments are re-estimated over training batches for this, and latents calibrated on
+    the validation rows; then both are put back.
     TrainingStopped: a signal came before there was a result. The last model is written as it is,
     and nothing else has changed.
     """
-    with _moments_put_back(run):
+    with _estimates_put_back(run):
         try:
             _average_moments(run, run.config.train.moment_batches)
+            _calibrate(run)
             result = validate(run)
         except TrainingStopped:
             _write_model(run, "last", {})
@@ -52,8 +58,9 @@ def keep_unevaluated(run: Run) -> None:
     # A step is a forward pass and its gradient, which takes twice as long. 0: none has been timed.
     forward = run.state.training_seconds / max(run.state.step, 1) / 3
     affordable = max(1, int(SECONDS_TO_STOP / forward)) if forward else 1
-    with run.average.used(), _moments_put_back(run):
+    with run.average.used(), _estimates_put_back(run):
         _average_moments(run, min(affordable, run.config.train.moment_batches), to_the_end=True)
+        _calibrate(run)
         _write_model(run, "last", {})
 
 
@@ -67,13 +74,16 @@ def forwards_of_evaluation(run: Run) -> float:
 
 
 @contextmanager
-def _moments_put_back(run: Run) -> Iterator[None]:
-    """Context: batch norm's moments may change; afterwards they are as before."""
-    before = stored_moments(run.flow)
+def _estimates_put_back(run: Run) -> Iterator[None]:
+    """Context: batch norm's moments and the calibration may change; then they are as before."""
+    before, last = stored_moments(run.flow), last_of(run.flow)
+    calibration = last and copy.deepcopy(last.state_dict())
     try:
         yield
     finally:
         restore_moments(before)
+        if last is not None and calibration:
+            last.load_state_dict(calibration)
 
 
 def _average_moments(run: Run, count: int, *, to_the_end: bool = False) -> None:
@@ -87,6 +97,20 @@ def _average_moments(run: Run, count: int, *, to_the_end: bool = False) -> None:
                 run.heed_signals()
             run.tell(f"evaluating: batch norm's moments, {step}/{count} batches")
             run.flow.log_prob(run.batches.at(step, Purpose.MOMENTS), *run.batches.given([step]))
+
+
+def _calibrate(run: Run) -> None:
+    """Calibrate the latents on the validation rows, if the flow is to be calibrated."""
+    if run.config.model.calibrated:
+        labels, chosen = (run.splits.labels or {}).get("validation"), _chosen(run)
+        rows = torch.tensor(np.asarray(run.splits.validation[chosen])).to(float64_like(run.flow))
+        calibrate(run.flow, rows, None if labels is None else labels[chosen])
+
+
+def _chosen(run: Run) -> NDArray[np.intp]:
+    """Which validation images (rows) an evaluation takes: evenly spread ones."""
+    count = len(run.splits.validation)
+    return np.linspace(0, count - 1, min(count, run.config.train.eval_images)).astype(int)
 
 
 def _write_model(run: Run, which: str, measured: Mapping[str, float]) -> None:
@@ -128,9 +152,7 @@ def validate(run: Run) -> Summary:
         run.accelerator.process_index,
         run.accelerator.num_processes,
     )
-    chosen = np.linspace(0, len(images) - 1, min(len(images), run.config.train.eval_images)).astype(
-        int
-    )
+    chosen = _chosen(run)
     labels = (run.splits.labels or {}).get("validation")
     mine, parts, nats = [], [], torch.zeros(len(images), dtype=torch.float64)
     size = processes * (
