@@ -747,6 +747,8 @@ MUTANTS = [
         "odd/usual.py", ".lerp(mean.expand_as(own_mean), own_mean, weight)", ".clone(mean)", ODD
     ),
     Mutant("odd/shares.py", "- self._exponent() * beyond", "", ODD),
+    Mutant("odd/statistics.py", "return log_prob + more", "return log_prob", ODD),
+    Mutant("odd/statistics.py", "class_log_probs(x).max(", "class_log_probs(x).min(", ODD),
     Mutant("odd/statistics.py", "in (z, terms, x))", "in (z, terms * 0, x))", ODD),
     Mutant("odd/places.py", "odd.argmax()", "odd.argmin()", ODD),
     Mutant("data/images.py", "mixed + largest // 2", "mixed", READING),

@@ -12,12 +12,14 @@ from realnvp.config import PRESETS, Config, DataConfig, ModelConfig
 from realnvp.export import export_detector
 from realnvp.files.records import DamagedError
 from realnvp.flows.flow import Flow, evaluating
+from realnvp.flows.given import Classes
 from realnvp.odd import Detector
 from realnvp.odd.conformal import least_rate, p_values, threshold
 from realnvp.odd.places import box
 from realnvp.odd.shares import Shares
 from realnvp.odd.statistics import CELL, LEAST, WIDTHS, smoothed, statistics
 from realnvp.odd.usual import KAPPA, SHRINK, usual
+from tests.test_given import faces, moved
 
 SIDE = 32
 
@@ -129,6 +131,26 @@ def test_statistics_are_of_the_pass_that_gives_log_prob(flow: Flow) -> None:
     ):
         expected = smoothed(cells, WIDTHS[0] / CELL) / ones
         assert torch.allclose(found[:, [number]], expected, atol=1e-6)
+
+
+def test_a_flow_given_classes_sees_each_image_given_its_likeliest_class() -> None:
+    mixture = moved(faces()).eval()
+    assert isinstance(mixture.condition, Classes)
+    mixture.condition.count(torch.tensor([0, 1, 1, 2]))
+    x = torch.from_numpy(noise(6, 3)).double() + 0.5
+    x = x / torch.tensor([1, 2, 4, 8, 16, 32]).view(6, 1, 1, 1)
+    with evaluating(mixture):
+        log_prob, found = statistics(mixture, x, (SIDE, SIDE))
+        likeliest = mixture.class_log_probs(x).argmax(1)
+        assert torch.allclose(log_prob, mixture.mixture_log_prob(x), rtol=1e-9)
+        for i, c in enumerate(likeliest):
+            alone = statistics(mixture.given(c), x[[i]], (SIDE, SIDE))[1]
+            assert torch.allclose(found[[i]], alone, atol=1e-5)
+    assert len(likeliest.unique()) > 1
+    detector = Detector(mixture).fit(noise(20, 0))
+    assert detector.predict(noise(2, 1)).tolist() == [1, 1]
+    with pytest.raises(ValueError, match=r"Detector\(flow.given\(c\)\)"):
+        export_detector(detector, Path("never.onnx"))
 
 
 def test_images_of_any_size_and_batch(detector: Detector) -> None:

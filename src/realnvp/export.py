@@ -166,10 +166,13 @@ def export_detector(
     shape: of one x. None: the training's.
 
     Needs realnvp[onnx].
+    ValueError: the flow is conditional; a Detector of `flow.given(c)` can be exported.
     """
     _needs_onnx("export_detector")
     flow = detector.flow
     refuse_fast(flow, "export")
+    if flow.condition is not None:
+        raise ValueError("detector: its flow is conditional; export a Detector(flow.given(c))")
     mine = reference_tensor(flow)
     x = torch.zeros(2, *flow.sample_shape(shape), dtype=mine.dtype, device=mine.device)
     with in_eval_mode(flow), torch.no_grad(), warnings.catch_warnings():

@@ -71,7 +71,7 @@ class Detector:
         detector.p_values(images)                 # (N,)
         detector.maps(images)                     # (N, H, W): the share of normal places odder
 
-    flow: of images.
+    flow: of images. Given classes: each image is seen given its likeliest class.
     false_alarms: the rate at which `predict` may call normal images odd.
     noise_draws: draws of the dequantisation noise; statistics are averaged over them.
     seed: of the noise, and of which normal images say what is usual.
@@ -96,8 +96,6 @@ class Detector:
             raise ValueError(f"noise_draws: must be at least 1, got {noise_draws}")
         if config_of(flow).data.levels is None:
             raise ValueError("flow: must be of images; this one is of a table")
-        if flow.condition is not None:
-            raise ValueError("flow: must not be conditional")
         self.flow, self.false_alarms = flow, false_alarms
         self.noise_draws, self.seed = noise_draws, seed
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from realnvp.flows.flow import Flow, config_of, prior_map
+from realnvp.flows.given import Classes
 from realnvp.tools.progress import chunks
 
 CELL = 4
@@ -29,10 +30,13 @@ def statistics(flow: Flow, x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tens
         log-scales      high where the flow finds an image smooth
         brightness      of each channel; 1: white
 
+    Of a flow given classes, log p is of the mixture, and the pass is given the likeliest class.
+
     x: images as the flow takes them.
     size: (H, W), of the part that counts: the upper left.
     """
-    z, terms = flow.bijection.forward_map(x)
+    likeliest, more = _likeliest(flow, x)
+    z, terms = flow.bijection.forward_map(x, flow.numbers_of(likeliest, x.shape[0]))
     height, width = size
     log_prob, parts = z.new_zeros(z.shape[0]), []
     for rows in chunks(height, ROWS):
@@ -46,7 +50,15 @@ def statistics(flow: Flow, x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tens
         smoothed(cells, deviation / CELL) / smoothed(inside, deviation / CELL)
         for deviation in WIDTHS
     ]
-    return log_prob, torch.cat(smooth, dim=1)
+    return log_prob + more, torch.cat(smooth, dim=1)
+
+
+def _likeliest(flow: Flow, x: Tensor) -> tuple[Tensor | None, Tensor | float]:
+    """The likeliest class c of each image, (B,), and log p(x) - log p(x | c). None, 0: no class."""
+    if not isinstance(flow.condition, Classes):
+        return None, 0.0
+    log_prob, c = flow.class_log_probs(x).max(dim=1)
+    return c, flow.condition.log_priors.to(log_prob)[c] - log_prob
 
 
 def _cells(z: Tensor, terms: Tensor, brightness: Tensor) -> Tensor:
