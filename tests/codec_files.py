@@ -1,10 +1,11 @@
 """Small archives of each kind of flow, tests/data/codec, which all later versions must decode.
 
-`python -m tests.codec_files NAME...` writes those that are named anew: only for a new kind, or
-before the release that has them.
+`python -m tests.codec_files NAME...` writes those that are named: only for a new kind, or a new
+version of the format, which their names end with. Of version 1 they have none.
 """
 
 import dataclasses
+import io
 import sys
 from pathlib import Path
 from unittest import mock
@@ -13,6 +14,7 @@ import numpy as np
 
 import realnvp
 from realnvp.codec import choice, compress, decompress
+from realnvp.codec.archive import Archive
 from tests.test_codec import MODELS, flow_of, smooth
 
 FOLDER = Path(__file__).parent / "data" / "codec"
@@ -32,13 +34,15 @@ def main() -> None:
     """Write flows and archives."""
     for name in sys.argv[1:]:
         model, levels = KINDS[name]
-        realnvp.save_flow(flow_of(model, (3, 16, 16), levels=levels), FOLDER / name)
+        if not (FOLDER / name).exists():
+            realnvp.save_flow(flow_of(model, (3, 16, 16), levels=levels), FOLDER / name)
         flow, pixels = realnvp.load_flow(FOLDER / name), images(levels)
         # The flow's images shall be coded by the flow, though it was not trained.
         with mock.patch.object(choice, "tile_bits", lambda tiles: np.full((2, len(tiles)), 1e5)):
             data = compress(flow, pixels)
         assert np.array_equal(decompress(flow, data), pixels)
-        (FOLDER / f"{name}.rnvp").write_bytes(data)
+        version = Archive(io.BytesIO(data), name).version
+        (FOLDER / f"{name}.{version}.rnvp").write_bytes(data)
         np.save(FOLDER / f"{name}.npy", pixels)
         print(f"{name}: {len(data)} bytes for {pixels.nbytes}")
 

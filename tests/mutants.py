@@ -835,6 +835,11 @@ MUTANTS = [
     ),
     Mutant("codec/lifting.py", "2 * x[i] + 1", "2 * x[i]", CODEC),
     Mutant("codec/lifting.py", "(logs - log_det / (size - k)).abs()", "-logs", CODEC),
+    Mutant("codec/exact.py", "room.log2().floor()", "room.log2().ceil()", CODEC),
+    Mutant("codec/exact.py", "self._convolved((x - 256 * high).float())", "0", CODEC),
+    Mutant("codec/exact.py", ".add_(self.bias)", "", CODEC),
+    Mutant("codec/exact.py", "if torch.equal(wide, fast.double())", "if True", CODEC),
+    Mutant("codec/archive.py", "exact=self.version == EXACT", "exact=True", CODEC),
     Mutant("codec/cells.py", "(place - _turn(nonce, len(sizes))) % sizes", "place", CODEC),
     Mutant("codec/cells.py", "i.double() / self.pieces", "i.double() / (self.pieces + 1)", CODEC),
     Mutant(

@@ -1,6 +1,7 @@
 """A file of pictures: of which flow, which pictures, and chunks of tiles that each stand alone.
 
-    8 bytes     magic, the last of them the version of the format
+    7 bytes     magic
+    1           version: 1, networks in float64; 2, networks of `exact.py`
     32          SHA-256 of the flow: its weights and configuration
     8           SHA-256 of the integers that the flow was rounded to, the first bytes of it
     4           length of the index
@@ -39,8 +40,9 @@ from realnvp.data.images import MAX_PIXELS
 from realnvp.files.records import DamagedError
 from realnvp.flows.flow import Flow, config_of
 
-MAGIC = b"\x93RNVP\r\n\x01"
-HEAD = struct.Struct("<8s32s8sI")
+MAGIC = b"\x93RNVP\r\n"
+WIDE, EXACT = 1, 2  # the versions: networks in float64, and those of `exact.py`
+HEAD = struct.Struct("<7sB32s8sI")
 ENTRY = struct.Struct("<II8s")
 CRC = struct.Struct("<I")
 CHUNK = 2048  # tiles
@@ -157,9 +159,11 @@ def write(
 
     told: how many tiles more are coded or compared.
     """
-    coder = IntegerFlow(flow, index.bits)
+    # Of 16 bits there is more to predict than exact networks can say.
+    version = EXACT if index.levels <= 256 else WIDE
+    coder = IntegerFlow(flow, index.bits, exact=version == EXACT)
     said = packed(index)
-    head = HEAD.pack(MAGIC, flow_digest(flow), coder.digest()[:8], len(said)) + said
+    head = HEAD.pack(MAGIC, version, flow_digest(flow), coder.digest()[:8], len(said)) + said
     count = math.ceil(index.tiles / CHUNK)
     entries, bound, start = [], 0.0, file.tell()
     file.write(head + bytes(count * ENTRY.size + CRC.size))  # a place for what is known later
@@ -201,13 +205,13 @@ class Archive:
         self.size = file.seek(0, os.SEEK_END)
         file.seek(0)
         head = file.read(HEAD.size)
-        if head[:7] != MAGIC[:7]:
+        if head[: len(MAGIC)] != MAGIC:
             raise ValueError(f"{name}: not an archive that realnvp compress wrote")
         if len(head) < HEAD.size:
             raise DamagedError(f"{name}: cut off")
-        if head[7] != MAGIC[7]:
+        _, self.version, self.flow_digest, self.integers_digest, length = HEAD.unpack(head)
+        if self.version not in (WIDE, EXACT):
             raise ValueError(f"{name}: of a later version of realnvp")
-        _, self.flow_digest, self.integers_digest, length = HEAD.unpack(head)
         if length > min(self.size, MOST_INDEX):
             raise DamagedError(f"{name}: its head is damaged")
         said = file.read(length)
@@ -267,7 +271,7 @@ class Archive:
         of_flow = config.shape[0], config.levels, flow.divisor
         if (index.channels, index.levels, index.divisor) != of_flow:
             raise DamagedError(f"{self.name}: its head is damaged: it does not fit its flow")
-        coder = IntegerFlow(flow, self.index.bits)
+        coder = IntegerFlow(flow, self.index.bits, exact=self.version == EXACT)
         if coder.digest()[:8] != self.integers_digest:
             raise ValueError(
                 f"{self.name}: this version of realnvp, or this machine, rounds the flow to other "

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from realnvp.bijections import Dequantisation, Logit
+from realnvp.codec.exact import exact_nets
 from realnvp.codec.rounding import Rounding, certain, nearest
 from realnvp.codec.stack import Integers, Stack
 from realnvp.codec.steps import Given
@@ -91,6 +92,8 @@ class Cells:
 
     def constants(self) -> Iterator[Integers]:
         yield self.edges.numpy()
+        for net in exact_nets(self.noise) if self.noise else []:
+            yield from net.constants()
 
 
 def _turn(nonce: int, count: int) -> Integers | int:

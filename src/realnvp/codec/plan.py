@@ -23,6 +23,7 @@ from realnvp.bijections import (
 )
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
 from realnvp.codec.cells import Cells
+from realnvp.codec.exact import make_exact
 from realnvp.codec.lifting import Mix
 from realnvp.codec.prior import Normal
 from realnvp.codec.rounding import Unfit
@@ -34,9 +35,12 @@ from realnvp.tools.moments import EPS
 
 
 class IntegerFlow:
-    """A flow of images, float64 on the CPU, in steps of 2^-bits on the logit's scale."""
+    """A flow of images, float64 on the CPU, in steps of 2^-bits on the logit's scale.
 
-    def __init__(self, flow: Flow, bits: int) -> None:
+    exact: with the networks of `exact.py`. False: in float64, as the first version of the format.
+    """
+
+    def __init__(self, flow: Flow, bits: int, *, exact: bool = True) -> None:
         self.levels = config_of(flow).levels
         self.dtype = pixel_type(self.levels)
         self.classes = config_of(flow).model.given
@@ -44,6 +48,8 @@ class IntegerFlow:
         if self.classes > 1 << 16:
             raise ValueError(f"{self.classes} classes are too many for the codec")
         self.flow = copy.deepcopy(flow).double().cpu().eval()
+        if exact:
+            make_exact(self.flow)
         try:
             with torch.no_grad():
                 self.cells, self.steps, self.prior = self._rounded(config_of(flow).shape[0], bits)

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from realnvp.bijections import AdditiveCoupling, AffineCoupling, Squeezed
+from realnvp.bijections import AdditiveCoupling, AffineCoupling, Bijection, Squeezed
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
+from realnvp.codec.exact import exact_nets
 from realnvp.codec.rounding import Rounding, certain, nearest, within_limit
 from realnvp.codec.stack import Integers, Stack
 
@@ -120,7 +121,7 @@ class Shear:
     """The additive coupling: Z = X + round(m / delta)."""
 
     def __init__(self, layer: AdditiveCoupling, delta: Tensor) -> None:
-        self.layer, self.delta = layer, delta
+        self.layer, self.delta, self.seen = layer, delta, seen_step(layer, delta)
 
     def forward(self, x: Tensor, stack: Stack, given: Given = None) -> Tensor:
         changed, shift = self._predicted(x, given, certain)
@@ -132,12 +133,12 @@ class Shear:
 
     def _predicted(self, x: Tensor, given: Given, rounded: Rounding) -> tuple[Part, Tensor]:
         """What changes, and by how much."""
-        mask, shift = self.layer._predict(middles(x, self.delta), given)
+        mask, shift = self.layer._predict(middles(x, self.seen), given)
         changed = _part(~mask, x)
         return changed, rounded(shift[changed] / repeated(self.delta, x).expand_as(x)[changed])
 
     def constants(self) -> Iterator[Integers]:
-        yield from ()
+        return coupling_constants(self.layer, self.seen)
 
 
 class Scale:
@@ -149,7 +150,7 @@ class Scale:
     """
 
     def __init__(self, layer: AffineCoupling, delta: Tensor) -> None:
-        self.layer, self.delta = layer, delta
+        self.layer, self.delta, self.seen = layer, delta, seen_step(layer, delta)
 
     def forward(self, x: Tensor, stack: Stack, given: Given = None) -> Tensor:
         changed, ratio, shift = self._predicted(x, given, certain)
@@ -176,14 +177,14 @@ class Scale:
         self, x: Tensor, given: Given, rounded: Rounding
     ) -> tuple[Part, Integers, Tensor]:
         """What changes, R of each number that does, and the shifts."""
-        mask, log_scale, shift = self.layer._predict(middles(x, self.delta), given)
+        mask, log_scale, shift = self.layer._predict(middles(x, self.seen), given)
         changed = _part(~mask, x)
         ratio = rounded((S * log_scale[changed].exp()).clamp(1, 1 << 16))
         shift = rounded(shift[changed] / repeated(self.delta, x).expand_as(x)[changed])
         return changed, ratio.flatten().numpy(), shift
 
     def constants(self) -> Iterator[Integers]:
-        yield from ()
+        return coupling_constants(self.layer, self.seen)
 
 
 def _part(mask: Tensor, x: Tensor) -> Part:
@@ -201,6 +202,18 @@ def _with(x: Tensor, part: Part, values: Tensor) -> Tensor:
     z = x.clone()
     z[part] = values
     return z
+
+
+def seen_step(layer: Bijection, delta: Tensor) -> Tensor:
+    """delta as the layer's network sees it: of float32, so that it is the same on all machines."""
+    return delta.float().double() if exact_nets(layer) else delta
+
+
+def coupling_constants(layer: Bijection, seen: Tensor) -> Iterator[Integers]:
+    """The integers of a coupling's exact network, and the bits of the steps that it sees."""
+    for net in exact_nets(layer):
+        yield seen.float().view(torch.int32).long().numpy()
+        yield from net.constants()
 
 
 def middles(x: Tensor, delta: Tensor) -> Tensor:

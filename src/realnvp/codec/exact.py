@@ -1,0 +1,158 @@
+"""Networks whose outputs are the same bits on every machine, at the speed of float32.
+
+A sum of products of integers is exact in float32, in whatever order it is taken, as long as no
+partial sum can pass 2^24. So each convolution rounds what it sees and its filters to integers that
+are small enough. Between convolutions there are only operations that IEEE 754 defines to the last
+bit: sums, products, quotients, square roots and roundings of float32 and float64.
+
+These networks are not quite the flow's: their activations keep 10 bits of each image's largest. A
+code needs no more than that both sides agree, and nearly the flow's prediction is nearly its size.
+"""
+
+import math
+from collections.abc import Iterator
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from realnvp.codec.stack import Integers
+from realnvp.networks.layers import MatrixConv
+from realnvp.networks.modern import ConvNet
+
+EXACT = 1 << 24  # float32 holds all integers up to here
+MOST = 1 << 9  # of the integers that a convolution sees
+INPUT_BITS = 12  # after the point, of what a network sees
+INPUT_LIMIT = (MOST - 1) << 8  # of the integers that a network sees: 32, before `INPUT_BITS`
+LARGEST = 60  # of exponents
+AT_ONCE = 1 << 16  # hidden numbers, which stay in a processor's cache
+
+
+class ExactNet(nn.Module):
+    """A `ConvNet` with `ExactConv`s: (B, c_out, H, W) from (B, c_in, H, W), float64.
+
+    dtype: of the sums.
+    """
+
+    def __init__(self, net: ConvNet, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.width, self.embedding = net.width, net.embedding
+        self.conv_in, self.conv_out = (
+            ExactConv(layer, dtype) for layer in (net.conv_in, net.conv_out)
+        )
+        self.blocks = [
+            [ExactConv(layer, dtype) for layer in block.modules() if isinstance(layer, MatrixConv)]
+            for block in net.blocks
+        ]
+
+    def forward(self, x: Tensor, mask: Tensor, given: Tensor | None = None) -> Tensor:
+        most = max(1, AT_ONCE // (self.width * x[0, 0].numel()))
+        starts = range(0, len(x), most)
+        conditions = [None if given is None else given[i : i + most] for i in starts]
+        parts = [self._of(x[i : i + most], c) for i, c in zip(starts, conditions, strict=True)]
+        return torch.cat(parts).double()
+
+    def _of(self, x: Tensor, given: Tensor | None) -> Tensor:
+        seen = (compressed(x) * (1 << INPUT_BITS)).round().clamp(-INPUT_LIMIT, INPUT_LIMIT)
+        h = self.conv_in.of_integers(seen.contiguous(memory_format=torch.channels_last))
+        if self.embedding is not None and given is not None:
+            h += self.embedding(given).float()  # one-hot, so no sum is rounded
+        for block in self.blocks:
+            r = h
+            for conv in block:
+                r = conv(silu(r))
+            h = h + r
+        return self.conv_out(silu(h))
+
+    def constants(self) -> Iterator[Integers]:
+        """The integers that the filters were rounded to."""
+        for conv in (self.conv_in, *chain.from_iterable(self.blocks), self.conv_out):
+            yield conv.weight.long().numpy()
+            yield conv.shift.long().numpy()
+
+
+class ExactConv:
+    """A zero-padded 3x3 convolution of integers of at most `MOST`.
+
+    The filters of an output are W = integers / 2^shift, as fine as their sum allows:
+    MOST sum |integers| <= 2^24.
+    """
+
+    def __init__(self, layer: MatrixConv, dtype: torch.dtype) -> None:
+        filters = layer.filters().detach()
+        count = filters[0].numel()
+        room = (EXACT / MOST - count / 2) / filters.abs().sum((1, 2, 3))
+        self.shift = room.log2().floor().clamp(-LARGEST, LARGEST).int()
+        integers = (filters * power_of_two(self.shift)[:, None, None, None]).round()
+        self.weight, self.unit = integers.to(dtype), power_of_two(-self.shift)[:, None, None]
+        self.bias = layer.bias.detach().float()[:, None, None]
+
+    def __call__(self, h: Tensor) -> Tensor:
+        """conv(h), with h, which is overwritten, in steps of 2^-9 of each image's largest."""
+        _, exponent = torch.frexp(h.abs().amax((1, 2, 3), keepdim=True))
+        exponent = exponent.clamp(-LARGEST, LARGEST) - MOST.bit_length() + 1
+        integers = h.mul_(power_of_two(-exponent)).round_()
+        return self._convolved(integers).mul_(self.unit * power_of_two(exponent)).add_(self.bias)
+
+    def of_integers(self, x: Tensor) -> Tensor:
+        """conv of integers below `MOST` 2^8, which are in steps of 2^-INPUT_BITS."""
+        high = (x / 256).round()
+        total = 256 * self._convolved(high.float()) + self._convolved((x - 256 * high).float())
+        return total.mul_(self.unit / (1 << INPUT_BITS)).add_(self.bias)
+
+    def _convolved(self, integers: Tensor) -> Tensor:
+        return F.conv2d(integers.to(self.weight), self.weight, padding=1).float()
+
+
+def sum_type() -> torch.dtype:
+    """The type of the sums: float32, or float64 where float32's convolutions do not only add.
+
+    Some libraries have faster ones that divide, and torch can be told to round what they see.
+    """
+    random = torch.Generator().manual_seed(0)
+    x = torch.randint(-MOST, MOST + 1, (1, 32, 16, 16), generator=random)
+    weight = torch.randint(-50, 51, (32, 32, 3, 3), generator=random)
+    wide, fast = (
+        F.conv2d(x.to(dtype), weight.to(dtype), padding=1)
+        for dtype in (torch.float64, torch.float32)
+    )
+    return torch.float32 if torch.equal(wide, fast.double()) else torch.float64
+
+
+def silu(h: Tensor) -> Tensor:
+    """h / (1 + e^-h), float32, to 2e-5: 2^t is 2^floor(t) times a cubic."""
+    t = (h * -math.log2(math.e)).clamp_(-LARGEST, LARGEST)
+    whole = t.floor()
+    t -= whole
+    e = (t * 0.07802371).add_(0.22606677).mul_(t).add_(0.69583452).mul_(t).add_(0.99992503)
+    return h / e.mul_(power_of_two(whole.int())).add_(1)
+
+
+def compressed(x: Tensor) -> Tensor:
+    """4 asinh(x / 4), float64, to 1e-5: ln by a series in (m - r) / (m + r), r = sqrt(1/2)."""
+    y = x.abs() / 4
+    mantissa, exponent = torch.frexp(y + (y * y + 1).sqrt())
+    t = (mantissa - math.sqrt(0.5)) / (mantissa + math.sqrt(0.5))
+    square = t * t
+    series = 2 * t * (1 + square * (1 / 3 + square / 5))
+    return 4 * torch.copysign((exponent - 0.5) * math.log(2) + series, x)
+
+
+def power_of_two(exponent: Tensor) -> Tensor:
+    """2^exponent, float32, of int32: written as its bits, since a power may be rounded."""
+    return ((exponent + 127) << 23).view(torch.float32)
+
+
+def make_exact(flow: nn.Module) -> None:
+    """Replace the flow's convolutional networks by exact ones."""
+    dtype = sum_type()
+    for module in list(flow.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, ConvNet):
+                setattr(module, name, ExactNet(child, dtype))
+
+
+def exact_nets(module: nn.Module) -> list[ExactNet]:
+    """The exact networks in a module."""
+    return [each for each in module.modules() if isinstance(each, ExactNet)]
