@@ -144,6 +144,9 @@ MUTANTS = [
     Mutant("flows/start.py", "flow.numbers_of(given, len(x))", "None", GIVEN),
     Mutant("flows/flow.py", "c[chunk]", "c[: chunk.stop - chunk.start]", GIVEN),
     Mutant("training/fit.py", "c[order[held:]]", "c[held:]", GIVEN),
+    Mutant(
+        "data/labels.py", "labels[split][each.groups] if isinstance(each, Crops) else ", "", CLASSES
+    ),
     Mutant("training/calibrate.py", "optimizer.step(loss)", "loss()", CALIBRATED),
     Mutant("training/calibrate.py", "PRIOR_ROWS = 50", "PRIOR_ROWS = 1", CALIBRATED),
     Mutant("training/fit.py", "calibrate(flow, validation, c_validation)", "pass", CALIBRATED),

@@ -34,6 +34,10 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "gpu": (["evaluate", "x", "--gpu"], "here it is --device (cuda"),
     "output of a training": ([*TRAIN, "--output", "x"], "here it is --run-dir;"),
     "output of samples": (["sample", "x", "--output", "x"], "here it is --out;"),
+    "output of share": (
+        ["share", "x", "--out", "y"],
+        "--out: no such flag; here it is DIR, without",
+    ),
     "workers": ([*TRAIN, "--num-workers", "4"], "here it is --threads"),
     "nothing like it": ([*TRAIN, "--xyz"], "--xyz: no such flag; see realnvp train images --help"),
     "a stray word": (["evaluate", "x", "y"], "'y': belongs to no flag; see realnvp evaluate"),

@@ -357,6 +357,36 @@ def test_other_data_are_evaluated_given_their_class_if_they_have_it(
     assert (result.get("classes") is not None) == (kind == "own")
 
 
+def test_crops_of_a_run_and_of_other_data_have_their_class(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In training and in other data: pictures of one grey are all dark or all bright."""
+    random = np.random.default_rng(0)
+    for name, grey in {"bright": 200, "dark": 20}.items():
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for i in range(8):
+            pixels = np.full((*random.integers(9, 30, 2), 3), grey, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "in" / name / f"{i}.png")
+    folder = tmp_path / "run"
+    command = ["train", "images-modern", "--data.source", str(tmp_path / "in"), "--data.classes"]
+    small = ["--model.num-scales", "1", "--model.num-couplings", "1", "--train.batch-size", "4"]
+    command += ["--crop", "8", *small, "--run-dir", str(folder), *SHORT, "--device", "cpu"]
+    assert run(command) == 0
+    data = open_splits(folder / "data")
+    assert data.labels is not None
+    assert data.class_names == ("bright", "dark")
+    for split in ("train", "validation", "test"):
+        images = data.splits[split][np.arange(len(data.splits[split]))]
+        dark = images.reshape(len(images), -1).mean(1) < 100
+        assert (dark == data.labels[split]).all()
+    capsys.readouterr()
+    other = ["--data.source", str(tmp_path / "in"), "--json"]
+    assert run(["evaluate", str(folder), *other]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["classes"]["count"] == 2
+    assert result["num_images"] > 16
+
+
 @pytest.mark.parametrize(
     "hostile",
     [

@@ -108,7 +108,9 @@ def _flags(
             taken += _switch(argument, words) if switch else _values(argument, words, flags)
             given.add(argument.name)
         elif word.startswith("--"):
-            raise ValueError(f"{word.split('=')[0]}: no such flag{meant(flag, [*flags, *off])}")
+            places = [each.name for each in arguments if each.positional]
+            hint = meant(flag, [*flags, *off], places)
+            raise ValueError(f"{word.split('=')[0]}: no such flag{hint}")
         else:
             rest.append(word)
     return taken, given, rest

@@ -1,7 +1,7 @@
 """What flags of other programs are called here."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 ELSEWHERE: tuple[tuple[str, str, str], ...] = (
     (
@@ -36,7 +36,7 @@ ELSEWHERE: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "output output-dir outdir out-dir out save-dir logdir log-dir exp-dir",
-        "run-dir out onnx",
+        "run-dir out onnx DIR",
         "",
     ),
     (
@@ -65,17 +65,20 @@ ELSEWHERE: tuple[tuple[str, str, str], ...] = (
     ("num num-samples n-samples num-images count samples", "n", ""),
     ("temp", "temperature", ""),
 )
-"""Names elsewhere, names here of which a command has some, and what to know."""
+"""Names elsewhere, names here of which a command has some, and what to know. Capitals: a place."""
 
 
-def meant(flag: str, known: Iterable[str]) -> str:
+def meant(flag: str, known: Iterable[str], places: Sequence[str] = ()) -> str:
     """'; here it is --train.lr', ' (did you mean --data.columns?)', or ''.
 
-    flag: an unknown flag, --learning-rate. known: the flags of the command.
+    flag: an unknown flag, --learning-rate.
+    known: the flags of the command.
+    places: what the command takes without a flag, as `--help` calls it.
     """
     known = [*known]
     for names, here, remark in ELSEWHERE:
         there = [f"--{name}" for name in here.split() if f"--{name}" in known]
+        there += [f"{name}, without a flag" for name in here.split() if name in places]
         if flag.removeprefix("--") in names.split() and there:
             return f"; here it is {' or '.join(there)}" + (remark and f" ({remark})")
     by_leaf = {_leaf(name): name for name in known}

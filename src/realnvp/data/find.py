@@ -12,7 +12,7 @@ from realnvp.config import Config, DataConfig
 from realnvp.data.crops import Crops, ReadPictures
 from realnvp.data.dataset import SPLITS, Dataset, cut_off
 from realnvp.data.folder import MOST_CROPS, SHALLOW, scan
-from realnvp.data.labels import cut_labels, find_labels
+from realnvp.data.labels import cut_labels, find_labels, of_crops
 from realnvp.data.photos import digits, photos
 from realnvp.data.prepared import DESCRIPTION, open_splits, read_description, write_dataset
 from realnvp.data.table import table
@@ -164,6 +164,8 @@ def _find(config: DataConfig, seed: int) -> Dataset:
         crop=config.crop,
         resize=config.resize,
     )
+    if config.resize:
+        found.warn_of_lost_pixels(config.resize)
     labels, class_names = None, None
     if config.classes:
         counts = {split: len(each) for split, each in found.splits.items()}
@@ -186,7 +188,7 @@ def _find(config: DataConfig, seed: int) -> Dataset:
         for split, each in pictures.items()
     }
     groups = {split: each.groups.tolist() for split, each in crops.items() if split != "train"}
-    labels = labels and {split: labels[split][each.groups] for split, each in crops.items()}
+    labels = labels and of_crops(labels, crops)
     return dataset(crops, groups, crop=config.crop, labels=labels)
 
 

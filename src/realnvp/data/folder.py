@@ -65,6 +65,17 @@ class Scanned:
     shape: Shape
     """Of an image, or of a crop."""
     levels: int
+    scaled: tuple[Sequence[tuple[int, int]], Sequence[tuple[int, int]]] | None = None
+    """Height and width of each image file before and after `resize`."""
+
+    def warn_of_lost_pixels(self, resize: int) -> None:
+        """Say how many of the pixels a training drops that scales its pictures, if most are."""
+        if self.scaled:
+            warn_of_lost_pixels(
+                f"--resize {resize}",
+                *self.scaled,
+                f"--crop {self.shape[1]} without it trains on pieces at full resolution",
+            )
 
 
 def scan(
@@ -123,13 +134,6 @@ def scan(
         return pixels
 
     found = in_common([path for split in files for path in files[split]], read, crop=crop)
-    if resize:
-        warn_of_lost_pixels(
-            f"--resize {resize}",
-            before,
-            found.sizes,
-            f"--crop {found.shape[1]} without it trains on pieces at full resolution",
-        )
     warn_of_left_out(
         source, [] if source in folders.values() else outside, tops, names, hidden(source)
     )
@@ -140,7 +144,9 @@ def scan(
         splits[split] = (ReadPictures if crop else _images)(
             of_each, partial(_unchanged, load, paths, of_each, found)
         )
-    return Scanned(splits, found.shape, found.levels(levels))
+    return Scanned(
+        splits, found.shape, found.levels(levels), (before, found.sizes) if resize else None
+    )
 
 
 def _scan_arrays(
@@ -459,7 +465,7 @@ def find_split(
     splits: dict[str, Any]
     splits, split = wanted(found.splits, split, source)
     if crop:
-        splits = {split: Crops(splits[split], crop, most=MOST_CROPS)}
+        splits = {name: Crops(each, crop, most=MOST_CROPS) for name, each in splits.items()}
     return Dataset(
         str(source),
         None,

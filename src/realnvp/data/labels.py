@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from realnvp.config.words import listed
-from realnvp.data.dataset import SPLITS, Indices, cut_off
+from realnvp.data.crops import Crops
+from realnvp.data.dataset import SPLITS, Indices, Split, cut_off
 from realnvp.data.folder import image_files, split_entries
 from realnvp.data.prepared import open_npy
 
@@ -40,14 +41,18 @@ def find_labels(source: Path, counts: Mapping[str, int]) -> tuple[Labels, tuple[
 
 
 def labels_among(
-    source: Path, counts: Mapping[str, int], names: Sequence[str]
+    source: Path, splits: Mapping[str, Split], names: Sequence[str]
 ) -> dict[str, Indices] | None:
     """The class of each image of other data than a flow's, among its classes.
 
+    A crop has its picture's class.
     None: there are no labels, or labels of other classes, of which it warns.
     """
+    pictures = {
+        split: each.pictures if isinstance(each, Crops) else each for split, each in splits.items()
+    }
     try:
-        words = _words(source, counts)
+        words = _words(source, {split: len(each) for split, each in pictures.items()})
     except ValueError:
         return None
     texts = {split: [*map(str, each)] for split, each in words.items()}
@@ -58,7 +63,15 @@ def labels_among(
             stacklevel=4,
         )
         return None
-    return _indices(texts, names)
+    return of_crops(_indices(texts, names), splits)
+
+
+def of_crops(labels: Labels, splits: Mapping[str, Split]) -> dict[str, Indices]:
+    """The class of each image, or crop, of each split, by the class of each picture."""
+    return {
+        split: labels[split][each.groups] if isinstance(each, Crops) else labels[split]
+        for split, each in splits.items()
+    }
 
 
 def _indices(

@@ -188,9 +188,9 @@ def _data(
             crop=crop or config.data.crop,
             resize=config.data.resize,
         )
-        if config.data.class_names and not data.crop:
-            counts = {"train" if name == "all" else name: n for name, n in data.counts.items()}
-            labels = labels_among(source, counts, config.data.class_names) or {}
+        if config.data.class_names:
+            splits = {"train" if name == "all" else name: x for name, x in data.splits.items()}
+            labels = labels_among(source, splits, config.data.class_names) or {}
             if (found := labels.get("train" if split == "all" else split)) is not None:
                 data = replace(data, labels={split: found}, class_names=config.data.class_names)
     if (len(data.shape), data.shape[0]) != (len(config.shape), config.shape[0]):

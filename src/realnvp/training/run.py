@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from realnvp.bijections import ActNorm, starting
-from realnvp.config import Config, Kind, TrainConfig, resolve, validate
+from realnvp.config import Config, Kind, TrainConfig, least_parameters, resolve, validate
 from realnvp.config.units import Unit, unit_of
 from realnvp.data import Dataset, find_data, prepare
 from realnvp.data.dataset import SPLITS
@@ -27,6 +27,7 @@ from realnvp.flows.modern import matrices
 from realnvp.flows.vector import standardise
 from realnvp.tools.device import has_bfloat16
 from realnvp.tools.noise import Purpose
+from realnvp.tools.progress import progress
 from realnvp.training.batches import Batches
 from realnvp.training.fine_tune import take_weights
 from realnvp.training.memory import check_memory
@@ -43,6 +44,8 @@ from realnvp.training.sittings import (
     earlier_sittings,
 )
 from realnvp.training.trackers import start_tracker
+
+LARGE = 50_000_000  # parameters, to draw which takes seconds
 
 
 @dataclass
@@ -307,7 +310,9 @@ def _optimizers(flow: Flow, recipe: TrainConfig, *, fused: bool) -> list[torch.o
 
 def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
     """A new flow on the CPU, with the weights of another one where it is named."""
-    flow = build(config)
+    large = least_parameters(config) > LARGE
+    with progress("drawing the flow's first weights", 0, enabled=large):
+        flow = build(config)
     if init_from is not None:
         take_weights(flow, load_flow(init_from), init_from)
     if config.train.recompute:
