@@ -147,6 +147,12 @@ MUTANTS = [
     Mutant(
         "data/labels.py", "labels[split][each.groups] if isinstance(each, Crops) else ", "", CLASSES
     ),
+    Mutant(
+        "evaluation/figures/points.py",
+        "if column.ordered else int(value.argmax())",
+        "if column.ordered else 0",
+        "tests/test_given_columns.py -k drawn",
+    ),
     Mutant("training/calibrate.py", "optimizer.step(loss)", "loss()", CALIBRATED),
     Mutant("training/calibrate.py", "PRIOR_ROWS = 50", "PRIOR_ROWS = 1", CALIBRATED),
     Mutant("training/fit.py", "calibrate(flow, validation, c_validation)", "pass", CALIBRATED),

@@ -16,6 +16,7 @@ from realnvp.cli.main import run
 from realnvp.config.given import GivenColumn
 from realnvp.data import find_data
 from realnvp.data.given import encoded
+from realnvp.evaluation.figures.points import _in_words
 from realnvp.files.card import card
 from realnvp.files.run_dir import RunDir
 
@@ -217,3 +218,19 @@ def test_numbers_of_values() -> None:
     ]
     for column in columns:
         assert GivenColumn.parse(column.name, column.as_text()) == column
+
+
+def test_two_columns_are_drawn_given_three_conditions(tmp_path: Path, capsys: Out) -> None:
+    source = tmp_path / "two.csv"
+    houses(source, n=100)
+    command = ["train", "table", "--data.source", str(source), "--data.given", "city,state"]
+    assert run([*command, *QUICK, "--run-dir", str(tmp_path / "run")]) == 0
+    assert run(["figures", str(tmp_path / "run"), "--only", "conditional", "--arrays"]) == 0
+    log_p = np.load(tmp_path / "run" / "figures" / "conditional-log_p.npy")
+    assert log_p.shape == (3, 200, 200)
+    assert np.isfinite(log_p).all()
+    assert np.abs(log_p[0] - log_p[2]).max() > 0
+    columns = (GivenColumn("city", ("A", "B")), GivenColumn("state", ("poor", "good"), True))
+    assert _in_words((*columns, GivenColumn("area")), np.array([0, 1, 1, 80.25])) == (
+        "city = B, state = good, area = 80.2"
+    )

@@ -68,6 +68,10 @@ SENTENCES = {
         "The paper's figure 1: data and their latents above, samples and theirs below; the "
         "grid shows where f stretches."
     ),
+    "conditional": (
+        "The density of two columns given the condition of three test rows; dots are the test rows "
+        "whose conditions are nearest."
+    ),
     "pairs": "Data and samples in each pair of columns: they should be hard to tell apart.",
     "curves": (
         "The number over training: validation that gets worse while training gets better is "

@@ -36,14 +36,16 @@ POINTS: Figures = {
     "curves": trust.curves,
 }
 ROWS: Figures = {"pairs": points.pairs, "latents": points.latents, "curves": trust.curves}
-PLOTTED = {"latents", "curves", "density", "map", "pairs"}  # by matplotlib
+PLOTTED = {"latents", "curves", "density", "map", "pairs", "conditional"}  # by matplotlib
 
 
 def figures_of(config: Config) -> Figures:
     """What can be drawn: of images, of points of a plane (two columns), of wider tables."""
     if config.kind is Kind.IMAGES:
         return {"classes": paper.classes, **IMAGES} if config.data.classes else IMAGES
-    return POINTS if config.data.shape == (2,) and not config.data.given else ROWS
+    if config.data.shape != (2,):
+        return ROWS
+    return {"conditional": points.conditional, **ROWS} if config.data.given else POINTS
 
 
 class Drawn(NamedTuple):

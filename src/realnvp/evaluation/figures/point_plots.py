@@ -9,6 +9,7 @@ from realnvp.evaluation.figures.grids import Array, Picture
 from realnvp.evaluation.figures.plots import BLUE, ORANGE, plot
 
 MASSES = (0.99, 0.9, 0.7, 0.5, 0.3, 0.1)  # probabilities of the areas that show a density
+AREAS = f"areas of {', '.join(f'{100 * mass:g}' for mass in MASSES)} % of it"
 
 
 def density(
@@ -29,21 +30,38 @@ def density(
     """
 
     def draw(figure: Any) -> None:
-        from matplotlib import colormaps
-
         left, middle, right = figure.subplots(1, 3, sharex=True, sharey=True)
         _dots(left, "data", data, color=BLUE)
         _dots(right, "samples", samples, color=ORANGE)
-        shades = colormaps["Blues"](np.linspace(0.12, 0.95, len(MASSES)))
-        middle.contourf(*axes, log_p, [*edges, max(log_p.max(), edges[-1]) + 1], colors=shades)
-        middle.set_title(
-            f"density: areas of {', '.join(f'{100 * mass:g}' for mass in MASSES)} % of it"
-        )
+        _areas(middle, axes, log_p, edges)
+        middle.set_title(f"density: {AREAS}")
         for panel in (left, middle, right):
             panel.set(xlim=axes[0][[0, -1]], ylim=axes[1][[0, -1]], xlabel=columns[0])
         left.set_ylabel(columns[1])
 
     return plot(11.4, 4.1, draw)
+
+
+def conditional(
+    columns: Sequence[str],
+    axes: Sequence[Array],
+    panels: Sequence[tuple[str, tuple[Array, Array, Array]]],
+) -> Picture:
+    """Densities of two columns given one condition after the other, on common axes.
+
+    panels: a title each, log_p and edges, as of `density`, and rows of near conditions.
+    """
+
+    def draw(figure: Any) -> None:
+        each = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
+        for panel, (title, (log_p, edges, near)) in zip(each, panels, strict=True):
+            _areas(panel, axes, log_p, edges)
+            _dots(panel, title, near, color=ORANGE)
+            panel.set(xlim=axes[0][[0, -1]], ylim=axes[1][[0, -1]], xlabel=columns[0])
+        each[0].set_ylabel(columns[1])
+        figure.supxlabel(f"{AREAS}; dots: test rows whose condition is nearest", fontsize=8)
+
+    return plot(3.8 * len(panels), 4.3, draw)
 
 
 def both_ways(
@@ -150,6 +168,14 @@ def limits(data: Array, beyond: float, *, room: float) -> tuple[Array, Array]:
     low, high = np.quantile(data, [beyond, 1 - beyond], axis=0)
     more = np.where(high > low, room * (high - low), 1.0)
     return low - more, high + more
+
+
+def _areas(panel: Any, axes: Sequence[Array], log_p: Array, edges: Array) -> None:
+    """Fill the smallest areas that hold `MASSES` of a density."""
+    from matplotlib import colormaps
+
+    shades = colormaps["Blues"](np.linspace(0.12, 0.95, len(MASSES)))
+    panel.contourf(*axes, log_p, [*edges, max(log_p.max(), edges[-1]) + 1], colors=shades)
 
 
 def _dots(axes: Any, title: str, points: Array, **colour: Any) -> None:

@@ -1,12 +1,13 @@
 """Figures of a table's run: points where it has two columns, pairs of columns where more."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from realnvp.bijections.precision import float64_like
+from realnvp.config.given import GivenColumn, given_columns
 from realnvp.evaluation import latent
 from realnvp.evaluation.figures import plots, point_plots
 from realnvp.evaluation.figures.grids import Array
@@ -17,22 +18,56 @@ from realnvp.tools.progress import chunks
 
 SHOWN = 3000  # points of each kind
 COLUMNS = 5  # of a wide table that are shown
+QUANTILES = (0.1, 0.5, 0.9)  # of the first given column, whose rows are conditions
 
 
 def density(run: TrainedRun) -> Iterator[Drawing]:
     """Data, samples, and the density as areas that hold so much probability."""
     data, samples = _data(run), _samples(run, 10_000)
-    axes = [np.linspace(low, high, 400) for low, high in zip(*_limits(data), strict=True)]
-    grid = np.stack(np.meshgrid(*axes), -1)
-    log_p = log_probs(run.flow, grid.reshape(-1, 2)).numpy().reshape(grid.shape[:2])
-    # With probability q a sample's density is above the (1 - q)-quantile of samples' densities.
-    edges = np.quantile(
-        log_probs(run.flow, samples).numpy(), [1 - mass for mass in point_plots.MASSES]
-    )
+    axes = _axes(data, 400)
+    log_p, edges = _landscape(run, axes, samples)
     picture = point_plots.density(_names(run), data, samples[:SHOWN], axes, log_p, edges)
     yield Drawing(
         "density", picture, {"data": data, "samples": samples, "log_p": log_p, "edges": edges}
     )
+
+
+def conditional(run: TrainedRun) -> Iterator[Drawing]:
+    """The density given the condition of three test rows: low, middle, high in the first column.
+
+    Dots are the twentieth of the test rows whose conditions are nearest.
+    """
+    data, given = _data(run), _given(run, SHOWN)
+    assert given is not None
+    columns = given_columns(run.config.data.given, run.config.data.given_values)
+    order, axes = np.lexsort(given.T[::-1]), _axes(data, 200)
+    scale = np.where(given.std(0) > 0, given.std(0), 1)
+    panels = list[tuple[str, tuple[Array, Array, Array]]]()
+    for share in QUANTILES:
+        c = given[order[round(share * (len(order) - 1))]]
+        distances = np.square((given - c) / scale).sum(1)
+        near = data[np.argsort(distances, kind="stable")[: max(1, len(data) // 20)]]
+        log_p, edges = _landscape(run, axes, _samples(run, 4_000, given=c), c)
+        panels.append((_in_words(columns, c), (log_p, edges, near)))
+    yield Drawing(
+        "conditional",
+        point_plots.conditional(_names(run), axes, panels),
+        {"log_p": np.stack([log_p for _, (log_p, _, _) in panels])},
+    )
+
+
+def _in_words(columns: Sequence[GivenColumn], numbers: Array) -> str:
+    """'area = 42.7, city = Oslo': a condition by its numbers; three columns at most."""
+    words, place = [], 0
+    for column in columns[:3]:
+        value = numbers[place : place + len(column.numbers)]
+        place += len(column.numbers)
+        if column.texts:
+            text = column.texts[int(value[0]) if column.ordered else int(value.argmax())]
+        else:
+            text = f"{value[0]:.3g}"
+        words.append(f"{column.name} = {text}"[:24])
+    return ", ".join(words) + ", ..." * (len(columns) > 3)
 
 
 def both_ways(run: TrainedRun) -> Iterator[Drawing]:
@@ -121,6 +156,22 @@ def _decode(run: TrainedRun, z: Array) -> Array:
 
 def _rows(points: Tensor, like: Array) -> Array:
     return points.cpu().double().numpy().reshape(like.shape)
+
+
+def _axes(data: Array, count: int) -> list[Array]:
+    """Coordinates of a grid over the data, of each column."""
+    return [np.linspace(low, high, count) for low, high in zip(*_limits(data), strict=True)]
+
+
+def _landscape(
+    run: TrainedRun, axes: list[Array], samples: Array, given: Array | None = None
+) -> tuple[Array, Array]:
+    """log p on a grid, and on the rims of the areas that hold `MASSES` of it."""
+    grid = np.stack(np.meshgrid(*axes), -1)
+    log_p = log_probs(run.flow, grid.reshape(-1, 2), given=given).numpy().reshape(grid.shape[:2])
+    # With probability q a sample's density is above the (1 - q)-quantile of samples' densities.
+    each = log_probs(run.flow, samples, given=given).numpy()
+    return log_p, np.quantile(each, [1 - mass for mass in point_plots.MASSES])
 
 
 def _limits(data: Array) -> tuple[Array, Array]:
