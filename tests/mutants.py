@@ -741,6 +741,12 @@ MUTANTS = [
     Mutant("export.py", "    _name_batch(proto.graph)\n", "", "tests/test_export.py -k onnx_of"),
     Mutant("files/partial.py", "file.flush()", "pass", "tests/test_odd_score.py"),
     Mutant("odd/verdicts.py", "<= detector.false_alarms", "< 0", "tests/test_odd_score.py"),
+    Mutant(
+        "evaluation/figures/odd.py",
+        "max(first + SMALLEST, round(scale * end))",
+        "round(scale * end)",
+        "tests/test_odd_score.py",
+    ),
     Mutant("odd/show.py", "-verdict.score", "verdict.score", "tests/test_odd_score.py"),
     Mutant("evaluation/score.py", "math.prod(shape) / sum(sizes)", "1", "tests/test_odd_score.py"),
     Mutant("odd/conformal.py", "(1 + odder)", "odder", ODD),

@@ -10,6 +10,7 @@ from PIL import Image
 
 import realnvp.evaluation.score
 from realnvp.cli.main import run
+from realnvp.evaluation.figures.odd import HeatMap, heat_map
 from realnvp.files.partial import growing, partial_path
 from realnvp.odd.verdicts import images_for
 from tests.browser import BROWSER, seen_in_browser
@@ -129,6 +130,16 @@ def test_heat_maps_a_sheet_and_a_page(
     page.write_text("somebody's notes")
     assert "was not written by this command" in refused(capsys, *asked)
     assert page.read_text() == "somebody's notes"
+
+
+@pytest.mark.parametrize("left", [2000, 3996])
+def test_a_box_is_seen_in_a_large_picture(left: int) -> None:
+    """Four pixels of 4,000, in the middle or last: a fifth of a pixel as shown."""
+    share = np.ones((400, 4000))
+    picture = np.full((*share.shape, 1), 128, np.uint8)
+    box = (left, left // 10, left + 4, left // 10 + 4)
+    sheet = np.asarray(heat_map(HeatMap("", picture, share, box), side=192))
+    assert (sheet == (0, 200, 255)).all(2).sum() >= 16
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here (Debian package chromium)")

@@ -19,6 +19,7 @@ DECADES = 4
 """From white, a share of 1, to the strongest colour, a share of 10^-4."""
 SIDE = 256  # of the smallest pictures shown
 BAR = 16
+SMALLEST = 6  # of a box, as it is shown
 SOFT = 0.85  # of the colour, over the picture
 
 
@@ -42,14 +43,14 @@ def heat_map(found: HeatMap, *, side: int = SIDE) -> Picture:
     from PIL import Image, ImageDraw
 
     height, width = found.share.shape
-    size = round(side * width / max(height, width)), round(side * height / max(height, width))
+    scale = side / max(height, width)
+    size = max(1, round(scale * width)), max(1, round(scale * height))
     grey = Image.fromarray(np.broadcast_to(found.picture, (height, width, 3)).astype(np.uint8))
     strength = _strength(found.share)[..., None]
     over = (1 - SOFT * strength) * np.asarray(grey) + SOFT * strength * colours(strength[..., 0])
     plain, map_ = grey.resize(size), Image.fromarray(over.astype(np.uint8)).resize(size)
-    left, top, right, bottom = (
-        round(at * size[0] / width) if i % 2 == 0 else round(at * size[1] / height)
-        for i, at in enumerate(found.box)
+    (left, right), (top, bottom) = (
+        _shown(found.box[axis], found.box[axis + 2], scale, size[axis]) for axis in (0, 1)
     )
     ImageDraw.Draw(map_).rectangle((left, top, right - 1, bottom - 1), outline="#00c8ff", width=2)
     panels = beside([plain, map_, _bar(max(size[1], 96))], gap=8)
@@ -64,6 +65,12 @@ def contact_sheet(found: Sequence[HeatMap], *, columns: int = 2, side: int = 192
     cells = [heat_map(one, side=side) for one in found]
     rows = [cells[at : at + columns] for at in range(0, len(cells), columns)]
     return stacked([beside(row) for row in rows], gap=12)
+
+
+def _shown(start: int, end: int, scale: float, length: int) -> tuple[int, int]:
+    """A side of a box on a picture shown at a scale: seen however large the picture is."""
+    first = max(0, min(round(scale * start), length - SMALLEST))
+    return first, max(first + SMALLEST, round(scale * end))
 
 
 def colours(strength: Array) -> Array:
