@@ -153,6 +153,7 @@ MUTANTS = [
         "if column.ordered else 0",
         "tests/test_given_columns.py -k drawn",
     ),
+    Mutant("odd/rows.py", "p <= false_alarms", "p < 0", "tests/test_table.py -k verdicts_on_rows"),
     Mutant("training/calibrate.py", "optimizer.step(loss)", "loss()", CALIBRATED),
     Mutant("training/calibrate.py", "PRIOR_ROWS = 50", "PRIOR_ROWS = 1", CALIBRATED),
     Mutant("training/fit.py", "calibrate(flow, validation, c_validation)", "pass", CALIBRATED),

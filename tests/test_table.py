@@ -591,6 +591,29 @@ def test_columns_can_be_chosen(capsys: Out, tmp_path: Path) -> None:
         assert reason in capsys.readouterr().err
 
 
+def test_verdicts_on_rows(capsys: Out, table_run: Path, tmp_path: Path) -> None:
+    """By the validation rows, or rows of one's own: percentile, p-value, and the oddest."""
+    far = people(30)
+    far[7] += [0.5, 60, 0]
+    new, own = write_csv(tmp_path / "new.csv", far), write_csv(tmp_path / "own.csv", people())
+    result = answer(capsys, "score", table_run, new, "--top", "2", "--false-alarms", "0.05")
+    scores, flow = result["scores"], load_flow(table_run)
+    normal = log_probs(flow, np.load(table_run / "data" / "validation.npy")).numpy()
+    for entry in scores:
+        assert entry["percentile"] == round(100 * (normal > entry["log_prob"]).mean(), 1)
+        p = (1 + (normal <= entry["log_prob"]).sum()) / (len(normal) + 1)
+        assert entry["p_value"] == pytest.approx(p)
+        assert entry["odd"] == (p <= 0.05)
+    assert scores[7]["rank"] == 1
+    assert scores[7]["odd"]
+    assert (result["normal_rows"], result["false_alarms"]) == (40, 0.05)
+    assert run(["score", str(table_run), str(new), "--normal", str(own), "--top", "1"]) == 0
+    out, error = capsys.readouterr()
+    assert out.startswith("path,row,log_prob,rank,percentile,p_value,odd\n")
+    assert "new.csv, row 8: " in error
+    assert "rows odd at a false-alarm rate of at most .01 (400 normal rows)" in error
+
+
 REFUSED: dict[str, tuple[list[str], str]] = {
     "the paper's table": (["table", "RUN"], "RUN: is of a table of numbers"),
     "codecs": (["evaluate", "RUN", "--codecs"], "--codecs: is for images"),

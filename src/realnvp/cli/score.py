@@ -45,7 +45,8 @@ class Score:
     percentile of bits/dim among normal images, score (the lower, the odder), p_value, odd, and the
     box of the oddest place. Images of any size are scored whole.
 
-    Of a table its rows, with the columns path, row, log_prob, rank.
+    Of a table its rows, with the columns path, row, log_prob, rank; with --normal, --false-alarms
+    or --top also percentile, p_value, odd.
 
     Example: realnvp score runs/photos picture.png more-pictures/ --out scores.csv
 
@@ -62,8 +63,8 @@ class Score:
     verdict; else it goes to stdout. Until it is whole, its rows are in FILE.partial.
     """
     normal: Path | None = None
-    """A folder of normal images that training has not seen; when not given, the run's validation
-    images.
+    """A folder of normal images, or a table of normal rows, that training has not seen; when not
+    given, the run's validation split.
     """
     false_alarms: float | None = None
     """The share of normal images that may be called odd; when not given, .01."""
@@ -105,7 +106,7 @@ class Score:
         scores: Any
         facts: dict[str, Any]
         if of_table(flow):
-            scores, facts, last = self._rows(flow), {}, ""
+            scores, facts, last = self._rows(flow)
         elif self._asked():
             scores, facts, last = self._verdicts(flow)
         else:
@@ -129,7 +130,7 @@ class Score:
         if last:
             (say if self.out else note)(last)
         elif usual := known.get(f"validation_{unit.key}"):
-            more = "" if of_table(flow) else "; --top 10 says which of these are odd"
+            more = f"; --top 10 says which of these {unit.things} are odd"
             note(
                 f"realnvp: validation {unit.things} have {usual:.3f} {unit.words} on average{more}"
             )
@@ -178,15 +179,39 @@ class Score:
         )
         return scores, {"fast_error_bits_per_dim": error}
 
-    def _rows(self, flow: "Flow") -> Any:
-        """The scores of a table's rows."""
+    def _rows(self, flow: "Flow") -> tuple[Any, dict[str, Any], str]:
+        """The scores of a table's rows, or verdicts on them, facts, and the last line."""
         from realnvp.evaluation.score import score_rows
+        from realnvp.odd.rows import FALSE_ALARMS, oddest, of_validation, row_verdicts, summary
 
         of_images = {"fast": self.fast, "noise-draws": self.noise_draws != 1, "resize": self.resize}
-        of_images |= dict.fromkeys((name.replace("_", "-") for name in self._asked()), True)
+        of_images |= {name: getattr(self, name) for name in ("heatmaps", "report", "picture")}
         if given := [flag for flag, chosen in of_images.items() if chosen]:
             raise ValueError(f"--{given[0]}: is for images; {self.run} is of a table")
-        return score_rows(flow, self.paths)
+        self._check_top()
+        scores = score_rows(flow, self.paths)
+        if not self._asked():
+            return scores, {}, ""
+        rate = FALSE_ALARMS if self.false_alarms is None else self.false_alarms
+        normal = (
+            [entry.log_prob for entry in score_rows(flow, [self.normal])]
+            if self.normal
+            else of_validation(flow, Path(self.run))
+        )
+        found = row_verdicts(scores, normal, false_alarms=rate)
+        if self.top and not self.json:
+            (say if self.out else note)(oddest(found, self.top))
+        facts = {
+            "odd": sum(entry.odd for entry in found),
+            "false_alarms": rate,
+            "normal_rows": len(normal),
+        }
+        return found, facts, summary(found, len(normal), false_alarms=rate)
+
+    def _check_top(self) -> None:
+        """ValueError: --top is out of range."""
+        if self.top is not None and self.top < 1:
+            raise ValueError(f"--top: must be at least 1, got {self.top}")
 
     def _verdicts(self, flow: "Flow") -> "tuple[list[Verdict], dict[str, Any], str]":
         """The verdicts on image files, facts about them, and the last line."""
@@ -197,8 +222,7 @@ class Score:
         from realnvp.odd.verdicts import Verdict, other_size, summary, too_few, verdict, with_ranks
         from realnvp.tools.progress import progress
 
-        if self.top is not None and self.top < 1:
-            raise ValueError(f"--top: must be at least 1, got {self.top}")
+        self._check_top()
         images = self._opened(flow, self.paths)
         if told := dropped(images):
             note(f"realnvp: {told}")
