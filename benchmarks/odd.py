@@ -25,12 +25,14 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter, zoom
 from scipy.stats import binom
 from sklearn.metrics import roc_auc_score
+from torch.nn import functional as F
 
 import realnvp
 from benchmarks.patches import Array, contestants, patches
 from realnvp.flows.flow import Flow, evaluating
 from realnvp.odd import Detector
-from realnvp.odd.detector import MOST, ODDEST
+from realnvp.odd.detector import SIDE, square_side
+from realnvp.odd.statistics import CELL
 from realnvp.odd.verdicts import images_for
 
 CROP, CROPS = 32, 20_000
@@ -140,9 +142,9 @@ def maps_of(texture: Array, flow: Flow, seed: int) -> dict[str, tuple[Mapper, fl
 
 
 def image_score(oddness: Array) -> float:
-    """Of an image, by the mean of its oddest pixels: as many as the detector takes."""
-    count = min(16 * MOST, int(np.ceil(ODDEST * oddness.size)))
-    return float(np.partition(oddness.ravel(), -count)[-count:].mean())
+    """Of an image, by its oddest square, as large as the detector's."""
+    side = square_side(oddness.size, SIDE * CELL)
+    return float(F.avg_pool2d(torch.from_numpy(oddness)[None].double(), side, stride=1).max())
 
 
 def tiles(picture: Array, side: int, stride: int) -> Array:

@@ -758,14 +758,15 @@ MUTANTS = [
     ),
     Mutant("odd/usual.py", " - cross - cross.T + ", " - ", ODD),
     Mutant("odd/statistics.py", "means[:, :1] + LEAST", "means[:, 1:2] + LEAST", ODD),
-    Mutant("odd/statistics.py", "/ config_of(flow).levels", "* 0", ODD),
     Mutant(
         "odd/usual.py", ".lerp(mean.expand_as(own_mean), own_mean, weight)", ".clone(mean)", ODD
     ),
     Mutant("odd/shares.py", "- self._exponent() * beyond", "", ODD),
     Mutant("odd/statistics.py", "return log_prob + more", "return log_prob", ODD),
     Mutant("odd/statistics.py", "class_log_probs(x).max(", "class_log_probs(x).min(", ODD),
-    Mutant("odd/statistics.py", "in (z, terms, x))", "in (z, terms * 0, x))", ODD),
+    Mutant("odd/statistics.py", "terms[:, :, rows, :width]", "terms[:, :, rows, :width] * 0", ODD),
+    Mutant("odd/detector.py", "flatten(1).amax(1)", "flatten(1).mean(1)", ODD),
+    Mutant("odd/detector.py", "*oddness.shape[1:]", "oddness.shape[2]", ODD),
     Mutant("odd/places.py", "odd.argmax()", "odd.argmin()", ODD),
     Mutant("data/images.py", "mixed + largest // 2", "mixed", READING),
     Mutant("data/images.py", "pixels >> 8", "pixels & 255", READING),

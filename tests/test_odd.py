@@ -15,6 +15,7 @@ from realnvp.flows.flow import Flow, evaluating
 from realnvp.flows.given import Classes
 from realnvp.odd import Detector
 from realnvp.odd.conformal import least_rate, p_values, threshold
+from realnvp.odd.detector import oddness_of_images
 from realnvp.odd.places import box
 from realnvp.odd.shares import Shares
 from realnvp.odd.statistics import CELL, LEAST, WIDTHS, smoothed, statistics
@@ -114,23 +115,18 @@ def test_statistics_are_of_the_pass_that_gives_log_prob(flow: Flow) -> None:
     x = torch.from_numpy(noise(2, 3)).double() + 0.5
     with evaluating(flow):
         log_prob, found = statistics(flow, x, (SIDE, SIDE))
-        z, _ = flow.bijection.forward_map(x)
+        z, terms = flow.bijection.forward_map(x)
         assert torch.allclose(log_prob, flow.log_prob(x), rtol=1e-12)
-    assert found.shape == (2, 5 * len(WIDTHS), SIDE // CELL, SIDE // CELL)
+    assert found.shape == (2, 4 * len(WIDTHS), SIDE // CELL, SIDE // CELL)
     squares = z.float().square()
-    energy, brightness, log_squares = (
+    energy, log_squares, log_scales = (
         torch.nn.functional.avg_pool2d(each.float(), CELL)
-        for each in (squares, x / 256, (squares + LEAST).log())
+        for each in (squares, (squares + LEAST).log(), terms)
     )
     ones = smoothed(torch.ones_like(energy), WIDTHS[0] / CELL)
-    for number, cells in (
-        (0, energy),
-        (1, log_squares),
-        (3, brightness),
-        (4, (energy + LEAST).log()),
-    ):
+    for number, cells in enumerate((energy, log_squares, log_scales, (energy + LEAST).log())):
         expected = smoothed(cells, WIDTHS[0] / CELL) / ones
-        assert torch.allclose(found[:, [number]], expected, atol=1e-6)
+        assert torch.allclose(found[:, [number]], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_flow_given_classes_sees_each_image_given_its_likeliest_class() -> None:
@@ -201,6 +197,16 @@ def test_correlations_are_of_what_is_left_about_the_mean_of_each_place() -> None
     places = 100 * torch.randn(1, 1, 3, 3, dtype=torch.float64)
     normal = places + torch.randn(5000, 2, 3, 3, dtype=torch.float64)
     assert torch.allclose(usual([normal]).whitening, torch.eye(2).double(), atol=0.2)
+
+
+def test_an_image_is_as_odd_as_its_oddest_square() -> None:
+    """As many odd places together are odder than apart; three of a hundred are 2x2."""
+    together, apart = torch.ones(2, 10, 10)
+    together[4:6, 7:9] = 5
+    apart[::5, ::5] = 5
+    assert oddness_of_images(torch.stack([together, apart])).tolist() == [5, 2]
+    wide = torch.ones(1, 1, 1000)
+    assert oddness_of_images(wide).tolist() == [1]
 
 
 def test_beyond_the_oddest_normal_place_the_order_stays() -> None:

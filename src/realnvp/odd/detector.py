@@ -28,8 +28,8 @@ from realnvp.tools.noise import Purpose, generator
 Array = NDArray[Any]
 FITTED = 0.25
 """The share of the normal images that says what is usual; the others calibrate."""
-ODDEST, MOST = 0.03, 36
-"""An image is as odd as the mean of this share of its places, at most so many (24x24 pixels)."""
+ODDEST, SIDE = 0.03, 6
+"""An image is as odd as a square of this share of its places, of at most so many a side."""
 PLACES = 2**22
 """Of so many normal places at most the shares are."""
 
@@ -80,7 +80,7 @@ class Detector:
 
     One pass of the flow gives statistics of each place (`odd/statistics.py`). The further they are
     from the usual, all together (`odd/usual.py`), the odder is the place: what is too likely is
-    odd, too. An image is as odd as its oddest places. A quarter of the normal images says what is
+    odd, too. An image is as odd as its oddest square. A quarter of the normal images says what is
     usual. The others calibrate: p-values are conformal (`odd/conformal.py`), so at most the share
     `false_alarms` of new normal images is called odd, on average over draws of the normal images.
     For that images must be exchangeable, not pixels; the shares in maps describe, they guarantee
@@ -221,7 +221,11 @@ class Detector:
 
 
 def oddness_of_images(oddness: Tensor) -> Tensor:
-    """(B,): how odd each image is: the mean over its oddest places."""
-    places = oddness.flatten(1)
-    count = min(MOST, math.ceil(ODDEST * places.shape[1]))
-    return places.topk(count, dim=1).values.mean(1)
+    """(B,): how odd each image is: the mean over its oddest square of places."""
+    side = min(square_side(oddness[0].numel(), SIDE), *oddness.shape[1:])
+    return F.avg_pool2d(oddness[:, None], side, stride=1).flatten(1).amax(1)
+
+
+def square_side(places: int, most: int) -> int:
+    """Of the square that an image of so many places is judged by."""
+    return min(most, math.ceil(math.sqrt(ODDEST * places)))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from realnvp.flows.flow import Flow, config_of, prior_map
+from realnvp.flows.flow import Flow, prior_map
 from realnvp.flows.given import Classes
 from realnvp.tools.progress import chunks
 
@@ -28,7 +28,6 @@ def statistics(flow: Flow, x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tens
         log z^2         low where an image is too regular
         log energy      of the mean z^2 of a place; high beside log z^2 where few z are large
         log-scales      high where the flow finds an image smooth
-        brightness      of each channel; 1: white
 
     Of a flow given classes, log p is of the mixture, and the pass is given the likeliest class.
 
@@ -40,10 +39,9 @@ def statistics(flow: Flow, x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tens
     height, width = size
     log_prob, parts = z.new_zeros(z.shape[0]), []
     for rows in chunks(height, ROWS):
-        part, part_terms, part_x = (each[:, :, rows, :width] for each in (z, terms, x))
+        part, part_terms = z[:, :, rows, :width], terms[:, :, rows, :width]
         log_prob += (prior_map(flow.prior, part) + part_terms).flatten(1).sum(1)
-        brightness = part_x.float() / config_of(flow).levels
-        parts.append(_cells(part.float(), part_terms.float(), brightness))
+        parts.append(_cells(part.float(), part_terms.float()))
     cells = torch.cat(parts, dim=2)
     inside = torch.ones_like(cells[:1, :1])
     smooth = [
@@ -61,11 +59,11 @@ def _likeliest(flow: Flow, x: Tensor) -> tuple[Tensor | None, Tensor | float]:
     return c, flow.condition.log_priors.to(log_prob)[c] - log_prob
 
 
-def _cells(z: Tensor, terms: Tensor, brightness: Tensor) -> Tensor:
+def _cells(z: Tensor, terms: Tensor) -> Tensor:
     """Means over squares of `CELL` pixels, (B, K, h, w)."""
     squares = z.square().mean(1, keepdim=True)
     log_squares, log_scales = (squares + LEAST).log(), terms.mean(1, keepdim=True)
-    maps = torch.cat([squares, log_squares, log_scales, brightness], dim=1)
+    maps = torch.cat([squares, log_squares, log_scales], dim=1)
     means = F.avg_pool2d(maps, CELL, ceil_mode=True)
     return torch.cat([means, (means[:, :1] + LEAST).log()], dim=1)
 
