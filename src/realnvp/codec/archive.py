@@ -33,7 +33,7 @@ from realnvp.codec.choice import smallest
 from realnvp.codec.chunk import Told, decode
 from realnvp.codec.header import packed, unpacked
 from realnvp.codec.plan import IntegerFlow
-from realnvp.codec.tiles import Tile, count_tiles, tiles_of
+from realnvp.codec.tiles import SIDE, Tile, count_tiles, tiles_of
 from realnvp.config.fields import ModelConfig
 from realnvp.data.dataset import Pixels, Shape
 from realnvp.data.images import MAX_PIXELS
@@ -46,6 +46,8 @@ HEAD = struct.Struct("<7sB32s8sI")
 ENTRY = struct.Struct("<II8s")
 CRC = struct.Struct("<I")
 CHUNK = 2048  # tiles
+DIVIDED = 5  # tiles, in files of at most
+FEW = 128
 MOST_INDEX = 1 << 28  # bytes
 
 
@@ -68,6 +70,8 @@ class Index:
     """Of the pictures' files, with /."""
     given_as: str | None = None
     """What `compress` was given: array, tensor or list."""
+    divided: int | None = None
+    """How many tiles at the start are divided, the very first most."""
 
     def __post_init__(self) -> None:
         for run in self.runs:
@@ -77,6 +81,8 @@ class Index:
             raise ValueError(f"a grid of 2^-{self.bits} for {self.levels} levels")
         if self.channels < 1 or self.divisor < 1 or self.divisor & (self.divisor - 1):
             raise ValueError(f"{self.channels} channels, sides divided by {self.divisor}")
+        if not 0 <= (self.divided or 0) <= 64:
+            raise ValueError(f"{self.divided} divided tiles")
         if self.names is not None and len(self.names) != self.count:
             raise ValueError(f"{len(self.names)} names for {self.count} pictures")
 
@@ -88,9 +94,11 @@ class Index:
     @property
     def tiles(self) -> int:
         """How many tiles they have."""
-        return sum(
+        whole = sum(
             n * count_tiles((c, h, w), self.channels, self.divisor) for c, h, w, n in self.runs
         )
+        first = list(islice(self._whole(), self.divided or 0))
+        return whole - len(first) + sum(1 for _ in self._divided(first))
 
     @property
     def numbers(self) -> int:
@@ -105,9 +113,21 @@ class Index:
 
     def places(self) -> Iterator[tuple[int, Tile]]:
         """Each tile, with the index of its picture."""
+        whole = self._whole()
+        yield from self._divided(islice(whole, self.divided or 0))
+        yield from whole
+
+    def _whole(self) -> Iterator[tuple[int, Tile]]:
         for i, shape in enumerate(self.shapes()):
             for tile in tiles_of(shape, self.channels, self.divisor):
                 yield i, tile
+
+    def _divided(self, whole: Iterable[tuple[int, Tile]]) -> Iterator[tuple[int, Tile]]:
+        """A batch borrows its noise from what is coded before it: so small tiles come first."""
+        for n, (i, tile) in enumerate(whole):
+            side = max(SIDE // (2 if n else 4), self.divisor)
+            for part in tile.divided(side, self.divisor):
+                yield i, part
 
 
 def index_of(
@@ -144,7 +164,8 @@ def index_of(
     few = index.numbers < 100 * 3 * 32 * 32
     # The narrowest level has 29 steps at least.
     deep = max(0, math.ceil(math.log2(config.levels)) - 10)
-    return dataclasses.replace(index, bits=13 + finer - few + deep)
+    divided = DIVIDED if index.tiles <= FEW else None
+    return dataclasses.replace(index, bits=13 + finer - few + deep, divided=divided)
 
 
 def write(
@@ -241,22 +262,20 @@ class Archive:
         """
         coder = self.coder(flow)
         places, shapes = self.index.places(), self.index.shapes()
-        picture: Pixels | None = None
-        at, left, whole = -1, 0, True
+        at, left, whole = -1, 0, True  # left: numbers of the picture
+        picture = np.empty(0, coder.dtype)
         for chunk in self.chunks:
             block = list(islice(places, CHUNK))
             tiles = self._tiles(coder, chunk, [place for _, place in block], told)
             for k, (i, place) in enumerate(block):
                 if i != at:
-                    at, whole, shape = i, True, next(shapes)
-                    left = count_tiles(shape, self.index.channels, self.index.divisor)
-                    picture = np.empty(shape, coder.dtype)
-                assert picture is not None
+                    at, whole, picture = i, True, np.empty(next(shapes), coder.dtype)
+                    left = picture.size
                 if tiles is None:
                     whole = False
                 else:
                     place.paste(tiles[k], picture)
-                left -= 1
+                left -= math.prod(place.shape)
                 if not left:
                     yield picture if whole else None
 
@@ -312,19 +331,17 @@ def flow_digest(flow: Flow) -> bytes:
 
 def _chunks(index: Index, pictures: Iterable[Pixels]) -> Iterator[tuple[list[Tile], list[Pixels]]]:
     """Places and pixels of the tiles, chunk by chunk."""
-    places: list[Tile] = []
-    tiles: list[Pixels] = []
-    for picture, shape in zip(pictures, index.shapes(), strict=True):
-        if picture.shape != shape:
-            raise ValueError(f"a picture of shape {picture.shape} in place of {shape}")
-        for place in tiles_of(shape, index.channels, index.divisor):
-            places.append(place)
+    each, at = zip(pictures, index.shapes(), strict=True), -1
+    places = index.places()
+    while block := list(islice(places, CHUNK)):
+        tiles = []
+        for i, place in block:
+            if i != at:
+                at, (picture, shape) = i, next(each)
+                if picture.shape != shape:
+                    raise ValueError(f"a picture of shape {picture.shape} in place of {shape}")
             tiles.append(place.cut(picture))
-            if len(places) == CHUNK:
-                yield places, tiles
-                places, tiles = [], []
-    if places:
-        yield places, tiles
+        yield [place for _, place in block], tiles
 
 
 def _digest(places: Sequence[Tile], tiles: Sequence[Pixels]) -> bytes:

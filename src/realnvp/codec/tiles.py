@@ -46,6 +46,18 @@ class Tile(NamedTuple):
         missing = [(0, a - b) for a, b in zip(self.padded, self.shape, strict=True)]
         return np.pad(part, missing, mode="edge")
 
+    def divided(self, side: int, divisor: int) -> Iterator["Tile"]:
+        """The tile in parts of this side; smaller ones at the ends.
+
+        divisor: of the sides that the flow takes.
+        """
+        for rows in _parts(self.rows, side):
+            for columns in _parts(self.columns, side):
+                padded = (
+                    -(-(part.stop - part.start) // divisor) * divisor for part in (rows, columns)
+                )
+                yield Tile(self.planes, rows, columns, (self.padded[0], *padded))
+
     def inner(self, tile: Pixels) -> Pixels:
         """The padded tile without the padding."""
         channels, height, width = self.shape
@@ -58,13 +70,9 @@ def tiles_of(picture: Shape, channels: int, divisor: int) -> Iterator[Tile]:
     divisor: of the sides that the flow takes.
     """
     planes, height, width = picture
-    for these in _parts(planes, planes if planes == channels else 1):
-        for rows in _parts(height, max(SIDE, divisor)):
-            for columns in _parts(width, max(SIDE, divisor)):
-                padded = (
-                    -(-(part.stop - part.start) // divisor) * divisor for part in (rows, columns)
-                )
-                yield Tile(these, rows, columns, (channels, *padded))
+    for these in _parts(slice(0, planes), planes if planes == channels else 1):
+        whole = Tile(these, slice(0, height), slice(0, width), (channels, height, width))
+        yield from whole.divided(max(SIDE, divisor), divisor)
 
 
 def count_tiles(picture: Shape, channels: int, divisor: int) -> int:
@@ -74,8 +82,9 @@ def count_tiles(picture: Shape, channels: int, divisor: int) -> int:
     return (1 if planes == channels else planes) * -(-height // side) * -(-width // side)
 
 
-def _parts(length: int, size: int) -> list[slice]:
-    return [slice(i, min(i + size, length)) for i in range(0, length, size)]
+def _parts(whole: slice, size: int) -> list[slice]:
+    ends = [*range(whole.start, whole.stop, size), whole.stop]
+    return [slice(*ends[i : i + 2]) for i in range(len(ends) - 1)]
 
 
 def by_shape(places: Sequence[Tile], wanted: npt.NDArray[np.bool_]) -> list[list[int]]:
