@@ -1,5 +1,6 @@
 """realnvp compress and decompress: pixels, names and folders come back, and nothing else is touched."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from realnvp.cli.main import run
 from realnvp.codec import archive, compress
 from realnvp.codec.archive import Archive, index_of, write
 from realnvp.data import read_image
+from tests.faults.children import Child
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,42 @@ def test_one_picture_and_several_paths(
     assert (tmp_path / "two" / "more" / "grey.bmp").exists()
 
 
+def test_an_interrupted_call_goes_on(saved: Path, pictures: Path, tmp_path: Path) -> None:
+    file, back = tmp_path / "all.rnvp", tmp_path / "back"
+    assert run(["compress", str(saved), str(pictures), "--out", str(file)]) == 0
+    unpack = ["decompress", str(file), "--out", str(back)]
+    assert run(unpack) == 0
+    (back / "0.png").unlink()
+    there = {path: path.stat().st_mtime_ns for path in back.rglob("*.*")}
+    assert run(unpack) == 0
+    assert np.array_equal(read_image(back / "0.png"), read_image(pictures / "0.png"))
+    assert all(path.stat().st_mtime_ns == time for path, time in there.items())
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_time_leaves_no_half_file(
+    saved: Path, pictures: Path, tmp_path: Path
+) -> None:
+    file, back, random = tmp_path / "all.rnvp", tmp_path / "back", np.random.default_rng(0)
+    pack = ["compress", saved, pictures, "--out", file]
+    unpack = ["decompress", file, "--out", back]
+    for command, made in ((pack, file), (unpack, back)):
+        whole = Child(command, tmp_path / "log").succeed()
+        for _ in range(4):
+            shutil.rmtree(made) if made.is_dir() else made.unlink()
+            Child(command, tmp_path / "log").kill(random.uniform(0.2, 1) * whole)
+            written = [path for path in tmp_path.rglob("[!.]*") if path.is_relative_to(made)]
+            for path in written:
+                if path == file:
+                    assert run(["compress", "--check", str(file)]) == 0
+                elif path.is_file():
+                    original = pictures / path.relative_to(back)
+                    original = original if original.exists() else original.with_suffix("")
+                    assert np.array_equal(read_image(path), read_image(original))
+            Child(command, tmp_path / "log").succeed()
+            assert not list(tmp_path.rglob(".*.tmp"))
+
+
 def test_nothing_is_replaced(saved: Path, pictures: Path, tmp_path: Path, capsys: Out) -> None:
     file, back = tmp_path / "all.rnvp", tmp_path / "back"
     assert run(["compress", str(saved), str(pictures), "--out", str(file)]) == 0
@@ -112,6 +150,7 @@ def test_damage_costs_the_pictures_in_it_and_names_them(
     saved: Path, pictures: Path, tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(archive, "CHUNK", 2)
+    monkeypatch.setattr(archive, "DIVIDED", 0)  # a tile for each picture
     file, back = tmp_path / "all.rnvp", tmp_path / "back"
     assert run(["compress", str(saved), str(pictures), "--out", str(file)]) == 0
     with file.open("r+b") as opened:

@@ -14,13 +14,20 @@ from realnvp.files.saved import BESIDE, FILES, WEIGHTS, load_model, locate, save
 from realnvp.flows.flow import Flow, config_of
 
 
-def share(run: str | Path, folder: str | Path, *, licence: str | None = None) -> dict[str, Any]:
+def share(
+    run: str | Path,
+    folder: str | Path,
+    *,
+    licence: str | None = None,
+    sources: str | None = None,
+) -> dict[str, Any]:
     """Write a folder to share: the run's evaluated model, facts and a card; returns the facts.
 
     The facts are its evaluation, commands as they were typed, and environment. data.source, a path
     of this machine, stays behind.
 
     licence: an identifier as the Hub has them, such as mit.
+    sources: where the training data come from, and their licences.
     ValueError: the run was not evaluated on its test split, or the folder holds anything but an
     earlier saved flow, which is replaced.
     """
@@ -39,7 +46,7 @@ def share(run: str | Path, folder: str | Path, *, licence: str | None = None) ->
             name: value for name, value in fields_of(sittings[-1]).items() if name != "command"
         },
         "licence": licence,
-    }
+    } | ({"sources": sources} if sources else {})
     save_flow(flow, folder, facts=facts)
     return facts
 

@@ -43,8 +43,8 @@ RunDir = Annotated[
     tyro.conf.Positional,
     tyro.conf.arg(
         metavar="RUN",
-        help="A run directory, a saved flow's folder, photos-small, digits-small, or its id on "
-        "the Hub.",
+        help="A run directory, a saved flow's folder, photos-small or another "
+        "flow of the package, or an id on the Hub.",
     ),
 ]
 Background = Annotated[

@@ -34,13 +34,15 @@ class Share:
     ]
     licence: str | None = None
     """Of the weights, as the Hub names it: mit, cc-by-4.0, ..."""
+    sources: str | None = None
+    """Where the training data come from, and their licences: a line of the card."""
     json: Json = False
 
     def __call__(self) -> int:
         from realnvp.evaluation.record import current_evaluation
         from realnvp.hub import share
 
-        facts = share(self.run, self.folder, licence=self.licence)
+        facts = share(self.run, self.folder, licence=self.licence, sources=self.sources)
         size = sum(path.stat().st_size for path in self.folder.iterdir())
         if self.json:
             print_json({"folder": str(self.folder), "bytes": size, "facts": facts})

@@ -41,7 +41,7 @@ class Train:
     run_dir: Path | None = None
     """Where everything goes; runs/PRESET when not given, with --config the folder of that file."""
     init_from: str | None = None
-    """Fine-tuning: a run, saved flow, photos-small, digits-small or an id on the Hub. The training
+    """Fine-tuning: a run, saved flow, flow of the package or an id on the Hub. The training
     starts with its weights, and has its model.
     """
     print_config: Flag = False

@@ -143,27 +143,40 @@ def decompress_files(archive: Archive, flow: Flow, out: Path | None) -> list[str
 
     out: the folder. None: decode and compare only.
 
-    Returns the names of the pictures that are lost to damage. ValueError: a file is there already,
-    or a name leads out of the folder.
+    Pictures that are there already, as an interrupted call leaves them, stay.
+
+    Returns the names of the pictures that are lost to damage. ValueError: another file is in a
+    picture's place, or a name leads out of the folder.
     """
     check_flow(flow)
     names = archive.index.names or []
     if len({lossless_name(name) for name in names}) < len(names):
         raise DamagedError(f"{archive.name}: holds two pictures with one name")
-    for name in _names(archive):
-        if (target := _target(out or Path(), name, archive)).exists() and out:
-            raise ValueError(f"--out: {target} exists already")
+    targets = [_target(out or Path(), name, archive) for name in _names(archive)]
+    present = {target for target in targets if out and target.exists()}
     lost: list[str] = []
-    with progress("tile", archive.index.tiles) as report:
-        pictures = archive.pictures(flow, counted(report))
-        for name, picture in zip(_names(archive), pictures, strict=True):
+    with progress("tile", archive.index.tiles * (2 if present else 1)) as report:
+        told = counted(report)
+        if present:  # before anything is written
+            for target, picture in zip(targets, archive.pictures(flow, told), strict=True):
+                if target in present and picture is not None and not _holds(target, picture):
+                    raise ValueError(f"--out: {target} exists already")
+        pictures = archive.pictures(flow, told)
+        for name, target, picture in zip(_names(archive), targets, pictures, strict=True):
             if picture is None:
                 lost.append(name)
-            elif out:
-                target = _target(out, name, archive)
+            elif out and target not in present:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 atomic_save(target, partial(_save, picture, target))
     return lost
+
+
+def _holds(file: Path, picture: Pixels) -> bool:
+    """Whether a file holds this picture, (C, H, W)."""
+    try:
+        return np.array_equal(np.moveaxis(read_image(file), -1, 0), picture)
+    except (OSError, ValueError):
+        return False
 
 
 def _names(archive: Archive) -> Iterator[str]:

@@ -126,6 +126,7 @@ def _rows(
         ),
         ("steps", _text(facts["step"]) if "step" in facts else ""),
         ("made with", _text(", ".join(f"{name} {number}" for name, number in versions.items()))),
+        ("sources of the data", _text(facts.get("sources") or "")),
         ("licence", _text(facts.get("licence") or "not stated: ask whoever shares it")),
     ]
     return [(name, words) for name, words in rows if words]

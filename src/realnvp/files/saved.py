@@ -38,7 +38,7 @@ def shipped() -> list[str]:
 def locate(where: str | Path) -> Path:
     """The folder of a flow: a path that exists, a shipped flow, or a download from the Hub.
 
-    where: a path; photos-small, digits-small; user/name or user/name@revision. It is looked for in
+    where: a path; a name as photos-small; user/name or user/name@revision. It is looked for in
     this order, and on the Hub only where there is no folder `user`.
     ValueError says what was tried.
     """
@@ -108,6 +108,7 @@ def save_flow(
         evaluation: what RUN/evaluation.json holds,
         commands: a list of texts,
         licence: an identifier as the Hugging Face Hub has them, such as mit,
+        sources: where the training data come from,
         environment and step.
     detector: a `realnvp.odd.Detector` fitted with the flow, which `Detector.load` reads.
     A flow of your own parts has no configuration: its weights are kept, and the names of its
@@ -169,7 +170,7 @@ def load_flow(
     """Load a flow; it is in eval mode, on the CPU.
 
     where: a run directory or a folder that `save_flow` wrote; the name of a flow inside this
-        package, photos-small or digits-small; an id on the Hugging Face Hub, user/name or
+        package, such as photos-small; an id on the Hugging Face Hub, user/name or
         user/name@revision. In this order.
     which: of a run, best has the lowest validation bits/dim, last is of the last evaluation or
         stop. Both have batch norm's moments re-estimated. Before the first evaluation best is the
