@@ -888,7 +888,12 @@ MUTANTS = [
         CODEC,
     ),
     Mutant("codec/chunk.py", "needed *= 4 / 3", "raise", CODEC),
-    Mutant("codec/choice.py", "need = RESERVE * max(have, need)", "raise", CODEC),
+    Mutant(
+        "codec/choice.py",
+        "need = RESERVE * max(have, need, coder.noise_bits(tiles[first]))",
+        "raise",
+        CODEC,
+    ),
     Mutant(
         "codec/archive.py",
         "tiles if _digest(places, tiles) == chunk.digest else None",
