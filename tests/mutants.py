@@ -154,6 +154,12 @@ MUTANTS = [
         "tests/test_given_columns.py -k drawn",
     ),
     Mutant("odd/rows.py", "p <= false_alarms", "p < 0", "tests/test_table.py -k verdicts_on_rows"),
+    Mutant(
+        "sklearn/given.py",
+        "columns <= MOST_SPLINES",
+        "columns < MOST_SPLINES - 1",
+        "tests/test_regression.py -k few_targets",
+    ),
     Mutant("training/calibrate.py", "optimizer.step(loss)", "loss()", CALIBRATED),
     Mutant("training/calibrate.py", "PRIOR_ROWS = 50", "PRIOR_ROWS = 1", CALIBRATED),
     Mutant("training/fit.py", "calibrate(flow, validation, c_validation)", "pass", CALIBRATED),

@@ -15,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import realnvp
+from realnvp.bijections import AffineCoupling, SplineCoupling
 from realnvp.sklearn import RealNVPClassifier, RealNVPRegressor
 
 Array = NDArray[np.float64]
@@ -100,6 +101,24 @@ def test_several_targets_depend_on_each_other() -> None:
     assert several.score_samples(x[:5]).shape == (5,)
     with pytest.raises(ValueError, match="y: has 1 targets, but `fit` had 2"):
         several.score_samples(x, y[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("targets", "chosen", "kind", "count"),
+    [
+        (2, {}, SplineCoupling, 4),
+        (4, {}, AffineCoupling, 8),
+        (2, {"coupling": "affine"}, AffineCoupling, 8),
+        (4, {"coupling": "spline", "num_couplings": 2}, SplineCoupling, 2),
+    ],
+)
+def test_few_targets_are_splines(
+    targets: int, chosen: dict[str, Any], kind: type, count: int
+) -> None:
+    random = np.random.default_rng(0)
+    model = RealNVPRegressor(width=4, num_blocks=1, max_iter=1, random_state=0, **chosen)
+    flow = model.fit(random.standard_normal((40, 2)), random.standard_normal((40, targets))).flow_
+    assert sum(type(layer) is kind for layer in flow.modules()) == count
 
 
 def test_grid_search_and_pipeline() -> None:

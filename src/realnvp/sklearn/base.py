@@ -41,11 +41,11 @@ class FlowEstimator(BaseEstimator):
     def __init__(
         self,
         *,
-        num_couplings: int = 8,
+        num_couplings: int | None = 8,
         width: int = 64,
         num_blocks: int = 2,
         frequency: float = 6.0,
-        coupling: Literal["affine", "additive", "spline"] = "affine",
+        coupling: Literal["affine", "additive", "spline"] | None = "affine",
         learning_rate: float = 5e-3,
         max_iter: int = 1000,
         batch_size: int = 256,
@@ -84,7 +84,7 @@ class FlowEstimator(BaseEstimator):
         seed = self._seed()
         flow = vector_flow(
             x.shape[1],
-            **{name: getattr(self, name) for name in ARCHITECTURE},
+            **self._architecture(x.shape[1]),
             **condition,
             seed=seed,
         )
@@ -106,6 +106,10 @@ class FlowEstimator(BaseEstimator):
         self.flow_ = flow.double()
         self.n_iter_, self.best_iter_ = len(result.loss), result.best_step
         self.loss_curve_, self.validation_scores_ = result.loss, result.validation
+
+    def _architecture(self, columns: int) -> dict[str, Any]:
+        """What `vector_flow` takes, of a flow of so many columns."""
+        return {name: getattr(self, name) for name in ARCHITECTURE}
 
     def _rows(self, X: Any) -> Array:
         """(N, D): checked rows, for an estimator that is fitted."""

@@ -21,6 +21,10 @@ LATENTS = 256
 """How many z stand for p(y | x) of several targets, for means and quantiles."""
 
 
+MOST_SPLINES = 3
+"""Targets up to which splines are more likely than affine couplings in equal time."""
+
+
 class RealNVPRegressor(RegressorMixin, FlowEstimator):
     """The density of y given x: means, quantiles, intervals, samples and exact log-densities.
 
@@ -32,7 +36,9 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
     Parameters
     ----------
     num_couplings, width, num_blocks, frequency, coupling
-        As of `realnvp.vector_flow`. One target takes one network, whatever num_couplings is.
+        As of `realnvp.vector_flow`. One target takes one network, whatever num_couplings is. None:
+        four splines for up to three targets, which bend where affine couplings cannot; else eight
+        affine couplings.
     learning_rate, max_iter, batch_size
         Adam's learning rate, which falls to 0 over max_iter steps, and the rows of a step. Tens of
         thousands of rows gain by thousands of steps.
@@ -61,11 +67,11 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
     def __init__(
         self,
         *,
-        num_couplings: int = 8,
+        num_couplings: int | None = None,
         width: int = 64,
         num_blocks: int = 2,
         frequency: float = 6.0,
-        coupling: Literal["affine", "additive", "spline"] = "affine",
+        coupling: Literal["affine", "additive", "spline"] | None = None,
         learning_rate: float = 5e-3,
         max_iter: int = 1000,
         batch_size: int = 256,
@@ -122,6 +128,14 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
         _warn_of_targets(rows, noise=self.noise)
         self._fit(rows, given, given=given.shape[1], calibrated=True)
         return self
+
+    def _architecture(self, columns: int) -> dict[str, Any]:
+        chosen = super()._architecture(columns)
+        if self.coupling is None:
+            chosen["coupling"] = "spline" if columns <= MOST_SPLINES else "affine"
+        if self.num_couplings is None:
+            chosen["num_couplings"] = 4 if chosen["coupling"] == "spline" else 8
+        return chosen
 
     def predict(self, X: Any) -> Array:
         """(N,) or (N, K): the mean of y given each row."""
