@@ -911,7 +911,9 @@ MUTANTS = [
     Mutant("codec/archive.py", "if flow_digest(flow) != self.flow_digest:", "if False:", CODEC),
     Mutant("codec/archive.py", "if value != usual[name]", "", CODEC),
     Mutant("codec/files.py", 'or ".." in path.parts', "", COMPRESS),
-    Mutant("codec/files.py", ".exists() and out:", ".exists() and not out:", COMPRESS),
+    Mutant(
+        "codec/files.py", "if out and target.exists()", "if not out and target.exists()", COMPRESS
+    ),
     Mutant("codec/tiles.py", 'mode="edge"', 'mode="constant"', CODEC),
     Mutant("evaluation/score.py", "min(CHUNK, NUMBERS // max(sizes))", "CHUNK", WHOLE),
     Mutant("evaluation/score.py", "report(first + number, f", "report(number, f", WHOLE),
