@@ -12,13 +12,16 @@ One's own kind of pictures: the right halves of three textures of scikit-image, 
 one core on the left halves:
 
     python -m benchmarks.codec --halves halves
-    for name in gravel brick grass; do
-        OMP_NUM_THREADS=1 taskset -c 0 realnvp train images-modern --data.source halves/$name \\
+    train() {  # NAME, and more flags
+        OMP_NUM_THREADS=1 taskset -c 0 realnvp train images-modern --data.source halves/$1 \\
             --data.crop 32 --data.flip --model.num-scales 3 --model.width 32 --model.growth 1.5 \\
             --model.dequantisation variational --train.batch-size 16 --train.decay 0.6 \\
-            --train.eval-every 200 --train.max-minutes 10 --threads 1 --run-dir halves/runs/$name
-        python -m benchmarks.codec --flow halves/runs/$name --pictures halves/$name/test
-    done
+            --train.eval-every 200 --train.max-minutes 10 --threads 1 --run-dir halves/runs/$*
+        python -m benchmarks.codec --flow halves/runs/$1 --pictures halves/$1/test
+    }
+    train gravel --data.turn --train.muon-weight-decay 0.3
+    train grass --data.turn --train.muon-weight-decay 0.3
+    train brick
 """
 
 import argparse
