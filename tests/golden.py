@@ -43,7 +43,7 @@ TRAININGS = {
         ModelConfig("vector", num_couplings=2, width=6, num_blocks=1, frequency=6.0),
     ),
 }
-SHIPPED = ("photos-small", "digits-small")
+SHIPPED = ("photos-small", "digits-small", "photographs")
 
 
 def config(name: str, source: Path | None) -> Config:
