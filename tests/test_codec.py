@@ -251,8 +251,15 @@ def test_convolutions_that_do_more_than_add_are_found(monkeypatch: pytest.Monkey
     def rounded(x: Tensor, *how: Any, **more: Any) -> Tensor:
         return plain(x, *how, **more) * (1 + 1e-7 * (x.dtype == torch.float32))
 
-    monkeypatch.setattr(exact.F, "conv2d", rounded)
-    assert exact.sum_type() == torch.float64
+    def shortened(x: Tensor, weight: Tensor, **how: Any) -> Tensor:
+        if weight.dtype == torch.float32:  # to the 11 bits of TF32
+            mantissa, exponent = torch.frexp(weight)
+            weight = torch.ldexp((mantissa * 2**11).round() / 2**11, exponent)
+        return plain(x, weight, **how)
+
+    for conv2d in (rounded, shortened):
+        monkeypatch.setattr(exact.F, "conv2d", conv2d)
+        assert exact.sum_type() == torch.float64
 
 
 def test_what_stands_for_silu_and_asinh() -> None:
@@ -530,6 +537,11 @@ def test_the_flow_is_named_by_weights_and_choices(modern: Flow) -> None:
     next(other.parameters()).data.view(-1)[0] += 1e-3
     with pytest.raises(ValueError, match=r"data: needs another flow"):
         decompress(other, data)
+
+
+def test_flows_of_bfloat16_code_too() -> None:
+    flow, images = flow_of(MODELS["modern"], (3, 8, 8)).bfloat16(), smooth(2, 3, 8, 8)
+    assert np.array_equal(decompress(flow, compress(flow, images)), images)
 
 
 def test_other_integers_are_refused(modern: Flow, monkeypatch: pytest.MonkeyPatch) -> None:

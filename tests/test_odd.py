@@ -218,6 +218,21 @@ def test_beyond_the_oddest_normal_place_the_order_stays() -> None:
     assert found[2] > found[3] > found[4] > 0
 
 
+def test_places_of_infinite_oddness_have_a_share() -> None:
+    for normal in ([1.0, 2.0, torch.inf, torch.inf], [torch.inf], [1.0]):
+        found = Shares.of_places(torch.tensor(normal)).among_normal(
+            torch.tensor([1.0, 2.0, torch.inf])
+        )
+        assert found.isfinite().all()
+        assert found[0] >= found[1] >= found[2]
+
+
+def test_what_is_usual_follows_the_statistics_to_their_device() -> None:
+    known = usual([torch.randn(5, 8, 2, 2, generator=torch.Generator().manual_seed(0))])
+    for side in (2, 3):
+        assert known.oddness(torch.zeros(4, 8, side, side, device="meta")).shape == (4, side, side)
+
+
 def test_saved_beside_the_flow(detector: Detector, tmp_path: Path) -> None:
     save_flow(detector.flow, tmp_path / "flow", detector=detector)
     again = Detector.load(tmp_path / "flow")
@@ -230,6 +245,11 @@ def test_saved_beside_the_flow(detector: Detector, tmp_path: Path) -> None:
     (tmp_path / "again" / "detector.json").write_text("{}")
     with pytest.raises(DamagedError, match=r"detector\.json"):
         Detector.load(tmp_path / "again")
+    later = Detector(detector.flow)
+    later.fitted_ = detector.fitted_._replace(places=usual([torch.ones(2, 10, 8, 8)]))
+    later.save(tmp_path / "later")
+    with pytest.raises(DamagedError, match=r"detector\.safetensors: .* fit the detector again"):
+        Detector.load(tmp_path / "later")
     save_flow(detector.flow, tmp_path / "plain")
     with pytest.raises(ValueError, match="no detector beside this flow"):
         Detector.load(tmp_path / "plain")

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import torch
 
 from realnvp.codec.choice import smallest
 from realnvp.codec.chunk import Told, decode
@@ -324,8 +325,11 @@ def flow_digest(flow: Flow) -> bytes:
     model = json.dumps([config.shape[0], config.levels, chosen], sort_keys=True)
     found = hashlib.sha256(model.encode())
     for name, tensor in sorted(flow.state_dict().items()):
-        array = tensor.numpy(force=True)
-        found.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+        kind = str(tensor.dtype).removeprefix("torch.")
+        content = (
+            tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()
+        )  # no bfloat16 in numpy
+        found.update(f"{name} {kind} {tuple(tensor.shape)}".encode() + content.tobytes())
     return found.digest()
 
 

@@ -47,17 +47,22 @@ def from_files(files: Mapping[str, bytes], folder: Path) -> "tuple[Settings, Fit
     """The settings and what was fitted; DamagedError names a file that holds something else."""
     from realnvp.odd.detector import Fitted
     from realnvp.odd.shares import Shares
+    from realnvp.odd.statistics import STATISTICS
     from realnvp.odd.usual import Usual
 
+    again = "it is of another version of realnvp: fit the detector again"
     with damaged_if_invalid():
         settings = parse_record(Settings, files[SETTINGS], folder / SETTINGS)
     tensors = read_tensors(files[NUMBERS], folder / NUMBERS)
     try:
+        places = Usual(*(tensors[f"places.{name}"] for name in Usual._fields))
+        if places.mean.ndim != 3 or places.whitening.shape != (STATISTICS, STATISTICS):
+            raise DamagedError(f"{folder / NUMBERS}: has other statistics; {again}")
         return settings, Fitted(
-            Usual(*(tensors[f"places.{name}"] for name in Usual._fields)),
+            places,
             Shares(tensors["shares.log_oddness"], tensors["shares.log_share"]),
             tensors["normal.bits_per_dim"].numpy(),
             tensors["normal.scores"].numpy(),
         )
     except KeyError as error:
-        raise DamagedError(f"{folder / NUMBERS}: lacks {error.args[0]}") from None
+        raise DamagedError(f"{folder / NUMBERS}: lacks {error.args[0]}; {again}") from None

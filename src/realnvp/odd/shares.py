@@ -9,8 +9,8 @@ from torch import Tensor
 QUANTILES = 1024
 """How many are kept, the more the nearer to the odd end."""
 STEEPEST = 8.0
-LEAST = 1e-6
-"""What is less odd counts as this odd."""
+LEAST, MOST = 1e-6, 1e30
+"""What is less or more odd counts as this odd."""
 
 
 class Shares(NamedTuple):
@@ -23,7 +23,7 @@ class Shares(NamedTuple):
     @classmethod
     def of_places(cls, oddness: Tensor) -> Self:
         """Of the oddness of normal places, (n,)."""
-        ordered = oddness.double().clamp(min=LEAST).sort(descending=True).values
+        ordered = oddness.double().clamp(LEAST, MOST).sort(descending=True).values
         count = len(ordered)
         # How many places are odder: 0, 1, 2 ..., and of many ever fewer.
         odder = torch.logspace(0, 1, QUANTILES, base=count, dtype=torch.float64) - 1
@@ -37,7 +37,7 @@ class Shares(NamedTuple):
         Beyond the oddest normal place it goes on as a power of oddness, whose exponent is that of
         the oddest hundredth, `STEEPEST` at most: so what is far out is still ranked.
         """
-        x, known = oddness.clamp(min=LEAST).log(), self.log_oddness.to(oddness)
+        x, known = oddness.clamp(LEAST, MOST).log(), self.log_oddness.to(oddness)
         right = torch.searchsorted(known, x.contiguous()).clamp(1, len(known) - 1)
         left = right - 1
         step = (known[right] - known[left]).clamp(min=1e-9)

@@ -14,6 +14,8 @@ CELL = 4
 """Side of a place, in pixels."""
 WIDTHS = (4.0, 8.0)
 """Standard deviations, in pixels, of the Gaussians that statistics are smoothed by."""
+STATISTICS = 4 * len(WIDTHS)
+"""Of each place: K."""
 ROWS = 256
 """Of an image, at once: so little memory is needed for large ones. A multiple of `CELL`."""
 LEAST = 0.01

@@ -31,7 +31,8 @@ class Usual(NamedTuple):
         over all places.
         """
         fits = self.mean.shape[-2:] in (statistics.shape[-2:], (1, 1))
-        mean, deviation, whitening = self if fits else self.over_places()
+        known = self if fits else self.over_places()
+        mean, deviation, whitening = (each.to(statistics.device) for each in known)
         away = torch.einsum("jk,bkhw->bjhw", whitening, (statistics - mean) / deviation)
         return away.square().mean(1).sqrt().nan_to_num(torch.inf)
 
