@@ -577,7 +577,7 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], Argv], list[str]]] = {
     ),
     "evaluate without the data": (
         lambda t, r: ["evaluate", of_images(t)],
-        ["data: the data that it was trained on"],
+        ["data: the data that it was trained on", "--data.source DIR"],
     ),
     "evaluate a draw of none": (
         lambda t, r: ["evaluate", r, "--noise-draws", "0"],

@@ -263,7 +263,7 @@ def splits_of_run(run_dir: Path, config: Config, *, verify: Iterable[str] = ()) 
     verify: the splits whose checksums are compared.
 
     Sets that come with their packages are made anew where the run has none: for shared flows.
-    ValueError if they are not there any more, DamagedError if the run's copy of them has changed.
+    ValueError if they are not there, DamagedError if the run's copy of them has changed.
     """
     if prepared := _prepared_source(config.data):
         found = open_splits(
@@ -275,7 +275,8 @@ def splits_of_run(run_dir: Path, config: Config, *, verify: Iterable[str] = ()) 
             found = find_data(config.data, seed=config.seed)
             return replace(found, splits={name: split[:] for name, split in found.splits.items()})
         raise ValueError(
-            f"{run_dir / 'data'}: the data that it was trained on are not there any more"
+            f"{run_dir / 'data'}: the data that it was trained on are not here; "
+            "evaluate --data.source DIR measures it on others"
         )
     with damaged_if_invalid():
         return _with_classes(open_splits(run_dir / "data", verify=verify), config.data)

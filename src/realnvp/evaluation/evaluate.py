@@ -209,7 +209,7 @@ def _other_splits(source: Path, run: Path, config: Config, split: str) -> Datase
     splits = open_splits(source, held_out=config.data.held_out, seed=config.seed, verify=[split])
     try:
         own = splits_of_run(run, config)
-    except (ValueError, DamagedError):  # not there any more
+    except (ValueError, DamagedError):  # not there
         return splits
     if own.name == splits.name and own.version != splits.version:
         warnings.warn(
