@@ -317,7 +317,8 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         str(folder / "each.py"),
         str(folder),
     ]
-    subprocess.run([sys.executable, *launch], check=True, capture_output=True, timeout=600)
+    ran = subprocess.run([sys.executable, *launch], capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr[-3000:]
     return folder
 
 
