@@ -162,3 +162,19 @@ def test_a_folder_is_no_onnx_file(
 ) -> None:
     assert run(["export", str(run_dir), "--onnx", str(tmp_path)]) == 2
     assert f"--onnx: {tmp_path} is a folder" in capsys.readouterr().err
+
+
+def test_a_program_of_one_column_given_others() -> None:
+    """Splines, and a last map that is calibrated, of any number of rows."""
+    flow = realnvp.vector_flow(1, given=2, num_couplings=2, width=8, calibrated=True).double()
+    program = export_program(flow)
+    x, given = torch.randn(5, 1).double(), torch.randn(5, 2).double()
+    with torch.no_grad():
+        assert program.module()(x, given).equal(flow.eval().log_prob(x, given=given))
+
+
+def test_a_program_of_spline_couplings() -> None:
+    flow = realnvp.vector_flow(3, coupling="spline", num_couplings=2, width=8).double()
+    x = torch.randn(5, 3).double()
+    with torch.no_grad():
+        assert export_program(flow).module()(x).allclose(flow.eval().log_prob(x), rtol=1e-12)

@@ -103,7 +103,7 @@ class SplineCoupling(Bijection):
 
     def _predict(self, x: Tensor, given: Tensor | None) -> tuple[Tensor, BentLine]:
         mask = self.mask(x.shape, x.device)
-        numbers = _of_kept_part(self.net, x, mask, given).reshape(len(x), -1, *x.shape[1:])
+        numbers = _of_kept_part(self.net, x, mask, given).reshape(x.shape[0], -1, *x.shape[1:])
         return mask, BentLine.of(numbers.movedim(1, -1), self.bound)
 
 
@@ -140,7 +140,7 @@ class Elementwise(Bijection):
         numbers = in_the_networks_dtype(
             self.net, zeros, zeros.new_zeros((), dtype=torch.bool), given
         )
-        shared = numbers.reshape(len(x), -1, x.shape[1], *[1] * (x.ndim - 2))
+        shared = numbers.reshape(x.shape[0], -1, x.shape[1], *[1] * (x.ndim - 2))
         return BentLine.of(shared.movedim(1, -1), self.bound)
 
 
