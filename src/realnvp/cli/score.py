@@ -183,7 +183,8 @@ class Score:
     def _rows(self, flow: "Flow") -> tuple[Any, dict[str, Any], str]:
         """The scores of a table's rows, or verdicts on them, facts, and the last line."""
         from realnvp.evaluation.score import score_rows
-        from realnvp.odd.rows import FALSE_ALARMS, oddest, of_validation, row_verdicts, summary
+        from realnvp.odd.conformal import FALSE_ALARMS
+        from realnvp.odd.rows import oddest, of_validation, row_verdicts, summary
 
         of_images = {"fast": self.fast, "noise-draws": self.noise_draws != 1, "resize": self.resize}
         of_images |= {name: getattr(self, name) for name in ("heatmaps", "report", "picture")}
@@ -271,11 +272,12 @@ class Score:
         """A detector fitted to normal images."""
         from realnvp.flows.fast import fast
         from realnvp.odd import Detector
+        from realnvp.odd.conformal import FALSE_ALARMS
         from realnvp.tools.progress import progress
 
         detector = Detector(
             fast(flow) if self.fast else flow,
-            false_alarms=0.01 if self.false_alarms is None else self.false_alarms,
+            false_alarms=FALSE_ALARMS if self.false_alarms is None else self.false_alarms,
             noise_draws=self.noise_draws,
             seed=self.seed,
         )

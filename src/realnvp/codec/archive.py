@@ -326,9 +326,8 @@ def flow_digest(flow: Flow) -> bytes:
     found = hashlib.sha256(model.encode())
     for name, tensor in sorted(flow.state_dict().items()):
         kind = str(tensor.dtype).removeprefix("torch.")
-        content = (
-            tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()
-        )  # no bfloat16 in numpy
+        # As bytes: numpy has no bfloat16.
+        content = tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()
         found.update(f"{name} {kind} {tuple(tensor.shape)}".encode() + content.tobytes())
     return found.digest()
 

@@ -16,7 +16,7 @@ from realnvp.files.folders import read_folder
 from realnvp.files.records import fields_of
 from realnvp.files.saved import load_flow, locate, save_flow
 from realnvp.flows.flow import Flow, config_of
-from realnvp.odd.conformal import p_values, threshold
+from realnvp.odd.conformal import FALSE_ALARMS, p_values, threshold
 from realnvp.odd.passes import Images, Pass, passes
 from realnvp.odd.places import box
 from realnvp.odd.saved import FILES, from_files, to_files
@@ -88,7 +88,7 @@ class Detector:
     """
 
     def __init__(
-        self, flow: Flow, *, false_alarms: float = 0.01, noise_draws: int = 1, seed: int = 0
+        self, flow: Flow, *, false_alarms: float = FALSE_ALARMS, noise_draws: int = 1, seed: int = 0
     ) -> None:
         if not 0 < false_alarms < 1:
             raise ValueError(f"false_alarms: must be between 0 and 1, got {false_alarms}")

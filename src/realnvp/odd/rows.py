@@ -11,9 +11,7 @@ from realnvp.data import splits_of_run
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.evaluation.score import RowScore
 from realnvp.flows.flow import Flow, config_of
-from realnvp.odd.conformal import least_rate, p_values
-
-FALSE_ALARMS = 0.01
+from realnvp.odd.conformal import calibrates, least_rate, p_values, sentence
 
 
 class RowVerdict(NamedTuple):
@@ -71,13 +69,10 @@ def oddest(verdicts: Sequence[RowVerdict], count: int) -> str:
 
 def summary(verdicts: Sequence[RowVerdict], normal: int, *, false_alarms: float) -> str:
     """'3 of 200 rows odd at a false-alarm rate of at most .01 (400 normal rows)'."""
-    odd, rate = sum(entry.odd for entry in verdicts), f"{false_alarms:g}".removeprefix("0")
     few = (
-        f"; so few calibrate rates of {least_rate(normal):.2g} and more"
-        if least_rate(normal) > false_alarms * (1 + 1e-12)
-        else ""
+        ""
+        if calibrates(normal, false_alarms)
+        else f"; so few calibrate rates of {least_rate(normal):.2g} and more"
     )
-    return (
-        f"{odd} of {len(verdicts)} rows odd at a false-alarm rate of at most {rate} "
-        f"({normal} normal rows{few})"
-    )
+    odd = [entry.odd for entry in verdicts]
+    return sentence(odd, " rows", false_alarms, f"{normal} normal rows{few}")

@@ -8,7 +8,7 @@ import numpy as np
 
 from realnvp.config.units import in_bits_per_dim
 from realnvp.evaluation.score import ranked
-from realnvp.odd.conformal import least_rate
+from realnvp.odd.conformal import calibrates, least_rate, sentence
 from realnvp.odd.detector import FITTED, Array, Detector, Finding
 
 
@@ -56,24 +56,20 @@ def with_ranks(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 def summary(detector: Detector, verdicts: Sequence[Verdict]) -> str:
     """'3 of 200 odd at a false-alarm rate of at most .01 (400 normal images)'."""
-    odd = sum(entry.odd for entry in verdicts)
-    rate = f"{detector.false_alarms:g}".removeprefix("0")
-    return (
-        f"{odd} of {len(verdicts)} odd at a false-alarm rate of at most {rate} "
-        f"({detector.calibrating} normal images)"
-    )
+    odd = [entry.odd for entry in verdicts]
+    return sentence(odd, "", detector.false_alarms, f"{detector.calibrating} normal images")
 
 
 def too_few(detector: Detector) -> str:
     """Why no image can be called odd, and what can be done about it; '' if images can."""
-    least = least_rate(detector.calibrating)
-    if least <= detector.false_alarms * (1 + 1e-12):
+    if calibrates(detector.calibrating, detector.false_alarms):
         return ""
     needed = images_for(detector.false_alarms)
     return (
-        f"{detector.calibrating} normal images calibrate false-alarm rates of {least:.2g} and "
-        f"more, so none can be called odd at {detector.false_alarms:g}: that needs {needed} normal "
-        "images (a quarter of them says what is usual)"
+        f"{detector.calibrating} normal images calibrate false-alarm rates of "
+        f"{least_rate(detector.calibrating):.2g} and more, so none can be called odd at "
+        f"{detector.false_alarms:g}: that needs {needed} normal images (a quarter of them says "
+        "what is usual)"
     )
 
 
