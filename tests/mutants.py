@@ -39,6 +39,7 @@ READING = "tests/test_reading.py"
 REASONS = "tests/test_data.py -k reason"
 CROPS = "tests/test_crops.py"
 WHOLE = "tests/test_whole.py"
+FITTING = "tests/test_fitting.py"
 ODD = "tests/test_odd.py"
 GIVEN = "tests/test_given.py"
 CLASSES = "tests/test_classes.py"
@@ -430,8 +431,8 @@ MUTANTS = [
     ),
     Mutant(
         "sklearn/given.py",
-        "z = torch.special.ndtri(torch.tensor(levels.reshape(-1, 1)))",
-        "z = torch.tensor(levels.reshape(-1, 1)).logit()",
+        "torch.special.ndtri(p)",
+        "p.logit()",
         "tests/test_regression.py",
     ),
     Mutant("bijections/splines.py", "- 2 * whole.log()", "- whole.log()"),
@@ -858,6 +859,10 @@ MUTANTS = [
     ),
     Mutant("codec/lifting.py", "2 * x[i] + 1", "2 * x[i]", CODEC),
     Mutant("codec/lifting.py", "(logs - log_det / (size - k)).abs()", "-logs", CODEC),
+    Mutant("codec/exact.py", 'generator=random, device="cpu"', "generator=random", DEVICE),
+    Mutant("sklearn/base.py", 'with torch.device("cpu"):', "if True:", DEVICE),
+    Mutant("config/bounds.py", "isinstance(value, bool) or ", "", ODD),
+    Mutant("config/bounds.py", "Integral if kind is int else Real", "Real", FITTING),
     Mutant("codec/exact.py", "room.log2().floor()", "room.log2().ceil()", CODEC),
     Mutant("codec/exact.py", "self._convolved((x - 256 * high).float())", "0", CODEC),
     Mutant("codec/exact.py", ".add_(self.bias)", "", CODEC),

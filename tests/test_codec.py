@@ -656,6 +656,17 @@ def test_what_is_no_image_is_refused(modern: Flow, images: np.ndarray, words: st
         compress(modern, images)
 
 
+def test_what_is_no_flow_no_list_and_no_bytes_is_named(modern: Flow) -> None:
+    images = np.zeros((1, 3, 8, 8), np.uint8)
+    for attempt, words in (
+        (lambda: compress("photos-small", images), "flow: expected a Flow, .* got str"),
+        (lambda: compress(modern, None), "images: expected an array or a list .* got NoneType"),
+        (lambda: decompress(modern, "file.rnvp"), "data: expected bytes of compress, got str"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            attempt()
+
+
 def test_levels_that_the_flow_lacks_are_refused() -> None:
     flow = flow_of(MODELS["modern"], (1, 8, 8), levels=17)
     with pytest.raises(ValueError, match=r"a pixel is 17"):

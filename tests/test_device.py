@@ -17,12 +17,16 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import realnvp
 import realnvp.training.batches
 import realnvp.training.train
 from realnvp.bijections import BatchNorm
 from realnvp.cli.main import run as command
+from realnvp.codec import compress, decompress
 from realnvp.config import PRESETS, Config
 from realnvp.flows.flow import Flow
+from realnvp.odd import Detector
+from realnvp.sklearn import RealNVPDensity, RealNVPRegressor
 from realnvp.tools.device import full_precision, pick_device
 from realnvp.training.batches import Batches
 from realnvp.training.run import Run, open_run
@@ -184,6 +188,21 @@ def test_float64_on_a_mac_is_refused(
     with pytest.raises(ValueError, match=r"^train\.precision: mps has no float64$"):
         train(with_train(tiny, precision="float64"), tmp_path / "run", device="mps")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_on_the_cpu_stays_there_whatever_the_default_device_is() -> None:
+    flow = realnvp.load_flow("digits-small")
+    images = np.random.default_rng(0).integers(0, 17, (8, 1, 8, 8)).astype(np.uint8)
+    rows = np.random.default_rng(0).standard_normal((40, 2))
+    plain = realnvp.bits_per_dim(flow, images), Detector(flow).fit(images).p_values(images)
+    with torch.device("meta"):  # as torch.set_default_device("cuda"), but that no sum can use it
+        assert (decompress(flow, compress(flow, images)) == images).all()
+        assert realnvp.bits_per_dim(flow, images).mean == plain[0].mean
+        assert (Detector(flow).fit(images).p_values(images) == plain[1]).all()
+        assert realnvp.quantize(rows).device.type == "cpu"
+        regressor = RealNVPRegressor(max_iter=2, width=4).fit(rows[:, :1], rows[:, 1])
+        assert np.isfinite(regressor.predict_quantiles(rows[:, :1], [0.1, 0.9])).all()
+        assert np.isfinite(RealNVPDensity(max_iter=2, width=4).fit(rows).sample(3)).all()
 
 
 def test_a_second_training_takes_its_own_device(

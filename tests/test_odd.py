@@ -281,7 +281,14 @@ def test_what_makes_no_sense_is_refused(flow: Flow, detector: Detector) -> None:
         (lambda: Detector(flow).fit(noise(1, 0)), "normal: at least 2 images"),
         (lambda: Detector(flow).predict(noise(1, 0)), r"call fit\(normal\) first"),
         (lambda: detector.predict(noise(1, 0) / 255), "images: expected whole numbers"),
-        (lambda: detector.predict(np.repeat(noise(1, 0), 3, 1)), "images"),
+        (lambda: detector.predict(np.repeat(noise(1, 0), 3, 1)), "images: .* trained on 1$"),
+        (lambda: detector.predict(np.zeros((1, 1, 0, 8), np.uint8)), "images: expected whole"),
+        (lambda: detector.predict(None), "images: expected an array or a list .* got NoneType"),
+        (lambda: Detector(flow).fit(iter(noise(9, 0))), "normal: expected an array or a list"),
+        (lambda: Detector(flow, noise_draws=1.5), "noise_draws: must be a whole number, got 1.5"),
+        (lambda: Detector(flow, false_alarms="1"), "false_alarms: must be a number, got '1'"),
+        (lambda: Detector(flow, seed=True), "seed: must be a whole number, got True"),
+        (lambda: Detector("digits-small"), "flow: expected a Flow, .* got str"),
     ):
         with pytest.raises(ValueError, match=words):
             attempt()

@@ -217,7 +217,7 @@ def test_what_makes_no_sense_is_refused(
     (tmp_path / "one").mkdir()
     noise(tmp_path / "one" / "a.png")
     for flags, words in (
-        (["--false-alarms", "0"], "false_alarms: must be between 0 and 1"),
+        (["--false-alarms", "0"], "--false-alarms: must be between 0 and 1"),
         (["--top", "0"], "--top: must be at least 1"),
         (["--normal", tmp_path / "one"], "normal: at least 2 images"),
         (["--normal", tmp_path / "none"], "none"),

@@ -93,7 +93,7 @@ def side_divisor(module: nn.Module) -> int:
 
 def latent_levels(height: int, width: int, num_scales: int) -> Tensor:
     """(H, W), integers: the scale, 0 to num_scales - 1, at which a pixel of z is factored out."""
-    levels = torch.zeros(1, 1, height, width, dtype=torch.long)
+    levels = torch.zeros(1, 1, height, width, dtype=torch.long, device="cpu")
     if num_scales > 1:
         coarser = latent_levels(height // 2, width // 2, num_scales - 1) + 1
         levels = from_squares(even_squares(levels), coarser.expand(1, 2, -1, -1))

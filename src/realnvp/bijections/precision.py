@@ -12,7 +12,7 @@ def reference_tensor(module: nn.Module, default: Tensor | None = None) -> Tensor
     default: what a module without tensors gives. None: an empty tensor on the CPU.
     """
     tensors = chain(module.parameters(), module.buffers())
-    return next(tensors, torch.empty(0) if default is None else default)
+    return next(tensors, torch.empty(0, device="cpu") if default is None else default)
 
 
 def float64_like(module: nn.Module) -> Tensor:

@@ -9,6 +9,7 @@ import tyro
 from realnvp.cli.inputs import chosen_reading
 from realnvp.cli.options import Background, Colours, Depth, Flag
 from realnvp.cli.output import print_json, say
+from realnvp.config.bounds import BETWEEN_0_AND_1, SEED, check_number
 
 Set = Literal[
     "cifar10",
@@ -72,10 +73,8 @@ class Prepare:
         reading = chosen_reading(self.background, self.colours, self.depth)
         if self.set != "images" and (chosen := reading.chosen()):
             raise ValueError(f"--{next(iter(chosen))}: is for images only, not for {self.set}")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"--held-out: must be between 0 and 1, got {self.held_out}")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"--seed: must be between 0 and 2^63 - 1, got {self.seed}")
+        check_number("held_out", self.held_out, float, BETWEEN_0_AND_1)
+        check_number("seed", self.seed, int, SEED)
         about = convert(
             self.set,
             self.source,

@@ -34,7 +34,8 @@ class Cells:
         self.logit, self.noise, self.scale = logit, noise, float(1 << bits)
         few = max(1, PIECES // logit.levels)
         self.pieces = LEARNED_PIECES if noise else 1 << (few - 1).bit_length()
-        self.edges = nearest(self._logit(torch.arange(logit.levels + 1.0, dtype=torch.float64)))
+        levels = torch.arange(logit.levels + 1.0, dtype=torch.float64, device="cpu")
+        self.edges = nearest(self._logit(levels))
         if self.edges.diff().min() < self.pieces:
             raise ValueError("its grey levels are too near to each other")
 

@@ -111,8 +111,8 @@ def sum_type() -> torch.dtype:
     Some libraries have faster ones that divide, and torch can be told to round what they see.
     """
     random = torch.Generator().manual_seed(0)
-    x = torch.randint(-MOST, MOST + 1, (1, 32, 16, 16), generator=random)
-    weight = torch.randint(-50, 51, (32, 32, 3, 3), generator=random)
+    x = torch.randint(-MOST, MOST + 1, (1, 32, 16, 16), generator=random, device="cpu")
+    weight = torch.randint(-50, 51, (32, 32, 3, 3), generator=random, device="cpu")
     weight[:, 0, 1, 1] = 16383  # of as many bits as a filter's integer can have
     wide, fast = (
         F.conv2d(x.to(dtype), weight.to(dtype), padding=1)

@@ -10,9 +10,11 @@ from torch import Tensor
 from realnvp.codec.archive import Archive, index_of, write
 from realnvp.codec.plan import pixel_type
 from realnvp.config import Config
+from realnvp.config.errors import ParameterError
 from realnvp.config.units import BITS_PER_DIM, unit_of
 from realnvp.data import channels_first
 from realnvp.data.dataset import Pixels, Split
+from realnvp.data.pixels import each_image
 from realnvp.files.records import DamagedError
 from realnvp.flows.flow import Flow, config_of, refuse_fast
 from realnvp.tools.progress import counted, progress
@@ -34,7 +36,7 @@ def compress(flow: Flow, images: Images) -> bytes:
     ValueError: the images are not of this kind, or have more levels than the flow.
     """
     check_flow(flow)
-    pictures = [_pixels(image, config_of(flow)) for image in images]
+    pictures = [_pixels(image, config_of(flow)) for image in each_image(images)]
     if not pictures:
         raise ValueError("images: there are none")
     kind = "array" if isinstance(images, np.ndarray) else "list"
@@ -56,6 +58,8 @@ def decompress(flow: Flow, data: bytes) -> Images:
     changed.
     """
     check_flow(flow)
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise ParameterError("data", f"expected bytes of compress, got {type(data).__name__}")
     archive = Archive(io.BytesIO(data), "data")
     images, lost = list[Pixels](), 0
     for image in archive.pictures(flow, lambda _: None):
@@ -86,7 +90,7 @@ def file_bits_per_dim(flow: Flow, split: Split) -> float | None:
 
 
 def check_flow(flow: Flow) -> None:
-    """ValueError: the flow is of a table, or was made by `realnvp.fast`."""
+    """ValueError: it is no flow, was made by `realnvp.fast`, or is of a table."""
     refuse_fast(flow, "compress with")
     if unit_of(config_of(flow)) is not BITS_PER_DIM:
         raise ValueError("the codec is for images; this flow is of a table")

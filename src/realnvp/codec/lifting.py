@@ -86,7 +86,8 @@ def even_ldu(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     pivots that are left, so that no delta drifts away from the others over many mixings.
     """
     size = len(matrix)
-    left, rows, columns = matrix.double().clone(), torch.arange(size), torch.arange(size)
+    left, rows = matrix.double().clone(), torch.arange(size, device=matrix.device)
+    columns = rows.clone()
     log_det = torch.linalg.slogdet(left).logabsdet
     for k in range(size):
         logs = left[k:, k:].abs().log()

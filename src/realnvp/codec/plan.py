@@ -62,7 +62,7 @@ class IntegerFlow:
         assert isinstance(logit, Logit)
         learned = next((layer for layer in noise if isinstance(layer, Dequantisation)), None)
         sides = self.flow.divisor, self.flow.divisor
-        delta = torch.full((channels, *sides), 2.0**-bits, dtype=torch.float64)
+        delta = torch.full((channels, *sides), 2.0**-bits, dtype=torch.float64, device="cpu")
         steps, delta = integer_steps(f, delta)
         return Cells(logit, learned, bits), steps, Normal(delta)
 

@@ -30,7 +30,7 @@ class Normal:
         while 1 / (self.steps.min() * self.per_unit) > 1 << 15:
             self.per_unit *= 2
         count = REACH * self.per_unit
-        grid = torch.arange(-count, count + 1) / self.per_unit
+        grid = torch.arange(-count, count + 1, device="cpu") / self.per_unit
         edges = nearest(grid.double() / torch.from_numpy(self.steps)[:, None]).numpy()
         inner = np.diff(edges)
         if self.per_unit > 256 or inner.min() < 1:

@@ -1,10 +1,15 @@
-"""What a single field allows, beside its default: `width: int = bounded(32, between(1, 4096))`."""
+"""What a single field allows, beside its default: `width: int = bounded(32, between(1, 4096))`.
+
+And what a single parameter of a function allows: `check_number("n", n, int, AT_LEAST_ONE)`.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterator
 from math import inf
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
+from realnvp.config.errors import ParameterError
 from realnvp.config.reading import is_colour
 
 
@@ -31,6 +36,18 @@ def broken(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
                 yield path, bound.words
 
 
+def check_number(name: str, value: object, kind: type[int] | type[float], bound: Bound) -> None:
+    """ParameterError: the value of a parameter is no number of this kind, or breaks the bound.
+
+    kind: int takes whole numbers, Python's and numpy's; float takes all real ones.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
+        wanted = "a whole number" if kind is int else "a number"
+        raise ParameterError(name, f"must be {wanted}, got {value!r}")
+    if not bound.holds(value):
+        raise ParameterError(name, f"{bound.words}, got {value}")
+
+
 def between(low: float, high: float) -> Bound:
     """Both ends included."""
     return Bound(lambda value: low <= value <= high, f"must be between {low} and {high}")
@@ -41,7 +58,10 @@ def positive(below: float = inf) -> Bound:
     return Bound(lambda value: 0 < value < below, "must be positive")
 
 
+AT_LEAST_ZERO = Bound(lambda value: 0 <= value < inf, "must be a number of at least 0")
 AT_LEAST_ONE = Bound(lambda value: value >= 1, "must be at least 1")
+BETWEEN_0_AND_1 = Bound(lambda value: 0 < value < 1, "must be between 0 and 1")
+AT_MOST_HALF = Bound(lambda value: 0 < value <= 0.5, "must be above 0 and at most 0.5")
 BELOW_HALF = Bound(lambda value: 0 < value < 0.5, "must be between 0 and 0.5")
 NOT_NEGATIVE = Bound(lambda value: 0 <= value < inf, "must not be negative")
 BELOW_ONE = Bound(lambda value: 0 <= value < 1, "must be in [0, 1)")

@@ -1,5 +1,6 @@
 """Between stored images and a flow's: grey levels and real numbers, channels last and first."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from realnvp.config.errors import ParameterError
 from realnvp.data.dataset import Pixels, Values
 
 
@@ -33,10 +35,19 @@ def quantize(x: Tensor | npt.NDArray[Any], *, levels: int = 256) -> Tensor:
     """
     if not 2 <= levels <= 65536:
         raise ValueError(f"levels: must be between 2 and 65536, got {levels}")
-    x = torch.as_tensor(x)
+    x = x if isinstance(x, Tensor) else torch.as_tensor(x, device="cpu")
     if x.isnan().any():
         raise ValueError(f"{int(x.isnan().sum())} of {x.numel()} pixels are NaN")
     return x.floor().clamp(0, levels - 1).to(torch.uint8 if levels <= 256 else torch.uint16)
+
+
+def each_image(images: Iterable[Any]) -> Iterator[Any]:
+    """The images of an array or a list, one by one. ParameterError: it is neither."""
+    try:
+        return iter(images)
+    except TypeError:
+        words = f"expected an array or a list of images, got {type(images).__name__}"
+        raise ParameterError("images", words) from None
 
 
 def to_pixels(x: Tensor, *, levels: int) -> Pixels:

@@ -107,7 +107,7 @@ def check(
 def _with_extremes(flow: Flow, images: NDArray[Any], levels: int, seed: int) -> Tensor:
     """v + u of the images, then of all black, all white, and two one-pixel checkerboards."""
     _, channels, height, width = images.shape
-    board = (torch.arange(height)[:, None] + torch.arange(width)) % 2
+    board = torch.from_numpy(np.indices((height, width)).sum(0) % 2)
     planes = torch.stack([torch.zeros_like(board), torch.ones_like(board), board, 1 - board])
     extremes = ((levels - 1) * planes[:, None]).expand(4, channels, height, width)
     pixels = torch.from_numpy(images.copy())

@@ -45,7 +45,7 @@ def manifold(z: Tensor, *, angles: int = 8) -> Manifold:
         raise ValueError(
             f"z: expected the latents of four images, (4, C, H, W), got {tuple(z.shape)}"
         )
-    phi = torch.arange(angles, dtype=torch.float64) * (2 * math.pi / angles)
+    phi = torch.arange(angles, dtype=torch.float64, device=z.device) * (2 * math.pi / angles)
     cos, sin = (torch.where(values.abs() < 1e-12, 0.0, values) for values in (phi.cos(), phi.sin()))
     down, along = (cos[:, None], sin[:, None]), (cos, sin)
     weights = torch.stack([b * a for a in along for b in down])  # (4, 8, 8)
@@ -145,7 +145,7 @@ def normal_quantiles(values: Tensor) -> tuple[Tensor, Tensor]:
     They are equal if the values are standard normal. Of 81 quantiles of N(0, 1), from -4 to 4, only
     those with ten values beyond are given.
     """
-    expected = torch.linspace(-4, 4, 81, dtype=torch.float64)
+    expected = torch.linspace(-4, 4, 81, dtype=torch.float64, device="cpu")
     place = torch.special.ndtr(expected) * len(values)
     inside = (place >= 10) & (place <= len(values) - 10)
     return expected[inside], values.cpu().double().sort().values[place[inside].long()]
@@ -180,8 +180,8 @@ def nearest_neighbours(
     """
     count, size = len(images), math.prod(images.shape[1:])
     first = images.cpu().double().permute(0, 3, 1, 2)
-    best = torch.full((count,), math.inf, dtype=torch.float64)
-    index = torch.zeros(count, dtype=torch.long)
+    best = first.new_full((count,), math.inf)
+    index = best.new_zeros(count, dtype=torch.long)
     for part in chunks(len(data), max(1, chunk // size), report):
         rows = torch.from_numpy(np.array(data[part])).double().flatten(1)
         for seen in (view(first) for view in views) if views else (first,):

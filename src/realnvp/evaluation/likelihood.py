@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from realnvp.bijections.precision import float64_like
 from realnvp.config import DataConfig
+from realnvp.config.bounds import AT_LEAST_ONE, check_number
 from realnvp.config.remedies import as_uint8, in_order
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, in_bits_per_dim, unit_of
 from realnvp.data import dequantise
@@ -113,10 +114,9 @@ def summarise(
         np.arange(len(per_image)) if groups is None else np.asarray(groups), return_inverse=True
     )
     members, count = torch.from_numpy(labels), int(labels.max()) + 1
-    deviations = torch.zeros(count, dtype=per_image.dtype).index_add_(0, members, per_image - mean)
-    variance = (
-        deviations.square().sum() * count / (count - 1) if count > 1 else torch.tensor(math.nan)
-    )
+    deviations = per_image.new_zeros(count).index_add_(0, members, per_image - mean)
+    total = deviations.square().sum()
+    variance = total * count / (count - 1) if count > 1 else total * math.nan
     nonfinite = int((~per_image.isfinite()).sum())
     return Summary(mean.item(), variance.sqrt().item() / len(per_image), nonfinite)
 
@@ -151,7 +151,8 @@ def log_probs(
     if unit_of(flow.config) is LOG_LIKELIHOOD:
         if views:
             raise ValueError("views: are of images; this flow is of a table")
-        nats = _of_rows(flow, torch.as_tensor(images), given)
+        rows = images if isinstance(images, Tensor) else torch.as_tensor(images, device="cpu")
+        nats = _of_rows(flow, rows, given)
         return nats if on_device else nats.cpu().double()
     _check(flow, images, noise_draws, batch_size)
     batch_size = min(batch_size, batch_that_fits(images.shape[1:]))
@@ -212,8 +213,7 @@ def _check(flow: Flow, images: Images, noise_draws: int, batch_size: int) -> Non
             + " on meta" * on_meta
         )
     for name, value in (("noise_draws", noise_draws), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name}: must be at least 1, got {value}")
+        check_number(name, value, int, AT_LEAST_ONE)
 
 
 def _tensor(images: Images, flow: Flow) -> Tensor:

@@ -50,7 +50,7 @@ def picture_map(
     config = config_of(flow)
     check_fit(picture, channels=config.shape[0], levels=config.levels, name="picture")
     height, width, _ = picture.shape
-    total = torch.zeros(height, width, dtype=torch.float64)
+    total = torch.zeros(height, width, dtype=torch.float64, device="cpu")
     with evaluating(flow):
         for draw in range(noise_draws):
             x = continued(noisy(flow, picture, seed, draw), flow.divisor)

@@ -1,12 +1,13 @@
 """From a configuration to a flow with fresh weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
 
 from realnvp.bijections import Bijection, Chain, Dequantisation, Logit
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, nearest, resolve, validate
+from realnvp.config.errors import ParameterError
 from realnvp.flows.flow import Flow, StandardNormal
 from realnvp.flows.given import condition_of
 from realnvp.flows.modern import modern
@@ -27,6 +28,9 @@ def build(config: Config | str) -> Flow:
                 f"no preset {config!r}{nearest(config, PRESETS)}; there are {', '.join(PRESETS)}"
             )
         config = PRESETS[config]
+    if not isinstance(config, Config):
+        words = f"expected a Config or a preset's name, got {type(config).__name__}"
+        raise ParameterError("config", words)
     config = resolve(validate(config), config.shape)
     place = torch.get_default_device()
     # We draw on the CPU and seed the CPU's generator alone, which we put back: torch.manual_seed
@@ -90,6 +94,8 @@ def vector_flow(
         that intervals hold what they say.
     seed: of the weights.
     """
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise ParameterError("classes", f"expected a list of names, got {classes!r}")
     model = ModelConfig(
         "vector",
         coupling,

@@ -9,7 +9,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
 from realnvp.bijections.precision import reference_tensor
-from realnvp.flows.flow import Flow
+from realnvp.flows.flow import Flow, check_is_flow
 
 
 def as_distribution(
@@ -29,6 +29,7 @@ def as_distribution(
         distribution of batch_shape (n,).
     validate_args: as torch.distributions'.
     """
+    check_is_flow(flow)
     several = flow.condition is not None and np.ndim(given) > flow.condition.dims
     c = flow.condition_of_each(given, len(given) if several else 1)
     if c is not None and not several:

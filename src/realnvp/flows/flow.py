@@ -15,6 +15,8 @@ from realnvp.bijections.given import Given
 from realnvp.bijections.multiscale import side_divisor
 from realnvp.bijections.precision import float64_like, reference_tensor
 from realnvp.config import Config
+from realnvp.config.bounds import AT_LEAST_ZERO, check_number
+from realnvp.config.errors import ParameterError
 from realnvp.config.remedies import in_order
 from realnvp.flows.given import Classes, Condition
 from realnvp.flows.units import check_type, warn_of_floats
@@ -184,8 +186,8 @@ class Flow(nn.Module):
             raise ValueError(f"n: how many samples, a whole number, got {n!r}; one has `shape`")
         if n < 1:
             raise ValueError(f"n: must be at least 1, got {n}")
-        if not 0 <= temperature < math.inf:
-            raise ValueError(f"temperature: must be a number of at least 0, got {temperature}")
+        check_number("temperature", temperature, float, AT_LEAST_ZERO)
+        check_number("first", first, int, AT_LEAST_ZERO)
         dtype = dtype or reference_tensor(self).dtype
         indices = range(first, first + n)
         c = self.condition_of_each(given, n)
@@ -204,6 +206,8 @@ class Flow(nn.Module):
         shape = self.shape if shape is None else shape
         if shape is None:
             raise ValueError("shape: this flow has no training shape, so give one")
+        if np.ndim(shape) != 1:
+            raise ParameterError("shape", f"expected (C, H, W) or (D,), got {shape!r}")
         return shape
 
     shape_of_one = sample_shape  # its name in version 0.1.0
@@ -268,7 +272,8 @@ def batch_that_fits(shape: Sequence[int]) -> int:
 
 
 def config_of(flow: Flow) -> Config:
-    """The configuration that the flow was built from; ValueError if it has none."""
+    """The configuration that the flow was built from; ValueError if it has none, or is no flow."""
+    check_is_flow(flow)
     if flow.config is None:
         raise ValueError("flow.config: this flow has none; `realnvp.build` makes flows that do")
     return flow.config
@@ -298,11 +303,21 @@ def prior_map(prior: Prior, z: Tensor) -> Tensor:
     return equal_shares(prior.log_prob(z), z)
 
 
+def check_is_flow(flow: object) -> None:
+    """ParameterError: it is no flow; the name of one, perhaps."""
+    if not isinstance(flow, Flow):
+        raise ParameterError(
+            "flow",
+            f"expected a Flow, as realnvp.load_flow or build gives one, got {type(flow).__name__}",
+        )
+
+
 def refuse_fast(flow: Flow, verb: str) -> None:
     """ValueError if `realnvp.fast` or `guided` made the flow.
 
     verb: what to do with the original instead.
     """
+    check_is_flow(flow)
     if not flow.exact:
         raise ValueError(
             f"this flow was made by {flow.made_by}: {verb} the flow that it was made from"

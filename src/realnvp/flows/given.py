@@ -99,7 +99,7 @@ class Classes(Condition):
         """Classes of samples of the mixture, by log_priors: functions of the seed and the index."""
         shares = self.log_priors.double().exp().cumsum(0).cpu()
         u = [generator(seed, Purpose.CLASS, index=i).random() for i in indices]
-        drawn = torch.searchsorted(shares, torch.tensor(u, dtype=torch.float64), right=True)
+        drawn = torch.searchsorted(shares, shares.new_tensor(u), right=True)
         return drawn.clamp(max=len(shares) - 1).to(self.log_priors.device)
 
     def _index(self, name: str) -> int:
@@ -186,7 +186,7 @@ def _tensor(given: Any, names: Callable[[str], int] | None = None) -> Tensor:
         values = np.array([names(str(name)) for name in values.flat]).reshape(values.shape)
     if values.dtype.kind not in "biuf":
         raise ValueError(f"given: must be numbers, got {values.dtype}")
-    return torch.tensor(values)
+    return torch.tensor(values, device="cpu")
 
 
 def standardisation(columns: int) -> list[ActNorm]:

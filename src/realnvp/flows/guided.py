@@ -1,12 +1,12 @@
 """Guidance: samples that show their class more clearly than the model has learned it."""
 
 import copy
-import math
 
 from torch import Tensor, nn
 
 from realnvp.bijections import AdditiveCoupling, AffineCoupling
-from realnvp.flows.flow import Flow
+from realnvp.config.bounds import AT_LEAST_ZERO, check_number
+from realnvp.flows.flow import Flow, check_is_flow
 from realnvp.flows.given import Classes
 
 
@@ -20,10 +20,10 @@ def guided(flow: Flow, weight: float) -> Flow:
 
     ValueError: the flow is not given classes.
     """
+    check_is_flow(flow)
     if not isinstance(flow.condition, Classes):
         raise ValueError("guidance: this flow is not given classes")
-    if not 0 <= weight < math.inf:
-        raise ValueError(f"guidance: must be a number of at least 0, got {weight}")
+    check_number("guidance", weight, float, AT_LEAST_ZERO)
     couplings = [m for m in flow.modules() if isinstance(m, AffineCoupling | AdditiveCoupling)]
     copies: dict[int, nn.Module] = {id(each.net): _Guided(each.net, weight) for each in couplings}
     copied = copy.deepcopy(flow, copies)  # it takes the guided networks as copies it made

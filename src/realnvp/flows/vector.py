@@ -73,5 +73,5 @@ def standardise(flow: Flow, rows: ArrayLike, *, given: ArrayLike | None = None) 
 
     given: c of each row, which is standardised, too.
     """
-    start_from(flow, torch.tensor(np.asarray(rows)).to(float64_like(flow)), given)
+    start_from(flow, torch.tensor(np.asarray(rows), device="cpu").to(float64_like(flow)), given)
     return flow

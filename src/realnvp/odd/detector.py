@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from realnvp.config.bounds import AT_LEAST_ONE, BETWEEN_0_AND_1, SEED, check_number
+from realnvp.config.errors import ParameterError
 from realnvp.config.units import in_bits_per_dim
 from realnvp.files.folders import read_folder
 from realnvp.files.records import fields_of
@@ -90,10 +92,9 @@ class Detector:
     def __init__(
         self, flow: Flow, *, false_alarms: float = FALSE_ALARMS, noise_draws: int = 1, seed: int = 0
     ) -> None:
-        if not 0 < false_alarms < 1:
-            raise ValueError(f"false_alarms: must be between 0 and 1, got {false_alarms}")
-        if noise_draws < 1:
-            raise ValueError(f"noise_draws: must be at least 1, got {noise_draws}")
+        check_number("false_alarms", false_alarms, float, BETWEEN_0_AND_1)
+        check_number("noise_draws", noise_draws, int, AT_LEAST_ONE)
+        check_number("seed", seed, int, SEED)
         if config_of(flow).data.levels is None:
             raise ValueError("flow: must be of images; this one is of a table")
         self.flow, self.false_alarms = flow, false_alarms
@@ -106,6 +107,9 @@ class Detector:
             image can be called odd.
         report: told how many of the images that calibrate are done.
         """
+        if not hasattr(normal, "__getitem__"):
+            words = f"expected an array or a list of images, got {type(normal).__name__}"
+            raise ParameterError("normal", words)
         if len(normal) < 2:
             raise ValueError(f"normal: at least 2 images are needed, got {len(normal)}")
         order = generator(self.seed, Purpose.CHOICE).permutation(len(normal))

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from realnvp.bijections.precision import float64_like
+from realnvp.config.errors import ParameterError
 from realnvp.data import dequantise
-from realnvp.data.images import check_fit
+from realnvp.data.images import RefusedImage, check_fit
+from realnvp.data.pixels import each_image
 from realnvp.evaluation.whole import MOST_IN_FLOAT64, continued
 from realnvp.flows.flow import Flow, batch_that_fits, config_of, evaluating
 from realnvp.flows.strips import in_strips
@@ -53,7 +55,7 @@ def passes(
     ValueError: an image is none for this flow.
     """
     done = 0
-    for shape, alike in groupby(map(_checked(flow), images), lambda image: image.shape):
+    for shape, alike in groupby(map(_checked(flow), each_image(images)), lambda image: image.shape):
         for pixels in _batches(alike, batch_that_fits(shape)):
             total: list[Tensor] = []
             with evaluating(flow):
@@ -91,12 +93,15 @@ def _checked(flow: Flow) -> Callable[[NDArray[Any] | Tensor], NDArray[Any]]:
 
     def checked(image: NDArray[Any] | Tensor) -> NDArray[Any]:
         pixels = np.asarray(image)
-        if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim != 3:
+        if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim != 3 or not pixels.size:
             raise ValueError(
                 "images: expected whole numbers, uint8 (N, C, H, W), "
                 f"got images of {pixels.dtype}, {pixels.shape}"
             )
-        check_fit(pixels.transpose(1, 2, 0), channels=channels, levels=levels, name="images")
+        try:
+            check_fit(pixels.transpose(1, 2, 0), channels=channels, levels=levels, name="images")
+        except RefusedImage as refused:  # its remedy is a flag
+            raise ParameterError("images", refused.why) from None
         return pixels
 
     return checked

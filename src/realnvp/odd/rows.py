@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from realnvp.config.bounds import BETWEEN_0_AND_1, check_number
 from realnvp.config.errors import ParameterError
 from realnvp.data import splits_of_run
 from realnvp.evaluation.likelihood import log_probs
@@ -37,8 +38,7 @@ def row_verdicts(
 
     false_alarms: the share of normal rows that may be called odd. ParameterError: is no share.
     """
-    if not 0 < false_alarms < 1:
-        raise ParameterError("false_alarms", f"must be between 0 and 1, got {false_alarms}")
+    check_number("false_alarms", false_alarms, float, BETWEEN_0_AND_1)
     oddness, usual = [-score.log_prob for score in scores], np.sort(-np.array(normal))
     below = np.searchsorted(usual, oddness) / len(usual)
     return [

@@ -26,7 +26,7 @@ class Shares(NamedTuple):
         ordered = oddness.double().clamp(LEAST, MOST).sort(descending=True).values
         count = len(ordered)
         # How many places are odder: 0, 1, 2 ..., and of many ever fewer.
-        odder = torch.logspace(0, 1, QUANTILES, base=count, dtype=torch.float64) - 1
+        odder = torch.logspace(0, 1, QUANTILES, base=count, dtype=torch.float64, device="cpu") - 1
         odder = odder.round().long().clamp(max=count - 1)
         odder = odder.unique()  # type: ignore[no-untyped-call]  # torch's own
         return cls(ordered[odder].log().flip(0), ((odder + 1).double() / (count + 1)).log().flip(0))

@@ -73,7 +73,8 @@ def _cells(z: Tensor, terms: Tensor) -> Tensor:
 def smoothed(maps: Tensor, deviation: float) -> Tensor:
     """(B, K, h, w): each map convolved with a Gaussian; beyond the border lies 0."""
     reach = round(3 * deviation)
-    kernel = torch.arange(-reach, reach + 1).to(maps).div(deviation).square().mul(-0.5).exp()
+    place = torch.arange(-reach, reach + 1, device=maps.device).to(maps)
+    kernel = place.div(deviation).square().mul(-0.5).exp()
     kernel = (kernel / kernel.sum()).expand(maps.shape[1], 1, -1)
     down = F.conv2d(maps, kernel[..., None], padding=(reach, 0), groups=maps.shape[1])
     return F.conv2d(down, kernel[..., None, :], padding=(0, reach), groups=maps.shape[1])

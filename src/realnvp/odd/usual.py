@@ -55,7 +55,7 @@ def usual(parts: Iterable[Tensor]) -> Usual:
     """
     count: dict[torch.Size, int] = defaultdict(int)
     sums: dict[torch.Size, Tensor] = {}
-    products = torch.zeros(())
+    products = torch.zeros((), device="cpu")
     for part in parts:
         part = part[part.flatten(1).isfinite().all(1)].double()
         if len(part):
@@ -90,6 +90,6 @@ def _mean_product(first: Tensor, second: Tensor) -> Tensor:
 def _whitening(covariance: Tensor) -> Tensor:
     """W, (K, K), with W C W^T = I for the correlations C, which are shrunk to the identity."""
     deviation = covariance.diagonal().clamp(min=1e-12).sqrt()
-    identity = torch.eye(len(covariance)).to(covariance)
+    identity = torch.ones_like(deviation).diag()
     correlations = torch.lerp(covariance / deviation.outer(deviation), identity, SHRINK)
     return torch.linalg.inv(torch.linalg.cholesky(correlations))

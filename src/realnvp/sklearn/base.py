@@ -80,14 +80,10 @@ class FlowEstimator(BaseEstimator):
 
         condition: what c is, as `vector_flow` takes it.
         """
-        x, again = torch.tensor(rows), self._goes_on()
-        seed = self._seed()
-        flow = vector_flow(
-            x.shape[1],
-            **self._architecture(x.shape[1]),
-            **condition,
-            seed=seed,
-        )
+        x, again = torch.tensor(rows, device="cpu"), self._goes_on()
+        seed, columns = self._seed(), x.shape[1]
+        with torch.device("cpu"):  # whatever torch's default device is
+            flow = vector_flow(columns, **self._architecture(columns), **condition, seed=seed)
         if again:
             try:
                 flow.load_state_dict(self.flow_.state_dict())
@@ -129,7 +125,7 @@ def each(method: Callable[..., Tensor], *arrays: Array) -> Array:
     """method(rows of each array) over all their rows, so few at once that memory stays bounded."""
     first = arrays[0]
     parts = [
-        method(*(torch.tensor(array[chunk]) for array in arrays))
+        method(*(torch.tensor(array[chunk], device="cpu") for array in arrays))
         for chunk in chunks(len(first), batch_that_fits(first.shape[1:]))
     ]
     return torch.cat(parts).numpy()

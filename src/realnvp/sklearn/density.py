@@ -9,6 +9,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, Transfor
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from realnvp.config.bounds import AT_LEAST_ONE, check_number
 from realnvp.data.table import (
     Remedies,
     constant,
@@ -75,7 +76,7 @@ class RealNVPDensity(
             self, X, dtype=np.float64, ensure_min_samples=2, reset=not self._goes_on()
         )
         names = getattr(self, "feature_names_in_", None)
-        check_size(torch.tensor(rows), names)
+        check_size(torch.tensor(rows, device="cpu"), names)
         _warn_of_doubts(rows, names, noise=self.noise)
         self._fit(rows)
         return self
@@ -92,6 +93,7 @@ class RealNVPDensity(
     def sample(self, n_samples: int = 1) -> Array:
         """(n_samples, D): new rows; the same each time if random_state is an integer."""
         check_is_fitted(self)
+        check_number("n_samples", n_samples, int, AT_LEAST_ONE)
         return self.flow_.sample(n_samples, seed=self._seed()).numpy()
 
     def transform(self, X: Any) -> Array:

@@ -11,6 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from realnvp.config.bounds import AT_LEAST_ONE, check_number
 from realnvp.data.table import Remedies, constant, warn_of_unbounded
 from realnvp.flows.flow import StandardNormal
 from realnvp.sklearn.base import Array, FlowEstimator, each
@@ -123,8 +124,8 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
         )
         self._one = np.ndim(targets) == 1
         rows = _columns(targets)
-        check_size(torch.tensor(given), getattr(self, "feature_names_in_", None))
-        check_size(torch.tensor(rows))
+        check_size(torch.tensor(given, device="cpu"), getattr(self, "feature_names_in_", None))
+        check_size(torch.tensor(rows, device="cpu"))
         _warn_of_targets(rows, noise=self.noise)
         self._fit(rows, given, given=given.shape[1], calibrated=True)
         return self
@@ -152,8 +153,8 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
             raise ValueError(f"q: must be numbers between 0 and 1, got {q!r}")
         check_is_fitted(self)
         if self._targets == 1:
-            z = torch.special.ndtri(torch.tensor(levels.reshape(-1, 1)))
-            found = self._values(X, z)
+            p = torch.tensor(levels.reshape(-1, 1), device="cpu")
+            found = self._values(X, torch.special.ndtri(p))
         else:
             samples = self._values(X, self._points()[0])
             found = np.moveaxis(np.quantile(samples, levels.reshape(-1), axis=1), 0, 1)
@@ -166,8 +167,7 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
         The same each time if random_state is an integer.
         """
         check_is_fitted(self)
-        if n < 1:
-            raise ValueError(f"n: must be at least 1, got {n}")
+        check_number("n", n, int, AT_LEAST_ONE)
         given = self._rows(X)
         random = generator(self._seed(), Purpose.SAMPLE)
         z = random.standard_normal((len(given), n, self._targets))
@@ -274,7 +274,7 @@ class RealNVPClassifier(ClassifierMixin, FlowEstimator):
         if again and not np.array_equal(classes, self.classes_):
             raise ValueError("warm_start: the fit before was of other classes")
         self.classes_ = classes
-        check_size(torch.tensor(rows), getattr(self, "feature_names_in_", None))
+        check_size(torch.tensor(rows, device="cpu"), getattr(self, "feature_names_in_", None))
         self._fit(rows, index, classes=[str(name) for name in classes])
         return self
 
@@ -300,7 +300,7 @@ class RealNVPClassifier(ClassifierMixin, FlowEstimator):
 
 def _grid() -> tuple[Tensor, Array]:
     """Points over the standard normal, (Q, 1), and their weights: the trapezoidal rule."""
-    z = torch.linspace(-8, 8, 161, dtype=torch.float64)
+    z = torch.linspace(-8, 8, 161, dtype=torch.float64, device="cpu")
     weights = torch.softmax(-z.square() / 2, 0)
     return z[:, None], weights.numpy()
 
@@ -308,7 +308,7 @@ def _grid() -> tuple[Tensor, Array]:
 def _latents(columns: int) -> tuple[Tensor, Array]:
     """Fixed samples of N(0, I), (Q, columns), each beside its mirror image, and their weights."""
     half = generator(0, Purpose.SAMPLE).standard_normal((LATENTS // 2, columns))
-    return torch.tensor(np.concatenate([half, -half])), np.full(LATENTS, 1 / LATENTS)
+    return torch.from_numpy(np.concatenate([half, -half])), np.full(LATENTS, 1 / LATENTS)
 
 
 def _columns(targets: Any) -> Array:

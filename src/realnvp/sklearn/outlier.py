@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from realnvp.config.bounds import AT_MOST_HALF, check_number
 from realnvp.sklearn.base import Array
 from realnvp.sklearn.density import STANDARDISED, RealNVPDensity
 
@@ -50,10 +51,7 @@ class RealNVPOutlier(OutlierMixin, BaseEstimator):
 
     def fit(self, X: Any, y: Any = None) -> "RealNVPOutlier":
         """Fit the density to the rows of X, (N, D), and set `offset_`. y is ignored."""
-        if not 0 < self.contamination <= 0.5:
-            raise ValueError(
-                f"contamination: must be above 0 and at most 0.5, got {self.contamination}"
-            )
+        check_number("contamination", self.contamination, float, AT_MOST_HALF)
         rows = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         density = RealNVPDensity() if self.density is None else clone(self.density)
         for name in ("max_iter", "random_state"):

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from realnvp.config.bounds import SEED, check_number
+
 
 class Purpose(IntEnum):
     """What noise is drawn for; each has a stream of its own."""
@@ -64,8 +66,7 @@ def uniform(
 
 
 def _key(seed: int, purpose: Purpose) -> NDArray[np.uint64]:
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed: must be between 0 and 2^63 - 1, got {seed}")
+    check_number("seed", seed, int, SEED)
     return np.array([seed, purpose], dtype=np.uint64)
 
 

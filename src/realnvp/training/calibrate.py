@@ -28,7 +28,9 @@ def calibrate(flow: Flow, x: Tensor, given: Any = None) -> None:
         return
     with evaluating(flow):
         z = in_float64(last.inverse(flow.encode(x, given)))
-    quantiles = torch.special.ndtri((torch.arange(PRIOR_ROWS) + 0.5).to(z) / PRIOR_ROWS)
+    quantiles = torch.special.ndtri(
+        (torch.arange(PRIOR_ROWS, device=z.device).to(z) + 0.5) / PRIOR_ROWS
+    )
     z = torch.cat([z[z.isfinite().all(1)], quantiles[:, None].expand(-1, z.shape[1])])
     layer = copy.deepcopy(last).to(z).requires_grad_()
     optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=100, line_search_fn="strong_wolfe")

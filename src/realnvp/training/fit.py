@@ -12,6 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from realnvp.config.bounds import (
+    AT_LEAST_ONE,
+    BELOW_ONE,
+    NOT_NEGATIVE,
+    SEED,
+    Bound,
+    check_number,
+    positive,
+)
 from realnvp.config.errors import ParameterError
 from realnvp.config.words import one_line
 from realnvp.flows.flow import Flow, evaluating
@@ -29,6 +38,16 @@ MOST_HELD_OUT = 2000  # rows
 WARMUP = 0.05  # of the steps
 PROTOCOL = "forward(x) of a bijection returns z, of x's shape, and log_det, of shape (len(x),)"
 CLIP = 10.0  # norm of the gradient of nats a row
+ALLOWED: dict[str, tuple[type[int] | type[float], Bound]] = {
+    "max_steps": (int, AT_LEAST_ONE),
+    "batch_size": (int, AT_LEAST_ONE),
+    "patience": (float, AT_LEAST_ONE),
+    "lr": (float, positive(below=math.inf)),
+    "noise": (float, NOT_NEGATIVE),
+    "tol": (float, NOT_NEGATIVE),
+    "average": (float, BELOW_ONE),
+    "seed": (int, SEED),
+}
 
 
 @dataclass
@@ -98,6 +117,7 @@ def fit(
         lr=lr,
         noise=noise,
         tol=tol,
+        seed=seed,
     )
     c = flow.condition_of_each(given, len(x))
     if flow.config is None:
@@ -207,14 +227,11 @@ def _check_own(flow: Flow, x: Tensor, given: Tensor | None) -> None:
         raise ParameterError("flow", f"{PROTOCOL}; of x of shape {tuple(x.shape)} it gives {found}")
 
 
-def _check(flow: Flow, x: Tensor, *, average: float, held_out: float, **values: float) -> None:
-    least = {"max_steps": 1, "batch_size": 1, "patience": 1, "noise": 0}
+def _check(flow: Flow, x: Tensor, *, held_out: float, **values: float) -> None:
     for name, value in values.items():
-        if not least.get(name, 0) <= value < math.inf or (name == "lr" and value == 0):
-            raise ParameterError(name, f"is out of range, {value}")
-    if not 0 <= average < 1:
-        raise ParameterError("average", f"must be in [0, 1), {average}")
-    if not 0 <= held_out < 1 or math.ceil(held_out * len(x)) >= len(x):
+        check_number(name, value, *ALLOWED[name])
+    check_number("held_out", held_out, float, NOT_NEGATIVE)
+    if math.ceil(held_out * len(x)) >= len(x):
         raise ParameterError("held_out", f"no row of {len(x)} is left to fit to with {held_out}")
     if not x.isfinite().all():
         raise ParameterError("x", "must be finite")

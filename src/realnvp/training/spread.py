@@ -19,5 +19,5 @@ def spread_of(rows: Tensor) -> Tensor:
         return deviation.to(rows.dtype).to(rows.device)
     scaled = (exact - exact.mean(0)) / deviation
     n, dim = rows.shape
-    correlation = (scaled.T @ scaled / n).lerp(torch.eye(dim).to(scaled), dim / (n + dim))
+    correlation = (scaled.T @ scaled / n).lerp(torch.ones_like(scaled[0]).diag(), dim / (n + dim))
     return (deviation[:, None] * torch.linalg.cholesky(correlation)).to(rows.dtype).to(rows.device)

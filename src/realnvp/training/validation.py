@@ -154,7 +154,7 @@ def validate(run: Run) -> Summary:
     )
     chosen = _chosen(run)
     labels = (run.splits.labels or {}).get("validation")
-    mine, parts, nats = [], [], torch.zeros(len(images), dtype=torch.float64)
+    mine, parts, nats = [], [], torch.zeros(len(images), dtype=torch.float64, device="cpu")
     size = processes * (
         min(64, batch_that_fits(run.splits.shape)) if run.config.kind is Kind.IMAGES else ROWS
     )
