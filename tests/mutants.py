@@ -41,6 +41,7 @@ CROPS = "tests/test_crops.py"
 WHOLE = "tests/test_whole.py"
 FITTING = "tests/test_fitting.py"
 ODD = "tests/test_odd.py"
+ODD_SCORE = "tests/test_odd_score.py -k no_sense"
 GIVEN = "tests/test_given.py"
 CLASSES = "tests/test_classes.py"
 CALIBRATED = "tests/test_calibrate.py"
@@ -862,6 +863,9 @@ MUTANTS = [
     Mutant("codec/exact.py", 'generator=random, device="cpu"', "generator=random", DEVICE),
     Mutant("sklearn/base.py", 'with torch.device("cpu"):', "if True:", DEVICE),
     Mutant("config/bounds.py", "isinstance(value, bool) or ", "", ODD),
+    Mutant("cli/inputs.py", "any(_reads(path, out) for path in read)", "False", OURS),
+    Mutant("cli/inputs.py", "and not out.is_file()", "and False", OURS),
+    Mutant("cli/score.py", "in {file.resolve().parent for file in read}", "in set()", ODD_SCORE),
     Mutant("config/bounds.py", "Integral if kind is int else Real", "Real", FITTING),
     Mutant("codec/exact.py", "room.log2().floor()", "room.log2().ceil()", CODEC),
     Mutant("codec/exact.py", "self._convolved((x - 256 * high).float())", "0", CODEC),

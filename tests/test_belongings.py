@@ -20,7 +20,9 @@ import pytest
 from pictures import pictures
 from PIL import Image
 from test_training import assert_bit_equal, with_train
+from told import refused
 
+import realnvp
 import realnvp.files.folders
 import realnvp.training.train
 from realnvp.cli.main import run
@@ -267,6 +269,24 @@ def test_others_files_of_our_names_are_not_replaced(
     with pytest.raises(ValueError, match=f"{name}: "):
         train(tiny, tmp_path, device="cpu")
     assert everything(tmp_path) == mine
+
+
+def test_no_command_replaces_what_it_reads_or_a_device(tmp_path: Path, capsys: Out) -> None:
+    folder = pictures(tmp_path / "pictures", 2)
+    first = folder / "00.png"
+    (tmp_path / "table.csv").write_text("a,b\n1,2\n3,4\n")
+    realnvp.save_flow(realnvp.vector_flow(2, width=1, num_couplings=1), tmp_path / "table")
+    compressed, scored = ([name, "photos-small", folder] for name in ("compress", "score"))
+    for *command, out in (
+        [*compressed, "--out", first],
+        [*compressed, "--out", "/dev/null"],
+        [*compressed, "--out", first / "in.rnvp"],
+        [*scored, "--out", first],
+        [*scored, "--picture", first],
+        ["score", tmp_path / "table", tmp_path / "table.csv", "--out", tmp_path / "table.csv"],
+    ):
+        told = refused(capsys, *command, out, unchanged=[tmp_path])
+        assert told.startswith(f"realnvp: error: {command[-1]}: "), told
 
 
 def test_a_page_that_is_no_report_is_not_replaced(

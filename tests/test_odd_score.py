@@ -222,5 +222,7 @@ def test_what_makes_no_sense_is_refused(
         (["--normal", tmp_path / "one"], "normal: at least 2 images"),
         (["--normal", tmp_path / "none"], "none"),
         (["--normal", good, "--heatmaps", new / "odd.png"], "heatmaps"),
+        (["--normal", good, "--heatmaps", good], "--heatmaps: "),
+        (["--normal", good, "--heatmaps", new], "--heatmaps: "),
     ):
         assert words in refused(capsys, "score", run_dir, new, *flags, unchanged=[new])

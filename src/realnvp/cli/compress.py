@@ -73,7 +73,7 @@ class Compress:
         files = files_by_name(self.paths)
         flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
         out = self.out or Path(f"{self.paths[0].resolve().stem}.rnvp")
-        make_way("--out", out)
+        make_way("--out", out, read=files.values())
         made = compress_files(flow, self.run, files, out)
         found = {"bytes": made.bytes, "bits_per_dim": made.bits_per_dim(8 * made.bytes)}
         others = {

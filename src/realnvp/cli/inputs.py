@@ -1,5 +1,7 @@
 """What commands take and where they write: a flow, its data, a file to write."""
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,12 +21,35 @@ def beside(run: str) -> Path:
     return Path(run) if Path(run).exists() else Path()
 
 
-def make_way(flag: str, out: Path | None) -> None:
-    """Make the folder of a file to write; ValueError if the file is a folder."""
-    if out and out.is_dir():
+def make_way(flag: str, out: Path | None, *, read: Iterable[Path] = ()) -> None:
+    """Make the folder of a file to write.
+
+    read: what the command reads: files, and folders of images.
+
+    ValueError: the file is a folder or a device, or is read; or its folder cannot be written to.
+    """
+    if out is None:
+        return
+    if out.is_dir():
         raise ValueError(f"{flag}: {out} is a folder; name a file")
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    if out.exists() and not out.is_file():
+        raise ValueError(f"{flag}: {out} is no file that can be replaced")
+    if out.exists() and any(_reads(path, out) for path in read):
+        raise ValueError(f"{flag}: {out} is what this command reads; name another file")
+    if out.parent.is_file():
+        raise ValueError(f"{flag}: {out.parent} is a file, no folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(out.parent, os.W_OK):
+        raise ValueError(f"{flag}: {out.parent} cannot be written to")
+
+
+def _reads(path: Path, file: Path) -> bool:
+    """Whether a command that is given a path, of a file or of a folder of images, reads a file."""
+    from realnvp.data.folder import is_image
+
+    if path.is_dir():
+        return is_image(file.name) and path.resolve() in file.resolve().parents
+    return path.exists() and path.samefile(file)
 
 
 def load(

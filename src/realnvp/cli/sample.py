@@ -66,8 +66,8 @@ class Sample:
         out = self.out or beside(self.run) / f"samples{suffixes[0]}"
         if out.suffix not in suffixes:
             raise ValueError(f"--out: {out} must end in {' or '.join(suffixes)}")
-        make_way("--out", out)
         given = given_table(flow, self.given) if of_table(flow) else given_class(flow, self.given)
+        make_way("--out", out, read=[Path(given)] if given and of_table(flow) else [])
         if self.guidance and self.fast:
             raise ValueError("--guidance: not with --fast")
         if self.guidance:

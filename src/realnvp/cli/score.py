@@ -102,7 +102,7 @@ class Score:
             raise ValueError("score: name image files or folders, or tables, after the run")
         flow, known = load(self.run, self.device, threads=self.threads, which=self.which)
         for flag, path in self._written().items():
-            make_way(flag, path)
+            make_way(flag, path, read=filter(None, [*self.paths, self.normal]))
         scores: Any
         facts: dict[str, Any]
         if of_table(flow):
@@ -215,6 +215,11 @@ class Score:
         if self.top is not None and self.top < 1:
             raise ValueError(f"--top: must be at least 1, got {self.top}")
 
+    def _check_heatmaps(self, read: Sequence[Path]) -> None:
+        """ValueError: heat maps, which have the images' names, would replace what is read."""
+        if self.heatmaps and self.heatmaps.resolve() in {file.resolve().parent for file in read}:
+            raise ValueError(f"--heatmaps: {self.heatmaps} holds images to read; name another")
+
     def _verdicts(self, flow: "Flow") -> "tuple[list[Verdict], dict[str, Any], str]":
         """The verdicts on image files, facts about them, and the last line."""
         from realnvp.evaluation.score import dropped
@@ -236,6 +241,7 @@ class Score:
             page=self.report,
         )
         normal = self._normal(flow)
+        self._check_heatmaps([*images.files, *getattr(normal, "files", [])])
         detector = self._detector(flow, normal)
         for told in filter(None, (too_few(detector), other_size(normal[0], images[0]))):
             note(f"realnvp: {told}")

@@ -1,16 +1,19 @@
 """Files that are written whole or not at all, and what interrupted writes leave behind."""
 
+import errno
 import glob
 import os
 import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 TEMPORARY = re.compile(r"\..+\.realnvp-(\d+)\.tmp", re.DOTALL)
+FULL = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG")}
+"""Errors of a disk or a quota that is full, or of a limit."""
 # Names that an interrupted write of version 0.1.0 left in a run directory. No wider pattern: other
 # programs use such names, too.
 OLD_FILE = re.compile(r"\.(config\.json|environment\.json|metrics\.jsonl|step-\d{9,}\.png)\.tmp")
@@ -45,7 +48,8 @@ def atomic_save(
         sibling.replace(path)
     except BaseException:
         if not keep:
-            sibling.unlink(missing_ok=True)
+            with suppress(OSError):  # it is not there, or the disk is read-only
+                sibling.unlink()
         raise
 
 
@@ -57,17 +61,18 @@ def to_disk(file: BinaryIO) -> None:
 
 @contextmanager
 def os_errors_name(path: Path, size: int | None = None) -> Iterator[None]:
-    """Context: an error of the disk names the path, and the bytes that it was to hold.
+    """Context: an error of the disk names the path; of a full disk, also the bytes that it needs.
 
-    The system's own error names no file.
+    The system's own error names no file, or what is written in the path's place until it is whole.
     """
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename is not None:
+        named = error.filename is not None and not TEMPORARY.fullmatch(Path(error.filename).name)
+        if error.errno is None or named:
             raise
-        words = error.strerror if size is None else f"{error.strerror}; {size:,} bytes are needed"
-        raise OSError(error.errno, words, str(path)) from None
+        needed = f"; {size:,} bytes are needed" if size is not None and error.errno in FULL else ""
+        raise OSError(error.errno, f"{error.strerror}{needed}", str(path)) from None
 
 
 def kept_sibling(path: Path) -> Path:
