@@ -311,13 +311,18 @@ def test_presets_version_completion_help(out_of: Out) -> None:
     presets = answer(out_of, "presets")
     assert presets["cifar10"]["parameters"] == 19_609_545
     assert presets["cifar10"]["paper"] == 3.49
+    assert run(["presets"]) == 0
+    assert all(line == line.rstrip() for line in out_of.readouterr().out.splitlines())
     assert run(["--version"]) == 0
     assert out_of.readouterr().out == f"realnvp {realnvp.__version__}\n"
     for shell in SHELLS:
         assert run(["completion", shell]) == 0
-        assert {"evaluate", "photos-modern", "--train.max-steps"} <= set(
-            re.findall(r"[\w.-]+", out_of.readouterr().out)
-        )
+        script = out_of.readouterr().out
+        assert {"evaluate", "photos-modern", "--train.max-steps"} <= {
+            *re.findall(r"[\w.-]+", script)
+        }
+        assert '-z "$completions" || "$completions" ==' in script  # then names of files
+        assert ("complete -o default -o filenames" in script) == (shell == "bash")
     for command in (
         "prepare",
         "evaluate",

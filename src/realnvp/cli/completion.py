@@ -11,6 +11,8 @@ import tyro
 from realnvp.cli.train import all_presets
 
 SHELLS = ("bash", "zsh")
+# What tyro says where a path is wanted. Of a place without a flag, a run or data, it says nothing.
+FILES = '"$completions" == "__TYRO_COMPLETE_FILES__"'
 
 
 def completion(argv: list[str], commands: dict[str, Any]) -> str:
@@ -29,4 +31,6 @@ def completion(argv: list[str], commands: dict[str, Any]) -> str:
     script = io.StringIO()
     with contextlib.redirect_stdout(script), contextlib.suppress(SystemExit):
         tyro.cli(every, prog="realnvp", args=["--tyro-print-completion", argv[0]])
-    return script.getvalue()
+    # Where there is nothing else, bash then completes names of files; folders end with a slash.
+    text = script.getvalue().replace("complete -F", "complete -o default -o filenames -F")
+    return text.replace(FILES, f'-z "$completions" || {FILES}')

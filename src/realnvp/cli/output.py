@@ -54,7 +54,10 @@ def print_csv(text: str) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on stdout; nothing is cut off, whatever the terminal's width."""
+    """A table on stdout; nothing is cut off, whatever the terminal's width.
+
+    Elsewhere than on a terminal lines end where their text ends.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -62,7 +65,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(*columns, box=box.SIMPLE_HEAD, show_header=any(columns))
     for row in rows:
         table.add_row(*map(visible, row))
-    Console(width=None if sys.stdout.isatty() else 400, highlight=False, markup=False).print(table)
+    on_terminal = sys.stdout.isatty()
+    console = Console(width=None if on_terminal else 400, highlight=False, markup=False)
+    with console.capture() as printed:
+        console.print(table)
+    for line in printed.get().splitlines():
+        print(line if on_terminal else line.rstrip())
 
 
 def thousands(number: int) -> str:
