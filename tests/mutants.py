@@ -863,6 +863,7 @@ MUTANTS = [
     Mutant("codec/exact.py", 'generator=random, device="cpu"', "generator=random", DEVICE),
     Mutant("sklearn/base.py", 'with torch.device("cpu"):', "if True:", DEVICE),
     Mutant("config/bounds.py", "isinstance(value, bool) or ", "", ODD),
+    Mutant("training/fit.py", "bool((x == x.floor()).all())", "False", UNITS),
     Mutant("cli/inputs.py", "any(_reads(path, out) for path in read)", "False", OURS),
     Mutant("cli/inputs.py", "and not out.is_file()", "and False", OURS),
     Mutant("cli/score.py", "in {file.resolve().parent for file in read}", "in set()", ODD_SCORE),

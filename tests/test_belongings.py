@@ -276,6 +276,7 @@ def test_no_command_replaces_what_it_reads_or_a_device(tmp_path: Path, capsys: O
     first = folder / "00.png"
     (tmp_path / "table.csv").write_text("a,b\n1,2\n3,4\n")
     realnvp.save_flow(realnvp.vector_flow(2, width=1, num_couplings=1), tmp_path / "table")
+    trained = ["train", "digits"]
     compressed, scored = ([name, "photos-small", folder] for name in ("compress", "score"))
     for *command, out in (
         [*compressed, "--out", first],
@@ -283,6 +284,7 @@ def test_no_command_replaces_what_it_reads_or_a_device(tmp_path: Path, capsys: O
         [*compressed, "--out", first / "in.rnvp"],
         [*scored, "--out", first],
         [*scored, "--picture", first],
+        [*trained, "--run-dir", first],
         ["score", tmp_path / "table", tmp_path / "table.csv", "--out", tmp_path / "table.csv"],
     ):
         told = refused(capsys, *command, out, unchanged=[tmp_path])

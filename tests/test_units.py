@@ -160,6 +160,9 @@ def test_fit_takes_numpy_and_warns_of_floats(flow: Flow) -> None:
     assert len(realnvp.fit(first, np.arange(40).reshape(20, 2) ** 2, max_steps=2).loss) == 2
     with pytest.warns(UserWarning, match="no value is outside"):
         realnvp.fit(realnvp.build(flow.config or ""), unit(20, 3, 8, 8), max_steps=1)
+    for whole in (np.zeros((5, 3, 8, 8), np.uint8), np.full((5, 3, 8, 8), 7.0)):
+        with pytest.raises(ValueError, match=r"^x: .*fit takes v \+ u, .*torch.rand"):
+            realnvp.fit(flow, whole)
 
 
 def test_grey_without_channels_and_numpy_samples() -> None:

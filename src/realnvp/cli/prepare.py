@@ -1,5 +1,6 @@
 """realnvp prepare."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -101,5 +102,5 @@ def _summary(about: dict[str, Any], out: Path) -> str:
     return (
         f"{out}: {about['name']}{version}, {height}x{width}x{channels}, {counts}; "
         f"{'was complete already' if about['already'] else 'written'}. "
-        f"Next: realnvp train {preset} --data.source {out}"
+        f"Next: {shlex.join(['realnvp', 'train', preset, '--data.source', str(out)])}"
     )

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import shlex
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from operator import or_
@@ -92,7 +93,8 @@ class Train:
             budget = "minutes" if config.train.max_steps is None else "steps"
             say(
                 f"{run_dir}: finished, step {state.step}{best}. "
-                f"More {budget}: --train.max-{budget} N. Next: realnvp evaluate {run_dir}"
+                f"More {budget}: --train.max-{budget} N. "
+                f"Next: {shlex.join(['realnvp', 'evaluate', str(run_dir)])}"
             )
         return 0
 

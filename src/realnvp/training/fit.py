@@ -37,6 +37,7 @@ SAY_EVERY = 10.0  # seconds
 MOST_HELD_OUT = 2000  # rows
 WARMUP = 0.05  # of the steps
 PROTOCOL = "forward(x) of a bijection returns z, of x's shape, and log_det, of shape (len(x),)"
+NOISY = "fit takes v + u, pixels and noise: x + torch.rand(x.shape)"
 CLIP = 10.0  # norm of the gradient of nats a row
 ALLOWED: dict[str, tuple[type[int] | type[float], Bound]] = {
     "max_steps": (int, AT_LEAST_ONE),
@@ -84,8 +85,8 @@ def fit(
     The flow is in eval mode afterwards, and has the shape of x. ValueError names what is out of
     range.
 
-    x: (N, D) or (N, C, H, W), in data units, a tensor or a numpy array. float64: so are z and
-        log-det between the layers, whatever the networks are.
+    x: (N, D) or (N, C, H, W), in data units, a tensor or a numpy array; pixels with their noise,
+        v + u. float64: so are z and log-det between the layers, whatever the networks are.
     given: c of each row, of a conditional flow.
     max_steps, batch_size: steps of Adam, and the rows of each.
     lr: the learning rate's peak; it rises to lr, and falls to 0 over max_steps.
@@ -204,9 +205,7 @@ def _tensor(x: Any) -> Tensor:
     except (TypeError, ValueError) as error:
         raise ParameterError("x", f"is no array of numbers: {one_line(error)}") from None
     if rows.ndim == 4 and not rows.is_floating_point():
-        raise ParameterError(
-            "x", f"{rows.dtype}; fit takes v + u, pixels and noise: x + torch.rand(x.shape)"
-        )
+        raise ParameterError("x", f"{rows.dtype}; {NOISY}")
     return rows if rows.is_floating_point() else rows.double()
 
 
@@ -237,6 +236,8 @@ def _check(flow: Flow, x: Tensor, *, held_out: float, **values: float) -> None:
         raise ParameterError("x", "must be finite")
     check_size(x)
     flow.check_batch(x)
+    if flow.config and flow.config.data.levels and bool((x == x.floor()).all()):
+        raise ParameterError("x", f"whole numbers; {NOISY}")
     warn_of_floats(x, flow.config)
 
 

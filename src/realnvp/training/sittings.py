@@ -46,6 +46,8 @@ def check_may_train(config: Config, files: RunDir) -> None:
     source = config.data.source and os.path.realpath(config.data.source)
     if source in (os.path.realpath(files.path), os.path.realpath(files.data)):
         raise ParameterError("run_dir", f"{files.path} is also data.source, which is only read")
+    if files.path.exists() and not files.path.is_dir():
+        raise ParameterError("run_dir", f"{files.path} is a file; name a folder")
     if not files.begun:
         _check_files_of_others(files)
     elif files.config_file.exists():  # else its first sitting ended before it wrote one
