@@ -874,7 +874,7 @@ MUTANTS = [
     Mutant("codec/exact.py", "if torch.equal(wide, fast.double())", "if True", CODEC),
     Mutant("codec/exact.py", "weight[:, 0, 1, 1] = 16383", "pass", CODEC),
     Mutant("codec/archive.py", "exact=self.version == EXACT", "exact=True", CODEC),
-    Mutant("codec/cells.py", "(place - _turn(nonce, len(sizes))) % sizes", "place", CODEC),
+    Mutant("codec/cells.py", "(place - other_place) % sizes", "place", CODEC),
     Mutant("codec/cells.py", "i.double() / self.pieces", "i.double() / (self.pieces + 1)", CODEC),
     Mutant(
         "codec/prior.py",
@@ -904,10 +904,13 @@ MUTANTS = [
         "in list(enumerate(batches))",
         CODEC,
     ),
+    Mutant("codec/cells.py", "nonce >= OTHER_PIECES", "False", CODEC),
+    Mutant("codec/side.py", "share * found[-1][0] + (1 - share) * bits", "bits", CODEC),
+    Mutant("codec/index.py", "2 * (self.divided or 0)", "self.divided or 0", CODEC),
     Mutant("codec/chunk.py", "needed *= 4 / 3", "raise", CODEC),
     Mutant(
         "codec/choice.py",
-        "need = RESERVE * max(have, need, coder.noise_bits(tiles[first]))",
+        "need = max(RESERVE * have, have + error.bits)",
         "raise",
         CODEC,
     ),

@@ -34,15 +34,17 @@ from realnvp.bijections import (
     channelwise,
     starting,
 )
-from realnvp.codec import archive, chunk, compress, decompress, exact, rounding
+from realnvp.codec import archive, cells, chunk, compress, decompress, exact, rounding
 from realnvp.codec.archive import Archive
 from realnvp.codec.cells import Cells
 from realnvp.codec.choice import flow_bits
 from realnvp.codec.exact import ExactNet
 from realnvp.codec.header import packed, unpacked
+from realnvp.codec.index import Index, index_of
 from realnvp.codec.plan import IntegerFlow, integer_steps
 from realnvp.codec.prior import Normal
 from realnvp.codec.rounding import Unfit
+from realnvp.codec.side import best_side
 from realnvp.codec.stack import Empty, Stack
 from realnvp.codec.tiles import count_tiles, tiles_of
 from realnvp.config import Config, DataConfig, ModelConfig
@@ -167,7 +169,7 @@ def test_a_step_undoes_itself_is_near_its_layer_and_takes_its_log_det(name: str)
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
 @pytest.mark.parametrize("learned", [False, True])
-@pytest.mark.parametrize("nonce", [0, 3])
+@pytest.mark.parametrize("nonce", [0, 1, 3])
 def test_cells_undo_themselves_and_stay_in_their_level(
     levels: int, learned: bool, nonce: int
 ) -> None:
@@ -185,6 +187,13 @@ def test_cells_undo_themselves_and_stay_in_their_level(
         assert torch.equal(inner.floor().long(), v)
         assert torch.equal(cells.inverse(x, now, nonce), v)
     assert same(now, start)
+
+
+def test_later_nonces_change_the_pieces_of_the_noise() -> None:
+    """The edge of a piece can be ambiguous itself: then other places in it are no way out."""
+    for nonce, changes in {0: (False, False), 1: (True, False), 2: (True, True)}.items():
+        place, piece = cells._turns(nonce, 50)
+        assert (place.any(), piece.any()) == changes
 
 
 def test_the_prior_undoes_itself_far_into_its_tails_and_is_near_the_normal() -> None:
@@ -420,8 +429,8 @@ def test_colour_pictures_fit_a_flow_of_grey_ones() -> None:
 @pytest.mark.parametrize(("planes", "channels"), [(3, 3), (1, 3), (3, 1), (1, 1)])
 def test_tiles_cover_a_picture_once(size: tuple[int, int], planes: int, channels: int) -> None:
     picture = RNG.integers(0, 256, (planes, *size)).astype(np.uint8)
-    tiles = list(tiles_of(picture.shape, channels, 8))
-    assert len(tiles) == count_tiles(picture.shape, channels, 8)
+    tiles = list(tiles_of(picture.shape, channels, 8, 64))
+    assert len(tiles) == count_tiles(picture.shape, channels, 8, 64)
     assert sum(np.prod(tile.shape) for tile in tiles) == picture.size
     back = np.zeros_like(picture)
     for tile in tiles:
@@ -434,6 +443,47 @@ def test_tiles_cover_a_picture_once(size: tuple[int, int], planes: int, channels
     assert np.array_equal(back, picture)
 
 
+SHAPES = [[3, 70, 300, 1], [1, 200, 130, 2], [3, 8, 8, 40]]
+
+
+@pytest.mark.parametrize("side", [None, 32, 128, 256])
+@pytest.mark.parametrize("divided", [0, 1, 4, 12])
+def test_the_first_tiles_are_small_and_all_cover_the_pictures(
+    side: int | None, divided: int
+) -> None:
+    index = Index("", 3, 8, 256, 13, SHAPES, divided=divided, side=side)
+    places = list(index.places())
+    assert len(places) == index.tiles
+    covered = [np.zeros(shape, int) for shape in index.shapes()]
+    for i, tile in places:
+        covered[i][tile.planes, tile.rows, tile.columns] += 1
+    assert all((times == 1).all() for times in covered)
+    sizes = [max(tile.shape[1:]) for _, tile in places]
+    assert max(sizes) <= (side or 64)
+    if divided == 4:
+        assert sizes[:4] == [16] * 4
+    if not divided:
+        assert sizes[0] == min(side or 64, 256)
+
+
+def test_tiles_are_as_large_as_the_flow_has_use_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = flow_of(MODELS["modern"], (3, 16, 16))
+    pictures = list(smooth(2, 3, 256, 256))
+    shapes = [picture.shape for picture in pictures]
+    best = {1.0: 128, -1.0: 32}  # 256: too few tiles
+
+    for gain, side in best.items():
+
+        def bits(flow: Flow, places: list, tiles: list, gain: float = gain) -> tuple:
+            each = [2 + gain / tile.shape[-1] ** 0.5 for tile in tiles]
+            return np.array([e * tile.size for e, tile in zip(each, tiles, strict=True)]), None
+
+        monkeypatch.setattr("realnvp.codec.side.flow_bits", bits)
+        found, divided = best_side(flow, shapes, pictures.__getitem__, np.full(256, 5.0))
+        assert found == side
+        assert divided == 3  # of 2.1 bits each
+
+
 # What must not be left to chance
 
 
@@ -442,7 +492,7 @@ class Coded:
 
     def __init__(self, flow: Flow) -> None:
         self.coder, self.images = IntegerFlow(flow, BITS), smooth(9, 3, 16, 16)
-        places = [tiles_of(image.shape, 3, flow.divisor) for image in self.images]
+        places = [tiles_of(image.shape, 3, flow.divisor, 64) for image in self.images]
         self.places = [place for tiles in places for place in tiles]
 
     def encoded(self, **how: Any) -> bytes:
@@ -507,10 +557,11 @@ def test_numbers_beyond_the_integers_are_named() -> None:
 
 
 def test_too_few_bits_for_the_first_image_are_told(coded: Coded) -> None:
-    with pytest.raises(Empty):
+    with pytest.raises(chunk.Short) as told:
         chunk.encode(
             coded.coder, coded.places, list(coded.images), np.array(list("f" * 9)), lambda _: None
         )
+    assert 8 < told.value.bits / coded.images[0].size < 16
 
 
 def test_batches_shrink_where_bits_are_short(coded: Coded, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -603,7 +654,7 @@ def test_damage_with_right_checksums_is_told(coded: Coded) -> None:
 
 
 def test_a_hostile_head_takes_no_memory(modern: Flow) -> None:
-    index = archive.index_of(modern, [(3, 8, 8)])
+    index = index_of(modern, [(3, 8, 8)], list(smooth(1, 3, 8, 8)).__getitem__)
     data = compress(modern, smooth(1, 3, 8, 8))
     assert packed(dataclasses.replace(index, given_as="array")) in data
     for runs in (
@@ -623,7 +674,7 @@ def test_a_hostile_head_takes_no_memory(modern: Flow) -> None:
 
 
 def test_a_head_that_does_not_fit_its_flow_is_told(modern: Flow) -> None:
-    index = archive.index_of(modern, [(3, 8, 8)], given_as="array")
+    index = index_of(modern, [(3, 8, 8)], list(smooth(1, 3, 8, 8)).__getitem__, given_as="array")
     data = compress(modern, smooth(1, 3, 8, 8))
     for change in ({"divisor": 1 << 40}, {"channels": 1}, {"levels": 17}):
         new = packed(dataclasses.replace(index, **change))

@@ -12,7 +12,9 @@ from told import Out, answer, listing, refused
 import realnvp
 from realnvp.cli.main import run
 from realnvp.codec import archive, compress
-from realnvp.codec.archive import Archive, index_of, write
+from realnvp.codec import index as indices
+from realnvp.codec.archive import Archive, write
+from realnvp.codec.index import index_of
 from realnvp.data import read_image
 from tests.faults.children import Child
 
@@ -150,7 +152,8 @@ def test_damage_costs_the_pictures_in_it_and_names_them(
     saved: Path, pictures: Path, tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(archive, "CHUNK", 2)
-    monkeypatch.setattr(archive, "DIVIDED", 0)  # a tile for each picture
+    # A tile for each picture.
+    monkeypatch.setattr(indices, "best_side", lambda *_: (64, 0))
     file, back = tmp_path / "all.rnvp", tmp_path / "back"
     assert run(["compress", str(saved), str(pictures), "--out", str(file)]) == 0
     with file.open("r+b") as opened:
@@ -170,7 +173,8 @@ def test_no_name_leads_out_of_the_folder(
 ) -> None:
     flow, image = realnvp.load_flow(saved), smooth(1, 3, 16, 16)[0]
     with (tmp_path / "x.rnvp").open("w+b") as file:
-        write(file, flow, index_of(flow, [image.shape], names=[name]), [image], lambda _: None)
+        index = index_of(flow, [image.shape], [image].__getitem__, names=[name])
+        write(file, flow, index, [image], lambda _: None)
     back = tmp_path / "inner" / "back"
     before = listing(tmp_path)
     line = refused(

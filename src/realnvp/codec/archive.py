@@ -14,7 +14,6 @@ Integers are little-endian. So a damaged chunk costs the pictures that have tile
 head costs all.
 """
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -22,7 +21,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -33,11 +32,11 @@ import torch
 from realnvp.codec.choice import smallest
 from realnvp.codec.chunk import Told, decode
 from realnvp.codec.header import packed, unpacked
+from realnvp.codec.index import Index
 from realnvp.codec.plan import IntegerFlow
-from realnvp.codec.tiles import SIDE, Tile, count_tiles, tiles_of
+from realnvp.codec.tiles import Tile
 from realnvp.config.fields import ModelConfig
-from realnvp.data.dataset import Pixels, Shape
-from realnvp.data.images import MAX_PIXELS
+from realnvp.data.dataset import Pixels
 from realnvp.files.records import DamagedError
 from realnvp.flows.flow import Flow, config_of
 
@@ -46,127 +45,9 @@ WIDE, EXACT = 1, 2  # the versions: networks in float64, and those of `exact.py`
 HEAD = struct.Struct("<7sB32s8sI")
 ENTRY = struct.Struct("<II8s")
 CRC = struct.Struct("<I")
-CHUNK = 2048  # tiles
-DIVIDED = 5  # tiles, in files of at most
-FEW = 128
+CHUNK = 2048  # tiles, at most
+MOST_PIXELS = CHUNK * 64 * 64  # of their tiles
 MOST_INDEX = 1 << 28  # bytes
-
-
-@dataclass(frozen=True)
-class Index:
-    """What an archive holds."""
-
-    flow: str
-    """What the flow was called."""
-    channels: int
-    """Of the flow's images."""
-    divisor: int
-    """Of their sides."""
-    levels: int
-    bits: int
-    """Of the grid's step: 2^-bits on the logit's scale."""
-    runs: list[list[int]]
-    """[C, H, W, n]: n pictures of this shape, one after the other."""
-    names: list[str] | None = None
-    """Of the pictures' files, with /."""
-    given_as: str | None = None
-    """What `compress` was given: array, tensor or list."""
-    divided: int | None = None
-    """How many tiles at the start are divided, the very first most."""
-
-    def __post_init__(self) -> None:
-        for run in self.runs:
-            if len(run) != 4 or min(run) < 1 or run[1] * run[2] > MAX_PIXELS or run[0] > 4:
-                raise ValueError(f"runs: {run} are no pictures")
-        if not 8 <= self.bits <= 24 or not 2 <= self.levels <= 1 << 16:
-            raise ValueError(f"a grid of 2^-{self.bits} for {self.levels} levels")
-        if self.channels < 1 or self.divisor < 1 or self.divisor & (self.divisor - 1):
-            raise ValueError(f"{self.channels} channels, sides divided by {self.divisor}")
-        if not 0 <= (self.divided or 0) <= 64:
-            raise ValueError(f"{self.divided} divided tiles")
-        if self.names is not None and len(self.names) != self.count:
-            raise ValueError(f"{len(self.names)} names for {self.count} pictures")
-
-    @property
-    def count(self) -> int:
-        """How many pictures there are."""
-        return sum(run[3] for run in self.runs)
-
-    @property
-    def tiles(self) -> int:
-        """How many tiles they have."""
-        whole = sum(
-            n * count_tiles((c, h, w), self.channels, self.divisor) for c, h, w, n in self.runs
-        )
-        first = list(islice(self._whole(), self.divided or 0))
-        return whole - len(first) + sum(1 for _ in self._divided(first))
-
-    @property
-    def numbers(self) -> int:
-        """Channels of all pixels together."""
-        return sum(math.prod(run) for run in self.runs)
-
-    def shapes(self) -> Iterator[Shape]:
-        """(C, H, W) of each picture."""
-        for c, h, w, n in self.runs:
-            for _ in range(n):
-                yield c, h, w
-
-    def places(self) -> Iterator[tuple[int, Tile]]:
-        """Each tile, with the index of its picture."""
-        whole = self._whole()
-        yield from self._divided(islice(whole, self.divided or 0))
-        yield from whole
-
-    def _whole(self) -> Iterator[tuple[int, Tile]]:
-        for i, shape in enumerate(self.shapes()):
-            for tile in tiles_of(shape, self.channels, self.divisor):
-                yield i, tile
-
-    def _divided(self, whole: Iterable[tuple[int, Tile]]) -> Iterator[tuple[int, Tile]]:
-        """A batch borrows its noise from what is coded before it: so small tiles come first."""
-        for n, (i, tile) in enumerate(whole):
-            side = max(SIDE // (2 if n else 4), self.divisor)
-            for part in tile.divided(side, self.divisor):
-                yield i, part
-
-
-def index_of(
-    flow: Flow,
-    shapes: Iterable[Shape],
-    *,
-    name: str = "",
-    names: Sequence[str] | None = None,
-    given_as: str | None = None,
-) -> Index:
-    """The index of pictures of these shapes, coded with the flow.
-
-    name: what the flow is called.
-    names: of the pictures' files.
-    given_as: array, tensor or list.
-    """
-    config, runs = config_of(flow), list[list[int]]()
-    for shape in shapes:
-        if runs and runs[-1][:3] == list(shape):
-            runs[-1][3] += 1
-        else:
-            runs.append([*shape, 1])
-    index = Index(
-        name,
-        config.shape[0],
-        flow.divisor,
-        config.levels,
-        13,
-        runs,
-        None if names is None else list(names),
-        given_as,
-    )
-    finer = config.model.dequantisation == "variational"
-    few = index.numbers < 100 * 3 * 32 * 32
-    # The narrowest level has 29 steps at least.
-    deep = max(0, math.ceil(math.log2(config.levels)) - 10)
-    divided = DIVIDED if index.tiles <= FEW else None
-    return dataclasses.replace(index, bits=13 + finer - few + deep, divided=divided)
 
 
 def write(
@@ -186,7 +67,7 @@ def write(
     coder = IntegerFlow(flow, index.bits, exact=version == EXACT)
     said = packed(index)
     head = HEAD.pack(MAGIC, version, flow_digest(flow), coder.digest()[:8], len(said)) + said
-    count = math.ceil(index.tiles / CHUNK)
+    count = math.ceil(index.tiles / _per_chunk(index))
     entries, bound, start = [], 0.0, file.tell()
     file.write(head + bytes(count * ENTRY.size + CRC.size))  # a place for what is known later
     for places, tiles in _chunks(index, pictures):
@@ -240,7 +121,7 @@ class Archive:
         try:
             self.index = unpacked(Index, said, MOST_INDEX)
             # Each chunk needs its entry, so a file proves how many tiles there can be.
-            count = math.ceil(self.index.tiles / CHUNK)
+            count = math.ceil(self.index.tiles / _per_chunk(self.index))
             if count * ENTRY.size > self.size:
                 raise ValueError("fewer bytes than its pictures need")
         except ValueError as error:
@@ -266,7 +147,7 @@ class Archive:
         at, left, whole = -1, 0, True  # left: numbers of the picture
         picture = np.empty(0, coder.dtype)
         for chunk in self.chunks:
-            block = list(islice(places, CHUNK))
+            block = list(islice(places, _per_chunk(self.index)))
             tiles = self._tiles(coder, chunk, [place for _, place in block], told)
             for k, (i, place) in enumerate(block):
                 if i != at:
@@ -332,11 +213,16 @@ def flow_digest(flow: Flow) -> bytes:
     return found.digest()
 
 
+def _per_chunk(index: Index) -> int:
+    """How many tiles a chunk has."""
+    return min(CHUNK, MOST_PIXELS // (index.side or 1) ** 2)
+
+
 def _chunks(index: Index, pictures: Iterable[Pixels]) -> Iterator[tuple[list[Tile], list[Pixels]]]:
     """Places and pixels of the tiles, chunk by chunk."""
     each, at = zip(pictures, index.shapes(), strict=True), -1
     places = index.places()
-    while block := list(islice(places, CHUNK)):
+    while block := list(islice(places, _per_chunk(index))):
         tiles = []
         for i, place in block:
             if i != at:

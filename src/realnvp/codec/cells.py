@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from realnvp.data.dataset import Pixels
 
 PIECES = 256  # of all levels together, at least
 LEARNED_PIECES = 16  # of one level
+OTHER_PIECES = 2  # the first nonce that changes them
 
 
 class Cells:
@@ -34,8 +36,7 @@ class Cells:
         self.logit, self.noise, self.scale = logit, noise, float(1 << bits)
         few = max(1, PIECES // logit.levels)
         self.pieces = LEARNED_PIECES if noise else 1 << (few - 1).bit_length()
-        levels = torch.arange(logit.levels + 1.0, dtype=torch.float64, device="cpu")
-        self.edges = nearest(self._logit(levels))
+        self.edges = level_edges(logit, bits)
         if self.edges.diff().min() < self.pieces:
             raise ValueError("its grey levels are too near to each other")
 
@@ -44,11 +45,13 @@ class Cells:
 
         nonce: 0; others give other noise, where this one's was ambiguous.
         """
-        i = torch.from_numpy(stack.pop_all(np.full(v.numel(), self.pieces))).view_as(v)
+        piece = stack.pop_all(np.full(v.numel(), self.pieces))
+        other_place, other_piece = _turns(nonce, v.numel())
+        i = torch.from_numpy((piece + other_piece) % self.pieces).view_as(v)
         nodes = self._nodes(v, given, certain)
         start, end = nodes(i), nodes(i + 1)
         sizes = (end - start).flatten().numpy()
-        place = (stack.pop_all(sizes) + _turn(nonce, len(sizes))) % sizes
+        place = (stack.pop_all(sizes) + other_place) % sizes
         return start + torch.from_numpy(place).view_as(v)
 
     def inverse(self, x: Tensor, stack: Stack, nonce: int, given: Given = None) -> Tensor:
@@ -62,15 +65,15 @@ class Cells:
             half //= 2
         start, end = nodes(i).flatten().numpy(), nodes(i + 1).flatten().numpy()
         place, sizes = x.flatten().numpy() - start, end - start
-        stack.push_all((place - _turn(nonce, len(sizes))) % sizes, sizes)
-        stack.push_all(i.flatten().numpy(), np.full(len(sizes), self.pieces))
+        other_place, other_piece = _turns(nonce, len(sizes))
+        stack.push_all((place - other_place) % sizes, sizes)
+        piece = (i.flatten().numpy() - other_piece) % self.pieces
+        stack.push_all(piece, np.full(len(sizes), self.pieces))
         return v
 
-    def noise_bits(self, pixels: Pixels) -> float:
-        """About how many bits the noise of these pixels takes."""
-        return float(
-            self.edges.diff().double().log2()[torch.from_numpy(pixels.astype(np.int64))].sum()
-        )
+    def borrowed(self, pixels: Pixels) -> float:
+        """About how many bits an image pops before it pushes more."""
+        return float(borrowed_by_level(self.edges)[pixels].sum())
 
     def _nodes(self, v: Tensor, given: Given, rounded: Rounding) -> Rounding:
         """G of the pixels' levels: G(0) and G(P) are the edges of the level."""
@@ -89,7 +92,7 @@ class Cells:
         return nodes
 
     def _logit(self, x: Tensor) -> Tensor:
-        return self.scale * self.logit(x.flatten()[:, None])[0].view_as(x)
+        return scaled_logit(self.logit, x, self.scale)
 
     def constants(self) -> Iterator[Integers]:
         yield self.edges.numpy()
@@ -97,6 +100,30 @@ class Cells:
             yield from net.constants()
 
 
-def _turn(nonce: int, count: int) -> Integers | int:
-    """What the nonce adds to the noise of each pixel."""
-    return (np.random.Philox(nonce).random_raw(count) >> 40).astype(np.int64) if nonce else 0
+def scaled_logit(logit: Logit, x: Tensor, scale: float) -> Tensor:
+    """The logit of each number of x, in steps of 1 / scale."""
+    return scale * logit(x.flatten()[:, None])[0].view_as(x)
+
+
+def level_edges(logit: Logit, bits: int) -> Tensor:
+    """Where the levels begin, in steps of 2^-bits of the logit, and where the last ends."""
+    levels = torch.arange(logit.levels + 1.0, dtype=torch.float64, device="cpu")
+    return nearest(scaled_logit(logit, levels, float(1 << bits)))
+
+
+def borrowed_by_level(edges: Tensor) -> npt.NDArray[np.float64]:
+    """About how many bits a number of each level pops before the image pushes more: its noise, and
+    where couplings stretch the grid.
+    """
+    return 1.25 * edges.diff().double().log2().numpy()
+
+
+def _turns(nonce: int, count: int) -> tuple[Integers, Integers]:
+    """What the nonce adds to the place of each pixel's noise, and to its piece.
+
+    A piece's edge can be ambiguous itself, whatever the place, so later nonces change the piece.
+    """
+    turns = np.zeros((2, count), np.int64)
+    if nonce:
+        turns[:] = np.random.Philox(nonce).random_raw(2 * count).reshape(2, count) >> 40
+    return turns[0], turns[1] * (nonce >= OTHER_PIECES)

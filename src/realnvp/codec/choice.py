@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from realnvp.codec.chunk import FLOW, RAW, WEBP, Kinds, Told, encode
+from realnvp.codec.chunk import FLOW, RAW, WEBP, Kinds, Short, Told, encode
 from realnvp.codec.mosaic import tile_bits
 from realnvp.codec.plan import IntegerFlow
-from realnvp.codec.stack import Empty, Integers
+from realnvp.codec.stack import Integers
 from realnvp.codec.tiles import Tile, by_shape
 from realnvp.data.dataset import Pixels
 from realnvp.evaluation.likelihood import log_probs
@@ -48,10 +48,9 @@ def smallest(
         try:
             coded = encode(coder, places, tiles, kinds, told, classes)
             break
-        except Empty:
-            first = by_shape(places, kinds == FLOW)[0][0]
-            have = by_webp[kinds == WEBP].sum()
-            need = RESERVE * max(have, need, coder.noise_bits(tiles[first]))
+        except Short as error:
+            have = max(need, by_webp[kinds == WEBP].sum())
+            need = max(RESERVE * have, have + error.bits)
     if FLOW in kinds and np.minimum(by_webp, raw).sum() < MARGIN * 8 * len(coded):
         coded = min(coded, encode(coder, places, tiles, others, lambda _: None), key=len)
     return coded, float(by_flow.sum())

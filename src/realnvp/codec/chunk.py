@@ -28,6 +28,17 @@ Told = Callable[[int], None]
 Kinds = npt.NDArray[np.str_]
 
 
+class Short(Exception):
+    """The bits that an image borrows are not there.
+
+    bits: how many are missing, about.
+    """
+
+    def __init__(self, bits: float) -> None:
+        super().__init__("too few bits for an image's noise")
+        self.bits = bits
+
+
 @dataclass
 class Header:
     """How the tiles of a chunk are coded."""
@@ -61,7 +72,7 @@ def encode(
     told: how many more tiles are coded.
     classes: of the tiles, if the flow is given classes.
 
-    Empty: tiles by WebP bring too few bits.
+    Short: tiles by WebP bring too few bits.
     """
     kinds = chosen.copy()
     mosaics = [
@@ -112,7 +123,8 @@ def _push_group(
             continue
         except Empty:
             if len(batch) == 1:
-                raise
+                missing = coder.borrowed(tiles[batch[0]]) - 16 * stack.count
+                raise Short(max(0.0, missing)) from None
             needed *= 4 / 3
             continue
         if nonce:

@@ -9,8 +9,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from realnvp.codec.archive import Archive, index_of, write
+from realnvp.codec.archive import Archive, write
 from realnvp.codec.images import check_flow
+from realnvp.codec.index import index_of
 from realnvp.codec.plan import pixel_type
 from realnvp.data import image_files, read_image
 from realnvp.data.codecs import codec_sizes
@@ -80,20 +81,25 @@ def compress_files(flow: Flow, name: str, files: Mapping[str, Path], out: Path) 
     ValueError names all files that cannot be read or have levels that the flow lacks.
     """
     check_flow(flow)
-    shapes = _shapes(list(files.values()), config_of(flow).levels)
-    index = index_of(flow, shapes, name=name, names=list(files))
+    paths = list(files.values())
+    shapes = _shapes(paths, config_of(flow).levels)
+
+    def picture(i: int) -> Pixels:
+        image = np.moveaxis(read_image(paths[i]), -1, 0)
+        if image.shape != shapes[i]:
+            raise ValueError(f"{paths[i]}: changed while it was read")
+        return image
+
+    index = index_of(flow, shapes, picture, name=name, names=list(files))
     sizes: list[Future[dict[str, int]]] = []
     bound = 0.0
 
     def pictures(pool: ThreadPoolExecutor) -> Iterator[Pixels]:
-        for file, shape in zip(files.values(), shapes, strict=True):
-            image = read_image(file)
-            if np.moveaxis(image, -1, 0).shape != shape:
-                raise ValueError(f"{file}: changed while it was read")
-            sizes.append(pool.submit(_other_formats, image))
+        for image in map(picture, range(len(paths))):
+            sizes.append(pool.submit(_other_formats, np.moveaxis(image, 0, -1)))
             if len(sizes) > BEHIND:  # or pictures would wait in memory
                 sizes[-BEHIND].result()
-            yield np.moveaxis(image, -1, 0)
+            yield image
 
     def save(file: BinaryIO) -> None:
         nonlocal bound

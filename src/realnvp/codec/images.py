@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from realnvp.codec.archive import Archive, index_of, write
+from realnvp.codec.archive import Archive, write
+from realnvp.codec.index import index_of
 from realnvp.codec.plan import pixel_type
 from realnvp.config import Config
 from realnvp.config.errors import ParameterError
@@ -42,7 +43,8 @@ def compress(flow: Flow, images: Images) -> bytes:
     kind = "array" if isinstance(images, np.ndarray) else "list"
     if isinstance(images, Tensor):
         kind = "tensor"
-    index = index_of(flow, [(*picture.shape,) for picture in pictures], given_as=kind)
+    shapes = [(*picture.shape,) for picture in pictures]
+    index = index_of(flow, shapes, pictures.__getitem__, given_as=kind)
     file = io.BytesIO()
     write(file, flow, index, pictures, lambda _: None)
     return file.getvalue()
@@ -80,7 +82,8 @@ def file_bits_per_dim(flow: Flow, split: Split) -> float | None:
     None: this flow has no integer form.
     """
     images = channels_first(split[: min(len(split), MOST)])
-    file, index = io.BytesIO(), index_of(flow, [(*image.shape,) for image in images])
+    shapes = [(*image.shape,) for image in images]
+    file, index = io.BytesIO(), index_of(flow, shapes, images.__getitem__)
     with progress("tile of a file", 2 * index.tiles) as report:
         try:
             write(file, flow, index, images, counted(report))

@@ -5,6 +5,7 @@ import hashlib
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from realnvp.bijections import (
     Squeezed,
 )
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
-from realnvp.codec.cells import Cells
+from realnvp.codec.cells import Cells, borrowed_by_level, level_edges
 from realnvp.codec.exact import make_exact
 from realnvp.codec.lifting import Mix
 from realnvp.codec.prior import Normal
@@ -95,9 +96,9 @@ class IntegerFlow:
         seen: Tensor = self.flow.condition(torch.from_numpy(classes))
         return seen
 
-    def noise_bits(self, pixels: Pixels) -> float:
-        """How many bits an image pops before it pushes any."""
-        return self.cells.noise_bits(pixels)
+    def borrowed(self, pixels: Pixels) -> float:
+        """About how many bits an image pops before it pushes more."""
+        return self.cells.borrowed(pixels)
 
     def digest(self) -> bytes:
         """SHA-256 of all integers that the flow was rounded to."""
@@ -106,6 +107,13 @@ class IntegerFlow:
             for constant in part.constants():
                 found.update(str(constant.shape).encode() + constant.astype("<i8").tobytes())
         return found.digest()
+
+
+def level_bits(flow: Flow, bits: int) -> npt.NDArray[np.float64]:
+    """`borrowed` of a number of each level, on a grid of 2^-bits."""
+    *_, logit, _ = _layers(flow.bijection)
+    assert isinstance(logit, Logit)
+    return borrowed_by_level(level_edges(copy.deepcopy(logit).double().cpu(), bits))
 
 
 def pixel_type(levels: int) -> np.dtype[Any]:

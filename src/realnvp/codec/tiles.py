@@ -8,8 +8,6 @@ import numpy.typing as npt
 
 from realnvp.data.dataset import Pixels, Shape
 
-SIDE = 64
-
 
 class Tile(NamedTuple):
     """Where a tile lies in its picture, (C', H, W), and what the flow sees of it.
@@ -64,21 +62,22 @@ class Tile(NamedTuple):
         return tile[:channels, :height, :width]
 
 
-def tiles_of(picture: Shape, channels: int, divisor: int) -> Iterator[Tile]:
+def tiles_of(picture: Shape, channels: int, divisor: int, side: int) -> Iterator[Tile]:
     """The tiles of a picture, (C', H, W), for a flow of so many channels.
 
     divisor: of the sides that the flow takes.
+    side: of the tiles; smaller ones at the ends.
     """
     planes, height, width = picture
     for these in _parts(slice(0, planes), planes if planes == channels else 1):
         whole = Tile(these, slice(0, height), slice(0, width), (channels, height, width))
-        yield from whole.divided(max(SIDE, divisor), divisor)
+        yield from whole.divided(max(side, divisor), divisor)
 
 
-def count_tiles(picture: Shape, channels: int, divisor: int) -> int:
+def count_tiles(picture: Shape, channels: int, divisor: int, side: int) -> int:
     """How many tiles a picture has."""
     planes, height, width = picture
-    side = max(SIDE, divisor)
+    side = max(side, divisor)
     return (1 if planes == channels else planes) * -(-height // side) * -(-width // side)
 
 

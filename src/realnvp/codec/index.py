@@ -1,0 +1,152 @@
+"""What an archive holds: which pictures, and the tiles that they are coded in."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from realnvp.codec.plan import level_bits
+from realnvp.codec.side import SIDES, Look, best_side
+from realnvp.codec.tiles import Tile, count_tiles, tiles_of
+from realnvp.data.dataset import Shape
+from realnvp.data.images import MAX_PIXELS
+from realnvp.flows.flow import Flow, config_of
+
+SMALLEST = 16  # side of divided tiles
+EARLIER_SIDE = 64
+
+
+@dataclass(frozen=True)
+class Index:
+    """What an archive holds."""
+
+    flow: str
+    """What the flow was called."""
+    channels: int
+    """Of the flow's images."""
+    divisor: int
+    """Of their sides."""
+    levels: int
+    bits: int
+    """Of the grid's step: 2^-bits on the logit's scale."""
+    runs: list[list[int]]
+    """[C, H, W, n]: n pictures of this shape, one after the other."""
+    names: list[str] | None = None
+    """Of the pictures' files, with /."""
+    given_as: str | None = None
+    """What `compress` was given: array, tensor or list."""
+    divided: int | None = None
+    """How many tiles at the start are halved; of the halves again, and half as many more."""
+    side: int | None = None
+    """Of the tiles. None: 64, and the first are divided as in the first files."""
+
+    def __post_init__(self) -> None:
+        for run in self.runs:
+            if len(run) != 4 or min(run) < 1 or run[1] * run[2] > MAX_PIXELS or run[0] > 4:
+                raise ValueError(f"runs: {run} are no pictures")
+        if not 8 <= self.bits <= 24 or not 2 <= self.levels <= 1 << 16:
+            raise ValueError(f"a grid of 2^-{self.bits} for {self.levels} levels")
+        if self.channels < 1 or self.divisor < 1 or self.divisor & (self.divisor - 1):
+            raise ValueError(f"{self.channels} channels, sides divided by {self.divisor}")
+        if not 0 <= (self.divided or 0) <= 64:
+            raise ValueError(f"{self.divided} divided tiles")
+        if self.side not in (None, *SIDES):
+            raise ValueError(f"tiles of {self.side}")
+        if self.names is not None and len(self.names) != self.count:
+            raise ValueError(f"{len(self.names)} names for {self.count} pictures")
+
+    @property
+    def count(self) -> int:
+        """How many pictures there are."""
+        return sum(run[3] for run in self.runs)
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles they have."""
+        how = self.channels, self.divisor, self.side or EARLIER_SIDE
+        whole = sum(n * count_tiles((c, h, w), *how) for c, h, w, n in self.runs)
+        first = list(islice(self._whole(), 2 * (self.divided or 0)))
+        return whole - len(first) + sum(1 for _ in self._divided(iter(first)))
+
+    @property
+    def numbers(self) -> int:
+        """Channels of all pixels together."""
+        return sum(math.prod(run) for run in self.runs)
+
+    def shapes(self) -> Iterator[Shape]:
+        """(C, H, W) of each picture."""
+        for c, h, w, n in self.runs:
+            for _ in range(n):
+                yield c, h, w
+
+    def places(self) -> Iterator[tuple[int, Tile]]:
+        """Each tile, with the index of its picture."""
+        return self._divided(self._whole())
+
+    def _whole(self) -> Iterator[tuple[int, Tile]]:
+        for i, shape in enumerate(self.shapes()):
+            for tile in tiles_of(shape, self.channels, self.divisor, self.side or EARLIER_SIDE):
+                yield i, tile
+
+    def _divided(self, places: Iterator[tuple[int, Tile]]) -> Iterator[tuple[int, Tile]]:
+        """A batch borrows its noise from what is coded before it: so small tiles come first."""
+        count = self.divided or 0
+        if self.side is None:
+            return self._cut(places, [EARLIER_SIDE // (2 if n else 4) for n in range(count)])
+        side, more = self.side // 2, count + count // 2
+        while side >= SMALLEST:
+            # The very first tiles may bring fewer bits than the average.
+            places = self._cut(places, [side] * (count if 2 * side == self.side else more))
+            side //= 2
+        return places
+
+    def _cut(
+        self, places: Iterator[tuple[int, Tile]], sides: Sequence[int]
+    ) -> Iterator[tuple[int, Tile]]:
+        """The places with the first of them cut into parts of these sides."""
+        for side, (i, tile) in zip(sides, places, strict=False):
+            for part in tile.divided(max(side, self.divisor), self.divisor):
+                yield i, part
+        yield from places
+
+
+def index_of(
+    flow: Flow,
+    shapes: Iterable[Shape],
+    look: Look,
+    *,
+    name: str = "",
+    names: Sequence[str] | None = None,
+    given_as: str | None = None,
+) -> Index:
+    """The index of pictures of these shapes, coded with the flow.
+
+    look: gives a picture, (C, H, W), by its number.
+    name: what the flow is called.
+    names: of the pictures' files.
+    given_as: array, tensor or list.
+    """
+    config, runs = config_of(flow), list[list[int]]()
+    for shape in shapes:
+        if runs and runs[-1][:3] == list(shape):
+            runs[-1][3] += 1
+        else:
+            runs.append([*shape, 1])
+    index = Index(
+        name,
+        config.shape[0],
+        flow.divisor,
+        config.levels,
+        13,
+        runs,
+        None if names is None else list(names),
+        given_as,
+    )
+    finer = config.model.dequantisation == "variational"
+    few = index.numbers < 100 * 3 * 32 * 32
+    # The narrowest level has 29 steps at least.
+    deep = max(0, math.ceil(math.log2(config.levels)) - 10)
+    bits = 13 + finer - few + deep
+    side, divided = best_side(flow, list(index.shapes()), look, level_bits(flow, bits))
+    return dataclasses.replace(index, bits=bits, divided=divided, side=side)

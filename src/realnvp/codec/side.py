@@ -1,0 +1,96 @@
+"""The side of the tiles: a large tile's pixels see more, if the flow has learned to use it."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+
+from realnvp.codec.choice import Bits, flow_bits
+from realnvp.codec.tiles import Tile, count_tiles, tiles_of
+from realnvp.data.dataset import Pixels, Shape
+from realnvp.flows.flow import Flow, config_of
+
+SIDES = (32, 64, 128, 256)
+FEWEST = 8  # tiles that the pictures must have
+ONE_OF = 32  # tiles is looked at
+MOST = 4 * 256 * 256  # pixels of all that are
+MOST_HALVED = 12
+
+Look = Callable[[int], Pixels]
+Cut = tuple[Tile, Pixels]  # a tile, and its picture
+
+
+def best_side(flow: Flow, shapes: Sequence[Shape], look: Look, level_bits: Bits) -> tuple[int, int]:
+    """The side of tiles that takes the fewest bits by the flow, and how many tiles are halved.
+
+    A sample of the pictures says how many bits tiles of each side take. The first tiles are halved,
+    until they bring the bits that a whole one borrows.
+
+    shapes: (C, H, W) of the pictures.
+    look: gives a picture by its number.
+    level_bits: what a number of each level borrows.
+    """
+    channels, divisor = config_of(flow).shape[0], flow.divisor
+    longest = max(max(height, width) for _, height, width in shapes)
+    counts = {
+        side: sum(count_tiles(shape, channels, divisor, side) for shape in shapes)
+        for side in SIDES
+        if side // 2 < longest
+    }
+    sides = [side for side, count in counts.items() if count >= FEWEST] or [SIDES[0]]
+    found: list[tuple[float, int]] = []
+    if len(sides) > 1:
+        sample = _sample(flow, shapes, look, sides[-1])
+        borrowed = sum(level_bits[tile.cut(picture)].sum() for tile, picture in sample)
+        for side in sides:
+            bits = _bits(flow, sample, side)
+            if found:  # the halves take what tiles of half the side take
+                share = min(1, borrowed / bits / counts[side])
+                bits = share * found[-1][0] + (1 - share) * bits
+            found.append((bits, side))
+    side = min(found)[1] if found else sides[0]
+    return side, _halved(flow, _tiles(flow, shapes, look, side), side // 2, level_bits)
+
+
+def _tiles(flow: Flow, shapes: Sequence[Shape], look: Look, side: int) -> Iterator[Cut]:
+    for i, shape in enumerate(shapes):
+        picture = look(i)
+        for tile in tiles_of(shape, config_of(flow).shape[0], flow.divisor, side):
+            yield tile, picture
+
+
+def _halved(flow: Flow, tiles: Iterable[Cut], side: int, level_bits: Bits) -> int:
+    """How many of the first tiles, in tiles of this side, bring the bits for the next one."""
+    have, count = 0.0, 0
+    for tile, picture in tiles:
+        if count == MOST_HALVED or have >= level_bits[tile.cut(picture)].sum():
+            break
+        have, count = have + _bits(flow, [(tile, picture)], side), count + 1
+    return count
+
+
+def _bits(flow: Flow, tiles: Sequence[Cut], side: int) -> float:
+    """What tiles take, in tiles of this side."""
+    parts = [
+        (part, part.cut(picture))
+        for tile, picture in tiles
+        for part in tile.divided(max(side, flow.divisor), flow.divisor)
+    ]
+    bits, _ = flow_bits(flow, *zip(*parts, strict=True))
+    raw = [part.size * math.log2(config_of(flow).levels) for _, part in parts]
+    return float(np.minimum(bits, raw).sum())
+
+
+def _sample(flow: Flow, shapes: Sequence[Shape], look: Look, side: int) -> list[Cut]:
+    """Tiles of this side, evenly over all pictures."""
+    places = [
+        (i, tile)
+        for i, shape in enumerate(shapes)
+        for tile in tiles_of(shape, config_of(flow).shape[0], flow.divisor, side)
+    ]
+    # What is cut off at the ends of pictures says little.
+    whole = [(i, tile) for i, tile in places if tile.shape[1:] == (side, side)] or places
+    count = max(1, min(len(whole) // ONE_OF, MOST // side**2))
+    chosen = [whole[(2 * n + 1) * len(whole) // (2 * count)] for n in range(count)]
+    pictures = {i: look(i) for i in {i for i, _ in chosen}}
+    return [(tile, pictures[i]) for i, tile in chosen]
