@@ -8,6 +8,8 @@ Whole pictures of a folder, in one file (JPEG XL where imagecodecs is installed)
 
     python -m benchmarks.codec --flow photographs --pictures FOLDER
 
+With --tiles the flow's bound for the pictures in tiles of each side.
+
 One's own kind of pictures: the right halves of three textures of scikit-image, after ten minutes of
 one core on the left halves:
 
@@ -35,6 +37,9 @@ import torch
 
 import realnvp
 from realnvp.codec import compress, decompress
+from realnvp.codec.choice import flow_bits
+from realnvp.codec.side import SIDES
+from realnvp.codec.tiles import tiles_of
 from realnvp.config.units import in_bits_per_dim
 from realnvp.data import channels_first, codec_bits_per_dim, splits_of_run
 from realnvp.data.codecs import codec_sizes
@@ -111,6 +116,19 @@ def pictures(name: str, folder: Path, side: int) -> None:
         print(f"{codec}: {8 * size / numbers:.4f}; the flow's file is {len(data) / size - 1:+.1%}")
 
 
+def tile_sides(name: str, folder: Path) -> None:
+    """Print the flow's bound for the pictures of a folder in tiles of each side."""
+    flow = realnvp.load_flow(name)
+    images = [channels_first(read_image(file)[None])[0] for file in image_files(folder)]
+    for side in SIDES:
+        bits = 0.0
+        for image in images:
+            places = list(tiles_of(image.shape, config_of(flow).shape[0], flow.divisor, side))
+            bits += flow_bits(flow, places, [place.cut(image) for place in places])[0].sum()
+        numbers = sum(image.size for image in images)
+        print(f"{name}, tiles of {side}: {bits / numbers:.4f} bits/dim", flush=True)
+
+
 def halves(folder: Path) -> None:
     """Write textures: left halves, to train with but for a strip to validate, and right halves."""
     from PIL import Image
@@ -159,6 +177,7 @@ def main() -> None:
     parser.add_argument("--fuzz", type=int, default=0, metavar="N")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER")
     parser.add_argument("--side", type=int, default=0, help="of their middles; 0: all of them")
+    parser.add_argument("--tiles", action="store_true", help="bounds of --pictures by tiles' side")
     parser.add_argument("--halves", type=Path, metavar="FOLDER")
     parser.add_argument("--flow", default="photos-small", help="for --pictures")
     args = parser.parse_args()
@@ -167,6 +186,8 @@ def main() -> None:
         fuzz(args.fuzz)
     elif args.halves:
         halves(args.halves)
+    elif args.tiles:
+        tile_sides(args.flow, args.pictures)
     elif args.pictures:
         pictures(args.flow, args.pictures, args.side)
     else:
