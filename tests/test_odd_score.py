@@ -102,7 +102,7 @@ def test_too_few_normal_images_are_told_with_what_is_possible(
     large = noise(new / "large.png", side=16)
     assert run(["score", str(run_dir), str(large), "--normal", str(good)]) == 0
     assert "normal image is 8x8, the first new one 16x16: p-values" in capsys.readouterr().err
-    for rate in (0.01, 0.05, 0.2, 0.5):
+    for rate in (1e-9, 0.01, 0.05, 0.2, 0.5):
         count = images_for(rate)
         assert count - max(1, count // 4) >= 1 / rate - 1 > count - 1 - max(1, (count - 1) // 4)
 

@@ -110,5 +110,5 @@ class Sample:
         else:
             guidance = ", not of the model's density: --guidance" if self.guidance else ""
             bad = f", {nonfinite} of them not finite" if nonfinite else ""
-            say(f"{out}: {count} samples{bad}{guidance}")
+            say(f"{out}: {count} sample{'s' * (count != 1)}{bad}{guidance}")
         return 1 if nonfinite else 0

@@ -103,15 +103,15 @@ class Detector:
     def fit(self, normal: Images, *, report: Callable[[int], None] | None = None) -> Self:
         """Learn from normal images what is usual, and calibrate.
 
-        normal: images that training has not seen. `least_images(false_alarms)` are needed, or no
-            image can be called odd.
+        normal: images that training has not seen. No image can be called odd with fewer than
+            `odd.verdicts.images_for(false_alarms)`.
         report: told how many of the images that calibrate are done.
         """
         if not hasattr(normal, "__getitem__"):
             words = f"expected an array or a list of images, got {type(normal).__name__}"
             raise ParameterError("normal", words)
         if len(normal) < 2:
-            raise ValueError(f"normal: at least 2 images are needed, got {len(normal)}")
+            raise ParameterError("normal", f"at least 2 images are needed, got {len(normal)}")
         order = generator(self.seed, Purpose.CHOICE).permutation(len(normal))
         first, rest = np.split(order, [max(1, int(FITTED * len(normal)))])
         known = usual(part.statistics for part in self._passes(normal[i] for i in first))

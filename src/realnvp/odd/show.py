@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from realnvp.config.errors import ParameterError
 from realnvp.evaluation.figures.grids import Picture, save_png
 from realnvp.evaluation.figures.odd import HeatMap, contact_sheet, heat_map
 from realnvp.flows.flow import Flow, config_of
@@ -37,7 +38,7 @@ class Shown:
         self, flow: Flow, top: int, *, folder: Path | None, sheet: Path | None, page: Path | None
     ) -> None:
         if folder and folder.exists() and not folder.is_dir():
-            raise ValueError(f"heatmaps: {folder} is a file; name a folder")
+            raise ParameterError("heatmaps", f"{folder} is a file; name a folder")
         if page:
             check_page(page)
         self.top, self.folder, self.sheet, self.page = top, folder, sheet, page

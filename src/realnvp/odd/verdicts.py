@@ -1,6 +1,5 @@
 """Verdicts on image files."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -87,7 +86,7 @@ def other_size(normal: Array, new: Array) -> str:
 def images_for(rate: float) -> int:
     """How many normal images a rate of false alarms needs."""
     calibrating = 1 / rate - 1 - 1e-9
-    count = max(2, math.ceil(calibrating))
+    count = max(2, int((calibrating - 1) / (1 - FITTED)))  # not more than are needed
     while count - max(1, int(FITTED * count)) < calibrating:
         count += 1
     return count
