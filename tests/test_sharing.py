@@ -390,6 +390,8 @@ def test_the_nearest_shipped_flow_is_named() -> None:
         ValueError, match=r"did you mean 'photos-small'\?\): digits-small, .*photos-small"
     ):
         realnvp.load_flow("photo-small")
+    with pytest.raises(ValueError, match=r"^photos-small: a flow inside the package; name a run"):
+        share("photos-small", "folder")
 
 
 def python(code: str, address: str, home: Path) -> "subprocess.CompletedProcess[str]":

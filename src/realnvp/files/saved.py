@@ -290,6 +290,8 @@ def _files_of_checkpoint(folder: Path) -> dict[str, bytes]:
 def why_no_flow(folder: Path) -> str:
     """Words for a folder that is no saved flow, nor a run that has a model."""
     if not folder.exists():
+        if str(folder) in shipped():
+            return f"{folder}: a flow inside the package; name a run directory"
         return f"{folder}: no such run directory or saved flow"
     if (folder / CONFIG).exists():
         return (
