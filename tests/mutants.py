@@ -140,7 +140,15 @@ MUTANTS = [
     Mutant(
         "bijections/coupling.py", "x.where(mask, 0), mask, given)", "x.where(mask, 0), mask)", GIVEN
     ),
-    Mutant("networks/resnet.py", "h.add_(self.embedding(given))", "pass", GIVEN),
+    Mutant("networks/layers.py", "with without_autocast(given):", "if True:", GIVEN),
+    Mutant("networks/modern.py", "torch.addmm(self.first.bias, x,", "torch.mm(x,", GIVEN),
+    Mutant(
+        "flows/given.py",
+        "and not c.sum().isfinite() and len(",
+        "and not c.sum().isfinite() and 1 + len(",
+        GIVEN,
+    ),
+    Mutant("networks/resnet.py", "h.add_(self.embedding(given).to(h.dtype))", "pass", GIVEN),
     Mutant("flows/given.py", "(given[:, None] == classes)", "(given[:1, None] == classes)", GIVEN),
     Mutant("flows/given.py", "if not 0 <= int(end) < len(self.names)", "if int(end) < 0", GIVEN),
     Mutant("flows/start.py", "flow.numbers_of(given, len(x))", "None", GIVEN),

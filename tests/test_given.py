@@ -16,6 +16,8 @@ from realnvp.bijections import AffineCoupling, Bijection, Chain
 from realnvp.config import Config, DataConfig, ModelConfig
 from realnvp.export import Call, export_onnx, export_program
 from realnvp.flows.given import Classes
+from realnvp.networks.layers import Embedding
+from realnvp.networks.modern import MLP
 from realnvp.training.memory import training_memory
 from realnvp.training.recompute import recompute
 from tests.flows import normal, pixels
@@ -97,6 +99,32 @@ def test_the_mixture_and_bayes_rule() -> None:
         posterior = flow.class_log_probs(x)
     assert torch.allclose(posterior, joint - mixture[:, None], atol=1e-4)
     assert torch.allclose(posterior.exp().sum(1), torch.ones(5))
+
+
+def test_autocast_does_not_round_the_embedding() -> None:
+    """It would take longer, too."""
+    embedding, c = Embedding(3, 8), torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(embedding.weight, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        embedded = embedding(c)
+    assert torch.equal(embedded[:, :, 0, 0], c @ embedding.weight)
+
+
+def test_a_network_sees_columns_beside_x() -> None:
+    x, c, mask = normal(5, 2).float(), normal(5, 3).float(), torch.tensor(True)
+    net = MLP(2, 8, 4, num_blocks=1, given=3)
+    of_five = MLP(5, 8, 4, num_blocks=1)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(parameter.numel()))
+    of_five.load_state_dict(net.state_dict())
+    assert torch.allclose(net(x, mask, c), of_five(torch.cat([x, c], 1), mask), rtol=1e-4)
+
+
+def test_columns_whose_sum_is_not_finite_are() -> None:
+    flow, x, c = conditional("vector")
+    c[0] = 3e38
+    assert c.sum().isinf()
+    assert flow.condition_of_each(c, len(x)).equal(c)
 
 
 class Shifted(Bijection):

@@ -3,7 +3,6 @@
 Before a coupling it learns which directions the coupling keeps.
 """
 
-from contextlib import nullcontext
 from itertools import pairwise
 from typing import Literal
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from realnvp.bijections.precision import in_float64
 from realnvp.bijections.start import StartsFromData
+from realnvp.tools.device import without_autocast
 from realnvp.tools.moments import EPS, over_processes
 
 ALIKE = 1e-3  # relative difference below which two variances count as equal
@@ -92,8 +92,7 @@ def _turned(axes: Tensor, variances: Tensor, towards: Tensor) -> Tensor:
 
 
 def _product(weight: Tensor, x: Tensor) -> Tensor:
-    # The meta device, on which we count the memory of a training, has no autocast.
-    with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         weight = weight.to(x.dtype)
         if x.ndim == 2:
             return x @ weight.T

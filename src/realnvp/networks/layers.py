@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from realnvp.networks.kernels import conv_add_with_gradient, has_fused, normalise_in_training
+from realnvp.tools.device import without_autocast
 from realnvp.tools.moments import EPS, MovingMoments
 
 
@@ -72,7 +73,8 @@ class MatrixConv(nn.Module):
 class Embedding(nn.Module):
     """What a condition, (B, k), adds to each hidden plane: c W, (B, width, 1, 1). W starts at 0.
 
-    So a fresh conditional network is the unconditional one.
+    So a fresh conditional network is the unconditional one. The product has the weights' type, also
+    under autocast: so small a product takes longer in bfloat16.
     """
 
     def __init__(self, given: int, width: int) -> None:
@@ -80,7 +82,8 @@ class Embedding(nn.Module):
         self.weight = nn.Parameter(torch.zeros(given, width))
 
     def forward(self, given: Tensor) -> Tensor:
-        return (given @ self.weight).view(given.shape[0], -1, 1, 1)
+        with without_autocast(given):
+            return given.mm(self.weight).view(given.shape[0], -1, 1, 1)
 
 
 class Normalise(nn.Module):

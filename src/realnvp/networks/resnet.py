@@ -61,7 +61,7 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, given: Tensor | None = None) -> Tensor:
         h = self.conv_in(both_signs(self.norm_in(x), mask, see_mask=self.see_mask))
         if self.embedding is not None and given is not None:
-            h.add_(self.embedding(given))
+            h.add_(self.embedding(given).to(h.dtype))
         accumulated = self.skip_in(h)
         for block, skip in zip(self.blocks, self.skips, strict=True):
             h = block(h)

@@ -5,7 +5,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,14 @@ def full_precision() -> Iterator[None]:
     finally:
         for setting, value in reversed(before):
             setting.fp32_precision = value
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Context: operations on x compute in the type of their arguments."""
+    # The meta device, on which we count the memory of a training, has no autocast.
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):  # to leave it takes 10 us
+        return nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
 
 
 @contextmanager
