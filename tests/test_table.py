@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -589,6 +590,15 @@ def test_columns_can_be_chosen(capsys: Out, tmp_path: Path) -> None:
     ):
         assert run([*command, *columns]) == 2
         assert reason in capsys.readouterr().err
+
+
+def test_the_way_to_a_verdict_names_rows(capsys: Out, table_run: Path, tmp_path: Path) -> None:
+    """A run that came without its data takes normal rows from a table, not from a folder."""
+    new = write_csv(tmp_path / "new.csv", people(9))
+    copied = tmp_path / "run"
+    shutil.copytree(table_run, copied, ignore=lambda folder, names: {"data"} & {*names})
+    assert run(["score", str(copied), str(new)]) == 0
+    assert "; --normal ROWS --top 10 says which of these rows are odd" in capsys.readouterr().err
 
 
 def test_verdicts_on_rows(capsys: Out, table_run: Path, tmp_path: Path) -> None:

@@ -130,7 +130,8 @@ class Score:
         if last:
             (say if self.out else note)(last)
         elif usual := known.get(f"validation_{unit.key}"):
-            normal = "" if Path(self.run, "data").exists() else "--normal FOLDER "
+            usual_ones = "ROWS" if of_table(flow) else "FOLDER"
+            normal = "" if Path(self.run, "data").exists() else f"--normal {usual_ones} "
             more = f"; {normal}--top 10 says which of these {unit.things} are odd"
             note(
                 f"realnvp: validation {unit.things} have {usual:.3f} {unit.words} on average{more}"
