@@ -48,6 +48,7 @@ from realnvp.data.images import read_image
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.files.records import DamagedError
 from realnvp.flows.flow import Flow, config_of
+from realnvp.tools.device import keep_freed_memory
 
 SETS = {"photos-small": [256, 64], "digits-small": [1797]}
 
@@ -182,6 +183,7 @@ def main() -> None:
     parser.add_argument("--flow", default="photos-small", help="for --pictures")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the commands do; for all alike
     if args.fuzz:
         fuzz(args.fuzz)
     elif args.halves:

@@ -142,7 +142,7 @@ def compressed(x: Tensor) -> Tensor:
 
 def power_of_two(exponent: Tensor) -> Tensor:
     """2^exponent, float32, of int32: written as its bits, since a power may be rounded."""
-    return ((exponent + 127) << 23).view(torch.float32)
+    return exponent.add(127).bitwise_left_shift_(23).view(torch.float32)
 
 
 def make_exact(flow: nn.Module) -> None:
