@@ -15,10 +15,10 @@ from realnvp.flows.flow import Flow, evaluating
 from realnvp.flows.given import Classes
 from realnvp.odd import Detector
 from realnvp.odd.conformal import least_rate, p_values, threshold
-from realnvp.odd.detector import oddness_of_images
+from realnvp.odd.detector import oddness_around, oddness_of_images
 from realnvp.odd.places import box
 from realnvp.odd.shares import Shares
-from realnvp.odd.statistics import CELL, LEAST, WIDTHS, smoothed, statistics
+from realnvp.odd.statistics import CELL, LEAST, WIDTH, smoothed, statistics
 from realnvp.odd.usual import KAPPA, SHRINK, usual
 from tests.test_given import faces, moved
 
@@ -81,9 +81,9 @@ def test_the_map_and_its_box_are_where_the_oddness_is(detector: Detector) -> Non
         assert 28 <= top <= 44 < 48 <= bottom <= 64
 
 
-def test_shares_of_new_normal_places_are_uniform(detector: Detector) -> None:
-    """As nearly as some 600 places can tell, which lie apart in the images that calibrate."""
-    maps = detector.maps(noise(200, 5))
+def test_shares_of_new_normal_places_are_uniform(flow: Flow) -> None:
+    """As nearly as some 1,000 places can tell, which lie apart in the images that calibrate."""
+    maps = Detector(flow).fit(noise(350, 0)).maps(noise(200, 5))
     for share, error in ((0.01, 0.006), (0.1, 0.04), (0.5, 0.06), (0.9, 0.06)):
         assert np.mean(maps <= share) == pytest.approx(share, abs=error)
 
@@ -115,18 +115,26 @@ def test_statistics_are_of_the_pass_that_gives_log_prob(flow: Flow) -> None:
     x = torch.from_numpy(noise(2, 3)).double() + 0.5
     with evaluating(flow):
         log_prob, found = statistics(flow, x, (SIDE, SIDE))
-        z, terms = flow.bijection.forward_map(x)
-        assert torch.allclose(log_prob, flow.log_prob(x), rtol=1e-12)
-    assert found.shape == (2, 4 * len(WIDTHS), SIDE // CELL, SIDE // CELL)
+        z, nats = flow.encode(x), flow.log_prob_map(x)
+        assert torch.equal(log_prob, flow.log_prob(x))
+        of_a_part, _ = statistics(flow, x, (SIDE - 3, SIDE - 5))
+        assert torch.allclose(of_a_part, nats[:, :-3, :-5].sum((1, 2)), rtol=1e-12)
+    assert found.shape == (2, 3, SIDE // CELL, SIDE // CELL)
     squares = z.float().square()
-    energy, log_squares, log_scales = (
-        torch.nn.functional.avg_pool2d(each.float(), CELL)
-        for each in (squares, (squares + LEAST).log(), terms)
+    energy, log_squares = (
+        torch.nn.functional.avg_pool2d(each, CELL) for each in (squares, (squares + LEAST).log())
     )
-    ones = smoothed(torch.ones_like(energy), WIDTHS[0] / CELL)
-    for number, cells in enumerate((energy, log_squares, log_scales, (energy + LEAST).log())):
-        expected = smoothed(cells, WIDTHS[0] / CELL) / ones
-        assert torch.allclose(found[:, [number]], expected, rtol=1e-4, atol=1e-5)
+    expected = smoothed(torch.cat([energy, log_squares, (energy + LEAST).log()], 1), WIDTH)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_smoothed_map_is_the_mean_around_each_place() -> None:
+    flat, spot = torch.ones(1, 2, 6, 9), torch.zeros(1, 1, 31, 31)
+    assert torch.allclose(smoothed(flat, 8.0), flat)
+    spot[..., 15, 15] = 1
+    found = smoothed(spot, 2.0 * CELL)[0, 0]
+    assert found.sum() == pytest.approx(1, rel=1e-5)
+    assert found[15, 17] / found[15, 15] == pytest.approx(np.exp(-0.5), rel=1e-5)
 
 
 def test_a_flow_given_classes_sees_each_image_given_its_likeliest_class() -> None:
@@ -207,6 +215,15 @@ def test_an_image_is_as_odd_as_its_oddest_square() -> None:
     assert oddness_of_images(torch.stack([together, apart])).tolist() == [5, 2]
     wide = torch.ones(1, 1, 1000)
     assert oddness_of_images(wide).tolist() == [1]
+
+
+def test_a_map_is_odd_around_what_is_odd() -> None:
+    oddness = torch.ones(1, 20, 20)
+    oddness[0, 5, 6] = torch.inf
+    found = oddness_around(oddness)[0]
+    assert found.isfinite().all()
+    assert found.argmax() == 5 * 20 + 6
+    assert found[5, 6] > found[5, 8] > found[5, 10] > found[15, 15]
 
 
 def test_beyond_the_oddest_normal_place_the_order_stays() -> None:

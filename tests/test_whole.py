@@ -63,6 +63,10 @@ def test_strips_give_what_one_pass_gives(name: str, memory: int) -> None:
             found = flow.log_prob_map(x)
         assert torch.allclose(found, expected, rtol=0, atol=1e-9)
         assert torch.equal(flow.log_prob_map(x), expected)  # all is as before
+        again: list[tuple[int, int]] = []
+        with in_strips(flow, x.shape[2:], memory=memory, report=lambda *done: again.append(done)):
+            assert torch.allclose(flow.log_prob(x), expected.sum((1, 2)), rtol=1e-12)
+    assert again == told
     assert [done for done, _ in told] == [*range(1, told[0][1] + 1)]
     assert len(told) > 12
 

@@ -16,7 +16,7 @@ from realnvp.bijections.precision import reference_tensor
 from realnvp.config.words import install_line
 from realnvp.files.atomic import atomic_save
 from realnvp.flows.flow import Flow, in_eval_mode, refuse_fast
-from realnvp.odd.detector import Detector, oddness_of_images
+from realnvp.odd.detector import Detector, oddness_around, oddness_of_images
 from realnvp.odd.statistics import statistics
 from realnvp.odd.usual import Usual
 
@@ -150,7 +150,7 @@ class _Verdict(nn.Module):
         places = (self.mean, self.deviation, self.whitening)
         oddness = Usual(*(known.to(found) for known in places)).oddness(found)
         score = -oddness_of_images(oddness)
-        return score, score < self.threshold, oddness
+        return score, score < self.threshold, oddness_around(oddness)
 
 
 def export_detector(
@@ -161,7 +161,7 @@ def export_detector(
     Its input x is v + u, (batch, C, H, W), with your noise. Its outputs:
         score    (batch,): the lower, the odder
         odd      (batch,): whether it is below the threshold
-        oddness  (batch, H / 4, W / 4): of each place, 1 or so where it is normal
+        oddness  (batch, H / 4, W / 4): around each place, 1 or so where it is normal
 
     shape: of one x. None: the training's.
 

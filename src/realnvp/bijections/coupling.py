@@ -57,8 +57,11 @@ class AdditiveCoupling(Bijection):
         self.net = net
 
     def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.forward_map(x, given)[0], x.new_zeros(x.shape[0])
+
+    def forward_map(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
         mask, shift = self._predict(x, given)
-        return torch.where(mask, x, x + shift), x.new_zeros(x.shape[0])
+        return torch.where(mask, x, x + shift), x.new_zeros(()).expand(x.shape)
 
     def _inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
         mask, shift = self._predict(z, given)

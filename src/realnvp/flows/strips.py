@@ -46,7 +46,7 @@ class Strips(NamedTuple):
 class _Entrywise(NamedTuple):
     """Of a layer that has no network: it looks at one entry at a time."""
 
-    width: int = 8
+    width: int = 5
     reach: int = 0
 
 

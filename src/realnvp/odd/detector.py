@@ -22,8 +22,8 @@ from realnvp.odd.conformal import FALSE_ALARMS, p_values, threshold
 from realnvp.odd.passes import Images, Pass, passes
 from realnvp.odd.places import box
 from realnvp.odd.saved import FILES, from_files, to_files
-from realnvp.odd.shares import Shares
-from realnvp.odd.statistics import CELL
+from realnvp.odd.shares import MOST, Shares
+from realnvp.odd.statistics import CELL, smoothed
 from realnvp.odd.usual import Usual, usual
 from realnvp.tools.noise import Purpose, generator
 
@@ -32,6 +32,8 @@ FITTED = 0.25
 """The share of the normal images that says what is usual; the others calibrate."""
 ODDEST, SIDE = 0.03, 6
 """An image is as odd as a square of this share of its places, of at most so many a side."""
+AROUND = 8.0
+"""Standard deviation, in pixels, of the Gaussian that maps are averaged by."""
 PLACES = 2**22
 """Of so many normal places at most the shares are."""
 
@@ -82,11 +84,12 @@ class Detector:
 
     One pass of the flow gives statistics of each place (`odd/statistics.py`). The further they are
     from the usual, all together (`odd/usual.py`), the odder is the place: what is too likely is
-    odd, too. An image is as odd as its oddest square. A quarter of the normal images says what is
-    usual. The others calibrate: p-values are conformal (`odd/conformal.py`), so at most the share
-    `false_alarms` of new normal images is called odd, on average over draws of the normal images.
-    For that images must be exchangeable, not pixels; the shares in maps describe, they guarantee
-    nothing.
+    odd, too. Maps show the mean around each place. An image is as odd as its oddest square.
+
+    A quarter of the normal images says what is usual. The others calibrate: p-values are conformal
+    (`odd/conformal.py`), so at most the share `false_alarms` of new normal images is called odd, on
+    average over draws of the normal images. For that images must be exchangeable, not pixels; the
+    shares in maps describe, they guarantee nothing.
     """
 
     def __init__(
@@ -121,7 +124,8 @@ class Detector:
             odd = known.oddness(statistics)
             bits.append(in_bits_per_dim(log_prob, images.shape[1:]))
             oddness.append(oddness_of_images(odd))
-            places.append(odd.flatten(1)[:, :: 1 + odd[0].numel() // each].flatten())
+            around = oddness_around(odd)
+            places.append(around.flatten(1)[:, :: 1 + odd[0].numel() // each].flatten())
         self.fitted_ = Fitted(
             known,
             Shares.of_places(torch.cat(places)),
@@ -147,8 +151,8 @@ class Detector:
             scores = -oddness_of_images(odd).cpu().numpy()
             chances = p_values(-scores, -known.scores)
             least = torch.finfo(torch.float32).tiny  # of what is not finite the share is 0
-            coarse = known.shares.among_normal(odd.float()).clamp(min=least).log()[:, None]
-            fine = F.interpolate(coarse, scale_factor=CELL, mode="bilinear")[:, 0]
+            coarse = known.shares.among_normal(oddness_around(odd)).clamp(min=least).log()
+            fine = F.interpolate(coarse[:, None], scale_factor=CELL, mode="bilinear")[:, 0]
             shares = fine[:, :height, :width].exp().cpu().numpy()
             for image, *found in zip(
                 pixels, log_prob.tolist(), scores.tolist(), chances.tolist(), shares, strict=True
@@ -222,6 +226,11 @@ class Detector:
         return passes(
             self.flow, images, noise_draws=self.noise_draws, seed=self.seed, report=report
         )
+
+
+def oddness_around(oddness: Tensor) -> Tensor:
+    """(B, h, w), float32: the mean oddness around each place."""
+    return smoothed(oddness.float().clamp(max=MOST)[:, None], AROUND)[:, 0]
 
 
 def oddness_of_images(oddness: Tensor) -> Tensor:

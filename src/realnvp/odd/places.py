@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from realnvp.odd.statistics import CELL
 
-REACH = 0.5
+REACH = 0.7
 """A box reaches as far as log shares are at most this much of the oddest place's."""
 
 
@@ -17,7 +17,7 @@ def box(shares: NDArray[Any]) -> tuple[int, int, int, int]:
     """Left, top, right, bottom, in pixels, of the oddest place of a map (H, W), as Pillow crops.
 
     Around all places that hang together with the oddest, and whose log share of normal places is
-    at least half of its own.
+    at least `REACH` of its own.
     """
     height, width = shares.shape
     cells = shares[CELL // 2 :: CELL, CELL // 2 :: CELL] if min(height, width) > CELL else shares

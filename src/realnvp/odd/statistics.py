@@ -12,9 +12,9 @@ from realnvp.tools.progress import chunks
 
 CELL = 4
 """Side of a place, in pixels."""
-WIDTHS = (4.0, 8.0)
-"""Standard deviations, in pixels, of the Gaussians that statistics are smoothed by."""
-STATISTICS = 4 * len(WIDTHS)
+WIDTH = 3.0
+"""Standard deviation, in pixels, of the Gaussian that statistics are averaged by."""
+STATISTICS = 3
 """Of each place: K."""
 ROWS = 256
 """Of an image, at once: so little memory is needed for large ones. A multiple of `CELL`."""
@@ -25,11 +25,10 @@ LEAST = 0.01
 def statistics(flow: Flow, x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
     """log p of each image, (B,), in nats, and statistics of its places, (B, K, H / 4, W / 4).
 
-    Means over a neighbourhood, in each of `WIDTHS`, from one pass of the flow:
+    Means over a neighbourhood of `WIDTH`, from one pass of the flow:
         z^2             1 where an image is like the training's
         log z^2         low where an image is too regular
         log energy      of the mean z^2 of a place; high beside log z^2 where few z are large
-        log-scales      high where the flow finds an image smooth
 
     Of a flow given classes, log p is of the mixture, and the pass is given the likeliest class.
 
@@ -37,20 +36,23 @@ def statistics(flow: Flow, x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tens
     size: (H, W), of the part that counts: the upper left.
     """
     likeliest, more = _likeliest(flow, x)
-    z, terms = flow.bijection.forward_map(x, flow.numbers_of(likeliest, x.shape[0]))
+    z, log_prob = _passed(flow, x, flow.numbers_of(likeliest, x.shape[0]), size)
     height, width = size
-    log_prob, parts = z.new_zeros(z.shape[0]), []
-    for rows in chunks(height, ROWS):
-        part, part_terms = z[:, :, rows, :width], terms[:, :, rows, :width]
-        log_prob += (prior_map(flow.prior, part) + part_terms).flatten(1).sum(1)
-        parts.append(_cells(part.float(), part_terms.float()))
-    cells = torch.cat(parts, dim=2)
-    inside = torch.ones_like(cells[:1, :1])
-    smooth = [
-        smoothed(cells, deviation / CELL) / smoothed(inside, deviation / CELL)
-        for deviation in WIDTHS
-    ]
-    return log_prob + more, torch.cat(smooth, dim=1)
+    parts = [_cells(z[:, :, rows, :width].float()) for rows in chunks(height, ROWS)]
+    return log_prob + more, smoothed(torch.cat(parts, dim=2), WIDTH)
+
+
+def _passed(
+    flow: Flow, x: Tensor, given: Tensor | None, size: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """z of all of x, and log p of the part that counts."""
+    height, width = size
+    if x.shape[2:] == (height, width):
+        z, log_det = flow.bijection(x, given)
+        return z, flow.prior.log_prob(z) + log_det
+    z, terms = flow.bijection.forward_map(x, given)
+    nats = prior_map(flow.prior, z) + terms
+    return z, nats[:, :, :height, :width].flatten(1).sum(1)
 
 
 def _likeliest(flow: Flow, x: Tensor) -> tuple[Tensor | None, Tensor | float]:
@@ -61,20 +63,30 @@ def _likeliest(flow: Flow, x: Tensor) -> tuple[Tensor | None, Tensor | float]:
     return c, flow.condition.log_priors.to(log_prob)[c] - log_prob
 
 
-def _cells(z: Tensor, terms: Tensor) -> Tensor:
+def _cells(z: Tensor) -> Tensor:
     """Means over squares of `CELL` pixels, (B, K, h, w)."""
     squares = z.square().mean(1, keepdim=True)
-    log_squares, log_scales = (squares + LEAST).log(), terms.mean(1, keepdim=True)
-    maps = torch.cat([squares, log_squares, log_scales], dim=1)
+    maps = torch.cat([squares, (squares + LEAST).log()], dim=1)
     means = F.avg_pool2d(maps, CELL, ceil_mode=True)
     return torch.cat([means, (means[:, :1] + LEAST).log()], dim=1)
 
 
 def smoothed(maps: Tensor, deviation: float) -> Tensor:
-    """(B, K, h, w): each map convolved with a Gaussian; beyond the border lies 0."""
-    reach = round(3 * deviation)
-    place = torch.arange(-reach, reach + 1, device=maps.device).to(maps)
-    kernel = place.div(deviation).square().mul(-0.5).exp()
-    kernel = (kernel / kernel.sum()).expand(maps.shape[1], 1, -1)
-    down = F.conv2d(maps, kernel[..., None], padding=(reach, 0), groups=maps.shape[1])
-    return F.conv2d(down, kernel[..., None, :], padding=(0, reach), groups=maps.shape[1])
+    """(B, K, h, w): the mean around each place, weighted by a Gaussian.
+
+    deviation: of the Gaussian, in pixels.
+    """
+    cells = deviation / CELL
+    reach = round(3 * cells)
+    away = torch.arange(-reach, reach + 1, device=maps.device).to(maps)
+    weights = away.div(cells).square().mul(-0.5).exp()
+    total, inside = (_convolved(part, weights) for part in (maps, torch.ones_like(maps[:1, :1])))
+    return total / inside
+
+
+def _convolved(maps: Tensor, weights: Tensor) -> Tensor:
+    """Each map convolved with weights along both sides; beyond the border lies 0."""
+    count, reach = maps.shape[1], len(weights) // 2
+    kernel = weights.expand(count, 1, -1)
+    down = F.conv2d(maps, kernel[..., None], padding=(reach, 0), groups=count)
+    return F.conv2d(down, kernel[..., None, :], padding=(0, reach), groups=count)
