@@ -730,6 +730,9 @@ MUTANTS = [
         "cli/arguments.py", "on = SWITCHES[words.popleft().lower()]", "words.popleft()", ARGUMENTS
     ),
     Mutant("cli/arguments.py", "and self.kind not in (str, Path)", "", ARGUMENTS),
+    Mutant(
+        "cli/arguments.py", "in (typing.Union, types.UnionType)", "is types.UnionType", ARGUMENTS
+    ),
     Mutant("cli/arguments.py", "[*rest, *words]", "[*rest]", ARGUMENTS),
     Mutant("cli/elsewhere.py", 'if f"--{name}" in known', "", ARGUMENTS),
     Mutant("flows/units.py", ".abs().max()", ".max()", UNITS),

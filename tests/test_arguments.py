@@ -1,6 +1,7 @@
 """What is told of flags: what is wrong, what is accepted, what a flag is called here."""
 
 import json
+import typing
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,13 @@ from realnvp.cli.main import COMMANDS, run
 from realnvp.cli.train import Train
 
 TRAIN = ["train", "images"]
+
+
+def every_command() -> list[type]:
+    """The dataclasses of all commands."""
+    return [Train, *(command for command in COMMANDS.values() if isinstance(command, type))]
+
+
 WRONG: dict[str, tuple[list[str], str]] = {
     "a number": ([*TRAIN, "--train.lr", "fast"], "--train.lr: 'fast' is not a number"),
     "a whole number": (
@@ -22,6 +30,10 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "a choice": (
         [*TRAIN, "--model.coupling", "afine"],
         "--model.coupling: 'afine' is not one of affine, additive, spline (did you mean 'affine'?)",
+    ),
+    "a choice or None": (
+        ["score", "x", "y", "--colours", "gray"],
+        "--colours: 'gray' is not one of grey, rgb or None (did you mean 'grey'?)",
     ),
     "no value": (["sample", "x", "-n"], "-n: needs a value: a whole number"),
     "no value before a flag": ([*TRAIN, "--seed", "--dry-run"], "--seed: needs a value"),
@@ -54,6 +66,14 @@ def test_what_is_wrong_is_told_in_our_words(capsys: Out, kind: str) -> None:
     told = refused(capsys, *argv)
     assert reason in told
     assert not any(jargon in told for jargon in ("{", "INT", "NoneType", "helptext", "|"))
+
+
+def test_every_choice_of_every_command_is_taken() -> None:
+    flags = [each for command in every_command() for each in arguments_of(command)]
+    choices = [(flag, choice) for flag in flags for choice in typing.get_args(flag.kind)]
+    assert all(flag.read(choice) == choice for flag, choice in choices)
+    assert {"colours", "which", "model.coupling"} <= {flag.name for flag, _ in choices}
+    assert all(flag.wanted for flag in flags if flag.kind is not bool)
 
 
 @pytest.mark.parametrize(
@@ -98,8 +118,7 @@ def test_help_says_what_may_be_none(capsys: Out) -> None:
 
 
 def test_every_name_here_is_a_flag_of_some_command() -> None:
-    commands = [Train, *(command for command in COMMANDS.values() if isinstance(command, type))]
-    flags = {each.name for command in commands for each in arguments_of(command)}
+    flags = {each.name for command in every_command() for each in arguments_of(command)}
     assert {name for _, here, _ in ELSEWHERE for name in here.split()} <= flags
     names = [name for names, _, _ in ELSEWHERE for name in names.split()]
     assert len({*names}) == len(names)

@@ -173,7 +173,9 @@ def arguments_of(command: type[Any], prefix: str = "") -> Iterator[Argument]:
             assert isinstance(kind, type)
             yield from arguments_of(kind, path)
             continue
-        options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+        # `Literal[...] | None` is a Union of typing, `int | None` one of the interpreter.
+        union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+        options = typing.get_args(kind) if union else (kind,)
         [inner] = [option for option in options if option is not types.NoneType]
         several = typing.get_origin(inner) is tuple
         positional = tyro.conf.Positional in marks
