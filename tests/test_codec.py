@@ -466,6 +466,11 @@ def test_the_first_tiles_are_small_and_all_cover_the_pictures(
         assert sizes[0] == min(side or 64, 256)
 
 
+def test_a_head_without_pictures_is_refused() -> None:
+    with pytest.raises(ValueError, match="no pictures"):
+        Index("", 3, 8, 256, 13, [])
+
+
 def test_tiles_are_as_large_as_the_flow_has_use_for(monkeypatch: pytest.MonkeyPatch) -> None:
     flow = flow_of(MODELS["modern"], (3, 16, 16))
     pictures = list(smooth(2, 3, 256, 256))

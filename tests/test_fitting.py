@@ -2,8 +2,10 @@
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -188,6 +190,18 @@ def test_images_too(dtype: torch.dtype) -> None:
 def test_what_is_out_of_range_is_named(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         realnvp.fit(**({"flow": small(), "x": torch.zeros(10, 2)} | wrong))
+
+
+@pytest.mark.parametrize("of", [float, np.float32, np.array, torch.tensor])
+def test_numbers_are_taken_as_python_numpy_and_torch_have_them(of: Callable[[float], Any]) -> None:
+    x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    counts = {"max_steps": 3.0, "batch_size": 8.0, "seed": 7.0, "patience": 500.0}
+    values = counts | {"lr": 0.25, "noise": 0.5, "average": 0.5, "tol": 0.125, "held_out": 0.25}
+    flow, same = small(), small()
+    realnvp.fit(flow, x, **{name: of(value) for name, value in values.items()})
+    realnvp.fit(same, x, **(values | {name: int(value) for name, value in counts.items()}))
+    drawn = flow.sample(4, temperature=of(0.5), seed=of(7.0), first=of(2.0))
+    assert torch.equal(drawn, same.sample(4, temperature=0.5, seed=7, first=2))
 
 
 def test_slow_steps_are_told_each(

@@ -45,6 +45,8 @@ class Index:
         for run in self.runs:
             if len(run) != 4 or min(run) < 1 or run[1] * run[2] > MAX_PIXELS or run[0] > 4:
                 raise ValueError(f"runs: {run} are no pictures")
+        if not self.runs:
+            raise ValueError("no pictures")
         if not 8 <= self.bits <= 24 or not 2 <= self.levels <= 1 << 16:
             raise ValueError(f"a grid of 2^-{self.bits} for {self.levels} levels")
         if self.channels < 1 or self.divisor < 1 or self.divisor & (self.divisor - 1):

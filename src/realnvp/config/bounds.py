@@ -7,10 +7,12 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from math import inf
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from realnvp.config.errors import ParameterError
 from realnvp.config.reading import is_colour
+
+Number = TypeVar("Number", int, float)
 
 
 class Bound(NamedTuple):
@@ -36,16 +38,24 @@ def broken(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
                 yield path, bound.words
 
 
-def check_number(name: str, value: object, kind: type[int] | type[float], bound: Bound) -> None:
-    """ParameterError: the value of a parameter is no number of this kind, or breaks the bound.
+def check_number(name: str, value: Any, kind: type[Number], bound: Bound) -> Number:
+    """The value of a parameter as a number of Python's.
 
-    kind: int takes whole numbers, Python's and numpy's; float takes all real ones.
+    value: a number, of Python or numpy, or an array or a tensor without dimensions.
+    kind: int takes whole numbers, 3.0 too; float takes all real ones.
+
+    ParameterError: it is no number of this kind, or breaks the bound.
     """
-    if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
+    number = value.item() if getattr(value, "ndim", None) == 0 else value
+    if kind is int and isinstance(number, float) and number.is_integer():
+        number = int(number)
+    fits = isinstance(number, Integral if kind is int else Real) and not isinstance(number, bool)
+    if not fits:
         wanted = "a whole number" if kind is int else "a number"
         raise ParameterError(name, f"must be {wanted}, got {value!r}")
-    if not bound.holds(value):
-        raise ParameterError(name, f"{bound.words}, got {value}")
+    if not bound.holds(number):
+        raise ParameterError(name, f"{bound.words}, got {number}")
+    return kind(number)
 
 
 def between(low: float, high: float) -> Bound:

@@ -154,7 +154,9 @@ def log_probs(
         rows = images if isinstance(images, Tensor) else torch.as_tensor(images, device="cpu")
         nats = _of_rows(flow, rows, given)
         return nats if on_device else nats.cpu().double()
-    _check(flow, images, noise_draws, batch_size)
+    _check(flow, images)
+    noise_draws = check_number("noise_draws", noise_draws, int, AT_LEAST_ONE)
+    batch_size = check_number("batch_size", batch_size, int, AT_LEAST_ONE)
     batch_size = min(batch_size, batch_that_fits(images.shape[1:]))
     indices = range(len(images)) if indices is None else indices
     # Parts stay on the device until the end: to look at a part is to wait for the device.
@@ -195,7 +197,7 @@ def _of_rows(flow: Flow, rows: Tensor, given: Any) -> Tensor:
         return torch.cat(parts)
 
 
-def _check(flow: Flow, images: Images, noise_draws: int, batch_size: int) -> None:
+def _check(flow: Flow, images: Images) -> None:
     numpy = isinstance(images, np.ndarray)
     if not isinstance(images, Tensor | np.ndarray) or images.dtype not in WHOLE:
         dtype = getattr(images, "dtype", None)
@@ -212,8 +214,6 @@ def _check(flow: Flow, images: Images, noise_draws: int, batch_size: int) -> Non
             f"images: expected (N, C, H, W) with N > 0{count}, got {shape}{order}"
             + " on meta" * on_meta
         )
-    for name, value in (("noise_draws", noise_draws), ("batch_size", batch_size)):
-        check_number(name, value, int, AT_LEAST_ONE)
 
 
 def _tensor(images: Images, flow: Flow) -> Tensor:

@@ -186,8 +186,8 @@ class Flow(nn.Module):
             raise ValueError(f"n: how many samples, a whole number, got {n!r}; one has `shape`")
         if n < 1:
             raise ValueError(f"n: must be at least 1, got {n}")
-        check_number("temperature", temperature, float, AT_LEAST_ZERO)
-        check_number("first", first, int, AT_LEAST_ZERO)
+        temperature = check_number("temperature", temperature, float, AT_LEAST_ZERO)
+        first = check_number("first", first, int, AT_LEAST_ZERO)
         dtype = dtype or reference_tensor(self).dtype
         indices = range(first, first + n)
         c = self.condition_of_each(given, n)

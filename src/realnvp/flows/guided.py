@@ -23,7 +23,7 @@ def guided(flow: Flow, weight: float) -> Flow:
     check_is_flow(flow)
     if not isinstance(flow.condition, Classes):
         raise ValueError("guidance: this flow is not given classes")
-    check_number("guidance", weight, float, AT_LEAST_ZERO)
+    weight = check_number("guidance", weight, float, AT_LEAST_ZERO)
     couplings = [m for m in flow.modules() if isinstance(m, AffineCoupling | AdditiveCoupling)]
     copies: dict[int, nn.Module] = {id(each.net): _Guided(each.net, weight) for each in couplings}
     copied = copy.deepcopy(flow, copies)  # it takes the guided networks as copies it made

@@ -95,13 +95,12 @@ class Detector:
     def __init__(
         self, flow: Flow, *, false_alarms: float = FALSE_ALARMS, noise_draws: int = 1, seed: int = 0
     ) -> None:
-        check_number("false_alarms", false_alarms, float, BETWEEN_0_AND_1)
-        check_number("noise_draws", noise_draws, int, AT_LEAST_ONE)
-        check_number("seed", seed, int, SEED)
+        self.false_alarms = check_number("false_alarms", false_alarms, float, BETWEEN_0_AND_1)
+        self.noise_draws = check_number("noise_draws", noise_draws, int, AT_LEAST_ONE)
+        self.seed = check_number("seed", seed, int, SEED)
         if config_of(flow).data.levels is None:
             raise ValueError("flow: must be of images; this one is of a table")
-        self.flow, self.false_alarms = flow, false_alarms
-        self.noise_draws, self.seed = noise_draws, seed
+        self.flow = flow
 
     def fit(self, normal: Images, *, report: Callable[[int], None] | None = None) -> Self:
         """Learn from normal images what is usual, and calibrate.

@@ -93,7 +93,7 @@ class RealNVPDensity(
     def sample(self, n_samples: int = 1) -> Array:
         """(n_samples, D): new rows; the same each time if random_state is an integer."""
         check_is_fitted(self)
-        check_number("n_samples", n_samples, int, AT_LEAST_ONE)
+        n_samples = check_number("n_samples", n_samples, int, AT_LEAST_ONE)
         return self.flow_.sample(n_samples, seed=self._seed()).numpy()
 
     def transform(self, X: Any) -> Array:

@@ -167,7 +167,7 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
         The same each time if random_state is an integer.
         """
         check_is_fitted(self)
-        check_number("n", n, int, AT_LEAST_ONE)
+        n = check_number("n", n, int, AT_LEAST_ONE)
         given = self._rows(X)
         random = generator(self._seed(), Purpose.SAMPLE)
         z = random.standard_normal((len(given), n, self._targets))

@@ -66,7 +66,7 @@ def uniform(
 
 
 def _key(seed: int, purpose: Purpose) -> NDArray[np.uint64]:
-    check_number("seed", seed, int, SEED)
+    seed = check_number("seed", seed, int, SEED)
     return np.array([seed, purpose], dtype=np.uint64)
 
 

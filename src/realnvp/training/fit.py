@@ -39,7 +39,7 @@ WARMUP = 0.05  # of the steps
 PROTOCOL = "forward(x) of a bijection returns z, of x's shape, and log_det, of shape (len(x),)"
 NOISY = "fit takes v + u, pixels and noise: x + torch.rand(x.shape)"
 CLIP = 10.0  # norm of the gradient of nats a row
-ALLOWED: dict[str, tuple[type[int] | type[float], Bound]] = {
+ALLOWED: dict[str, tuple[type[Any], Bound]] = {
     "max_steps": (int, AT_LEAST_ONE),
     "batch_size": (int, AT_LEAST_ONE),
     "patience": (float, AT_LEAST_ONE),
@@ -120,6 +120,8 @@ def fit(
         tol=tol,
         seed=seed,
     )
+    # They may be arrays or tensors without dimensions.
+    max_steps, batch_size, noise = int(max_steps), int(batch_size), float(noise)
     c = flow.condition_of_each(given, len(x))
     if flow.config is None:
         _check_own(flow, x[:3], None if c is None else c[:3])
