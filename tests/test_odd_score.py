@@ -115,7 +115,7 @@ def test_heat_maps_a_sheet_and_a_page(
     noise(new / "more" / "odd.png", side=13)
     page, sheet, maps = (tmp_path / name for name in ("odd <b>.html", "odd.png", "maps"))
     asked = ["score", run_dir, new, "--normal", good, "--top", "2", "--report", page]
-    answer(capsys, *asked, "--picture", sheet, "--heatmaps", maps)
+    answer(capsys, *asked, "--seed", "3", "--picture", sheet, "--heatmaps", maps)
     assert {path.name for path in maps.iterdir()} == {
         *(f"{i:03}.png" for i in range(5)),
         *("odd.png", "odd-2.png"),
@@ -127,6 +127,7 @@ def test_heat_maps_a_sheet_and_a_page(
     assert "0 of 7 odd at a false-alarm rate of at most .01" in text
     assert re.findall(r"""(?:src|href|url\()\s*=?\s*["']?(?!data:)\w+:""", text) == []
     assert "<script" not in text
+    assert f">realnvp score {run_dir} {new} --normal {good} --seed 3<" in text
     page.write_text("somebody's notes")
     assert "was not written by this command" in refused(capsys, *asked)
     assert page.read_text() == "somebody's notes"

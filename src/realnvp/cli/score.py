@@ -4,7 +4,7 @@ import csv
 import io
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 SHOWN = 10
 MOST_NORMAL = 2000  # validation images
 DENSITY = ("path", "log_prob", "bits_per_dim")
+OF_VERDICTS = {
+    *("normal", "false_alarms", "resize", "noise_draws", "which", "seed", "fast"),
+    *("background", "colours", "depth"),
+}
+"""Flags that verdicts depend on."""
 
 
 @dataclass
@@ -257,8 +262,7 @@ class Score:
                 found.append(entry)
         found = with_ranks(found)
         last = summary(detector, found)
-        command = shlex.join(["realnvp", "score", self.run, *map(str, self.paths)])
-        shown.finish(run=self.run, last_line=last, command=command)
+        shown.finish(run=self.run, last_line=last, command=self._command())
         if self.top and not self.json:
             (say if self.out else note)(shown.words())
         facts = {
@@ -268,6 +272,16 @@ class Score:
             "least_false_alarms": least_rate(detector.calibrating),
         }
         return found, facts, last
+
+    def _command(self) -> str:
+        """The command line that comes to the same verdicts."""
+        words = ["realnvp", "score", self.run, *map(str, self.paths)]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in OF_VERDICTS and value != field.default:
+                flag = f"--{field.name.replace('_', '-')}"
+                words += [flag] if value is True else [flag, str(value)]
+        return shlex.join(words)
 
     def _normal(self, flow: "Flow") -> Any:
         """Normal images, (C, H, W) each: of --normal, else of the run's validation split."""
