@@ -1,6 +1,9 @@
 """realnvp compress and decompress: pixels, names and folders come back, and nothing else is touched."""
 
+import dataclasses
+import io
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +14,10 @@ from told import Out, answer, listing, refused
 
 import realnvp
 from realnvp.cli.main import run
-from realnvp.codec import archive, compress
+from realnvp.codec import archive, compress, files
 from realnvp.codec import index as indices
 from realnvp.codec.archive import Archive, write
+from realnvp.codec.header import packed
 from realnvp.codec.index import index_of
 from realnvp.data import read_image
 from tests.faults.children import Child
@@ -165,6 +169,20 @@ def test_damage_costs_the_pictures_in_it_and_names_them(
     assert "damaged; lost: 2.png; 3.png\n" in capsys.readouterr().err
     assert len(names(back)) == 9
     assert answer(capsys, "compress", "--check", file, code=1)["lost"] == ["2.png", "3.png"]
+
+
+def test_a_small_file_that_claims_many_pictures_is_told(
+    saved: Path, tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MOST_LOST", 1000)
+    data = compress(realnvp.load_flow(saved), smooth(1, 3, 16, 16))
+    claimed = Archive(io.BytesIO(data), "data").index
+    said = packed(dataclasses.replace(claimed, runs=[[3, 1, 1, 5000]]))
+    head = data[: archive.HEAD.size - 4] + len(said).to_bytes(4, "little") + said
+    head += bytes(3 * archive.ENTRY.size)
+    (tmp_path / "x.rnvp").write_bytes(head + zlib.crc32(head).to_bytes(4, "little"))
+    line = refused(capsys, "compress", "--check", tmp_path / "x.rnvp", "--flow", saved, code=1)
+    assert "more than 1,000 of its 5,000 pictures are lost" in line
 
 
 @pytest.mark.parametrize("name", ["../x.png", "/x.png", "a/../../x.png", "", ".", "..", "a\0.png"])

@@ -33,6 +33,7 @@ LOSSLESS = {
     ".ppm": "PPM",
     ".pgm": "PPM",
 }
+MOST_LOST = 1 << 16  # pictures that are named
 BEHIND = 8  # pictures that other formats may be slower by
 
 
@@ -151,26 +152,32 @@ def decompress_files(archive: Archive, flow: Flow, out: Path | None) -> list[str
 
     Pictures that are there already, as an interrupted call leaves them, stay.
 
-    Returns the names of the pictures that are lost to damage. ValueError: another file is in a
-    picture's place, or a name leads out of the folder.
+    Returns the names of the pictures that are lost to damage. DamagedError: they are too many to
+    name. ValueError: another file is in a picture's place, or a name leads out of the folder.
     """
     check_flow(flow)
     names = archive.index.names or []
     if len({lossless_name(name) for name in names}) < len(names):
         raise DamagedError(f"{archive.name}: holds two pictures with one name")
-    targets = [_target(out or Path(), name, archive) for name in _names(archive)]
-    present = {target for target in targets if out and target.exists()}
+
+    def targets() -> Iterator[Path]:  # one by one: a small file can claim millions of pictures
+        return (_target(out or Path(), name, archive) for name in _names(archive))
+
+    present = {target for target in targets() if out and target.exists()}
     lost: list[str] = []
     with progress("tile", archive.index.tiles * (2 if present else 1)) as report:
         told = counted(report)
         if present:  # before anything is written
-            for target, picture in zip(targets, archive.pictures(flow, told), strict=True):
+            for target, picture in zip(targets(), archive.pictures(flow, told), strict=True):
                 if target in present and picture is not None and not _holds(target, picture):
                     raise ValueError(f"--out: {target} exists already")
         pictures = archive.pictures(flow, told)
-        for name, target, picture in zip(_names(archive), targets, pictures, strict=True):
+        for name, target, picture in zip(_names(archive), targets(), pictures, strict=True):
             if picture is None:
                 lost.append(name)
+                if len(lost) > MOST_LOST:
+                    lost_of = f"more than {MOST_LOST:,} of its {archive.index.count:,} pictures"
+                    raise DamagedError(f"{archive.name}: damaged; {lost_of} are lost")
             elif out and target not in present:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 atomic_save(target, partial(_save, picture, target))
