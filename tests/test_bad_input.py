@@ -548,7 +548,10 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], Argv], list[str]]] = {
     ),
     # run directories
     "a run of another model": (lambda t, r: [*DIGITS, r], ["config.json", "model.width"]),
-    "a file as run directory": (lambda t, r: [*DIGITS, written(t / "x")], ["x: File exists"]),
+    "a file as run directory": (
+        lambda t, r: [*DIGITS, written(t / "x")],
+        ["--run-dir: ", "x is a file"],
+    ),
     "the source as run directory": (
         lambda t, r: training(pictures(t / "x")),
         ["--run-dir", "data.source"],
@@ -581,7 +584,7 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], Argv], list[str]]] = {
     ),
     "evaluate a draw of none": (
         lambda t, r: ["evaluate", r, "--noise-draws", "0"],
-        ["noise_draws"],
+        ["--noise-draws"],
     ),
     "evaluate with a seed below 0": (lambda t, r: ["evaluate", r, "--seed", "-1"], ["seed"]),
     "evaluate images from nowhere": (
