@@ -443,15 +443,17 @@ def test_tiles_cover_a_picture_once(size: tuple[int, int], planes: int, channels
     assert np.array_equal(back, picture)
 
 
-SHAPES = [[3, 70, 300, 1], [1, 200, 130, 2], [3, 8, 8, 40]]
+LARGE_FIRST = [[3, 70, 300, 1], [1, 200, 130, 2], [3, 8, 8, 40]]
+SMALL_FIRST = [[3, 8, 8, 4], [3, 256, 256, 1]]
 
 
 @pytest.mark.parametrize("side", [None, 32, 128, 256])
 @pytest.mark.parametrize("divided", [0, 1, 4, 12])
+@pytest.mark.parametrize("shapes", [LARGE_FIRST, SMALL_FIRST])
 def test_the_first_tiles_are_small_and_all_cover_the_pictures(
-    side: int | None, divided: int
+    side: int | None, divided: int, shapes: list[list[int]]
 ) -> None:
-    index = Index("", 3, 8, 256, 13, SHAPES, divided=divided, side=side)
+    index = Index("", 3, 8, 256, 13, shapes, divided=divided, side=side)
     places = list(index.places())
     assert len(places) == index.tiles
     covered = [np.zeros(shape, int) for shape in index.shapes()]
@@ -460,10 +462,8 @@ def test_the_first_tiles_are_small_and_all_cover_the_pictures(
     assert all((times == 1).all() for times in covered)
     sizes = [max(tile.shape[1:]) for _, tile in places]
     assert max(sizes) <= (side or 64)
-    if divided == 4:
-        assert sizes[:4] == [16] * 4
-    if not divided:
-        assert sizes[0] == min(side or 64, 256)
+    if shapes == LARGE_FIRST:
+        assert sizes[0] == (16 if divided else side or 64)
 
 
 def test_a_head_without_pictures_is_refused() -> None:
@@ -487,6 +487,8 @@ def test_tiles_are_as_large_as_the_flow_has_use_for(monkeypatch: pytest.MonkeyPa
         found, divided = best_side(flow, shapes, pictures.__getitem__, np.full(256, 5.0))
         assert found == side
         assert divided == 3  # of 2.1 bits each
+        # Where all tiles are halved, a large one brings nothing.
+        assert best_side(flow, shapes, pictures.__getitem__, np.full(256, 1e3))[0] == 32
 
 
 # What must not be left to chance
