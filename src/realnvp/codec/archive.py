@@ -215,7 +215,7 @@ def flow_digest(flow: Flow) -> bytes:
 
 def _per_chunk(index: Index) -> int:
     """How many tiles a chunk has."""
-    return min(CHUNK, MOST_PIXELS // (index.side or 1) ** 2)
+    return min(CHUNK, MOST_PIXELS // index.whole_side**2)
 
 
 def _chunks(index: Index, pictures: Iterable[Pixels]) -> Iterator[tuple[list[Tile], list[Pixels]]]:

@@ -12,7 +12,6 @@ from realnvp.codec.exact import exact_nets
 from realnvp.codec.rounding import Rounding, certain, nearest
 from realnvp.codec.stack import Integers, Stack
 from realnvp.codec.steps import Given
-from realnvp.data.dataset import Pixels
 
 PIECES = 256  # of all levels together, at least
 LEARNED_PIECES = 16  # of one level
@@ -70,10 +69,6 @@ class Cells:
         piece = (i.flatten().numpy() - other_piece) % self.pieces
         stack.push_all(piece, np.full(len(sizes), self.pieces))
         return v
-
-    def borrowed(self, pixels: Pixels) -> float:
-        """About how many bits an image pops before it pushes more."""
-        return float(borrowed_by_level(self.edges)[pixels].sum())
 
     def _nodes(self, v: Tensor, given: Given, rounded: Rounding) -> Rounding:
         """G of the pixels' levels: G(0) and G(P) are the edges of the level."""

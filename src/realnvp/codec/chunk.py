@@ -123,7 +123,7 @@ def _push_group(
             continue
         except Empty:
             if len(batch) == 1:
-                missing = coder.borrowed(tiles[batch[0]]) - 16 * stack.count
+                missing = float(coder.borrowed[tiles[batch[0]]].sum()) - 16 * stack.count
                 raise Short(max(0.0, missing)) from None
             needed *= 4 / 3
             continue

@@ -8,7 +8,7 @@ from itertools import islice
 
 from realnvp.codec.plan import level_bits
 from realnvp.codec.side import SIDES, Look, best_side
-from realnvp.codec.tiles import Tile, count_tiles, tiles_of
+from realnvp.codec.tiles import Tile, count_tiles, places_of
 from realnvp.data.dataset import Shape
 from realnvp.data.images import MAX_PIXELS
 from realnvp.flows.flow import Flow, config_of
@@ -66,10 +66,15 @@ class Index:
     @property
     def tiles(self) -> int:
         """How many tiles they have."""
-        how = self.channels, self.divisor, self.side or EARLIER_SIDE
+        how = self.channels, self.divisor, self.whole_side
         whole = sum(n * count_tiles((c, h, w), *how) for c, h, w, n in self.runs)
         first = list(islice(self._whole(), 2 * (self.divided or 0)))
         return whole - len(first) + sum(1 for _ in self._divided(iter(first)))
+
+    @property
+    def whole_side(self) -> int:
+        """Of the tiles that are not halved."""
+        return self.side or EARLIER_SIDE
 
     @property
     def numbers(self) -> int:
@@ -87,9 +92,7 @@ class Index:
         return self._divided(self._whole())
 
     def _whole(self) -> Iterator[tuple[int, Tile]]:
-        for i, shape in enumerate(self.shapes()):
-            for tile in tiles_of(shape, self.channels, self.divisor, self.side or EARLIER_SIDE):
-                yield i, tile
+        return places_of(self.shapes(), self.channels, self.divisor, self.whole_side)
 
     def _divided(self, places: Iterator[tuple[int, Tile]]) -> Iterator[tuple[int, Tile]]:
         """A batch borrows its noise from what is coded before it: so small tiles come first."""

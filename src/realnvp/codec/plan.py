@@ -30,7 +30,6 @@ from realnvp.codec.prior import Normal
 from realnvp.codec.rounding import Unfit
 from realnvp.codec.stack import Integers, Stack
 from realnvp.codec.steps import Given, InSquares, OfOddSquares, Scale, Several, Shear, Shift, Step
-from realnvp.data.dataset import Pixels
 from realnvp.flows.flow import Flow, config_of
 from realnvp.tools.moments import EPS
 
@@ -56,6 +55,8 @@ class IntegerFlow:
                 self.cells, self.steps, self.prior = self._rounded(config_of(flow).shape[0], bits)
         except (ValueError, Unfit) as error:
             raise ValueError(f"this flow has no form on integers: {error}") from None
+        self.borrowed = borrowed_by_level(self.cells.edges)
+        """About how many bits a number of each level pops before its image pushes more."""
 
     def _rounded(self, channels: int, bits: int) -> tuple[Cells, Step, Normal]:
         """The three parts, on the grid."""
@@ -96,10 +97,6 @@ class IntegerFlow:
         seen: Tensor = self.flow.condition(torch.from_numpy(classes))
         return seen
 
-    def borrowed(self, pixels: Pixels) -> float:
-        """About how many bits an image pops before it pushes more."""
-        return self.cells.borrowed(pixels)
-
     def digest(self) -> bytes:
         """SHA-256 of all integers that the flow was rounded to."""
         found = hashlib.sha256()
@@ -110,7 +107,7 @@ class IntegerFlow:
 
 
 def level_bits(flow: Flow, bits: int) -> npt.NDArray[np.float64]:
-    """`borrowed` of a number of each level, on a grid of 2^-bits."""
+    """`IntegerFlow.borrowed` on a grid of 2^-bits."""
     *_, logit, _ = _layers(flow.bijection)
     assert isinstance(logit, Logit)
     return borrowed_by_level(level_edges(copy.deepcopy(logit).double().cpu(), bits))

@@ -1,12 +1,13 @@
 """The side of the tiles: a large tile's pixels see more, if the flow has learned to use it."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from realnvp.codec.choice import Bits, flow_bits
-from realnvp.codec.tiles import Tile, count_tiles, tiles_of
+from realnvp.codec.tiles import Tile, count_tiles, places_of
 from realnvp.data.dataset import Pixels, Shape
 from realnvp.flows.flow import Flow, config_of
 
@@ -31,6 +32,7 @@ def best_side(flow: Flow, shapes: Sequence[Shape], look: Look, level_bits: Bits)
     level_bits: what a number of each level borrows.
     """
     channels, divisor = config_of(flow).shape[0], flow.divisor
+    look = lru_cache(maxsize=1)(look)  # several tiles are of one picture
     longest = max(max(height, width) for _, height, width in shapes)
     counts = {
         side: sum(count_tiles(shape, channels, divisor, side) for shape in shapes)
@@ -49,14 +51,8 @@ def best_side(flow: Flow, shapes: Sequence[Shape], look: Look, level_bits: Bits)
                 bits = share * found[-1][0] + (1 - share) * bits
             found.append((bits, side))
     side = min(found)[1] if found else sides[0]
-    return side, _halved(flow, _tiles(flow, shapes, look, side), side // 2, level_bits)
-
-
-def _tiles(flow: Flow, shapes: Sequence[Shape], look: Look, side: int) -> Iterator[Cut]:
-    for i, shape in enumerate(shapes):
-        picture = look(i)
-        for tile in tiles_of(shape, config_of(flow).shape[0], flow.divisor, side):
-            yield tile, picture
+    whole = ((tile, look(i)) for i, tile in places_of(shapes, channels, divisor, side))
+    return side, _halved(flow, whole, side // 2, level_bits)
 
 
 def _halved(flow: Flow, tiles: Iterable[Cut], side: int, level_bits: Bits) -> int:
@@ -83,14 +79,9 @@ def _bits(flow: Flow, tiles: Sequence[Cut], side: int) -> float:
 
 def _sample(flow: Flow, shapes: Sequence[Shape], look: Look, side: int) -> list[Cut]:
     """Tiles of this side, evenly over all pictures."""
-    places = [
-        (i, tile)
-        for i, shape in enumerate(shapes)
-        for tile in tiles_of(shape, config_of(flow).shape[0], flow.divisor, side)
-    ]
+    places = list(places_of(shapes, config_of(flow).shape[0], flow.divisor, side))
     # What is cut off at the ends of pictures says little.
     whole = [(i, tile) for i, tile in places if tile.shape[1:] == (side, side)] or places
     count = max(1, min(len(whole) // ONE_OF, MOST // side**2))
     chosen = [whole[(2 * n + 1) * len(whole) // (2 * count)] for n in range(count)]
-    pictures = {i: look(i) for i in {i for i, _ in chosen}}
-    return [(tile, pictures[i]) for i, tile in chosen]
+    return [(tile, look(i)) for i, tile in chosen]

@@ -1,6 +1,6 @@
 """Pictures of any size as tiles that a flow takes, and back."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -72,6 +72,15 @@ def tiles_of(picture: Shape, channels: int, divisor: int, side: int) -> Iterator
     for these in _parts(slice(0, planes), planes if planes == channels else 1):
         whole = Tile(these, slice(0, height), slice(0, width), (channels, height, width))
         yield from whole.divided(max(side, divisor), divisor)
+
+
+def places_of(
+    pictures: Iterable[Shape], channels: int, divisor: int, side: int
+) -> Iterator[tuple[int, Tile]]:
+    """The tiles of several pictures, each with the index of its picture."""
+    for i, shape in enumerate(pictures):
+        for tile in tiles_of(shape, channels, divisor, side):
+            yield i, tile
 
 
 def count_tiles(picture: Shape, channels: int, divisor: int, side: int) -> int:
