@@ -954,6 +954,10 @@ MUTANTS = [
     Mutant("codec/tiles.py", 'mode="edge"', 'mode="constant"', CODEC),
     Mutant("evaluation/score.py", "min(CHUNK, NUMBERS // max(sizes))", "CHUNK", WHOLE),
     Mutant("evaluation/score.py", "report(first + number, f", "report(number, f", WHOLE),
+    Mutant(
+        "config/words.py", "'' if count == 1 else 's'", "'s'", "tests/test_odd_score.py -k any_size"
+    ),
+    Mutant("cli/score.py", "if self.normal and not self.normal.exists():", "if False:", ODD_SCORE),
 ]
 
 

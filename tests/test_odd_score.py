@@ -207,8 +207,11 @@ def test_images_of_any_size_are_scored_whole(capsys: Out, run_dir: Path, tmp_pat
     large = noise(tmp_path / "large.png", side=21)
     (entry,) = answer(capsys, "score", run_dir, large)["scores"]
     assert entry["bits_per_dim"] == pytest.approx(-entry["log_prob"] / (21 * 21 * np.log(2)))
-    assert run(["score", str(run_dir), str(large), "--resize"]) == 0
-    assert "--resize drops 85.5 % of the pixels" in capsys.readouterr().err
+    out = tmp_path / "scores.csv"
+    assert run(["score", str(run_dir), str(large), "--resize", "--out", str(out)]) == 0
+    told = capsys.readouterr()
+    assert "--resize drops 85.5 % of the pixels" in told.err
+    assert told.out.startswith(f"{out}: 1 image; the least likely is {large}, ")
 
 
 def test_what_makes_no_sense_is_refused(
@@ -221,7 +224,7 @@ def test_what_makes_no_sense_is_refused(
         (["--false-alarms", "0"], "--false-alarms: must be between 0 and 1"),
         (["--top", "0"], "--top: must be at least 1"),
         (["--normal", tmp_path / "one"], "normal: at least 2 images"),
-        (["--normal", tmp_path / "none"], "none"),
+        (["--normal", tmp_path / "none"], "--normal: "),
         (["--normal", good, "--heatmaps", new / "odd.png"], "heatmaps"),
         (["--normal", good, "--heatmaps", good], "--heatmaps: "),
         (["--normal", good, "--heatmaps", new], "--heatmaps: "),

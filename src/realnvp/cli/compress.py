@@ -10,6 +10,7 @@ import tyro
 from realnvp.cli.inputs import load, make_way, settle
 from realnvp.cli.options import Device, Json, Threads, Which
 from realnvp.cli.output import note, print_json, print_table, say
+from realnvp.config.words import count_of
 
 if TYPE_CHECKING:
     from realnvp.codec.archive import Archive
@@ -148,7 +149,7 @@ def _unpack(
         print_json({"file": str(file), "pictures": count, "lost": lost})
     else:
         where = f" in {out}" if out else ", intact"
-        say(f"{file}: {count - len(lost)} of {count} pictures{where}")
+        say(f"{file}: {count - len(lost):,} of {count_of(count, 'picture')}{where}")
     if lost:
         from realnvp.config.words import listed
 

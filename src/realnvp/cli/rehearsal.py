@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from realnvp.cli.output import thousands
 from realnvp.config import Config, Kind, to_json
 from realnvp.config.units import unit_of
-from realnvp.config.words import in_bytes, quoted
+from realnvp.config.words import count_of, in_bytes, quoted
 from realnvp.tools.progress import duration
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def page(found: "Rehearsal") -> list[tuple[str, str]]:
         (
             "first results",
             f"in {duration(plan.seconds_to_evaluation)}: an evaluation{samples} every "
-            f"{every.eval_every:,} steps",
+            f"{count_of(every.eval_every, 'step')}",
         ),
         ("end", f"in {duration(plan.seconds_to_end)}, at step {plan.steps:,}{begun}"),
     ]
@@ -76,18 +76,14 @@ def as_json(found: "Rehearsal") -> dict[str, Any]:
 
 def _model(config: Config) -> str:
     model = config.model
-    width = f"width {model.width}, {_counted(model.num_blocks, 'block')}"
+    width = f"width {model.width}, {count_of(model.num_blocks, 'block')}"
     if model.architecture == "vector":
-        return f"vector, {_counted(model.num_couplings, 'coupling')}, {width}"
-    return f"{model.architecture}, {_counted(model.num_scales or 1, 'scale')}, {width}"
-
-
-def _counted(count: int, thing: str) -> str:
-    return f"{count} {thing}{'s' * (count != 1)}"
+        return f"vector, {count_of(model.num_couplings, 'coupling')}, {width}"
+    return f"{model.architecture}, {count_of(model.num_scales or 1, 'scale')}, {width}"
 
 
 def _shape(shape: tuple[int, ...]) -> str:
     if len(shape) == 1:
-        return _counted(shape[0], "column")
+        return count_of(shape[0], "column")
     channels, height, width = shape
-    return f"{height}x{width} pixels, {_counted(channels, 'channel')}"
+    return f"{height}x{width} pixels, {count_of(channels, 'channel')}"

@@ -9,6 +9,7 @@ import tyro
 from realnvp.cli.inputs import beside, given_class, given_table, load, make_way, of_table, own_data
 from realnvp.cli.options import Device, Fast, Flag, Json, RunDir, Threads, Which
 from realnvp.cli.output import note, print_json, say
+from realnvp.config.words import count_of
 
 
 @dataclass
@@ -110,5 +111,5 @@ class Sample:
         else:
             guidance = ", not of the model's density: --guidance" if self.guidance else ""
             bad = f", {nonfinite} of them not finite" if nonfinite else ""
-            say(f"{out}: {count} sample{'s' * (count != 1)}{bad}{guidance}")
+            say(f"{out}: {count_of(count, 'sample')}{bad}{guidance}")
         return 1 if nonfinite else 0

@@ -24,6 +24,7 @@ from realnvp.cli.options import (
     Which,
 )
 from realnvp.cli.output import note, print_csv, print_json, say
+from realnvp.config.words import count_of
 from realnvp.files.atomic import write_file
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ class Score:
 
         if not self.paths:
             raise ValueError("score: name image files or folders, or tables, after the run")
+        if self.normal and not self.normal.exists():
+            raise ValueError(f"--normal: {self.normal}: no such file or folder")
         flow, known = load(self.run, self.device, threads=self.threads, which=self.which)
         for flag, path in self._written().items():
             make_way(flag, path, read=filter(None, [*self.paths, self.normal]))
@@ -131,7 +134,7 @@ class Score:
                 if of_table(flow)
                 else f"{least.path}, {least.bits_per_dim:.3f} bits/dim"
             )
-            say(f"{self.out}: {len(scores)} {unit.things}; the least likely is {which}")
+            say(f"{self.out}: {count_of(len(scores), unit.thing)}; the least likely is {which}")
         if last:
             (say if self.out else note)(last)
         elif usual := known.get(f"validation_{unit.key}"):
@@ -182,7 +185,7 @@ class Score:
         error = fast_error(flow, images, scores, **how)
         note(
             f"fast: off by up to {error:.5f} bits/dim "
-            f"on the first {min(COMPARED, len(images))} images"
+            f"on the first {count_of(min(COMPARED, len(images)), 'image')}"
         )
         return scores, {"fast_error_bits_per_dim": error}
 

@@ -28,6 +28,11 @@ class Unit(NamedTuple):
     sign: int
     """1 where more is better, -1 where less is."""
 
+    @property
+    def thing(self) -> str:
+        """One of the things."""
+        return self.things[:-1]
+
     def of(self, nats: Nats, shape: Sequence[int]) -> Nats:
         """Log-densities in this unit."""
         return in_bits_per_dim(nats, shape) if self.sign < 0 else nats

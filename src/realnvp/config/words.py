@@ -21,6 +21,11 @@ def enumerated(words: Sequence[str], most: int = 10) -> str:
     return ", ".join(words[:most]) + (f" and {len(words) - most} more" if words[most:] else "")
 
 
+def count_of(count: int, thing: str) -> str:
+    """'1 image', '2 images'."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def quoted(names: Sequence[str]) -> str:
     """Names that may be empty or have commas: 'a', 'b' and 3 more."""
     return enumerated([*map(repr, names)])

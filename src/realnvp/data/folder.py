@@ -16,6 +16,7 @@ import numpy.typing as npt
 from realnvp.config.errors import ParameterError
 from realnvp.config.reading import AS_FOUND, Reading
 from realnvp.config.remedies import as_uint8
+from realnvp.config.words import count_of
 from realnvp.data.crops import Crops, ReadPictures
 from realnvp.data.dataset import Dataset, Indices, Lazy, Pixels, Shape, decoded, in_threads
 from realnvp.data.images import RefusedImage, by_reason, read_as, read_image, smallest_side, to_size
@@ -218,10 +219,11 @@ def warn_of_left_out(
         ("linked folder", "with all in it", [name for name in hidden if name.endswith("/")]),
     ]:
         if left:
-            count, are = (
-                (f"1 {thing}", "is") if len(left) == 1 else (f"{len(left):,} {thing}s", "are")
+            are = "is" if len(left) == 1 else "are"
+            warnings.warn(
+                f"{source}: {count_of(len(left), thing)} {why} {are} not read, {left[0]} first",
+                stacklevel=3,
             )
-            warnings.warn(f"{source}: {count} {why} {are} not read, {left[0]} first", stacklevel=3)
 
 
 def warn_of_lost_pixels(
@@ -413,7 +415,7 @@ def in_common(
         if found[2] != channels:
             return RefusedImage(
                 path,
-                f"{found[2]} channel{'s' * (found[2] > 1)}, most have {channels}",
+                f"{count_of(found[2], 'channel')}, most have {channels}",
                 f"--colours {'rgb' if channels == 3 else 'grey'}",
             )
         here, wanted = (f"{high} high, {wide} wide" for high, wide in (found[:2], (height, width)))

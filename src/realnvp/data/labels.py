@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from realnvp.config.words import listed
+from realnvp.config.words import count_of, listed
 from realnvp.data.crops import Crops
 from realnvp.data.dataset import SPLITS, Indices, Split, cut_off
 from realnvp.data.folder import image_files, split_entries
@@ -93,8 +93,8 @@ def _words(source: Path, counts: Mapping[str, int]) -> Mapping[str, list[str] | 
     for split, each in words.items():
         if len(each) != counts[split]:
             raise ValueError(
-                f"data.classes: {source}: {len(each):,} labels for {counts[split]:,} images of "
-                f"{split}"
+                f"data.classes: {source}: {count_of(len(each), 'label')} for "
+                f"{count_of(counts[split], 'image')} of {split}"
             )
     return words
 
@@ -148,7 +148,8 @@ def _beside(
             words, ends = read(together), np.cumsum([counts.get(split, 0) for split in SPLITS])
             if len(words) != ends[-1]:
                 raise ValueError(
-                    f"data.classes: {together}: {len(words):,} labels for {ends[-1]:,} images"
+                    f"data.classes: {together}: {count_of(len(words), 'label')} for "
+                    f"{count_of(ends[-1], 'image')}"
                 )
             return {
                 split: words[end - counts[split] : end]

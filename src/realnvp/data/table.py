@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from realnvp.config import DataConfig
-from realnvp.config.words import enumerated
+from realnvp.config.words import count_of, enumerated
 from realnvp.data.dataset import Dataset, cut_off
 from realnvp.data.folder import is_image, split_entries, wanted
 from realnvp.data.given import encoded, given_names, learned, read_given
@@ -150,8 +150,8 @@ def warn_of_few(source: Path | str, rows: Reals) -> None:
     """Warn of so few rows that a flow learns them by heart."""
     if len(rows) <= max(FEW_ROWS, rows.shape[1]):
         warnings.warn(
-            f"{source}: {len(rows)} rows to train on, of {rows.shape[1]} columns, are too few to "
-            "learn more than a Gaussian",
+            f"{source}: {count_of(len(rows), 'row')} to train on, of "
+            f"{count_of(rows.shape[1], 'column')}, are too few to learn more than a Gaussian",
             stacklevel=2,
         )
 

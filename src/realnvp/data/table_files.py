@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from realnvp.config import nearest
-from realnvp.config.words import listed, quoted, reason
+from realnvp.config.words import count_of, listed, quoted, reason
 from realnvp.data.prepared import open_npy
 from realnvp.tools.progress import progress
 
@@ -51,7 +51,7 @@ def read_table(
             kind = "missing" if np.isnan(rows[:, i]).any() else "infinite"
             count = int((~finite).sum())
             bad[name] = (
-                f"has {count:,} {kind} value{'s' * (count > 1)}, "
+                f"has {count_of(count, f'{kind} value')}, "
                 f"first in row {np.flatnonzero(~finite)[0] + 1:,}"
             )
         elif name not in bad and (large := np.abs(rows[:, i]) > LARGEST).any():

@@ -15,6 +15,7 @@ from realnvp.config import Config, Kind, paper_bits_per_dim
 from realnvp.config.errors import ParameterError
 from realnvp.config.reading import AS_FOUND, Reading
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, Unit, unit_of
+from realnvp.config.words import count_of
 from realnvp.data import (
     Dataset,
     Split,
@@ -201,7 +202,8 @@ def _data(
 
 
 def _words(shape: Sequence[int]) -> str:
-    return f"rows of {shape[0]} columns" if len(shape) == 1 else f"images of {shape[0]} channels"
+    things, part = ("rows", "column") if len(shape) == 1 else ("images", "channel")
+    return f"{things} of {count_of(shape[0], part)}"
 
 
 def _other_splits(source: Path, run: Path, config: Config, split: str) -> Dataset:
@@ -249,7 +251,7 @@ def _nats(
     how: what `log_probs` takes.
     """
     found = []
-    with progress("image, all views" if views else unit.things[:-1], len(split)) as report:
+    with progress("image, all views" if views else unit.thing, len(split)) as report:
         for chunk in chunks(len(split), CHUNK if unit is BITS_PER_DIM else 16 * CHUNK, report):
             indices = np.arange(chunk.start, chunk.stop)
             found.append(

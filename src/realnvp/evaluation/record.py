@@ -9,6 +9,7 @@ from typing import Any, Literal
 from realnvp.config import Config, Kind
 from realnvp.config.typed import typed
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD
+from realnvp.config.words import count_of
 from realnvp.files.atomic import write_file
 from realnvp.files.folders import numbered
 from realnvp.files.records import damaged_if_invalid, fields_of, read_record
@@ -74,8 +75,8 @@ class Evaluation:
 
     @property
     def things(self) -> str:
-        """What was evaluated: '10000 images'."""
-        return f"{getattr(self, f'num_{self.unit.things}')} {self.unit.things}"
+        """What was evaluated: '10,000 images'."""
+        return count_of(getattr(self, f"num_{self.unit.things}"), self.unit.thing)
 
     def command(self, run: str | Path) -> str:
         """The command that evaluated the run so."""
@@ -94,7 +95,9 @@ class Evaluation:
             f"  {self.measured} (standard error over {self.standard_error_over})",
         ]
         if self.nonfinite:
-            lines.append(f"  {self.nonfinite} {self.unit.things} have no finite log-density")
+            have = "has" if self.nonfinite == 1 else "have"
+            things = count_of(self.nonfinite, self.unit.thing)
+            lines.append(f"  {things} {have} no finite log-density")
         return lines
 
     @property

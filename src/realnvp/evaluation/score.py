@@ -13,6 +13,7 @@ from torch import Tensor
 
 from realnvp.config.reading import AS_FOUND, Reading
 from realnvp.config.units import in_bits_per_dim
+from realnvp.config.words import count_of
 from realnvp.data import channels_first, image_files, read_image, read_table, to_size
 from realnvp.data.dataset import Pixels, in_threads
 from realnvp.data.given import read_given
@@ -267,7 +268,9 @@ def score_rows(flow: Flow, files: Sequence[Path]) -> list[RowScore]:
     for file in files:
         rows, columns = read_table(file, config.data.columns)
         if len(columns) != width:
-            raise ValueError(f"{file}: {len(columns)} columns, but the flow was trained on {width}")
+            raise ValueError(
+                f"{file}: {count_of(len(columns), 'column')}, but the flow was trained on {width}"
+            )
         given = read_given(file, config.data) if config.data.given else None
         nats += log_probs(flow, rows, given=given).tolist()
         places += [(str(file), i + 1) for i in range(len(rows))]

@@ -9,6 +9,7 @@ from typing import Any
 from realnvp.config import Config, Kind, departures
 from realnvp.config.given import given_columns, numbers_of
 from realnvp.config.units import BITS_PER_DIM, unit_of
+from realnvp.config.words import count_of
 
 INTENDED = """\
 For exact log-densities, samples, latents, interpolation and compression studies of data like \
@@ -41,7 +42,7 @@ def card(name: str, config: Config, facts: Mapping[str, Any], *, parameters: int
     if config.data.given:
         numbers = numbers_of(given_columns(config.data.given, config.data.given_values))
         use[-1] = "flow.sample(16, given=c), flow.log_prob(x, given=c)  # data units; nats"
-        use.append(f"# c: {len(numbers)} numbers, {_plain(', '.join(numbers))}")
+        use.append(f"# c: {count_of(len(numbers), 'number')}, {_plain(', '.join(numbers))}")
     commands = [_plain(command) for command in facts.get("commands", [])]
     parts = [
         "---\n" + "\n".join(_front_matter(name, config, facts, evaluation)) + "\n---",

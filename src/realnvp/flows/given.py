@@ -13,7 +13,7 @@ from realnvp.bijections import ActNorm, Chain
 from realnvp.bijections.precision import float64_like
 from realnvp.config import Config, nearest
 from realnvp.config.given import given_columns, numbers_of
-from realnvp.config.words import enumerated
+from realnvp.config.words import count_of, enumerated
 from realnvp.tools.noise import Purpose, generator
 
 
@@ -158,7 +158,7 @@ class Columns(Condition):
 
     @property
     def wanted(self) -> str:
-        return f"c is {len(self.names)} columns of numbers, {enumerated(self.names)}"
+        return f"c is {count_of(len(self.names), 'column')} of numbers, {enumerated(self.names)}"
 
     def forward(self, given: Tensor) -> Tensor:
         numbers, _ = self.standardise(given)

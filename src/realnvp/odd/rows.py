@@ -8,6 +8,7 @@ import numpy as np
 
 from realnvp.config.bounds import BETWEEN_0_AND_1, check_number
 from realnvp.config.errors import ParameterError
+from realnvp.config.words import count_of
 from realnvp.data import splits_of_run
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.evaluation.score import RowScore
@@ -75,4 +76,4 @@ def summary(verdicts: Sequence[RowVerdict], normal: int, *, false_alarms: float)
         else f"; so few calibrate rates of {least_rate(normal):.2g} and more"
     )
     odd = [entry.odd for entry in verdicts]
-    return sentence(odd, " rows", false_alarms, f"{normal} normal rows{few}")
+    return sentence(odd, " rows", false_alarms, count_of(normal, "normal row") + few)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from realnvp.config.units import in_bits_per_dim
+from realnvp.config.words import count_of
 from realnvp.evaluation.score import ranked
 from realnvp.odd.conformal import calibrates, least_rate, sentence
 from realnvp.odd.detector import FITTED, Array, Detector, Finding
@@ -56,17 +57,18 @@ def with_ranks(verdicts: Sequence[Verdict]) -> list[Verdict]:
 def summary(detector: Detector, verdicts: Sequence[Verdict]) -> str:
     """'3 of 200 odd at a false-alarm rate of at most .01 (400 normal images)'."""
     odd = [entry.odd for entry in verdicts]
-    return sentence(odd, "", detector.false_alarms, f"{detector.calibrating} normal images")
+    return sentence(odd, "", detector.false_alarms, count_of(detector.calibrating, "normal image"))
 
 
 def too_few(detector: Detector) -> str:
     """Why no image can be called odd, and what can be done about it; '' if images can."""
-    if calibrates(detector.calibrating, detector.false_alarms):
+    count = detector.calibrating
+    if calibrates(count, detector.false_alarms):
         return ""
     needed = images_for(detector.false_alarms)
     return (
-        f"{detector.calibrating} normal images calibrate false-alarm rates of "
-        f"{least_rate(detector.calibrating):.2g} and more, so none can be called odd at "
+        f"{count_of(count, 'normal image')} {'calibrates' if count == 1 else 'calibrate'} "
+        f"false-alarm rates of {least_rate(count):.2g} and more, so none can be called odd at "
         f"{detector.false_alarms:g}: that needs {needed} normal images (a quarter of them says "
         "what is usual)"
     )

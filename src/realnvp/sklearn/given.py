@@ -63,6 +63,12 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
         The fitted `realnvp.Flow` of y, float64: `flow_.log_prob(y, given=x)`.
     n_iter_, best_iter_, loss_curve_, validation_scores_
         As of RealNVPDensity.
+
+    Notes
+    -----
+    `fit` takes no sample_weight: its steps take rows at random, so that weighted and repeated rows
+    would not give equal fits, as scikit-learn demands of weights. Keep each row with probability
+    weight / weights.max() instead: the rows that are left are of the weighted distribution.
     """
 
     def __init__(

@@ -17,7 +17,6 @@ from realnvp.config.bounds import (
     BELOW_ONE,
     NOT_NEGATIVE,
     SEED,
-    Bound,
     check_number,
     positive,
 )
@@ -39,16 +38,6 @@ WARMUP = 0.05  # of the steps
 PROTOCOL = "forward(x) of a bijection returns z, of x's shape, and log_det, of shape (len(x),)"
 NOISY = "fit takes v + u, pixels and noise: x + torch.rand(x.shape)"
 CLIP = 10.0  # norm of the gradient of nats a row
-ALLOWED: dict[str, tuple[type[Any], Bound]] = {
-    "max_steps": (int, AT_LEAST_ONE),
-    "batch_size": (int, AT_LEAST_ONE),
-    "patience": (float, AT_LEAST_ONE),
-    "lr": (float, positive(below=math.inf)),
-    "noise": (float, NOT_NEGATIVE),
-    "tol": (float, NOT_NEGATIVE),
-    "average": (float, BELOW_ONE),
-    "seed": (int, SEED),
-}
 
 
 @dataclass
@@ -74,7 +63,7 @@ def fit(
     noise: float = 0.05,
     average: float = 0.98,
     held_out: float = 0.1,
-    patience: int = 500,
+    patience: float = 500,
     tol: float = 1e-4,
     start: bool = True,
     seed: int = 0,
@@ -107,21 +96,18 @@ def fit(
             f"is {type(flow).__name__}; fit(flow, x) takes a Flow, as realnvp.build makes one",
         )
     x = _tensor(x)
-    _check(
-        flow,
-        x,
-        average=average,
-        held_out=held_out,
-        max_steps=max_steps,
-        batch_size=batch_size,
-        patience=patience,
-        lr=lr,
-        noise=noise,
-        tol=tol,
-        seed=seed,
-    )
-    # They may be arrays or tensors without dimensions.
-    max_steps, batch_size, noise = int(max_steps), int(batch_size), float(noise)
+    max_steps = check_number("max_steps", max_steps, int, AT_LEAST_ONE)
+    batch_size = check_number("batch_size", batch_size, int, AT_LEAST_ONE)
+    lr = check_number("lr", lr, float, positive())
+    noise = check_number("noise", noise, float, NOT_NEGATIVE)
+    average = check_number("average", average, float, BELOW_ONE)
+    held_out = check_number("held_out", held_out, float, NOT_NEGATIVE)
+    patience = check_number("patience", patience, float, AT_LEAST_ONE)
+    tol = check_number("tol", tol, float, NOT_NEGATIVE)
+    seed = check_number("seed", seed, int, SEED)
+    if math.ceil(held_out * len(x)) >= len(x):
+        raise ParameterError("held_out", f"no row of {len(x)} is left to fit to with {held_out}")
+    _check_rows(flow, x)
     c = flow.condition_of_each(given, len(x))
     if flow.config is None:
         _check_own(flow, x[:3], None if c is None else c[:3])
@@ -228,12 +214,8 @@ def _check_own(flow: Flow, x: Tensor, given: Tensor | None) -> None:
         raise ParameterError("flow", f"{PROTOCOL}; of x of shape {tuple(x.shape)} it gives {found}")
 
 
-def _check(flow: Flow, x: Tensor, *, held_out: float, **values: float) -> None:
-    for name, value in values.items():
-        check_number(name, value, *ALLOWED[name])
-    check_number("held_out", held_out, float, NOT_NEGATIVE)
-    if math.ceil(held_out * len(x)) >= len(x):
-        raise ParameterError("held_out", f"no row of {len(x)} is left to fit to with {held_out}")
+def _check_rows(flow: Flow, x: Tensor) -> None:
+    """ParameterError: rows that the flow cannot be fitted to."""
     if not x.isfinite().all():
         raise ParameterError("x", "must be finite")
     check_size(x)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from realnvp.bijections.precision import float64_like
 from realnvp.config import Kind
+from realnvp.config.words import count_of
 from realnvp.data import channels_first, to_pixels
 from realnvp.evaluation.figures import data_beside_samples
 from realnvp.evaluation.likelihood import Summary, log_probs, summarise
@@ -136,8 +137,8 @@ def _keep_if_better(run: Run, result: Summary) -> dict[str, float]:
         state.best, state.best_step = result.mean, state.step
     if run.main and result.nonfinite:
         warnings.warn(
-            f"step {state.step}: {result.nonfinite} validation {unit.things} "
-            "have no finite log-density",
+            f"step {state.step}: {count_of(result.nonfinite, f'validation {unit.thing}')} "
+            f"{'has' if result.nonfinite == 1 else 'have'} no finite log-density",
             stacklevel=3,
         )
     for which in ["last", "best"] if better else ["last"]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from realnvp.config import PRESETS, Config, TrainConfig, resolve
-from realnvp.config.words import in_bytes, quoted
+from realnvp.config.words import count_of, in_bytes, quoted
 from realnvp.flows.build import build
 from realnvp.tools.progress import Report, duration
 from realnvp.training.memory import example_of, memory_of, memory_used
@@ -69,9 +69,9 @@ def introduction(run: Run, pace: Pace) -> list[str]:
         f"end in {duration(plan.seconds_to_end)}{cold}"
     )
     columns = run.config.data.columns
-    taken = [f"{len(columns)} columns: {quoted(columns)}"] if columns else []
+    taken = [f"{count_of(len(columns), 'column')}: {quoted(columns)}"] if columns else []
     if given := run.config.data.given:
-        taken.append(f"given {len(given)} columns: {quoted(given)}")
+        taken.append(f"given {count_of(len(given), 'column')}: {quoted(given)}")
     if classes := run.config.data.class_names:
         taken.append(f"{len(classes)} classes: {quoted(classes)}")
     return [*taken, line, *how_to_be_faster(run.config, plan.seconds_to_end, device)]
