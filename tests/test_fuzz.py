@@ -46,6 +46,7 @@ FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
     "data.missing": (["refuse"], ["mark", "drop", None]),
     "model.calibrated": ([False], [True, 1]),
     "model.given": ([0], [2, -1, 10**30]),
+    "model.given_every": ([1, 2, 5], [0, -1, 2.5]),
     "model.num_scales": ([None, 1, 2], [3, 5, 16, 17, 0, -1]),
     "model.width": ([1, 2, 3], [0, 4096, 5000, 2.5, 10**30]),
     "model.growth": ([1.0, 1.5, 2.0], [0.0, -1.0, 1e30, NAN]),

@@ -17,7 +17,7 @@ from realnvp.config import Config, DataConfig, ModelConfig
 from realnvp.export import Call, export_onnx, export_program
 from realnvp.flows.given import Classes
 from realnvp.networks.layers import Embedding
-from realnvp.networks.modern import MLP
+from realnvp.networks.modern import MLP, ConvNet
 from realnvp.training.memory import training_memory
 from realnvp.training.recompute import recompute
 from tests.flows import normal, pixels
@@ -39,7 +39,7 @@ def faces(architecture: Any = "modern", *, classes: bool = True, **model: Any) -
     """A flow of images given a class."""
     names = NAMES if classes else None
     data = DataConfig(shape=(1, 8, 8), classes=classes, class_names=names)
-    sizes = {"num_scales": 2, "width": 8, "num_blocks": 1, "num_couplings": 2}
+    sizes = {"num_scales": 2, "width": 8, "num_blocks": 1, "num_couplings": 2, "given_every": 2}
     return realnvp.build(Config(data=data, model=ModelConfig(architecture, **sizes | model)))
 
 
@@ -85,6 +85,14 @@ def test_a_fresh_conditional_flow_is_the_unconditional(architecture: str) -> Non
     x = pixels(2, 1, 8, 8).float()
     plain, given = faces(architecture, classes=False).eval(), faces(architecture).eval()
     assert torch.equal(given.log_prob(x, given="smile"), plain.log_prob(x))
+
+
+def test_networks_of_every_second_coupling_see_the_condition() -> None:
+    flow = faces(num_couplings=3, given_every=2, dequantisation="variational")
+    nets = [net for net in flow.modules() if isinstance(net, ConvNet)]
+    seeing = [net.embedding is not None for net in nets]
+    # That of the noise, a scale and its prior, and the last scale.
+    assert seeing == [True, True, False, True, True, True, False, True]
 
 
 def test_the_mixture_and_bayes_rule() -> None:

@@ -154,6 +154,8 @@ class ModelConfig:
     given: int = bounded(0, between(0, 100_000))
     """Numbers of a condition that the networks see: one of a class each, or columns; taken from the
     data."""
+    given_every: int = bounded(1, AT_LEAST_ONE)
+    """modern: every so many couplings of a scale, counted from its last, see the condition."""
     calibrated: bool = False
     """vector: fit a last map of each latent to the validation rows, so that intervals of rows that
     training has not seen hold what they say."""

@@ -88,7 +88,7 @@ PRESETS: dict[str, Config] = {
 }
 
 # Not the paper's: layers of later flows, trained as many minutes (docs/experiments/modern.md).
-_MODERN = ModelConfig("modern", width=48, growth=1.5, num_blocks=1, num_couplings=6)
+_MODERN = ModelConfig("modern", width=48, growth=1.5, num_blocks=1, num_couplings=6, given_every=2)
 # Most couplings where most of the bits are: at the first scale.
 _FINE = {
     "growth": 2.0,

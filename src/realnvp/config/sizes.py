@@ -61,6 +61,8 @@ def resolve(
     if data.given and data.given_values:
         columns_given = given_columns(data.given, data.given_values)
         model = replace(model, given=len(numbers_of(columns_given)))
+    if not model.given:
+        model = replace(model, given_every=1)  # without a condition all models are alike
     config = replace(config, data=data, model=model)
     if len(shape) == 3:
         check_divisible(shape, config.model)

@@ -22,19 +22,23 @@ def modern(model: ModelConfig, channels: int) -> Chain:
     So the prior of a scale is a Gaussian conditional on all coarser scales, and all latents stay
     N(0, I).
     """
-    net = partial(
-        ConvNet, 2 * channels, model.width, num_blocks=model.num_blocks, given=model.given
-    )
+    net = partial(ConvNet, 2 * channels, model.width, num_blocks=model.num_blocks)
+    given = partial(net, given=model.given)
     layers: list[Bijection] = []
-    for _ in range(model.num_couplings):
+    for left in reversed(range(model.num_couplings)):
         layers += [
             ActNorm(4 * channels),
             Mixing(4 * channels),
-            half_coupling(model, net, 4 * channels, flip=False),
+            half_coupling(
+                model,
+                net if left % model.given_every else given,
+                4 * channels,
+                flip=False,
+            ),
         ]
     if model.num_scales == 1:
         return Chain([Squeezed(Chain([*layers, ActNorm(4 * channels)]), by_colour=True)])
-    prior = [ActNorm(4 * channels), half_coupling(model, net, 4 * channels, flip=True)]
+    prior = [ActNorm(4 * channels), half_coupling(model, given, 4 * channels, flip=True)]
     return Chain(
         [
             Squeezed(Chain([*layers, *prior]), by_colour=True),
