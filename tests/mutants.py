@@ -957,6 +957,24 @@ MUTANTS = [
     Mutant(
         "config/words.py", "'' if count == 1 else 's'", "'s'", "tests/test_odd_score.py -k any_size"
     ),
+    Mutant(
+        "cli/main.py",
+        "            _flush()\n",
+        "            pass\n",
+        "tests/test_cli.py -k takes_nothing",
+    ),
+    Mutant(
+        "files/checkpoint.py",
+        'f"step-{state.step:09d}" / TENSORS',
+        "TENSORS",
+        "tests/test_bad_input.py -k width",
+    ),
+    Mutant(
+        "cli/evaluate.py",
+        "        self.save(result)",
+        "        pass",
+        "tests/test_cli.py -k test_evaluate",
+    ),
     Mutant("cli/score.py", "if self.normal and not self.normal.exists():", "if False:", ODD_SCORE),
 ]
 

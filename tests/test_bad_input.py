@@ -724,6 +724,11 @@ DAMAGES: dict[str, tuple[list[str], str, Callable[[bytes], bytes] | None]] = {
         "config.json",
         lambda c: b"{}",
     ),
+    "configuration of another width": (
+        ["train", "--config", "RUN/config.json", "--train.max-steps", "13"],
+        "config.json",
+        lambda c: re.sub(rb'"width": \d+', b'"width": 3', c),
+    ),
     "metrics, figures": (
         ["figures", "RUN", "--only", "curves"],
         "metrics.jsonl",
@@ -828,6 +833,8 @@ def test_a_damaged_run_exits_with_1(
     device = ("--device", "cpu") if argv[0] not in ("info", "table") else ()
     line = refused(capsys, *argv, *device, unchanged=[tmp_path], code=1)
     assert path.name in line
+    named = re.findall(rf"{re.escape(str(tmp_path))}[^ :;,]*", line)
+    assert all(Path(word).exists() for word in named) or change is None, line
     assert listing(tmp_path) == before
 
 

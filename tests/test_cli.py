@@ -4,6 +4,7 @@ or field.
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from told import Out, answer, refused
 
 import realnvp
 from realnvp.cli.completion import SHELLS
-from realnvp.cli.main import run
+from realnvp.cli.main import main, run
 from realnvp.config import Config, to_json
 from realnvp.data import codec_bits_per_dim
 from realnvp.data.published.prepare import convert
@@ -142,6 +143,12 @@ def test_evaluate(out_of: Out, run_dir: Path) -> None:
     text = out_of.readouterr().out
     assert "bits/dim (standard error over images)" in text
     assert "lossless png" in text
+    (run_dir / "evaluation.json").rename(run_dir / "kept.json")
+    (run_dir / "evaluation.json").mkdir()  # so it cannot be written
+    assert run(["evaluate", str(run_dir)]) == 2
+    assert "bits/dim (standard error over images)" in out_of.readouterr().out
+    (run_dir / "evaluation.json").rmdir()
+    (run_dir / "kept.json").rename(run_dir / "evaluation.json")
 
 
 def test_evaluate_equals_python(out_of: Out, run_dir: Path) -> None:
@@ -191,8 +198,9 @@ def test_evaluate_other_images(out_of: Out, run_dir: Path, tmp_path: Path) -> No
     result = answer(out_of, "evaluate", run_dir, "--data.source", tmp_path / "others.npy")
     assert result["num_images"] == 7
     np.save(tmp_path / "colour.npy", np.full((7, 8, 8, 3), 3, np.uint8))
-    assert "3 channels" in refused(
-        out_of, "evaluate", run_dir, "--data.source", tmp_path / "colour.npy"
+    assert (
+        "of 3 channels, but the flow was trained on images of 1 channel: --colours grey"
+        in refused(out_of, "evaluate", run_dir, "--data.source", tmp_path / "colour.npy")
     )
     np.save(tmp_path / "odd.npy", np.full((7, 9, 8), 3, np.uint8))
     assert "9x8" in refused(out_of, "evaluate", run_dir, "--data.source", tmp_path / "odd.npy")
@@ -396,6 +404,29 @@ def test_a_bad_folder_is_refused_whole_and_can_be_mended(out_of: Out, tmp_path: 
     for name in ("03.png", "17.png", "20.png"):
         (pictures / name).unlink()
     assert run([*map(str, command)]) == 0
+
+
+@pytest.mark.parametrize("end", ["closed early", "full", "none"])
+def test_a_stdout_that_takes_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: Out, end: str
+) -> None:
+    if end == "none":
+        stdout = None
+    elif end == "full":
+        stdout = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
+    else:
+        reader, writer = os.pipe()
+        os.close(reader)
+        stdout = os.fdopen(writer, "w")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    with pytest.raises(SystemExit) as ended:
+        main(["presets"])
+    sys.stdout.close()  # as Python does at its end: an error here would be one of the test
+    told = "realnvp: error: stdout: No space left on device (errno 28)\n" * (end == "full")
+    assert (ended.value.code, capsys.readouterr().err) == (
+        {"closed early": 1, "full": 2, "none": 0}[end],
+        told,
+    )
 
 
 @pytest.mark.slow

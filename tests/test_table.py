@@ -461,7 +461,10 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "an empty file": (lambda t: text(t / "a.csv", ""), "a.csv: has no rows"),
     "a header alone": (lambda t: text(t / "a.csv", "a,b\n"), "a.csv: has no rows"),
-    "no text": (lambda t: numbers(t / "a.npy", ROWS).rename(t / "a.csv"), "a.csv: 'utf-8' codec"),
+    "no text": (
+        lambda t: numbers(t / "a.npy", ROWS).rename(t / "a.csv"),
+        "start byte; save it as UTF-8",
+    ),
     "missing values": (
         lambda t: write_csv(
             t / "a.csv", np.where(np.arange(600).reshape(200, 3) == 4, np.nan, ROWS)

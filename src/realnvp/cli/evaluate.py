@@ -75,15 +75,16 @@ class Evaluate:
             print_json(result.as_json())
         else:
             say("\n".join(result.lines()))
+        self.save(result)  # last: where nothing can be written the number is known all the same
         return 0 if result.finite else 1
 
     def evaluated(self) -> "Evaluation":
-        """The evaluation; of the run's own data it is also saved."""
+        """The evaluation, not yet saved."""
         from realnvp.codec.images import file_bits_per_dim
         from realnvp.evaluation.evaluate import evaluate
 
         flow, facts = load(self.run, self.device, threads=self.threads, which=self.which)
-        result = evaluate(
+        return evaluate(
             flow,
             self.run,
             split=self.split,
@@ -98,9 +99,11 @@ class Evaluate:
             which=self.which,
             step=facts.get("step"),
         )
+
+    def save(self, result: "Evaluation") -> None:
+        """Save the evaluation of a run's own data, in its folder."""
         if self.source is None and Path(self.run, "metrics.jsonl").exists():
             result.save(Path(self.run))
-        return result
 
 
 @dataclass

@@ -77,6 +77,9 @@ Version {__version__}. Exit codes: 0; 1 a check failed or a run is damaged; 2 ba
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit with its code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
 
 
@@ -84,11 +87,13 @@ def run(argv: list[str]) -> int:
     """One command's exit code. Bad input is one line on stderr."""
     warnings.showwarning = lambda message, *_args, **_kwargs: note(f"realnvp: warning: {message}")
     try:
-        return _dispatch(argv)
+        try:
+            return _dispatch(argv)
+        finally:
+            _flush()
     except KeyboardInterrupt:
         return _complain("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Reasons as error:
         return max(_complain(" ".join(line.split()), 2) for line in error.lines)
@@ -122,6 +127,16 @@ def _dispatch(argv: list[str]) -> int:
     if name == "train":
         return train(rest)
     return int(parse(COMMANDS[name], rest, prog=f"realnvp {name}")())
+
+
+def _flush() -> None:
+    """Write what was printed, while an error can be told. OSError names stdout."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # What could not be written would be an error once more as Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OSError(error.errno, error.strerror, "stdout") from None
 
 
 def _lacking_memory(error: Exception) -> str:

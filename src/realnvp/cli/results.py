@@ -97,9 +97,11 @@ class Report:
         try:
             result = current_evaluation(run)
         except (ValueError, DamagedError):  # none, or of another model or split
-            result = Evaluate(
+            evaluation = Evaluate(
                 self.run, codecs=config.data.levels == 256, device=self.device, threads=self.threads
-            ).evaluated()
+            )
+            result = evaluation.evaluated()
+            evaluation.save(result)
         flow, _ = load(self.run, self.device, threads=self.threads, which=result.which)
         drawn = drawn_figures(flow, self.run, seed=self.seed)
         page = report(

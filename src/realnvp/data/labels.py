@@ -12,6 +12,7 @@ from realnvp.data.crops import Crops
 from realnvp.data.dataset import SPLITS, Indices, Split, cut_off
 from realnvp.data.folder import image_files, split_entries
 from realnvp.data.prepared import open_npy
+from realnvp.data.table_files import open_csv
 
 Labels = Mapping[str, Indices]
 """The class of each image of each split, an index of the names."""
@@ -181,10 +182,6 @@ def _of_lines(path: Path) -> list[str] | list[int]:
 
 
 def _lines(path: Path) -> list[list[str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [line for line in csv.reader(file) if line]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: {error}") from None
-    lines = [[cell.strip() for cell in line] for line in lines]
+    with open_csv(path) as file:
+        lines = [[cell.strip() for cell in line] for line in csv.reader(file) if line]
     return lines[1:] if lines and lines[0][-1].lower() in HEADERS else lines

@@ -3,7 +3,8 @@
 import csv
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -75,11 +76,20 @@ def columns_of(path: Path) -> Columns:
         from pyarrow import parquet
 
         return tuple(parquet.read_schema(path).names)
+    with open_csv(path) as file:
+        return tuple(_header(path, file)[1])
+
+
+@contextmanager
+def open_csv(path: Path) -> Iterator[TextIO]:
+    """Context: a .csv file to read. ValueError names it: its text is not UTF-8, or no CSV."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return tuple(_header(path, file)[1])
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: {reason(error)}") from None
+            yield file
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: {error}; save it as UTF-8") from None
+    except csv.Error as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def read_cells(path: Path, names: Columns) -> dict[str, list[str]]:
@@ -197,31 +207,25 @@ def _read_parquet(path: Path, choose: Choose) -> tuple[Reals, Columns, dict[str,
 
 
 def _read_csv(path: Path, choose: Choose) -> tuple[Reals, Columns, dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            delimiter, there, reader = _header(path, file)
-            chosen = choose(there)
-            rows = _all_numbers(path, len(there), delimiter=delimiter, skiprows=reader.line_num)
-            if rows is not None:
-                return rows[:, chosen], tuple(there[i] for i in chosen), {}
-            return _cell_by_cell(path, reader, there, chosen, delimiter=delimiter)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: {reason(error)}") from None
+    with open_csv(path) as file:
+        delimiter, there, reader = _header(path, file)
+        chosen = choose(there)
+        rows = _all_numbers(path, len(there), delimiter=delimiter, skiprows=reader.line_num)
+        if rows is not None:
+            return rows[:, chosen], tuple(there[i] for i in chosen), {}
+        return _cell_by_cell(path, reader, there, chosen, delimiter=delimiter)
 
 
 def _cells_of_csv(path: Path, choose: Choose) -> dict[str, list[str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            delimiter, there, reader = _header(path, file)
-            chosen = choose(there)
-            found: dict[str, list[str]] = {there[i]: [] for i in chosen}
-            for cells in filter(_is_row, reader):
-                _check_length(path, reader, cells, there)
-                for i in chosen:
-                    found[there[i]].append(_with_point(cells[i], delimiter))
-            return found
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: {reason(error)}") from None
+    with open_csv(path) as file:
+        delimiter, there, reader = _header(path, file)
+        chosen = choose(there)
+        found: dict[str, list[str]] = {there[i]: [] for i in chosen}
+        for cells in filter(_is_row, reader):
+            _check_length(path, reader, cells, there)
+            for i in chosen:
+                found[there[i]].append(_with_point(cells[i], delimiter))
+        return found
 
 
 def _header(path: Path, file: TextIO) -> tuple[str, list[str], Any]:

@@ -195,8 +195,10 @@ def _data(
             if (found := labels.get("train" if split == "all" else split)) is not None:
                 data = replace(data, labels={split: found}, class_names=config.data.class_names)
     if (len(data.shape), data.shape[0]) != (len(config.shape), config.shape[0]):
+        remedy = {(1, 3): ": --colours rgb", (3, 1): ": --colours grey"}
         raise ValueError(
             f"{source}: {_words(data.shape)}, but the flow was trained on {_words(config.shape)}"
+            + remedy.get((data.shape[0], config.shape[0]), "") * (config.kind is Kind.IMAGES)
         )
     return data, split
 

@@ -80,7 +80,8 @@ def load_checkpoint(
         if complaints:
             raise DamagedError("; ".join(complaints))
         return TrainState(), []
-    path = run_dir / "checkpoints" / TENSORS
+    state = state_of(files, run_dir / "checkpoints")
+    path = run_dir / "checkpoints" / f"step-{state.step:09d}" / TENSORS
     tensors = read_tensors(files.get(TENSORS, b""), path)
     parameters = dict(flow.named_parameters())
     owners = {
@@ -102,7 +103,7 @@ def load_checkpoint(
             mean.copy_(tensors[f"average.{name}"])
     except (KeyError, ValueError, RuntimeError) as error:
         raise DamagedError(f"{path}: does not fit config.json: {last_line(error)}") from None
-    return state_of(files, path.parent), complaints
+    return state, complaints
 
 
 def newest_weights(run_dir: Path) -> tuple[TrainState, dict[str, Tensor]] | None:
