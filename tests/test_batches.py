@@ -15,7 +15,7 @@ from realnvp.training.batches import Batches
 IMAGES = np.random.default_rng(0).integers(256, size=(50, 4, 4, 3)).astype(np.uint8)
 
 
-def batches(*, process: int = 0, processes: int = 1, **data: bool) -> Batches:
+def batches(*, process: int = 0, processes: int = 1, **data: int) -> Batches:
     base = PRESETS["photos"]
     config: Config = dataclasses.replace(
         base,
@@ -82,6 +82,21 @@ def test_turned_and_recoloured() -> None:
     assert counts.min() > 5, counts
     assert counts.sum(1).max() < 1.35 * 120, counts
     assert counts.sum(0).max() < 1.35 * 80, counts
+
+
+def test_brightened() -> None:
+    """All numbers of an image change alike, by any number up to the most, and none is cut off."""
+    ours, changes = batches(flip=False, brighten=3), list[int]()
+    for step in range(60):
+        images = IMAGES[ours.indices(step)].astype(int)
+        seen = ours.at(step).floor().permute(0, 2, 3, 1).numpy().astype(int)
+        for change, image in zip(seen - images, images, strict=True):
+            assert (change == change[0, 0, 0]).all()
+            assert -min(3, image.min()) <= change[0, 0, 0] <= min(3, 255 - image.max())
+            changes.append(int(change[0, 0, 0]))
+    counts = np.unique(changes, return_counts=True)
+    assert [*counts[0]] == [-3, -2, -1, 0, 1, 2, 3]
+    assert counts[1].min() > 0.05 * len(changes)
 
 
 def test_processes_share_a_batch() -> None:

@@ -103,6 +103,9 @@ class DataConfig:
     resize: int | None = bounded(None, between(1, 4096))
     """What the smallest side of image files is scaled to; their middle square is taken, or crops;
     also of files that the trained flow scores."""
+    brighten: int = bounded(0, NOT_NEGATIVE)
+    """Add a random number of grey levels to each training image, or take it away: at most so many,
+    and none beyond black or white; never in evaluation."""
 
     @property
     def reading(self) -> Reading:

@@ -83,6 +83,7 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
             ("data.flip", images or not data.flip, "is for images"),
             ("data.turn", images or not data.turn, "is for images"),
             ("data.recolour", images or not data.recolour, "is for images"),
+            ("data.brighten", images or not data.brighten, "is for images"),
             (
                 "model.dequantisation",
                 model.dequantisation == "uniform" or model.architecture == "modern",

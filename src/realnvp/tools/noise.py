@@ -33,6 +33,7 @@ class Purpose(IntEnum):
     TURN = 12
     RECOLOUR = 13
     CLASS = 14
+    BRIGHTEN = 15
 
 
 def generator(

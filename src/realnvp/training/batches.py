@@ -137,6 +137,9 @@ class Batches:
         if data.recolour:
             orders = _orders(seed, epoch, count, pixels.shape[-1])[indices]
             pixels = np.take_along_axis(pixels, orders[:, None, None], axis=-1)
+        if data.brighten:
+            share = _draws(seed, Purpose.BRIGHTEN, epoch, count)[indices]
+            pixels = _brightened(pixels, share, data.brighten, self.config.levels)
         return pixels
 
     def _pixels(self, indices: Indices, epoch: int) -> Values:
@@ -150,6 +153,17 @@ class Batches:
             for i, places in zip(indices, room, strict=True)
         ]
         return self.images.crops(indices, np.stack(corners))
+
+
+def _brightened(pixels: Values, share: NDArray[np.float64], most: int, levels: int) -> Values:
+    """Images, (B, H, W, C), with the same number of levels more, or fewer, for all of an image.
+
+    share: (B,), in [0, 1): of the range that is left to each image, so that none is cut off.
+    """
+    down = np.minimum(most, pixels.min((1, 2, 3)).astype(int))
+    up = np.minimum(most, levels - 1 - pixels.max((1, 2, 3)).astype(int))
+    change = np.floor(share * (down + up + 1)).astype(int) - down
+    return (pixels + change[:, None, None, None]).astype(pixels.dtype)
 
 
 def _more_pieces(data: DataConfig) -> str:
