@@ -21,9 +21,9 @@ one core on the left halves:
             --train.eval-every 200 --train.max-minutes 10 --threads 1 --run-dir halves/runs/$*
         python -m benchmarks.codec --flow halves/runs/$1 --pictures halves/$1/test
     }
-    train gravel --data.turn --train.muon-weight-decay 0.3
+    train gravel --data.turn --data.brighten 16 --train.muon-weight-decay 0.15 --train.decay 0.8
     train grass --data.turn --train.muon-weight-decay 0.3
-    train brick
+    train brick --data.brighten 16 --train.muon-weight-decay 0.3
 """
 
 import argparse

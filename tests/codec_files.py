@@ -20,15 +20,17 @@ from tests.test_codec import MODELS, flow_of, smooth
 FOLDER = Path(__file__).parent / "data" / "codec"
 KINDS = {name.replace(" ", "-"): (model, 256) for name, model in MODELS.items()}
 KINDS["16-bits"] = (MODELS["modern"], 65536)
-KINDS["tiles"] = (MODELS["modern"], 256)  # of 64 pixels, the first of them halved
+KINDS["tiles"] = (MODELS["modern"], 256)  # of 64 pixels, the first of them divided by the index
+KINDS["halves"] = (dataclasses.replace(MODELS["learned noise"], width=4), 256)
 KINDS["classes"] = (dataclasses.replace(MODELS["modern"], given=3), 256)
 
 
 def images(name: str, levels: int) -> np.ndarray:
     """Images that a flow codes, and noise that it does not."""
-    if name == "tiles":
-        picture = smooth(1, 3, 72, 136)
-        picture[..., 128:] = np.random.default_rng(0).integers(0, 256, (1, 3, 72, 8))
+    if name in ("tiles", "halves"):
+        height, width = (72, 136) if name == "tiles" else (16, 72)
+        picture = smooth(1, 3, height, width)
+        picture[..., -8:] = np.random.default_rng(0).integers(0, 256, (1, 3, height, 8))
         return picture
     noise = np.random.default_rng(0).integers(0, levels, (1, 3, 16, 16))
     smoothed = smooth(15, 3, 16, 16, levels=levels)
@@ -45,7 +47,7 @@ def main() -> None:
         # The flow's images shall be coded by the flow, though it was not trained.
         with (
             mock.patch.object(choice, "tile_bits", lambda tiles: np.full((2, len(tiles)), 1e5)),
-            mock.patch.object(index, "best_side", return_value=(64, 2)),
+            mock.patch.object(index, "best_side", return_value=64),
         ):
             data = compress(flow, pixels)
         assert np.array_equal(decompress(flow, data), pixels)

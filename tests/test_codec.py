@@ -41,6 +41,7 @@ from realnvp.codec.choice import flow_bits
 from realnvp.codec.exact import ExactNet
 from realnvp.codec.header import packed, unpacked
 from realnvp.codec.index import Index, index_of
+from realnvp.codec.leaves import leaves_of
 from realnvp.codec.plan import IntegerFlow, integer_steps
 from realnvp.codec.prior import Normal
 from realnvp.codec.rounding import Unfit
@@ -484,11 +485,9 @@ def test_tiles_are_as_large_as_the_flow_has_use_for(monkeypatch: pytest.MonkeyPa
             return np.array([e * tile.size for e, tile in zip(each, tiles, strict=True)]), None
 
         monkeypatch.setattr("realnvp.codec.side.flow_bits", bits)
-        found, divided = best_side(flow, shapes, pictures.__getitem__, np.full(256, 5.0))
-        assert found == side
-        assert divided == 3  # of 2.1 bits each
+        assert best_side(flow, shapes, pictures.__getitem__, np.full(256, 5.0)) == side
         # Where all tiles are halved, a large one brings nothing.
-        assert best_side(flow, shapes, pictures.__getitem__, np.full(256, 1e3))[0] == 32
+        assert best_side(flow, shapes, pictures.__getitem__, np.full(256, 1e3)) == 32
 
 
 # What must not be left to chance
@@ -563,16 +562,31 @@ def test_numbers_beyond_the_integers_are_named() -> None:
     assert error.value.images == [1, 3, 4]
 
 
-def test_too_few_bits_for_the_first_image_are_told(coded: Coded) -> None:
-    with pytest.raises(chunk.Short) as told:
-        chunk.encode(
-            coded.coder, coded.places, list(coded.images), np.array(list("f" * 9)), lambda _: None
-        )
-    assert 8 < told.value.bits / coded.images[0].size < 16
+def test_the_first_tiles_are_halved_until_there_are_bits_for_a_whole_one(coded: Coded) -> None:
+    told = list[int]()
+    kinds = np.array(list("f" * 9))
+    content = chunk.encode(coded.coder, coded.places, [*coded.images], kinds, told.append)
+    header = header_of(content)
+    assert header.kinds.startswith("hhww")  # the smallest are by WebP
+    assert header.kinds.endswith("ff")
+    assert sum(told) == sum(header.batches) + header.kinds.count("hh") == 9
+    # A smallest one needs few bits, so few are by WebP.
+    assert header.kinds.count("w") * 64 < coded.images[0][0].size
+    assert np.array_equal(coded.decoded(content), coded.images)
+
+
+def test_letters_are_of_their_tiles(coded: Coded) -> None:
+    places, divisor = coded.places[:2], coded.coder.flow.divisor
+    leaves = leaves_of(places, "hhffwf", divisor)
+    assert [(leaf.tile, leaf.kind) for leaf in leaves] == [(0, "f"), (0, "f"), (0, "w"), (1, "f")]
+    assert [leaf.place.shape for leaf in leaves] == [(3, 8, 8), (3, 8, 8), (3, 8, 16), (3, 16, 16)]
+    for wrong in ("f", "fff", "hhhfffff", "fx", "hf"):
+        with pytest.raises(ValueError, match=r"not of these tiles|too small"):
+            leaves_of(places, wrong, divisor)
 
 
 def test_batches_shrink_where_bits_are_short(coded: Coded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunk, "RESERVE", 0.05)
+    monkeypatch.setattr(coded.coder, "borrowed", np.full(256, 0.01))
     content = coded.encoded()
     assert sum(header_of(content).batches) == 5
     assert np.array_equal(coded.decoded(content), coded.images)
@@ -767,7 +781,7 @@ def test_files_of_earlier_versions_decode(name: str) -> None:
     data, pixels = (FILES / f"{name}.rnvp").read_bytes(), np.load(FILES / f"{flow}.npy")
     opened = Archive(io.BytesIO(data), name)
     assert opened.version == int(version or 1)
-    assert set(header_of(data[opened.chunks[0].start :]).kinds) == set("fwr")
+    assert set(header_of(data[opened.chunks[0].start :]).kinds) >= set("fwr")
     back = decompress(realnvp.load_flow(FILES / flow), data)
     assert back.dtype == pixels.dtype
     assert np.array_equal(back, pixels)

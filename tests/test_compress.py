@@ -157,7 +157,7 @@ def test_damage_costs_the_pictures_in_it_and_names_them(
 ) -> None:
     monkeypatch.setattr(archive, "CHUNK", 2)
     # A tile for each picture.
-    monkeypatch.setattr(indices, "best_side", lambda *_: (64, 0))
+    monkeypatch.setattr(indices, "best_side", lambda *_: 64)
     file, back = tmp_path / "all.rnvp", tmp_path / "back"
     assert run(["compress", str(saved), str(pictures), "--out", str(file)]) == 0
     with file.open("r+b") as opened:

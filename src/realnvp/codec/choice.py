@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from realnvp.codec.chunk import FLOW, RAW, WEBP, Kinds, Short, Told, encode
+from realnvp.codec.chunk import Told, encode
+from realnvp.codec.leaves import FLOW, RAW, WEBP
 from realnvp.codec.mosaic import tile_bits
 from realnvp.codec.plan import IntegerFlow
 from realnvp.codec.stack import Integers
@@ -17,7 +18,6 @@ from realnvp.flows.flow import Flow, config_of
 
 Bits = npt.NDArray[np.float64]
 
-RESERVE = 1.1  # of bits, over what was too little
 MARGIN = 1.02  # without the flow it may take more than estimated, and is tried all the same
 
 
@@ -41,39 +41,10 @@ def smallest(
         by_webp = among_all
     others = np.where(by_webp < raw, WEBP, RAW)
     kinds = np.where(by_flow < np.minimum(by_webp, raw), FLOW, others)
-    # The first image needs bits for its noise. Tiles by WebP bring them.
-    need = 0.0
-    while True:
-        kinds = _with_bits(kinds, by_flow, by_webp, need)
-        try:
-            coded = encode(coder, places, tiles, kinds, told, classes)
-            break
-        except Short as error:
-            have = max(need, by_webp[kinds == WEBP].sum())
-            need = max(RESERVE * have, have + error.bits)
+    coded = encode(coder, places, tiles, kinds, told, classes)
     if FLOW in kinds and np.minimum(by_webp, raw).sum() < MARGIN * 8 * len(coded):
         coded = min(coded, encode(coder, places, tiles, others, lambda _: None), key=len)
     return coded, float(by_flow.sum())
-
-
-def _with_bits(kinds: Kinds, by_flow: Bits, by_webp: Bits, need: float) -> Kinds:
-    """The kinds with as many more tiles by WebP as bring the bits that the flow's first needs.
-
-    They are those that lose least: either for each of their bits, or in all.
-    """
-    loss = by_webp - by_flow
-    best, least = kinds, math.inf
-    for order in (loss / by_webp, loss):
-        changed, lost, have = kinds.copy(), 0.0, by_webp[kinds == WEBP].sum()
-        for i in np.argsort(order).tolist():
-            if have >= need:
-                break
-            if changed[i] == FLOW:
-                changed[i] = WEBP
-                have, lost = have + by_webp[i], lost + loss[i]
-        if lost < least:
-            best, least = changed, lost
-    return best
 
 
 def flow_bits(

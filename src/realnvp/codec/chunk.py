@@ -1,14 +1,16 @@
 """Some thousand tiles as bytes that stand alone."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from realnvp.codec.header import packed, unpacked
+from realnvp.codec.leaves import FLOW, HALVED, RAW, WEBP, Leaf, leaves_of, smallest_leaves
 from realnvp.codec.mosaic import from_mosaic, mosaic
 from realnvp.codec.plan import IntegerFlow
 from realnvp.codec.rounding import Ambiguous, Unfit
@@ -16,9 +18,8 @@ from realnvp.codec.stack import Empty, Integers, Stack
 from realnvp.codec.tiles import Tile, by_shape
 from realnvp.data.dataset import Pixels
 
-FLOW, WEBP, RAW = KINDS = "fwr"  # how a tile is coded
 NUMBERS = 16 * 3 * 32 * 32  # in a batch, at most, but for a single tile
-NUMBERS_PER_LANE = 4000
+FEWEST_NUMBERS = 20_000  # for which a second lane could be worth its bytes
 FEWEST_LANES, MOST_LANES = 16, 1024
 RESERVE = 1.1  # of bits, over what the batch before has needed
 MOST_NONCES = 256
@@ -29,14 +30,7 @@ Kinds = npt.NDArray[np.str_]
 
 
 class Short(Exception):
-    """The bits that an image borrows are not there.
-
-    bits: how many are missing, about.
-    """
-
-    def __init__(self, bits: float) -> None:
-        super().__init__("too few bits for an image's noise")
-        self.bits = bits
+    """The bits that one of the smallest tiles borrows are not there."""
 
 
 @dataclass
@@ -44,14 +38,15 @@ class Header:
     """How the tiles of a chunk are coded."""
 
     kinds: str
-    """A letter for each tile."""
+    """A tree of letters for each tile (`leaves_of`)."""
     lanes: int
     mosaics: list[int]
-    """Their bytes: one for each shape of tiles by WebP."""
+    """Their bytes: one for each shape of leaves by WebP."""
     batches: list[int] = field(default_factory=list)
-    """Sizes of the flow's batches, the first coded first. All tiles of a batch have one shape."""
+    """Sizes of the flow's batches, the first coded first. All tiles of a batch have one shape. The
+    parts of a halved tile are batches of one, and not listed."""
     nonces: dict[str, int] = field(default_factory=dict)
-    """Of the batches, by their index, whose noise was drawn again."""
+    """Of all batches, by their index, whose noise was drawn again."""
 
 
 def encode(
@@ -64,108 +59,188 @@ def encode(
 ) -> bytes:
     """Code tiles as chosen, or raw where the flow's integers do not reach.
 
-    The mosaics are at the bottom of the stack, whose bits the flow's first image needs. The raw
-    tiles are at its top.
+    The mosaics are at the bottom of the stack. The raw tiles are at its top.
 
     coder: of the flow.
     places: of the tiles in their pictures.
     told: how many more tiles are coded.
     classes: of the tiles, if the flow is given classes.
-
-    Short: tiles by WebP bring too few bits.
     """
-    kinds = chosen.copy()
-    mosaics = [
-        mosaic(np.stack([tiles[i] for i in group])) for group in by_shape(places, kinds == WEBP)
-    ]
-    bottom = b"".join(mosaics)
-    words = np.frombuffer(bottom + bytes(len(bottom) % 2), "<u2").astype(np.uint16)
-    header = Header("", _lanes(kinds, tiles), [len(each) for each in mosaics])
-    stack = Stack(words, header.lanes)
-    for group in by_shape(places, kinds == FLOW):
-        stack = _push_group(coder, tiles, group, stack, kinds, header, told, classes)
-    digits = [places[i].inner(tiles[i]).ravel() for i in np.flatnonzero(kinds == RAW).tolist()]
-    _push_raw(np.concatenate([np.empty(0, np.int64), *digits]), coder.levels, stack)
-    told(int((kinds != FLOW).sum()))
-    header.kinds = "".join(kinds)
-    said = packed(header)
-    states, words = stack.states.astype("<u4"), stack.words().astype("<u2")
-    return len(said).to_bytes(4, "little") + said + states.tobytes() + words.tobytes()
-
-
-def _push_group(
-    coder: IntegerFlow,
-    tiles: Sequence[Pixels],
-    left: list[int],
-    stack: Stack,
-    kinds: Kinds,
-    header: Header,
-    told: Told,
-    classes: Integers | None,
-) -> Stack:
-    """The stack with a group of tiles of one shape on it, batch by batch; notes how in the header.
-
-    Batches grow as the stack does: a batch borrows all bits of its noise before it gives any back.
-    """
-    numbers = tiles[left[0]].size
-    needed = math.inf  # bits of a number, while its batch is coded
-    while left:
-        most = max(1, min(NUMBERS, 16 * stack.count / (RESERVE * needed)) / numbers)
-        batch = left[: 1 << int(math.log2(most))]  # powers of 2 make a short header
-        pixels = torch.from_numpy(np.stack([tiles[i] for i in batch]).astype(np.int64))
+    by_flow = [i for group in by_shape(places, chosen == FLOW) for i in group]
+    divisor, seeds = coder.flow.divisor, 0
+    while True:
+        smallest = (
+            leaf for i in by_flow for leaf in smallest_leaves(i, places[i].alone(), divisor)
+        )
+        encoder = Encoder(coder, places, tiles, chosen, list(islice(smallest, seeds)), classes)
+        done = 0  # tiles
         try:
-            after, nonce = _pushed(
-                coder, pixels, stack, None if classes is None else classes[batch]
-            )
-        except Unfit as error:
-            kinds[[batch[i] for i in error.images]] = RAW
-            left = [i for i in left if kinds[i] == FLOW]
+            for group in by_shape(places, chosen == FLOW):
+                for count in encoder.push(group):
+                    done += count
+                    told(count)
+        except Short:
+            told(-done)
+            seeds += 1 + seeds // 4
             continue
+        told(len(tiles) - len(by_flow))
+        return encoder.content()
+
+
+class Encoder:
+    """Tiles on a stack, those by WebP first.
+
+    seeds: the first leaves, by WebP, whose bits the flow's first leaf borrows.
+    """
+
+    def __init__(
+        self,
+        coder: IntegerFlow,
+        places: Sequence[Tile],
+        tiles: Sequence[Pixels],
+        chosen: Kinds,
+        seeds: Sequence[Leaf],
+        classes: Integers | None,
+    ) -> None:
+        self.coder, self.places, self.tiles, self.classes = coder, places, tiles, classes
+        self.trees, self.seeds = chosen.astype(object), len(seeds)
+        whole = [Leaf(i, places[i].alone()) for i in np.flatnonzero(chosen == WEBP).tolist()]
+        mosaics = self._mosaics(sorted([*whole, *seeds], key=lambda leaf: leaf.tile))
+        bottom = b"".join(mosaics)
+        words = np.frombuffer(bottom + bytes(len(bottom) % 2), "<u2").astype(np.uint16)
+        self.header = Header("", _lanes(chosen, tiles), [len(each) for each in mosaics])
+        self.stack, self.batches = Stack(words, self.header.lanes), 0
+        self.needed = 0.0  # bits that a number borrows, as the last one did
+
+    def _mosaics(self, leaves: Sequence[Leaf]) -> list[bytes]:
+        groups = by_shape([leaf.place for leaf in leaves], np.ones(len(leaves), bool))
+        return [mosaic(np.stack([self._cut(leaves[k]) for k in group])) for group in groups]
+
+    def _cut(self, leaf: Leaf) -> Pixels:
+        return leaf.place.cut(self.places[leaf.tile].inner(self.tiles[leaf.tile]))
+
+    def push(self, left: list[int]) -> Iterator[int]:
+        """Put tiles of one shape on the stack; gives how many more are, batch by batch.
+
+        Batches grow as the stack does: a batch borrows all bits of its noise before it gives any
+        back. Tiles that would borrow more than there is are halved.
+
+        Short: it needs more seeds.
+        """
+        numbers = self.tiles[left[0]].size
+        self.needed = self.needed or float(self.coder.borrowed[self.tiles[left[0]]].mean())
+        while left:
+            batch = left[:1]
+            if most := self._most(numbers):
+                batch = left[: 1 << int(math.log2(most))]  # powers of 2 make a short header
+                try:
+                    self._pushed(np.stack([self.tiles[i] for i in batch]), batch)
+                except Unfit as error:
+                    self.trees[[batch[i] for i in error.images]] = RAW
+                    left = [i for i in left if self.trees[i] == FLOW]
+                    continue
+                except Empty:
+                    continue
+                self.header.batches.append(len(batch))
+            else:
+                (i,) = batch
+                self.trees[i] = self._tree(Leaf(i, self.places[i].alone()))
+                self.header.batches.extend([1] * (self.trees[i] == FLOW))
+            left = left[len(batch) :]
+            yield len(batch)
+
+    def _tree(self, leaf: Leaf) -> str:
+        """Put a tile on the stack in halves, as large as can be. Returns its letters."""
+        parts = leaf.place.halves(self.coder.flow.divisor)
+        if not parts and self.seeds:
+            self.seeds -= 1
+            return WEBP
+        pixels = self._cut(leaf)
+        while not parts or self._most(pixels.size):
+            try:
+                self._pushed(pixels[None], [leaf.tile])
+            except Unfit:
+                return RAW
+            except Empty:
+                if not parts:
+                    raise Short from None
+            else:
+                return FLOW
+        return HALVED + "".join(self._tree(Leaf(leaf.tile, part)) for part in parts)
+
+    def _most(self, numbers: int) -> float:
+        """How many tiles of so many numbers there are bits for; 0: less than one."""
+        if self.seeds:
+            return 0
+        most = 16 * self.stack.count / (self.needed * numbers)
+        return max(1, min(NUMBERS / numbers, most / RESERVE)) if most >= 1 else 0
+
+    def _pushed(self, pixels: Pixels, tiles: Sequence[int]) -> None:
+        """Put a batch on the stack: pixels, (B, C, h, w), of so many tiles.
+
+        Empty, Unfit: the stack is as it was.
+        """
+        x = torch.from_numpy(pixels.astype(np.int64))
+        classes = None if self.classes is None else self.classes[tiles]
+        have = 16 * self.stack.count / x.numel()
+        try:
+            after, nonce = _pushed(self.coder, x, self.stack, classes)
         except Empty:
-            if len(batch) == 1:
-                missing = float(coder.borrowed[tiles[batch[0]]].sum()) - 16 * stack.count
-                raise Short(max(0.0, missing)) from None
-            needed *= 4 / 3
-            continue
+            self.needed = 1.05 * have
+            raise
         if nonce:
-            header.nonces[str(len(header.batches))] = nonce
-        header.batches.append(len(batch))
-        needed = 16 * (stack.count - after.lowest) / pixels.numel()
-        stack, left = after, left[len(batch) :]
-        told(len(batch))
-    return stack
+            self.header.nonces[str(self.batches)] = nonce
+        self.needed = max(1.0, have - 16 * after.lowest / x.numel())
+        self.stack, self.batches = after, self.batches + 1
+
+    def content(self) -> bytes:
+        """The chunk's bytes, once all tiles by the flow are on the stack."""
+        self.header.kinds = "".join(self.trees)
+        leaves = leaves_of(self.places, self.header.kinds, self.coder.flow.divisor)
+        raw = [leaf.place.inner(self._cut(leaf)).ravel() for leaf in leaves if leaf.kind == RAW]
+        _push_raw(np.concatenate([np.empty(0, np.int64), *raw]), self.coder.levels, self.stack)
+        said = packed(self.header)
+        states, words = self.stack.states.astype("<u4"), self.stack.words().astype("<u2")
+        return len(said).to_bytes(4, "little") + said + states.tobytes() + words.tobytes()
 
 
 def decode(coder: IntegerFlow, places: Sequence[Tile], content: bytes, told: Told) -> list[Pixels]:
     """The tiles at these places. ValueError: the content is damaged."""
-    header, stack = _opened(content, places)
-    kinds, tiles = np.array(list(header.kinds)), dict[int, Pixels]()
+    header, stack = _opened(content)
+    leaves = leaves_of(places, header.kinds, coder.flow.divisor)
+    found = dict[int, Pixels]()  # the leaves' pixels
+    kinds, parts = np.array([leaf.kind for leaf in leaves]), [leaf.place for leaf in leaves]
     raw = np.flatnonzero(kinds == RAW).tolist()
-    batches = _batches(header, kinds, places)
+    batches, left = _batches(header, leaves, places), len(places)
     try:
-        digits = _pop_raw(sum(math.prod(places[i].shape) for i in raw), coder.levels, stack)
+        digits = _pop_raw(sum(math.prod(parts[k].shape) for k in raw), coder.levels, stack)
         for index, batch in reversed(list(enumerate(batches))):
-            shape = torch.Size((len(batch), *places[batch[0]].padded))
+            shape = torch.Size((len(batch), *parts[batch[0]].padded))
             pixels = coder.pop(shape, stack, header.nonces.get(str(index), 0))
-            tiles |= zip(batch, pixels.numpy().astype(coder.dtype), strict=True)
-            told(len(batch))
+            found |= zip(batch, pixels.numpy().astype(coder.dtype), strict=True)
+            if parts[batch[0]].padded == places[leaves[batch[0]].tile].padded:
+                told(len(batch))
+                left -= len(batch)
     except Empty:
         raise ValueError("its words are too few") from None
     except Unfit as error:
         raise ValueError(str(error)) from None
-    for i in raw:
-        part, digits = np.split(digits, [math.prod(places[i].shape)])
-        tiles[i] = places[i].pad(part.reshape(places[i].shape).astype(coder.dtype))
+    for k in raw:
+        part, digits = np.split(digits, [math.prod(parts[k].shape)])
+        found[k] = parts[k].pad(part.reshape(parts[k].shape).astype(coder.dtype))
     bottom = stack.bottom().astype("<u2").tobytes()
-    for group, size in zip(by_shape(places, kinds == WEBP), header.mosaics, strict=True):
-        tiles |= zip(
+    for group, size in zip(by_shape(parts, kinds == WEBP), header.mosaics, strict=True):
+        found |= zip(
             group,
-            from_mosaic(bottom[:size], len(group), places[group[0]].padded, coder.dtype),
+            from_mosaic(bottom[:size], len(group), parts[group[0]].padded, coder.dtype),
             strict=True,
         )
         bottom = bottom[size:]
-    told(int((kinds != FLOW).sum()))
-    return [tiles[i] for i in range(len(places))]
+    told(left)
+    tiles = [np.empty(place.shape, coder.dtype) for place in places]
+    for k, leaf in enumerate(leaves):
+        leaf.place.paste(found[k], tiles[leaf.tile])
+    return [place.pad(tile) for place, tile in zip(places, tiles, strict=True)]
 
 
 def _pushed(
@@ -191,35 +266,47 @@ def _pop_raw(count: int, levels: int, stack: Stack) -> Integers:
 
 
 def _lanes(kinds: Kinds, tiles: Sequence[Pixels]) -> int:
-    """About one for 4,000 numbers: each lane costs a byte, and saves time."""
+    """Each lane saves time, and costs a few bytes, which weigh more in a small file."""
     numbers = sum(tiles[i].size for i in np.flatnonzero(kinds != WEBP).tolist())
-    wanted = 2 ** round(math.log2(max(1, numbers / NUMBERS_PER_LANE)))
+    wanted = 2 ** round(1.5 * math.log2(max(1, numbers / FEWEST_NUMBERS)))
     return min(max(wanted, FEWEST_LANES if FLOW in kinds else 1), MOST_LANES)
 
 
-def _batches(header: Header, kinds: Kinds, places: Sequence[Tile]) -> list[list[int]]:
-    """The tiles of the flow's batches."""
-    groups, batches = by_shape(places, kinds == FLOW), []
-    for size in header.batches:
-        if not groups or not 1 <= size <= len(groups[0]):
+def _batches(header: Header, leaves: Sequence[Leaf], places: Sequence[Tile]) -> list[list[int]]:
+    """The leaves of the flow's batches."""
+    of_tile: list[list[int]] = [[] for _ in places]
+    for k, leaf in enumerate(leaves):
+        of_tile[leaf.tile].append(k)
+    sizes, batches = iter(header.batches), list[list[int]]()
+    for group in by_shape(places, np.ones(len(places), bool)):
+        most = max(1, NUMBERS // math.prod(places[group[0]].padded))
+        lacking = 0  # of the last batch
+        for i in group:
+            by_flow = [k for k in of_tile[i] if leaves[k].kind == FLOW]
+            if lacking and len(of_tile[i]) > 1:
+                break
+            if lacking:
+                batches[-1].extend(by_flow)
+                lacking -= len(by_flow)
+            elif len(of_tile[i]) > 1:
+                batches.extend([k] for k in by_flow)
+            elif by_flow:
+                batches.append(by_flow)
+                lacking = next(sizes, 0) - 1
+                if not 0 <= lacking < most:
+                    raise ValueError("a batch of too many tiles, or of none")
+        if lacking:
             raise ValueError("its batches do not fit its tiles")
-        if size > max(1, NUMBERS // math.prod(places[groups[0][0]].padded)):
-            raise ValueError("a batch of too many tiles")
-        batches.append(groups[0][:size])
-        groups[0] = groups[0][size:]
-        groups = groups if groups[0] else groups[1:]
-    if groups:
+    if next(sizes, 0):
         raise ValueError("its batches do not fit its tiles")
     return batches
 
 
-def _opened(content: bytes, places: Sequence[Tile]) -> tuple[Header, Stack]:
+def _opened(content: bytes) -> tuple[Header, Stack]:
     """What `encode` wrote, checked."""
     length = int.from_bytes(content[:4], "little")
     said, rest = content[4 : 4 + length], content[4 + length :]
     header = unpacked(Header, said, MOST_HEADER)
-    if len(header.kinds) != len(places) or set(header.kinds) - set(KINDS):
-        raise ValueError("it is not of these tiles")
     if not 1 <= header.lanes <= MOST_LANES:
         raise ValueError(f"{header.lanes} lanes")
     if any(not 0 <= nonce < MOST_NONCES for nonce in header.nonces.values()):

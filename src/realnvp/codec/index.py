@@ -13,7 +13,7 @@ from realnvp.data.dataset import Shape
 from realnvp.data.images import MAX_PIXELS
 from realnvp.flows.flow import Flow, config_of
 
-SMALLEST = 16  # side of divided tiles
+EARLIER_SMALLEST = 16  # side of divided tiles
 EARLIER_SIDE = 64
 
 
@@ -37,7 +37,8 @@ class Index:
     given_as: str | None = None
     """What `compress` was given: array, tensor or list."""
     divided: int | None = None
-    """How many tiles at the start are halved; of the halves again, and half as many more."""
+    """Of earlier files, whose chunks do not halve tiles: how many at the start are quartered, and
+    of the quarters again, and half as many more."""
     side: int | None = None
     """Of the tiles. None: 64, and the first are divided as in the first files."""
 
@@ -95,12 +96,12 @@ class Index:
         return places_of(self.shapes(), self.channels, self.divisor, self.whole_side)
 
     def _divided(self, places: Iterator[tuple[int, Tile]]) -> Iterator[tuple[int, Tile]]:
-        """A batch borrows its noise from what is coded before it: so small tiles come first."""
+        """As in earlier files: small tiles come first."""
         count = self.divided or 0
         if self.side is None:
             return self._cut(places, [EARLIER_SIDE // (2 if n else 4) for n in range(count)])
         side, more = self.side // 2, count + count // 2
-        while side >= SMALLEST:
+        while side >= EARLIER_SMALLEST:
             # The very first tiles may bring fewer bits than the average.
             places = self._cut(places, [side] * (count if 2 * side == self.side else more))
             side //= 2
@@ -111,7 +112,8 @@ class Index:
     ) -> Iterator[tuple[int, Tile]]:
         """The places with the first of them cut into parts of these sides."""
         for side, (i, tile) in zip(sides, places, strict=False):
-            for part in tile.divided(max(side, self.divisor), self.divisor):
+            side = max(side, self.divisor)
+            for part in tile.divided(side, side, self.divisor):
                 yield i, part
         yield from places
 
@@ -153,5 +155,5 @@ def index_of(
     # The narrowest level has 29 steps at least.
     deep = max(0, math.ceil(math.log2(config.levels)) - 10)
     bits = 13 + finer - few + deep
-    side, divided = best_side(flow, list(index.shapes()), look, level_bits(flow, bits))
-    return dataclasses.replace(index, bits=bits, divided=divided, side=side)
+    side = best_side(flow, list(index.shapes()), look, level_bits(flow, bits))
+    return dataclasses.replace(index, bits=bits, side=side)

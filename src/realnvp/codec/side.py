@@ -1,7 +1,7 @@
 """The side of the tiles: a large tile's pixels see more, if the flow has learned to use it."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -15,17 +15,15 @@ SIDES = (32, 64, 128, 256)
 FEWEST = 8  # tiles that the pictures must have
 ONE_OF = 32  # tiles is looked at
 MOST = 4 * 256 * 256  # pixels of all that are
-MOST_HALVED = 12
 
 Look = Callable[[int], Pixels]
 Cut = tuple[Tile, Pixels]  # a tile, and its picture
 
 
-def best_side(flow: Flow, shapes: Sequence[Shape], look: Look, level_bits: Bits) -> tuple[int, int]:
-    """The side of tiles that takes the fewest bits by the flow, and how many tiles are halved.
+def best_side(flow: Flow, shapes: Sequence[Shape], look: Look, level_bits: Bits) -> int:
+    """The side of tiles that takes the fewest bits by the flow.
 
-    A sample of the pictures says how many bits tiles of each side take. The first tiles are halved,
-    until they bring the bits that a whole one borrows.
+    A sample of the pictures says how many bits tiles of each side take.
 
     shapes: (C, H, W) of the pictures.
     look: gives a picture by its number.
@@ -46,31 +44,20 @@ def best_side(flow: Flow, shapes: Sequence[Shape], look: Look, level_bits: Bits)
         borrowed = sum(level_bits[tile.cut(picture)].sum() for tile, picture in sample)
         for side in sides:
             bits = _bits(flow, sample, side)
-            if found:  # the halves take what tiles of half the side take
+            if found:  # until a whole tile's bits are there, tiles are halved
                 share = min(1, borrowed / bits / counts[side])
                 bits = share * found[-1][0] + (1 - share) * bits
             found.append((bits, side))
-    side = min(found)[1] if found else sides[0]
-    whole = ((tile, look(i)) for i, tile in places_of(shapes, channels, divisor, side))
-    return side, _halved(flow, whole, side // 2, level_bits)
-
-
-def _halved(flow: Flow, tiles: Iterable[Cut], side: int, level_bits: Bits) -> int:
-    """How many of the first tiles, in tiles of this side, bring the bits for the next one."""
-    have, count = 0.0, 0
-    for tile, picture in tiles:
-        if count == MOST_HALVED or have >= level_bits[tile.cut(picture)].sum():
-            break
-        have, count = have + _bits(flow, [(tile, picture)], side), count + 1
-    return count
+    return min(found)[1] if found else sides[0]
 
 
 def _bits(flow: Flow, tiles: Sequence[Cut], side: int) -> float:
     """What tiles take, in tiles of this side."""
+    side = max(side, flow.divisor)
     parts = [
         (part, part.cut(picture))
         for tile, picture in tiles
-        for part in tile.divided(max(side, flow.divisor), flow.divisor)
+        for part in tile.divided(side, side, flow.divisor)
     ]
     bits, _ = flow_bits(flow, *zip(*parts, strict=True))
     raw = [part.size * math.log2(config_of(flow).levels) for _, part in parts]

@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 from realnvp.data.dataset import Pixels, Shape
 
+SMALLEST = 8  # side that is not halved
+
 
 class Tile(NamedTuple):
     """Where a tile lies in its picture, (C', H, W), and what the flow sees of it.
@@ -44,17 +46,35 @@ class Tile(NamedTuple):
         missing = [(0, a - b) for a, b in zip(self.padded, self.shape, strict=True)]
         return np.pad(part, missing, mode="edge")
 
-    def divided(self, side: int, divisor: int) -> Iterator["Tile"]:
-        """The tile in parts of this side; smaller ones at the ends.
+    def divided(self, height: int, width: int, divisor: int) -> Iterator["Tile"]:
+        """The tile in parts of this size; smaller ones at the ends.
 
         divisor: of the sides that the flow takes.
         """
-        for rows in _parts(self.rows, side):
-            for columns in _parts(self.columns, side):
+        for rows in _parts(self.rows, height):
+            for columns in _parts(self.columns, width):
                 padded = (
                     -(-(part.stop - part.start) // divisor) * divisor for part in (rows, columns)
                 )
                 yield Tile(self.planes, rows, columns, (self.padded[0], *padded))
+
+    def alone(self) -> "Tile":
+        """The tile as if it was a picture of its own."""
+        planes, rows, columns = (slice(0, length) for length in self.shape)
+        return Tile(planes, rows, columns, self.padded)
+
+    def halves(self, divisor: int) -> list["Tile"]:
+        """The tile in two, its longer side halved. []: it is one of the smallest.
+
+        divisor: of the sides that the flow takes.
+        """
+        _, height, width = self.shape
+        longer = max(height, width)
+        if longer <= max(SMALLEST, divisor):
+            return []
+        half = -(-longer // (2 * divisor)) * divisor
+        size = (half, width) if height == longer else (height, half)
+        return list(self.divided(*size, divisor))
 
     def inner(self, tile: Pixels) -> Pixels:
         """The padded tile without the padding."""
@@ -71,7 +91,8 @@ def tiles_of(picture: Shape, channels: int, divisor: int, side: int) -> Iterator
     planes, height, width = picture
     for these in _parts(slice(0, planes), planes if planes == channels else 1):
         whole = Tile(these, slice(0, height), slice(0, width), (channels, height, width))
-        yield from whole.divided(max(side, divisor), divisor)
+        side = max(side, divisor)
+        yield from whole.divided(side, side, divisor)
 
 
 def places_of(
