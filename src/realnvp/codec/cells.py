@@ -44,7 +44,7 @@ class Cells:
 
         nonce: 0; others give other noise, where this one's was ambiguous.
         """
-        piece = stack.pop_all(np.full(v.numel(), self.pieces))
+        piece = stack.pop_all(np.full(v.numel(), self.pieces)) if self.pieces > 1 else 0
         other_place, other_piece = _turns(nonce, v.numel())
         i = torch.from_numpy((piece + other_piece) % self.pieces).view_as(v)
         nodes = self._nodes(v, given, certain)
@@ -66,12 +66,15 @@ class Cells:
         place, sizes = x.flatten().numpy() - start, end - start
         other_place, other_piece = _turns(nonce, len(sizes))
         stack.push_all((place - other_place) % sizes, sizes)
-        piece = (i.flatten().numpy() - other_piece) % self.pieces
-        stack.push_all(piece, np.full(len(sizes), self.pieces))
+        if self.pieces > 1:
+            piece = (i.flatten().numpy() - other_piece) % self.pieces
+            stack.push_all(piece, np.full(len(sizes), self.pieces))
         return v
 
     def _nodes(self, v: Tensor, given: Given, rounded: Rounding) -> Rounding:
         """G of the pixels' levels: G(0) and G(P) are the edges of the level."""
+        if self.pieces == 1:
+            return lambda i: self.edges[v + i]
         start, room = self.edges[v], self.edges.diff()[v] - self.pieces
         bends = self.noise._predict(v + 0.5, given)[2] if self.noise else []
         first, last = self._logit(v.double()), self._logit(v + 1.0)

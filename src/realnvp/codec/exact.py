@@ -54,15 +54,15 @@ class ExactNet(nn.Module):
         return torch.cat(parts).double()
 
     def _of(self, x: Tensor, given: Tensor | None) -> Tensor:
-        seen = (compressed(x) * (1 << INPUT_BITS)).round().clamp(-INPUT_LIMIT, INPUT_LIMIT)
-        h = self.conv_in.of_integers(seen.contiguous(memory_format=torch.channels_last))
+        seen = compressed(x).mul_(1 << INPUT_BITS).round_().clamp_(-INPUT_LIMIT, INPUT_LIMIT)
+        h = self.conv_in.of_integers(seen.float().contiguous(memory_format=torch.channels_last))
         if self.embedding is not None and given is not None:
             h += self.embedding(given).float()  # one-hot, so no sum is rounded
         for block in self.blocks:
             r = h
             for conv in block:
                 r = conv(silu(r))
-            h = h + r
+            h = r.add_(h)
         return self.conv_out(silu(h))
 
     def constants(self) -> Iterator[Integers]:
@@ -90,15 +90,16 @@ class ExactConv:
 
     def __call__(self, h: Tensor) -> Tensor:
         """conv(h), with h, which is overwritten, in steps of 2^-9 of each image's largest."""
-        _, exponent = torch.frexp(h.abs().amax((1, 2, 3), keepdim=True))
-        exponent = exponent.clamp(-LARGEST, LARGEST) - MOST.bit_length() + 1
-        integers = h.mul_(power_of_two(-exponent)).round_()
-        return self._convolved(integers).mul_(self.unit * power_of_two(exponent)).add_(self.bias)
+        largest = h.abs().amax((1, 2, 3), keepdim=True)
+        step = power_below(largest).clamp_(2.0 ** (-LARGEST - 1), 2.0 ** (LARGEST - 1))
+        step = step.mul_(2 / MOST)
+        integers = h.mul_(step.reciprocal()).round_()
+        return self._convolved(integers).mul_(self.unit * step).add_(self.bias)
 
     def of_integers(self, x: Tensor) -> Tensor:
         """conv of integers below `MOST` 2^8, which are in steps of 2^-INPUT_BITS."""
-        high = (x / 256).round()
-        total = 256 * self._convolved(high.float()) + self._convolved((x - 256 * high).float())
+        high = (x / 256).round_()
+        total = self._convolved(x.sub_(high, alpha=256)).add_(self._convolved(high), alpha=256)
         return total.mul_(self.unit / (1 << INPUT_BITS)).add_(self.bias)
 
     def _convolved(self, integers: Tensor) -> Tensor:
@@ -127,22 +128,29 @@ def silu(h: Tensor) -> Tensor:
     whole = t.floor()
     t -= whole
     e = (t * 0.07802371).add_(0.22606677).mul_(t).add_(0.69583452).mul_(t).add_(0.99992503)
-    return h / e.mul_(power_of_two(whole.int())).add_(1)
+    e.view(torch.int32).add_(whole.int(), alpha=1 << 23)  # to the exponent
+    return h / e.add_(1)
 
 
 def compressed(x: Tensor) -> Tensor:
     """4 asinh(x / 4), float64, to 1e-5: ln by a series in (m - r) / (m + r), r = sqrt(1/2)."""
-    y = x.abs() / 4
-    mantissa, exponent = torch.frexp(y + (y * y + 1).sqrt())
-    t = (mantissa - math.sqrt(0.5)) / (mantissa + math.sqrt(0.5))
+    y = x.abs().div_(4)
+    mantissa, exponent = torch.frexp((y * y).add_(1).sqrt_().add_(y))
+    t = (mantissa - math.sqrt(0.5)).div_(mantissa.add_(math.sqrt(0.5)))
     square = t * t
-    series = 2 * t * (1 + square * (1 / 3 + square / 5))
-    return 4 * torch.copysign((exponent - 0.5) * math.log(2) + series, x)
+    series = (square / 5).add_(1 / 3).mul_(square).add_(1).mul_(t.mul_(2))
+    whole = (exponent - 0.5).mul_(math.log(2))
+    return torch.copysign(series.add_(whole.double()), x).mul_(4)
 
 
 def power_of_two(exponent: Tensor) -> Tensor:
     """2^exponent, float32, of int32: written as its bits, since a power may be rounded."""
     return exponent.add(127).bitwise_left_shift_(23).view(torch.float32)
+
+
+def power_below(h: Tensor) -> Tensor:
+    """The largest power of two that is not above h, float32."""
+    return h.view(torch.int32).bitwise_and(0x7F800000).view(torch.float32)
 
 
 def make_exact(flow: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -10,40 +11,41 @@ from realnvp.codec.rounding import LIMIT, within_limit
 from realnvp.codec.stack import Integers, Stack
 from realnvp.codec.steps import Given
 
-HALF = 1 << 16  # coefficients have 16 bits after the point
+Floats = npt.NDArray[np.float64]
+
+FRACTION = 1 << 16  # coefficients have 16 bits after the point
 
 
 class Lift:
     """X_i += round(sum over j > i of U_ij (X_j + 1/2)), and the transpose order for j < i.
+
+    It sees T = 2 X + 1, float64, twice the middle of the cell.
 
     U: strictly triangular, (C, C). All of it is a product of integers below 2^53, so it is exact in
     float64, whatever the order of the sums.
     """
 
     def __init__(self, matrix: Tensor, *, upper: bool) -> None:
-        self.matrix = (matrix * HALF).round()
+        self.matrix = (matrix * FRACTION).round()
+        self.half = self.matrix / (2 * FRACTION)
         self.order = range(len(matrix)) if upper else range(len(matrix) - 1, -1, -1)
         self.upper = upper
         if not self.matrix.abs().sum(1).max() * (2 * LIMIT + 1) < 1 << 52:
             raise ValueError("a mixing of its channels is too uneven")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x, int64 (B, C, N)."""
-        return within_limit(x + self._added(x))
+    def forward(self, t: Tensor) -> Tensor:
+        """t, (B, C, N). Unfit: beyond `LIMIT`."""
+        return within_limit((self.half @ t).add_(0.5).floor_().add_(t / 2)).mul_(2)
 
-    def inverse(self, z: Tensor) -> Tensor:
-        """Channel by channel: each needs only channels that are known by then."""
-        x = z.transpose(0, 1).flatten(1).double().numpy()
-        twice, matrix = 2 * x + 1, self.matrix.numpy()
+    def inverse(self, t: Floats) -> Floats:
+        """t, (C, N), overwritten channel by channel: each needs those that are known by then."""
+        half = self.half.numpy()
         for i in reversed(self.order):
             known = slice(i + 1, None) if self.upper else slice(0, i)
-            x[i] -= np.floor((matrix[i, known] @ twice[known] + HALF) / (2 * HALF))
-            twice[i] = 2 * x[i] + 1
-        return torch.from_numpy(x).long().view(x.shape[0], len(z), -1).transpose(0, 1)
-
-    def _added(self, x: Tensor) -> Tensor:
-        total = self.matrix @ (2 * x + 1).double()
-        return ((total + HALF) / (2 * HALF)).floor().long()
+            added = half[i, known] @ t[known]
+            added += 0.5
+            t[i] -= 2 * np.floor(added, out=added)
+        return t
 
 
 class Mix:
@@ -61,18 +63,20 @@ class Mix:
         self.delta[rows] = diagonal.abs()
         self.rows, self.columns = rows, columns
         self.negative = (diagonal < 0)[:, None]
+        self.sign = torch.where(self.negative, -1.0, 1.0).double()
         self.upper = Lift(upper, upper=True)
         self.lower = Lift(lower * diagonal.abs() / diagonal.abs()[:, None], upper=False)
 
     def forward(self, x: Tensor, stack: Stack, given: Given = None) -> Tensor:
-        y = self.upper.forward(x.flatten(2)[:, self.columns])
-        y = self.lower.forward(torch.where(self.negative, -1 - y, y))
-        return torch.empty_like(y).index_copy_(1, self.rows, y).view_as(x)
+        t = self.upper.forward(2 * x.flatten(2).index_select(1, self.columns).double() + 1)
+        t = self.lower.forward(t * self.sign)
+        return t.sub_(1).div_(2).long()[:, self.rows.argsort()].view_as(x)
 
     def inverse(self, z: Tensor, stack: Stack, given: Given = None) -> Tensor:
-        y = self.lower.inverse(z.flatten(2)[:, self.rows])
-        y = self.upper.inverse(torch.where(self.negative, -1 - y, y))
-        return torch.empty_like(y).index_copy_(1, self.columns, y).view_as(z)
+        t = 2 * z.transpose(0, 1).flatten(1)[self.rows].double() + 1
+        found = self.upper.inverse(self.lower.inverse(t.numpy()) * self.sign.numpy())
+        x = torch.from_numpy((found - 1) / 2).long()[self.columns.argsort()]
+        return x.view(-1, len(z), *z.shape[2:]).transpose(0, 1)
 
     def constants(self) -> Iterator[Integers]:
         for each in (self.rows, self.columns, self.negative, self.upper.matrix, self.lower.matrix):

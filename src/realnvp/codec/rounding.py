@@ -42,7 +42,8 @@ def certain(y: Tensor) -> Tensor:
 
 def within_limit(x: Tensor) -> Tensor:
     """x, (B, ...), if it is. Unfit names the images that are not."""
-    fits = x.abs() < LIMIT
-    if not fits.all():
-        raise Unfit((~fits).view(len(x), -1).any(1).nonzero().flatten().tolist())
+    least, most = x.aminmax()
+    if not (least > -LIMIT and most < LIMIT):  # also where one is no number
+        fits = (x.abs() < LIMIT).view(len(x), -1).all(1)
+        raise Unfit((~fits).nonzero().flatten().tolist())
     return x

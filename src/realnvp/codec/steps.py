@@ -21,6 +21,7 @@ from realnvp.bijections.multiscale import even_squares, from_squares, odd_square
 from realnvp.codec.exact import exact_nets
 from realnvp.codec.rounding import Rounding, certain, nearest, within_limit
 from realnvp.codec.stack import Integers, Stack
+from realnvp.networks.resnet import KeptHalf
 
 SCALE_BITS = 10
 S = 1 << SCALE_BITS
@@ -133,9 +134,8 @@ class Shear:
 
     def _predicted(self, x: Tensor, given: Given, rounded: Rounding) -> tuple[Part, Tensor]:
         """What changes, and by how much."""
-        mask, shift = self.layer._predict(middles(x, self.seen), given)
-        changed = _part(~mask, x)
-        return changed, rounded(shift[changed] / repeated(self.delta, x).expand_as(x)[changed])
+        changed, (shift,) = of_changed(self.layer, x, self.seen, given)
+        return changed, rounded(shift / repeated(self.delta, x).expand_as(x)[changed])
 
     def constants(self) -> Iterator[Integers]:
         return coupling_constants(self.layer, self.seen)
@@ -177,24 +177,32 @@ class Scale:
         self, x: Tensor, given: Given, rounded: Rounding
     ) -> tuple[Part, Integers, Tensor]:
         """What changes, R of each number that does, and the shifts."""
-        mask, log_scale, shift = self.layer._predict(middles(x, self.seen), given)
-        changed = _part(~mask, x)
-        ratio = rounded((S * log_scale[changed].exp()).clamp(1, 1 << 16))
-        shift = rounded(shift[changed] / repeated(self.delta, x).expand_as(x)[changed])
+        changed, (shift, raw) = of_changed(self.layer, x, self.seen, given)
+        log_scale = raw.tanh_().mul_(self.layer.bound)
+        ratio = rounded(log_scale.exp_().mul_(S).clamp_(1, 1 << 16))
+        shift = rounded(shift / repeated(self.delta, x).expand_as(x)[changed])
         return changed, ratio.flatten().numpy(), shift
 
     def constants(self) -> Iterator[Integers]:
         return coupling_constants(self.layer, self.seen)
 
 
-def _part(mask: Tensor, x: Tensor) -> Part:
-    """The index of a mask's part of x: channels as a slice, which is quicker."""
-    if mask.shape[1:] == (x.shape[1], 1, 1):
-        channels = mask.flatten().nonzero()
-        first, last = int(channels[0]), int(channels[-1])
-        if last - first + 1 == len(channels):
-            return slice(None), slice(first, last + 1)
-    return mask.expand_as(x)
+def of_changed(
+    layer: AdditiveCoupling | AffineCoupling, x: Tensor, seen: Tensor, given: Given
+) -> tuple[Part, tuple[Tensor, ...]]:
+    """What a coupling changes of x, and what its network says of that part: m, or m and raw l.
+
+    seen: the step of each number, as the network sees it.
+    """
+    net, mask = layer.net, layer.mask(x.shape, x.device)
+    condition = () if given is None else (given,)
+    if isinstance(net, KeptHalf):
+        kept, half = net.halves(x.shape[1])
+        said = net.net(middles(x[:, kept], seen[kept]), mask, *condition)
+        return (slice(None), half), said.split(x.shape[1] // 2, dim=1)
+    changed = ~mask.expand_as(x)
+    said = net(middles(x, seen).where(mask, 0), mask, *condition)
+    return changed, tuple(part[changed] for part in said.split(x.shape[1], dim=1))
 
 
 def _with(x: Tensor, part: Part, values: Tensor) -> Tensor:

@@ -99,8 +99,15 @@ class KeptHalf(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor, given: Tensor | None = None) -> Tensor:
         half = x.shape[1] // 2
-        kept = x[:, half:] if self.flip else x[:, :half]
+        kept, _ = self.halves(x.shape[1])
         condition = () if given is None else (given,)
-        changed = self.net(kept, mask, *condition).unflatten(1, (-1, half))  # (B, k, C/2, H, W)
+        changed = self.net(x[:, kept], mask, *condition).unflatten(
+            1, (-1, half)
+        )  # (B, k, C/2, H, W)
         before, after = (0, half) if self.flip else (half, 0)
         return F.pad(changed, (0, 0, 0, 0, before, after)).flatten(1, 2)
+
+    def halves(self, channels: int) -> tuple[slice, slice]:
+        """The channels that are kept, and those that change."""
+        first, second = slice(0, channels // 2), slice(channels // 2, channels)
+        return (second, first) if self.flip else (first, second)
