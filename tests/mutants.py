@@ -186,6 +186,7 @@ MUTANTS = [
         'labels["train"][: len(rows[split])]',
         CLASSES,
     ),
+    Mutant("training/batches.py", "down + up + 1", "down + up", BATCHES),
     Mutant("training/batches.py", "self.labels[rows]", "self.labels[np.sort(rows)]", CLASSES),
     Mutant("training/run.py", "flow.condition.count(", "len(", CLASSES),
     Mutant("flows/given.py", " + self.log_priors.to(log_probs[0])", "", CLASSES),
@@ -927,7 +928,6 @@ MUTANTS = [
     Mutant("codec/index.py", "2 * (self.divided or 0)", "self.divided or 0", CODEC),
     Mutant("codec/chunk.py", "seeds += 1 + seeds // 4", "raise", CODEC),
     Mutant("codec/chunk.py", "told(-done)", "pass", CODEC),
-    Mutant("codec/chunk.py", "if self.seeds:\n            return 0", "", CODEC),
     Mutant("codec/leaves.py", "if next(letters, None):", "if False:", CODEC),
     Mutant("codec/header.py", "content.startswith(EARLIER)", "False", CODEC),
     Mutant(

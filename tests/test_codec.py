@@ -575,6 +575,25 @@ def test_the_first_tiles_are_halved_until_there_are_bits_for_a_whole_one(coded: 
     assert np.array_equal(coded.decoded(content), coded.images)
 
 
+def test_tiles_are_told_once_where_more_seeds_are_needed(
+    coded: Coded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coded.images = coded.images[..., :8, :8]
+    coded.places = [place for _ in coded.images for place in tiles_of((3, 8, 8), 3, 4, 64)]
+    push, calls, told = coded.coder.push, list[int](), list[int]()
+
+    def short(pixels: Tensor, *how: Any) -> None:
+        push(pixels, *how)
+        calls.append(len(pixels))
+        if len(calls) == 3:
+            raise Empty
+
+    monkeypatch.setattr(coded.coder, "push", short)
+    chunk.encode(coded.coder, coded.places, [*coded.images], np.array(list("f" * 9)), told.append)
+    assert min(told) < 0
+    assert sum(told) == 9
+
+
 def test_letters_are_of_their_tiles(coded: Coded) -> None:
     places, divisor = coded.places[:2], coded.coder.flow.divisor
     leaves = leaves_of(places, "hhffwf", divisor)
