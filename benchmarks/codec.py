@@ -1,12 +1,13 @@
 """How small and how fast are files of the codec? python -m benchmarks.codec [--help]
 
 Sizes of images of the test split of a shipped flow, all bytes of one file, beside the flow's bound
-and beside other formats, one file for each image. Times are CPU times of one thread; compressing
-has the decoding in it that proves the file. With --fuzz N so many damaged files are decoded.
+and beside other formats, one file for each image. Speeds are CPU times of one thread, medians of
+--repeat: `log_prob` in float32, and the share of it that compressing (with the decoding that proves
+the file, and without) and decompressing reach. With --fuzz N so many damaged files are decoded.
 
 Whole pictures of a folder, in one file (JPEG XL where imagecodecs is installed):
 
-    python -m benchmarks.codec --flow photographs --pictures FOLDER
+    python -m benchmarks.codec --flow photographs --pictures FOLDER [--side 512 --repeat 5]
 
 With --tiles the flow's bound for the pictures in tiles of each side.
 
@@ -27,6 +28,7 @@ one core on the left halves:
 """
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +52,7 @@ from realnvp.files.records import DamagedError
 from realnvp.flows.flow import Flow, config_of
 from realnvp.tools.device import keep_freed_memory
 
+SPEEDS = "log_prob /s | compress | its proof not counted | decompress"
 SETS = {"photos-small": [256, 64], "digits-small": [1797]}
 
 
@@ -67,29 +70,45 @@ def images_of(name: str, flow: Flow, count: int) -> np.ndarray[Any, np.dtype[np.
     return np.ascontiguousarray(channels_first(found))
 
 
-def measure(name: str, count: int) -> None:
+def coded(flow: Flow, images: Any, repeat: int) -> tuple[bytes, str]:
+    """The file of images, and how fast it is written and read: shares of `log_prob`'s speed."""
+    parts = np.array_split(images, math.ceil(len(images) / 64)) if len(images) > 64 else [images]
+    batches = parts if isinstance(images, np.ndarray) else [image[None] for image in images]
+
+    def log_prob() -> None:
+        with torch.no_grad():
+            for batch in batches:
+                flow.log_prob(torch.from_numpy(batch).float() + 0.5)
+
+    log_prob()  # warm
+    times = []
+    for _ in range(repeat):
+        _, plain = timed(log_prob)
+        data, coding = timed(lambda: compress(flow, images))
+        back, decoding = timed(lambda data=data: decompress(flow, data))
+        assert all(np.array_equal(a, b) for a, b in zip(images, back, strict=True))
+        times.append((plain, coding, coding - decoding, decoding))
+    plain, *others = np.median(times, axis=0)
+    shares = " | ".join(f"{plain / seconds:.2f}" for seconds in others)
+    return data, f"{len(images) / plain:.1f} | {shares}"
+
+
+def measure(name: str, count: int, repeat: int) -> None:
     """Print a row of the table."""
     flow = realnvp.load_flow(name)
     images = images_of(name, flow, count)
-    nats = log_probs(flow, images)
-    with torch.no_grad():
-        x = torch.from_numpy(images).float() + 0.5
-        _, plain = timed(lambda: [flow.log_prob(part) for part in x.split(64)])
-    data, coding = timed(lambda: compress(flow, images))
-    back, decoding = timed(lambda: decompress(flow, data))
-    assert np.array_equal(back, images)
-    bound = in_bits_per_dim(nats.sum().item(), images.shape)
+    data, speeds = coded(flow, images, repeat)
+    bound = in_bits_per_dim(log_probs(flow, images).sum().item(), images.shape)
     size = 8 * len(data) / images.size
     others = codec_bits_per_dim(images.transpose(0, 2, 3, 1))
     print(
         f"| {count} of {name} | {bound:.4f} | {size:.4f} | {size / bound:.4f} | "
-        f"{' | '.join(f'{bits:.3f}' for bits in others.values())} | "
-        f"{count / plain:.0f} | {count / coding:.0f} | {count / decoding:.0f} |",
+        f"{' | '.join(f'{bits:.3f}' for bits in others.values())} | {speeds} |",
         flush=True,
     )
 
 
-def pictures(name: str, folder: Path, side: int) -> None:
+def pictures(name: str, folder: Path, side: int, repeat: int) -> None:
     """Print what the pictures of a folder take, in one file, and as files of other formats.
 
     side: of the middle of each picture; 0: whole.
@@ -104,15 +123,10 @@ def pictures(name: str, folder: Path, side: int) -> None:
         print(f"{file.name}: {image.shape}, {sizes}", flush=True)
         others = {codec: size + others.get(codec, 0) for codec, size in sizes.items()}
         images.append(np.ascontiguousarray(np.moveaxis(image, -1, 0)))
-    data, coding = timed(lambda: compress(flow, images))
-    back, decoding = timed(lambda: decompress(flow, data))
-    assert all(np.array_equal(a, b) for a, b in zip(images, back, strict=True))
+    data, speeds = coded(flow, images, repeat)
     numbers = sum(image.size for image in images)
-    print(
-        f"{name}: {8 * len(data) / numbers:.4f} bits/dim of {numbers:,} numbers, written in ",
-        end="",
-    )
-    print(f"{coding:.1f} s, read in {decoding:.1f} s")
+    print(f"{name}: {8 * len(data) / numbers:.4f} bits/dim of {numbers:,} numbers")
+    print(f"| {SPEEDS} |\n| {speeds} |")
     for codec, size in others.items():
         print(f"{codec}: {8 * size / numbers:.4f}; the flow's file is {len(data) / size - 1:+.1%}")
 
@@ -178,6 +192,7 @@ def main() -> None:
     parser.add_argument("--fuzz", type=int, default=0, metavar="N")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER")
     parser.add_argument("--side", type=int, default=0, help="of their middles; 0: all of them")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="times are medians of N")
     parser.add_argument("--tiles", action="store_true", help="bounds of --pictures by tiles' side")
     parser.add_argument("--halves", type=Path, metavar="FOLDER")
     parser.add_argument("--flow", default="photos-small", help="for --pictures")
@@ -191,15 +206,14 @@ def main() -> None:
     elif args.tiles:
         tile_sides(args.flow, args.pictures)
     elif args.pictures:
-        pictures(args.flow, args.pictures, args.side)
+        pictures(args.flow, args.pictures, args.side, args.repeat)
     else:
         others = " | ".join(codec_bits_per_dim(np.zeros((1, 8, 8, 3), np.uint8)))
-        print(f"| images | bound | file | file / bound | {others} | log_prob /s", end="")
-        print(" | compress /s | decompress /s |")
-        print("|---" * (8 + others.count("|")) + "|")
+        print(f"| images | bound | file | file / bound | {others} | {SPEEDS} |")
+        print("|---" * (9 + others.count("|")) + "|")
         for name, counts in SETS.items():
             for count in counts:
-                measure(name, count)
+                measure(name, count, args.repeat)
 
 
 if __name__ == "__main__":

@@ -892,7 +892,9 @@ MUTANTS = [
     Mutant("codec/exact.py", ".add_(self.bias)", "", CODEC),
     Mutant("codec/exact.py", "if torch.equal(wide, fast.double())", "if True", CODEC),
     Mutant("codec/exact.py", "weight[:, 0, 1, 1] = 16383", "pass", CODEC),
-    Mutant("codec/archive.py", "exact=self.version == EXACT", "exact=True", CODEC),
+    Mutant("codec/archive.py", "exact=version > WIDE and", "exact=", CODEC),
+    Mutant("codec/chunk.py", "if version <= EXACT:", "if False:", CODEC),
+    Mutant("codec/stack.py", "(top == PLACES)", "(top > PLACES)", CODEC),
     Mutant("codec/cells.py", "(place - other_place) % sizes", "place", CODEC),
     Mutant("codec/cells.py", "i.double() / self.pieces", "i.double() / (self.pieces + 1)", CODEC),
     Mutant(

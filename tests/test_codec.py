@@ -46,7 +46,7 @@ from realnvp.codec.plan import IntegerFlow, integer_steps
 from realnvp.codec.prior import Normal
 from realnvp.codec.rounding import Unfit
 from realnvp.codec.side import best_side
-from realnvp.codec.stack import Empty, Stack
+from realnvp.codec.stack import Empty, Stack, packed_states, unpacked_states
 from realnvp.codec.tiles import count_tiles, tiles_of
 from realnvp.config import Config, DataConfig, ModelConfig
 from realnvp.evaluation.likelihood import log_probs
@@ -122,6 +122,18 @@ def test_a_digit_takes_the_logarithm_of_its_size() -> None:
 def test_an_empty_stack_says_so() -> None:
     with pytest.raises(Empty):
         stack(words=20, lanes=16).pop_all(np.full(100, 1 << 16))
+
+
+def test_a_lane_takes_its_bits_and_four_to_say_how_many() -> None:
+    states = np.append((2 ** RNG.uniform(16, 32, 99)).astype(np.int64), [1 << 16, (1 << 32) - 1])
+    content = packed_states(states)
+    assert len(content) == np.ceil((4 + np.floor(np.log2(states))).sum() / 8)
+    back, rest = unpacked_states(content + b"words", len(states))
+    assert np.array_equal(back, states)
+    assert rest == b"words"
+    for length in (0, 40, len(content) - 1):
+        with pytest.raises(ValueError, match="cut off"):
+            unpacked_states(content[:length], len(states))
 
 
 # The steps

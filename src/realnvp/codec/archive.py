@@ -1,7 +1,8 @@
 """A file of pictures: of which flow, which pictures, and chunks of tiles that each stand alone.
 
     7 bytes     magic
-    1           version: 1, networks in float64; 2, networks of `exact.py`
+    1           version: 1, networks in float64; 2, networks of `exact.py`; 3, these up to 8 bits,
+                larger batches, and shorter states of lanes
     32          SHA-256 of the flow: its weights and configuration
     8           SHA-256 of the integers that the flow was rounded to, the first bytes of it
     4           length of the index
@@ -31,7 +32,7 @@ import torch
 
 from realnvp.codec.choice import smallest
 from realnvp.codec.chunk import Told, decode
-from realnvp.codec.header import packed, unpacked
+from realnvp.codec.header import LATEST, WIDE, packed, unpacked
 from realnvp.codec.index import Index
 from realnvp.codec.plan import IntegerFlow
 from realnvp.codec.tiles import Tile
@@ -41,7 +42,6 @@ from realnvp.files.records import DamagedError
 from realnvp.flows.flow import Flow, config_of
 
 MAGIC = b"\x93RNVP\r\n"
-WIDE, EXACT = 1, 2  # the versions: networks in float64, and those of `exact.py`
 HEAD = struct.Struct("<7sB32s8sI")
 ENTRY = struct.Struct("<II8s")
 CRC = struct.Struct("<I")
@@ -62,11 +62,9 @@ def write(
 
     told: how many tiles more are coded or compared.
     """
-    # Of 16 bits there is more to predict than exact networks can say.
-    version = EXACT if index.levels <= 256 else WIDE
-    coder = IntegerFlow(flow, index.bits, exact=version == EXACT)
+    coder = _coder(flow, index, LATEST)
     said = packed(index)
-    head = HEAD.pack(MAGIC, version, flow_digest(flow), coder.digest()[:8], len(said)) + said
+    head = HEAD.pack(MAGIC, LATEST, flow_digest(flow), coder.digest()[:8], len(said)) + said
     count = math.ceil(index.tiles / _per_chunk(index))
     entries, bound, start = [], 0.0, file.tell()
     file.write(head + bytes(count * ENTRY.size + CRC.size))  # a place for what is known later
@@ -113,7 +111,7 @@ class Archive:
         if len(head) < HEAD.size:
             raise DamagedError(f"{name}: cut off")
         _, self.version, self.flow_digest, self.integers_digest, length = HEAD.unpack(head)
-        if self.version not in (WIDE, EXACT):
+        if not WIDE <= self.version <= LATEST:
             raise ValueError(f"{name}: of a later version of realnvp")
         if length > min(self.size, MOST_INDEX):
             raise DamagedError(f"{name}: its head is damaged")
@@ -172,7 +170,7 @@ class Archive:
         of_flow = config.shape[0], config.levels, flow.divisor
         if (index.channels, index.levels, index.divisor) != of_flow:
             raise DamagedError(f"{self.name}: its head is damaged: it does not fit its flow")
-        coder = IntegerFlow(flow, self.index.bits, exact=self.version == EXACT)
+        coder = _coder(flow, index, self.version)
         if coder.digest()[:8] != self.integers_digest:
             raise ValueError(
                 f"{self.name}: this version of realnvp, or this machine, rounds the flow to other "
@@ -189,10 +187,15 @@ class Archive:
         if zlib.crc32(content) != chunk.crc:
             return None
         try:
-            tiles = decode(coder, places, content, told)
+            tiles = decode(coder, places, content, told, self.version)
         except ValueError:
             return None
         return tiles if _digest(places, tiles) == chunk.digest else None
+
+
+def _coder(flow: Flow, index: Index, version: int) -> IntegerFlow:
+    """The flow on integers. Of 16 bits there is more to predict than exact networks can say."""
+    return IntegerFlow(flow, index.bits, exact=version > WIDE and index.levels <= 256)
 
 
 def flow_digest(flow: Flow) -> bytes:

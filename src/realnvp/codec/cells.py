@@ -59,11 +59,14 @@ class Cells:
         if v.min() < 0 or v.max() >= self.logit.levels:
             raise ValueError("a pixel beyond all grey levels")
         i, nodes, half = torch.zeros_like(v), self._nodes(v, given, nearest), self.pieces // 2
+        start, end = self.edges[v], self.edges[v + 1]
         while half:
-            i += half * (nodes(i + half) <= x)
+            middle = nodes(i + half)
+            above = middle <= x
+            i += half * above
+            start, end = start.where(~above, middle), end.where(above, middle)
             half //= 2
-        start, end = nodes(i).flatten().numpy(), nodes(i + 1).flatten().numpy()
-        place, sizes = x.flatten().numpy() - start, end - start
+        place, sizes = ((each - start).flatten().numpy() for each in (x, end))
         other_place, other_piece = _turns(nonce, len(sizes))
         stack.push_all((place - other_place) % sizes, sizes)
         if self.pieces > 1:

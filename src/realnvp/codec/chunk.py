@@ -9,17 +9,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from realnvp.codec.header import packed, unpacked
+from realnvp.codec.header import EXACT, LATEST, packed, unpacked
 from realnvp.codec.leaves import FLOW, HALVED, RAW, WEBP, Leaf, leaves_of, smallest_leaves
 from realnvp.codec.mosaic import from_mosaic, mosaic
 from realnvp.codec.plan import IntegerFlow
 from realnvp.codec.rounding import Ambiguous, Unfit
-from realnvp.codec.stack import Empty, Integers, Stack
+from realnvp.codec.stack import Empty, Integers, Stack, packed_states, unpacked_states
 from realnvp.codec.tiles import Tile, by_shape
 from realnvp.data.dataset import Pixels
 
-NUMBERS = 16 * 3 * 32 * 32  # in a batch, at most, but for a single tile
-FEWEST_NUMBERS = 20_000  # for which a second lane could be worth its bytes
+NUMBERS = 64 * 3 * 32 * 32  # in a batch, at most, but for a single tile
+FEWEST_NUMBERS = 35_000  # for which a second lane could be worth its bits
 FEWEST_LANES, MOST_LANES = 16, 1024
 RESERVE = 1.1  # of bits, over what the batch before has needed
 MOST_NONCES = 256
@@ -200,13 +200,22 @@ class Encoder:
         raw = [leaf.place.inner(self._cut(leaf)).ravel() for leaf in leaves if leaf.kind == RAW]
         _push_raw(np.concatenate([np.empty(0, np.int64), *raw]), self.coder.levels, self.stack)
         said = packed(self.header)
-        states, words = self.stack.states.astype("<u4"), self.stack.words().astype("<u2")
-        return len(said).to_bytes(4, "little") + said + states.tobytes() + words.tobytes()
+        content = packed_states(self.stack.states) + self.stack.words().astype("<u2").tobytes()
+        return len(said).to_bytes(4, "little") + said + content
 
 
-def decode(coder: IntegerFlow, places: Sequence[Tile], content: bytes, told: Told) -> list[Pixels]:
-    """The tiles at these places. ValueError: the content is damaged."""
-    header, stack = _opened(content)
+def decode(
+    coder: IntegerFlow,
+    places: Sequence[Tile],
+    content: bytes,
+    told: Told,
+    version: int = LATEST,
+) -> list[Pixels]:
+    """The tiles at these places. ValueError: the content is damaged.
+
+    version: of the format.
+    """
+    header, stack = _opened(content, version)
     leaves = leaves_of(places, header.kinds, coder.flow.divisor)
     found = dict[int, Pixels]()  # the leaves' pixels
     kinds, parts = np.array([leaf.kind for leaf in leaves]), [leaf.place for leaf in leaves]
@@ -266,9 +275,9 @@ def _pop_raw(count: int, levels: int, stack: Stack) -> Integers:
 
 
 def _lanes(kinds: Kinds, tiles: Sequence[Pixels]) -> int:
-    """Each lane saves time, and costs a few bytes, which weigh more in a small file."""
+    """Each lane saves time, and costs some bits, which weigh more in a small file."""
     numbers = sum(tiles[i].size for i in np.flatnonzero(kinds != WEBP).tolist())
-    wanted = 2 ** round(1.5 * math.log2(max(1, numbers / FEWEST_NUMBERS)))
+    wanted = 2 ** round(2 * math.log2(max(1, numbers / FEWEST_NUMBERS)))
     return min(max(wanted, FEWEST_LANES if FLOW in kinds else 1), MOST_LANES)
 
 
@@ -302,7 +311,7 @@ def _batches(header: Header, leaves: Sequence[Leaf], places: Sequence[Tile]) -> 
     return batches
 
 
-def _opened(content: bytes) -> tuple[Header, Stack]:
+def _opened(content: bytes, version: int) -> tuple[Header, Stack]:
     """What `encode` wrote, checked."""
     length = int.from_bytes(content[:4], "little")
     said, rest = content[4 : 4 + length], content[4 + length :]
@@ -311,8 +320,10 @@ def _opened(content: bytes) -> tuple[Header, Stack]:
         raise ValueError(f"{header.lanes} lanes")
     if any(not 0 <= nonce < MOST_NONCES for nonce in header.nonces.values()):
         raise ValueError("a nonce out of range")
-    states = np.frombuffer(rest[: 4 * header.lanes], "<u4").astype(np.int64)
-    words = rest[4 * header.lanes :]
+    if version <= EXACT:  # 32 bits each
+        states, words = np.frombuffer(rest[: 4 * header.lanes], "<u4"), rest[4 * header.lanes :]
+    else:
+        states, words = unpacked_states(rest, header.lanes)
     if len(states) != header.lanes or len(words) % 2 or (states < 1 << 16).any():
         raise ValueError("its stack is damaged")
-    return header, Stack.of(states, np.frombuffer(words, "<u2").astype(np.uint16))
+    return header, Stack.of(states.astype(np.int64), np.frombuffer(words, "<u2").astype(np.uint16))

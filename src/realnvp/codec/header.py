@@ -8,6 +8,8 @@ from typing import Any
 from realnvp.config.typed import Record
 from realnvp.files.records import fields_of, parse_record
 
+WIDE, EXACT, LATEST = 1, 2, 3  # versions of the format: `archive.py`
+
 # Part of the format: the nearer to the end, the shorter a reference to it.
 DICTIONARY = (
     b'"given_as":"tensor","nonces":{"0":1,"1":1}}","names":["pictures/1.png","2.jpg","3.png"],'

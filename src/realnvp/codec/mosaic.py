@@ -16,6 +16,7 @@ from realnvp.data.deep_png import deep_png
 
 HEADER = 20  # bytes of a file that a further tile in it does not need
 SMALL = 1 << 15  # pixels for which WebP's slowest search, .3 s, is worth its time
+TINY = 1 << 10  # pixels of which a quicker search finds files as small
 RIFF = struct.Struct("<4sI4s4sI")
 
 
@@ -75,7 +76,9 @@ def _file(picture: Pixels, *, thorough: bool) -> bytes:
         return deep_png(picture)
     file = io.BytesIO()
     effort: dict[str, Any] = (
-        {"quality": 100, "method": 6} if thorough else {"quality": 75, "method": 4}
+        {"quality": 100, "method": 6}
+        if thorough
+        else {"quality": 75, "method": 3 if picture[..., 0].size <= TINY else 4}
     )
     colours = np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
     Image.fromarray(colours).save(file, "WEBP", lossless=True, **effort)

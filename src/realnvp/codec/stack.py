@@ -142,3 +142,31 @@ class Stack:
             full = c[lanes]
             self.push_words(full & 0xFFFF)
             c[lanes] = full >> 16
+
+
+PLACES = np.arange(31, -1, -1)  # of the bits of a state, the highest first
+
+
+def packed_states(states: Integers) -> bytes:
+    """States of lanes: in 4 bits each where its highest 1 is, less 16; then all bits below these.
+
+    The places are equally likely. So a lane costs 4 bits; in 32 bits each it would cost 8.
+    """
+    top = np.frexp(states)[1][:, None] - 1
+    tops, bits = top - 16 >> PLACES[-4:] & 1, states[:, None] >> PLACES & 1
+    return np.packbits(np.concatenate([tops.ravel(), bits[top > PLACES]])).tobytes()
+
+
+def unpacked_states(content: bytes, lanes: int) -> tuple[Integers, bytes]:
+    """So many `packed_states`, and what lies behind them. ValueError: cut off."""
+    bits = np.unpackbits(np.frombuffer(content[: 5 * lanes], np.uint8)).astype(np.int64)
+    if len(bits) < 4 * lanes:
+        raise ValueError("cut off")
+    top = 16 + bits[: 4 * lanes].reshape(lanes, 4) @ (1 << PLACES[-4:])[:, None]
+    below = top > PLACES
+    end = 4 * lanes + np.count_nonzero(below)
+    if len(bits) < end:
+        raise ValueError("cut off")
+    state = (top == PLACES).astype(np.int64)
+    state[below] = bits[4 * lanes : end]
+    return state @ (1 << PLACES), content[-(-end // 8) :]

@@ -122,7 +122,8 @@ class Shear:
     """The additive coupling: Z = X + round(m / delta)."""
 
     def __init__(self, layer: AdditiveCoupling, delta: Tensor) -> None:
-        self.layer, self.delta, self.seen = layer, delta, seen_step(layer, delta)
+        self.layer, self.delta, self.step = layer, delta, even(delta)
+        self.seen = even(seen_step(layer, delta))
 
     def forward(self, x: Tensor, stack: Stack, given: Given = None) -> Tensor:
         changed, shift = self._predicted(x, given, certain)
@@ -135,10 +136,10 @@ class Shear:
     def _predicted(self, x: Tensor, given: Given, rounded: Rounding) -> tuple[Part, Tensor]:
         """What changes, and by how much."""
         changed, (shift,) = of_changed(self.layer, x, self.seen, given)
-        return changed, rounded(shift / repeated(self.delta, x).expand_as(x)[changed])
+        return changed, rounded(shift / repeated(self.step, x).expand_as(x)[changed])
 
     def constants(self) -> Iterator[Integers]:
-        return coupling_constants(self.layer, self.seen)
+        return coupling_constants(self.layer, self.delta)
 
 
 class Scale:
@@ -150,7 +151,8 @@ class Scale:
     """
 
     def __init__(self, layer: AffineCoupling, delta: Tensor) -> None:
-        self.layer, self.delta, self.seen = layer, delta, seen_step(layer, delta)
+        self.layer, self.delta, self.step = layer, delta, even(delta)
+        self.seen = even(seen_step(layer, delta))
 
     def forward(self, x: Tensor, stack: Stack, given: Given = None) -> Tensor:
         changed, ratio, shift = self._predicted(x, given, certain)
@@ -180,11 +182,11 @@ class Scale:
         changed, (shift, raw) = of_changed(self.layer, x, self.seen, given)
         log_scale = raw.tanh_().mul_(self.layer.bound)
         ratio = rounded(log_scale.exp_().mul_(S).clamp_(1, 1 << 16))
-        shift = rounded(shift / repeated(self.delta, x).expand_as(x)[changed])
+        shift = rounded(shift / repeated(self.step, x).expand_as(x)[changed])
         return changed, ratio.flatten().numpy(), shift
 
     def constants(self) -> Iterator[Integers]:
-        return coupling_constants(self.layer, self.seen)
+        return coupling_constants(self.layer, self.delta)
 
 
 def of_changed(
@@ -217,10 +219,10 @@ def seen_step(layer: Bijection, delta: Tensor) -> Tensor:
     return delta.float().double() if exact_nets(layer) else delta
 
 
-def coupling_constants(layer: Bijection, seen: Tensor) -> Iterator[Integers]:
+def coupling_constants(layer: Bijection, delta: Tensor) -> Iterator[Integers]:
     """The integers of a coupling's exact network, and the bits of the steps that it sees."""
     for net in exact_nets(layer):
-        yield seen.float().view(torch.int32).long().numpy()
+        yield delta.float().view(torch.int32).long().numpy()
         yield from net.constants()
 
 
@@ -229,8 +231,14 @@ def middles(x: Tensor, delta: Tensor) -> Tensor:
     return (x + 0.5) * repeated(delta, x)
 
 
+def even(delta: Tensor) -> Tensor:
+    """delta, as (C, 1, 1) where it does not depend on the place."""
+    first = delta[:, :1, :1]
+    return first if torch.equal(first.expand_as(delta), delta) else delta
+
+
 def repeated(delta: Tensor, x: Tensor) -> Tensor:
     """delta of each number of x."""
-    if bool((delta == delta[:, :1, :1]).all()):
-        return delta[:, :1, :1]
+    if delta.shape[-1] == 1:
+        return delta
     return delta.repeat(1, x.shape[-2] // delta.shape[-2], x.shape[-1] // delta.shape[-1])
