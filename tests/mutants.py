@@ -970,6 +970,24 @@ MUTANTS = [
         "        pass",
         "tests/test_cli.py -k test_evaluate",
     ),
+    Mutant(
+        "evaluation/figures/grids.py",
+        "if not words.isascii() and",
+        "if False and",
+        "tests/test_odd_score.py -k letters",
+    ),
+    Mutant(
+        "evaluation/figures/paper.py",
+        "if not len(images):",
+        "if False:",
+        "tests/test_classes.py -k figures_and",
+    ),
+    Mutant(
+        "evaluation/likelihood.py",
+        "torch.tensor(images, device",
+        "torch.as_tensor(images, device",
+        "tests/test_table.py -k verdicts_on_rows",
+    ),
     Mutant("cli/score.py", "if self.normal and not self.normal.exists():", "if False:", ODD_SCORE),
 ]
 

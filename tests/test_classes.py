@@ -18,6 +18,8 @@ from realnvp.data import Dataset, find_data, open_splits, prepare, to_pixels
 from realnvp.data.prepared import checksum, write_dataset
 from realnvp.evaluation.check import check
 from realnvp.evaluation.classes import of_classes
+from realnvp.evaluation.figures.paper import compression
+from realnvp.evaluation.figures.run import TrainedRun
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.given import Classes
 from realnvp.training.batches import Batches
@@ -323,6 +325,17 @@ def test_figures_and_checks_are_of_one_class(
     capsys.readouterr()
     assert run(["check", str(trained), "--given", "4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ok"]
+    flow = realnvp.load_flow(trained)
+    assert flow.config is not None
+    few = TrainedRun(flow, flow.config, trained, seed=0)
+    few.whole = replace(
+        data,
+        splits={**data.splits, "validation": data.test[:0]},
+        labels={**data.labels, "validation": data.labels["test"][:0]},
+    )
+    few.of(flow, "4")
+    with pytest.raises(ValueError, match="needs validation images, the run has 0 of class 4"):
+        next(compression(few))
 
 
 def test_the_card_and_the_table_name_the_classes(

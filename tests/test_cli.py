@@ -17,6 +17,7 @@ from PIL import Image
 from told import Out, answer, refused
 
 import realnvp
+from realnvp.cli import entry
 from realnvp.cli.completion import SHELLS
 from realnvp.cli.main import main, run
 from realnvp.config import Config, to_json
@@ -404,6 +405,19 @@ def test_a_bad_folder_is_refused_whole_and_can_be_mended(out_of: Out, tmp_path: 
     for name in ("03.png", "17.png", "20.png"):
         (pictures / name).unlink()
     assert run([*map(str, command)]) == 0
+
+
+def test_an_interrupt_while_the_program_loads(monkeypatch: pytest.MonkeyPatch, capsys: Out) -> None:
+    class Interrupting:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "realnvp.cli.main":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "realnvp.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit, match="130"):
+        entry()
+    assert capsys.readouterr().err == "realnvp: interrupted\n"
 
 
 @pytest.mark.parametrize("end", ["closed early", "full", "none"])

@@ -10,6 +10,7 @@ from PIL import Image
 
 import realnvp.evaluation.score
 from realnvp.cli.main import run
+from realnvp.evaluation.figures.grids import font
 from realnvp.evaluation.figures.odd import HeatMap, heat_map
 from realnvp.files.partial import growing, partial_path
 from realnvp.odd.verdicts import images_for
@@ -141,6 +142,11 @@ def test_a_box_is_seen_in_a_large_picture(left: int) -> None:
     box = (left, left // 10, left + 4, left // 10 + 4)
     sheet = np.asarray(heat_map(HeatMap("", picture, share, box), side=192))
     assert (sheet == (0, 200, 255)).all(2).sum() >= 16
+
+
+def test_names_in_other_letters_can_be_told_apart() -> None:
+    drawn = [bytes(font(14, word).getmask(word)) for word in ("ü", "ж")]
+    assert drawn[0] != drawn[1]
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here (Debian package chromium)")

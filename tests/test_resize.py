@@ -60,9 +60,13 @@ def test_the_run_remembers_it(resized: tuple[Path, Path]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # no word of what scaling drops: the flow wants it so
         assert run(["evaluate", str(run_dir), "--data.source", str(folder)]) == 0
-    out = run_dir.parent / "scores.csv"
-    assert run(["score", str(run_dir), str(folder), "--out", str(out)]) == 0
-    assert len(out.read_text().splitlines()) == 21
+    scores = []
+    for flags in ([], ["--resize"]):
+        out = run_dir.parent / "scores.csv"
+        assert run(["score", str(run_dir), str(folder), "--out", str(out), *flags]) == 0
+        scores.append(out.read_text())
+    assert scores[0] == scores[1]
+    assert len(scores[0].splitlines()) == 21
     assert train(folder, run_dir, "--resize=8", "--train.max-steps", "2") == 0
 
 

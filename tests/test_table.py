@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -611,7 +612,12 @@ def test_verdicts_on_rows(capsys: Out, table_run: Path, tmp_path: Path) -> None:
     new, own = write_csv(tmp_path / "new.csv", far), write_csv(tmp_path / "own.csv", people())
     result = answer(capsys, "score", table_run, new, "--top", "2", "--false-alarms", "0.05")
     scores, flow = result["scores"], load_flow(table_run)
-    normal = log_probs(flow, np.load(table_run / "data" / "validation.npy")).numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns of arrays that are read-only
+        torch.set_warn_always(True)
+        rows = np.load(table_run / "data" / "validation.npy", mmap_mode="r")
+        normal = log_probs(flow, rows).numpy()
+        torch.set_warn_always(False)
     for entry in scores:
         assert entry["percentile"] == round(100 * (normal > entry["log_prob"]).mean(), 1)
         p = (1 + (normal <= entry["log_prob"]).sum()) / (len(normal) + 1)

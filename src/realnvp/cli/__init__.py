@@ -8,6 +8,9 @@ def entry() -> NoReturn:
     """The command realnvp; where the command line is not installed, say how to install it."""
     try:
         from realnvp.cli.main import main
+    except KeyboardInterrupt:
+        print("realnvp: interrupted", file=sys.stderr)
+        sys.exit(130)
     except ModuleNotFoundError as error:
         if error.name not in ("tyro", "rich"):
             raise

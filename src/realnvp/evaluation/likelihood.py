@@ -151,7 +151,7 @@ def log_probs(
     if unit_of(flow.config) is LOG_LIKELIHOOD:
         if views:
             raise ValueError("views: are of images; this flow is of a table")
-        rows = images if isinstance(images, Tensor) else torch.as_tensor(images, device="cpu")
+        rows = images if isinstance(images, Tensor) else torch.tensor(images, device="cpu")
         nats = _of_rows(flow, rows, given)
         return nats if on_device else nats.cpu().double()
     _check(flow, images)

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Collection, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -65,17 +66,17 @@ def grid(
     columns = columns or int(np.ceil(np.sqrt(len(cells))))
     body = _cells(cells, columns, under=under, red=red)
     top = (TITLE + 10 if title else 0) + (WORDS + 8 if above else 0)
-    start = max((round(font(WORDS).getlength(word)) + 14 for word in left), default=0)
+    start = max((round(font(WORDS, word).getlength(word)) + 14 for word in left), default=0)
     sheet = Image.new("RGB", (start + body.width, top + body.height), "white")
     sheet.paste(body, (start, top))
     draw = ImageDraw.Draw(sheet)
-    draw.text((start, 4), title, fill="black", font=font(TITLE))
+    draw.text((start, 4), title, fill="black", font=font(TITLE, title))
     for column, words in enumerate(above):
         middle = start + (column + 0.5) * body.width / columns
-        draw.text((middle, top - 4), words, fill="black", font=font(WORDS), anchor="mb")
+        draw.text((middle, top - 4), words, fill="black", font=font(WORDS, words), anchor="mb")
     for row, words in enumerate(left):
         middle = top + row * body.height / len(left) + cells.shape[1] / 2
-        draw.text((start - 8, middle), words, fill="black", font=font(WORDS), anchor="rm")
+        draw.text((start - 8, middle), words, fill="black", font=font(WORDS, words), anchor="rm")
     return sheet
 
 
@@ -105,7 +106,7 @@ def _cells(
                 (x + width / 2, y + height + 2),
                 under[i],
                 fill="black",
-                font=font(WORDS),
+                font=font(WORDS, under[i]),
                 anchor="ma",
             )
     return sheet
@@ -155,8 +156,15 @@ def _displayable(images: Pixels, levels: int, side: int) -> Pixels:
     )
 
 
-def font(size: int) -> Any:
-    """Pillow's own font, of this height in pixels."""
+def font(size: int, words: str = "") -> Any:
+    """A font of this height in pixels that has the letters of the words.
+
+    Pillow's own has English letters. For others matplotlib's, DejaVu Sans, where it is installed.
+    """
     from PIL import ImageFont
 
+    if not words.isascii() and find_spec("matplotlib"):
+        from matplotlib import get_data_path
+
+        return ImageFont.truetype(str(Path(get_data_path(), "fonts/ttf/DejaVuSans.ttf")), size)
     return ImageFont.load_default(size)

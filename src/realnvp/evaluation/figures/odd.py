@@ -19,6 +19,7 @@ DECADES = 4
 """From white, a share of 1, to the strongest colour, a share of 10^-4."""
 SIDE = 256  # of the smallest pictures shown
 BAR = 16
+LEAST_BAR = 10 * WORDS  # two lines beside each decade
 SMALLEST = 6  # of a box, as it is shown
 SOFT = 0.85  # of the colour, over the picture
 
@@ -53,10 +54,10 @@ def heat_map(found: HeatMap, *, side: int = SIDE) -> Picture:
         _shown(found.box[axis], found.box[axis + 2], scale, size[axis]) for axis in (0, 1)
     )
     ImageDraw.Draw(map_).rectangle((left, top, right - 1, bottom - 1), outline="#00c8ff", width=2)
-    panels = beside([plain, map_, _bar(max(size[1], 96))], gap=8)
+    panels = beside([plain, map_, _bar(max(size[1], LEAST_BAR))], gap=8)
     sheet = Image.new("RGB", (panels.width, panels.height + WORDS + 8), "white")
     sheet.paste(panels, (0, WORDS + 8))
-    ImageDraw.Draw(sheet).text((0, 0), found.words, fill="black", font=font(WORDS))
+    ImageDraw.Draw(sheet).text((0, 0), found.words, fill="black", font=font(WORDS, found.words))
     return sheet
 
 

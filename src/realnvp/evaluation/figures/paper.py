@@ -61,7 +61,7 @@ def manifold(run: TrainedRun) -> Iterator[Drawing]:
     split = "train" if run.config.data.set == "celeba" else "validation"  # figure 13
     images = run.some(getattr(run.splits, split), 4)
     if len(images) < 4:
-        raise ValueError(f"needs four {split} images, the run has {len(images)}")
+        raise run.too_few(f"four {split} images", len(images))
     grid = latent.manifold(run.encoded(images))
     z = grid.z.flatten(0, 1)
     points = run.pixels(latent.decode(run.flow, z, report=run.telling("image", len(z))))
@@ -98,6 +98,8 @@ def compression(run: TrainedRun) -> Iterator[Drawing]:
     The rest of the latents is drawn again (appendix D).
     """
     images, num_scales = run.some(run.splits.validation, 16), run.config.model.num_scales or 1
+    if not len(images):
+        raise run.too_few("validation images", 0)
     z, shares, columns = run.encoded(images), latent.shares(num_scales), []
     for level in range(num_scales):
         keep = latent.kept(*z.shape[2:], num_scales=num_scales, level=level)

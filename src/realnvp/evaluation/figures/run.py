@@ -82,6 +82,11 @@ class TrainedRun:
             images[np.sort(rng.choice(len(images), min(count, len(images)), replace=False))]
         )
 
+    def too_few(self, wanted: str, found: int) -> ValueError:
+        """The error that a figure lacks images."""
+        of_class = "" if self.given is None else f" of class {self.given}"
+        return ValueError(f"needs {wanted}, the run has {found}{of_class}")
+
     def encoded(self, images: Pixels) -> Tensor:
         """z of images, (N, H, W, C), at the centres of their bins."""
         return latent.encode(
