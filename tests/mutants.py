@@ -509,6 +509,13 @@ MUTANTS = [
         "tests/test_modern.py",
     ),
     Mutant(
+        "flows/modern.py",
+        "reversed(range(model.num_couplings))",
+        "range(model.num_couplings)",
+        "tests/test_given.py",
+    ),
+    Mutant("config/sizes.py", "given_every=1)", "given_every=2)", "tests/test_earlier.py"),
+    Mutant(
         "training/step.py",
         "nats = -run.model(x, *given).mean()",
         "nats = -run.model(x, *given).sum()",
