@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Collection, Mapping, Sequence
-from importlib.util import find_spec
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -163,8 +163,9 @@ def font(size: int, words: str = "") -> Any:
     """
     from PIL import ImageFont
 
-    if not words.isascii() and find_spec("matplotlib"):
-        from matplotlib import get_data_path
+    if not words.isascii():
+        with suppress(ImportError):
+            from matplotlib import get_data_path
 
-        return ImageFont.truetype(str(Path(get_data_path(), "fonts/ttf/DejaVuSans.ttf")), size)
+            return ImageFont.truetype(str(Path(get_data_path(), "fonts/ttf/DejaVuSans.ttf")), size)
     return ImageFont.load_default(size)
