@@ -979,8 +979,8 @@ MUTANTS = [
     ),
     Mutant(
         "evaluation/figures/grids.py",
-        "if not words.isascii() and",
-        "if False and",
+        "if not words.isascii():",
+        "if False:",
         "tests/test_odd_score.py -k letters",
     ),
     Mutant(
