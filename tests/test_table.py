@@ -636,6 +636,7 @@ def test_verdicts_on_rows(capsys: Out, table_run: Path, tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[list[str], str]] = {
     "the paper's table": (["table", "RUN"], "RUN: is of a table of numbers"),
     "codecs": (["evaluate", "RUN", "--codecs"], "--codecs: is for images"),
+    "a file": (["compress", "RUN", "IMAGES", "--out", "OUT/a.rnvp"], "RUN: is of a table; the"),
     "views": (["evaluate", "RUN", "--views"], "--views: is for images"),
     "noise": (["evaluate", "RUN", "--noise-draws", "2"], "--noise-draws: is for images"),
     "noise of scores": (

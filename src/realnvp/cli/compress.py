@@ -160,6 +160,7 @@ def _unpack(
 def _flow_of(archive: "Archive", run: str | None) -> "Flow":
     """The flow that the user names, else what has the name that the archive gives."""
     from realnvp.codec.archive import flow_digest
+    from realnvp.codec.images import check_flow
     from realnvp.files.saved import load_model, shipped
 
     named = run or archive.index.flow
@@ -168,6 +169,7 @@ def _flow_of(archive: "Archive", run: str | None) -> "Flow":
     flows: list[Any] = []
     for which in ("best", "last"):
         flow, _ = load_model(named, which)
+        check_flow(flow, named)
         if flow_digest(flow) == archive.flow_digest:
             return flow
         flows.append(flow)

@@ -81,7 +81,7 @@ def compress_files(flow: Flow, name: str, files: Mapping[str, Path], out: Path) 
 
     ValueError names all files that cannot be read or have levels that the flow lacks.
     """
-    check_flow(flow)
+    check_flow(flow, name)
     paths = list(files.values())
     shapes = _shapes(paths, config_of(flow).levels)
 

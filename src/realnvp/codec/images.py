@@ -92,11 +92,14 @@ def file_bits_per_dim(flow: Flow, split: Split) -> float | None:
     return 8 * len(file.getvalue()) / images.size
 
 
-def check_flow(flow: Flow) -> None:
-    """ValueError: it is no flow, was made by `realnvp.fast`, or is of a table."""
+def check_flow(flow: Flow, name: str = "flow") -> None:
+    """ValueError: it is no flow, was made by `realnvp.fast`, or is of a table.
+
+    name: what it is called.
+    """
     refuse_fast(flow, "compress with")
     if unit_of(config_of(flow)) is not BITS_PER_DIM:
-        raise ValueError("the codec is for images; this flow is of a table")
+        raise ValueError(f"{name}: is of a table; the codec is for images")
 
 
 def _pixels(image: Pixels | Tensor, config: Config) -> Pixels:
