@@ -91,7 +91,7 @@ def test_networks_of_every_second_coupling_see_the_condition() -> None:
     flow = faces(num_couplings=4, given_every=2, dequantisation="variational")
     nets = [net for net in flow.modules() if isinstance(net, ConvNet)]
     seeing = [net.embedding is not None for net in nets]
-    # That of the noise, those of a scale and of its prior, and those of the last scale.
+    # The noise's network; a scale's four, and its prior's; the last scale's four.
     assert seeing == [True, *[False, True, False, True], True, *[False, True, False, True]]
 
 

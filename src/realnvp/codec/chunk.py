@@ -134,7 +134,7 @@ class Encoder:
             if most := self._most(numbers):
                 batch = left[: 1 << int(math.log2(most))]  # powers of 2 make a short header
                 try:
-                    self._pushed(np.stack([self.tiles[i] for i in batch]), batch)
+                    self._put(np.stack([self.tiles[i] for i in batch]), batch)
                 except Unfit as error:
                     self.trees[[batch[i] for i in error.images]] = RAW
                     left = [i for i in left if self.trees[i] == FLOW]
@@ -158,7 +158,7 @@ class Encoder:
         pixels = self._cut(leaf)
         while not parts or self._most(pixels.size):
             try:
-                self._pushed(pixels[None], [leaf.tile])
+                self._put(pixels[None], [leaf.tile])
             except Unfit:
                 return RAW
             except Empty:
@@ -175,7 +175,7 @@ class Encoder:
         most = 16 * self.stack.count / (self.needed * numbers)
         return max(1, min(NUMBERS / numbers, most / RESERVE)) if most >= 1 else 0
 
-    def _pushed(self, pixels: Pixels, tiles: Sequence[int]) -> None:
+    def _put(self, pixels: Pixels, tiles: Sequence[int]) -> None:
         """Put a batch on the stack: pixels, (B, C, h, w), of so many tiles.
 
         Empty, Unfit: the stack is as it was.

@@ -1,4 +1,4 @@
-"""The line of code that mends what is given in other units or in another order."""
+"""The line of code, or the flag, that mends what is given in other units or another order."""
 
 from collections.abc import Sequence
 
@@ -27,6 +27,11 @@ def in_order(name: str, shape: Sequence[int], expected: Sequence[int], *, numpy:
     if sides == len(shape) - 1 == 2 and channels == 1:
         return f"; grey, without channels? {name}[:, None]"
     return ""
+
+
+def as_colours(channels: int) -> str:
+    """The flag that makes all pictures have so many channels, or ''."""
+    return {1: "--colours grey", 3: "--colours rgb"}.get(channels, "")
 
 
 def as_levels(name: str, levels: int, *, negative: bool) -> str:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from realnvp.config.errors import ParameterError
 from realnvp.config.reading import AS_FOUND, Reading
-from realnvp.config.remedies import as_uint8
+from realnvp.config.remedies import as_colours, as_uint8
 from realnvp.config.words import count_of
 from realnvp.data.crops import Crops, ReadPictures
 from realnvp.data.dataset import Dataset, Indices, Lazy, Pixels, Shape, decoded, in_threads
@@ -416,7 +416,7 @@ def in_common(
             return RefusedImage(
                 path,
                 f"{count_of(found[2], 'channel')}, most have {channels}",
-                f"--colours {'rgb' if channels == 3 else 'grey'}",
+                as_colours(channels),
             )
         here, wanted = (f"{high} high, {wide} wide" for high, wide in (found[:2], (height, width)))
         if crop and min(found[:2]) < crop:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from realnvp.config.errors import Reasons
 from realnvp.config.reading import AS_FOUND, Reading, rgb_of
+from realnvp.config.remedies import as_colours
 from realnvp.config.words import count_of, listed, reason
 from realnvp.data.dataset import Pixels
 
@@ -233,7 +234,7 @@ def check_fit(pixels: Pixels, *, channels: int, levels: int, name: object) -> No
             name,
             f"{height}x{width} with {count_of(has, 'channel')}, "
             f"but the flow was trained on {channels}",
-            {3: "--colours rgb", 1: "--colours grey"}.get(channels, ""),
+            as_colours(channels),
             several=f"{count_of(has, 'channel')}, but the flow was trained on {channels}",
         )
     bits, known = 8 * pixels.dtype.itemsize, 16 if levels > 256 else 8

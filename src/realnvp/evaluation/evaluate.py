@@ -14,6 +14,7 @@ import torch
 from realnvp.config import Config, Kind, paper_bits_per_dim
 from realnvp.config.errors import ParameterError
 from realnvp.config.reading import AS_FOUND, Reading
+from realnvp.config.remedies import as_colours
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, Unit, unit_of
 from realnvp.config.words import count_of
 from realnvp.data import (
@@ -195,10 +196,11 @@ def _data(
             if (found := labels.get("train" if split == "all" else split)) is not None:
                 data = replace(data, labels={split: found}, class_names=config.data.class_names)
     if (len(data.shape), data.shape[0]) != (len(config.shape), config.shape[0]):
-        remedy = {(1, 3): ": --colours rgb", (3, 1): ": --colours grey"}
+        readable = config.kind is Kind.IMAGES and data.shape[0] in (1, 3)
+        flag = as_colours(config.shape[0]) if readable else ""
         raise ValueError(
             f"{source}: {_words(data.shape)}, but the flow was trained on {_words(config.shape)}"
-            + remedy.get((data.shape[0], config.shape[0]), "") * (config.kind is Kind.IMAGES)
+            + (flag and f": {flag}")
         )
     return data, split
 

@@ -30,10 +30,7 @@ def modern(model: ModelConfig, channels: int) -> Chain:
             ActNorm(4 * channels),
             Mixing(4 * channels),
             half_coupling(
-                model,
-                net if left % model.given_every else given,
-                4 * channels,
-                flip=False,
+                model, net if left % model.given_every else given, 4 * channels, flip=False
             ),
         ]
     if model.num_scales == 1:

@@ -98,14 +98,13 @@ class KeptHalf(nn.Module):
         self.width, self.reach = getattr(net, "width", None), getattr(net, "reach", None)
 
     def forward(self, x: Tensor, mask: Tensor, given: Tensor | None = None) -> Tensor:
-        half = x.shape[1] // 2
-        kept, _ = self.halves(x.shape[1])
+        channels = x.shape[1]
+        kept, changed = self.halves(channels)
         condition = () if given is None else (given,)
-        changed = self.net(x[:, kept], mask, *condition).unflatten(
-            1, (-1, half)
-        )  # (B, k, C/2, H, W)
-        before, after = (0, half) if self.flip else (half, 0)
-        return F.pad(changed, (0, 0, 0, 0, before, after)).flatten(1, 2)
+        said = self.net(x[:, kept], mask, *condition)
+        said = said.unflatten(1, (-1, channels // 2))  # (B, k, C/2, H, W)
+        around = changed.start, channels - changed.stop
+        return F.pad(said, (0, 0, 0, 0, *around)).flatten(1, 2)
 
     def halves(self, channels: int) -> tuple[slice, slice]:
         """The channels that are kept, and those that change."""
