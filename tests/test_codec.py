@@ -42,6 +42,7 @@ from realnvp.codec.exact import ExactNet
 from realnvp.codec.header import packed, unpacked
 from realnvp.codec.index import Index, index_of
 from realnvp.codec.leaves import leaves_of
+from realnvp.codec.noise import Noise
 from realnvp.codec.plan import IntegerFlow, integer_steps
 from realnvp.codec.prior import Normal
 from realnvp.codec.rounding import Unfit
@@ -181,17 +182,15 @@ def test_a_step_undoes_itself_is_near_its_layer_and_takes_its_log_det(name: str)
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
-@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("kind", ["uniform", "variational", "autoregressive"])
 @pytest.mark.parametrize("nonce", [0, 1, 3])
-def test_cells_undo_themselves_and_stay_in_their_level(
-    levels: int, learned: bool, nonce: int
-) -> None:
+def test_cells_undo_themselves_and_stay_in_their_level(levels: int, kind: str, nonce: int) -> None:
     model = ModelConfig("modern", num_scales=1, width=4, num_couplings=1, num_blocks=1)
-    chosen = dataclasses.replace(model, dequantisation="variational" if learned else "uniform")
-    flow = flow_of(chosen, (1, 8, 8), levels=levels)
+    chosen, learned = dataclasses.replace(model, dequantisation=kind), kind != "uniform"
+    flow = flow_of(chosen, (3, 8, 8), levels=levels)
     *noise, logit, _ = flow.double().bijection.bijections
     cells = Cells(logit, noise[0] if noise else None, BITS + learned)
-    v = torch.from_numpy(RNG.integers(0, levels, (3, 1, 8, 8)))
+    v = torch.from_numpy(RNG.integers(0, levels, (3, 3, 8, 8)))
     now = stack()
     start = now.copy()
     with torch.no_grad():
@@ -202,10 +201,39 @@ def test_cells_undo_themselves_and_stay_in_their_level(
     assert same(now, start)
 
 
+@pytest.mark.parametrize("kind", ["variational", "autoregressive"])
+def test_learned_noise_is_the_flow_s(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """X is at the place u' that the flow gives the noise, to a 16th of a level; in float64, since
+    machines round float32 differently.
+    """
+    model = ModelConfig("modern", num_scales=1, width=4, num_couplings=1, num_blocks=1)
+    flow = flow_of(dataclasses.replace(model, dequantisation=kind), (3, 8, 8)).double()
+    layer, logit, _ = flow.bijection.bijections
+    with torch.no_grad():
+        layer.net.conv_out.bias.normal_(generator=torch.Generator().manual_seed(0))
+        v = torch.from_numpy(RNG.integers(0, 256, (9, 3, 8, 8)))
+        found, seen = Noise(layer, v, None, torch.float64), []
+        scaled = cells.scaled_logit
+        monkeypatch.setattr(
+            cells, "scaled_logit", lambda *args: seen.append(args[1].dtype) or scaled(*args)
+        )
+        x = Cells(logit, layer, BITS + 1).forward(v, stack(), 0)
+        assert set(seen) == {torch.float64}
+        ends = logit.inverse((x + 0.5) * 2.0 ** -(BITS + 1))
+        u = layer.inverse(ends) - v
+        for stage in range(len(found.stages)):
+            bends = found.bends(stage, found.split(u))
+            assert {number.dtype for bend in bends for number in bend} == {torch.float64}
+        again = layer(v + u)[0]
+    assert torch.allclose(again, ends, atol=1e-9)
+    assert abs(u.mean() - 0.5) < 0.03
+    assert abs(u.std() - 12**-0.5) < 0.02
+
+
 def test_later_nonces_change_the_pieces_of_the_noise() -> None:
     """The edge of a piece can be ambiguous itself: then other places in it are no way out."""
     for nonce, changes in {0: (False, False), 1: (True, False), 2: (True, True)}.items():
-        place, piece = cells._turns(nonce, 50)
+        place, piece = cells._turns(nonce, torch.Size((50,)))
         assert (place.any(), piece.any()) == changes
 
 
@@ -308,6 +336,14 @@ MODELS = {
         num_couplings=2,
         num_blocks=1,
         dequantisation="variational",
+    ),
+    "joint noise": ModelConfig(
+        "modern",
+        num_scales=1,
+        width=8,
+        num_couplings=1,
+        num_blocks=1,
+        dequantisation="autoregressive",
     ),
 }
 

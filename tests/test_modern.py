@@ -25,12 +25,14 @@ from realnvp.bijections import (
     Chain,
     Dequantisation,
     FactorOut,
+    JointDequantisation,
     Mixing,
     Squeezed,
     channelwise,
     checkerboard,
     starting,
 )
+from realnvp.bijections.dequantisation import stages
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, TrainConfig
@@ -268,6 +270,31 @@ def test_learned_noise_is_exact_for_any_weights_and_any_place_in_a_cell(
     assert (slope > (1 - 1e-5) / 16).all()
     assert (slope < 16 * (1 + 1e-5)).all()
     assert log_det.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_joint_noise_is_found_stage_by_stage(size: float) -> None:
+    """For any weights; no number leans on those of its own stage or of a later one."""
+    random = torch.Generator().manual_seed(0)
+    outputs = 4 * JointDequantisation.outputs(3)
+    raw = size * torch.randn(1, outputs, 3, 4, dtype=torch.float64, generator=random)
+    layer = JointDequantisation(Raw(raw), levels=256).eval()
+    v = torch.randint(0, 256, (2, 3, 6, 8), generator=random).double()
+    u = torch.rand(v.shape, dtype=torch.float64, generator=random).requires_grad_()
+    z, _ = layer(v + u)
+    assert torch.equal(z.floor(), v)
+    assert (layer.inverse(z) - v - u).abs().max() < 1e-7
+    found = in_stages(z)
+    # Red, green and blue in the even squares, then in the odd ones, which lean on the even ones.
+    expected = [{0}, {0, 1}, {0, 1, 2}, {0, 3}, {1, 3, 4}, {2, 3, 4, 5}]
+    for part, leans_on in zip(stages(3), expected, strict=True):
+        (slope,) = torch.autograd.grad(found[:, part].sum(), u, retain_graph=True)
+        slopes = in_stages(slope)
+        assert {k for k, other in enumerate(stages(3)) if slopes[:, other].any()} == leans_on
+
+
+def in_stages(x: Tensor) -> Tensor:
+    return torch.cat([even_squares(x), odd_squares(x)], dim=1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

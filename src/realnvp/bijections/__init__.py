@@ -10,7 +10,7 @@ from realnvp.bijections.coupling import (
     Elementwise,
     SplineCoupling,
 )
-from realnvp.bijections.dequantisation import Dequantisation
+from realnvp.bijections.dequantisation import Dequantisation, JointDequantisation
 from realnvp.bijections.given import Given
 from realnvp.bijections.logit import Logit
 from realnvp.bijections.masks import bitwise, channelwise, checkerboard
@@ -31,6 +31,7 @@ __all__ = [
     "Elementwise",
     "FactorOut",
     "Given",
+    "JointDequantisation",
     "Logit",
     "Mixing",
     "Regression",

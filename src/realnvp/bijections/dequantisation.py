@@ -5,15 +5,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 from realnvp.bijections.base import Bijection
 from realnvp.bijections.entries import sum_per_example
+from realnvp.bijections.masks import checkerboard
 from realnvp.bijections.precision import in_the_networks_dtype
 from realnvp.bijections.splines import bent, unbent
 
 BENDS = 2
 STEEPEST = 4.0  # of one bend
+SIDES = 4  # neighbours that have a side in common with a pixel
+MOST_LEAN = 8.0
+
+Bend = tuple[Tensor, Tensor, Tensor]
 
 
 class Dequantisation(Bijection):
@@ -31,12 +36,14 @@ class Dequantisation(Bijection):
     log p(v + u') - log q(u' | v), the bound of variational dequantisation. So callers draw uniform
     noise, as for any flow.
 
-    net maps the pixels' levels to raw p, q, c of each bend: (B, 4C, H/2, W/2), scaled to [-3, 3],
-    with 2x2 squares as channels, to (B, 4 `NUMBERS` C, H/2, W/2).
+    net maps the pixels' levels, scaled to [-3, 3], to `outputs` numbers of each pixel: raw p, q, c
+    of each bend and entry. Both have 2x2 squares as channels: (B, 4C, H/2, W/2).
     """
 
     NUMBERS = 3 * BENDS
     """Numbers of the net for each entry of x: p, q and c of each bend."""
+
+    joint = False
 
     def __init__(self, net: nn.Module, *, levels: int) -> None:
         super().__init__()
@@ -44,39 +51,120 @@ class Dequantisation(Bijection):
         self.levels = levels
         self.register_load_state_dict_pre_hook(_refuse_version_0_1_0)  # type: ignore[no-untyped-call]
 
+    @classmethod
+    def outputs(cls, channels: int) -> int:
+        """Numbers of the net for each pixel."""
+        leans = _pairs(channels) + SIDES * channels
+        return cls.NUMBERS * channels + cls.joint * leans
+
     def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z, terms = self.forward_map(x, given)
         return z, sum_per_example(terms)
 
     def forward_map(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        v, u, bends = self._predict(x, given)
-        log_slope = torch.zeros_like(u)
-        for p, q, c in bends:
+        v, u, raw, leans = self._predict(x, given)
+        log_slope, lean = torch.zeros_like(u), self._lean(leans, u)
+        for p, q, c in bends(raw, lean):
             u, term = bent(u, p, q, c)
             log_slope = log_slope + term
         return self._within(v, u), log_slope
 
     def _inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
-        v, u, bends = self._predict(z, given)
-        for p, q, c in reversed(bends):
-            u = unbent(u, p, q, c)
+        v, end, raw, leans = self._predict(z, given)
+        u = end
+        # A round finds one stage more: its numbers lean on those of the stages before alone.
+        for _ in range(2 * z.shape[1] if self.joint else 1):
+            lean, u = self._lean(leans, u), end
+            for p, q, c in reversed(bends(raw, lean)):
+                u = unbent(u, p, q, c)
         return self._within(v, u)
 
     def _predict(
         self, x: Tensor, given: Tensor | None
-    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, ...]]]:
-        """v, u, and p, q, c of each bend."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """v, u, raw numbers (B, BENDS, 3, C, H, W), and how far each entry leans."""
         v = x.floor()
         seen = pixel_unshuffle(6 * v / (self.levels - 1) - 3, 2)
         # The mask: all of it is seen.
         whole = seen.new_ones((), dtype=torch.bool)
-        raw = in_the_networks_dtype(self.net, seen, whole, given)
-        bends = pixel_shuffle(torch.exp(math.log(STEEPEST) * raw.tanh()), 2).chunk(BENDS, dim=1)
-        return v, x - v, [bend.chunk(3, dim=1) for bend in bends]
+        said = pixel_shuffle(in_the_networks_dtype(self.net, seen, whole, given), 2)
+        own, leans = said.tensor_split([self.NUMBERS * x.shape[1]], dim=1)
+        return v, x - v, own.view(-1, BENDS, 3, *v.shape[1:]), leans if self.joint else None
+
+    def _lean(self, leans: Tensor | None, u: Tensor) -> Tensor | None:
+        if leans is None:
+            return None
+        return torch.cat([leaning(leans, u, c) for c in range(u.shape[1])], dim=1)
 
     def _within(self, v: Tensor, u: Tensor) -> Tensor:
         """v + u, clamped into the cell [v, v + 1): rounding could reach the next cell."""
         return v + u.clamp(max=1 - self.levels * torch.finfo(u.dtype).eps)
+
+
+class JointDequantisation(Dequantisation):
+    """`Dequantisation` whose u' depends on the u of other numbers, too, by `leaning`.
+
+    The noise of a pixel's colours, and of neighbours, can then be alike (Hoogeboom et al. 2020,
+    autoregressive dequantisation). Where a picture's levels differ by certain integers, as those of
+    a smooth sky do, the layers behind see it; independent noise hides it.
+
+    The Jacobian is triangular in the order of `stages`: z is found at once, x stage by stage.
+
+    The net also says how far each number leans.
+    """
+
+    joint = True
+
+
+def bends(raw: Tensor, lean: Tensor | None) -> list[Bend]:
+    """p, q, c of each bend, (B, ...) each, from raw numbers (B, BENDS, 3, ...).
+
+    lean: of `leaning`. p rises with it and q falls, so that u' is larger.
+    """
+    if lean is not None:
+        p, q, c = raw.unbind(2)
+        lean = lean[:, None]
+        raw = torch.stack([p + lean, q - lean, c], dim=2)
+    p, q, c = torch.exp(math.log(STEEPEST) * raw.tanh()).unbind(2)
+    return list(zip(p.unbind(1), q.unbind(1), c.unbind(1), strict=True))
+
+
+def leaning(leans: Tensor, u: Tensor, channel: int) -> Tensor:
+    """How far the noise of a channel leans to 1, (B, 1, H, W), given the noise u.
+
+    It leans on the noise of its pixel's channels before. In odd squares of the checkerboard it also
+    leans on the noise of its own channel in the four neighbours, which are even squares.
+
+    leans: (B, C (C - 1) / 2 + 4 C, H, W): by how much.
+    """
+    count, t = u.shape[1], 2 * u - 1
+    by_channels, by_sides = leans.clamp(-MOST_LEAN, MOST_LEAN).tensor_split([_pairs(count)], dim=1)
+    even = t[:, channel : channel + 1].where(~checkerboard(u.shape, u.device), 0)
+    even = pad(even, (1, 1, 1, 1))
+    above, below = even[..., :-2, 1:-1], even[..., 2:, 1:-1]
+    left, right = even[..., 1:-1, :-2], even[..., 1:-1, 2:]
+    lean = (by_sides[:, channel::count] * torch.cat([above, below, left, right], dim=1)).sum(
+        1, keepdim=True
+    )
+    first = _pairs(channel)
+    before = by_channels[:, first : first + channel] * t[:, :channel]
+    return lean + before.sum(1, keepdim=True)
+
+
+def stages(channels: int) -> list[slice]:
+    """Which channels of `by_squares` lean on none of the same or of a later stage.
+
+    First the channels of the even squares of the checkerboard, one by one, then of the odd squares.
+    """
+    return [
+        slice(first + c, first + 2 * channels, channels)
+        for first in (0, 2 * channels)
+        for c in range(channels)
+    ]
+
+
+def _pairs(channels: int) -> int:
+    return channels * (channels - 1) // 2
 
 
 def _refuse_version_0_1_0(

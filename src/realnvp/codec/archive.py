@@ -2,7 +2,7 @@
 
     7 bytes     magic
     1           version: 1, networks in float64; 2, networks of `exact.py`; 3, these up to 8 bits,
-                larger batches, and shorter states of lanes
+                larger batches, and shorter states of lanes; 4, learned noise in float64
     32          SHA-256 of the flow: its weights and configuration
     8           SHA-256 of the integers that the flow was rounded to, the first bytes of it
     4           length of the index
@@ -32,7 +32,7 @@ import torch
 
 from realnvp.codec.choice import smallest
 from realnvp.codec.chunk import Told, decode
-from realnvp.codec.header import LATEST, WIDE, packed, unpacked
+from realnvp.codec.header import BATCHED, LATEST, WIDE, packed, unpacked
 from realnvp.codec.index import Index
 from realnvp.codec.plan import IntegerFlow
 from realnvp.codec.tiles import Tile
@@ -195,7 +195,9 @@ class Archive:
 
 def _coder(flow: Flow, index: Index, version: int) -> IntegerFlow:
     """The flow on integers. Of 16 bits there is more to predict than exact networks can say."""
-    return IntegerFlow(flow, index.bits, exact=version > WIDE and index.levels <= 256)
+    exact = version > WIDE and index.levels <= 256
+    noise = torch.float32 if version <= BATCHED else torch.float64
+    return IntegerFlow(flow, index.bits, exact=exact, noise=noise)
 
 
 def flow_digest(flow: Flow) -> bytes:

@@ -1,6 +1,6 @@
 """From grey levels to the integer grid of the logit: the noise is popped, bits back."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from realnvp.bijections import Dequantisation, Logit
+from realnvp.bijections.dequantisation import Bend
 from realnvp.codec.exact import exact_nets
+from realnvp.codec.noise import Noise
 from realnvp.codec.rounding import Rounding, certain, nearest
 from realnvp.codec.stack import Integers, Stack
 from realnvp.codec.steps import Given
@@ -28,11 +30,21 @@ class Cells:
     So within a piece noise is uniform on the logit's scale, which costs less than .0001 bits/dim.
     The decoder knows v and i from X, and pushes both digits back.
 
-    noise: the flow's learned noise, which bends i / P.
+    noise: the flow's learned noise, which bends i / P. Of joint noise, a stage's numbers lean on
+        the places of the stages before.
+    dtype: of the bends. In float32 machines differ by more than `certain` allows for; so were files
+        of versions 1 to 3 written, which some machines cannot read.
     """
 
-    def __init__(self, logit: Logit, noise: Dequantisation | None, bits: int) -> None:
-        self.logit, self.noise, self.scale = logit, noise, float(1 << bits)
+    def __init__(
+        self,
+        logit: Logit,
+        noise: Dequantisation | None,
+        bits: int,
+        *,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        self.logit, self.noise, self.scale, self.dtype = logit, noise, float(1 << bits), dtype
         few = max(1, PIECES // logit.levels)
         self.pieces = LEARNED_PIECES if noise else 1 << (few - 1).bit_length()
         self.edges = level_edges(logit, bits)
@@ -44,21 +56,48 @@ class Cells:
 
         nonce: 0; others give other noise, where this one's was ambiguous.
         """
-        piece = stack.pop_all(np.full(v.numel(), self.pieces)) if self.pieces > 1 else 0
-        other_place, other_piece = _turns(nonce, v.numel())
-        i = torch.from_numpy((piece + other_piece) % self.pieces).view_as(v)
-        nodes = self._nodes(v, given, certain)
-        start, end = nodes(i), nodes(i + 1)
-        sizes = (end - start).flatten().numpy()
-        place = (stack.pop_all(sizes) + other_place) % sizes
-        return start + torch.from_numpy(place).view_as(v)
+        noise = Noise(self.noise, v, given, self.dtype)
+        v = noise.split(v)
+        x, u = torch.empty_like(v), torch.zeros(v.shape, dtype=torch.float64, device="cpu")
+        other_place, other_piece = _turns(nonce, v.shape)
+        for stage, part in enumerate(noise.stages):
+            digits = np.zeros(v[:, part].shape, np.int64)
+            if self.pieces > 1:
+                digits += stack.pop_all(np.full(digits.size, self.pieces)).reshape(digits.shape)
+            i = torch.from_numpy((digits + other_piece[:, part]) % self.pieces)
+            nodes = self._nodes(v[:, part], noise.bends(stage, u), certain)
+            start, end = nodes(i), nodes(i + 1)
+            sizes = (end - start).numpy()
+            digits = stack.pop_all(sizes.ravel()).reshape(sizes.shape)
+            place = torch.from_numpy((digits + other_place[:, part]) % sizes)
+            x[:, part], u[:, part] = start + place, self._noise_at(i, place, end - start)
+        return noise.joined(x)
 
     def inverse(self, x: Tensor, stack: Stack, nonce: int, given: Given = None) -> Tensor:
         """v."""
-        v = torch.searchsorted(self.edges, x, right=True) - 1
-        if v.min() < 0 or v.max() >= self.logit.levels:
+        found = torch.searchsorted(self.edges, x, right=True) - 1
+        if found.min() < 0 or found.max() >= self.logit.levels:
             raise ValueError("a pixel beyond all grey levels")
-        i, nodes, half = torch.zeros_like(v), self._nodes(v, given, nearest), self.pieces // 2
+        noise = Noise(self.noise, found, given, self.dtype)
+        v, x = noise.split(found), noise.split(x)
+        u, digits = torch.zeros(v.shape, dtype=torch.float64, device="cpu"), []
+        for stage, part in enumerate(noise.stages):
+            nodes = self._nodes(v[:, part], noise.bends(stage, u), nearest)
+            i, start, end = self._pieces(v[:, part], x[:, part], nodes)
+            place, size = x[:, part] - start, end - start
+            u[:, part] = self._noise_at(i, place, size)
+            digits.append((i.numpy(), place.numpy(), size.numpy()))
+        other_place, other_piece = _turns(nonce, v.shape)
+        for part, (i, place, size) in reversed(list(zip(noise.stages, digits, strict=True))):
+            stack.push_all(((place - other_place[:, part]) % size).ravel(), size.ravel())
+            if self.pieces > 1:
+                piece = (i - other_piece[:, part]) % self.pieces
+                stack.push_all(piece.ravel(), np.full(piece.size, self.pieces))
+        return found
+
+    def _pieces(self, v: Tensor, x: Tensor, nodes: Rounding) -> tuple[Tensor, Tensor, Tensor]:
+        """The pieces that numbers X lie in, and where these begin and end."""
+        i, half = torch.zeros_like(v), self.pieces // 2
         start, end = self.edges[v], self.edges[v + 1]
         while half:
             middle = nodes(i + half)
@@ -66,21 +105,18 @@ class Cells:
             i += half * above
             start, end = start.where(~above, middle), end.where(above, middle)
             half //= 2
-        place, sizes = ((each - start).flatten().numpy() for each in (x, end))
-        other_place, other_piece = _turns(nonce, len(sizes))
-        stack.push_all((place - other_place) % sizes, sizes)
-        if self.pieces > 1:
-            piece = (i.flatten().numpy() - other_piece) % self.pieces
-            stack.push_all(piece, np.full(len(sizes), self.pieces))
-        return v
+        return i, start, end
 
-    def _nodes(self, v: Tensor, given: Given, rounded: Rounding) -> Rounding:
+    def _noise_at(self, i: Tensor, place: Tensor, size: Tensor) -> Tensor:
+        """u at the middle of a place of the i-th piece: exact sums and a quotient."""
+        return (i + (place + 0.5).double() / size) / self.pieces
+
+    def _nodes(self, v: Tensor, bends: Sequence[Bend], rounded: Rounding) -> Rounding:
         """G of the pixels' levels: G(0) and G(P) are the edges of the level."""
         if self.pieces == 1:
             return lambda i: self.edges[v + i]
         start, room = self.edges[v], self.edges.diff()[v] - self.pieces
-        bends = self.noise._predict(v + 0.5, given)[2] if self.noise else []
-        first, last = self._logit(v.double()), self._logit(v + 1.0)
+        first, last = self._logit(v.double()), self._logit((v + 1).to(self.dtype))
 
         def nodes(i: Tensor) -> Tensor:
             u = i.double() / self.pieces
@@ -119,12 +155,12 @@ def borrowed_by_level(edges: Tensor) -> npt.NDArray[np.float64]:
     return 1.25 * edges.diff().double().log2().numpy()
 
 
-def _turns(nonce: int, count: int) -> tuple[Integers, Integers]:
+def _turns(nonce: int, shape: torch.Size) -> tuple[Integers, Integers]:
     """What the nonce adds to the place of each pixel's noise, and to its piece.
 
     A piece's edge can be ambiguous itself, whatever the place, so later nonces change the piece.
     """
-    turns = np.zeros((2, count), np.int64)
+    turns = np.zeros((2, *shape), np.int64)
     if nonce:
-        turns[:] = np.random.Philox(nonce).random_raw(2 * count).reshape(2, count) >> 40
+        turns[:] = np.random.Philox(nonce).random_raw(turns.size).reshape(turns.shape) >> 40
     return turns[0], turns[1] * (nonce >= OTHER_PIECES)

@@ -8,7 +8,7 @@ from typing import Any
 from realnvp.config.typed import Record
 from realnvp.files.records import fields_of, parse_record
 
-WIDE, EXACT, LATEST = 1, 2, 3  # versions of the format: `archive.py`
+WIDE, EXACT, BATCHED, LATEST = 1, 2, 3, 4  # versions of the format: `archive.py`
 
 # Part of the format: the nearer to the end, the shorter a reference to it.
 DICTIONARY = (

@@ -150,7 +150,7 @@ def index_of(
         None if names is None else list(names),
         given_as,
     )
-    finer = config.model.dequantisation == "variational"
+    finer = config.model.dequantisation != "uniform"
     few = index.numbers < 100 * 3 * 32 * 32
     # The narrowest level has 29 steps at least.
     deep = max(0, math.ceil(math.log2(config.levels)) - 10)

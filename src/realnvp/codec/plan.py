@@ -38,9 +38,12 @@ class IntegerFlow:
     """A flow of images, float64 on the CPU, in steps of 2^-bits on the logit's scale.
 
     exact: with the networks of `exact.py`. False: in float64, as the first version of the format.
+    noise: the type that the learned noise's bends are computed in (`Cells`).
     """
 
-    def __init__(self, flow: Flow, bits: int, *, exact: bool = True) -> None:
+    def __init__(
+        self, flow: Flow, bits: int, *, exact: bool = True, noise: torch.dtype = torch.float64
+    ) -> None:
         self.levels = config_of(flow).levels
         self.dtype = pixel_type(self.levels)
         self.classes = config_of(flow).model.given
@@ -52,13 +55,14 @@ class IntegerFlow:
             make_exact(self.flow)
         try:
             with torch.no_grad():
-                self.cells, self.steps, self.prior = self._rounded(config_of(flow).shape[0], bits)
+                shape = config_of(flow).shape
+                self.cells, self.steps, self.prior = self._rounded(shape[0], bits, noise)
         except (ValueError, Unfit) as error:
             raise ValueError(f"this flow has no form on integers: {error}") from None
         self.borrowed = borrowed_by_level(self.cells.edges)
         """About how many bits a number of each level pops before its image pushes more."""
 
-    def _rounded(self, channels: int, bits: int) -> tuple[Cells, Step, Normal]:
+    def _rounded(self, channels: int, bits: int, dtype: torch.dtype) -> tuple[Cells, Step, Normal]:
         """The three parts, on the grid."""
         *noise, logit, f = _layers(self.flow.bijection)
         assert isinstance(logit, Logit)
@@ -66,7 +70,7 @@ class IntegerFlow:
         sides = self.flow.divisor, self.flow.divisor
         delta = torch.full((channels, *sides), 2.0**-bits, dtype=torch.float64, device="cpu")
         steps, delta = integer_steps(f, delta)
-        return Cells(logit, learned, bits), steps, Normal(delta)
+        return Cells(logit, learned, bits, dtype=dtype), steps, Normal(delta)
 
     def push(
         self, pixels: Tensor, stack: Stack, nonce: int, classes: Integers | None = None

@@ -147,9 +147,10 @@ class ModelConfig:
     batch_norm: bool = False
     """vector: whether batch norm (section 3.7) follows each coupling; the paper's images always
     have it."""
-    dequantisation: Literal["uniform", "variational"] = "uniform"
+    dequantisation: Literal["uniform", "variational", "autoregressive"] = "uniform"
     """modern: the noise within a grey level; uniform as in the paper, or learned, whose bits/dim
-    are a tighter bound."""
+    are a tighter bound: variational, or autoregressive, where a pixel's colours and its neighbours
+    have noise that belongs together."""
     momentum: float = bounded(0.0, BELOW_ONE)
     """rho of eq 15-16 in training; 0: plain batch statistics."""
     alpha: float = bounded(0.05, BELOW_HALF)

@@ -91,7 +91,7 @@ def count_blocks(config: Config) -> int:
     scales = model.num_scales or (default_num_scales(shape) if shape else 1)
     return (1 + model.num_blocks) * (
         sum(count for _, _, count in _networks(replace(model, num_scales=scales)))
-        + (model.dequantisation == "variational")
+        + (model.dequantisation != "uniform")
     )
 
 

@@ -200,7 +200,7 @@ class OfImages(Evaluation):
     num_images: int
     noise_draws: int
     dequantisation: str | None = None
-    """uniform or variational."""
+    """uniform, variational or autoregressive."""
     paper: float | None
     """The paper's number, where it is about this model and these images."""
     comparable: bool | None = None

@@ -68,7 +68,8 @@ def _row(run: Path) -> dict[str, Any]:
 
 def _whose(model: ModelConfig) -> str:
     if model.architecture == "modern":
-        learned = ", variational dequantisation" if model.dequantisation == "variational" else ""
+        uniform = model.dequantisation == "uniform"
+        learned = "" if uniform else f", {model.dequantisation} dequantisation"
         return f"modern{learned}, not the paper's"
     return "the paper's" if model.coupling == "affine" else "NICE's couplings, not the paper's"
 

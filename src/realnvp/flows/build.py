@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from realnvp.bijections import Bijection, Chain, Dequantisation, Logit
+from realnvp.bijections import Bijection, Chain, Dequantisation, JointDequantisation, Logit
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, nearest, resolve, validate
 from realnvp.config.errors import ParameterError
 from realnvp.flows.flow import Flow, StandardNormal
@@ -50,16 +50,17 @@ def bijection_of(config: Config) -> Chain:
         return vector(model, channels)
     f = multiscale if model.architecture == "paper" else modern
     layers: list[Bijection] = [Logit(alpha=model.alpha, levels=config.levels), f(model, channels)]
-    if model.dequantisation == "variational":
-        squares, numbers = 4 * channels, Dequantisation.NUMBERS
+    if model.dequantisation != "uniform":
+        joint = model.dequantisation == "autoregressive"
+        noise = JointDequantisation if joint else Dequantisation
         net = ConvNet(
-            squares,
+            4 * channels,
             model.width,
-            numbers * squares,
+            4 * noise.outputs(channels),
             num_blocks=model.num_blocks,
             given=model.given,
         )
-        layers.insert(0, Dequantisation(net, levels=config.levels))
+        layers.insert(0, noise(net, levels=config.levels))
     return Chain(layers)
 
 
