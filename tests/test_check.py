@@ -63,13 +63,18 @@ def photographs(shape: tuple[int, ...], levels: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("coupling", ["affine", "additive"])
+@pytest.mark.parametrize(
+    ("coupling", "noise"),
+    [("affine", "variational"), ("additive", "variational"), ("affine", "autoregressive")],
+)
 @pytest.mark.parametrize("preset", ["images-modern", "digits-modern"])
-def test_so_is_one_with_learned_noise(preset: str, coupling: str, dtype: torch.dtype) -> None:
+def test_so_is_one_with_learned_noise(
+    preset: str, coupling: str, noise: str, dtype: torch.dtype
+) -> None:
     """Also where the noise of each pixel is as far from uniform as can be."""
     levels = PRESETS[preset].data.levels or 256
     images = photographs((3, 16, 16), levels)
-    flow = trained(preset, dtype, images, dequantisation="variational", coupling=coupling)
+    flow = trained(preset, dtype, images, dequantisation=noise, coupling=coupling)
     with torch.no_grad():
         for layer in flow.modules():
             if isinstance(layer, Dequantisation):

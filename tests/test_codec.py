@@ -826,6 +826,17 @@ def test_a_flow_that_has_no_integers_is_refused() -> None:
 
 # For ever, and everywhere
 
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_arrays_of_other_channels_than_a_picture_s(channels: int) -> None:
+    flow = flow_of(MODELS["modern"], (channels, 8, 8))
+    images = smooth(12, channels, 8, 8)
+    images[:4] = RNG.integers(0, 256, images[:4].shape)
+    data = compress(flow, images)
+    assert set(header_of(data[Archive(io.BytesIO(data), "").chunks[0].start :]).kinds) >= set("wr")
+    assert np.array_equal(decompress(flow, data), images)
+
+
 FILES = Path(__file__).parent / "data" / "codec"
 NAMES = sorted(path.stem for path in FILES.glob("*.rnvp"))
 DECODE = """

@@ -15,6 +15,7 @@ from realnvp.data.dataset import Pixels, Shape
 from realnvp.data.deep_png import deep_png
 
 HEADER = 20  # bytes of a file that a further tile in it does not need
+PICTURES = 1, 3  # channels of one
 SMALL = 1 << 15  # pixels for which WebP's slowest search, .3 s, is worth its time
 TINY = 1 << 10  # pixels of which a quicker search finds files as small
 RIFF = struct.Struct("<4sI4s4sI")
@@ -23,8 +24,11 @@ RIFF = struct.Struct("<4sI4s4sI")
 def mosaic(tiles: Pixels, *, thorough: bool = True) -> bytes:
     """The tiles, (N, C, h, w), side by side in rows, without what all such files begin with.
 
+    Where C is neither 1 nor 3, each channel is a grey tile.
     thorough: search long for the smallest, unless there are many.
     """
+    if tiles.shape[1] not in PICTURES:
+        tiles = tiles.reshape(-1, 1, *tiles.shape[2:])
     count, channels, height, width = tiles.shape
     rows, columns = _grid(count)
     # The last tile again fills the last row, at next to no cost.
@@ -41,6 +45,9 @@ def from_mosaic(content: bytes, count: int, shape: Shape, dtype: np.dtype[Any]) 
     from realnvp.data.images import decode_image
 
     channels, height, width = shape
+    if channels not in PICTURES:
+        planes = from_mosaic(content, count * channels, (1, height, width), dtype)
+        return planes.reshape(count, *shape)
     rows, columns = _grid(count)
     try:
         file = io.BytesIO(content if dtype == np.uint16 else _riff(content))
@@ -57,7 +64,7 @@ def from_mosaic(content: bytes, count: int, shape: Shape, dtype: np.dtype[Any]) 
 
 def tile_bits(tiles: Pixels) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """(N,) each: about how many bits tiles, (N, C, h, w), take among few others, and among all."""
-    alone = np.array([len(_file(np.moveaxis(tile, 0, -1), thorough=False)) for tile in tiles])
+    alone = np.array([len(mosaic(tile[None], thorough=False)) for tile in tiles])
     together = len(mosaic(tiles, thorough=False))
     few = 8.0 * np.maximum(1, alone - HEADER)
     return few, np.minimum(few, 8 * together * alone / alone.sum())
