@@ -89,7 +89,12 @@ class Dequantisation(Bijection):
         whole = seen.new_ones((), dtype=torch.bool)
         said = pixel_shuffle(in_the_networks_dtype(self.net, seen, whole, given), 2)
         own, leans = said.tensor_split([self.NUMBERS * x.shape[1]], dim=1)
-        return v, x - v, own.view(-1, BENDS, 3, *v.shape[1:]), leans if self.joint else None
+        return (
+            v,
+            x - v,
+            own.view(-1, BENDS, 3, *v.shape[1:]),
+            leans.clamp(-MOST_LEAN, MOST_LEAN) if self.joint else None,
+        )
 
     def _lean(self, leans: Tensor | None, u: Tensor) -> Tensor | None:
         if leans is None:
@@ -138,7 +143,7 @@ def leaning(leans: Tensor, u: Tensor, channel: int) -> Tensor:
     leans: (B, C (C - 1) / 2 + 4 C, H, W): by how much.
     """
     count, t = u.shape[1], 2 * u - 1
-    by_channels, by_sides = leans.clamp(-MOST_LEAN, MOST_LEAN).tensor_split([_pairs(count)], dim=1)
+    by_channels, by_sides = leans.tensor_split([_pairs(count)], dim=1)
     even = t[:, channel : channel + 1].where(~checkerboard(u.shape, u.device), 0)
     even = pad(even, (1, 1, 1, 1))
     above, below = even[..., :-2, 1:-1], even[..., 2:, 1:-1]
