@@ -161,3 +161,39 @@ def test_a_conditional_flow_starts_as_the_flow_without_a_condition() -> None:
     torch.testing.assert_close(flow.log_prob(x, given=given), start.log_prob(x))
     with pytest.raises(ValueError, match=r"model\.given is 2 there, 0 here"):
         take_weights(build(plain), flow, "flow")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("uniform", "variational"), ("uniform", "autoregressive"), ("variational", "autoregressive")],
+)
+def test_learned_noise_begins_with_the_same_density(before: str, after: str) -> None:
+    model = ModelConfig("modern", num_scales=1, width=6, num_blocks=1, num_couplings=2)
+    start, flow = (
+        build(
+            Config(
+                data=DataConfig(shape=(3, 8, 8)), model=dataclasses.replace(model, dequantisation=d)
+            )
+        ).eval()
+        for d in (before, after)
+    )
+    with torch.no_grad():
+        for i, weight in enumerate(start.parameters()):
+            weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(i))
+    take_weights(flow, start, "start")
+    x = 256 * torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(flow.log_prob(x), start.log_prob(x))
+    with pytest.raises(ValueError, match=f"model.dequantisation is {after} there, {before} here"):
+        take_weights(start, flow, "flow")
+
+
+def test_a_training_begins_to_learn_noise_where_asked(
+    colour: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, flag = images(tmp_path / "x.npy", 40, 8, 8, 3), "--model.dequantisation"
+    begin = ("images-modern", source, tmp_path / "r", "--init-from", colour)
+    assert run(command(*begin, flag, "autoregressive")) == 0
+    assert load_flow(tmp_path / "r").config.model.dequantisation == "autoregressive"
+    assert run(command(*begin, steps=2)) == 0  # goes on
+    assert run(command(*begin[:2], tmp_path / "q", *begin[3:], flag, "uniform")) != 0
+    assert "leave --model.dequantisation out" in capsys.readouterr().err

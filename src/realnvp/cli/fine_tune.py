@@ -5,9 +5,11 @@ with.
 from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from realnvp.config import PRESETS, Config, validate
 from realnvp.config.errors import ParameterError
+from realnvp.config.fields import NOISES
 
 
 def with_model_of_start(
@@ -27,18 +29,20 @@ def with_model_of_start(
             "init_from",
             f"{where} is a flow of {start.kind.value}, {config.name} is for {config.kind.value}",
         )
-    asked = asdict(config.model)
+    asked, begun = asdict(config.model), dict[str, Any]()
     for name, there in asdict(start.model).items():
         word = name.replace("_", "-")
         named = {f"--model.{word}", f"--model.no-{word}"} & {*flags}
-        if named and asked[name] != there:
+        if named and name == "dequantisation" and NOISES.index(asked[name]) > NOISES.index(there):
+            begun[name] = asked[name]
+        elif named and asked[name] != there:
             raise ParameterError(
                 f"model.{name}",
                 f"{asked[name]}, but {where} has {there}, and its weights fit nothing else; "
                 f"leave {named.pop()} out",
             )
     # How many numbers a condition has follows from the data.
-    tuned = replace(config, model=replace(start.model, given=config.model.given))
+    tuned = replace(config, model=replace(start.model, given=config.model.given, **begun))
     try:
         return validate(tuned)
     except ValueError:

@@ -118,6 +118,10 @@ class DataConfig:
         return Kind.TABLE if self.levels is None else Kind.IMAGES
 
 
+NOISES = ("uniform", "variational", "autoregressive")
+"""Of `dequantisation`. Each may begin as one before it, with the same density."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The flow (section 3 of the paper)."""

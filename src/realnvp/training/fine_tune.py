@@ -3,7 +3,12 @@
 import warnings
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from realnvp.bijections import Chain
 from realnvp.config import Config, Kind, differences, flat
+from realnvp.config.fields import NOISES
 from realnvp.flows.flow import Flow, config_of
 
 
@@ -11,17 +16,46 @@ def take_weights(flow: Flow, start: Flow, where: str | Path) -> None:
     """Give the flow the weights of another; ValueError: they do not fit.
 
     A conditional flow may start with one that is not: what sees the condition stays as it is, and
-    of images that is nothing, so both have the same density.
+    of images that is nothing, so both have the same density. So have both where noise begins to be
+    learned, or to depend on other noise: that begins with zeros.
 
     where: what the other flow is called.
     """
     _check_fit(where, config_of(start), config_of(flow))
-    flow.load_state_dict({**flow.state_dict(), **start.state_dict()})
+    weights = flow.state_dict()
+    for name, weight in _weights(start, flow).items():
+        if weight.shape != weights[name].shape:  # of the network whose last layer says more now
+            more = len(weights[name]) - len(weight)
+            weight = torch.cat([weight, weight.new_zeros(more, *weight.shape[1:])])
+        weights[name] = weight
+    flow.load_state_dict(weights)
 
 
-def _may_begin(there: Config, here: Config) -> bool:
-    """Whether a condition may begin here: that of images is embedded, by zeros at first."""
-    return not there.model.given and here.kind is Kind.IMAGES
+def _weights(start: Flow, flow: Flow) -> dict[str, Tensor]:
+    """The other flow's weights by this flow's names; learned noise may be its first layer."""
+    number = "bijection.bijections."
+    more = _layers(flow) - _layers(start)
+    named = {}
+    for name, weight in start.state_dict().items():
+        head, _, rest = name.removeprefix(number).partition(".")
+        named[f"{number}{int(head) + more}.{rest}" if more else name] = weight
+    return named
+
+
+def _layers(flow: Flow) -> int:
+    assert isinstance(flow.bijection, Chain)
+    return len(flow.bijection.bijections)
+
+
+def _may_begin(name: str, there: Config, here: Config) -> bool:
+    """Whether this field may differ: what is new is zeros at first."""
+    match name:
+        case "model.given":
+            return not there.model.given and here.kind is Kind.IMAGES
+        case "model.dequantisation":
+            before, after = (NOISES.index(c.model.dequantisation) for c in (there, here))
+            return before < after
+    return False
 
 
 def _check_fit(where: str | Path, there: Config, here: Config) -> None:
@@ -35,7 +69,7 @@ def _check_fit(where: str | Path, there: Config, here: Config) -> None:
     if changed := [
         f"{name} is {before[name]} there, {after[name]} here"
         for name in differences(there, here)
-        if name.startswith("model.") and (name != "model.given" or not _may_begin(there, here))
+        if name.startswith("model.") and not _may_begin(name, there, here)
     ]:
         raise ValueError(f"{where}: its weights do not fit: {', '.join(changed)}")
     for what in ("columns", "class_names"):
