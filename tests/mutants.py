@@ -112,7 +112,7 @@ MUTANTS = [
     ),
     Mutant(
         "cli/fine_tune.py",
-        "replace(config, model=replace(start.model, given=config.model.given))",
+        "replace(config, model=replace(start.model, given=config.model.given, **begun))",
         "config",
         "tests/test_fine_tune.py -k taken_over",
     ),
@@ -486,6 +486,13 @@ MUTANTS = [
         "in range(z.shape[1] if",
         "tests/test_modern.py",
     ),
+    Mutant(
+        "training/fine_tune.py",
+        "return before < after",
+        "return before != after",
+        "tests/test_fine_tune.py",
+    ),
+    Mutant("training/fine_tune.py", "int(head) + more", "int(head)", "tests/test_fine_tune.py"),
     Mutant(
         "codec/noise.py",
         "layer._predict(v.to(dtype) + 0.5",
