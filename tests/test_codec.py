@@ -203,7 +203,7 @@ def test_cells_undo_themselves_and_stay_in_their_level(levels: int, kind: str, n
 
 @pytest.mark.parametrize("kind", ["variational", "autoregressive"])
 def test_learned_noise_is_the_flow_s(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """X is at the place u' that the flow gives the noise, to a 16th of a level; in float64, since
+    """X is where the flow takes uniform noise to. All of it is in float64, since
     machines round float32 differently.
     """
     model = ModelConfig("modern", num_scales=1, width=4, num_couplings=1, num_blocks=1)
@@ -219,7 +219,7 @@ def test_learned_noise_is_the_flow_s(kind: str, monkeypatch: pytest.MonkeyPatch)
         )
         x = Cells(logit, layer, BITS + 1).forward(v, stack(), 0)
         assert set(seen) == {torch.float64}
-        ends = logit.inverse((x + 0.5) * 2.0 ** -(BITS + 1))
+        ends = logit.inverse((x.double() + 0.5) * 2.0 ** -(BITS + 1))
         u = layer.inverse(ends) - v
         for stage in range(len(found.stages)):
             bends = found.bends(stage, found.split(u))

@@ -16,7 +16,7 @@ from realnvp.codec.stack import Integers, Stack
 from realnvp.codec.steps import Given
 
 PIECES = 256  # of all levels together, at least
-LEARNED_PIECES = 16  # of one level
+LEARNED_PIECES, JOINT_PIECES = 16, 32  # of one level; joint noise is narrower
 OTHER_PIECES = 2  # the first nonce that changes them
 
 
@@ -46,7 +46,8 @@ class Cells:
     ) -> None:
         self.logit, self.noise, self.scale, self.dtype = logit, noise, float(1 << bits), dtype
         few = max(1, PIECES // logit.levels)
-        self.pieces = LEARNED_PIECES if noise else 1 << (few - 1).bit_length()
+        learned = JOINT_PIECES if noise and noise.joint else LEARNED_PIECES
+        self.pieces = learned if noise else 1 << (few - 1).bit_length()
         self.edges = level_edges(logit, bits)
         if self.edges.diff().min() < self.pieces:
             raise ValueError("its grey levels are too near to each other")
