@@ -203,9 +203,7 @@ def test_cells_undo_themselves_and_stay_in_their_level(levels: int, kind: str, n
 
 @pytest.mark.parametrize("kind", ["variational", "autoregressive"])
 def test_learned_noise_is_the_flow_s(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """X is where the flow takes uniform noise to. All of it is in float64, since
-    machines round float32 differently.
-    """
+    """X is where the flow takes uniform noise to; in float64: machines round float32 otherwise."""
     model = ModelConfig("modern", num_scales=1, width=4, num_couplings=1, num_blocks=1)
     flow = flow_of(dataclasses.replace(model, dequantisation=kind), (3, 8, 8)).double()
     layer, logit, _ = flow.bijection.bijections
