@@ -15,8 +15,8 @@ from realnvp.bijections.splines import bent, unbent
 
 BENDS = 2
 STEEPEST = 4.0  # of one bend
-SIDES = 4  # neighbours that have a side in common with a pixel
-MOST_LEAN = 8.0
+SIDES = 4  # of a pixel, each with a neighbour
+MOST_LEAN = 8.0  # so that the inverse is exact but for rounding, whatever the weights
 
 Bend = tuple[Tensor, Tensor, Tensor]
 
@@ -44,6 +44,7 @@ class Dequantisation(Bijection):
     """Numbers of the net for each entry of x: p, q and c of each bend."""
 
     joint = False
+    """Whether u' depends on the u of other numbers."""
 
     def __init__(self, net: nn.Module, *, levels: int) -> None:
         super().__init__()
@@ -157,9 +158,9 @@ def leaning(leans: Tensor, u: Tensor, channel: int) -> Tensor:
 
 
 def stages(channels: int) -> list[slice]:
-    """Which channels of `by_squares` lean on none of the same or of a later stage.
+    """The channels that each stage of the noise has, which lean on earlier stages alone.
 
-    First the channels of the even squares of the checkerboard, one by one, then of the odd squares.
+    They are channels of `even_squares`, then `odd_squares`: colour by colour, even squares first.
     """
     return [
         slice(first + c, first + 2 * channels, channels)
