@@ -492,6 +492,7 @@ MUTANTS = [
         "return before != after",
         "tests/test_fine_tune.py",
     ),
+    Mutant("codec/lifting.py", "with suppress(ValueError)", "with suppress()", CODEC),
     Mutant("training/fine_tune.py", "int(head) + more", "int(head)", "tests/test_fine_tune.py"),
     Mutant(
         "codec/noise.py",
@@ -915,7 +916,7 @@ MUTANTS = [
     ),
     Mutant("codec/lifting.py", "self.lower.forward(t * self.sign)", "self.lower.forward(t)", CODEC),
     Mutant("codec/lifting.py", "t[i] -= 2 *", "t[i] -= 1 *", CODEC),
-    Mutant("codec/lifting.py", "(logs - log_det / (size - k)).abs()", "-logs", CODEC),
+    Mutant("codec/lifting.py", "distance = above.abs()", "distance = -logs", CODEC),
     Mutant("codec/exact.py", 'generator=random, device="cpu"', "generator=random", DEVICE),
     Mutant("sklearn/base.py", 'with torch.device("cpu"):', "if True:", DEVICE),
     Mutant("config/bounds.py", "and not isinstance(number, bool)", "", ODD),

@@ -34,7 +34,7 @@ from realnvp.bijections import (
     channelwise,
     starting,
 )
-from realnvp.codec import archive, cells, chunk, compress, decompress, exact, rounding
+from realnvp.codec import archive, cells, chunk, compress, decompress, exact, lifting, rounding
 from realnvp.codec.archive import Archive
 from realnvp.codec.cells import Cells
 from realnvp.codec.choice import flow_bits
@@ -42,6 +42,7 @@ from realnvp.codec.exact import ExactNet
 from realnvp.codec.header import packed, unpacked
 from realnvp.codec.index import Index, index_of
 from realnvp.codec.leaves import leaves_of
+from realnvp.codec.lifting import Mix
 from realnvp.codec.noise import Noise
 from realnvp.codec.plan import IntegerFlow, integer_steps
 from realnvp.codec.prior import Normal
@@ -233,6 +234,15 @@ def test_later_nonces_change_the_pieces_of_the_noise() -> None:
     for nonce, changes in {0: (False, False), 1: (True, False), 2: (True, True)}.items():
         place, piece = cells._turns(nonce, torch.Size((50,)))
         assert (place.any(), piece.any()) == changes
+
+
+def test_a_mixing_of_uneven_channels_has_large_pivots() -> None:
+    """The pivot that is nearest to the others would leave a factor of 1,000."""
+    weight = torch.tensor([[1000, 1, 0], [1, 0.4, 0], [0, 0, 1]]).double()
+    mix, now = Mix(weight, torch.ones(3).double()), stack()
+    assert max(lift.matrix.abs().max() for lift in (mix.upper, mix.lower)) < 4 * lifting.FRACTION
+    x = torch.from_numpy(RNG.integers(-1000, 1000, (2, 3, 4, 4)))
+    assert torch.equal(mix.inverse(mix.forward(x, now), now), x)
 
 
 def test_the_prior_undoes_itself_far_into_its_tails_and_is_near_the_normal() -> None:

@@ -1,6 +1,8 @@
 """A mixing of channels on integers: triangular matrices, each a few exact sums."""
 
+import math
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,7 @@ from realnvp.codec.steps import Given
 Floats = npt.NDArray[np.float64]
 
 FRACTION = 1 << 16  # coefficients have 16 bits after the point
+LARGEST_PIVOT = 4.0  # of the geometric mean, where pivots near to it leave L or U too large
 
 
 class Lift:
@@ -55,11 +58,20 @@ class Mix:
     magnitudes are the new delta.
 
     weight: (C, C). delta: (C,).
+    large: with large pivots. False: only where even ones leave L or U too large.
     """
 
-    def __init__(self, weight: Tensor, delta: Tensor) -> None:
-        rows, lower, diagonal, upper, columns = even_ldu(weight * delta)
-        self.delta = torch.empty_like(delta)
+    def __init__(self, weight: Tensor, delta: Tensor, *, large: bool = False) -> None:
+        for most in (LARGEST_PIVOT,) if large else (None, LARGEST_PIVOT):
+            with suppress(ValueError):
+                self._factored(*even_ldu(weight * delta, most))
+                return
+        self._factored(*even_ldu(weight * delta, math.inf))
+
+    def _factored(
+        self, rows: Tensor, lower: Tensor, diagonal: Tensor, upper: Tensor, columns: Tensor
+    ) -> None:
+        self.delta = torch.empty_like(diagonal)
         self.delta[rows] = diagonal.abs()
         self.rows, self.columns = rows, columns
         self.negative = (diagonal < 0)[:, None]
@@ -83,11 +95,15 @@ class Mix:
             yield each.long().numpy()
 
 
-def even_ldu(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def even_ldu(
+    matrix: Tensor, most: float | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Rows, L, D, U, columns: matrix[rows][:, columns] = (1 + L) diag(D) (1 + U).
 
     L and U are strictly triangular. Each pivot is the entry nearest to the geometric mean of the
     pivots that are left, so that no delta drifts away from the others over many mixings.
+
+    most: a pivot is the largest entry up to so many times this mean, so that L and U are small.
     """
     size = len(matrix)
     left, rows = matrix.double().clone(), torch.arange(size, device=matrix.device)
@@ -95,7 +111,10 @@ def even_ldu(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     log_det = torch.linalg.slogdet(left).logabsdet
     for k in range(size):
         logs = left[k:, k:].abs().log()
-        distance = (logs - log_det / (size - k)).abs()
+        above = logs - log_det / (size - k)
+        distance = above.abs()
+        if most and (above <= math.log(most)).any():
+            distance = torch.where(above <= math.log(most), -above, math.inf)
         i, j = (int(at) + k for at in divmod(int(distance.argmin()), size - k))
         log_det = log_det - left[i, j].abs().log()
         left[[k, i]], rows[[k, i]] = left[[i, k]], rows[[i, k]]

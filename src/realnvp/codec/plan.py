@@ -18,6 +18,7 @@ from realnvp.bijections import (
     Chain,
     Dequantisation,
     FactorOut,
+    JointDequantisation,
     Logit,
     Mixing,
     Squeezed,
@@ -69,7 +70,8 @@ class IntegerFlow:
         learned = next((layer for layer in noise if isinstance(layer, Dequantisation)), None)
         sides = self.flow.divisor, self.flow.divisor
         delta = torch.full((channels, *sides), 2.0**-bits, dtype=torch.float64, device="cpu")
-        steps, delta = integer_steps(f, delta)
+        large = isinstance(learned, JointDequantisation)
+        steps, delta = integer_steps(f, delta, large=large)
         return Cells(logit, learned, bits, dtype=dtype), steps, Normal(delta)
 
     def push(
@@ -122,27 +124,30 @@ def pixel_type(levels: int) -> np.dtype[Any]:
     return np.dtype(np.uint8 if levels <= 256 else np.uint16)
 
 
-def integer_steps(f: Bijection, delta: Tensor) -> tuple[Step, Tensor]:
-    """f on integers with the steps delta, (C, D, D), and the steps of its results."""
+def integer_steps(f: Bijection, delta: Tensor, *, large: bool = False) -> tuple[Step, Tensor]:
+    """f on integers with the steps delta, (C, D, D), and the steps of its results.
+
+    large: the pivots of mixings (`Mix`). Joint noise has them: its mixings see small differences.
+    """
     match f:
         case Chain():
             steps = []
             for layer in _layers(f):
-                step, delta = integer_steps(layer, delta)
+                step, delta = integer_steps(layer, delta, large=large)
                 steps.append(step)
             return Several(steps), delta
         case Squeezed():
-            inner, delta = integer_steps(f.bijection, f._squeeze(delta[None])[0])
+            inner, delta = integer_steps(f.bijection, f._squeeze(delta[None])[0], large=large)
             return InSquares(f, inner), f._unsqueeze(delta[None])[0]
         case FactorOut():
-            inner, odd = integer_steps(f.bijection, odd_squares(delta[None])[0])
+            inner, odd = integer_steps(f.bijection, odd_squares(delta[None])[0], large=large)
             return OfOddSquares(inner), from_squares(even_squares(delta[None]), odd[None])[0]
         case ActNorm():
             return _normalised(f.mean, torch.exp(-f.log_scale), delta)
         case BatchNorm():
             return _normalised(f.moments.mean, (f.moments.var + EPS).rsqrt(), delta)
         case Mixing():
-            mix = Mix(f.weight.detach(), _of_channels(delta))
+            mix = Mix(f.weight.detach(), _of_channels(delta), large=large)
             return mix, mix.delta[:, None, None].expand_as(delta)
         case AffineCoupling():
             return Scale(f, delta), delta
