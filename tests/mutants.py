@@ -956,8 +956,8 @@ MUTANTS = [
     Mutant("codec/plan.py", "delta * scale[:, None, None]", "delta / scale[:, None, None]", CODEC),
     Mutant(
         "codec/plan.py",
-        "f._squeeze(delta[None])[0])\n",
-        "f._squeeze(delta[None])[0].flip(0))\n",
+        "f._squeeze(delta[None])[0], large",
+        "f._squeeze(delta[None])[0].flip(0), large",
         CODEC,
     ),
     Mutant(
