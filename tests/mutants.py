@@ -482,8 +482,8 @@ MUTANTS = [
     ),
     Mutant(
         "bijections/dequantisation.py",
-        "in range(2 * z.shape[1] if",
-        "in range(z.shape[1] if",
+        "in stages(z.shape[1]) if",
+        "in stages(1) if",
         "tests/test_modern.py",
     ),
     Mutant(

@@ -148,7 +148,7 @@ def _unpack(
     if json:
         print_json({"file": str(file), "pictures": count, "lost": lost})
     else:
-        where = f" in {out}" if out else ", intact"
+        where = f" in {out}" if out else " intact" if lost else ", intact"
         say(f"{file}: {count - len(lost):,} of {count_of(count, 'picture')}{where}")
     if lost:
         from realnvp.config.words import listed

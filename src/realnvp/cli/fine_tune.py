@@ -38,8 +38,8 @@ def with_model_of_start(
         elif named and asked[name] != there:
             raise ParameterError(
                 f"model.{name}",
-                f"{asked[name]}, but {where} has {there}, and its weights fit nothing else; "
-                f"leave {named.pop()} out",
+                f"{asked[name]}, but {where} has {there}, and its weights fit nothing "
+                f"{'simpler' if name == 'dequantisation' else 'else'}; leave {named.pop()} out",
             )
     # How many numbers a condition has follows from the data.
     tuned = replace(config, model=replace(start.model, given=config.model.given, **begun))

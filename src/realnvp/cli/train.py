@@ -43,7 +43,8 @@ class Train:
     """Where everything goes; runs/PRESET when not given, with --config the folder of that file."""
     init_from: str | None = None
     """Fine-tuning: a run, saved flow, flow of the package or an id on the Hub. The training
-    starts with its weights, and has its model.
+    starts with its weights, and has its model, but for --model.dequantisation, which may be named
+    where it is learned later.
     """
     print_config: Flag = False
     """Print the configuration as JSON, and stop."""

@@ -9,13 +9,13 @@ from itertools import islice
 from realnvp.codec.plan import level_bits
 from realnvp.codec.side import SIDES, Look, best_side
 from realnvp.codec.tiles import Tile, count_tiles, places_of
-from realnvp.config.fields import NOISES
 from realnvp.data.dataset import Shape
 from realnvp.data.images import MAX_PIXELS
 from realnvp.flows.flow import Flow, config_of
 
 EARLIER_SMALLEST = 16  # side of divided tiles
 EARLIER_SIDE = 64
+FINER = {"uniform": 0, "variational": 1, "autoregressive": 2}  # bits of the grid, by the noise
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def index_of(
         None if names is None else list(names),
         given_as,
     )
-    finer = NOISES.index(config.model.dequantisation)
+    finer = FINER[config.model.dequantisation]
     few = index.numbers < 100 * 3 * 32 * 32
     # The narrowest level has 29 steps at least.
     deep = max(0, math.ceil(math.log2(config.levels)) - 10)

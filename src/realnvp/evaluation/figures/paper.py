@@ -14,6 +14,8 @@ TEMPERATURES = (0.6, 0.7, 0.8, 0.9, 1.0)
 
 def samples(run: TrainedRun) -> Iterator[Drawing]:
     """Data beside samples (figures 5, 7-11), and the same latents at temperatures from 0.6 to 1."""
+    if not len(run.splits.test):
+        raise run.too_few("test images", 0)
     data, drawn = run.some(run.splits.test, 64), run.sampled(64)
     yield Drawing(
         "samples",
