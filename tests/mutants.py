@@ -487,13 +487,15 @@ MUTANTS = [
         "tests/test_modern.py",
     ),
     Mutant(
-        "training/fine_tune.py",
-        "return before < after",
-        "return before != after",
+        "config/fields.py",
+        "kinds.index(noise) > kinds",
+        "kinds.index(noise) != kinds",
         "tests/test_fine_tune.py",
     ),
     Mutant("codec/lifting.py", "with suppress(ValueError)", "with suppress()", CODEC),
-    Mutant("training/fine_tune.py", "int(head) + more", "int(head)", "tests/test_fine_tune.py"),
+    Mutant(
+        "training/fine_tune.py", "int(layer[2]) + more", "int(layer[2])", "tests/test_fine_tune.py"
+    ),
     Mutant(
         "codec/noise.py",
         "layer._predict(v.to(dtype) + 0.5",

@@ -163,16 +163,19 @@ def test_a_conditional_flow_starts_as_the_flow_without_a_condition() -> None:
         take_weights(build(plain), flow, "flow")
 
 
+@pytest.mark.parametrize("given", [0, 2])
 @pytest.mark.parametrize(
     ("before", "after"),
     [("uniform", "variational"), ("uniform", "autoregressive"), ("variational", "autoregressive")],
 )
-def test_learned_noise_begins_with_the_same_density(before: str, after: str) -> None:
-    model = ModelConfig("modern", num_scales=1, width=6, num_blocks=1, num_couplings=2)
+def test_learned_noise_begins_with_the_same_density(before: str, after: str, given: int) -> None:
+    model = ModelConfig("modern", num_scales=1, width=6, num_blocks=1, num_couplings=2, given=given)
+    names = tuple("ab"[:given]) or None
     start, flow = (
         build(
             Config(
-                data=DataConfig(shape=(3, 8, 8)), model=dataclasses.replace(model, dequantisation=d)
+                data=DataConfig(shape=(3, 8, 8), classes=given > 0, class_names=names),
+                model=dataclasses.replace(model, dequantisation=d),
             )
         ).eval()
         for d in (before, after)
@@ -181,8 +184,9 @@ def test_learned_noise_begins_with_the_same_density(before: str, after: str) -> 
         for i, weight in enumerate(start.parameters()):
             weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(i))
     take_weights(flow, start, "start")
+    c = "b" if given else None
     x = 256 * torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(flow.log_prob(x), start.log_prob(x))
+    torch.testing.assert_close(flow.log_prob(x, c), start.log_prob(x, c))
     with pytest.raises(ValueError, match=f"model.dequantisation is {after} there, {before} here"):
         take_weights(start, flow, "flow")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from realnvp.config import PRESETS, Config, validate
 from realnvp.config.errors import ParameterError
-from realnvp.config.fields import NOISES
+from realnvp.config.fields import is_richer
 
 
 def with_model_of_start(
@@ -33,7 +33,7 @@ def with_model_of_start(
     for name, there in asdict(start.model).items():
         word = name.replace("_", "-")
         named = {f"--model.{word}", f"--model.no-{word}"} & {*flags}
-        if named and name == "dequantisation" and NOISES.index(asked[name]) > NOISES.index(there):
+        if named and name == "dequantisation" and is_richer(asked[name], there):
             begun[name] = asked[name]
         elif named and asked[name] != there:
             raise ParameterError(

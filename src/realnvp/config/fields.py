@@ -4,7 +4,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from realnvp.config.bounds import (
     AT_LEAST_ONE,
@@ -118,8 +118,13 @@ class DataConfig:
         return Kind.TABLE if self.levels is None else Kind.IMAGES
 
 
-NOISES = ("uniform", "variational", "autoregressive")
-"""Of `dequantisation`. Each may begin as one before it, with the same density."""
+Noise = Literal["uniform", "variational", "autoregressive"]
+
+
+def is_richer(noise: Noise, than: Noise) -> bool:
+    """Whether a flow with this noise may begin as one with the other, with the same density."""
+    kinds = get_args(Noise)
+    return kinds.index(noise) > kinds.index(than)
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ class ModelConfig:
     batch_norm: bool = False
     """vector: whether batch norm (section 3.7) follows each coupling; the paper's images always
     have it."""
-    dequantisation: Literal["uniform", "variational", "autoregressive"] = "uniform"
+    dequantisation: Noise = "uniform"
     """modern: the noise within a grey level; uniform as in the paper, or learned, whose bits/dim
     are a tighter bound: variational, or autoregressive, where a pixel's colours and its neighbours
     have noise that belongs together."""

@@ -1,5 +1,6 @@
 """A training that starts with the weights of another flow."""
 
+import re
 import warnings
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from realnvp.bijections import Chain
 from realnvp.config import Config, Kind, differences, flat
-from realnvp.config.fields import NOISES
+from realnvp.config.fields import is_richer
 from realnvp.flows.flow import Flow, config_of
 
 
@@ -33,13 +34,15 @@ def take_weights(flow: Flow, start: Flow, where: str | Path) -> None:
 
 def _weights(start: Flow, flow: Flow) -> dict[str, Tensor]:
     """The other flow's weights by this flow's names; learned noise may be its first layer."""
-    number = "bijection.bijections."
     more = _layers(flow) - _layers(start)
-    named = {}
-    for name, weight in start.state_dict().items():
-        head, _, rest = name.removeprefix(number).partition(".")
-        named[f"{number}{int(head) + more}.{rest}" if more else name] = weight
-    return named
+
+    def later(layer: re.Match[str]) -> str:
+        return f"{layer[1]}{int(layer[2]) + more}."
+
+    return {
+        re.sub(r"^(bijection\.bijections\.)(\d+)\.", later, name): weight
+        for name, weight in start.state_dict().items()
+    }
 
 
 def _layers(flow: Flow) -> int:
@@ -53,8 +56,7 @@ def _may_begin(name: str, there: Config, here: Config) -> bool:
         case "model.given":
             return not there.model.given and here.kind is Kind.IMAGES
         case "model.dequantisation":
-            before, after = (NOISES.index(c.model.dequantisation) for c in (there, here))
-            return before < after
+            return is_richer(here.model.dequantisation, there.model.dequantisation)
     return False
 
 
