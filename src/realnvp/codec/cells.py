@@ -46,7 +46,8 @@ class Cells:
     ) -> None:
         self.logit, self.noise, self.scale, self.dtype = logit, noise, float(1 << bits), dtype
         few = max(1, PIECES // logit.levels)
-        learned = JOINT_PIECES if noise and noise.joint else LEARNED_PIECES
+        self.joint = noise is not None and noise.joint
+        learned = JOINT_PIECES if self.joint else LEARNED_PIECES
         self.pieces = learned if noise else 1 << (few - 1).bit_length()
         self.edges = level_edges(logit, bits)
         if self.edges.diff().min() < self.pieces:
@@ -72,6 +73,7 @@ class Cells:
             digits = stack.pop_all(sizes.ravel()).reshape(sizes.shape)
             place = torch.from_numpy((digits + other_place[:, part]) % sizes)
             x[:, part], u[:, part] = start + place, self._noise_at(i, place, end - start)
+            stack.bits -= np.log2(self.pieces * sizes).sum((1, 2, 3))
         return noise.joined(x)
 
     def inverse(self, x: Tensor, stack: Stack, nonce: int, given: Given = None) -> Tensor:

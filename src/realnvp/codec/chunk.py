@@ -3,14 +3,13 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from realnvp.codec.header import EXACT, LATEST, packed, unpacked
-from realnvp.codec.leaves import FLOW, HALVED, RAW, WEBP, Leaf, leaves_of, smallest_leaves
+from realnvp.codec.leaves import FLOW, HALVED, RAW, WEBP, Leaf, first_leaves, leaves_of
 from realnvp.codec.mosaic import from_mosaic, mosaic
 from realnvp.codec.plan import IntegerFlow
 from realnvp.codec.rounding import Ambiguous, Unfit
@@ -21,12 +20,15 @@ from realnvp.data.dataset import Pixels
 NUMBERS = 64 * 3 * 32 * 32  # in a batch, at most, but for a single tile
 FEWEST_NUMBERS = 35_000  # for which a second lane could be worth its bits
 FEWEST_LANES, MOST_LANES = 16, 1024
+# Joint noise borrows more, so batches grow slowly: one of so many numbers is a seed, up to so many.
+JOINT_SEED, MOST_SEED = 64, 3 * 64 * 64
 RESERVE = 1.1  # of bits, over what the batch before has needed
 MOST_NONCES = 256
 MOST_HEADER = 1 << 20  # bytes
 
 Told = Callable[[int], None]
 Kinds = npt.NDArray[np.str_]
+Bits = npt.NDArray[np.float64]
 
 
 class Short(Exception):
@@ -56,10 +58,12 @@ def encode(
     chosen: Kinds,
     told: Told,
     classes: Integers | None = None,
-) -> bytes:
+) -> tuple[bytes, Bits]:
     """Code tiles as chosen, or raw where the flow's integers do not reach.
 
     The mosaics are at the bottom of the stack. The raw tiles are at its top.
+
+    Returns the bytes, and the bits of each tile that the flow has coded as a whole; of others NaN.
 
     coder: of the flow.
     places: of the tiles in their pictures.
@@ -67,12 +71,13 @@ def encode(
     classes: of the tiles, if the flow is given classes.
     """
     by_flow = [i for group in by_shape(places, chosen == FLOW) for i in group]
-    divisor, seeds = coder.flow.divisor, 0
+    whole = [Leaf(i, places[i].alone()) for i in by_flow]
+    seed = 0  # numbers
+    if coder.cells.joint and WEBP not in chosen:
+        seed = min(sum(tiles[i].size for i in by_flow) // JOINT_SEED, MOST_SEED)
     while True:
-        smallest = (
-            leaf for i in by_flow for leaf in smallest_leaves(i, places[i].alone(), divisor)
-        )
-        encoder = Encoder(coder, places, tiles, chosen, list(islice(smallest, seeds)), classes)
+        seeds = list(first_leaves(whole, seed, coder.flow.divisor))
+        encoder = Encoder(coder, places, tiles, chosen, seeds, classes)
         done = 0  # tiles
         try:
             for group in by_shape(places, chosen == FLOW):
@@ -81,10 +86,11 @@ def encode(
                     told(count)
         except Short:
             told(-done)
-            seeds += 1 + seeds // 4
+            have = sum(math.prod(leaf.place.shape) for leaf in seeds)
+            seed = max(seed, have) * 3 // 2 or 1
             continue
         told(len(tiles) - len(by_flow))
-        return encoder.content()
+        return encoder.content(), np.where(encoder.trees == FLOW, encoder.bits, math.nan)
 
 
 class Encoder:
@@ -103,7 +109,8 @@ class Encoder:
         classes: Integers | None,
     ) -> None:
         self.coder, self.places, self.tiles, self.classes = coder, places, tiles, classes
-        self.trees, self.seeds = chosen.astype(object), len(seeds)
+        self.trees, self.seeds = chosen.astype(object), list(seeds)
+        self.bits = np.zeros(len(tiles))  # of what the flow has coded of each
         whole = [Leaf(i, places[i].alone()) for i in np.flatnonzero(chosen == WEBP).tolist()]
         mosaics = self._mosaics(sorted([*whole, *seeds], key=lambda leaf: leaf.tile))
         bottom = b"".join(mosaics)
@@ -151,10 +158,10 @@ class Encoder:
 
     def _tree(self, leaf: Leaf) -> str:
         """Put a tile on the stack in halves, as large as can be. Returns its letters."""
-        parts = leaf.place.halves(self.coder.flow.divisor)
-        if not parts and self.seeds:
-            self.seeds -= 1
+        if leaf in self.seeds:
+            self.seeds.remove(leaf)
             return WEBP
+        parts = leaf.place.halves(self.coder.flow.divisor)
         pixels = self._cut(leaf)
         while not parts or self._most(pixels.size):
             try:
@@ -175,7 +182,7 @@ class Encoder:
         most = 16 * self.stack.count / (self.needed * numbers)
         return max(1, min(NUMBERS / numbers, most / RESERVE)) if most >= 1 else 0
 
-    def _put(self, pixels: Pixels, tiles: Sequence[int]) -> None:
+    def _put(self, pixels: Pixels, tiles: list[int]) -> None:
         """Put a batch on the stack: pixels, (B, C, h, w), of so many tiles.
 
         Empty, Unfit: the stack is as it was.
@@ -191,6 +198,7 @@ class Encoder:
         if nonce:
             self.header.nonces[str(self.batches)] = nonce
         self.needed = max(1.0, have - 16 * after.lowest / x.numel())
+        self.bits[tiles] += after.bits
         self.stack, self.batches = after, self.batches + 1
 
     def content(self) -> bytes:

@@ -1,6 +1,7 @@
 """The first tiles of a chunk are halved until the bits that each borrows are there."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from realnvp.codec.tiles import Tile
@@ -49,10 +50,19 @@ def leaves_of(places: Sequence[Tile], kinds: str, divisor: int) -> list[Leaf]:
     return leaves
 
 
-def smallest_leaves(i: int, place: Tile, divisor: int) -> Iterator[Leaf]:
-    """The leaves of tile i where everything is halved."""
-    parts = place.halves(divisor)
-    if not parts:
-        yield Leaf(i, place)
-    for part in parts:
-        yield from smallest_leaves(i, part, divisor)
+def first_leaves(whole: Iterable[Leaf], numbers: int, divisor: int) -> Iterator[Leaf]:
+    """The first leaves of tiles, as large as can be, of about so many numbers together.
+
+    The last one is at most as large as what is left, if it can be halved so far.
+
+    numbers: channels of all pixels.
+    divisor: of the sides that the flow takes.
+    """
+    for leaf in whole:
+        if numbers <= 0:
+            return
+        part = leaf
+        while math.prod(part.place.shape) > numbers and (parts := part.place.halves(divisor)):
+            part = Leaf(leaf.tile, parts[0])
+        yield part
+        numbers -= math.prod(part.place.shape) if part == leaf else numbers

@@ -57,6 +57,10 @@ class Normal:
         for row in stack.rows(len(x)):
             stack.push(place[row], size[row])
             stack.push_words(slot[row] + stack.pop(frequency[row]))
+        step = self.steps[kind // self.buckets]
+        squares = ((x + 0.5) * step) ** 2
+        bits = squares * (0.5 / math.log(2)) + 0.5 * math.log2(2 * math.pi) - np.log2(step)
+        stack.bits += bits.reshape(len(z), -1).sum(1)
 
     def pop(self, shape: torch.Size, stack: Stack) -> Tensor:
         """z of this shape."""

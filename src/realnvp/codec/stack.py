@@ -31,6 +31,7 @@ class Stack:
     word.
 
     lowest: the fewest words that there have been.
+    bits: what each image of a batch has put on the stack, less what it took, as its density says.
     """
 
     def __init__(self, words: Words, lanes: int) -> None:
@@ -38,6 +39,7 @@ class Stack:
         self._words: Words = np.concatenate([words, np.zeros(missing, np.uint16)])
         self.count = self.lowest = len(self._words)
         self.states: Integers = (1 << 16) + self.pop_words(lanes)
+        self.bits: float | npt.NDArray[np.float64] = 0.0
 
     @classmethod
     def of(cls, states: Integers, words: Words) -> "Stack":
@@ -61,9 +63,9 @@ class Stack:
         return self._words[: self.count]
 
     def copy(self) -> "Stack":
-        """A stack that changes on its own, `lowest` counted from here."""
+        """A stack that changes on its own, `lowest` and `bits` counted from here."""
         other = copy.deepcopy(self)
-        other.lowest = other.count
+        other.lowest, other.bits = other.count, 0.0
         return other
 
     def rows(self, count: int) -> list[slice]:

@@ -162,6 +162,7 @@ class Scale:
             y = r * numbers[row] + stack.pop(r)
             numbers[row] = y >> SCALE_BITS
             stack.push_bits(y & (S - 1), SCALE_BITS)
+        stack.bits -= np.log2(ratio / S).reshape(len(x), -1).sum(1)
         scaled = torch.from_numpy(numbers).view(shift.shape)
         return _with(x, changed, within_limit(scaled + shift))
 
