@@ -27,8 +27,8 @@ def smallest(
 ) -> tuple[bytes, float]:
     """Code tiles, (C, h, w) each, each of them in the way that takes the fewest bits.
 
-    The flow's bound takes half as long as coding. So where WebP takes many bits, the flow codes
-    tiles without a look at its bound, and they are coded again if that was wrong.
+    The flow's bound takes half as long as coding. So tiles that take many bits by WebP are coded by
+    the flow without a look at its bound. All are coded again where that took more than by WebP.
 
     Returns the bytes, and the bits that the flow's bound says for all tiles.
 
@@ -43,6 +43,7 @@ def smallest(
     raw = numbers * math.log2(coder.levels)
     bound = Bound(flow, places, tiles)
     unsure = (among_all < SURE * numbers) | (among_all >= raw)
+    # A class is chosen by its bits, so flows given classes need them all.
     bound.look(unsure | (np.arange(len(tiles)) % ONE_OF == 0) | (coder.classes > 0))
     if (bound.bits > np.minimum(among_all, raw))[~unsure].any():
         bound.look(~bound.looked)
@@ -53,23 +54,23 @@ def smallest(
         by_others = np.where(by_webp < raw, WEBP, RAW)
         kinds = np.where(bound.bits < others, FLOW, by_others)
         coded, took = encode(coder, places, tiles, kinds, told, bound.classes)
-        lost = np.nansum((took - others).clip(0)[~bound.looked])
-        if lost <= LOST * 8 * len(coded):
+        bound.look(~bound.looked & np.isnan(took))
+        bits = np.where(bound.looked, bound.bits, took)
+        if (bits - others)[kinds == FLOW].clip(0).sum() <= LOST * 8 * len(coded):
             break
         bound.look(~bound.looked)
         told(-len(tiles))
-    bound.look(~bound.looked & np.isnan(took))
     if FLOW in kinds and others.sum() < MARGIN * 8 * len(coded):
         without, _ = encode(coder, places, tiles, by_others, lambda _: None)
         coded = min(coded, without, key=len)
-    return coded, float(np.where(bound.looked, bound.bits, took).sum())
+    return coded, float(bits.sum())
 
 
 class Bound:
     """The flow's bound for tiles that were looked at.
 
-    bits: of each tile; 0 of others.
-    classes: of all tiles, the likeliest. None: the flow is not given classes.
+    bits: of each tile; 0 of others, which the flow shall code.
+    classes: the likeliest, where all tiles were looked at at once. None: the flow is not given any.
     """
 
     def __init__(self, flow: Flow, places: Sequence[Tile], tiles: Sequence[Pixels]) -> None:

@@ -20,8 +20,8 @@ from realnvp.data.dataset import Pixels
 NUMBERS = 64 * 3 * 32 * 32  # in a batch, at most, but for a single tile
 FEWEST_NUMBERS = 35_000  # for which a second lane could be worth its bits
 FEWEST_LANES, MOST_LANES = 16, 1024
-# Joint noise borrows more, so batches grow slowly: one of so many numbers is a seed, up to so many.
-JOINT_SEED, MOST_SEED = 64, 3 * 64 * 64
+LARGE_SEED = 3 * 64 * 64  # numbers by WebP: joint noise borrows more, so from few on growth is slow
+FEWEST_FOR_SEED = 64 * LARGE_SEED
 RESERVE = 1.1  # of bits, over what the batch before has needed
 MOST_NONCES = 256
 MOST_HEADER = 1 << 20  # bytes
@@ -72,9 +72,9 @@ def encode(
     """
     by_flow = [i for group in by_shape(places, chosen == FLOW) for i in group]
     whole = [Leaf(i, places[i].alone()) for i in by_flow]
-    seed = 0  # numbers
-    if coder.cells.joint and WEBP not in chosen:
-        seed = min(sum(tiles[i].size for i in by_flow) // JOINT_SEED, MOST_SEED)
+    numbers = sum(math.prod(leaf.place.shape) for leaf in whole)
+    large = coder.cells.joint and WEBP not in chosen and numbers >= FEWEST_FOR_SEED
+    seed = LARGE_SEED if large else 0
     while True:
         seeds = list(first_leaves(whole, seed, coder.flow.divisor))
         encoder = Encoder(coder, places, tiles, chosen, seeds, classes)
@@ -87,7 +87,7 @@ def encode(
         except Short:
             told(-done)
             have = sum(math.prod(leaf.place.shape) for leaf in seeds)
-            seed = max(seed, have) * 3 // 2 or 1
+            seed = max(seed, have) * 5 // 4 + 1
             continue
         told(len(tiles) - len(by_flow))
         return encoder.content(), np.where(encoder.trees == FLOW, encoder.bits, math.nan)
@@ -145,6 +145,7 @@ class Encoder:
                 except Unfit as error:
                     self.trees[[batch[i] for i in error.images]] = RAW
                     left = [i for i in left if self.trees[i] == FLOW]
+                    yield len(error.images)
                     continue
                 except Empty:
                     continue
