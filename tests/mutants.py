@@ -656,7 +656,7 @@ MUTANTS = [
     Mutant("files/atomic.py", "left = not _at_work(int(found[1]))", "left = True", OURS),
     Mutant("files/folders.py", " if not _why_not_ours(folder)]", "]", OURS),
     Mutant("files/atomic.py", ".realnvp-{os.getpid()}.tmp", ".realnvp-0.tmp", OURS),
-    Mutant("training/run.py", "    check_data(files, splits)\n", "", OURS),
+    Mutant("training/run.py", "check_data(files, splits)\n", "pass\n", OURS),
     Mutant(
         "evaluation/evaluate.py",
         "if changed := RunDir(run).changed_data(",
