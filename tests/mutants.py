@@ -925,7 +925,12 @@ MUTANTS = [
     Mutant("training/fit.py", "bool((x == x.floor()).all())", "False", UNITS),
     Mutant("cli/inputs.py", "any(_reads(path, out) for path in read)", "False", OURS),
     Mutant("cli/inputs.py", "and not out.is_file()", "and False", OURS),
-    Mutant("cli/score.py", "and value != field.default", "and False", ODD_SCORE),
+    Mutant(
+        "cli/score.py",
+        "and value != field.default",
+        "and False",
+        "tests/test_odd_score.py -k heat_maps_a_sheet_and_a_page",
+    ),
     Mutant("cli/score.py", "in {file.resolve().parent for file in read}", "in set()", ODD_SCORE),
     Mutant("config/bounds.py", "value.item() if", "value if", FITTING),
     Mutant("config/bounds.py", "and number.is_integer()", "", FITTING),

@@ -433,7 +433,7 @@ def test_what_was_given_comes_back(modern: Flow) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(several, back, strict=True))
 
 
-def test_a_flow_given_classes_codes_the_likeliest() -> None:
+def test_a_flow_given_classes_codes_the_likeliest(monkeypatch: pytest.MonkeyPatch) -> None:
     flow = flow_of(dataclasses.replace(MODELS["learned noise"], given=3), (3, 16, 16))
     coded = Coded(flow)
     bound, classes = flow_bits(flow, coded.places, list(coded.images))
@@ -444,6 +444,9 @@ def test_a_flow_given_classes_codes_the_likeliest() -> None:
     content = coded.encoded(classes=np.arange(9) % 3)
     assert np.array_equal(coded.decoded(content), coded.images)
     assert np.array_equal(decompress(flow, compress(flow, coded.images)), coded.images)
+    monkeypatch.setattr(choice, "SURE", 0)  # all classes are known all the same
+    images = quantize(flow.sample(9, seed=0, given=torch.arange(9) % 3)).numpy()
+    assert np.array_equal(decompress(flow, compress(flow, images)), images)
 
 
 def test_images_of_16_bits() -> None:
