@@ -271,8 +271,11 @@ def test_others_files_of_our_names_are_not_replaced(
     assert everything(tmp_path) == mine
 
 
-def test_no_command_replaces_what_it_reads_or_a_device(tmp_path: Path, capsys: Out) -> None:
+def test_no_command_replaces_what_it_reads_or_a_device(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: Out
+) -> None:
     folder = pictures(tmp_path / "pictures", 2)
+    os.mkfifo(pipe := tmp_path_factory.mktemp("device") / "pipe")  # a mutant may replace it
     first = folder / "00.png"
     (tmp_path / "table.csv").write_text("a,b\n1,2\n3,4\n")
     realnvp.save_flow(realnvp.vector_flow(2, width=1, num_couplings=1), tmp_path / "table")
@@ -280,7 +283,7 @@ def test_no_command_replaces_what_it_reads_or_a_device(tmp_path: Path, capsys: O
     compressed, scored = ([name, "photos-small", folder] for name in ("compress", "score"))
     for *command, out in (
         [*compressed, "--out", first],
-        [*compressed, "--out", "/dev/null"],
+        [*compressed, "--out", pipe],
         [*compressed, "--out", first / "in.rnvp"],
         [*scored, "--out", first],
         [*scored, "--picture", first],
