@@ -20,8 +20,9 @@ from realnvp.data.dataset import Pixels
 NUMBERS = 64 * 3 * 32 * 32  # in a batch, at most, but for a single tile
 FEWEST_NUMBERS = 35_000  # for which a second lane could be worth its bits
 FEWEST_LANES, MOST_LANES = 16, 1024
-LARGE_SEED = 3 * 64 * 64  # numbers by WebP: joint noise borrows more, so from few on growth is slow
-FEWEST_FOR_SEED = 64 * LARGE_SEED
+# Numbers by WebP. Joint noise borrows more, so from a small seed batches grow slowly.
+LARGE_SEED = 3 * 64 * 64
+FEWEST_FOR_SEED = 64 * LARGE_SEED  # of a chunk, which hardly feels what WebP takes more
 RESERVE = 1.1  # of bits, over what the batch before has needed
 MOST_NONCES = 256
 MOST_HEADER = 1 << 20  # bytes

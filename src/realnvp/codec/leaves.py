@@ -65,4 +65,6 @@ def first_leaves(whole: Iterable[Leaf], numbers: int, divisor: int) -> Iterator[
         while math.prod(part.place.shape) > numbers and (parts := part.place.halves(divisor)):
             part = Leaf(leaf.tile, parts[0])
         yield part
-        numbers -= math.prod(part.place.shape) if part == leaf else numbers
+        if part != leaf:
+            return
+        numbers -= math.prod(part.place.shape)
