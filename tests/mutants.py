@@ -976,7 +976,12 @@ MUTANTS = [
     Mutant("codec/cells.py", "nonce >= OTHER_PIECES", "False", CODEC),
     Mutant("codec/side.py", "share * found[-1][0] + (1 - share) * bits", "bits", CODEC),
     Mutant("codec/index.py", "2 * (self.divided or 0)", "self.divided or 0", CODEC),
-    Mutant("codec/chunk.py", "seed = max(seed, have) * 5 // 4 + 1", "raise", CODEC),
+    Mutant(
+        "codec/chunk.py",
+        "seed = max(seed, sum(leaf.place.numbers for leaf in seeds)) * 5 // 4 + 1",
+        "raise",
+        CODEC,
+    ),
     Mutant("codec/leaves.py", "if numbers <= 0:", "if False:", CODEC),
     Mutant("codec/choice.py", "<= LOST * 8 * len(coded):", "< math.inf:", CODEC),
     Mutant("codec/choice.py", "told(-len(tiles))", "pass", CODEC),

@@ -155,7 +155,7 @@ class Archive:
                     whole = False
                 else:
                     place.paste(tiles[k], picture)
-                left -= math.prod(place.shape)
+                left -= place.numbers
                 if not left:
                     yield picture if whole else None
 

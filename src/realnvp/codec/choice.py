@@ -18,7 +18,7 @@ from realnvp.flows.flow import Flow, config_of
 
 MARGIN = 1.02  # without the flow it may take more than estimated, and is tried all the same
 SURE = 2.0  # bits of a number by WebP, above which the flow nearly always takes fewer
-ONE_OF = 8  # of such tiles is looked at all the same
+ONE_OF = 8  # of such tiles is looked at, too
 LOST = 0.001  # of the bytes: so much more than by WebP are a reason to look at all tiles
 
 
@@ -39,9 +39,9 @@ def smallest(
     by_webp, among_all = np.empty((2, len(tiles)))
     for group in by_shape(places, np.ones(len(tiles), bool)):
         by_webp[group], among_all[group] = tile_bits(np.stack([tiles[i] for i in group]))
-    numbers = np.array([math.prod(place.shape) for place in places])
+    numbers = np.array([place.numbers for place in places])
     raw = numbers * math.log2(coder.levels)
-    bound = Bound(flow, places, tiles)
+    bound = FlowBound(flow, places, tiles)
     unsure = (among_all < SURE * numbers) | (among_all >= raw)
     # A class is chosen by its bits, so flows given classes need them all.
     bound.look(unsure | (np.arange(len(tiles)) % ONE_OF == 0) | (coder.classes > 0))
@@ -66,7 +66,7 @@ def smallest(
     return coded, float(bits.sum())
 
 
-class Bound:
+class FlowBound:
     """The flow's bound for tiles that were looked at.
 
     bits: of each tile; 0 of others, which the flow shall code.

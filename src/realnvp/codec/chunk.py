@@ -71,9 +71,9 @@ def encode(
     told: how many more tiles are coded.
     classes: of the tiles, if the flow is given classes.
     """
-    by_flow = [i for group in by_shape(places, chosen == FLOW) for i in group]
-    whole = [Leaf(i, places[i].alone()) for i in by_flow]
-    numbers = sum(math.prod(leaf.place.shape) for leaf in whole)
+    groups = by_shape(places, chosen == FLOW)
+    whole = [Leaf(i, places[i].alone()) for group in groups for i in group]
+    numbers = sum(leaf.place.numbers for leaf in whole)
     large = coder.cells.joint and WEBP not in chosen and numbers >= FEWEST_FOR_SEED
     seed = LARGE_SEED if large else 0
     while True:
@@ -81,16 +81,15 @@ def encode(
         encoder = Encoder(coder, places, tiles, chosen, seeds, classes)
         done = 0  # tiles
         try:
-            for group in by_shape(places, chosen == FLOW):
+            for group in groups:
                 for count in encoder.push(group):
                     done += count
                     told(count)
         except Short:
             told(-done)
-            have = sum(math.prod(leaf.place.shape) for leaf in seeds)
-            seed = max(seed, have) * 5 // 4 + 1
+            seed = max(seed, sum(leaf.place.numbers for leaf in seeds)) * 5 // 4 + 1
             continue
-        told(len(tiles) - len(by_flow))
+        told(len(tiles) - len(whole))
         return encoder.content(), np.where(encoder.trees == FLOW, encoder.bits, math.nan)
 
 
@@ -232,7 +231,7 @@ def decode(
     raw = np.flatnonzero(kinds == RAW).tolist()
     batches, left = _batches(header, leaves, places), len(places)
     try:
-        digits = _pop_raw(sum(math.prod(parts[k].shape) for k in raw), coder.levels, stack)
+        digits = _pop_raw(sum(parts[k].numbers for k in raw), coder.levels, stack)
         for index, batch in reversed(list(enumerate(batches))):
             shape = torch.Size((len(batch), *parts[batch[0]].padded))
             pixels = coder.pop(shape, stack, header.nonces.get(str(index), 0))
@@ -245,7 +244,7 @@ def decode(
     except Unfit as error:
         raise ValueError(str(error)) from None
     for k in raw:
-        part, digits = np.split(digits, [math.prod(parts[k].shape)])
+        part, digits = np.split(digits, [parts[k].numbers])
         found[k] = parts[k].pad(part.reshape(parts[k].shape).astype(coder.dtype))
     bottom = stack.bottom().astype("<u2").tobytes()
     for group, size in zip(by_shape(parts, kinds == WEBP), header.mosaics, strict=True):

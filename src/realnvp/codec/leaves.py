@@ -1,6 +1,5 @@
 """The first tiles of a chunk are halved until the bits that each borrows are there."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -62,9 +61,9 @@ def first_leaves(whole: Iterable[Leaf], numbers: int, divisor: int) -> Iterator[
         if numbers <= 0:
             return
         part = leaf
-        while math.prod(part.place.shape) > numbers and (parts := part.place.halves(divisor)):
+        while part.place.numbers > numbers and (parts := part.place.halves(divisor)):
             part = Leaf(leaf.tile, parts[0])
         yield part
         if part != leaf:
             return
-        numbers -= math.prod(part.place.shape)
+        numbers -= part.place.numbers

@@ -18,7 +18,6 @@ from realnvp.bijections import (
     Chain,
     Dequantisation,
     FactorOut,
-    JointDequantisation,
     Logit,
     Mixing,
     Squeezed,
@@ -70,9 +69,9 @@ class IntegerFlow:
         learned = next((layer for layer in noise if isinstance(layer, Dequantisation)), None)
         sides = self.flow.divisor, self.flow.divisor
         delta = torch.full((channels, *sides), 2.0**-bits, dtype=torch.float64, device="cpu")
-        large = isinstance(learned, JointDequantisation)
-        steps, delta = integer_steps(f, delta, large=large)
-        return Cells(logit, learned, bits, dtype=dtype), steps, Normal(delta)
+        cells = Cells(logit, learned, bits, dtype=dtype)
+        steps, delta = integer_steps(f, delta, large=cells.joint)
+        return cells, steps, Normal(delta)
 
     def push(
         self, pixels: Tensor, stack: Stack, nonce: int, classes: Integers | None = None

@@ -1,5 +1,6 @@
 """Pictures of any size as tiles that a flow takes, and back."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -32,6 +33,11 @@ class Tile(NamedTuple):
             self.rows.stop - self.rows.start,
             self.columns.stop - self.columns.start,
         )
+
+    @property
+    def numbers(self) -> int:
+        """Channels of all its pixels, without the padding."""
+        return math.prod(self.shape)
 
     def cut(self, picture: Pixels) -> Pixels:
         """The tile, padded, of a picture."""

@@ -122,7 +122,7 @@ Noise = Literal["uniform", "variational", "autoregressive"]
 
 
 def is_richer(noise: Noise, than: Noise) -> bool:
-    """Whether a flow with this noise may begin as one with the other, with the same density."""
+    """Whether a flow of noise `than` may begin to have this noise: its density stays."""
     kinds = get_args(Noise)
     return kinds.index(noise) > kinds.index(than)
 
