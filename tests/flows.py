@@ -23,6 +23,7 @@ from realnvp.bijections import (
     JointDequantisation,
     Logit,
     Mixing,
+    ObliqueDequantisation,
     Regression,
     SinhArcsinh,
     SplineCoupling,
@@ -92,8 +93,9 @@ def channel_coupling(channels: int, *, flip: bool = False) -> AffineCoupling:
     return AffineCoupling(partial(channelwise, flip=flip), net)
 
 
-def learned_noise(channels: int, *, levels: int = 256, joint: bool = False) -> Dequantisation:
-    kind = JointDequantisation if joint else Dequantisation
+def learned_noise(
+    channels: int, *, levels: int = 256, kind: type[Dequantisation] = Dequantisation
+) -> Dequantisation:
     net = ConvNet(4 * channels, 4, 4 * kind.outputs(channels), num_blocks=1)
     return kind(net, levels=levels)
 
@@ -165,7 +167,14 @@ CASES: dict[str, Case] = {
         pixels(2, 3, 8, 4),
     ),
     "dequantisation": lambda: (learned_noise(2), pixels(3, 2, 4, 6)),
-    "dequantisation, joint": lambda: (learned_noise(3, joint=True), pixels(3, 3, 4, 6)),
+    "dequantisation, joint": lambda: (
+        learned_noise(3, kind=JointDequantisation),
+        pixels(3, 3, 4, 6),
+    ),
+    "dequantisation, oblique": lambda: (
+        learned_noise(3, kind=ObliqueDequantisation),
+        pixels(3, 3, 4, 6),
+    ),
     "modern 3x8x8, 2 scales, variational dequantisation": lambda: (
         image_flow(3, 8, 8, 2, architecture="modern", dequantisation="variational"),
         pixels(2, 3, 8, 8),
@@ -173,6 +182,10 @@ CASES: dict[str, Case] = {
     "modern 2x8x8, autoregressive dequantisation": lambda: (
         image_flow(2, 8, 8, 1, architecture="modern", dequantisation="autoregressive"),
         pixels(2, 2, 8, 8),
+    ),
+    "modern 3x8x8, oblique dequantisation": lambda: (
+        image_flow(3, 8, 8, 1, architecture="modern", dequantisation="oblique"),
+        pixels(2, 3, 8, 8),
     ),
     "modern additive 3x8x8, 2 scales, variational dequantisation": lambda: (
         image_flow(

@@ -65,7 +65,12 @@ def photographs(shape: tuple[int, ...], levels: int) -> np.ndarray:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     ("coupling", "noise"),
-    [("affine", "variational"), ("additive", "variational"), ("affine", "autoregressive")],
+    [
+        ("affine", "variational"),
+        ("additive", "variational"),
+        ("affine", "autoregressive"),
+        ("affine", "oblique"),
+    ],
 )
 @pytest.mark.parametrize("preset", ["images-modern", "digits-modern"])
 def test_so_is_one_with_learned_noise(

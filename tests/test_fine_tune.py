@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from realnvp import DataConfig, ModelConfig, TrainConfig, load_flow, save_flow
+from realnvp.bijections import Chain
 from realnvp.cli.main import run
 from realnvp.config import Config
 from realnvp.flows.build import build
@@ -188,6 +189,31 @@ def test_learned_noise_begins_with_the_same_density(before: str, after: str, giv
     x = 256 * torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(flow.log_prob(x, c), start.log_prob(x, c))
     with pytest.raises(ValueError, match=f"model.dequantisation is {after} there, {before} here"):
+        take_weights(start, flow, "flow")
+
+
+def test_noise_in_oblique_cells_begins_as_uniform_noise() -> None:
+    model = ModelConfig("modern", num_scales=1, width=6, num_blocks=1, num_couplings=2)
+    start, flow = (
+        build(
+            Config(
+                data=DataConfig(shape=(3, 8, 8)), model=dataclasses.replace(model, dequantisation=d)
+            )
+        ).eval()
+        for d in ("autoregressive", "oblique")
+    )
+    with torch.no_grad():
+        for i, weight in enumerate(start.parameters()):
+            weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(i))
+    take_weights(flow, start, "start")
+    x = 256 * torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    noise, *others = flow.bijection.bijections
+    z, log_det = noise(x)
+    assert torch.allclose(log_det, torch.zeros(5), atol=1e-5)
+    rest = Chain(start.bijection.bijections[1:])
+    for found, expected in zip(Chain(others)(z), rest(z), strict=True):
+        assert torch.equal(found, expected)
+    with pytest.raises(ValueError, match=r"dequantisation is oblique there, autoregressive here"):
         take_weights(start, flow, "flow")
 
 

@@ -54,7 +54,7 @@ FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
     "model.coupling_growth": ([1.0, 0.5], [0.0, -1.0, NAN, INF, 1.5]),
     "model.num_couplings": ([1, 2, 3], [0, 1001, 10**30]),
     "model.frequency": ([0.0, 3.0], [-1.0, NAN, INF, 1e30]),
-    "model.dequantisation": (["uniform", "variational"], ["gaussian", None]),
+    "model.dequantisation": (["uniform", "variational"], ["oblique", "gaussian", None]),
     "model.batch_norm": ([False, True], ["yes"]),
     "model.num_blocks": ([0, 1], [-1, 1000, 1001, 10**30]),
     "model.momentum": ([0.0, 0.9], [1.0, -0.1, NAN, 1 - 1e-12]),

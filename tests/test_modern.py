@@ -27,6 +27,7 @@ from realnvp.bijections import (
     FactorOut,
     JointDequantisation,
     Mixing,
+    ObliqueDequantisation,
     Squeezed,
     channelwise,
     checkerboard,
@@ -272,25 +273,53 @@ def test_learned_noise_is_exact_for_any_weights_and_any_place_in_a_cell(
     assert log_det.isfinite().all()
 
 
+@pytest.mark.parametrize("kind", [JointDequantisation, ObliqueDequantisation])
 @pytest.mark.parametrize("size", [1, 3, 1000])
-def test_joint_noise_is_found_stage_by_stage(size: float) -> None:
+def test_joint_noise_is_found_stage_by_stage(size: float, kind: type[Dequantisation]) -> None:
     """For any weights; no number leans on those of its own stage or of a later one."""
     random = torch.Generator().manual_seed(0)
     outputs = 4 * JointDequantisation.outputs(3)
     raw = size * torch.randn(1, outputs, 3, 4, dtype=torch.float64, generator=random)
-    layer = JointDequantisation(Raw(raw), levels=256).eval()
+    layer = kind(Raw(raw), levels=256).eval()
     v = torch.randint(0, 256, (2, 3, 6, 8), generator=random).double()
     u = torch.rand(v.shape, dtype=torch.float64, generator=random).requires_grad_()
     z, _ = layer(v + u)
-    assert torch.equal(z.floor(), v)
+    assert torch.equal(layer._cells(z)[0], v)
     assert (layer.inverse(z) - v - u).abs().max() < 1e-7
-    found = in_stages(z)
+    found = in_stages(layer._cells(z)[1])
     # Red, green and blue in the even squares, then in the odd ones, which lean on the even ones.
     expected = [{0}, {0, 1}, {0, 1, 2}, {0, 3}, {1, 3, 4}, {2, 3, 4, 5}]
     for part, leans_on in zip(stages(3), expected, strict=True):
         (slope,) = torch.autograd.grad(found[:, part].sum(), u, retain_graph=True)
         slopes = in_stages(slope)
-        assert {k for k, other in enumerate(stages(3)) if slopes[:, other].any()} == leans_on
+        found_on = {k for k, other in enumerate(stages(3)) if slopes[:, other].abs().max() > 1e-12}
+        assert found_on == leans_on
+
+
+def test_one_noise_moves_all_colours_of_oblique_cells() -> None:
+    """z_c = v_c + u'_c + u'_0 - 1/2: a first layer that says nothing of the noise leaves u."""
+    outputs = 4 * ObliqueDequantisation.outputs(3)
+    raw = torch.zeros(1, outputs, 1, 1, dtype=torch.float64)
+    layer = ObliqueDequantisation(Raw(raw), levels=256).eval()
+    v, u = torch.tensor([[7.0, 0, 255], [0.25, 0.5, 0.125]]).double()[:, None, :, None, None]
+    v, u = v.expand(1, 3, 2, 2), u.expand(1, 3, 2, 2)
+    z, log_det = layer(v + u)
+    assert z[0, :, 0, 0].tolist() == [7.25, 0.25, 254.875]
+    assert log_det.item() == 0
+    assert torch.equal(layer.inverse(z), v + u)
+
+
+@pytest.mark.parametrize("kind", [Dequantisation, JointDequantisation, ObliqueDequantisation])
+def test_cells_fill_the_space_of_the_levels(kind: type[Dequantisation]) -> None:
+    """So probabilities of images add up: each z is in the cell of one image."""
+    layer = kind(Raw(torch.zeros(1, 4 * kind.outputs(2), 1, 1).double()), levels=3).eval()
+    grid = (torch.arange(16).double() + 0.5) / 4
+    z = torch.cartesian_prod(grid, grid)[:, :, None, None].expand(-1, -1, 2, 2)
+    v, u = layer._cells(z)
+    assert ((u >= 0) & (u < 1)).all()
+    assert (layer._placed(v, u) - z).abs().max() < 1e-12
+    whole = (v[:, 0, 0, 0] == 1) & (v[:, 1, 0, 0] == 2)
+    assert whole.sum() == 16  # of volume 1, on a grid of quarters
 
 
 def in_stages(x: Tensor) -> Tensor:
@@ -305,6 +334,21 @@ def test_the_ends_of_a_cell_lead_nowhere_else(dtype: torch.dtype) -> None:
         for end in (layer(x)[0], layer.inverse(x)):
             assert torch.equal(end.floor(), v)
         assert layer(x)[1].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_ends_of_an_oblique_cell_lead_nowhere_else(dtype: torch.dtype) -> None:
+    """Wherever the first colour's noise moves it."""
+    layer = moved(learned_noise(3, kind=ObliqueDequantisation), pixels(2, 3, 2, 2)).to(dtype)
+    random = torch.Generator().manual_seed(0)
+    v = torch.randint(0, 256, (500, 3, 4, 4), generator=random).to(dtype)
+    u = torch.rand(v.shape, generator=random).to(dtype)
+    for end in (torch.zeros_like(u), torch.nextafter(v + 1, v) - v):
+        x = v + torch.cat([u[:, :1], end[:, 1:]], dim=1)
+        z, log_det = layer(x)
+        assert torch.equal(layer._cells(z)[0], v)
+        assert torch.equal(layer.inverse(z).floor(), v)
+        assert log_det.isfinite().all()
 
 
 def test_learned_noise_of_version_0_1_0_is_refused(

@@ -10,7 +10,11 @@ from realnvp.bijections.coupling import (
     Elementwise,
     SplineCoupling,
 )
-from realnvp.bijections.dequantisation import Dequantisation, JointDequantisation
+from realnvp.bijections.dequantisation import (
+    Dequantisation,
+    JointDequantisation,
+    ObliqueDequantisation,
+)
 from realnvp.bijections.given import Given
 from realnvp.bijections.logit import Logit
 from realnvp.bijections.masks import bitwise, channelwise, checkerboard
@@ -34,6 +38,7 @@ __all__ = [
     "JointDequantisation",
     "Logit",
     "Mixing",
+    "ObliqueDequantisation",
     "Regression",
     "SinhArcsinh",
     "SplineCoupling",

@@ -45,6 +45,8 @@ class Dequantisation(Bijection):
 
     joint = False
     """Whether u' depends on the u of other numbers."""
+    oblique = False
+    """Whether the cells are `ObliqueDequantisation`'s."""
 
     def __init__(self, net: nn.Module, *, levels: int) -> None:
         super().__init__()
@@ -63,16 +65,17 @@ class Dequantisation(Bijection):
         return z, sum_per_example(terms)
 
     def forward_map(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        v, u, raw, leans = self._predict(x, given)
+        v = x.floor()
+        u, (raw, leans) = x - v, self.noise_numbers(v, given)
         log_slope, lean = torch.zeros_like(u), self._lean(leans, u)
         for p, q, c in bends(raw, lean):
             u, term = bent(u, p, q, c)
             log_slope = log_slope + term
-        return self._within(v, u), log_slope
+        return self._placed(v, u), log_slope
 
     def _inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
-        v, end, raw, leans = self._predict(z, given)
-        u = end
+        v, end = self._cells(z)
+        u, (raw, leans) = end, self.noise_numbers(v, given)
         # A round finds one stage more: its numbers lean on those of the stages before alone.
         for _ in stages(z.shape[1]) if self.joint else (1,):
             lean, u = self._lean(leans, u), end
@@ -80,27 +83,29 @@ class Dequantisation(Bijection):
                 u = unbent(u, p, q, c)
         return self._within(v, u)
 
-    def _predict(
-        self, x: Tensor, given: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """v, u, raw numbers (B, BENDS, 3, C, H, W), and how far each entry leans."""
-        v = x.floor()
+    def noise_numbers(self, v: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Raw p, q, c, (B, BENDS, 3, C, H, W), of levels v, and by how much each entry leans."""
         seen = pixel_unshuffle(6 * v / (self.levels - 1) - 3, 2)
         # The mask: all of it is seen.
         whole = seen.new_ones((), dtype=torch.bool)
         said = pixel_shuffle(in_the_networks_dtype(self.net, seen, whole, given), 2)
-        own, leans = said.tensor_split([self.NUMBERS * x.shape[1]], dim=1)
-        return (
-            v,
-            x - v,
-            own.view(-1, BENDS, 3, *v.shape[1:]),
-            leans.clamp(-MOST_LEAN, MOST_LEAN) if self.joint else None,
-        )
+        own, leans = said.tensor_split([self.NUMBERS * v.shape[1]], dim=1)
+        raw = own.view(-1, BENDS, 3, *v.shape[1:])
+        return raw, leans.clamp(-MOST_LEAN, MOST_LEAN) if self.joint else None
 
     def _lean(self, leans: Tensor | None, u: Tensor) -> Tensor | None:
         if leans is None:
             return None
         return torch.cat([leaning(leans, u, c) for c in range(u.shape[1])], dim=1)
+
+    def _placed(self, v: Tensor, u: Tensor) -> Tensor:
+        """z: where in its cell u' lies."""
+        return self._within(v, u)
+
+    def _cells(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """v and u' of z."""
+        v = z.floor()
+        return v, z - v
 
     def _within(self, v: Tensor, u: Tensor) -> Tensor:
         """v + u, clamped into the cell [v, v + 1): rounding could reach the next cell."""
@@ -121,6 +126,35 @@ class JointDequantisation(Dequantisation):
     """
 
     joint = True
+
+
+class ObliqueDequantisation(JointDequantisation):
+    """`JointDequantisation` in oblique cells: z = v + u', but for colours after the first
+
+        z_c = v_c + u'_c + u'_0 - 1/2.
+
+    So in each pixel the first colour's noise moves all colours alike, and u'_c is the noise of
+    their difference. Where red less green is the same integer in a whole sky, u'_c is narrow, and
+    the first colour's noise is as wide as brightness wants it.
+
+    These cells have volume 1 and fill the space as the cubes do, one for each v. So the bound on
+    log P(v) is as before. x stays in the cube [v, v + 1); z is in [-1/2, levels + 1/2).
+    """
+
+    oblique = True
+
+    def _placed(self, v: Tensor, u: Tensor) -> Tensor:
+        z = self._within(v, u)
+        shift = (z - v)[:, :1] - 0.5
+        # Rounding could reach another cell at both ends.
+        room = 2 * self.levels * torch.finfo(u.dtype).eps
+        others = v[:, 1:] + (u[:, 1:].clamp(room, 1 - room) + shift)
+        return torch.cat([z[:, :1], others], dim=1)
+
+    def _cells(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        first, u = super()._cells(z[:, :1])
+        others, v = super()._cells(z[:, 1:] - (u - 0.5))
+        return torch.cat([first, others], dim=1), torch.cat([u, v], dim=1)
 
 
 def bends(raw: Tensor, lean: Tensor | None) -> list[Bend]:

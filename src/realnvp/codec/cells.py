@@ -30,6 +30,9 @@ class Cells:
     So within a piece noise is uniform on the logit's scale, which costs less than .0001 bits/dim.
     The decoder knows v and i from X, and pushes both digits back.
 
+    Of oblique cells (`ObliqueDequantisation`), G(i) has v + shift for v, where the shift is the
+    first colour's noise less 1/2; the decoder knows it from the first colour's X.
+
     noise: the flow's learned noise, which bends i / P. Of joint noise, a stage's numbers lean on
         the places of the stages before.
     dtype: of the bends. In float32 machines differ by more than `certain` allows for; so were files
@@ -47,6 +50,7 @@ class Cells:
         self.logit, self.noise, self.scale, self.dtype = logit, noise, float(1 << bits), dtype
         few = max(1, PIECES // logit.levels)
         self.joint = noise is not None and noise.joint
+        self.oblique = noise is not None and noise.oblique
         learned = JOINT_PIECES if self.joint else LEARNED_PIECES
         self.pieces = learned if noise else 1 << (few - 1).bit_length()
         self.edges = level_edges(logit, bits)
@@ -67,7 +71,8 @@ class Cells:
             if self.pieces > 1:
                 digits += stack.pop_all(np.full(digits.size, self.pieces)).reshape(digits.shape)
             i = torch.from_numpy((digits + other_piece[:, part]) % self.pieces)
-            nodes = self._nodes(v[:, part], noise.bends(stage, u), certain)
+            shift = self._shift(v, x, noise.moved_by(stage))
+            nodes = self._nodes(v[:, part], shift, noise.bends(stage, u), certain)
             start, end = nodes(i), nodes(i + 1)
             sizes = (end - start).numpy()
             digits = stack.pop_all(sizes.ravel()).reshape(sizes.shape)
@@ -78,15 +83,15 @@ class Cells:
 
     def inverse(self, x: Tensor, stack: Stack, nonce: int, given: Given = None) -> Tensor:
         """v."""
-        found = torch.searchsorted(self.edges, x, right=True) - 1
-        if found.min() < 0 or found.max() >= self.logit.levels:
-            raise ValueError("a pixel beyond all grey levels")
+        found = self._levels(x)
         noise = Noise(self.noise, found, given, self.dtype)
         v, x = noise.split(found), noise.split(x)
         u, digits = torch.zeros(v.shape, dtype=torch.float64, device="cpu"), []
         for stage, part in enumerate(noise.stages):
-            nodes = self._nodes(v[:, part], noise.bends(stage, u), nearest)
-            i, start, end = self._pieces(v[:, part], x[:, part], nodes)
+            shift = self._shift(v, x, noise.moved_by(stage))
+            nodes = self._nodes(v[:, part], shift, noise.bends(stage, u), nearest)
+            ends = self._ends(v[:, part], shift, nearest)
+            i, start, end = self._pieces(x[:, part], *ends, nodes)
             place, size = x[:, part] - start, end - start
             u[:, part] = self._noise_at(i, place, size)
             digits.append((i.numpy(), place.numpy(), size.numpy()))
@@ -98,10 +103,42 @@ class Cells:
                 stack.push_all(piece.ravel(), np.full(piece.size, self.pieces))
         return found
 
-    def _pieces(self, v: Tensor, x: Tensor, nodes: Rounding) -> tuple[Tensor, Tensor, Tensor]:
-        """The pieces that numbers X lie in, and where these begin and end."""
-        i, half = torch.zeros_like(v), self.pieces // 2
-        start, end = self.edges[v], self.edges[v + 1]
+    def _levels(self, x: Tensor) -> Tensor:
+        """v of X. ValueError: it lies beyond all levels."""
+        upright = x[:, :1].contiguous() if self.oblique else x
+        v = torch.searchsorted(self.edges, upright, right=True) - 1
+        if self.oblique:
+            shift, others = self._real(upright) - v - 0.5, x[:, 1:]
+            near = (self._real(others) - shift).floor().long()
+            start, end = self._ends(near, shift, nearest)
+            v = torch.cat([v, near + (others >= end).long() - (others < start).long()], dim=1)
+        if v.min() < 0 or v.max() >= self.logit.levels:
+            raise ValueError("a pixel beyond all grey levels")
+        return v
+
+    def _shift(self, v: Tensor, x: Tensor, by: slice | None) -> Tensor | None:
+        """How far the cells are moved by the noise of these channels."""
+        return None if by is None else self._real(x[:, by]) - v[:, by] - 0.5
+
+    def _real(self, x: Tensor) -> Tensor:
+        """The middle of each X, in levels."""
+        return self.logit._inverse((x + 0.5).double() / self.scale)
+
+    def _ends(self, v: Tensor, shift: Tensor | None, rounded: Rounding) -> tuple[Tensor, Tensor]:
+        """Where the cells of levels begin and end."""
+        if shift is None:
+            return self.edges[v], self.edges[v + 1]
+        first, last = self._logit(v + shift), self._logit(v + 1 + shift)
+        return rounded(first), rounded(last)
+
+    def _pieces(
+        self, x: Tensor, start: Tensor, end: Tensor, nodes: Rounding
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The pieces that numbers X lie in, and where these begin and end.
+
+        start, end: of their cells.
+        """
+        i, half = torch.zeros_like(x), self.pieces // 2
         while half:
             middle = nodes(i + half)
             above = middle <= x
@@ -114,19 +151,26 @@ class Cells:
         """u at the middle of a place of the i-th piece: exact sums and a quotient."""
         return (i + (place + 0.5).double() / size) / self.pieces
 
-    def _nodes(self, v: Tensor, bends: Sequence[Bend], rounded: Rounding) -> Rounding:
-        """G of the pixels' levels: G(0) and G(P) are the edges of the level."""
+    def _nodes(
+        self, v: Tensor, shift: Tensor | None, bends: Sequence[Bend], rounded: Rounding
+    ) -> Rounding:
+        """G of the pixels' levels: G(0) and G(P) are the ends of the cell.
+
+        shift: None: it is not moved.
+        """
         if self.pieces == 1:
             return lambda i: self.edges[v + i]
-        start, room = self.edges[v], self.edges.diff()[v] - self.pieces
-        first, last = self._logit(v.double()), self._logit((v + 1).to(self.dtype))
+        start, end = self._ends(v, shift, rounded)
+        room = end - start - self.pieces
+        low = v.double() if shift is None else v + shift
+        first, last = self._logit(low), self._logit((low + 1).to(self.dtype))
 
         def nodes(i: Tensor) -> Tensor:
             u = i.double() / self.pieces
             for p, q, c in bends:
                 w = 1 - u
                 u = u * (p * w + c * u) / (w * w + (p + c * q) * u * w + c * u * u)
-            share = (self._logit(v + u) - first) / (last - first)
+            share = (self._logit(low + u) - first) / (last - first)
             return start + i + rounded(room * share)  # + i: no piece is empty
 
         return nodes

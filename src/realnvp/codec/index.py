@@ -15,7 +15,8 @@ from realnvp.flows.flow import Flow, config_of
 
 EARLIER_SMALLEST = 16  # side of divided tiles
 EARLIER_SIDE = 64
-FINER = {"uniform": 0, "variational": 1, "autoregressive": 2}  # bits of the grid, by the noise
+# Bits of the grid, by the noise.
+FINER = {"uniform": 0, "variational": 1, "autoregressive": 2, "oblique": 2}
 
 
 @dataclass(frozen=True)

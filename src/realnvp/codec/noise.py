@@ -23,9 +23,10 @@ class Noise:
         self.joint, self.channels = layer is not None and layer.joint, v.shape[1]
         self.stages = stages(self.channels) if self.joint else [slice(None)]
         """The channels of `split` levels that are drawn together."""
+        self.oblique = layer is not None and layer.oblique
         self.raw = self.leans = None
         if layer:
-            _, _, raw, self.leans = layer._predict(v.to(dtype) + 0.5, given)
+            raw, self.leans = layer.noise_numbers(v.to(dtype), given)
             squares = self.split(raw.flatten(0, 2))
             self.raw = squares.view(*raw.shape[:3], *squares.shape[1:])
 
@@ -36,6 +37,11 @@ class Noise:
     def joined(self, x: Tensor) -> Tensor:
         """Undo `split`."""
         return from_squares(*x.chunk(2, dim=1)) if self.joint else x
+
+    def moved_by(self, stage: int) -> slice | None:
+        """The channels whose noise moves the stage's cells. None: there are none."""
+        odd, channel = divmod(stage, self.channels)
+        return self.stages[odd * self.channels] if self.oblique and channel else None
 
     def bends(self, stage: int, u: Tensor) -> list[Bend]:
         """The bends of a stage.

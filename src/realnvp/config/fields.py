@@ -118,11 +118,11 @@ class DataConfig:
         return Kind.TABLE if self.levels is None else Kind.IMAGES
 
 
-Noise = Literal["uniform", "variational", "autoregressive"]
+Noise = Literal["uniform", "variational", "autoregressive", "oblique"]
 
 
 def is_richer(noise: Noise, than: Noise) -> bool:
-    """Whether a flow of noise `than` may begin to have this noise: its density stays."""
+    """Whether a flow of noise `than` may begin to have this noise."""
     kinds = get_args(Noise)
     return kinds.index(noise) > kinds.index(than)
 
@@ -158,8 +158,8 @@ class ModelConfig:
     have it."""
     dequantisation: Noise = "uniform"
     """modern: the noise within a grey level; uniform as in the paper, or learned, whose bits/dim
-    are a tighter bound: variational, or autoregressive, where a pixel's colours and its neighbours
-    have noise that belongs together."""
+    are a tighter bound: variational; autoregressive, where a pixel's colours and its neighbours
+    have noise that belongs together; oblique, where one noise moves all colours, too."""
     momentum: float = bounded(0.0, BELOW_ONE)
     """rho of eq 15-16 in training; 0: plain batch statistics."""
     alpha: float = bounded(0.05, BELOW_HALF)

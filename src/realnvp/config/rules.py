@@ -37,6 +37,7 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     """The fields that do not fit others, and why."""
     data, model, train = config.data, config.model, config.train
     images, vector = config.kind is Kind.IMAGES, model.architecture == "vector"
+    levels = data.levels or 256
     return (
         (path, complaint)
         for path, holds, complaint in [
@@ -88,6 +89,12 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
                 "model.dequantisation",
                 model.dequantisation == "uniform" or model.architecture == "modern",
                 "is for modern models",
+            ),
+            (
+                "model.alpha",
+                model.dequantisation != "oblique" or 2 * model.alpha * (levels + 1) > 1,
+                f"must be more than 1 / {2 * levels + 2}: model.dequantisation oblique goes half "
+                "a level beyond all levels",
             ),
             (
                 "model.coupling",

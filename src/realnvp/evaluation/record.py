@@ -200,7 +200,7 @@ class OfImages(Evaluation):
     num_images: int
     noise_draws: int
     dequantisation: str | None = None
-    """uniform, variational or autoregressive."""
+    """uniform, variational, autoregressive or oblique."""
     paper: float | None
     """The paper's number, where it is about this model and these images."""
     comparable: bool | None = None

@@ -5,7 +5,14 @@ from typing import Literal
 
 import torch
 
-from realnvp.bijections import Bijection, Chain, Dequantisation, JointDequantisation, Logit
+from realnvp.bijections import (
+    Bijection,
+    Chain,
+    Dequantisation,
+    JointDequantisation,
+    Logit,
+    ObliqueDequantisation,
+)
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, nearest, resolve, validate
 from realnvp.config.errors import ParameterError
 from realnvp.flows.flow import Flow, StandardNormal
@@ -15,6 +22,12 @@ from realnvp.flows.paper import multiscale
 from realnvp.flows.vector import vector
 from realnvp.networks.modern import ConvNet
 from realnvp.tools.noise import Purpose, generator
+
+NOISE = {
+    "variational": Dequantisation,
+    "autoregressive": JointDequantisation,
+    "oblique": ObliqueDequantisation,
+}
 
 
 def build(config: Config | str) -> Flow:
@@ -51,8 +64,7 @@ def bijection_of(config: Config) -> Chain:
     f = multiscale if model.architecture == "paper" else modern
     layers: list[Bijection] = [Logit(alpha=model.alpha, levels=config.levels), f(model, channels)]
     if model.dequantisation != "uniform":
-        joint = model.dequantisation == "autoregressive"
-        noise = JointDequantisation if joint else Dequantisation
+        noise = NOISE[model.dequantisation]
         net = ConvNet(
             4 * channels,
             model.width,

@@ -12,24 +12,35 @@ from realnvp.config import Config, Kind, differences, flat
 from realnvp.config.fields import is_richer
 from realnvp.flows.flow import Flow, config_of
 
+# Names of the weights of the layer that says what the noise is.
+LAST_OF_NOISE = "bijection.bijections.0.net.conv_out."
+
 
 def take_weights(flow: Flow, start: Flow, where: str | Path) -> None:
     """Give the flow the weights of another; ValueError: they do not fit.
 
     A conditional flow may start with one that is not: what sees the condition stays as it is, and
     of images that is nothing, so both have the same density. So have both where noise begins to be
-    learned, or to depend on other noise: that begins with zeros.
+    learned, or to depend on other noise: that begins with zeros. Noise in oblique cells begins as
+    uniform noise: what the other flow knew of it was of other cells.
 
     where: what the other flow is called.
     """
     _check_fit(where, config_of(start), config_of(flow))
     weights = flow.state_dict()
+    new_cells = _has_oblique_cells(flow) and not _has_oblique_cells(start)
     for name, weight in _weights(start, flow).items():
         if weight.shape != weights[name].shape:  # of the network whose last layer says more now
             more = len(weights[name]) - len(weight)
             weight = torch.cat([weight, weight.new_zeros(more, *weight.shape[1:])])
+        if new_cells and name.startswith(LAST_OF_NOISE):
+            weight = torch.zeros_like(weight)
         weights[name] = weight
     flow.load_state_dict(weights)
+
+
+def _has_oblique_cells(flow: Flow) -> bool:
+    return config_of(flow).model.dequantisation == "oblique"
 
 
 def _weights(start: Flow, flow: Flow) -> dict[str, Tensor]:
