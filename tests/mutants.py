@@ -515,6 +515,7 @@ MUTANTS = [
         "if False and",
         "tests/test_fine_tune.py",
     ),
+    Mutant("codec/cells.py", " + 2 * self.oblique", "", CODEC),
     Mutant("codec/cells.py", "- v[:, by] - 0.5", "- v[:, by]", CODEC),
     Mutant("codec/cells.py", "- (others < start).long()", "", CODEC),
     Mutant("codec/cells.py", "(others >= end).long()", "0", CODEC),

@@ -56,7 +56,7 @@ from realnvp.codec.lifting import Mix
 from realnvp.codec.noise import Noise
 from realnvp.codec.plan import IntegerFlow, integer_steps
 from realnvp.codec.prior import Normal
-from realnvp.codec.rounding import Unfit
+from realnvp.codec.rounding import Unfit, nearest
 from realnvp.codec.side import best_side
 from realnvp.codec.stack import Empty, Stack, packed_states, unpacked_states
 from realnvp.codec.tiles import Tile, count_tiles, tiles_of
@@ -239,6 +239,30 @@ def test_learned_noise_is_the_flow_s(kind: str, monkeypatch: pytest.MonkeyPatch)
     assert torch.allclose(again, ends, atol=1e-9)
     assert abs(u.mean() - 0.5) < 0.03
     assert abs(u.std() - 12**-0.5) < 0.02
+
+
+def test_oblique_cells_of_grey_images_are_cubes() -> None:
+    flow = flow_of(MODELS["oblique noise"], (1, 8, 8))
+    coder, now = IntegerFlow(flow, BITS + 2), stack(lanes=32)
+    start, images = now.copy(), torch.from_numpy(smooth(3, 1, 8, 8)).long()
+    coder.push(images, now, 0)
+    assert torch.equal(coder.pop(images.shape, now, 0), images)
+    assert same(now, start)
+
+
+def test_cells_that_are_moved_keep_all_their_pieces() -> None:
+    """By rounding they may be narrower than all that are not: one step here."""
+    model = dataclasses.replace(MODELS["oblique noise"], alpha=0.43752)
+    with pytest.raises(ValueError, match="too near"):
+        IntegerFlow(flow_of(model, (3, 8, 8)), 14)
+
+
+def test_numbers_beyond_the_limit_are_told_also_of_parts() -> None:
+    x = torch.zeros(3, 4, 2, 2)[:, ::2]
+    x[1] = 2.0**30
+    with pytest.raises(Unfit) as error:
+        nearest(x)
+    assert error.value.images == [1]
 
 
 def test_later_nonces_change_the_pieces_of_the_noise() -> None:

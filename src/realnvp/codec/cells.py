@@ -54,7 +54,8 @@ class Cells:
         learned = JOINT_PIECES if self.joint else LEARNED_PIECES
         self.pieces = learned if noise else 1 << (few - 1).bit_length()
         self.edges = level_edges(logit, bits)
-        if self.edges.diff().min() < self.pieces:
+        # A cell that is moved may be two steps narrower, by rounding.
+        if self.edges.diff().min() < self.pieces + 2 * self.oblique:
             raise ValueError("its grey levels are too near to each other")
 
     def forward(self, v: Tensor, stack: Stack, nonce: int, given: Given = None) -> Tensor:
@@ -105,10 +106,10 @@ class Cells:
 
     def _levels(self, x: Tensor) -> Tensor:
         """v of X. ValueError: it lies beyond all levels."""
-        upright = x[:, :1].contiguous() if self.oblique else x
-        v = torch.searchsorted(self.edges, upright, right=True) - 1
-        if self.oblique:
-            shift, others = self._real(upright) - v - 0.5, x[:, 1:]
+        upright, others = x.tensor_split([1 if self.oblique else x.shape[1]], dim=1)
+        v = torch.searchsorted(self.edges, upright.contiguous(), right=True) - 1
+        if others.numel():
+            shift = self._real(upright) - v - 0.5
             near = (self._real(others) - shift).floor().long()
             start, end = self._ends(near, shift, nearest)
             v = torch.cat([v, near + (others >= end).long() - (others < start).long()], dim=1)

@@ -44,6 +44,6 @@ def within_limit(x: Tensor) -> Tensor:
     """x, (B, ...), if it is. Unfit names the images that are not."""
     least, most = x.aminmax()
     if not (least > -LIMIT and most < LIMIT):  # also where one is no number
-        fits = (x.abs() < LIMIT).view(len(x), -1).all(1)
+        fits = (x.abs() < LIMIT).reshape(len(x), -1).all(1)
         raise Unfit((~fits).nonzero().flatten().tolist())
     return x

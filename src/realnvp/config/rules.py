@@ -37,7 +37,7 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     """The fields that do not fit others, and why."""
     data, model, train = config.data, config.model, config.train
     images, vector = config.kind is Kind.IMAGES, model.architecture == "vector"
-    levels = data.levels or 256
+    levels, grey = data.levels or 256, data.shape is not None and data.shape[0] == 1
     return (
         (path, complaint)
         for path, holds, complaint in [
@@ -91,10 +91,10 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
                 "is for modern models",
             ),
             (
-                "model.alpha",
-                model.dequantisation != "oblique" or 2 * model.alpha * (levels + 1) > 1,
-                f"must be more than 1 / {2 * levels + 2}: model.dequantisation oblique goes half "
-                "a level beyond all levels",
+                "model.dequantisation",
+                model.dequantisation != "oblique" or 2 * model.alpha * (levels + 1) > 1 or grey,
+                f"needs model.alpha above 1 / {2 * levels + 2}, since its cells reach half a level "
+                f"beyond all levels; it is {model.alpha}",
             ),
             (
                 "model.coupling",

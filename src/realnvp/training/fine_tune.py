@@ -21,8 +21,9 @@ def take_weights(flow: Flow, start: Flow, where: str | Path) -> None:
 
     A conditional flow may start with one that is not: what sees the condition stays as it is, and
     of images that is nothing, so both have the same density. So have both where noise begins to be
-    learned, or to depend on other noise: that begins with zeros. Noise in oblique cells begins as
-    uniform noise: what the other flow knew of it was of other cells.
+    learned, or to depend on other noise in the same cells: that begins with zeros. In oblique cells
+    noise begins as uniform noise, since what the other flow knew of it was of other cells. So the
+    bound is another at first.
 
     where: what the other flow is called.
     """
@@ -62,7 +63,7 @@ def _layers(flow: Flow) -> int:
 
 
 def _may_begin(name: str, there: Config, here: Config) -> bool:
-    """Whether this field may differ: what is new is zeros at first."""
+    """Whether this field may differ: `take_weights` knows where to begin."""
     match name:
         case "model.given":
             return not there.model.given and here.kind is Kind.IMAGES
