@@ -517,8 +517,6 @@ MUTANTS = [
     ),
     Mutant("codec/cells.py", " + 2 * self.oblique", "", CODEC),
     Mutant("codec/cells.py", "- v[:, by] - 0.5", "- v[:, by]", CODEC),
-    Mutant("codec/cells.py", "- (others < start).long()", "", CODEC),
-    Mutant("codec/cells.py", "(others >= end).long()", "0", CODEC),
     Mutant("codec/cells.py", "(place + 0.5).double() / size", "0.5", CODEC),
     Mutant(
         "bijections/dequantisation.py",

@@ -108,11 +108,10 @@ class Cells:
         """v of X. ValueError: it lies beyond all levels."""
         upright, others = x.tensor_split([1 if self.oblique else x.shape[1]], dim=1)
         v = torch.searchsorted(self.edges, upright.contiguous(), right=True) - 1
-        if others.numel():
+        if self.oblique:
             shift = self._real(upright) - v - 0.5
-            near = (self._real(others) - shift).floor().long()
-            start, end = self._ends(near, shift, nearest)
-            v = torch.cat([v, near + (others >= end).long() - (others < start).long()], dim=1)
+            # The middle of no X is near to the end of a moved cell: `certain` saw to that.
+            v = torch.cat([v, (self._real(others) - shift).floor().long()], dim=1)
         if v.min() < 0 or v.max() >= self.logit.levels:
             raise ValueError("a pixel beyond all grey levels")
         return v
