@@ -516,7 +516,7 @@ MUTANTS = [
         "tests/test_fine_tune.py",
     ),
     Mutant("codec/cells.py", " + 2 * self.oblique", "", CODEC),
-    Mutant("codec/cells.py", "- v[:, by] - 0.5", "- v[:, by]", CODEC),
+    Mutant("codec/cells.py", "- v - 0.5", "- v", CODEC),
     Mutant("codec/cells.py", "(place + 0.5).double() / size", "0.5", CODEC),
     Mutant(
         "bijections/dequantisation.py",

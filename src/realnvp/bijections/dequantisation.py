@@ -134,7 +134,7 @@ class ObliqueDequantisation(JointDequantisation):
         z_c = v_c + u'_c + u'_0 - 1/2.
 
     So in each pixel the first colour's noise moves all colours alike, and u'_c is the noise of
-    their difference. Where red less green is the same integer in a whole sky, u'_c is narrow, and
+    their difference. Where red less green is constant in a whole sky, u'_c is narrow, and
     the first colour's noise is as wide as brightness wants it.
 
     These cells have volume 1 and fill the space as the cubes do, one for each v. So the bound on

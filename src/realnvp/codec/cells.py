@@ -1,6 +1,6 @@
 """From grey levels to the integer grid of the logit: the noise is popped, bits back."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from realnvp.bijections import Dequantisation, Logit
-from realnvp.bijections.dequantisation import Bend
 from realnvp.codec.exact import exact_nets
 from realnvp.codec.noise import Noise
 from realnvp.codec.rounding import Rounding, certain, nearest
@@ -72,8 +71,7 @@ class Cells:
             if self.pieces > 1:
                 digits += stack.pop_all(np.full(digits.size, self.pieces)).reshape(digits.shape)
             i = torch.from_numpy((digits + other_piece[:, part]) % self.pieces)
-            shift = self._shift(v, x, noise.moved_by(stage))
-            nodes = self._nodes(v[:, part], shift, noise.bends(stage, u), certain)
+            _, _, nodes = self._of_stage(stage, noise, v, x, u, certain)
             start, end = nodes(i), nodes(i + 1)
             sizes = (end - start).numpy()
             digits = stack.pop_all(sizes.ravel()).reshape(sizes.shape)
@@ -89,10 +87,8 @@ class Cells:
         v, x = noise.split(found), noise.split(x)
         u, digits = torch.zeros(v.shape, dtype=torch.float64, device="cpu"), []
         for stage, part in enumerate(noise.stages):
-            shift = self._shift(v, x, noise.moved_by(stage))
-            nodes = self._nodes(v[:, part], shift, noise.bends(stage, u), nearest)
-            ends = self._ends(v[:, part], shift, nearest)
-            i, start, end = self._pieces(x[:, part], *ends, nodes)
+            cells = self._of_stage(stage, noise, v, x, u, nearest)
+            i, start, end = self._pieces(x[:, part], *cells)
             place, size = x[:, part] - start, end - start
             u[:, part] = self._noise_at(i, place, size)
             digits.append((i.numpy(), place.numpy(), size.numpy()))
@@ -109,27 +105,20 @@ class Cells:
         upright, others = x.tensor_split([1 if self.oblique else x.shape[1]], dim=1)
         v = torch.searchsorted(self.edges, upright.contiguous(), right=True) - 1
         if self.oblique:
-            shift = self._real(upright) - v - 0.5
             # The middle of no X is near to the end of a moved cell: `certain` saw to that.
-            v = torch.cat([v, (self._real(others) - shift).floor().long()], dim=1)
+            moved = self._real(others) - self._shift(v, upright)
+            v = torch.cat([v, moved.floor().long()], dim=1)
         if v.min() < 0 or v.max() >= self.logit.levels:
             raise ValueError("a pixel beyond all grey levels")
         return v
 
-    def _shift(self, v: Tensor, x: Tensor, by: slice | None) -> Tensor | None:
-        """How far the cells are moved by the noise of these channels."""
-        return None if by is None else self._real(x[:, by]) - v[:, by] - 0.5
+    def _shift(self, v: Tensor, x: Tensor) -> Tensor:
+        """How far noise moves the other colours' cells: of the first colour's levels and X."""
+        return self._real(x) - v - 0.5
 
     def _real(self, x: Tensor) -> Tensor:
         """The middle of each X, in levels."""
         return self.logit._inverse((x + 0.5).double() / self.scale)
-
-    def _ends(self, v: Tensor, shift: Tensor | None, rounded: Rounding) -> tuple[Tensor, Tensor]:
-        """Where the cells of levels begin and end."""
-        if shift is None:
-            return self.edges[v], self.edges[v + 1]
-        first, last = self._logit(v + shift), self._logit(v + 1 + shift)
-        return rounded(first), rounded(last)
 
     def _pieces(
         self, x: Tensor, start: Tensor, end: Tensor, nodes: Rounding
@@ -151,19 +140,24 @@ class Cells:
         """u at the middle of a place of the i-th piece: exact sums and a quotient."""
         return (i + (place + 0.5).double() / size) / self.pieces
 
-    def _nodes(
-        self, v: Tensor, shift: Tensor | None, bends: Sequence[Bend], rounded: Rounding
-    ) -> Rounding:
-        """G of the pixels' levels: G(0) and G(P) are the ends of the cell.
+    def _of_stage(
+        self, stage: int, noise: Noise, v: Tensor, x: Tensor, u: Tensor, rounded: Rounding
+    ) -> tuple[Tensor, Tensor, Rounding]:
+        """Where the cells of a stage's levels begin and end, and G, which is there at 0 and P.
 
-        shift: None: it is not moved.
+        v: all levels, split.
+        x, u: all X and noise, split; of the stages before they are known.
         """
+        level, by = v[:, noise.stages[stage]], noise.moved_by(stage)
+        start, end, low = self.edges[level], self.edges[level + 1], level.double()
         if self.pieces == 1:
-            return lambda i: self.edges[v + i]
-        start, end = self._ends(v, shift, rounded)
-        room = end - start - self.pieces
-        low = v.double() if shift is None else v + shift
+            return start, end, lambda i: self.edges[level + i]
+        if by is not None:
+            low = low + self._shift(v[:, by], x[:, by])
         first, last = self._logit(low), self._logit((low + 1).to(self.dtype))
+        if by is not None:
+            start, end = rounded(first), rounded(last)
+        bends, room = noise.bends(stage, u), end - start - self.pieces
 
         def nodes(i: Tensor) -> Tensor:
             u = i.double() / self.pieces
@@ -173,7 +167,7 @@ class Cells:
             share = (self._logit(low + u) - first) / (last - first)
             return start + i + rounded(room * share)  # + i: no piece is empty
 
-        return nodes
+        return start, end, nodes
 
     def _logit(self, x: Tensor) -> Tensor:
         return scaled_logit(self.logit, x, self.scale)
