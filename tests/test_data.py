@@ -1,5 +1,6 @@
 """Images in, uint8 splits out; every kind of bad input is one line that names it."""
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from realnvp.data import (
     quantize,
     read_image,
 )
+from realnvp.data.codecs import codec_sizes
 from realnvp.data.dataset import SPLITS, Lazy, cut_off
 from realnvp.data.photos import (
     FLATTEST,
@@ -169,6 +171,18 @@ def test_codecs_beat_raw_pixels(photos: Dataset) -> None:
     assert 3 < sizes["webp"] < sizes["png"] < 8
     flat = codec_bits_per_dim(np.zeros((2, 32, 32, 1), np.uint8))
     assert 0 < flat["webp"] < flat["png"] < 1
+
+
+def test_webp_is_as_small_as_any_search_finds(photos: Dataset) -> None:
+    def by(image: Any, method: int) -> int:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "WEBP", lossless=True, quality=100, method=method)
+        return file.tell()
+
+    for image in photos.test[:3]:
+        sizes = [by(image, method) for method in (4, 5, 6)]
+        assert codec_sizes(image)["webp"] == min(sizes)
+        assert codec_sizes(image, thorough=False)["webp"] == min(sizes[:2])
 
 
 # The prepared folder

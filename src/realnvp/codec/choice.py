@@ -17,9 +17,12 @@ from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.flow import Flow, config_of
 
 MARGIN = 1.02  # without the flow it may take more than estimated, and is tried all the same
-SURE = 2.0  # bits of a number by WebP, above which the flow nearly always takes fewer
-ONE_OF = 8  # of such tiles is looked at, too
-LOST = 0.001  # of the bytes: so much more than by WebP are a reason to look at all tiles
+SURE = 1.2  # bits of a number by WebP, above which the flow nearly always takes fewer
+QUICK = 1.3  # times as many bits as a longer search needs, at most, by a quick one
+DOUBT = 0.95  # of the bits by a quick search; where the flow takes more, a longer one looks
+ONE_OF = 16  # of such tiles is looked at, too
+MANY = 4  # where the flow takes more for one of so many, all tiles are looked at
+LOST = 0.001  # of the bytes: so much more than by WebP are a reason, too
 
 
 def smallest(
@@ -27,8 +30,9 @@ def smallest(
 ) -> tuple[bytes, float]:
     """Code tiles, (C, h, w) each, each of them in the way that takes the fewest bits.
 
-    The flow's bound takes half as long as coding. So tiles that take many bits by WebP are coded by
-    the flow without a look at its bound. All are coded again where that took more than by WebP.
+    The flow's bound takes half as long as coding, and WebP's usual search a third of that. So tiles
+    that take many bits by its quick search are coded by the flow without a look at either. All are
+    looked at, and coded again, where that took more than by WebP.
 
     Returns the bytes, and the bits that the flow's bound says for all tiles.
 
@@ -36,34 +40,73 @@ def smallest(
     places: of the tiles in their pictures.
     told: how many more tiles are coded.
     """
-    by_webp, among_all = np.empty((2, len(tiles)))
-    for group in by_shape(places, np.ones(len(tiles), bool)):
-        by_webp[group], among_all[group] = tile_bits(np.stack([tiles[i] for i in group]))
     numbers = np.array([place.numbers for place in places])
     raw = numbers * math.log2(coder.levels)
-    bound = FlowBound(flow, places, tiles)
-    unsure = (among_all < SURE * numbers) | (among_all >= raw)
+    bound, webp = FlowBound(flow, places, tiles), WebpBits(places, tiles)
+
+    def unsure(sure: float) -> npt.NDArray[np.bool_]:
+        return (webp.among_all < sure * numbers) | (webp.among_all >= raw)
+
+    def by_webp() -> Bits:
+        many = 2 * np.count_nonzero(webp.among_all < np.minimum(bound.bits, raw)) > len(tiles)
+        return webp.among_all if many else webp.among_few
+
+    some = np.arange(len(tiles)) % ONE_OF == 0
+    webp.look(some | unsure(SURE * QUICK))
     # A class is chosen by its bits, so flows given classes need them all.
-    bound.look(unsure | (np.arange(len(tiles)) % ONE_OF == 0) | (coder.classes > 0))
-    if (bound.bits > np.minimum(among_all, raw))[~unsure].any():
-        bound.look(~bound.looked)
+    bound.look(some | unsure(SURE) | (coder.classes > 0))
+    webp.look(bound.bits * QUICK > webp.among_all)
+    won = np.count_nonzero(bound.bits > np.minimum(by_webp(), raw))
+    if MANY * won > np.count_nonzero(bound.looked):
+        _look_at_all(bound, webp)
     while True:
-        if 2 * np.count_nonzero(among_all < np.minimum(bound.bits, raw)) > len(tiles):
-            by_webp = among_all
-        others = np.minimum(by_webp, raw)
-        by_others = np.where(by_webp < raw, WEBP, RAW)
+        others = np.minimum(by_webp(), raw)
+        by_others = np.where(others < raw, WEBP, RAW)
         kinds = np.where(bound.bits < others, FLOW, by_others)
         coded, took = encode(coder, places, tiles, kinds, told, bound.classes)
-        bound.look(~bound.looked & np.isnan(took))
+        bound.look(np.isnan(took))
         bits = np.where(bound.looked, bound.bits, took)
+        webp.look(bits > DOUBT * others)
+        others = np.minimum(by_webp(), raw)
         if (bits - others)[kinds == FLOW].clip(0).sum() <= LOST * 8 * len(coded):
             break
-        bound.look(~bound.looked)
+        _look_at_all(bound, webp)
         told(-len(tiles))
     if FLOW in kinds and others.sum() < MARGIN * 8 * len(coded):
         without, _ = encode(coder, places, tiles, by_others, lambda _: None)
         coded = min(coded, without, key=len)
     return coded, float(bits.sum())
+
+
+def _look_at_all(*bits: "FlowBound | WebpBits") -> None:
+    """Look at all tiles."""
+    for each in bits:
+        each.look(np.ones_like(each.looked))
+
+
+class WebpBits:
+    """About how many bits tiles take by WebP: by a quick search; by the usual one where looked at.
+
+    among_few: of each tile among few others.
+    among_all: among all that were searched alike.
+    """
+
+    def __init__(self, places: Sequence[Tile], tiles: Sequence[Pixels]) -> None:
+        self.places, self.tiles = places, tiles
+        self.looked = np.zeros(len(tiles), bool)
+        self.among_few, self.among_all = np.empty((2, len(tiles)))
+        self._search(~self.looked, quick=True)
+
+    def look(self, at: npt.NDArray[np.bool_]) -> None:
+        """Look at more tiles."""
+        if (at & ~self.looked).any():
+            self.looked |= at
+            self._search(self.looked, quick=False)
+
+    def _search(self, at: npt.NDArray[np.bool_], *, quick: bool) -> None:
+        for group in by_shape(self.places, at):
+            found = tile_bits(np.stack([self.tiles[i] for i in group]), quick=quick)
+            self.among_few[group], self.among_all[group] = found
 
 
 class FlowBound:
@@ -80,7 +123,7 @@ class FlowBound:
 
     def look(self, at: npt.NDArray[np.bool_]) -> None:
         """Look at more tiles."""
-        these = np.flatnonzero(at).tolist()
+        these = np.flatnonzero(at & ~self.looked).tolist()
         if these:
             self.bits[these], self.classes = flow_bits(
                 self.flow, [self.places[i] for i in these], [self.tiles[i] for i in these]

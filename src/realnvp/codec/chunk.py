@@ -14,15 +14,15 @@ from realnvp.codec.mosaic import from_mosaic, mosaic
 from realnvp.codec.plan import IntegerFlow
 from realnvp.codec.rounding import Ambiguous, Unfit
 from realnvp.codec.stack import Empty, Integers, Stack, packed_states, unpacked_states
-from realnvp.codec.tiles import Tile, by_shape
+from realnvp.codec.tiles import SMALLEST, Tile, by_shape
 from realnvp.data.dataset import Pixels
 
 NUMBERS = 64 * 3 * 32 * 32  # in a batch, at most, but for a single tile
 FEWEST_NUMBERS = 35_000  # for which a second lane could be worth its bits
 FEWEST_LANES, MOST_LANES = 16, 1024
-# Numbers by WebP. Joint noise borrows more, so from a small seed batches grow slowly.
-LARGE_SEED = 3 * 64 * 64
-FEWEST_FOR_SEED = 64 * LARGE_SEED  # of a chunk, which hardly feels what WebP takes more
+# Small parts of tiles take long. In a large chunk a start with a word by WebP for each so many
+# numbers is hardly felt.
+FEWEST_FOR_SEED, SEED_SHARE = 1 << 19, 512
 RESERVE = 1.1  # of bits, over what the batch before has needed
 MOST_NONCES = 256
 MOST_HEADER = 1 << 20  # bytes
@@ -74,11 +74,14 @@ def encode(
     groups = by_shape(places, chosen == FLOW)
     whole = [Leaf(i, places[i].alone()) for group in groups for i in group]
     numbers = sum(leaf.place.numbers for leaf in whole)
-    large = coder.cells.joint and WEBP not in chosen and numbers >= FEWEST_FOR_SEED
-    seed = LARGE_SEED if large else 0
+    large = numbers >= FEWEST_FOR_SEED and whole[0].place.halves(coder.flow.divisor)
+    seed, words = 0, numbers // SEED_SHARE if large else 0
     while True:
         seeds = list(first_leaves(whole, seed, coder.flow.divisor))
         encoder = Encoder(coder, places, tiles, chosen, seeds, classes)
+        if encoder.started < words and encoder.seeded < numbers:
+            seed = encoder.more_seeds(seed, words)
+            continue
         done = 0  # tiles
         try:
             for group in groups:
@@ -87,7 +90,7 @@ def encode(
                     told(count)
         except Short:
             told(-done)
-            seed = max(seed, sum(leaf.place.numbers for leaf in seeds)) * 5 // 4 + 1
+            seed = encoder.more_seeds(seed)
             continue
         told(len(tiles) - len(whole))
         return encoder.content(), np.where(encoder.trees == FLOW, encoder.bits, math.nan)
@@ -110,6 +113,7 @@ class Encoder:
     ) -> None:
         self.coder, self.places, self.tiles, self.classes = coder, places, tiles, classes
         self.trees, self.seeds = chosen.astype(object), list(seeds)
+        self.seeded = sum(leaf.place.numbers for leaf in seeds)
         self.bits = np.zeros(len(tiles))  # of what the flow has coded of each
         whole = [Leaf(i, places[i].alone()) for i in np.flatnonzero(chosen == WEBP).tolist()]
         mosaics = self._mosaics(sorted([*whole, *seeds], key=lambda leaf: leaf.tile))
@@ -117,6 +121,7 @@ class Encoder:
         words = np.frombuffer(bottom + bytes(len(bottom) % 2), "<u2").astype(np.uint16)
         self.header = Header("", _lanes(chosen, tiles), [len(each) for each in mosaics])
         self.stack, self.batches = Stack(words, self.header.lanes), 0
+        self.started = len(words)
         self.needed = 0.0  # bits that a number borrows, as the last one did
 
     def _mosaics(self, leaves: Sequence[Leaf]) -> list[bytes]:
@@ -201,6 +206,18 @@ class Encoder:
         self.needed = max(1.0, have - 16 * after.lowest / x.numel())
         self.bits[tiles] += after.bits
         self.stack, self.batches = after, self.batches + 1
+
+    def more_seeds(self, numbers: int, words: int = 0) -> int:
+        """How many numbers shall be by WebP, where so many are too few.
+
+        The first leaf, one of the smallest, borrows a word a number at least, beyond the lanes.
+
+        words: that there shall be of all by WebP.
+        """
+        smallest = self.tiles[0].shape[0] * max(SMALLEST, self.coder.flow.divisor) ** 2
+        words = max(words, self.header.lanes + smallest)
+        each = self.started / self.seeded if self.seeded else self.coder.dtype.itemsize / 2
+        return max(max(numbers, self.seeded) * 5 // 4 + 1, int(words / each))
 
     def content(self) -> bytes:
         """The chunk's bytes, once all tiles by the flow are on the stack."""

@@ -26,7 +26,7 @@ MOST = 1 << 9  # of the integers that a convolution sees
 INPUT_BITS = 12  # after the point, of what a network sees
 INPUT_LIMIT = (MOST - 1) << 8  # of the integers that a network sees: 32, before `INPUT_BITS`
 LARGEST = 60  # of exponents
-AT_ONCE = 1 << 16  # hidden numbers, which stay in a processor's cache
+AT_ONCE = 1 << 19  # hidden numbers: more need memory, fewer more calls
 
 
 class ExactNet(nn.Module):

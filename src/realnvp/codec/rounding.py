@@ -33,11 +33,13 @@ def nearest(y: Tensor) -> Tensor:
 
 def certain(y: Tensor) -> Tensor:
     """`nearest`. Ambiguous: another machine's rounding of y could end at the next integer."""
-    integers = nearest(y)
-    doubt = MARGIN + RELATIVE * y.abs()
-    if ((y - integers).abs() > 0.5 - doubt).any():
-        raise Ambiguous
-    return integers
+    integers = within_limit(y.round())
+    distance = (y - integers).abs_()
+    if distance.max() > 0.5 - (MARGIN + RELATIVE * LIMIT):  # nearly never, so look closely
+        doubt = MARGIN + RELATIVE * y.abs()
+        if (distance > 0.5 - doubt).any():
+            raise Ambiguous
+    return integers.long()
 
 
 def within_limit(x: Tensor) -> Tensor:

@@ -162,7 +162,8 @@ class Scale:
             y = r * numbers[row] + stack.pop(r)
             numbers[row] = y >> SCALE_BITS
             stack.push_bits(y & (S - 1), SCALE_BITS)
-        stack.bits -= np.log2(ratio / S).reshape(len(x), -1).sum(1)
+        stretched = torch.from_numpy(ratio).float().div_(S).log2_()
+        stack.bits -= stretched.view(len(x), -1).sum(1, dtype=torch.float64).numpy()
         scaled = torch.from_numpy(numbers).view(shift.shape)
         return _with(x, changed, within_limit(scaled + shift))
 
