@@ -53,7 +53,7 @@ from realnvp.codec.header import packed, unpacked
 from realnvp.codec.index import Index, index_of
 from realnvp.codec.leaves import Leaf, first_leaves, leaves_of
 from realnvp.codec.lifting import Mix
-from realnvp.codec.mosaic import tile_bits
+from realnvp.codec.mosaic import bytes_alone
 from realnvp.codec.noise import Noise
 from realnvp.codec.plan import IntegerFlow, integer_steps
 from realnvp.codec.prior import Normal
@@ -732,17 +732,34 @@ def test_webp_searches_long_only_where_it_could_win(
     coded.images[7] = 255 * (np.arange(16) % 2)
     coded.places = [place for _ in coded.images for place in tiles_of((3, 16, 16), 3, 4, 64)]
 
-    def counted(tiles: np.ndarray, *, quick: bool) -> Any:
-        if not quick:
+    def counted(tiles: np.ndarray, search: Any) -> Any:
+        if search == "usual":
             long.append(len(tiles))
-        return tile_bits(tiles, quick=quick)
+        return bytes_alone(tiles, search)
 
-    monkeypatch.setattr(choice, "tile_bits", counted)
+    monkeypatch.setattr(choice, "bytes_alone", counted)
     content, _ = choice.smallest(modern, coded.coder, coded.places, [*coded.images], lambda _: None)
     assert long == [3 + 1]  # one of 16, and the drawing
     assert np.array_equal(coded.decoded(content), coded.images)
     kinds = [leaf.kind for leaf in leaves_of(coded.places, header_of(content).kinds, 4)]
     assert "w" in kinds
+
+
+def test_what_repeats_itself_is_coded_by_webp() -> None:
+    flow = realnvp.load_flow("photos-small")
+    part = np.random.default_rng(0).integers(0, 64, (3, 48, 64)).astype(np.uint8)
+    assert len(compress(flow, [np.tile(part, (1, 4, 4))])) < 1.2 * len(compress(flow, [part]))
+
+
+def test_a_flat_corner_does_not_make_all_seeds(
+    coded: Coded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coded.images[0] = 0
+    kinds = np.array(list("f" * 9))
+    content, _ = chunk.encode(coded.coder, coded.places, [*coded.images], kinds, lambda _: None)
+    leaves = leaves_of(coded.places, header_of(content).kinds, coded.coder.flow.divisor)
+    by_webp = sum(np.prod(leaf.place.shape) for leaf in leaves if leaf.kind == "w")
+    assert by_webp < 3 * coded.images[0].size
 
 
 def test_few_tries_find_enough_seeds(coded: Coded, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from realnvp.codec.chunk import Bits, Told, encode
 from realnvp.codec.leaves import FLOW, RAW, WEBP
-from realnvp.codec.mosaic import tile_bits
+from realnvp.codec.mosaic import Search, bytes_alone, mosaic
 from realnvp.codec.plan import IntegerFlow
 from realnvp.codec.stack import Integers
 from realnvp.codec.tiles import Tile, by_shape
@@ -18,11 +18,11 @@ from realnvp.flows.flow import Flow, config_of
 
 MARGIN = 1.02  # without the flow it may take more than estimated, and is tried all the same
 SURE = 1.2  # bits of a number by WebP, above which the flow nearly always takes fewer
-QUICK = 1.3  # times as many bits as a longer search needs, at most, by a quick one
+QUICK = 1.3  # times as many bits as the usual search needs, seldom more, by a quick one
 DOUBT = 0.95  # of the bits by a quick search; where the flow takes more, a longer one looks
 ONE_OF = 16  # of such tiles is looked at, too
-MANY = 4  # where the flow takes more for one of so many, all tiles are looked at
-LOST = 0.001  # of the bytes: so much more than by WebP are a reason, too
+NEAR, MANY = 0.95, 4  # the flow takes more than so much of WebP's bits, for one of so many tiles
+LOST = 0.001  # of the bytes: so much more than by WebP are a reason to look at all, too
 
 
 def smallest(
@@ -56,8 +56,8 @@ def smallest(
     # A class is chosen by its bits, so flows given classes need them all.
     bound.look(some | unsure(SURE) | (coder.classes > 0))
     webp.look(bound.bits * QUICK > webp.among_all)
-    won = np.count_nonzero(bound.bits > np.minimum(by_webp(), raw))
-    if MANY * won > np.count_nonzero(bound.looked):
+    near = np.count_nonzero(bound.bits > NEAR * np.minimum(by_webp(), raw))
+    if MANY * near > np.count_nonzero(bound.looked):
         _look_at_all(bound, webp)
     while True:
         others = np.minimum(by_webp(), raw)
@@ -95,18 +95,27 @@ class WebpBits:
         self.places, self.tiles = places, tiles
         self.looked = np.zeros(len(tiles), bool)
         self.among_few, self.among_all = np.empty((2, len(tiles)))
-        self._search(~self.looked, quick=True)
+        self._search(~self.looked, ~self.looked, "quick")
 
     def look(self, at: npt.NDArray[np.bool_]) -> None:
         """Look at more tiles."""
-        if (at & ~self.looked).any():
-            self.looked |= at
-            self._search(self.looked, quick=False)
+        new = at & ~self.looked
+        if new.any():
+            self.looked |= new
+            self._search(new, self.looked, "usual")
 
-    def _search(self, at: npt.NDArray[np.bool_], *, quick: bool) -> None:
-        for group in by_shape(self.places, at):
-            found = tile_bits(np.stack([self.tiles[i] for i in group]), quick=quick)
-            self.among_few[group], self.among_all[group] = found
+    def _search(
+        self, new: npt.NDArray[np.bool_], alike: npt.NDArray[np.bool_], search: Search
+    ) -> None:
+        for group in by_shape(self.places, new):
+            self.among_few[group] = 8 * bytes_alone(self._pixels(group), search)
+        for group in by_shape(self.places, alike):
+            few = self.among_few[group]
+            together = 8 * len(mosaic(self._pixels(group), search))
+            self.among_all[group] = np.minimum(few, together * few / few.sum())
+
+    def _pixels(self, group: list[int]) -> Pixels:
+        return np.stack([self.tiles[i] for i in group])
 
 
 class FlowBound:

@@ -20,9 +20,9 @@ from realnvp.data.dataset import Pixels
 NUMBERS = 64 * 3 * 32 * 32  # in a batch, at most, but for a single tile
 FEWEST_NUMBERS = 35_000  # for which a second lane could be worth its bits
 FEWEST_LANES, MOST_LANES = 16, 1024
-# Small parts of tiles take long. In a large chunk a start with a word by WebP for each so many
-# numbers is hardly felt.
-FEWEST_FOR_SEED, SEED_SHARE = 1 << 19, 512
+# Small parts of tiles take long. So a large chunk starts with more words by WebP than it must.
+FEWEST_FOR_SEED, SEED_SHARE, MOST_SEED = 1 << 19, 512, 1536
+MOST_SHARE = 16  # of the numbers: one of so many is by WebP for that, at most
 RESERVE = 1.1  # of bits, over what the batch before has needed
 MOST_NONCES = 256
 MOST_HEADER = 1 << 20  # bytes
@@ -75,11 +75,11 @@ def encode(
     whole = [Leaf(i, places[i].alone()) for group in groups for i in group]
     numbers = sum(leaf.place.numbers for leaf in whole)
     large = numbers >= FEWEST_FOR_SEED and whole[0].place.halves(coder.flow.divisor)
-    seed, words = 0, numbers // SEED_SHARE if large else 0
+    seed, words = 0, min(MOST_SEED, numbers // SEED_SHARE) if large else 0
     while True:
         seeds = list(first_leaves(whole, seed, coder.flow.divisor))
         encoder = Encoder(coder, places, tiles, chosen, seeds, classes)
-        if encoder.started < words and encoder.seeded < numbers:
+        if encoder.started < words and encoder.seeded < numbers // MOST_SHARE:
             seed = encoder.more_seeds(seed, words)
             continue
         done = 0  # tiles
@@ -217,7 +217,9 @@ class Encoder:
         smallest = self.tiles[0].shape[0] * max(SMALLEST, self.coder.flow.divisor) ** 2
         words = max(words, self.header.lanes + smallest)
         each = self.started / self.seeded if self.seeded else self.coder.dtype.itemsize / 2
-        return max(max(numbers, self.seeded) * 5 // 4 + 1, int(words / each))
+        least = max(numbers, self.seeded, smallest)
+        # The first leaf may be flat, so what it takes says little of the next.
+        return min(max(least * 5 // 4 + 1, int(words / each)), 4 * least)
 
     def content(self) -> bytes:
         """The chunk's bytes, once all tiles by the flow are on the stack."""

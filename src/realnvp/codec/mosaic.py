@@ -16,7 +16,7 @@ from realnvp.data.deep_png import deep_png
 
 HEADER = 20  # bytes of a file that a further tile in it does not need
 PICTURES = 1, 3  # channels of one
-SMALL = 1 << 16  # pixels for which WebP's long search, up to .1 s, is worth its time
+SMALL = 1 << 15  # pixels for which WebP's long search, up to .1 s, is worth its time
 TINY = 1 << 10  # pixels of which a shorter search than usual finds files as small
 RIFF = struct.Struct("<4sI4s4sI")
 
@@ -66,16 +66,9 @@ def from_mosaic(content: bytes, count: int, shape: Shape, dtype: np.dtype[Any]) 
     return squares.reshape(rows * columns, *shape)[:count].astype(dtype)
 
 
-def tile_bits(tiles: Pixels, *, quick: bool) -> tuple[Bits, Bits]:
-    """(N,) each: about how many bits tiles, (N, C, h, w), take among few others, and among all.
-
-    quick: a fifth of the time, up to 1.3 times the bits.
-    """
-    search: Search = "quick" if quick else "usual"
-    alone = np.array([len(mosaic(tile[None], search)) for tile in tiles])
-    together = len(mosaic(tiles, search))
-    few = 8.0 * np.maximum(1, alone - HEADER)
-    return few, np.minimum(few, 8 * together * alone / alone.sum())
+def bytes_alone(tiles: Pixels, search: Search) -> Bits:
+    """(N,): about how many bytes each of tiles, (N, C, h, w), takes among few others."""
+    return np.array([max(1, len(mosaic(tile[None], search)) - HEADER) for tile in tiles], float)
 
 
 def _grid(count: int) -> tuple[int, int]:
@@ -87,15 +80,17 @@ def _file(picture: Pixels, search: Search) -> bytes:
     """A picture (H, W, C), C of 1 or 3."""
     if picture.dtype == np.uint16:
         return deep_png(picture)
-    pixels = picture[..., 0].size
-    tiny = pixels <= TINY
-    if search == "quick":
-        return _webp(picture, *((0, 0) if tiny else (1, 20)))
-    if search == "usual":
-        return _webp(picture, 3 if tiny else 4, 75)
-    found = min(_webp(picture, 4, 100), _webp(picture, 5, 100), key=len)
-    # The longest search takes the time of all others, and finds less only in drawings.
-    return min(found, _webp(picture, 6, 100), key=len) if 8 * len(found) < pixels else found
+    tiny = picture[..., 0].size <= TINY
+    # Without predictions (method 0) WebP finds what repeats itself, and takes next to no time.
+    efforts: dict[Search, list[tuple[int, int]]] = {
+        "quick": [(0, 75)] if tiny else [(0, 75), (1, 20)],
+        "usual": [(0, 75), (3 if tiny else 4, 75)],
+        "long": [(0, 100), (4, 100), (5, 100)],
+    }
+    found = min((_webp(picture, *effort) for effort in efforts[search]), key=len)
+    if search == "long" and 8 * len(found) < picture[..., 0].size:
+        found = min(found, _webp(picture, 6, 100), key=len)  # of other pictures it takes too long
+    return found
 
 
 def _webp(picture: Pixels, method: int, quality: int) -> bytes:
