@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from realnvp.codec.chunk import Bits, Told, encode
+from realnvp.codec.chunk import Told, encode
 from realnvp.codec.leaves import FLOW, RAW, WEBP
-from realnvp.codec.mosaic import Search, bytes_alone, mosaic
+from realnvp.codec.mosaic import Bits, Search, bytes_alone, mosaic
 from realnvp.codec.plan import IntegerFlow
 from realnvp.codec.stack import Integers
 from realnvp.codec.tiles import Tile, by_shape
@@ -18,10 +18,10 @@ from realnvp.flows.flow import Flow, config_of
 
 MARGIN = 1.02  # without the flow it may take more than estimated, and is tried all the same
 SURE = 1.2  # bits of a number by WebP, above which the flow nearly always takes fewer
-QUICK = 1.3  # times as many bits as the usual search needs, seldom more, by a quick one
+QUICK = 1.3  # times the bits of the usual search: a quick one seldom needs more
 DOUBT = 0.95  # of the bits by a quick search; where the flow takes more, a longer one looks
 ONE_OF = 16  # of such tiles is looked at, too
-NEAR, MANY = 0.95, 4  # the flow takes more than so much of WebP's bits, for one of so many tiles
+NEAR, MANY = 0.95, 4  # look at all where the flow takes more than .95 of WebP for one of 4 tiles
 LOST = 0.001  # of the bytes: so much more than by WebP are a reason to look at all, too
 
 
@@ -47,27 +47,27 @@ def smallest(
     def unsure(sure: float) -> npt.NDArray[np.bool_]:
         return (webp.among_all < sure * numbers) | (webp.among_all >= raw)
 
-    def by_webp() -> Bits:
+    def without_flow() -> Bits:
         many = 2 * np.count_nonzero(webp.among_all < np.minimum(bound.bits, raw)) > len(tiles)
-        return webp.among_all if many else webp.among_few
+        return np.minimum(webp.among_all if many else webp.among_few, raw)
 
     some = np.arange(len(tiles)) % ONE_OF == 0
     webp.look(some | unsure(SURE * QUICK))
     # A class is chosen by its bits, so flows given classes need them all.
     bound.look(some | unsure(SURE) | (coder.classes > 0))
     webp.look(bound.bits * QUICK > webp.among_all)
-    near = np.count_nonzero(bound.bits > NEAR * np.minimum(by_webp(), raw))
+    near = np.count_nonzero(bound.bits > NEAR * without_flow())
     if MANY * near > np.count_nonzero(bound.looked):
         _look_at_all(bound, webp)
     while True:
-        others = np.minimum(by_webp(), raw)
+        others = without_flow()
         by_others = np.where(others < raw, WEBP, RAW)
         kinds = np.where(bound.bits < others, FLOW, by_others)
         coded, took = encode(coder, places, tiles, kinds, told, bound.classes)
         bound.look(np.isnan(took))
         bits = np.where(bound.looked, bound.bits, took)
         webp.look(bits > DOUBT * others)
-        others = np.minimum(by_webp(), raw)
+        others = without_flow()
         if (bits - others)[kinds == FLOW].clip(0).sum() <= LOST * 8 * len(coded):
             break
         _look_at_all(bound, webp)

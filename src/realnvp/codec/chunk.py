@@ -10,7 +10,7 @@ import torch
 
 from realnvp.codec.header import EXACT, LATEST, packed, unpacked
 from realnvp.codec.leaves import FLOW, HALVED, RAW, WEBP, Leaf, first_leaves, leaves_of
-from realnvp.codec.mosaic import from_mosaic, mosaic
+from realnvp.codec.mosaic import Bits, from_mosaic, mosaic
 from realnvp.codec.plan import IntegerFlow
 from realnvp.codec.rounding import Ambiguous, Unfit
 from realnvp.codec.stack import Empty, Integers, Stack, packed_states, unpacked_states
@@ -29,7 +29,6 @@ MOST_HEADER = 1 << 20  # bytes
 
 Told = Callable[[int], None]
 Kinds = npt.NDArray[np.str_]
-Bits = npt.NDArray[np.float64]
 
 
 class Short(Exception):

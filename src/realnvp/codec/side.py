@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from realnvp.codec.choice import flow_bits
-from realnvp.codec.chunk import Bits
+from realnvp.codec.mosaic import Bits
 from realnvp.codec.tiles import Tile, count_tiles, places_of
 from realnvp.data.dataset import Pixels, Shape
 from realnvp.flows.flow import Flow, config_of
