@@ -41,6 +41,7 @@ CROPS = "tests/test_crops.py"
 WHOLE = "tests/test_whole.py"
 FITTING = "tests/test_fitting.py"
 ODD = "tests/test_odd.py"
+THREADS = "tests/test_threads.py"
 ODD_SCORE = "tests/test_odd_score.py -k no_sense"
 GIVEN = "tests/test_given.py"
 CLASSES = "tests/test_classes.py"
@@ -505,8 +506,8 @@ MUTANTS = [
     Mutant("codec/cells.py", "(low + 1).to(self.dtype)", "low + 1", CODEC),
     Mutant(
         "bijections/dequantisation.py",
-        "u[:, 1:].clamp(room, 1 - room)",
-        "u[:, 1:]",
+        "u.clamp(room, 1 - room)",
+        "u",
         "tests/test_modern.py",
     ),
     Mutant(
@@ -667,9 +668,11 @@ MUTANTS = [
         "left = True",
         OURS,
     ),
-    Mutant("files/atomic.py", "left = not _at_work(int(found[1]))", "left = True", OURS),
+    Mutant(
+        "files/atomic.py", "left = not _at_work(int(found[1]), orphan.name)", "left = True", OURS
+    ),
     Mutant("files/folders.py", " if not _why_not_ours(folder)]", "]", OURS),
-    Mutant("files/atomic.py", ".realnvp-{os.getpid()}.tmp", ".realnvp-0.tmp", OURS),
+    Mutant("files/atomic.py", ".realnvp-{os.getpid()}-", ".realnvp-0-", OURS),
     Mutant("training/run.py", "check_data(files, splits)\n", "pass\n", OURS),
     Mutant(
         "evaluation/evaluate.py",
@@ -1063,11 +1066,31 @@ MUTANTS = [
     ),
     Mutant(
         "evaluation/likelihood.py",
-        "torch.tensor(images, device",
-        "torch.as_tensor(images, device",
+        "rows = images if isinstance(images, Tensor) else as_tensor",
+        "rows = images if isinstance(images, Tensor) else torch.as_tensor",
         "tests/test_table.py -k verdicts_on_rows",
     ),
     Mutant("cli/score.py", "if self.normal and not self.normal.exists():", "if False:", ODD_SCORE),
+    Mutant("tools/shared.py", "if users > 1:", "if False:", THREADS),
+    Mutant("flows/build.py", "DRAWING, ", "", THREADS),
+    Mutant("flows/strips.py", "with ONE_AT_A_TIME, ", "with ", THREADS),
+    Mutant("files/atomic.py", "-{next(COUNT)}", "-0", THREADS),
+    Mutant("files/atomic.py", "return name in IN_USE", "return False", THREADS),
+    Mutant("files/folders.py", "with REPLACING:", "if True:", THREADS),
+    Mutant("tools/arrays.py", '.newbyteorder("=")', "", "tests/test_fitting.py -k any_order"),
+    Mutant("training/fit.py", "@torch.enable_grad()", "@torch.no_grad()", "tests/test_fitting.py"),
+    Mutant(
+        "flows/build.py",
+        "@torch.inference_mode(False)",
+        "@torch.no_grad()",
+        "tests/test_fitting.py",
+    ),
+    Mutant(
+        "training/fit.py",
+        "    finally:\n        flow.eval()",
+        "    finally:\n        pass",
+        "tests/test_fitting.py",
+    ),
 ]
 
 

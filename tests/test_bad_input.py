@@ -3,6 +3,7 @@
 In Python the same is a ValueError. What archives and published data sets can have wrong is in test_prepare.py.
 """
 
+import copy
 import dataclasses
 import json
 import os
@@ -27,6 +28,7 @@ from realnvp.cli.main import run
 from realnvp.config import PRESETS, DataConfig, ModelConfig, from_json, to_json
 from realnvp.data import read_image
 from realnvp.data.deep_png import deep_png
+from realnvp.evaluation.likelihood import log_probs
 
 Argv = list[str | Path]
 
@@ -938,6 +940,16 @@ PYTHON: dict[str, tuple[Callable[[Flow, Path], object], str]] = {
         lambda f, t: realnvp.bits_per_dim(f, V, groups=[1]),
         "groups: 1 of them for 4",
     ),
+    "log_probs of too few indices": (
+        lambda f, t: log_probs(f, V, indices=[1]),
+        "indices: 1 of them for 4",
+    ),
+    "fit a fast flow": (lambda f, t: realnvp.fit(realnvp.fast(f), X), "fit the flow that it was"),
+    "fit no weights": (
+        lambda f, t: realnvp.fit(copy.deepcopy(f).requires_grad_(False), X),
+        "flow: has no weights to fit",
+    ),
+    "fit complex numbers": (lambda f, t: realnvp.fit(f, X + 1j), "x: must be real"),
     "sample none": (lambda f, t: f.sample(0), "n: must be at least 1"),
     "sample colour": (lambda f, t: f.sample(1, (3, 8, 8)), "expected a batch"),
     "sample an odd size": (lambda f, t: f.sample(1, (1, 7, 8)), "7x8"),
@@ -945,6 +957,7 @@ PYTHON: dict[str, tuple[Callable[[Flow, Path], object], str]] = {
     "sample at NaN": (lambda f, t: f.sample(1, temperature=float("nan")), "temperature"),
     "sample with a seed too large": (lambda f, t: f.sample(1, seed=2**63), "seed"),
     "quantize NaN": (lambda f, t: realnvp.quantize(X * torch.nan), "256 of 256 pixels are NaN"),
+    "quantize complex numbers": (lambda f, t: realnvp.quantize(X + 1j), "x: must be real"),
     "quantize to too many levels": (
         lambda f, t: realnvp.quantize(X, levels=65537),
         "levels: .*65537",

@@ -82,6 +82,9 @@ def test_quantize_clamps_floors_and_refuses_nan() -> None:
     assert quantize(x).tolist() == [0, 0, 0, 16, 17, 255, 255, 255]
     assert quantize(x, levels=17).tolist() == [0, 0, 0, 16, 16, 16, 16, 16]
     assert "NaN" in complaint(lambda: quantize(torch.tensor([1.0, float("nan")])))
+    for kind in (np.uint16, np.uint64, ">i4", ">f8"):
+        assert quantize(np.array([300, 7], kind)[::-1]).tolist() == [7, 255]
+    assert quantize(np.array([True])).tolist() == [1]
 
 
 # Digits and photographs

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import realnvp
 from realnvp.bijections import AffineCoupling, starting
+from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.flow import Flow
 from realnvp.flows.start import start_from
 from realnvp.tools.noise import Purpose, generator
@@ -213,3 +214,40 @@ def test_slow_steps_are_told_each(
     monkeypatch.setattr("realnvp.training.fit.SAY_EVERY", -1.0)
     realnvp.fit(small(), x, max_steps=3, verbose=True)
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_rows_of_any_order_in_memory_and_of_any_bytes() -> None:
+    x = curved(60).numpy()
+    wanted = realnvp.fit(small(), x[::-1].copy(), max_steps=3).loss
+    for rows in (x[::-1], x[::-1].astype(">f8"), torch.from_numpy(x[::-1].copy()).requires_grad_()):
+        assert realnvp.fit(small(), rows, max_steps=3).loss == wanted
+    flow = small()
+    assert torch.equal(log_probs(flow, x[:, ::-1]), log_probs(flow, x[:, ::-1].copy()))
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_fits_where_gradients_are_off(context: Callable[[], Any]) -> None:
+    wanted = realnvp.fit(small(), curved(60), max_steps=3).loss
+    with context():
+        assert realnvp.fit(small(), curved(60), max_steps=3).loss == wanted
+
+
+def test_a_fit_that_is_broken_off_leaves_the_flow_in_eval_mode() -> None:
+    flow = small()
+
+    def stop(*_: object) -> None:
+        if flow.training:
+            raise KeyboardInterrupt
+
+    flow.register_forward_pre_hook(stop)
+    flow.bijection.register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        realnvp.fit(flow, curved(60), max_steps=3)
+    assert not flow.training
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    flow = realnvp.vector_flow(np.int64(2), width=np.int64(8), frequency=np.float32(2))
+    assert flow.config == realnvp.vector_flow(2, width=8, frequency=2.0).config
+    assert flow.config
+    assert type(flow.config.model.width) is int

@@ -314,7 +314,7 @@ def test_cells_fill_the_space_of_the_levels(kind: type[Dequantisation]) -> None:
     """So probabilities of images add up: each z is in the cell of one image."""
     layer = kind(Raw(torch.zeros(1, 4 * kind.outputs(2), 1, 1).double()), levels=3).eval()
     grid = (torch.arange(16).double() + 0.5) / 4
-    z = torch.cartesian_prod(grid, grid)[:, :, None, None].expand(-1, -1, 2, 2)
+    z = torch.cartesian_prod(grid, grid - 0.0625)[:, :, None, None].expand(-1, -1, 2, 2)
     v, u = layer._cells(z)
     assert ((u >= 0) & (u < 1)).all()
     assert (layer._placed(v, u) - z).abs().max() < 1e-12
@@ -349,6 +349,18 @@ def test_the_ends_of_an_oblique_cell_lead_nowhere_else(dtype: torch.dtype) -> No
         assert torch.equal(layer._cells(z)[0], v)
         assert torch.equal(layer.inverse(z).floor(), v)
         assert log_det.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_layers_behind_round_leads_to_no_other_oblique_cell(dtype: torch.dtype) -> None:
+    layer = moved(learned_noise(3, kind=ObliqueDequantisation), pixels(2, 3, 2, 2)).to(dtype)
+    random = torch.Generator().manual_seed(0)
+    v = torch.randint(0, 256, (500, 3, 4, 4), generator=random).to(dtype)
+    for x in (v, torch.nextafter(v + 1, v)):
+        z, _ = layer(x)
+        rounding = 64 * 256 * torch.finfo(dtype).eps
+        error = torch.rand(z.shape, generator=random).to(dtype) * 2 - 1
+        assert torch.equal(layer.inverse(z + rounding * error).floor(), v)
 
 
 def test_learned_noise_of_version_0_1_0_is_refused(

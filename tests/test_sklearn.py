@@ -277,3 +277,27 @@ def test_a_mark_of_missing_values_is_named() -> None:
         RealNVPDensity().fit(rows)
     with pytest.raises(ValueError, match=r"column 'weight', row 5: is -1\.797e"):
         RealNVPDensity().fit(pd.DataFrame(rows, columns=["height", "weight", "seconds"]))
+
+
+def test_rows_that_are_reversed_are_rows() -> None:
+    x, y = points(60)[::-1, :1], points(60)[::-1, 1]
+
+    def found(x: Array, y: Array) -> list[Array]:
+        density = small(max_iter=2).fit(x)
+        regressor = RealNVPRegressor(**SMALL, random_state=0).fit(x, y)
+        classifier = RealNVPClassifier(**SMALL, random_state=0).fit(x, y > 0)
+        return [
+            density.score_samples(x),
+            regressor.score_samples(x, y),
+            classifier.predict_log_proba(x),
+        ]
+
+    for reversed_, copied in zip(found(x, y), found(x.copy(), y.copy()), strict=True):
+        assert np.array_equal(reversed_, copied)
+
+
+def test_widths_may_be_numbers_of_numpy() -> None:
+    search = GridSearchCV(
+        small(max_iter=2), {"width": np.arange(4, 9, 4)}, cv=2, error_score="raise"
+    )
+    assert search.fit(points(40)).best_params_["width"] in (4, 8)

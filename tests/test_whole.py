@@ -125,6 +125,14 @@ def test_pictures_of_other_kinds_are_refused() -> None:
     ]:
         with pytest.raises(ValueError, match=words):
             picture_map(flow, image)
+    for wrong in (picture(8, 8)[0], torch.zeros(8, 8, 3, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match=r"picture: expected an array \(H, W, C\)"):
+            picture_map(flow, wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="noise_draws: must be at least 1"):
+        picture_map(flow, picture(8, 8), noise_draws=0)
+    unwritable = picture(8, 8)[:, :1]
+    unwritable.setflags(write=False)
+    assert picture_map(flow, unwritable).isfinite().all()  # no warning of torch's
 
 
 def test_large_pictures_are_read_one_at_a_time(

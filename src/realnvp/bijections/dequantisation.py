@@ -15,6 +15,8 @@ from realnvp.bijections.splines import bent, unbent
 
 BENDS = 2
 STEEPEST = 4.0  # of one bend
+ROOM, ROOM_IN_FLOAT64 = 2.0**-8, 2.0**-30
+"""Of an oblique cell: this share of each side is kept free."""
 SIDES = 4  # of a pixel, each with a neighbour
 MOST_LEAN = 8.0  # or rounding could grow without bound from stage to stage
 
@@ -144,12 +146,11 @@ class ObliqueDequantisation(JointDequantisation):
     oblique = True
 
     def _placed(self, v: Tensor, u: Tensor) -> Tensor:
-        z = self._within(v, u)
-        shift = (z - v)[:, :1] - 0.5
-        # Rounding could reach another cell at both ends.
-        room = 2 * self.levels * torch.finfo(u.dtype).eps
-        others = v[:, 1:] + (u[:, 1:].clamp(room, 1 - room) + shift)
-        return torch.cat([z[:, :1], others], dim=1)
+        # What the layers behind round, and their inverse, could reach another cell. Cells beside it
+        # end elsewhere, so that all colours' levels would be others.
+        room = ROOM_IN_FLOAT64 if u.dtype is torch.float64 else ROOM
+        u = u.clamp(room, 1 - room)
+        return torch.cat([v[:, :1] + u[:, :1], v[:, 1:] + (u[:, 1:] + u[:, :1] - 0.5)], dim=1)
 
     def _cells(self, z: Tensor) -> tuple[Tensor, Tensor]:
         first, u = super()._cells(z[:, :1])

@@ -306,4 +306,11 @@ def differences(old: Config, new: Config) -> list[str]:
 
 def to_json(config: Config) -> str:
     """The configuration as JSON text, in the order of its fields."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    return json.dumps(dataclasses.asdict(config), indent=2, default=_plain) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy's as one of Python's."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"a configuration holds no {type(value).__name__}")

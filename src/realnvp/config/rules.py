@@ -17,8 +17,11 @@ SETS = {preset.data.set for preset in PRESETS.values()}
 
 
 def validate(config: Config) -> Config:
-    """The same configuration; ValueError names the first field whose value makes no sense."""
-    typed(Config, json.loads(to_json(config)))  # of the right types?
+    """The same configuration, with numpy's numbers as Python's.
+
+    ValueError names the first field whose value makes no sense.
+    """
+    config = typed(Config, json.loads(to_json(config)))
     for path, complaint in (*broken(config), *_contradictions(config)):
         raise ValueError(f"{path}: {flat(config)[path]!r} {complaint}")
     # Last, since a count needs numbers that are within their bounds.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from realnvp.config.errors import ParameterError
 from realnvp.data.dataset import Pixels, Values
+from realnvp.tools.arrays import as_tensor
 
 
 def dequantise(images: Tensor, noise: Tensor) -> Tensor:
@@ -35,7 +36,11 @@ def quantize(x: Tensor | npt.NDArray[Any], *, levels: int = 256) -> Tensor:
     """
     if not 2 <= levels <= 65536:
         raise ValueError(f"levels: must be between 2 and 65536, got {levels}")
-    x = x if isinstance(x, Tensor) else torch.as_tensor(x, device="cpu")
+    x = x if isinstance(x, Tensor) else as_tensor(x)
+    if x.is_complex():
+        raise ParameterError("x", f"must be real numbers, got {x.dtype}")
+    if not x.is_floating_point():
+        x = x.long()  # torch clamps no other integers of 16 bits or more, and no bool
     if x.isnan().any():
         raise ValueError(f"{int(x.isnan().sum())} of {x.numel()} pixels are NaN")
     return x.floor().clamp(0, levels - 1).to(torch.uint8 if levels <= 256 else torch.uint16)

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from realnvp.bijections.precision import float64_like
 from realnvp.config import DataConfig
 from realnvp.config.bounds import AT_LEAST_ONE, check_number
+from realnvp.config.errors import ParameterError
 from realnvp.config.remedies import as_uint8, in_order
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, in_bits_per_dim, unit_of
 from realnvp.data import dequantise
 from realnvp.evaluation.views import averaged, views_of
 from realnvp.flows.flow import Flow, batch_that_fits, evaluating, refuse_fast
 from realnvp.flows.given import Classes, part_of
+from realnvp.tools.arrays import as_tensor
 from realnvp.tools.device import moved
 from realnvp.tools.noise import Purpose, uniform
 from realnvp.tools.progress import chunks
@@ -151,7 +153,7 @@ def log_probs(
     if unit_of(flow.config) is LOG_LIKELIHOOD:
         if views:
             raise ValueError("views: are of images; this flow is of a table")
-        rows = images if isinstance(images, Tensor) else torch.tensor(images, device="cpu")
+        rows = images if isinstance(images, Tensor) else as_tensor(images)
         nats = _of_rows(flow, rows, given)
         return nats if on_device else nats.cpu().double()
     _check(flow, images)
@@ -159,6 +161,8 @@ def log_probs(
     batch_size = check_number("batch_size", batch_size, int, AT_LEAST_ONE)
     batch_size = min(batch_size, batch_that_fits(images.shape[1:]))
     indices = range(len(images)) if indices is None else indices
+    if len(indices) != len(images):
+        raise ParameterError("indices", f"{len(indices)} of them for {len(images)} images")
     # Parts stay on the device until the end: to look at a part is to wait for the device.
     state, parts = float64_like(flow), []
     shown = (
@@ -217,7 +221,7 @@ def _check(flow: Flow, images: Images) -> None:
 
 
 def _tensor(images: Images, flow: Flow) -> Tensor:
-    pixels = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
+    pixels = images if isinstance(images, Tensor) else as_tensor(images)
     levels = flow.config and flow.config.data.levels
     # torch has no maximum of uint16.
     if levels and (largest := int(pixels.to(torch.int32).max())) >= levels:

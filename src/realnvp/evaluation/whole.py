@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from realnvp.bijections.precision import float64_like
+from realnvp.config.bounds import AT_LEAST_ONE, check_number
+from realnvp.config.errors import ParameterError
 from realnvp.data import channels_first, dequantise
 from realnvp.data.dataset import Pixels
 from realnvp.data.images import check_fit
@@ -45,9 +47,14 @@ def picture_map(
         result.
     report: told how many strips are done, and of how many.
 
-    RefusedImage: other channels or grey levels than the flow's.
+    ParameterError: it is no such array. RefusedImage: it has other channels or grey levels than the
+    flow.
     """
     config = config_of(flow)
+    noise_draws = check_number("noise_draws", noise_draws, int, AT_LEAST_ONE)
+    if not isinstance(picture, np.ndarray) or picture.ndim != 3:
+        found = getattr(picture, "shape", type(picture).__name__)
+        raise ParameterError("picture", f"expected an array (H, W, C), got {found}")
     check_fit(picture, channels=config.shape[0], levels=config.levels, name="picture")
     height, width, _ = picture.shape
     total = torch.zeros(height, width, dtype=torch.float64, device="cpu")
@@ -65,7 +72,7 @@ def picture_map(
 
 def noisy(flow: Flow, picture: Pixels, seed: int, draw: int) -> Tensor:
     """x = v + u, (1, C, H, W), of a picture (H, W, C), on the flow's device."""
-    pixels = np.ascontiguousarray(channels_first(picture[None]))
+    pixels = np.array(channels_first(picture[None]))
     indices = [zlib.crc32(pixels.tobytes())]
     noise = uniform(pixels.shape[1:], seed, Purpose.EVALUATE, indices=indices, round=draw)
     state = float64_like(flow)

@@ -7,11 +7,15 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
-TEMPORARY = re.compile(r"\..+\.realnvp-(\d+)\.tmp", re.DOTALL)
+TEMPORARY = re.compile(r"\..+\.realnvp-(\d+)(-\d+)?\.tmp", re.DOTALL)
+COUNT = count()
+IN_USE: set[str] = set()
+"""The names that this process's threads are writing under."""
 FULL = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG")}
 """Errors of a disk or a quota that is full, or of a limit."""
 # Names that an interrupted write of version 0.1.0 left in a run directory. No wider pattern: other
@@ -39,18 +43,18 @@ def atomic_save(
     keep: leave what an interrupted call wrote in the sibling, where the next `write` finds it. Only
     for whoever has locked the folder, since all such calls share the sibling.
     """
-    sibling = kept_sibling(path) if keep else temporary(path)
-    begun = keep and sibling.exists()
-    try:
-        with os_errors_name(path, size), sibling.open("r+b" if begun else "w+b") as file:
-            write(file)
-            to_disk(file)
-        sibling.replace(path)
-    except BaseException:
-        if not keep:
-            with suppress(OSError):  # it is not there, or the disk is read-only
-                sibling.unlink()
-        raise
+    with nullcontext(kept_sibling(path)) if keep else temporary(path) as sibling:
+        begun = keep and sibling.exists()
+        try:
+            with os_errors_name(path, size), sibling.open("r+b" if begun else "w+b") as file:
+                write(file)
+                to_disk(file)
+            sibling.replace(path)
+        except BaseException:
+            if not keep:
+                with suppress(OSError):  # it is not there, or the disk is read-only
+                    sibling.unlink()
+            raise
 
 
 def to_disk(file: BinaryIO) -> None:
@@ -80,13 +84,19 @@ def kept_sibling(path: Path) -> Path:
     return path.with_name(f".{path.name}.realnvp.tmp")
 
 
-def temporary(path: Path) -> Path:
-    """Where this process alone writes a file or folder until it is whole.
+@contextmanager
+def temporary(path: Path) -> Iterator[Path]:
+    """Context: where this thread alone writes a file or folder until it is whole.
 
-    Deletes what processes that have ended left of the path's interrupted writes.
+    Deletes what interrupted writes left of the path, but those of processes that are at work.
     """
     sweep(path.parent, path.name)
-    return path.with_name(f".{path.name}.realnvp-{os.getpid()}.tmp")
+    own = path.with_name(f".{path.name}.realnvp-{os.getpid()}-{next(COUNT)}.tmp")
+    IN_USE.add(own.name)
+    try:
+        yield own
+    finally:
+        IN_USE.discard(own.name)
 
 
 def sweep(parent: Path, name: str | None = None) -> None:
@@ -99,7 +109,7 @@ def sweep(parent: Path, name: str | None = None) -> None:
     for orphan in parent.glob(pattern):
         is_folder = orphan.is_dir() and not orphan.is_symlink()
         if found := TEMPORARY.fullmatch(orphan.name):
-            left = not _at_work(int(found[1]))
+            left = not _at_work(int(found[1]), orphan.name)
         else:
             old = OLD_FOLDER if is_folder else OLD_FILE
             left = name is None and bool(old.fullmatch(orphan.name))
@@ -107,10 +117,13 @@ def sweep(parent: Path, name: str | None = None) -> None:
             shutil.rmtree(orphan) if is_folder else orphan.unlink(missing_ok=True)
 
 
-def _at_work(pid: int) -> bool:
-    """Whether another process has this number. Windows: always, since asking would end it."""
-    if pid == os.getpid():  # left by an earlier process of this number: we are writing nothing
-        return False
+def _at_work(pid: int, name: str) -> bool:
+    """Whether a process of this number may be writing under this name.
+
+    Windows: another always may, since asking would end it.
+    """
+    if pid == os.getpid():  # or an earlier process of this number left it
+        return name in IN_USE
     try:
         if sys.platform != "win32":
             os.kill(pid, 0)

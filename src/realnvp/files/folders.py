@@ -8,12 +8,14 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from threading import Lock
 
 from realnvp.files.atomic import os_errors_name, temporary, to_disk
 from realnvp.files.records import DamagedError, damaged_if_invalid, parse_record
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
+REPLACING = Lock()  # or another thread puts a folder where this one has made room
 
 
 def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
@@ -25,35 +27,36 @@ def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
     """
     if target.exists() and (complaint := _why_not_ours(target, files)):
         raise ValueError(f"{target}: {complaint}, so it is not replaced")
-    new = temporary(target)
     manifest = {
         name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != CARD
     }
-    try:
-        with os_errors_name(target, sum(map(len, files.values()))):
-            new.mkdir(parents=True)
-            for name, content in [
-                *files.items(),
-                (MANIFEST, json.dumps(manifest, indent=2).encode()),
-            ]:
-                with (new / name).open("wb") as file:
-                    file.write(content)
-                    to_disk(file)
-            _flush(new)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-    if target.exists():
-        discard(target)
-    new.rename(target)
+    with temporary(target) as new:
+        try:
+            with os_errors_name(target, sum(map(len, files.values()))):
+                new.mkdir(parents=True)
+                for name, content in [
+                    *files.items(),
+                    (MANIFEST, json.dumps(manifest, indent=2).encode()),
+                ]:
+                    with (new / name).open("wb") as file:
+                        file.write(content)
+                        to_disk(file)
+                _flush(new)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+        with REPLACING:
+            if target.exists():
+                discard(target)
+            new.rename(target)
     _flush(target.parent)
 
 
 def discard(folder: Path) -> None:
     """Delete a folder, hidden first: if this process is ended, no half of the folder is visible."""
-    hidden = temporary(folder.with_name(f"{folder.name}.old"))
-    folder.rename(hidden)
-    shutil.rmtree(hidden)
+    with temporary(folder.with_name(f"{folder.name}.old")) as hidden:
+        folder.rename(hidden)
+        shutil.rmtree(hidden)
 
 
 def _why_not_ours(folder: Path, names: Iterable[str] | None = None) -> str:

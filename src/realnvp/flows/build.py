@@ -1,6 +1,7 @@
 """From a configuration to a flow with fresh weights."""
 
 from collections.abc import Iterable, Sequence
+from threading import Lock
 from typing import Literal
 
 import torch
@@ -23,6 +24,7 @@ from realnvp.flows.vector import vector
 from realnvp.networks.modern import ConvNet
 from realnvp.tools.noise import Purpose, generator
 
+DRAWING = Lock()  # torch's own generator, which all threads share
 NOISE = {
     "variational": Dequantisation,
     "autoregressive": JointDequantisation,
@@ -30,6 +32,7 @@ NOISE = {
 }
 
 
+@torch.inference_mode(False)  # or its weights could not be trained
 def build(config: Config | str) -> Flow:
     """A fresh flow of a configuration or a preset. A seed gives the same weights each time.
 
@@ -48,7 +51,8 @@ def build(config: Config | str) -> Flow:
     place = torch.get_default_device()
     # We draw on the CPU and seed the CPU's generator alone, which we put back: torch.manual_seed
     # would seed the generators of all GPUs, too.
-    with torch.device(place if place.type == "meta" else "cpu"), torch.random.fork_rng(devices=[]):
+    drawn_on = torch.device(place if place.type == "meta" else "cpu")
+    with drawn_on, DRAWING, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(
             int(generator(config.seed, Purpose.WEIGHTS).integers(2**63))
         )

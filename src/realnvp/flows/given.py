@@ -14,6 +14,7 @@ from realnvp.bijections.precision import float64_like
 from realnvp.config import Config, nearest
 from realnvp.config.given import given_columns, numbers_of
 from realnvp.config.words import count_of, enumerated
+from realnvp.tools.arrays import as_tensor
 from realnvp.tools.noise import Purpose, generator
 
 
@@ -67,6 +68,7 @@ class Classes(Condition):
         c = _tensor(given, names=self._index).to(self.log_priors.device)
         if c.is_floating_point() or c.is_complex() or c.dtype == torch.bool:
             raise ValueError(f"given: classes are names or integers, got {c.dtype}")
+        c = c.long()  # torch compares no other unsigned integers than uint8
         if c.numel() == 1:
             c = c.reshape(1).expand(count)
         if c.ndim != 1 or c.shape[0] != count:
@@ -187,7 +189,7 @@ def _tensor(given: Any, names: Callable[[str], int] | None = None) -> Tensor:
         values = np.array([names(str(name)) for name in values.flat]).reshape(values.shape)
     if values.dtype.kind not in "biuf":
         raise ValueError(f"given: must be numbers, got {values.dtype}")
-    return torch.tensor(values, device="cpu")
+    return as_tensor(values)
 
 
 def standardisation(columns: int) -> list[ActNorm]:

@@ -8,6 +8,7 @@ two layers the image is whole. It takes memory for the image, and for the networ
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from threading import RLock
 from types import MethodType
 from typing import NamedTuple
 
@@ -51,6 +52,7 @@ class _Entrywise(NamedTuple):
 
 
 ENTRYWISE = _Entrywise()
+ONE_AT_A_TIME = RLock()  # since the layers of a flow are changed for a while
 
 
 @contextmanager
@@ -64,7 +66,7 @@ def in_strips(
     """Context: the flow maps images of this size, (height, width), from data to noise in strips.
 
     Of its layers only those whose networks would take more memory for the whole image. Networks
-    that have no `reach` see the whole image.
+    that have no `reach` see the whole image. Of several threads, one is in this context at a time.
 
     memory: bytes for the networks of one strip.
     report: told how many strips are done, and of how many.
@@ -78,7 +80,7 @@ def in_strips(
         if report:
             report(done, total)
 
-    with ExitStack() as stack:
+    with ONE_AT_A_TIME, ExitStack() as stack:
         for layer, plan in plans.items():
             layer.forward_map = partial(_forward_map, layer, plan, count)  # type: ignore[method-assign]
             stack.callback(delattr, layer, "forward_map")

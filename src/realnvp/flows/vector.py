@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
@@ -26,6 +24,7 @@ from realnvp.flows.given import standardisation
 from realnvp.flows.paper import coupling
 from realnvp.flows.start import start_from
 from realnvp.networks.modern import MLP
+from realnvp.tools.arrays import as_tensor
 
 
 def vector(model: ModelConfig, dim: int) -> Chain:
@@ -73,5 +72,5 @@ def standardise(flow: Flow, rows: ArrayLike, *, given: ArrayLike | None = None) 
 
     given: c of each row, which is standardised, too.
     """
-    start_from(flow, torch.tensor(np.asarray(rows), device="cpu").to(float64_like(flow)), given)
+    start_from(flow, as_tensor(rows).to(float64_like(flow)), given)
     return flow

@@ -14,6 +14,7 @@ from torch import Tensor
 from realnvp.config.errors import ParameterError
 from realnvp.flows.build import vector_flow
 from realnvp.flows.flow import Flow, batch_that_fits
+from realnvp.tools.arrays import as_tensor
 from realnvp.tools.progress import chunks
 from realnvp.training.fit import fit
 
@@ -80,7 +81,7 @@ class FlowEstimator(BaseEstimator):
 
         condition: what c is, as `vector_flow` takes it.
         """
-        x, again = torch.tensor(rows, device="cpu"), self._goes_on()
+        x, again = as_tensor(rows), self._goes_on()
         seed, columns = self._seed(), x.shape[1]
         with torch.device("cpu"):  # whatever torch's default device is
             flow = vector_flow(columns, **self._architecture(columns), **condition, seed=seed)
@@ -125,7 +126,7 @@ def each(method: Callable[..., Tensor], *arrays: Array) -> Array:
     """method(rows of each array) over all their rows, so few at once that memory stays bounded."""
     first = arrays[0]
     parts = [
-        method(*(torch.tensor(array[chunk], device="cpu") for array in arrays))
+        method(*(as_tensor(array[chunk]) for array in arrays))
         for chunk in chunks(len(first), batch_that_fits(first.shape[1:]))
     ]
     return torch.cat(parts).numpy()

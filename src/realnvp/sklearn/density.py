@@ -4,7 +4,6 @@ import warnings
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -18,6 +17,7 @@ from realnvp.data.table import (
     warn_of_unbounded,
 )
 from realnvp.sklearn.base import Array, FlowEstimator, each
+from realnvp.tools.arrays import as_tensor
 from realnvp.training.fit import check_size
 
 PYTHON = Remedies("X.drop(columns={!r})", "noise=0.05")
@@ -82,7 +82,7 @@ class RealNVPDensity(
             self, X, dtype=np.float64, ensure_min_samples=2, reset=not self._goes_on()
         )
         names = getattr(self, "feature_names_in_", None)
-        check_size(torch.tensor(rows, device="cpu"), names)
+        check_size(as_tensor(rows), names)
         _warn_of_doubts(rows, names, noise=self.noise)
         self._fit(rows)
         return self

@@ -15,6 +15,7 @@ from realnvp.config.bounds import AT_LEAST_ONE, check_number
 from realnvp.data.table import Remedies, constant, warn_of_unbounded
 from realnvp.flows.flow import StandardNormal
 from realnvp.sklearn.base import Array, FlowEstimator, each
+from realnvp.tools.arrays import as_tensor
 from realnvp.tools.noise import Purpose, generator
 from realnvp.training.fit import check_size
 
@@ -130,8 +131,8 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
         )
         self._one = np.ndim(targets) == 1
         rows = _columns(targets)
-        check_size(torch.tensor(given, device="cpu"), getattr(self, "feature_names_in_", None))
-        check_size(torch.tensor(rows, device="cpu"))
+        check_size(as_tensor(given), getattr(self, "feature_names_in_", None))
+        check_size(as_tensor(rows))
         _warn_of_targets(rows, noise=self.noise)
         self._fit(rows, given, given=given.shape[1], calibrated=True)
         return self
@@ -159,7 +160,7 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
             raise ValueError(f"q: must be numbers between 0 and 1, got {q!r}")
         check_is_fitted(self)
         if self._targets == 1:
-            p = torch.tensor(levels.reshape(-1, 1), device="cpu")
+            p = as_tensor(levels.reshape(-1, 1))
             found = self._values(X, torch.special.ndtri(p))
         else:
             samples = self._values(X, self._points()[0])
@@ -280,7 +281,7 @@ class RealNVPClassifier(ClassifierMixin, FlowEstimator):
         if again and not np.array_equal(classes, self.classes_):
             raise ValueError("warm_start: the fit before was of other classes")
         self.classes_ = classes
-        check_size(torch.tensor(rows, device="cpu"), getattr(self, "feature_names_in_", None))
+        check_size(as_tensor(rows), getattr(self, "feature_names_in_", None))
         self._fit(rows, index, classes=[str(name) for name in classes])
         return self
 

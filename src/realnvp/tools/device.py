@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from realnvp.config.errors import ParameterError
+from realnvp.tools.shared import shared
 
 # torch's settings of what float32 is rounded to before a product, the general settings first: a
 # setting that was never set follows a more general one.
@@ -65,12 +66,16 @@ def pinned(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory() if device.type == "cuda" and not tensor.is_pinned() else tensor
 
 
-@contextmanager
-def full_precision() -> Iterator[None]:
+def full_precision() -> AbstractContextManager[None]:
     """Context: no float32 is rounded to TF32 or bfloat16 on the way into a product.
 
     Afterwards all settings are as they were, whichever of torch's interfaces set them.
     """
+    return shared(full_precision, _full_precision)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
     before = []
     for setting in _PRECISIONS:
         # A setting follows the general ones, which are full by now. If it reads otherwise, it has a

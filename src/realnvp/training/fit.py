@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -22,10 +21,11 @@ from realnvp.config.bounds import (
 )
 from realnvp.config.errors import ParameterError
 from realnvp.config.words import one_line
-from realnvp.flows.flow import Flow, evaluating
+from realnvp.flows.flow import Flow, evaluating, refuse_fast
 from realnvp.flows.given import part_of
 from realnvp.flows.start import start_from
 from realnvp.flows.units import warn_of_floats
+from realnvp.tools.arrays import as_tensor
 from realnvp.tools.noise import Purpose, generator
 from realnvp.training.calibrate import calibrate
 from realnvp.training.optimisation import WeightAverage, rate
@@ -52,6 +52,8 @@ class Fit:
     """The step whose weights were kept."""
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def fit(
     flow: Flow,
     x: Tensor | NDArray[Any],
@@ -95,6 +97,10 @@ def fit(
             "flow",
             f"is {type(flow).__name__}; fit(flow, x) takes a Flow, as realnvp.build makes one",
         )
+    refuse_fast(flow, "fit")
+    weights = [weight for weight in flow.parameters() if weight.requires_grad]
+    if not weights:
+        raise ParameterError("flow", "has no weights to fit")
     x = _tensor(x)
     max_steps = check_number("max_steps", max_steps, int, AT_LEAST_ONE)
     batch_size = check_number("batch_size", batch_size, int, AT_LEAST_ONE)
@@ -122,40 +128,41 @@ def fit(
     if start:
         with evaluating(flow):
             start_from(flow, train, c_train)
-    weights = [weight for weight in flow.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(weights, fused=x.device.type in ("cpu", "cuda"))
     best, smooth = _Best(flow, validation, c_validation, tol), WeightAverage(flow, average)
     best.look(0)
     losses, said = [], time.monotonic()
-    flow.train()
-    for step in range(1, max_steps + 1):
-        chosen = torch.from_numpy(random.integers(len(train), size=min(batch_size, len(train))))
-        batch = train[chosen]
-        blur = torch.from_numpy(random.standard_normal(batch.shape)).to(batch)
-        batch = batch + (blur @ spread.T if x.ndim == 2 else spread * blur)
-        loss = -flow.log_prob(batch, *part_of(c_train, chosen)).mean()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.param_groups[0]["lr"] = lr * rate(
-            step / max_steps, rising=step / (WARMUP * max_steps)
-        )
-        if torch.nn.utils.clip_grad_norm_(weights, CLIP).isfinite():
-            optimizer.step()
-        smooth.update(step)
-        losses.append(loss.item())
-        if looked := (step % LOOK_EVERY == 0 or step == max_steps):
-            with smooth.used():
-                best.look(step)
-        if verbose and (looked or time.monotonic() - said > SAY_EVERY):
-            said = time.monotonic()
-            found = f", best {best.nats:.3f} nats at step {best.step}" if best.seen else ""
-            print(f"step {step} of {max_steps}: loss {losses[-1]:.3f}{found}")
-        if looked and step - best.improved >= patience:
-            break
+    try:
+        flow.train()
+        for step in range(1, max_steps + 1):
+            chosen = torch.from_numpy(random.integers(len(train), size=min(batch_size, len(train))))
+            batch = train[chosen]
+            blur = torch.from_numpy(random.standard_normal(batch.shape)).to(batch)
+            batch = batch + (blur @ spread.T if x.ndim == 2 else spread * blur)
+            loss = -flow.log_prob(batch, *part_of(c_train, chosen)).mean()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.param_groups[0]["lr"] = lr * rate(
+                step / max_steps, rising=step / (WARMUP * max_steps)
+            )
+            if torch.nn.utils.clip_grad_norm_(weights, CLIP).isfinite():
+                optimizer.step()
+            smooth.update(step)
+            losses.append(loss.item())
+            if looked := (step % LOOK_EVERY == 0 or step == max_steps):
+                with smooth.used():
+                    best.look(step)
+            if verbose and (looked or time.monotonic() - said > SAY_EVERY):
+                said = time.monotonic()
+                found = f", best {best.nats:.3f} nats at step {best.step}" if best.seen else ""
+                print(f"step {step} of {max_steps}: loss {losses[-1]:.3f}{found}")
+            if looked and step - best.improved >= patience:
+                break
+    finally:
+        flow.eval()
     if best.weights:
         flow.load_state_dict(best.weights)
     calibrate(flow, validation, c_validation)
-    flow.eval()
     return Fit(losses, best.seen, best.step)
 
 
@@ -189,18 +196,18 @@ class _Best:
 def _tensor(x: Any) -> Tensor:
     """Rows as a tensor of real numbers; integers become float64. ParameterError: they are none."""
     try:
-        rows = x if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
+        rows = x.detach() if isinstance(x, Tensor) else as_tensor(x)
     except (TypeError, ValueError) as error:
         raise ParameterError("x", f"is no array of numbers: {one_line(error)}") from None
+    if rows.is_complex():
+        raise ParameterError("x", f"must be real numbers, got {rows.dtype}")
     if rows.ndim == 4 and not rows.is_floating_point():
         raise ParameterError("x", f"{rows.dtype}; {NOISY}")
     return rows if rows.is_floating_point() else rows.double()
 
 
 def _check_own(flow: Flow, x: Tensor, given: Tensor | None) -> None:
-    """ParameterError: a flow of one's own parts has no weights, or does not keep the protocol."""
-    if not any(weight.requires_grad for weight in flow.parameters()):
-        raise ParameterError("flow", "has no weights to fit")
+    """ParameterError: a flow of one's own parts does not keep the protocol."""
     if flow.shape not in (None, tuple(x.shape[1:])):
         return  # log_prob says so
     with evaluating(flow):

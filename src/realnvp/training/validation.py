@@ -20,6 +20,7 @@ from realnvp.files.folders import keep_last
 from realnvp.files.saved import save_model
 from realnvp.flows.flow import ROWS, Flow, batch_that_fits, evaluating
 from realnvp.flows.given import Classes
+from realnvp.tools.arrays import as_tensor
 from realnvp.tools.moments import averaging, restore_moments, stored_moments
 from realnvp.tools.noise import Purpose
 from realnvp.tools.progress import chunks
@@ -104,7 +105,7 @@ def _calibrate(run: Run) -> None:
     """Calibrate the latents on the validation rows, if the flow is to be calibrated."""
     if run.config.model.calibrated:
         labels, chosen = (run.splits.labels or {}).get("validation"), _chosen(run)
-        rows = torch.tensor(np.asarray(run.splits.validation[chosen])).to(float64_like(run.flow))
+        rows = as_tensor(run.splits.validation[chosen]).to(float64_like(run.flow))
         calibrate(run.flow, rows, None if labels is None else labels[chosen])
 
 
