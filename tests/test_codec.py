@@ -41,6 +41,7 @@ from realnvp.codec import (
     chunk,
     compress,
     decompress,
+    encoder,
     exact,
     lifting,
     rounding,
@@ -585,9 +586,9 @@ def test_tiles_are_as_large_as_the_flow_has_use_for(monkeypatch: pytest.MonkeyPa
             return np.array([e * tile.size for e, tile in zip(each, tiles, strict=True)]), None
 
         monkeypatch.setattr("realnvp.codec.side.flow_bits", bits)
-        assert best_side(flow, shapes, pictures.__getitem__, np.full(256, 5.0)) == side
+        assert best_side(flow, shapes, pictures.__getitem__, 5.0) == side
         # Where all tiles are halved, a large one brings nothing.
-        assert best_side(flow, shapes, pictures.__getitem__, np.full(256, 1e3)) == 32
+        assert best_side(flow, shapes, pictures.__getitem__, 1e3) == 32
 
 
 # What must not be left to chance
@@ -603,7 +604,7 @@ class Coded:
 
     def encoded(self, told: chunk.Told = lambda _: None, **how: Any) -> bytes:
         kinds = np.array(list("fwfwfrwff"))
-        content, _ = chunk.encode(self.coder, self.places, [*self.images], kinds, told, **how)
+        content, _ = encoder.encode(self.coder, self.places, [*self.images], kinds, told, **how)
         return content
 
     def decoded(self, content: bytes) -> list[np.ndarray]:
@@ -668,10 +669,10 @@ def test_numbers_beyond_the_integers_are_named() -> None:
 def test_the_first_tiles_are_halved_until_there_are_bits_for_a_whole_one(coded: Coded) -> None:
     told = list[int]()
     kinds = np.array(list("f" * 9))
-    content, _ = chunk.encode(coded.coder, coded.places, [*coded.images], kinds, told.append)
+    content, _ = encoder.encode(coded.coder, coded.places, [*coded.images], kinds, told.append)
     header = header_of(content)
     assert header.kinds.endswith("fff")
-    leaves = leaves_of(coded.places, header.kinds, coded.coder.flow.divisor)
+    leaves = leaves_of(coded.places, header.kinds)
     assert leaves[0].kind == "w"
     # A smallest one needs few bits, so few are by WebP.
     by_webp = sum(np.prod(leaf.place.shape) for leaf in leaves if leaf.kind == "w")
@@ -686,7 +687,7 @@ def test_seeds_are_the_first_leaves_and_large(coded: Coded) -> None:
     whole = [Leaf(i, place.alone()) for i, place in enumerate(places)]
 
     def shapes(numbers: int) -> list[tuple[int, ...]]:
-        return [leaf.place.shape for leaf in first_leaves(whole, numbers, 4)]
+        return [leaf.place.shape for leaf in first_leaves(whole, numbers)]
 
     assert shapes(0) == []
     assert shapes(1) == shapes(383) == [(3, 8, 8)]
@@ -716,7 +717,7 @@ def test_the_flow_codes_without_a_look_where_webp_takes_many_bits(
     monkeypatch.setattr(choice, "flow_bits", counted)
     content, found = smallest(0)
     assert content == whole
-    kinds = [leaf.kind for leaf in leaves_of(coded.places, header_of(content).kinds, 4)]
+    kinds = [leaf.kind for leaf in leaves_of(coded.places, header_of(content).kinds)]
     assert kinds[-5:] == list("fffff")
     assert found == pytest.approx(bound, rel=0.005)
     assert sum(looks) < 9 if drawing is None else sum(looks) == 9
@@ -739,9 +740,9 @@ def test_webp_searches_long_only_where_it_could_win(
 
     monkeypatch.setattr(choice, "bytes_alone", counted)
     content, _ = choice.smallest(modern, coded.coder, coded.places, [*coded.images], lambda _: None)
-    assert long == [3 + 1]  # one of 16, and the drawing
+    assert long == [3 + 1, 1]  # one of 16, the drawing; and the tile that is coded in halves
     assert np.array_equal(coded.decoded(content), coded.images)
-    kinds = [leaf.kind for leaf in leaves_of(coded.places, header_of(content).kinds, 4)]
+    kinds = [leaf.kind for leaf in leaves_of(coded.places, header_of(content).kinds)]
     assert "w" in kinds
 
 
@@ -756,8 +757,8 @@ def test_a_flat_corner_does_not_make_all_seeds(
 ) -> None:
     coded.images[0] = 0
     kinds = np.array(list("f" * 9))
-    content, _ = chunk.encode(coded.coder, coded.places, [*coded.images], kinds, lambda _: None)
-    leaves = leaves_of(coded.places, header_of(content).kinds, coded.coder.flow.divisor)
+    content, _ = encoder.encode(coded.coder, coded.places, [*coded.images], kinds, lambda _: None)
+    leaves = leaves_of(coded.places, header_of(content).kinds)
     by_webp = sum(np.prod(leaf.place.shape) for leaf in leaves if leaf.kind == "w")
     assert by_webp < 3 * coded.images[0].size
 
@@ -765,12 +766,12 @@ def test_a_flat_corner_does_not_make_all_seeds(
 def test_few_tries_find_enough_seeds(coded: Coded, monkeypatch: pytest.MonkeyPatch) -> None:
     tries = list[int]()
 
-    def counted(whole: list[Leaf], numbers: int, divisor: int) -> Any:
+    def counted(whole: list[Leaf], numbers: int) -> Any:
         tries.append(numbers)
-        return first_leaves(whole, numbers, divisor)
+        return first_leaves(whole, numbers)
 
-    monkeypatch.setattr(chunk, "first_leaves", counted)
-    chunk.encode(
+    monkeypatch.setattr(encoder, "first_leaves", counted)
+    encoder.encode(
         coded.coder, coded.places, [*coded.images], np.array(list("f" * 9)), lambda _: None
     )
     assert tries[0] == 0
@@ -781,13 +782,15 @@ def test_few_tries_find_enough_seeds(coded: Coded, monkeypatch: pytest.MonkeyPat
 def test_many_tiles_start_in_large_parts(coded: Coded, monkeypatch: pytest.MonkeyPatch) -> None:
     def halved() -> int:
         kinds = np.array(list("f" * 9))
-        content, _ = chunk.encode(coded.coder, coded.places, [*coded.images], kinds, lambda _: None)
+        content, _ = encoder.encode(
+            coded.coder, coded.places, [*coded.images], kinds, lambda _: None
+        )
         assert np.array_equal(coded.decoded(content), coded.images)
         return header_of(content).kinds.count("h")
 
     few = halved()
-    monkeypatch.setattr(chunk, "FEWEST_FOR_SEED", 1)
-    monkeypatch.setattr(chunk, "SEED_SHARE", 3)
+    monkeypatch.setattr(encoder, "FEWEST_FOR_SEED", 1)
+    monkeypatch.setattr(encoder, "SEED_SHARE", 3)
     assert halved() < few
 
 
@@ -796,7 +799,7 @@ def test_single_grey_pixels_have_seeds() -> None:
     coder, images = IntegerFlow(flow, BITS), list(smooth(40, 1, 1, 1))
     places = [place for _ in images for place in tiles_of((1, 1, 1), 1, flow.divisor, 64)]
     tiles = [place.pad(image) for place, image in zip(places, images, strict=True)]
-    content, _ = chunk.encode(coder, places, tiles, np.array(["f"] * 40), lambda _: None)
+    content, _ = encoder.encode(coder, places, tiles, np.array(["f"] * 40), lambda _: None)
     assert np.array_equal(chunk.decode(coder, places, content, lambda _: None), tiles)
 
 
@@ -814,23 +817,23 @@ def test_tiles_are_told_once_where_more_seeds_are_needed(
             raise Empty
 
     monkeypatch.setattr(coded.coder, "push", short)
-    chunk.encode(coded.coder, coded.places, [*coded.images], np.array(list("f" * 9)), told.append)
+    encoder.encode(coded.coder, coded.places, [*coded.images], np.array(list("f" * 9)), told.append)
     assert min(told) < 0
     assert sum(told) == 9
 
 
 def test_letters_are_of_their_tiles(coded: Coded) -> None:
-    places, divisor = coded.places[:2], coded.coder.flow.divisor
-    leaves = leaves_of(places, "hhffwf", divisor)
+    places = coded.places[:2]
+    leaves = leaves_of(places, "hhffwf")
     assert [(leaf.tile, leaf.kind) for leaf in leaves] == [(0, "f"), (0, "f"), (0, "w"), (1, "f")]
     assert [leaf.place.shape for leaf in leaves] == [(3, 8, 8), (3, 8, 8), (3, 8, 16), (3, 16, 16)]
     for wrong in ("f", "fff", "hhhfffff", "fx", "hf"):
         with pytest.raises(ValueError, match=r"not of these tiles|too small"):
-            leaves_of(places, wrong, divisor)
+            leaves_of(places, wrong)
 
 
 def test_batches_shrink_where_bits_are_short(coded: Coded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coded.coder, "borrowed", np.full(256, 0.01))
+    monkeypatch.setattr(coded.coder, "borrowed", 0.01)
     content = coded.encoded()
     assert sum(header_of(content).batches) == 5
     assert np.array_equal(coded.decoded(content), coded.images)
@@ -995,10 +998,12 @@ def test_a_flow_of_a_table_is_refused() -> None:
 
 
 def test_a_flow_that_has_no_integers_is_refused() -> None:
-    flow = flow_of(MODELS["modern"], (3, 16, 16))
-    flow.bijection.bijections[1].bijections[0].bijection.bijections[0].mean.data[0] = torch.nan
-    with pytest.raises(ValueError, match="this flow has no form on integers: numbers beyond"):
-        compress(flow, smooth(1, 3, 16, 16))
+    for name, words in {"mean": "numbers beyond", "log_scale": "is no number"}.items():
+        flow = flow_of(MODELS["modern"], (3, 16, 16))
+        act_norm = flow.bijection.bijections[1].bijections[0].bijection.bijections[0]
+        getattr(act_norm, name).data[0] = torch.nan
+        with pytest.raises(ValueError, match=f"this flow has no form on integers: .*{words}"):
+            compress(flow, smooth(1, 3, 16, 16))
 
 
 # For ever, and everywhere

@@ -20,6 +20,8 @@ from realnvp.codec.archive import Archive, write
 from realnvp.codec.header import packed
 from realnvp.codec.index import index_of
 from realnvp.data import read_image
+from realnvp.data.deep_png import deep_png
+from realnvp.files.records import DamagedError
 from tests.faults.children import Child
 
 
@@ -206,6 +208,23 @@ def test_names_that_become_one_are_refused(saved: Path, pictures: Path, capsys: 
     (pictures / "more" / "noise.jpg.png").write_bytes((pictures / "0.png").read_bytes())
     line = refused(capsys, "compress", saved, pictures, "--out", pictures.parent / "x.rnvp")
     assert "would both become more/noise.jpg.png" in line
+
+
+def test_names_that_become_one_are_refused_of_16_bits_too(tmp_path: Path) -> None:
+    """Of 16 bits a.tif is unpacked into a.tif.png."""
+    flow = flow_of(MODELS["modern"], (3, 16, 16), levels=65536)
+    pictures = list(smooth(2, 3, 8, 8, levels=65536))
+    for name in ("a.tif", "a.tif.png"):
+        (tmp_path / name).write_bytes(deep_png(np.moveaxis(pictures[0], 0, -1)))
+    with pytest.raises(ValueError, match=r"would both become a\.tif\.png"):
+        files.files_by_name([tmp_path], deep=True)
+    assert len(files.files_by_name([tmp_path], deep=False)) == 2
+    file, shapes = io.BytesIO(), [picture.shape for picture in pictures]
+    names = ["a.tif", "a.tif.png"]
+    index = index_of(flow, shapes, pictures.__getitem__, names=names)
+    write(file, flow, index, pictures, lambda _: None)
+    with pytest.raises(DamagedError, match="two pictures with one name"):
+        files.decompress_files(Archive(file, "x"), flow, tmp_path / "back")
 
 
 def test_names_of_any_characters_come_back(saved: Path, tmp_path: Path, capsys: Out) -> None:

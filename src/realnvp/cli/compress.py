@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -70,9 +70,12 @@ class Compress:
         if self.flow:
             raise ValueError("--flow: is for --check; the flow to compress with is the first word")
         from realnvp.codec.files import compress_files, files_by_name
+        from realnvp.codec.images import check_flow
+        from realnvp.flows.flow import config_of
 
-        files = files_by_name(self.paths)
         flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
+        check_flow(flow, self.run)
+        files = files_by_name(self.paths, deep=config_of(flow).levels > 256)
         out = self.out or Path(f"{self.paths[0].resolve().stem}.rnvp")
         make_way("--out", out, read=files.values())
         made = compress_files(flow, self.run, files, out)
@@ -166,11 +169,9 @@ def _flow_of(archive: "Archive", run: str | None) -> "Flow":
     named = run or archive.index.flow
     if not run and not (named in shipped() or (named and Path(named).exists())):
         raise ValueError(f"{archive.name}: --flow: name its flow, which was called {named!r}")
-    flows: list[Any] = []
     for which in ("best", "last"):
         flow, _ = load_model(named, which)
         check_flow(flow, named)
         if flow_digest(flow) == archive.flow_digest:
-            return flow
-        flows.append(flow)
-    return flows[0]
+            break
+    return flow

@@ -23,7 +23,8 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from itertools import islice
+from itertools import groupby, islice, repeat
+from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -32,7 +33,7 @@ import torch
 
 from realnvp.codec.choice import smallest
 from realnvp.codec.chunk import Told, decode
-from realnvp.codec.header import BATCHED, LATEST, WIDE, packed, unpacked
+from realnvp.codec.header import LATEST, WIDE, packed, unpacked
 from realnvp.codec.index import Index
 from realnvp.codec.plan import IntegerFlow
 from realnvp.codec.tiles import Tile
@@ -62,7 +63,7 @@ def write(
 
     told: how many tiles more are coded or compared.
     """
-    coder = _coder(flow, index, LATEST)
+    coder = IntegerFlow(flow, index.bits)
     said = packed(index)
     head = HEAD.pack(MAGIC, LATEST, flow_digest(flow), coder.digest()[:8], len(said)) + said
     count = math.ceil(index.tiles / _per_chunk(index))
@@ -141,23 +142,25 @@ class Archive:
         ValueError: it needs another flow.
         """
         coder = self.coder(flow)
-        places, shapes = self.index.places(), self.index.shapes()
-        at, left, whole = -1, 0, True  # left: numbers of the picture
-        picture = np.empty(0, coder.dtype)
-        for chunk in self.chunks:
-            block = list(islice(places, _per_chunk(self.index)))
-            tiles = self._tiles(coder, chunk, [place for _, place in block], told)
-            for k, (i, place) in enumerate(block):
-                if i != at:
-                    at, whole, picture = i, True, np.empty(next(shapes), coder.dtype)
-                    left = picture.size
-                if tiles is None:
+        tiles = self._tiles(coder, told)
+        by_picture = groupby(self.index.places(), key=itemgetter(0))
+        for shape, (_, places) in zip(self.index.shapes(), by_picture, strict=True):
+            picture, whole = np.empty(shape, coder.dtype), True
+            for _, place in places:
+                tile = next(tiles)
+                if tile is None:
                     whole = False
                 else:
-                    place.paste(tiles[k], picture)
-                left -= place.numbers
-                if not left:
-                    yield picture if whole else None
+                    place.paste(tile, picture)
+            yield picture if whole else None
+
+    def _tiles(self, coder: IntegerFlow, told: Told) -> Iterator[Pixels | None]:
+        """All tiles. None: the chunk is damaged."""
+        left = self.index.places()
+        for chunk in self.chunks:
+            places = [place for _, place in islice(left, _per_chunk(self.index))]
+            found = self._of_chunk(coder, chunk, places, told)
+            yield from repeat(None, len(places)) if found is None else found
 
     def coder(self, flow: Flow) -> IntegerFlow:
         """The flow on integers. ValueError: it is not the flow that the archive needs."""
@@ -170,7 +173,7 @@ class Archive:
         of_flow = config.shape[0], config.levels, flow.divisor
         if (index.channels, index.levels, index.divisor) != of_flow:
             raise DamagedError(f"{self.name}: its head is damaged: it does not fit its flow")
-        coder = _coder(flow, index, self.version)
+        coder = IntegerFlow(flow, index.bits, self.version)
         if coder.digest()[:8] != self.integers_digest:
             raise ValueError(
                 f"{self.name}: this version of realnvp, or this machine, rounds the flow to other "
@@ -178,7 +181,7 @@ class Archive:
             )
         return coder
 
-    def _tiles(
+    def _of_chunk(
         self, coder: IntegerFlow, chunk: Chunk, places: Sequence[Tile], told: Told
     ) -> list[Pixels] | None:
         """The tiles of a chunk. None: it is damaged."""
@@ -187,17 +190,10 @@ class Archive:
         if zlib.crc32(content) != chunk.crc:
             return None
         try:
-            tiles = decode(coder, places, content, told, self.version)
+            tiles = decode(coder, places, content, told)
         except ValueError:
             return None
         return tiles if _digest(places, tiles) == chunk.digest else None
-
-
-def _coder(flow: Flow, index: Index, version: int) -> IntegerFlow:
-    """The flow on integers. Of 16 bits there is more to predict than exact networks can say."""
-    exact = version > WIDE and index.levels <= 256
-    noise = torch.float32 if version <= BATCHED else torch.float64
-    return IntegerFlow(flow, index.bits, exact=exact, noise=noise)
 
 
 def flow_digest(flow: Flow) -> bytes:

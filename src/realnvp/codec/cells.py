@@ -1,9 +1,9 @@
 """From grey levels to the integer grid of the logit: the noise is popped, bits back."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -52,7 +52,8 @@ class Cells:
         self.oblique = noise is not None and noise.oblique
         learned = JOINT_PIECES if self.joint else LEARNED_PIECES
         self.pieces = learned if noise else 1 << (few - 1).bit_length()
-        self.edges = level_edges(logit, bits)
+        levels = torch.arange(logit.levels + 1.0, dtype=torch.float64, device="cpu")
+        self.edges = nearest(self._logit(levels))
         # A cell that is moved may be two steps narrower, by rounding.
         if self.edges.diff().min() < self.pieces + 2 * self.oblique:
             raise ValueError("its grey levels are too near to each other")
@@ -183,17 +184,12 @@ def scaled_logit(logit: Logit, x: Tensor, scale: float) -> Tensor:
     return scale * logit(x.flatten()[:, None])[0].view_as(x)
 
 
-def level_edges(logit: Logit, bits: int) -> Tensor:
-    """Where the levels begin, in steps of 2^-bits of the logit, and where the last ends."""
-    levels = torch.arange(logit.levels + 1.0, dtype=torch.float64, device="cpu")
-    return nearest(scaled_logit(logit, levels, float(1 << bits)))
+def borrowed(levels: int, bits: int) -> float:
+    """About how many bits a number pops, for noise and couplings, before its image pushes more.
 
-
-def borrowed_by_level(edges: Tensor) -> npt.NDArray[np.float64]:
-    """About how many bits a number of each level pops before the image pushes more: its noise, and
-    where couplings stretch the grid.
+    The logit's slope is 4 in the middle of all levels.
     """
-    return 1.25 * edges.diff().double().log2().numpy()
+    return 1.3 * (bits + math.log2(4 / levels))
 
 
 def _turns(nonce: int, shape: torch.Size) -> tuple[Integers, Integers]:

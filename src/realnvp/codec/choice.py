@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from realnvp.codec.chunk import Told, encode
+from realnvp.codec.chunk import Told
+from realnvp.codec.encoder import encode
 from realnvp.codec.leaves import FLOW, RAW, WEBP
 from realnvp.codec.mosaic import Bits, Search, bytes_alone, mosaic
 from realnvp.codec.plan import IntegerFlow
@@ -17,10 +18,9 @@ from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.flow import Flow, config_of
 
 MARGIN = 1.02  # without the flow it may take more than estimated, and is tried all the same
-SURE = 1.2  # bits of a number by WebP, above which the flow nearly always takes fewer
-QUICK = 1.3  # times the bits of the usual search: a quick one seldom needs more
-DOUBT = 0.95  # of the bits by a quick search; where the flow takes more, a longer one looks
-ONE_OF = 16  # of such tiles is looked at, too
+SURE = 1.5  # bits of a number by a quick search, above which the flow nearly always takes fewer
+DOUBT = 0.95  # of the bits by WebP: a tile of which the flow takes more is looked at
+ONE_OF = 16  # tiles is looked at, whatever it takes
 NEAR, MANY = 0.95, 4  # look at all where the flow takes more than .95 of WebP for one of 4 tiles
 LOST = 0.001  # of the bytes: so much more than by WebP are a reason to look at all, too
 
@@ -40,104 +40,80 @@ def smallest(
     places: of the tiles in their pictures.
     told: how many more tiles are coded.
     """
-    numbers = np.array([place.numbers for place in places])
-    raw = numbers * math.log2(coder.levels)
-    bound, webp = FlowBound(flow, places, tiles), WebpBits(places, tiles)
-
-    def unsure(sure: float) -> npt.NDArray[np.bool_]:
-        return (webp.among_all < sure * numbers) | (webp.among_all >= raw)
-
-    def without_flow() -> Bits:
-        many = 2 * np.count_nonzero(webp.among_all < np.minimum(bound.bits, raw)) > len(tiles)
-        return np.minimum(webp.among_all if many else webp.among_few, raw)
-
+    bits = TileBits(flow, places, tiles)
     some = np.arange(len(tiles)) % ONE_OF == 0
-    webp.look(some | unsure(SURE * QUICK))
+    unsure = (bits.by_webp < SURE * bits.numbers) | (bits.by_webp >= bits.raw)
     # A class is chosen by its bits, so flows given classes need them all.
-    bound.look(some | unsure(SURE) | (coder.classes > 0))
-    webp.look(bound.bits * QUICK > webp.among_all)
-    near = np.count_nonzero(bound.bits > NEAR * without_flow())
-    if MANY * near > np.count_nonzero(bound.looked):
-        _look_at_all(bound, webp)
+    bits.look(some | unsure | (coder.classes > 0))
+    near = np.count_nonzero(bits.by_flow > NEAR * bits.without_flow())
+    if MANY * near > np.count_nonzero(bits.looked):
+        bits.look(~bits.looked)
     while True:
-        others = without_flow()
-        by_others = np.where(others < raw, WEBP, RAW)
-        kinds = np.where(bound.bits < others, FLOW, by_others)
-        coded, took = encode(coder, places, tiles, kinds, told, bound.classes)
-        bound.look(np.isnan(took))
-        bits = np.where(bound.looked, bound.bits, took)
-        webp.look(bits > DOUBT * others)
-        others = without_flow()
-        if (bits - others)[kinds == FLOW].clip(0).sum() <= LOST * 8 * len(coded):
+        others = bits.without_flow()
+        by_others = np.where(others < bits.raw, WEBP, RAW)
+        kinds = np.where(bits.by_flow < others, FLOW, by_others)
+        coded, took = encode(coder, places, tiles, kinds, told, bits.classes)
+        bits.look(~(took <= DOUBT * others))  # also what was not coded as a whole: NaN
+        took = np.where(bits.looked, bits.by_flow, took)
+        others = bits.without_flow()
+        if (took - others)[kinds == FLOW].clip(0).sum() <= LOST * 8 * len(coded):
             break
-        _look_at_all(bound, webp)
+        bits.look(~bits.looked)
         told(-len(tiles))
     if FLOW in kinds and others.sum() < MARGIN * 8 * len(coded):
         without, _ = encode(coder, places, tiles, by_others, lambda _: None)
         coded = min(coded, without, key=len)
-    return coded, float(bits.sum())
+    return coded, float(took.sum())
 
 
-def _look_at_all(*bits: "FlowBound | WebpBits") -> None:
-    """Look at all tiles."""
-    for each in bits:
-        each.look(np.ones_like(each.looked))
+class TileBits:
+    """About how many bits tiles take. Of those that are not looked at little is known.
 
-
-class WebpBits:
-    """About how many bits tiles take by WebP: by a quick search; by the usual one where looked at.
-
-    among_few: of each tile among few others.
-    among_all: among all that were searched alike.
-    """
-
-    def __init__(self, places: Sequence[Tile], tiles: Sequence[Pixels]) -> None:
-        self.places, self.tiles = places, tiles
-        self.looked = np.zeros(len(tiles), bool)
-        self.among_few, self.among_all = np.empty((2, len(tiles)))
-        self._search(~self.looked, ~self.looked, "quick")
-
-    def look(self, at: npt.NDArray[np.bool_]) -> None:
-        """Look at more tiles."""
-        new = at & ~self.looked
-        if new.any():
-            self.looked |= new
-            self._search(new, self.looked, "usual")
-
-    def _search(
-        self, new: npt.NDArray[np.bool_], alike: npt.NDArray[np.bool_], search: Search
-    ) -> None:
-        for group in by_shape(self.places, new):
-            self.among_few[group] = 8 * bytes_alone(self._pixels(group), search)
-        for group in by_shape(self.places, alike):
-            few = self.among_few[group]
-            together = 8 * len(mosaic(self._pixels(group), search))
-            self.among_all[group] = np.minimum(few, together * few / few.sum())
-
-    def _pixels(self, group: list[int]) -> Pixels:
-        return np.stack([self.tiles[i] for i in group])
-
-
-class FlowBound:
-    """The flow's bound for tiles that were looked at.
-
-    bits: of each tile; 0 of others, which the flow shall code.
+    by_flow: the flow's bound; 0 of tiles not looked at, which the flow shall code.
+    by_webp: among all that were searched alike: a quick search, or the usual one where looked at.
+    raw: without either.
     classes: the likeliest, where all tiles were looked at at once. None: the flow is not given any.
     """
 
     def __init__(self, flow: Flow, places: Sequence[Tile], tiles: Sequence[Pixels]) -> None:
         self.flow, self.places, self.tiles = flow, places, tiles
-        self.bits, self.looked = np.zeros(len(tiles)), np.zeros(len(tiles), bool)
+        self.numbers = np.array([place.numbers for place in places])
+        self.raw = self.numbers * math.log2(config_of(flow).levels)
+        self.looked, self.by_flow = np.zeros(len(tiles), bool), np.zeros(len(tiles))
         self.classes: Integers | None = None
+        self.by_webp, self._webp_among_few = np.empty((2, len(tiles)))
+        self._search(~self.looked, ~self.looked, "quick")
 
     def look(self, at: npt.NDArray[np.bool_]) -> None:
         """Look at more tiles."""
-        these = np.flatnonzero(at & ~self.looked).tolist()
-        if these:
-            self.bits[these], self.classes = flow_bits(
-                self.flow, [self.places[i] for i in these], [self.tiles[i] for i in these]
-            )
-            self.looked[these] = True
+        new = at & ~self.looked
+        if not new.any():
+            return
+        self.looked |= new
+        self._search(new, self.looked, "usual")
+        these = np.flatnonzero(new).tolist()
+        self.by_flow[these], self.classes = flow_bits(
+            self.flow, [self.places[i] for i in these], [self.tiles[i] for i in these]
+        )
+
+    def without_flow(self) -> Bits:
+        """By WebP or raw. Where many are by WebP, they share its file."""
+        many = 2 * np.count_nonzero(self.by_webp < np.minimum(self.by_flow, self.raw))
+        webp = self.by_webp if many > len(self.tiles) else self._webp_among_few
+        return np.minimum(webp, self.raw)
+
+    def _search(
+        self, new: npt.NDArray[np.bool_], alike: npt.NDArray[np.bool_], search: Search
+    ) -> None:
+        for group in by_shape(self.places, new):
+            self._webp_among_few[group] = 8 * bytes_alone(self._pixels(group), search)
+        for group in by_shape(self.places, alike):
+            few = self._webp_among_few[group]
+            together = 8 * len(mosaic(self._pixels(group), search))
+            self.by_webp[group] = np.minimum(few, together * few / few.sum())
+
+    def _pixels(self, group: list[int]) -> Pixels:
+        return np.stack([self.tiles[i] for i in group])
 
 
 def flow_bits(

@@ -21,7 +21,7 @@ from realnvp.codec.stack import Integers
 from realnvp.networks.layers import MatrixConv
 from realnvp.networks.modern import ConvNet
 
-EXACT = 1 << 24  # float32 holds all integers up to here
+MOST_WHOLE = 1 << 24  # float32 holds all integers up to here
 MOST = 1 << 9  # of the integers that a convolution sees
 INPUT_BITS = 12  # after the point, of what a network sees
 INPUT_LIMIT = (MOST - 1) << 8  # of the integers that a network sees: 32, before `INPUT_BITS`
@@ -82,7 +82,7 @@ class ExactConv:
     def __init__(self, layer: MatrixConv, dtype: torch.dtype) -> None:
         filters = layer.filters().detach()
         count = filters[0].numel()
-        room = (EXACT / MOST - count / 2) / filters.abs().sum((1, 2, 3))
+        room = (MOST_WHOLE / MOST - count / 2) / filters.abs().sum((1, 2, 3))
         self.shift = room.log2().floor().clamp(-LARGEST, LARGEST).int()
         integers = (filters * power_of_two(self.shift)[:, None, None, None]).round()
         self.weight, self.unit = integers.to(dtype), power_of_two(-self.shift)[:, None, None]

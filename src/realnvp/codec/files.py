@@ -55,11 +55,13 @@ class Written:
         return bits / self.numbers
 
 
-def files_by_name(paths: Sequence[Path]) -> dict[str, Path]:
+def files_by_name(paths: Sequence[Path], *, deep: bool) -> dict[str, Path]:
     """The picture files of files and folders, by the names that they have in an archive.
 
     A single folder's pictures are named from there, with /. ValueError: two would be unpacked into
     one file.
+
+    deep: of 16 bits.
     """
     found: dict[str, Path] = {}
     unpacked: dict[str, Path] = {}
@@ -67,9 +69,10 @@ def files_by_name(paths: Sequence[Path]) -> dict[str, Path]:
         above = path if len(paths) == 1 else path.parent
         for file in image_files(path) if path.is_dir() else [path]:
             name = file.relative_to(above if path.is_dir() else path.parent).as_posix()
-            if other := unpacked.get(lossless_name(name)):
-                raise ValueError(f"{other}, {file}: would both become {lossless_name(name)}")
-            found[name] = unpacked[lossless_name(name)] = file
+            target = lossless_name(name, deep=deep)
+            if other := unpacked.get(target):
+                raise ValueError(f"{other}, {file}: would both become {target}")
+            found[name] = unpacked[target] = file
     return found
 
 
@@ -81,7 +84,6 @@ def compress_files(flow: Flow, name: str, files: Mapping[str, Path], out: Path) 
 
     ValueError names all files that cannot be read or have levels that the flow lacks.
     """
-    check_flow(flow, name)
     paths = list(files.values())
     shapes = _shapes(paths, config_of(flow).levels)
 
@@ -157,7 +159,7 @@ def decompress_files(archive: Archive, flow: Flow, out: Path | None) -> list[str
     """
     check_flow(flow)
     names = archive.index.names or []
-    if len({lossless_name(name) for name in names}) < len(names):
+    if len({_target(Path(), name, archive) for name in names}) < len(names):
         raise DamagedError(f"{archive.name}: holds two pictures with one name")
 
     def targets() -> Iterator[Path]:  # one by one: a small file can claim millions of pictures
@@ -197,7 +199,7 @@ def _names(archive: Archive) -> Iterator[str]:
     return iter(archive.index.names or (f"{i:05}.png" for i in range(archive.index.count)))
 
 
-def lossless_name(name: str, *, deep: bool = False) -> str:
+def lossless_name(name: str, *, deep: bool) -> str:
     """The name of the file that a picture of this name is unpacked into.
 
     deep: of 16 bits, which only PNG keeps here.

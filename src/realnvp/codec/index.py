@@ -1,12 +1,11 @@
 """What an archive holds: which pictures, and the tiles that they are coded in."""
 
-import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 
-from realnvp.codec.plan import level_bits
+from realnvp.codec.cells import borrowed
 from realnvp.codec.side import SIDES, Look, best_side
 from realnvp.codec.tiles import Tile, count_tiles, places_of
 from realnvp.data.dataset import Shape
@@ -114,15 +113,14 @@ class Index:
     ) -> Iterator[tuple[int, Tile]]:
         """The places with the first of them cut into parts of these sides."""
         for side, (i, tile) in zip(sides, places, strict=False):
-            side = max(side, self.divisor)
-            for part in tile.divided(side, side, self.divisor):
+            for part in tile.divided(side, side):
                 yield i, part
         yield from places
 
 
 def index_of(
     flow: Flow,
-    shapes: Iterable[Shape],
+    shapes: Sequence[Shape],
     look: Look,
     *,
     name: str = "",
@@ -136,26 +134,19 @@ def index_of(
     names: of the pictures' files.
     given_as: array, tensor or list.
     """
-    config, runs = config_of(flow), list[list[int]]()
-    for shape in shapes:
-        if runs and runs[-1][:3] == list(shape):
-            runs[-1][3] += 1
-        else:
-            runs.append([*shape, 1])
-    index = Index(
-        name,
-        config.shape[0],
-        flow.divisor,
-        config.levels,
-        13,
-        runs,
-        None if names is None else list(names),
-        given_as,
-    )
-    finer = FINER[config.model.dequantisation]
-    few = index.numbers < 100 * 3 * 32 * 32
+    config = config_of(flow)
+    few = sum(map(math.prod, shapes)) < 100 * 3 * 32 * 32
     # The narrowest level has 29 steps at least.
     deep = max(0, math.ceil(math.log2(config.levels)) - 10)
-    bits = 13 + finer - few + deep
-    side = best_side(flow, list(index.shapes()), look, level_bits(flow, bits))
-    return dataclasses.replace(index, bits=bits, side=side)
+    bits = 13 + FINER[config.model.dequantisation] - few + deep
+    return Index(
+        flow=name,
+        channels=config.shape[0],
+        divisor=flow.divisor,
+        levels=config.levels,
+        bits=bits,
+        runs=[[*shape, len(list(same))] for shape, same in groupby(shapes)],
+        names=None if names is None else list(names),
+        given_as=given_as,
+        side=best_side(flow, shapes, look, borrowed(config.levels, bits)),
+    )

@@ -21,10 +21,8 @@ class Leaf(NamedTuple):
     kind: str = WEBP
 
 
-def leaves_of(places: Sequence[Tile], kinds: str, divisor: int) -> list[Leaf]:
+def leaves_of(places: Sequence[Tile], kinds: str) -> list[Leaf]:
     """The leaves of tiles, each tile a tree of letters: h, two trees more; or a kind.
-
-    divisor: of the sides that the flow takes.
 
     ValueError: the letters are not of these tiles.
     """
@@ -37,7 +35,7 @@ def leaves_of(places: Sequence[Tile], kinds: str, divisor: int) -> list[Leaf]:
                 raise ValueError("it is not of these tiles")
             yield Leaf(i, place, letter)
             return
-        parts = place.halves(divisor)
+        parts = place.halves()
         if not parts:
             raise ValueError("it halves a tile that is too small")
         for part in parts:
@@ -49,19 +47,18 @@ def leaves_of(places: Sequence[Tile], kinds: str, divisor: int) -> list[Leaf]:
     return leaves
 
 
-def first_leaves(whole: Iterable[Leaf], numbers: int, divisor: int) -> Iterator[Leaf]:
+def first_leaves(whole: Iterable[Leaf], numbers: int) -> Iterator[Leaf]:
     """The first leaves of tiles, as large as can be, of about so many numbers together.
 
     The last one is at most as large as what is left, if it can be halved so far.
 
     numbers: channels of all pixels.
-    divisor: of the sides that the flow takes.
     """
     for leaf in whole:
         if numbers <= 0:
             return
         part = leaf
-        while part.place.numbers > numbers and (parts := part.place.halves(divisor)):
+        while part.place.numbers > numbers and (parts := part.place.halves()):
             part = Leaf(leaf.tile, parts[0])
         yield part
         if part != leaf:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from realnvp.data.codecs import lossless_webp
 from realnvp.data.dataset import Pixels, Shape
 from realnvp.data.deep_png import deep_png
 
@@ -94,12 +95,7 @@ def _file(picture: Pixels, search: Search) -> bytes:
 
 
 def _webp(picture: Pixels, method: int, quality: int) -> bytes:
-    from PIL import Image
-
-    file = io.BytesIO()
-    colours = np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
-    Image.fromarray(colours).save(file, "WEBP", lossless=True, quality=quality, method=method)
-    content = file.getvalue()
+    content = lossless_webp(picture, method, quality)
     pixels = content[RIFF.size :][: RIFF.unpack_from(content)[-1]]
     assert content == _riff(pixels)
     return pixels

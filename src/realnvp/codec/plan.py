@@ -5,7 +5,6 @@ import hashlib
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,13 +22,22 @@ from realnvp.bijections import (
     Squeezed,
 )
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
-from realnvp.codec.cells import Cells, borrowed_by_level, level_edges
+from realnvp.codec.cells import Cells, borrowed
 from realnvp.codec.exact import make_exact
+from realnvp.codec.header import BATCHED, LATEST, WIDE
 from realnvp.codec.lifting import Mix
 from realnvp.codec.prior import Normal
-from realnvp.codec.rounding import Unfit
 from realnvp.codec.stack import Integers, Stack
-from realnvp.codec.steps import Given, InSquares, OfOddSquares, Scale, Several, Shear, Shift, Step
+from realnvp.codec.steps import (
+    Coupled,
+    Given,
+    InSquares,
+    OfOddSquares,
+    Several,
+    Shift,
+    Step,
+    of_channels,
+)
 from realnvp.flows.flow import Flow, config_of
 from realnvp.tools.moments import EPS
 
@@ -37,38 +45,36 @@ from realnvp.tools.moments import EPS
 class IntegerFlow:
     """A flow of images, float64 on the CPU, in steps of 2^-bits on the logit's scale.
 
-    exact: with the networks of `exact.py`. False: in float64, as the first version of the format.
-    noise: the type that the learned noise's bends are computed in (`Cells`).
+    version: of the format (`archive.py`). Since the second, networks are `exact.py`'s, but of 16
+        bits there is more to predict than they can say.
     """
 
-    def __init__(
-        self, flow: Flow, bits: int, *, exact: bool = True, noise: torch.dtype = torch.float64
-    ) -> None:
-        self.levels = config_of(flow).levels
+    def __init__(self, flow: Flow, bits: int, version: int = LATEST) -> None:
+        self.version, self.levels = version, config_of(flow).levels
         self.dtype = pixel_type(self.levels)
         self.classes = config_of(flow).model.given
         """How many classes the flow is given; 0: none."""
         if self.classes > 1 << 16:
             raise ValueError(f"{self.classes} classes are too many for the codec")
         self.flow = copy.deepcopy(flow).double().cpu().eval()
-        if exact:
+        if version > WIDE and self.levels <= 256:
             make_exact(self.flow)
         try:
             with torch.no_grad():
                 shape = config_of(flow).shape
-                self.cells, self.steps, self.prior = self._rounded(shape[0], bits, noise)
-        except (ValueError, Unfit) as error:
+                self.cells, self.steps, self.prior = self._rounded(shape[0], bits)
+        except ValueError as error:
             raise ValueError(f"this flow has no form on integers: {error}") from None
-        self.borrowed = borrowed_by_level(self.cells.edges)
-        """About how many bits a number of each level pops before its image pushes more."""
+        self.borrowed = borrowed(self.levels, bits)
 
-    def _rounded(self, channels: int, bits: int, dtype: torch.dtype) -> tuple[Cells, Step, Normal]:
+    def _rounded(self, channels: int, bits: int) -> tuple[Cells, Step, Normal]:
         """The three parts, on the grid."""
         *noise, logit, f = _layers(self.flow.bijection)
         assert isinstance(logit, Logit)
         learned = next((layer for layer in noise if isinstance(layer, Dequantisation)), None)
         sides = self.flow.divisor, self.flow.divisor
         delta = torch.full((channels, *sides), 2.0**-bits, dtype=torch.float64, device="cpu")
+        dtype = torch.float32 if self.version <= BATCHED else torch.float64
         cells = Cells(logit, learned, bits, dtype=dtype)
         steps, delta = integer_steps(f, delta, large=cells.joint)
         return cells, steps, Normal(delta)
@@ -111,13 +117,6 @@ class IntegerFlow:
         return found.digest()
 
 
-def level_bits(flow: Flow, bits: int) -> npt.NDArray[np.float64]:
-    """`IntegerFlow.borrowed` on a grid of 2^-bits."""
-    *_, logit, _ = _layers(flow.bijection)
-    assert isinstance(logit, Logit)
-    return borrowed_by_level(level_edges(copy.deepcopy(logit).double().cpu(), bits))
-
-
 def pixel_type(levels: int) -> np.dtype[Any]:
     """Of pixels with so many levels."""
     return np.dtype(np.uint8 if levels <= 256 else np.uint16)
@@ -146,12 +145,10 @@ def integer_steps(f: Bijection, delta: Tensor, *, large: bool = False) -> tuple[
         case BatchNorm():
             return _normalised(f.moments.mean, (f.moments.var + EPS).rsqrt(), delta)
         case Mixing():
-            mix = Mix(f.weight.detach(), _of_channels(delta), large=large)
+            mix = Mix(f.weight.detach(), of_channels(delta), large=large)
             return mix, mix.delta[:, None, None].expand_as(delta)
-        case AffineCoupling():
-            return Scale(f, delta), delta
-        case AdditiveCoupling():
-            return Shear(f, delta), delta
+        case AffineCoupling() | AdditiveCoupling():
+            return Coupled(f, delta), delta
     raise ValueError(f"{type(f).__name__} has none")
 
 
@@ -161,10 +158,4 @@ def _layers(chain: Bijection) -> list[Bijection]:
 
 
 def _normalised(mean: Tensor, scale: Tensor, delta: Tensor) -> tuple[Step, Tensor]:
-    return Shift(mean, _of_channels(delta)), delta * scale[:, None, None]
-
-
-def _of_channels(delta: Tensor) -> Tensor:
-    """(C,): delta where it does not depend on the place."""
-    assert (delta == delta[:, :1, :1]).all()
-    return delta[:, 0, 0]
+    return Shift(mean, of_channels(delta)), delta * scale[:, None, None]

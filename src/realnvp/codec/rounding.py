@@ -15,8 +15,8 @@ class Ambiguous(Exception):
     """A number lies so near to the middle of two integers that machines could differ."""
 
 
-class Unfit(Exception):
-    """Images leave the range of the integers.
+class Unfit(ValueError):
+    """Images leave the range of the integers: of a file, it is damaged.
 
     images: their indices in the batch.
     """

@@ -7,7 +7,6 @@ from functools import lru_cache
 import numpy as np
 
 from realnvp.codec.choice import flow_bits
-from realnvp.codec.mosaic import Bits
 from realnvp.codec.tiles import Tile, count_tiles, places_of
 from realnvp.data.dataset import Pixels, Shape
 from realnvp.flows.flow import Flow, config_of
@@ -21,14 +20,14 @@ Look = Callable[[int], Pixels]
 Cut = tuple[Tile, Pixels]  # a tile, and its picture
 
 
-def best_side(flow: Flow, shapes: Sequence[Shape], look: Look, level_bits: Bits) -> int:
+def best_side(flow: Flow, shapes: Sequence[Shape], look: Look, borrowed: float) -> int:
     """The side of tiles that takes the fewest bits by the flow.
 
     A sample of the pictures says how many bits tiles of each side take.
 
     shapes: (C, H, W) of the pictures.
     look: gives a picture by its number.
-    level_bits: what a number of each level borrows.
+    borrowed: bits, by a number.
     """
     channels, divisor = config_of(flow).shape[0], flow.divisor
     look = lru_cache(maxsize=1)(look)  # several tiles are of one picture
@@ -42,7 +41,7 @@ def best_side(flow: Flow, shapes: Sequence[Shape], look: Look, level_bits: Bits)
     found: list[tuple[float, int]] = []
     if len(sides) > 1:
         sample = _sample(flow, shapes, look, sides[-1])
-        borrowed = sum(level_bits[tile.cut(picture)].sum() for tile, picture in sample)
+        borrowed *= sum(tile.numbers for tile, _ in sample)
         for side in sides:
             bits = _bits(flow, sample, side)
             if found:  # until a whole tile's bits are there, tiles are halved
@@ -54,11 +53,8 @@ def best_side(flow: Flow, shapes: Sequence[Shape], look: Look, level_bits: Bits)
 
 def _bits(flow: Flow, tiles: Sequence[Cut], side: int) -> float:
     """What tiles take, in tiles of this side."""
-    side = max(side, flow.divisor)
     parts = [
-        (part, part.cut(picture))
-        for tile, picture in tiles
-        for part in tile.divided(side, side, flow.divisor)
+        (part, part.cut(picture)) for tile, picture in tiles for part in tile.divided(side, side)
     ]
     bits, _ = flow_bits(flow, *zip(*parts, strict=True))
     raw = [part.size * math.log2(config_of(flow).levels) for _, part in parts]

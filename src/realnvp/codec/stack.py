@@ -9,8 +9,8 @@ Integers = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint16]
 
 
-class Empty(Exception):
-    """A pop needs more words than there are."""
+class Empty(ValueError):
+    """A pop needs more words than there are: of a file, it is damaged."""
 
 
 class Stack:

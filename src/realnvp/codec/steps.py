@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from realnvp.bijections import AdditiveCoupling, AffineCoupling, Bijection, Squeezed
+from realnvp.bijections import AdditiveCoupling, AffineCoupling, Squeezed
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
 from realnvp.codec.exact import exact_nets
 from realnvp.codec.rounding import Rounding, certain, nearest, within_limit
@@ -118,95 +118,86 @@ class Shift:
         yield self.mean.numpy()
 
 
-class Shear:
-    """The additive coupling: Z = X + round(m / delta)."""
-
-    def __init__(self, layer: AdditiveCoupling, delta: Tensor) -> None:
-        self.layer, self.delta, self.step = layer, delta, even(delta)
-        self.seen = even(seen_step(layer, delta))
-
-    def forward(self, x: Tensor, stack: Stack, given: Given = None) -> Tensor:
-        changed, shift = self._predicted(x, given, certain)
-        return _with(x, changed, within_limit(x[changed] + shift))
-
-    def inverse(self, z: Tensor, stack: Stack, given: Given = None) -> Tensor:
-        changed, shift = self._predicted(z, given, nearest)
-        return _with(z, changed, z[changed] - shift)
-
-    def _predicted(self, x: Tensor, given: Given, rounded: Rounding) -> tuple[Part, Tensor]:
-        """What changes, and by how much."""
-        changed, (shift,) = of_changed(self.layer, x, self.seen, given)
-        return changed, rounded(shift / repeated(self.step, x).expand_as(x)[changed])
-
-    def constants(self) -> Iterator[Integers]:
-        return coupling_constants(self.layer, self.delta)
-
-
-class Scale:
-    """The affine coupling, by R / S with R = round(S e^l), and then a shift by round(m / delta).
+class Coupled:
+    """A coupling: Z = X R / S + round(m / delta), with R = round(S e^l), or S where it is additive.
 
         y = R X + d, with d < R popped;    Z = floor(y / S), with y mod S pushed
 
     This modular scale transform [van den Berg et al. 2021, IDF++] is exact for any R.
     """
 
-    def __init__(self, layer: AffineCoupling, delta: Tensor) -> None:
-        self.layer, self.delta, self.step = layer, delta, even(delta)
-        self.seen = even(seen_step(layer, delta))
+    def __init__(self, layer: AdditiveCoupling | AffineCoupling, delta: Tensor) -> None:
+        self.layer, self.delta, self.step = layer, delta, of_channels(delta)[:, None, None]
+        # An exact network sees float32's, so that it sees the same on all machines.
+        self.seen = self.step.float().double() if exact_nets(layer) else self.step
 
     def forward(self, x: Tensor, stack: Stack, given: Given = None) -> Tensor:
         changed, ratio, shift = self._predicted(x, given, certain)
-        numbers = x[changed].flatten().numpy()
-        for row in stack.rows(len(numbers)):
-            r = ratio[row]
-            y = r * numbers[row] + stack.pop(r)
-            numbers[row] = y >> SCALE_BITS
-            stack.push_bits(y & (S - 1), SCALE_BITS)
-        stretched = torch.from_numpy(ratio).float().div_(S).log2_()
-        stack.bits -= stretched.view(len(x), -1).sum(1, dtype=torch.float64).numpy()
-        scaled = torch.from_numpy(numbers).view(shift.shape)
-        return _with(x, changed, within_limit(scaled + shift))
+        part = x[changed]
+        if ratio is not None:
+            part = scaled(part, ratio, stack)
+            stretched = ratio.float().div_(S).log2_().reshape(len(x), -1)
+            stack.bits -= stretched.sum(1, dtype=torch.float64).numpy()
+        return _with(x, changed, within_limit(part + shift))
 
     def inverse(self, z: Tensor, stack: Stack, given: Given = None) -> Tensor:
         changed, ratio, shift = self._predicted(z, given, nearest)
-        numbers = (z[changed] - shift).flatten().numpy()
-        for row in reversed(stack.rows(len(numbers))):
-            r = ratio[row]
-            y = (numbers[row] << SCALE_BITS) + stack.pop_bits(len(r), SCALE_BITS)
-            numbers[row] = np.floor(y / r)  # exact, since abs y < 2^51
-            stack.push(y - r * numbers[row], r)
-        return _with(z, changed, torch.from_numpy(numbers).view(shift.shape))
+        part = z[changed] - shift
+        return _with(z, changed, part if ratio is None else unscaled(part, ratio, stack))
 
     def _predicted(
         self, x: Tensor, given: Given, rounded: Rounding
-    ) -> tuple[Part, Integers, Tensor]:
-        """What changes, R of each number that does, and the shifts."""
-        changed, (shift, raw) = of_changed(self.layer, x, self.seen, given)
-        log_scale = raw.tanh_().mul_(self.layer.bound)
-        ratio = rounded(log_scale.exp_().mul_(S).clamp_(1, 1 << 16))
-        shift = rounded(shift / repeated(self.step, x).expand_as(x)[changed])
-        return changed, ratio.flatten().numpy(), shift
+    ) -> tuple[Part, Tensor | None, Tensor]:
+        """What changes, R of each number that does (None: it is additive), and the shifts."""
+        changed, (shift, *raw) = self._said(x, given)
+        shift = rounded(shift / self.step.expand_as(x)[changed])
+        if isinstance(self.layer, AdditiveCoupling):
+            return changed, None, shift
+        scale = raw[0].tanh_().mul_(self.layer.bound).exp_()
+        return changed, rounded(scale.mul_(S).clamp_(1, 1 << 16)), shift
+
+    def _said(self, x: Tensor, given: Given) -> tuple[Part, tuple[Tensor, ...]]:
+        """What changes, and what the network says of it, which sees the middles of the cells: m, or
+        m and raw l.
+        """
+        net, mask = self.layer.net, self.layer.mask(x.shape, x.device)
+        condition = () if given is None else (given,)
+        if isinstance(net, KeptHalf):
+            kept, half = net.halves(x.shape[1])
+            said = net.net((x[:, kept] + 0.5) * self.seen[kept], mask, *condition)
+            return (slice(None), half), said.split(x.shape[1] // 2, dim=1)
+        changed = ~mask.expand_as(x)
+        said = net(((x + 0.5) * self.seen).where(mask, 0), mask, *condition)
+        return changed, tuple(part[changed] for part in said.split(x.shape[1], dim=1))
 
     def constants(self) -> Iterator[Integers]:
-        return coupling_constants(self.layer, self.delta)
+        """The integers of the exact network, and the bits of the steps that it sees."""
+        for net in exact_nets(self.layer):
+            yield self.delta.float().view(torch.int32).long().numpy()
+            yield from net.constants()
 
 
-def of_changed(
-    layer: AdditiveCoupling | AffineCoupling, x: Tensor, seen: Tensor, given: Given
-) -> tuple[Part, tuple[Tensor, ...]]:
-    """What a coupling changes of x, and what its network says of that part: m, or m and raw l.
+def scaled(x: Tensor, ratio: Tensor, stack: Stack) -> Tensor:
+    """Z = floor(y / S) of y = R X + d: d is popped, y mod S pushed."""
+    numbers, ratios = x.flatten().numpy(), ratio.flatten().numpy()
+    z = np.empty_like(numbers)
+    for row in stack.rows(len(z)):
+        y = ratios[row] * numbers[row] + stack.pop(ratios[row])
+        z[row] = y >> SCALE_BITS
+        stack.push_bits(y & (S - 1), SCALE_BITS)
+    return torch.from_numpy(z).view_as(x)
 
-    seen: the step of each number, as the network sees it.
-    """
-    net, mask = layer.net, layer.mask(x.shape, x.device)
-    condition = () if given is None else (given,)
-    if isinstance(net, KeptHalf):
-        kept, half = net.halves(x.shape[1])
-        said = net.net(middles(x[:, kept], seen[kept]), mask, *condition)
-        return (slice(None), half), said.split(x.shape[1] // 2, dim=1)
-    changed = ~mask.expand_as(x)
-    said = net(middles(x, seen).where(mask, 0), mask, *condition)
-    return changed, tuple(part[changed] for part in said.split(x.shape[1], dim=1))
+
+def unscaled(z: Tensor, ratio: Tensor, stack: Stack) -> Tensor:
+    """Undo `scaled`."""
+    numbers, ratios = z.flatten().numpy(), ratio.flatten().numpy()
+    x = np.empty_like(numbers)
+    for row in reversed(stack.rows(len(x))):
+        r = ratios[row]
+        y = (numbers[row] << SCALE_BITS) + stack.pop_bits(len(r), SCALE_BITS)
+        x[row] = np.floor(y / r)  # exact, since abs y < 2^51
+        stack.push(y - r * x[row], r)
+    return torch.from_numpy(x).view_as(z)
 
 
 def _with(x: Tensor, part: Part, values: Tensor) -> Tensor:
@@ -216,31 +207,8 @@ def _with(x: Tensor, part: Part, values: Tensor) -> Tensor:
     return z
 
 
-def seen_step(layer: Bijection, delta: Tensor) -> Tensor:
-    """delta as the layer's network sees it: of float32, so that it is the same on all machines."""
-    return delta.float().double() if exact_nets(layer) else delta
-
-
-def coupling_constants(layer: Bijection, delta: Tensor) -> Iterator[Integers]:
-    """The integers of a coupling's exact network, and the bits of the steps that it sees."""
-    for net in exact_nets(layer):
-        yield delta.float().view(torch.int32).long().numpy()
-        yield from net.constants()
-
-
-def middles(x: Tensor, delta: Tensor) -> Tensor:
-    """The middle of each cell, float64: what the networks see."""
-    return (x + 0.5) * repeated(delta, x)
-
-
-def even(delta: Tensor) -> Tensor:
-    """delta, as (C, 1, 1) where it does not depend on the place."""
-    first = delta[:, :1, :1]
-    return first if torch.equal(first.expand_as(delta), delta) else delta
-
-
-def repeated(delta: Tensor, x: Tensor) -> Tensor:
-    """delta of each number of x."""
-    if delta.shape[-1] == 1:
-        return delta
-    return delta.repeat(1, x.shape[-2] // delta.shape[-2], x.shape[-1] // delta.shape[-1])
+def of_channels(delta: Tensor) -> Tensor:
+    """(C,): delta, which must not depend on the place. ValueError: it does, or is no number."""
+    if not (delta == delta[:, :1, :1]).all():
+        raise ValueError("a channel's scale is no number")
+    return delta[:, 0, 0]

@@ -17,13 +17,15 @@ class Tile(NamedTuple):
 
     planes: channels of the picture. A colour picture becomes three tiles for a flow of grey images;
     a grey one becomes three equal channels for a flow of colours.
-    padded: (C, h, w) that the flow sees, its sides divisible by what its squeezes divide.
+    channels: that the flow sees.
+    divisor: of the sides that it takes.
     """
 
     planes: slice
     rows: slice
     columns: slice
-    padded: Shape
+    channels: int
+    divisor: int
 
     @property
     def shape(self) -> Shape:
@@ -33,6 +35,12 @@ class Tile(NamedTuple):
             self.rows.stop - self.rows.start,
             self.columns.stop - self.columns.start,
         )
+
+    @property
+    def padded(self) -> Shape:
+        """(C, h, w) that the flow sees."""
+        height, width = (-(-side // self.divisor) * self.divisor for side in self.shape[1:])
+        return self.channels, height, width
 
     @property
     def numbers(self) -> int:
@@ -52,35 +60,25 @@ class Tile(NamedTuple):
         missing = [(0, a - b) for a, b in zip(self.padded, self.shape, strict=True)]
         return np.pad(part, missing, mode="edge")
 
-    def divided(self, height: int, width: int, divisor: int) -> Iterator["Tile"]:
-        """The tile in parts of this size; smaller ones at the ends.
-
-        divisor: of the sides that the flow takes.
-        """
-        for rows in _parts(self.rows, height):
-            for columns in _parts(self.columns, width):
-                padded = (
-                    -(-(part.stop - part.start) // divisor) * divisor for part in (rows, columns)
-                )
-                yield Tile(self.planes, rows, columns, (self.padded[0], *padded))
+    def divided(self, height: int, width: int) -> Iterator["Tile"]:
+        """The tile in parts of this size, or the smallest that the flow takes; less at the ends."""
+        for rows in _parts(self.rows, max(height, self.divisor)):
+            for columns in _parts(self.columns, max(width, self.divisor)):
+                yield self._replace(rows=rows, columns=columns)
 
     def alone(self) -> "Tile":
         """The tile as if it was a picture of its own."""
         planes, rows, columns = (slice(0, length) for length in self.shape)
-        return Tile(planes, rows, columns, self.padded)
+        return Tile(planes, rows, columns, self.channels, self.divisor)
 
-    def halves(self, divisor: int) -> list["Tile"]:
-        """The tile in two, its longer side halved. []: it is one of the smallest.
-
-        divisor: of the sides that the flow takes.
-        """
+    def halves(self) -> list["Tile"]:
+        """The tile in two, its longer side halved. []: it is one of the smallest."""
         _, height, width = self.shape
         longer = max(height, width)
-        if longer <= max(SMALLEST, divisor):
+        if longer <= max(SMALLEST, self.divisor):
             return []
-        half = -(-longer // (2 * divisor)) * divisor
-        size = (half, width) if height == longer else (height, half)
-        return list(self.divided(*size, divisor))
+        half = -(-longer // (2 * self.divisor)) * self.divisor
+        return list(self.divided(*((half, width) if height == longer else (height, half))))
 
     def inner(self, tile: Pixels) -> Pixels:
         """The padded tile without the padding."""
@@ -96,9 +94,8 @@ def tiles_of(picture: Shape, channels: int, divisor: int, side: int) -> Iterator
     """
     planes, height, width = picture
     for these in _parts(slice(0, planes), planes if planes == channels else 1):
-        whole = Tile(these, slice(0, height), slice(0, width), (channels, height, width))
-        side = max(side, divisor)
-        yield from whole.divided(side, side, divisor)
+        whole = Tile(these, slice(0, height), slice(0, width), channels, divisor)
+        yield from whole.divided(side, side)
 
 
 def places_of(

@@ -2,7 +2,6 @@
 
 import io
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 
@@ -37,19 +36,23 @@ def codec_sizes(image: Pixels, *, thorough: bool = True) -> dict[str, int]:
         return {"png": len(deep_png(image))}
     from PIL import Image
 
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     png = io.BytesIO()
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     picture.save(png, "PNG", optimize=True)
-    webp = min(_webp(picture, method) for method in WEBP_METHODS[: 4 if thorough else 3])
+    methods = WEBP_METHODS[: 4 if thorough else 3]
+    webp = min(len(lossless_webp(image, method)) for method in methods)
     jxl = _jpeg_xl(image)
     return {"png": png.tell(), "webp": webp} | ({"jxl": len(jxl)} if jxl else {})
 
 
-def _webp(picture: Any, method: int) -> int:
-    """Bytes of a picture of PIL's. WebP has no grey: it stores three equal channels."""
+def lossless_webp(image: Pixels, method: int, quality: int = 100) -> bytes:
+    """A WebP file of an image, (H, W, C). It has no grey: it stores three equal channels."""
+    from PIL import Image
+
+    colours = np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
     file = io.BytesIO()
-    picture.convert("RGB").save(file, "WEBP", lossless=True, quality=100, method=method)
-    return file.tell()
+    Image.fromarray(colours).save(file, "WEBP", lossless=True, quality=quality, method=method)
+    return file.getvalue()
 
 
 def _jpeg_xl(image: Pixels) -> bytes:
