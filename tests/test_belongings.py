@@ -354,6 +354,30 @@ def moved(tiny: Config, tmp_path: Path) -> tuple[Config, Path, Callable[[int], N
     return config, tmp_path / "run", prepare_anew
 
 
+def test_the_same_folder_written_in_another_way_goes_on(
+    moved: tuple[Config, Path, Callable[[int], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """config.json keeps the first way."""
+    config, folder, _ = moved
+    before = RunDir(folder).config.data.source
+    (other := folder.parent / "other").mkdir()
+    monkeypatch.chdir(other)
+    data = dataclasses.replace(config.data, source="../other/../prepared/")
+    longer = with_train(dataclasses.replace(config, data=data), max_steps=7)
+    assert train(longer, folder, device="cpu").step == 7
+    assert RunDir(folder).config.data.source == before
+    (other / "prepared").mkdir()
+    with pytest.raises(ValueError, match=r"another data\.source \('.*prepared', not '.*other/pre"):
+        train(
+            with_train(
+                dataclasses.replace(config, data=dataclasses.replace(data, source="prepared")),
+                max_steps=8,
+            ),
+            folder,
+            device="cpu",
+        )
+
+
 def test_other_data_in_the_place_of_a_runs_own_are_told(
     moved: tuple[Config, Path, Callable[[int], None]], capsys: Out, tmp_path: Path
 ) -> None:

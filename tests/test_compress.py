@@ -210,6 +210,17 @@ def test_names_that_become_one_are_refused(saved: Path, pictures: Path, capsys: 
     assert "would both become more/noise.jpg.png" in line
 
 
+def test_hidden_pictures_are_told(saved: Path, pictures: Path, capsys: Out) -> None:
+    """They are not in the file."""
+    shutil.copy(pictures / "0.png", pictures / ".hidden.png")
+    assert run(["compress", str(saved), str(pictures), "--out", str(pictures.parent / "x")]) == 0
+    assert "1 image hidden by name is not read, .hidden.png first" in capsys.readouterr().err
+
+
+def test_a_file_is_not_written_to_stdout(saved: Path, pictures: Path, capsys: Out) -> None:
+    assert "--out: - is no file" in refused(capsys, "compress", saved, pictures, "--out", "-")
+
+
 def test_names_that_become_one_are_refused_of_16_bits_too(tmp_path: Path) -> None:
     """Of 16 bits a.tif is unpacked into a.tif.png."""
     flow = flow_of(MODELS["modern"], (3, 16, 16), levels=65536)

@@ -341,4 +341,4 @@ def test_a_dry_run_of_another_training_is_refused(capsys: Out, run_dir: Path) ->
     config = str(run_dir / "config.json")
     command = ["train", "--config", config, "--train.lr", "0.1", "--device", "cpu"]
     said = refused(capsys, *command, "--dry-run", unchanged=[run_dir])
-    assert "this run was started with another train.lr" in said
+    assert "this run was started with another train.lr (0.001, not 0.1)" in said

@@ -548,6 +548,6 @@ def test_modern_presets_halve_to_four_pixels() -> None:
 def test_odd_images_are_refused_by_the_field() -> None:
     config = PRESETS["images-modern"]
     with pytest.raises(
-        ValueError, match=r"images of 7x7: 1 scales .* divisible by 2 \(model.num_scales\)"
+        ValueError, match=r"images of 7x7: 1 scale needs .* divisible by 2 \(model.num_scales\)"
     ):
         build(dataclasses.replace(config, data=dataclasses.replace(config.data, shape=(1, 7, 7))))

@@ -69,7 +69,7 @@ def test_the_table_marks_what_is_not_the_papers(
     shutil.copytree(reported / "model", paper / "model")
     result = json.loads((paper / "evaluation.json").read_text())
     (paper / "evaluation.json").write_text(
-        json.dumps(result | {"dataset": "cifar10", "paper": 3.49})
+        json.dumps(result | {"dataset": "cifar10", "paper": 3.49, "comparable": True})
     )
     (paper / "config.json").write_text(to_json(PRESETS["cifar10"]))
     rows = table([reported, paper])

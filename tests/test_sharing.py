@@ -24,7 +24,7 @@ from realnvp.data import find_data
 from realnvp.files.card import card
 from realnvp.files.records import DamagedError
 from realnvp.files.saved import SHIPPED, load_model, locate, shipped
-from realnvp.hub import push_to_hub, share
+from realnvp.hub import _without_places, push_to_hub, share
 
 Out = pytest.CaptureFixture[str]
 
@@ -61,7 +61,7 @@ def test_share_takes_what_is_known_of_a_run(evaluated: Path, tmp_path: Path, cap
     assert facts["evaluation"] == result
     assert (
         facts["commands"][-1]
-        == f"realnvp evaluate {evaluated} --noise-draws 2 --seed 0 --which best"
+        == f"realnvp evaluate {evaluated.name} --noise-draws 2 --seed 0 --which best"
     )
     assert facts["environment"]["versions"]["torch"]
     text = (folder / "README.md").read_text()
@@ -272,6 +272,36 @@ PUBLISHED = ["digits-small", "photos-small"]
 def test_shipped_flows_are_small() -> None:
     assert {"digits-small", "photos-small"} <= set(shipped()) <= {*PUBLISHED, "photographs"}
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*")) < 12e6
+
+
+def test_where_things_lie_is_not_shared() -> None:
+    typed = (
+        "realnvp train images --data.source /home/me/smith --run-dir=/home/me/runs/x --config "
+        "~/me/c.json --init_from ../me/flow --data.source=me --data.given a/b --train.lr 0.1"
+    )
+    shared = (
+        "realnvp train images --data.source DATA --run-dir=x --config c.json --init_from flow "
+        "--data.source=DATA --data.given a/b --train.lr 0.1"
+    )
+    assert _without_places(typed.split()) == shared.split()
+    kept = ["realnvp", "train", "digits", "--run-dir", "runs/x", "--init-from", "user/flow@main"]
+    assert _without_places(kept) == kept
+    assert _without_places(["--config", "C:\\me\\c.json"]) == ["--config", "c.json"]
+
+
+def test_a_shared_run_does_not_say_where_it_lay(evaluated: Path, tmp_path: Path) -> None:
+    sittings = json.loads((evaluated / "environment.json").read_text())
+    place = evaluated.parent
+    sittings[-1] |= {
+        "command": ["realnvp", "train", "images", "--data.source", str(place / "smith")],
+        "init_from": str(place / "flow"),
+    }
+    (evaluated / "environment.json").write_text(json.dumps(sittings))
+    share(evaluated, tmp_path / "shared")
+    for file in (tmp_path / "shared").iterdir():
+        assert str(place).encode() not in file.read_bytes(), file
+    facts = json.loads((tmp_path / "shared" / "facts.json").read_text())
+    assert facts["environment"]["init_from"] == "flow"
 
 
 @pytest.mark.parametrize("name", sorted({*shipped()} - {*PUBLISHED}))

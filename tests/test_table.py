@@ -25,7 +25,7 @@ from told import Out, answer, refused
 
 import realnvp.training.train
 from realnvp.cli.main import run
-from realnvp.config import PRESETS, Config, ModelConfig, TrainConfig
+from realnvp.config import PRESETS, Config, ModelConfig, TrainConfig, to_json
 from realnvp.data import find_data, read_table
 from realnvp.data.table import warn_of_unbounded
 from realnvp.evaluation.check import check
@@ -218,6 +218,28 @@ def test_of_few_rows_the_gaussian_may_stay_the_best(tmp_path: Path) -> None:
     state = train(of(source, long), tmp_path / "run", device="cpu")
     assert state.best_step == 0
     assert len(newest_intact(tmp_path / "run" / "model", "best")[0]) > 0
+
+
+def test_a_training_that_did_not_help_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_csv(tmp_path / "t.csv", np.random.default_rng(0).normal(size=(40, 3)))
+    long = dataclasses.replace(
+        TINY, train=dataclasses.replace(TINY.train, max_steps=40, eval_every=20, lr=0.1)
+    )
+    (tmp_path / "config.json").write_text(to_json(of(source, long)))
+    command = ["train", "--config", str(tmp_path / "config.json"), "--device", "cpu"]
+    assert run([*command, "--run-dir", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr()
+    assert "at step 0" in said.out
+    assert "training has not helped" in said.err
+    assert "--data.noise 0.05" in said.err
+
+
+def test_a_table_in_a_pipe_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(ValueError, match=r"t\.csv: a pipe; save it as a file first"):
+        train(of(tmp_path / "t.csv"), tmp_path / "run", device="cpu")
 
 
 def test_stopped_and_resumed_is_bit_equal(

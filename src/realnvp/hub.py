@@ -1,6 +1,9 @@
 """Giving a flow to others: a run as a folder with a card, and on the Hugging Face Hub."""
 
+import re
+import shlex
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,8 @@ from realnvp.files.run_dir import RunDir
 from realnvp.files.saved import BESIDE, FILES, WEIGHTS, load_model, locate, save_flow
 from realnvp.flows.flow import Flow, config_of
 
+SOURCE, PATHS = "--data.source", ("--run-dir", "--config", "--init-from")
+
 
 def share(
     run: str | Path,
@@ -23,8 +28,9 @@ def share(
 ) -> dict[str, Any]:
     """Write a folder to share: the run's evaluated model, facts and a card; returns the facts.
 
-    The facts are its evaluation, commands as they were typed, and environment. data.source, a path
-    of this machine, stays behind.
+    The facts are its evaluation, commands, and environment. Where things lie on this machine stays
+    behind: of paths in commands that lead out of their folder the last part is kept, and nothing of
+    data.source.
 
     licence: an identifier as the Hub has them, such as mit.
     sources: where the training data come from, and their licences.
@@ -36,19 +42,41 @@ def share(
     flow, facts = load_model(run, evaluation.which)
     config = config_of(flow)
     flow.config = replace(config, data=replace(config.data, source=None))
+    environment = fields_of(sittings[-1])
+    del environment["command"]
+    if environment.get("init_from"):
+        environment["init_from"] = _below(environment["init_from"])
     facts |= {
         "evaluation": evaluation.as_json(),
         "commands": [
-            *dict.fromkeys(sitting.shell_command for sitting in sittings),
-            evaluation.command(run),
+            *dict.fromkeys(shlex.join(_without_places(sitting.command)) for sitting in sittings),
+            evaluation.command(_below(str(run))),
         ],
-        "environment": {
-            name: value for name, value in fields_of(sittings[-1]).items() if name != "command"
-        },
+        "environment": environment,
         "licence": licence,
     } | ({"sources": sources} if sources else {})
     save_flow(flow, folder, facts=facts)
     return facts
+
+
+def _without_places(command: Sequence[str]) -> list[str]:
+    """A command whose paths do not say where they lie."""
+    found, before = list[str](), ""
+    for word in command:
+        flag, equals, value = word.partition("=") if word.startswith("--") else (before, "", word)
+        named = flag.replace("_", "-")
+        if value and named in (SOURCE, *PATHS):
+            value = "DATA" if named == SOURCE else _below(value)
+            word = f"{flag}={value}" if equals else value
+        found.append(word)
+        before = word
+    return found
+
+
+def _below(path: str) -> str:
+    """A path as it is where it lies below the current folder, else its last part."""
+    outside = path[:1] in ("/", "\\", "~") or path[1:2] == ":" or ".." in Path(path).parts
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1] if outside else path
 
 
 def push_to_hub(

@@ -156,7 +156,8 @@ def _unpack(
     if lost:
         from realnvp.config.words import listed
 
-        note(f"realnvp: error: {file}: damaged; lost: {listed(lost)}")
+        names = [name.replace("\n", "\\n") for name in lost]
+        note(f"realnvp: error: {file}: damaged; lost: {listed(names)}")
     return 1 if lost else 0
 
 

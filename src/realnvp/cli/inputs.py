@@ -26,10 +26,12 @@ def make_way(flag: str, out: Path | None, *, read: Iterable[Path] = ()) -> None:
 
     read: what the command reads: files, and folders of images.
 
-    ValueError: the file is a folder or a device, or is read; or its folder cannot be written to.
+    ValueError: the file is a folder, a device or -, or is read; or its folder cannot be written to.
     """
     if out is None:
         return
+    if str(out) == "-":
+        raise ValueError(f"{flag}: - is no file; name one (./- if it shall be called so)")
     if out.is_dir():
         raise ValueError(f"{flag}: {out} is a folder; name a file")
     if out.exists() and not out.is_file():

@@ -16,7 +16,8 @@ class Share:
     """Make a folder to share from an evaluated run: weights, configuration, and a model card
     (README.md) to be completed by you.
 
-    The path of your data stays behind; commands are shown as they were typed. `hf upload
+    Where things lie on your machine stays behind: commands say DATA for --data.source, and the
+    last part of other paths. `hf upload
     user/name DIR` puts it on the Hub.
 
     Example: realnvp share runs/photos my-flow --licence mit

@@ -14,8 +14,8 @@ import tyro
 from realnvp.cli.fine_tune import with_model_of_start
 from realnvp.cli.inputs import settle
 from realnvp.cli.options import Device, Flag, Json, Threads, parse
-from realnvp.cli.output import print_json, print_table, say
-from realnvp.config import PRESETS, Config, nearest, read_config, to_json, validate
+from realnvp.cli.output import note, print_json, print_table, say
+from realnvp.config import PRESETS, Config, Kind, nearest, read_config, to_json, validate
 
 PLAIN = (
     "--background",
@@ -91,6 +91,13 @@ class Train:
                 else f"; best validation {unit_of(config).words} {state.best:.3f} "
                 f"at step {state.best_step}"
             )
+            if state.best_step == 0 < state.step:
+                note(
+                    "realnvp: warning: validation was best before the first step, so training has "
+                    "not helped: more data, a smaller --model.width or a lower --train.lr may"
+                    + " (where values repeat: --data.noise 0.05)"
+                    * (config.kind is Kind.TABLE)
+                )
             budget = "minutes" if config.train.max_steps is None else "steps"
             say(
                 f"{run_dir}: finished, step {state.step}{best}. "

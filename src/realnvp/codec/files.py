@@ -13,10 +13,11 @@ from realnvp.codec.archive import Archive, write
 from realnvp.codec.images import check_flow
 from realnvp.codec.index import index_of
 from realnvp.codec.plan import pixel_type
-from realnvp.data import image_files, read_image
+from realnvp.data import read_image
 from realnvp.data.codecs import codec_sizes
 from realnvp.data.dataset import Pixels, Shape, in_threads
 from realnvp.data.deep_png import deep_png
+from realnvp.data.folder import pictures_of
 from realnvp.data.images import RefusedImage, by_reason
 from realnvp.files.atomic import atomic_save
 from realnvp.files.records import DamagedError
@@ -67,7 +68,7 @@ def files_by_name(paths: Sequence[Path], *, deep: bool) -> dict[str, Path]:
     unpacked: dict[str, Path] = {}
     for path in paths:
         above = path if len(paths) == 1 else path.parent
-        for file in image_files(path) if path.is_dir() else [path]:
+        for file in pictures_of(path):
             name = file.relative_to(above if path.is_dir() else path.parent).as_posix()
             target = lossless_name(name, deep=deep)
             if other := unpacked.get(target):

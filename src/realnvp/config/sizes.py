@@ -7,6 +7,7 @@ from typing import Any
 
 from realnvp.config.fields import Config, DataConfig, ModelConfig, Shape
 from realnvp.config.given import given_columns, numbers_of
+from realnvp.config.words import count_of
 
 # A hundred times the paper's largest model; to build more is a mistake, or an attack.
 MOST_PARAMETERS = 10**10
@@ -168,6 +169,7 @@ def check_divisible(shape: Sequence[int], model: ModelConfig) -> None:
     factor, (height, width) = smallest_side(model), shape[-2:]
     if height % factor or width % factor or not height or not width:
         raise ValueError(
-            f"images of {height}x{width}: {model.num_scales} scales need "
+            f"images of {height}x{width}: {count_of(model.num_scales or 0, 'scale')} "
+            f"need{'s' * (model.num_scales == 1)} "
             f"a height and width divisible by {factor} (model.num_scales)"
         )

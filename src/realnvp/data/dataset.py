@@ -48,7 +48,7 @@ class Dataset:
     """By split: which photograph each image was cut from; standard errors are clustered by it."""
     train_shape: Shape | None = None
     """Of the stored training images, where training cuts its images out of larger ones."""
-    comparable: bool = True
+    comparable: bool = False
     """Whether the paper's number is about these images: its version of the set, and all of it."""
     columns: tuple[str, ...] | None = None
     """Names of a table's columns."""

@@ -254,6 +254,14 @@ def image_files(folder: Path) -> list[Path]:
     return found
 
 
+def pictures_of(path: Path) -> list[Path]:
+    """A picture file, or all of a folder; says which are not read. ValueError: there is none."""
+    if not path.is_dir():
+        return [path]
+    warn_of_left_out(path, [], (), list(walk(path)), hidden(path))
+    return image_files(path)
+
+
 def _is_other_image(name: str) -> bool:
     """Whether a file of this name is an image of a kind that is not read."""
     suffix = PurePosixPath(name).suffix.lower()

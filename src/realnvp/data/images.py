@@ -76,8 +76,14 @@ def read_image(path: Path, reading: Reading = AS_FOUND) -> Pixels:
     RefusedImage: it is damaged or no still image, or `reading` does not say how to read it.
     """
     if not path.is_file():
-        raise RefusedImage(path, "no such file")
+        raise RefusedImage(path, why_no_file(path))
     return decode_image(path, path, reading)
+
+
+def why_no_file(path: Path) -> str:
+    """Words for a path that is no regular file."""
+    pipe = path.exists() and not path.is_dir()
+    return "a pipe; save it as a file first" if pipe else "no such file"
 
 
 def decode_image(file: Path | BinaryIO, name: str | Path, reading: Reading = AS_FOUND) -> Pixels:

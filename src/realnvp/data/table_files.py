@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from realnvp.config import nearest
 from realnvp.config.words import count_of, listed, quoted, reason
+from realnvp.data.images import why_no_file
 from realnvp.data.prepared import open_npy
 from realnvp.tools.progress import progress
 
@@ -112,10 +113,10 @@ def read_cells(path: Path, names: Columns) -> dict[str, list[str]]:
 
 
 def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; name a table in it")
     if not path.is_file():
-        raise ValueError(
-            f"{path}: {'is a folder; name a table in it' if path.is_dir() else 'no such file'}"
-        )
+        raise ValueError(f"{path}: {why_no_file(path)}")
     if path.suffix.lower() not in (*SUFFIXES, ".tsv"):
         raise ValueError(f"{path}: no table that can be read ({' '.join(SUFFIXES)})")
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from realnvp.config.reading import AS_FOUND, Reading
 from realnvp.config.units import in_bits_per_dim
 from realnvp.config.words import count_of
-from realnvp.data import channels_first, image_files, read_image, read_table, to_size
+from realnvp.data import channels_first, read_image, read_table, to_size
 from realnvp.data.dataset import Pixels, in_threads
+from realnvp.data.folder import pictures_of
 from realnvp.data.given import read_given
 from realnvp.data.images import RefusedImage, by_reason, check_fit
 from realnvp.evaluation.likelihood import log_probs
@@ -85,7 +86,7 @@ def fast_error(
 
 def files_of(paths: Sequence[Path]) -> list[Path]:
     """The paths, with the image files of a folder in its place; ValueError if there are none."""
-    files = [file for path in paths for file in (image_files(path) if path.is_dir() else [path])]
+    files = [file for path in paths for file in pictures_of(path)]
     if not files:
         raise ValueError(f"{', '.join(map(str, paths))}: no image files in it")
     return files

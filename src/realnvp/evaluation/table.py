@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from realnvp.config import Kind, ModelConfig, departures
+from realnvp.config.words import count_of
 from realnvp.evaluation.record import OfImages, current_evaluation, with_error
 from realnvp.files.environment import Sitting
 from realnvp.files.run_dir import RunDir
@@ -78,7 +79,7 @@ def _hardware(sitting: Sitting) -> str:
     processes = f", {sitting.processes} processes" if (sitting.processes or 1) > 1 else ""
     if (sitting.device or "cpu").startswith("cuda"):
         return f"{next(iter(sitting.gpus), 'GPU')}{processes}"
-    return f"{sitting.processor}, {sitting.threads} threads{processes}"
+    return f"{sitting.processor}, {count_of(sitting.threads, 'thread')}{processes}"
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """A training, opened: what it works with, and where its last checkpoint left it."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -139,7 +140,8 @@ def open_run(
     ValueError: bad input, or the run directory is another training's. DamagedError: a file of it.
     TrainingFailed: another process is gone.
     """
-    config, files = validate(_with_absolute_source(config)), RunDir(run_dir)
+    files = RunDir(run_dir)
+    config = validate(_with_absolute_source(config, files))
     with joined_processes(config.train, files.path, device) as accelerator:
         check_may_train(config, files)
         main = accelerator.is_main_process
@@ -149,12 +151,19 @@ def open_run(
             yield run
 
 
-def _with_absolute_source(config: Config) -> Config:
-    """The configuration of a run that can be looked at from any folder."""
+def _with_absolute_source(config: Config, files: RunDir) -> Config:
+    """The configuration of a run that can be looked at from any folder.
+
+    The same folder, written in another way than when the run began, is that of its beginning.
+    """
     if not config.data.source:
         return config
-    source = Path(config.data.source).expanduser().absolute()
-    return replace(config, data=replace(config.data, source=str(source)))
+    source = str(Path(config.data.source).expanduser().absolute())
+    if files.begun and files.config_file.exists():
+        begun = files.config.data.source
+        if begun and os.path.realpath(begun) == os.path.realpath(source):
+            source = begun
+    return replace(config, data=replace(config.data, source=source))
 
 
 def _opened(
@@ -183,7 +192,8 @@ def rehearsed_run(
     init_from: str | Path | None = None,
 ) -> Iterator[Run]:
     """Context: what `open_run` would open, while nothing is written. The same is refused."""
-    config, files = validate(_with_absolute_source(config)), RunDir(run_dir)
+    files = RunDir(run_dir)
+    config = validate(_with_absolute_source(config, files))
     with joined_processes(config.train, files.path, device) as accelerator:
         check_may_train(config, files)
         splits = find_data(config.data, seed=config.seed)

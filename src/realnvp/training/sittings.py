@@ -59,8 +59,10 @@ def check_may_train(config: Config, files: RunDir) -> None:
             config, old.data.shape, old.data.columns, old.data.class_names, decided=decided
         )
         if changed := [name for name in differences(old, now) if name not in MAY_CHANGE]:
+            was, asked = flat(old), flat(now)
+            others = ", ".join(f"{name} ({was[name]!r}, not {asked[name]!r})" for name in changed)
             raise ValueError(
-                f"{files.config_file}: this run was started with another {', '.join(changed)}; "
+                f"{files.config_file}: this run was started with another {others}; "
                 "take another --run-dir"
             )
 

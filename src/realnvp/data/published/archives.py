@@ -21,7 +21,7 @@ from realnvp.config.reading import AS_FOUND, Reading
 from realnvp.config.words import reason
 from realnvp.data.dataset import Pixels
 from realnvp.data.folder import hidden, is_hidden, walk
-from realnvp.data.images import decode_image
+from realnvp.data.images import decode_image, why_no_file
 
 Place = TypeVar("Place")
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -197,5 +197,5 @@ def _checked(
 
 def _regular(path: Path) -> Path:
     if not path.is_file():
-        raise ValueError("no such file")
+        raise ValueError(why_no_file(path))
     return path
