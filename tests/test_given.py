@@ -43,12 +43,12 @@ def faces(architecture: Any = "modern", *, classes: bool = True, **model: Any) -
     return realnvp.build(Config(data=data, model=ModelConfig(architecture, **sizes | model)))
 
 
-def conditional(architecture: str) -> tuple[realnvp.Flow, Tensor, Tensor]:
+def conditional(architecture: str, **model: Any) -> tuple[realnvp.Flow, Tensor, Tensor]:
     """A flow in eval mode, x, and c of each x."""
     if architecture == "vector":
         flow, x, c = realnvp.vector_flow(3, given=2, width=8), normal(5, 3), normal(5, 2).float()
     else:
-        flow, x, c = faces(architecture), pixels(5, 1, 8, 8), torch.tensor([2, 0, 1, 1, 0])
+        flow, x, c = faces(architecture, **model), pixels(5, 1, 8, 8), torch.tensor([2, 0, 1, 1, 0])
     return moved(flow).eval(), x.float(), c
 
 
@@ -184,7 +184,7 @@ def test_a_program_takes_the_condition(architecture: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("call", ["decode", "class_log_probs"])
 def test_onnx_takes_the_condition(call: Call, tmp_path: Path) -> None:
-    flow, x, c = conditional("modern")
+    flow, x, c = conditional("modern", num_scales=1, num_couplings=1, given_every=1)
     export_onnx(flow, tmp_path / "flow.onnx", call=call)
     session = onnxruntime.InferenceSession(
         tmp_path / "flow.onnx", providers=["CPUExecutionProvider"]
