@@ -41,7 +41,7 @@ CROPS = "tests/test_crops.py"
 WHOLE = "tests/test_whole.py"
 FITTING = "tests/test_fitting.py"
 ODD = "tests/test_odd.py"
-THREADS = "tests/test_threads.py"
+AT_ONCE = "tests/test_at_once.py"
 ODD_SCORE = "tests/test_odd_score.py -k no_sense"
 GIVEN = "tests/test_given.py"
 CLASSES = "tests/test_classes.py"
@@ -1069,12 +1069,12 @@ MUTANTS = [
         "tests/test_table.py -k verdicts_on_rows",
     ),
     Mutant("cli/score.py", "if self.normal and not self.normal.exists():", "if False:", ODD_SCORE),
-    Mutant("tools/shared.py", "if users > 1:", "if False:", THREADS),
-    Mutant("flows/build.py", "DRAWING, ", "", THREADS),
-    Mutant("flows/strips.py", "with ONE_AT_A_TIME, ", "with ", THREADS),
-    Mutant("files/atomic.py", "-{next(COUNT)}", "-0", THREADS),
-    Mutant("files/atomic.py", "return name in IN_USE", "return False", THREADS),
-    Mutant("files/folders.py", "with REPLACING:", "if True:", THREADS),
+    Mutant("tools/shared.py", "if users > 1:", "if False:", AT_ONCE),
+    Mutant("flows/build.py", "DRAWING, ", "", AT_ONCE),
+    Mutant("flows/strips.py", "with ONE_AT_A_TIME, ", "with ", AT_ONCE),
+    Mutant("files/atomic.py", "-{next(COUNT)}", "-0", AT_ONCE),
+    Mutant("files/atomic.py", "return name in IN_USE", "return False", AT_ONCE),
+    Mutant("files/folders.py", "with REPLACING:", "if True:", AT_ONCE),
     Mutant("tools/arrays.py", '.newbyteorder("=")', "", "tests/test_fitting.py -k any_order"),
     Mutant("training/fit.py", "@torch.enable_grad()", "@torch.no_grad()", "tests/test_fitting.py"),
     Mutant(

@@ -1,0 +1,77 @@
+"""What threads share: torch's generator, a flow's mode and layers, and the names of files."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+import realnvp
+from realnvp.evaluation.whole import picture_map
+from realnvp.flows.flow import in_eval_mode
+from realnvp.tools.device import full_precision
+
+Result = TypeVar("Result")
+THREADS = 4
+PIXELS = np.random.default_rng(0).integers(0, 17, (37, 41, 1)).astype(np.uint8)
+
+
+def at_once(call: Callable[[], Result], times: int = 6) -> list[Result]:
+    """What a call gives in each of four threads, which begin at once, several times."""
+    barrier = Barrier(THREADS)
+
+    def run(_: int) -> list[Result]:
+        barrier.wait()
+        return [call() for _ in range(times)]
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return [result for results in pool.map(run, range(THREADS)) for result in results]
+
+
+def test_a_seed_gives_the_same_weights_in_threads_and_leaves_torchs_generator_alone() -> None:
+    def weights() -> float:
+        flow = realnvp.vector_flow(3, width=8, num_couplings=2, seed=1)
+        return float(sum(weight.detach().abs().sum() for weight in flow.parameters()))
+
+    before = torch.get_rng_state()
+    assert set(at_once(weights)) == {weights()}
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_flow_is_in_eval_mode_until_the_last_thread_leaves() -> None:
+    flow = realnvp.vector_flow(3, width=8, num_couplings=2).train()
+    first, second = in_eval_mode(flow), in_eval_mode(flow)
+    with first:
+        second.__enter__()
+    assert not flow.training
+    second.__exit__(None, None, None)
+    assert flow.training
+
+
+def test_full_precision_lasts_until_the_last_thread_leaves() -> None:
+    convolution = torch.backends.cudnn.conv
+    first, second = full_precision(), full_precision()
+    with first:
+        second.__enter__()
+    assert convolution.fp32_precision == "ieee"
+    second.__exit__(None, None, None)
+    assert convolution.fp32_precision == "tf32"
+
+
+def test_maps_in_strips_are_the_same_in_threads() -> None:
+    flow = realnvp.load_flow("digits-small")
+
+    def nats() -> float:
+        return float(picture_map(flow, PIXELS, memory=1 << 12).sum())
+
+    assert set(at_once(nats, 3)) == {nats()}
+
+
+def test_threads_may_save_to_one_folder(tmp_path: Path) -> None:
+    flow, folder = realnvp.vector_flow(2, width=4, num_couplings=2), tmp_path / "flow"
+    at_once(lambda: realnvp.save_flow(flow, folder), 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["flow"]
+    realnvp.load_flow(folder)
