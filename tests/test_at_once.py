@@ -1,18 +1,21 @@
-"""What threads share: torch's generator, a flow's mode and layers, and the names of files."""
+"""What threads share: torch's generator and settings, a flow's layers, and the names of files."""
 
+import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Event, Thread
 from typing import TypeVar
 
 import numpy as np
+import pytest
 import torch
 
 import realnvp
 from realnvp.evaluation.whole import picture_map
-from realnvp.flows.flow import in_eval_mode
 from realnvp.tools.device import full_precision
+from realnvp.tools.lock import Lock
 
 Result = TypeVar("Result")
 THREADS = 4
@@ -41,16 +44,6 @@ def test_a_seed_gives_the_same_weights_in_threads_and_leaves_torchs_generator_al
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_flow_is_in_eval_mode_until_the_last_thread_leaves() -> None:
-    flow = realnvp.vector_flow(3, width=8, num_couplings=2).train()
-    first, second = in_eval_mode(flow), in_eval_mode(flow)
-    with first:
-        second.__enter__()
-    assert not flow.training
-    second.__exit__(None, None, None)
-    assert flow.training
-
-
 def test_full_precision_lasts_until_the_last_thread_leaves() -> None:
     convolution = torch.backends.cudnn.conv
     first, second = full_precision(), full_precision()
@@ -59,6 +52,27 @@ def test_full_precision_lasts_until_the_last_thread_leaves() -> None:
     assert convolution.fp32_precision == "ieee"
     second.__exit__(None, None, None)
     assert convolution.fp32_precision == "tf32"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_finds_a_lock_open_that_a_thread_holds() -> None:
+    lock, held, done = Lock(), Event(), Event()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            done.wait()
+
+    (holder := Thread(target=hold)).start()
+    held.wait()
+    if not (child := os.fork()):
+        signal.alarm(30)  # ends the process, where it waits
+        with lock:
+            os._exit(0)
+    done.set()
+    holder.join()
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_maps_in_strips_are_the_same_in_threads() -> None:

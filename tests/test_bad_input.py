@@ -87,7 +87,11 @@ IMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "empty file": ("x.png", lambda path: path.touch(), "not an image"),
     "broken link": ("x.png", lambda path: path.symlink_to(path.with_name("none")), "no such file"),
     "link to itself": ("x.png", lambda path: path.symlink_to(path), "no such file"),
-    "named pipe": ("x.png", lambda path: os.mkfifo(path), "a pipe; save it as a file first"),
+    "named pipe": (
+        "x.png",
+        lambda path: os.mkfifo(path),
+        "a pipe or a device; save it as a file first",
+    ),
     "16-bit grey": (
         "x.png",
         lambda path: Image.fromarray(np.full((8, 8), 999, np.uint16)).save(path),

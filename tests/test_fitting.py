@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -226,10 +227,12 @@ def test_rows_of_any_order_in_memory_and_of_any_bytes() -> None:
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_fits_where_gradients_are_off(context: Callable[[], Any]) -> None:
+def test_fits_where_gradients_are_off(context: Callable[[], Any], tmp_path: Path) -> None:
     wanted = realnvp.fit(small(), curved(60), max_steps=3).loss
+    realnvp.save_flow(small(), tmp_path / "flow")
     with context():
-        assert realnvp.fit(small(), curved(60), max_steps=3).loss == wanted
+        for flow in (small(), realnvp.load_flow(tmp_path / "flow")):
+            assert realnvp.fit(flow, curved(60), max_steps=3).loss == wanted
 
 
 def test_a_fit_that_is_broken_off_leaves_the_flow_in_eval_mode() -> None:

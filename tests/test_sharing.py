@@ -287,6 +287,8 @@ def test_where_things_lie_is_not_shared() -> None:
     kept = ["realnvp", "train", "digits", "--run-dir", "runs/x", "--init-from", "user/flow@main"]
     assert _without_places(kept) == kept
     assert _without_places(["--config", "C:\\me\\c.json"]) == ["--config", "c.json"]
+    notebook = ["realnvp", "-f", "/home/me/.local/kernel-1.json", "--settings=/home/me/x"]
+    assert _without_places(notebook) == ["realnvp", "-f", "kernel-1.json", "--settings=x"]
 
 
 def test_a_shared_run_does_not_say_where_it_lay(evaluated: Path, tmp_path: Path) -> None:

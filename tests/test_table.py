@@ -238,7 +238,7 @@ def test_a_training_that_did_not_help_is_told(
 
 def test_a_table_in_a_pipe_is_told(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "t.csv")
-    with pytest.raises(ValueError, match=r"t\.csv: a pipe; save it as a file first"):
+    with pytest.raises(ValueError, match=r"t\.csv: a pipe or a device; save it as a file first"):
         train(of(tmp_path / "t.csv"), tmp_path / "run", device="cpu")
 
 

@@ -16,7 +16,7 @@ from realnvp.files.run_dir import RunDir
 from realnvp.files.saved import BESIDE, FILES, WEIGHTS, load_model, locate, save_flow
 from realnvp.flows.flow import Flow, config_of
 
-SOURCE, PATHS = "--data.source", ("--run-dir", "--config", "--init-from")
+SOURCE = "--data.source"
 
 
 def share(
@@ -29,8 +29,8 @@ def share(
     """Write a folder to share: the run's evaluated model, facts and a card; returns the facts.
 
     The facts are its evaluation, commands, and environment. Where things lie on this machine stays
-    behind: of paths in commands that lead out of their folder the last part is kept, and nothing of
-    data.source.
+    behind: of paths in commands that lead out of their folder the last part is kept, and of
+    data.source nothing but the name of a table's file.
 
     licence: an identifier as the Hub has them, such as mit.
     sources: where the training data come from, and their licences.
@@ -64,11 +64,8 @@ def _without_places(command: Sequence[str]) -> list[str]:
     found, before = list[str](), ""
     for word in command:
         flag, equals, value = word.partition("=") if word.startswith("--") else (before, "", word)
-        named = flag.replace("_", "-")
-        if value and named in (SOURCE, *PATHS):
-            value = "DATA" if named == SOURCE else _below(value)
-            word = f"{flag}={value}" if equals else value
-        found.append(word)
+        value = "DATA" if value and flag.replace("_", "-") == SOURCE else _below(value)
+        found.append(f"{flag}{equals}{value}" if word.startswith("--") else value)
         before = word
     return found
 

@@ -31,7 +31,7 @@ def make_way(flag: str, out: Path | None, *, read: Iterable[Path] = ()) -> None:
     if out is None:
         return
     if str(out) == "-":
-        raise ValueError(f"{flag}: - is no file; name one (./- if it shall be called so)")
+        raise ValueError(f"{flag}: - is no file; name one")
     if out.is_dir():
         raise ValueError(f"{flag}: {out} is a folder; name a file")
     if out.exists() and not out.is_file():

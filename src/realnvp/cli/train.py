@@ -91,10 +91,11 @@ class Train:
                 else f"; best validation {unit_of(config).words} {state.best:.3f} "
                 f"at step {state.best_step}"
             )
-            if state.best_step == 0 < state.step:
+            if state.best is not None and state.best_step == 0 < state.step:
+                width = "" if self.init_from else "a smaller --model.width "
                 note(
                     "realnvp: warning: validation was best before the first step, so training has "
-                    "not helped: more data, a smaller --model.width or a lower --train.lr may"
+                    f"not helped: more data, {width}or a lower --train.lr may"
                     + " (where values repeat: --data.noise 0.05)"
                     * (config.kind is Kind.TABLE)
                 )

@@ -81,11 +81,12 @@ def _batches(header: Header, leaves: Sequence[Leaf], places: Sequence[Tile]) -> 
     sizes, batches = iter(header.batches), list[list[int]]()
     for group in by_shape(places, np.ones(len(places), bool)):
         most = max(1, NUMBERS // math.prod(places[group[0]].padded))
-        left = [k for i in group for k in of_tile[i] if leaves[k].kind == FLOW]
-        while left:
-            whole = len(of_tile[leaves[left[0]].tile]) == 1
+        by_flow, start = [k for i in group for k in of_tile[i] if leaves[k].kind == FLOW], 0
+        while start < len(by_flow):
+            whole = len(of_tile[leaves[by_flow[start]].tile]) == 1
             size = next(sizes, 0) if whole else 1
-            batch, left = left[:size], left[size:]
+            batch = by_flow[start : start + max(0, size)]
+            start += size
             if not 0 < size <= most:
                 raise ValueError("a batch of too many tiles, or of none")
             if len(batch) < size or len({leaves[k].place.padded for k in batch}) > 1:

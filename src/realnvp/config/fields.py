@@ -310,7 +310,7 @@ def to_json(config: Config) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A number of numpy's as one of Python's."""
-    if hasattr(value, "item"):
+    """A number of numpy's as one of Python's; of other values, which no field takes, a word."""
+    if getattr(value, "shape", None) == ():
         return value.item()
-    raise TypeError(f"a configuration holds no {type(value).__name__}")
+    return {type(value).__name__: str(value)}

@@ -82,8 +82,8 @@ def read_image(path: Path, reading: Reading = AS_FOUND) -> Pixels:
 
 def why_no_file(path: Path) -> str:
     """Words for a path that is no regular file."""
-    pipe = path.exists() and not path.is_dir()
-    return "a pipe; save it as a file first" if pipe else "no such file"
+    there = path.exists() and not path.is_dir()
+    return "a pipe or a device; save it as a file first" if there else "no such file"
 
 
 def decode_image(file: Path | BinaryIO, name: str | Path, reading: Reading = AS_FOUND) -> Pixels:

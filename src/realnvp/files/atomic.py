@@ -106,15 +106,17 @@ def sweep(parent: Path, name: str | None = None) -> None:
     name: of the file or folder that was written. None: any.
     """
     pattern = ".*.tmp" if name is None else f".{glob.escape(name)}.realnvp-*.tmp"
-    for orphan in parent.glob(pattern):
+    for orphan in parent.glob(pattern):  # another may delete it first
         is_folder = orphan.is_dir() and not orphan.is_symlink()
         if found := TEMPORARY.fullmatch(orphan.name):
             left = not _at_work(int(found[1]), orphan.name)
         else:
             old = OLD_FOLDER if is_folder else OLD_FILE
             left = name is None and bool(old.fullmatch(orphan.name))
-        if left:
-            shutil.rmtree(orphan) if is_folder else orphan.unlink(missing_ok=True)
+        if left and is_folder:
+            shutil.rmtree(orphan, ignore_errors=True)
+        elif left:
+            orphan.unlink(missing_ok=True)
 
 
 def _at_work(pid: int, name: str) -> bool:

@@ -8,10 +8,10 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from threading import Lock
 
 from realnvp.files.atomic import os_errors_name, temporary, to_disk
 from realnvp.files.records import DamagedError, damaged_if_invalid, parse_record
+from realnvp.tools.lock import Lock
 
 MANIFEST = "manifest.json"
 CARD = "README.md"

@@ -188,6 +188,7 @@ def load_config(where: str | Path) -> Config:
     return _config_in(*_model_files(where, "best"))
 
 
+@torch.inference_mode(False)  # or its weights could not be trained
 def load_model(
     where: str | Path, which: Literal["best", "last"] = "best", *, flow: Flow | None = None
 ) -> tuple[Flow, dict[str, Any]]:

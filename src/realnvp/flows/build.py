@@ -1,7 +1,6 @@
 """From a configuration to a flow with fresh weights."""
 
 from collections.abc import Iterable, Sequence
-from threading import Lock
 from typing import Literal
 
 import torch
@@ -22,6 +21,7 @@ from realnvp.flows.modern import modern
 from realnvp.flows.paper import multiscale
 from realnvp.flows.vector import vector
 from realnvp.networks.modern import ConvNet
+from realnvp.tools.lock import Lock
 from realnvp.tools.noise import Purpose, generator
 
 DRAWING = Lock()  # torch's own generator, which all threads share

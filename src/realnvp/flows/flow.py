@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +23,6 @@ from realnvp.flows.units import check_type, warn_of_floats
 from realnvp.tools.device import full_precision
 from realnvp.tools.noise import Purpose, generator
 from realnvp.tools.progress import chunks
-from realnvp.tools.shared import shared
 
 ROWS = 1024  # of a table, computed at once
 
@@ -325,16 +324,13 @@ def refuse_fast(flow: Flow, verb: str) -> None:
         )
 
 
-def in_eval_mode(module: nn.Module) -> AbstractContextManager[None]:
-    """Context: eval mode, for all threads. Afterwards each submodule is in the mode it was in.
-
-    Whoever uses it knows the units of its batches: `Flow` does not look at them.
-    """
-    return shared(module, lambda: _in_eval_mode(module))
-
-
 @contextmanager
-def _in_eval_mode(module: nn.Module) -> Iterator[None]:
+def in_eval_mode(module: nn.Module) -> Iterator[None]:
+    """Context: eval mode. Afterwards each submodule is in the mode that it was in.
+
+    Whoever uses it knows the units of its batches: `Flow` does not look at them. Threads that share
+    a module need it in eval mode before: each puts back what it found.
+    """
     modes = [(child, child.training) for child in module.modules()]
     flows = [(child, child._looked) for child in module.modules() if isinstance(child, Flow)]
     for flow, _ in flows:

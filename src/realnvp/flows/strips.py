@@ -8,7 +8,6 @@ two layers the image is whole. It takes memory for the image, and for the networ
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from threading import RLock
 from types import MethodType
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ from realnvp.bijections import (
 )
 from realnvp.bijections.precision import reference_tensor
 from realnvp.flows.flow import Flow
+from realnvp.tools.lock import Lock
 from realnvp.tools.progress import chunks
 
 Layer = AffineCoupling | AdditiveCoupling | Dequantisation | Logit
@@ -52,7 +52,7 @@ class _Entrywise(NamedTuple):
 
 
 ENTRYWISE = _Entrywise()
-ONE_AT_A_TIME = RLock()  # since the layers of a flow are changed for a while
+ONE_AT_A_TIME = Lock()  # since the layers of a flow are changed for a while
 
 
 @contextmanager

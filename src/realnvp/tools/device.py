@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from realnvp.config.errors import ParameterError
-from realnvp.tools.shared import shared
+from realnvp.tools.lock import Lock
 
 # torch's settings of what float32 is rounded to before a product, the general settings first: a
 # setting that was never set follows a more general one.
@@ -66,28 +66,47 @@ def pinned(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory() if device.type == "cuda" and not tensor.is_pinned() else tensor
 
 
-def full_precision() -> AbstractContextManager[None]:
+@contextmanager
+def full_precision() -> Iterator[None]:
     """Context: no float32 is rounded to TF32 or bfloat16 on the way into a product.
 
-    Afterwards all settings are as they were, whichever of torch's interfaces set them.
+    Once the last thread has left it all settings are as they were, whichever of torch's interfaces
+    set them.
     """
-    return shared(full_precision, _full_precision)
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    before = []
-    for setting in _PRECISIONS:
-        # A setting follows the general ones, which are full by now. If it reads otherwise, it has a
-        # value of its own, which we put back.
-        if (value := setting.fp32_precision) != "ieee":
-            before.append((setting, value))
-            setting.fp32_precision = "ieee"
+    _full.enter()
     try:
         yield
     finally:
-        for setting, value in reversed(before):
-            setting.fp32_precision = value
+        _full.leave()
+
+
+class _Full:
+    """The settings of torch that all threads in `full_precision` share."""
+
+    def __init__(self) -> None:
+        self.lock, self.users, self.before = Lock(), 0, list[tuple[Any, str]]()
+
+    def enter(self) -> None:
+        with self.lock:
+            self.users += 1
+            if self.users > 1:
+                return
+            for setting in _PRECISIONS:
+                # A setting follows the general ones, which are full by now. If it reads otherwise,
+                # it has a value of its own, which we put back.
+                if (value := setting.fp32_precision) != "ieee":
+                    self.before.append((setting, value))
+                    setting.fp32_precision = "ieee"
+
+    def leave(self) -> None:
+        with self.lock:
+            self.users -= 1
+            while self.before and not self.users:
+                setting, value = self.before.pop()
+                setting.fp32_precision = value
+
+
+_full = _Full()
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
