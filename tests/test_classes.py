@@ -20,6 +20,7 @@ from realnvp.evaluation.check import check
 from realnvp.evaluation.classes import of_classes
 from realnvp.evaluation.figures.paper import compression
 from realnvp.evaluation.figures.run import TrainedRun
+from realnvp.evaluation.figures.trust import latents
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.given import Classes
 from realnvp.training.batches import Batches
@@ -320,6 +321,7 @@ def test_figures_and_checks_are_of_one_class(
     data = open_splits(trained / "data")
     assert data.labels is not None
     fours = data.test[:][data.labels["test"] == 4]
+    assert "of class 4 (--given NAME), but for classes and curves" in capsys.readouterr().err
     shown = np.load(out / "samples-data.npy")
     assert {image.tobytes() for image in shown} <= {image.tobytes() for image in fours}
     capsys.readouterr()
@@ -336,6 +338,22 @@ def test_figures_and_checks_are_of_one_class(
     few.of(flow, "4")
     with pytest.raises(ValueError, match="needs validation images, the run has 0 of class 4"):
         next(compression(few))
+    few = TrainedRun(flow, flow.config, trained, seed=0)
+    few.whole = replace(data, splits={**data.splits, "test": data.test[:0]}, labels=None)
+    with pytest.raises(ValueError, match="needs test images, the run has 0"):
+        next(latents(few))
+
+
+def test_the_class_that_is_drawn_has_images_in_all_splits() -> None:
+    splits = {split: np.zeros((3, 8, 8, 1), np.uint8) for split in ("train", "validation", "test")}
+    labels = {
+        name: np.array(found)
+        for name, found in zip(splits, ([0, 0, 1], [0, 1, 1], [1, 1, 2]), strict=True)
+    }
+    data = Dataset("x", None, 17, (1, 8, 8), splits, labels=labels, class_names=("a", "b", "c"))
+    assert data.most_frequent == "b"
+    nowhere = replace(data, labels=labels | {"test": np.array([2, 2, 2])})
+    assert nowhere.most_frequent == "a"
 
 
 def test_the_card_and_the_table_name_the_classes(

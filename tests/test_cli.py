@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from realnvp.config import Config, to_json
 from realnvp.data import codec_bits_per_dim
 from realnvp.data.published.prepare import convert
 from realnvp.evaluation.record import OfImages
+from realnvp.files.atomic import atomic_save
 
 FAST = [
     *(
@@ -405,6 +407,23 @@ def test_a_bad_folder_is_refused_whole_and_can_be_mended(out_of: Out, tmp_path: 
     for name in ("03.png", "17.png", "20.png"):
         (pictures / name).unlink()
     assert run([*map(str, command)]) == 0
+
+
+def test_sigterm_ends_any_command_as_ctrl_c_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: Out, tmp_path: Path
+) -> None:
+    """What it was writing is deleted."""
+
+    def killed(argv: list[str]) -> int:
+        atomic_save(tmp_path / "x", lambda file: os.kill(os.getpid(), signal.SIGTERM))
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("realnvp.cli.main._dispatch", killed)
+    assert run(["info"]) == 143
+    assert capsys.readouterr().err == "realnvp: terminated\n"
+    assert not [*tmp_path.iterdir()]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_an_interrupt_while_the_program_loads(monkeypatch: pytest.MonkeyPatch, capsys: Out) -> None:

@@ -6,8 +6,10 @@ Exit codes: 0; 1 a check failed or a run is damaged; 2 bad input; 130, 143 after
 import os
 import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from realnvp import __version__
@@ -83,14 +85,42 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has come: end as after Ctrl-C."""
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Context: SIGTERM is an exception, so that nothing half written is left.
+
+    A second one ends the process at once. A training has its own way (`stop_signals`).
+    """
+    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
+        yield
+        return
+
+    def end(*_: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run(argv: list[str]) -> int:
     """One command's exit code. Bad input is one line on stderr."""
     warnings.showwarning = lambda message, *_args, **_kwargs: note(f"realnvp: warning: {message}")
     try:
         try:
-            return _dispatch(argv)
+            with _ended_by_sigterm():
+                return _dispatch(argv)
         finally:
             _flush()
+    except Terminated:
+        return _complain("terminated", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
         return _complain("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:

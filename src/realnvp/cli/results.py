@@ -9,7 +9,7 @@ import tyro
 from realnvp.cli.evaluate import Evaluate
 from realnvp.cli.inputs import beside, given_class, load
 from realnvp.cli.options import Device, Flag, Json, RunDir, Threads, Which
-from realnvp.cli.output import print_json, print_table, say
+from realnvp.cli.output import note, print_json, print_table, say
 
 
 @dataclass
@@ -63,9 +63,12 @@ class Figures:
                     "files": [*map(str, drawn.files)],
                     "missing": drawn.missing,
                 }
+                | ({} if drawn.given is None else {"given": drawn.given})
             )
         else:
             say("\n".join(map(str, drawn.files)))
+            if drawn.given is not None:
+                note(f"realnvp: of class {drawn.given} (--given NAME), but for classes and curves")
         return 0
 
 
@@ -112,6 +115,7 @@ class Report:
             sittings,
             seed=self.seed,
             missing=drawn.missing.items(),
+            given=drawn.given,
         )
         if self.json:
             print_json(

@@ -96,10 +96,18 @@ class Dataset:
 
     @property
     def most_frequent(self) -> str | None:
-        """The name of the class that training has most often. None: there are no classes."""
+        """The name of the class that training has most often, of those that all splits have, if
+        any. None: there are no classes.
+        """
         if self.labels is None or self.class_names is None:
             return None
-        return self.class_names[int(np.bincount(self.labels["train"]).argmax())]
+        counts = {
+            split: np.bincount(labels, minlength=len(self.class_names))
+            for split, labels in self.labels.items()
+        }
+        everywhere = np.all([*counts.values()], axis=0)
+        train = counts["train"] * (everywhere if everywhere.any() else 1)
+        return self.class_names[int(train.argmax())]
 
     @property
     def counts(self) -> dict[str, int]:

@@ -115,6 +115,7 @@ def report(
     *,
     seed: int,
     missing: Iterable[tuple[str, str]] = (),
+    given: str | None = None,
 ) -> Path:
     """Write RUN/report.html: results, pictures and how to make them, configuration, environment.
 
@@ -123,11 +124,15 @@ def report(
     sittings: the run's, the last one at the end.
     seed: of the pictures.
     missing: figures that could not be drawn, and why; the page says so in their place.
+    given: the class that most figures are of.
 
     All text is escaped.
     """
     title = run.resolve().name
     parts = [f"<h1>{_text(title)}</h1>", _results(result, config), _command(result.command(run))]
+    if given is not None:
+        of_class = f"Figures are of the class {given} alone, but for classes and curves."
+        parts.append(f"<p>{_text(of_class)}</p>")
     how = ["--seed", str(seed), *(["--which", "last"] if result.which == "last" else [])]
     figures = [(path.stem, _picture(path)) for path in pictures]
     figures += [(name, f"<p>Left out: {_text(why)}.</p>") for name, why in missing]

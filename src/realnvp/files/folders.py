@@ -15,7 +15,7 @@ from realnvp.tools.lock import Lock
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
-REPLACING = Lock()  # or another thread puts a folder where this one has made room
+REPLACING = Lock()  # or another thread replaces a folder that this one looks at or makes room for
 
 
 def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
@@ -25,8 +25,9 @@ def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
     Replaces an earlier folder of this kind. ValueError: something else is there, or somebody has
     put more into the folder.
     """
-    if target.exists() and (complaint := _why_not_ours(target, files)):
-        raise ValueError(f"{target}: {complaint}, so it is not replaced")
+    with REPLACING:
+        if target.exists() and (complaint := _why_not_ours(target, files)):
+            raise ValueError(f"{target}: {complaint}, so it is not replaced")
     manifest = {
         name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != CARD
     }

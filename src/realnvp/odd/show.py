@@ -54,7 +54,7 @@ class Shown:
         found = HeatMap(words(verdict), picture, finding.map, verdict.box)
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_png(self.folder / self._name(verdict.path), heat_map(found))
+            save_png(self.folder / self._name(verdict.path), heat_map(found), optimize=False)
         kept = _Kept(-verdict.score, next(self._count), verdict, found)
         (heapq.heappush if len(self._kept) < self.top else heapq.heappushpop)(self._kept, kept)
 

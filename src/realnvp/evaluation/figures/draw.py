@@ -55,6 +55,8 @@ class Drawn(NamedTuple):
     """The files written."""
     missing: dict[str, str]
     """Figures that could not be drawn, or not all of their pictures, and why."""
+    given: str | None
+    """The class that all but `classes` and `curves` are of."""
 
 
 def draw_figures(
@@ -95,9 +97,10 @@ def drawn_figures(
     config = config_of(flow)
     figures = figures_of(config)
     names = _chosen(figures, only, Path(run))
-    trained, drawn = TrainedRun(flow, config, Path(run), seed), Drawn([], {})
+    trained = TrainedRun(flow, config, Path(run), seed)
     if isinstance(flow.condition, Classes):
         trained.of(flow, given)
+    drawn = Drawn([], {}, trained.given)
     folder = Path(run, "figures") if out is None else out
     if not only:
         # A seed below 0, data that are missing or damaged: no single figure's fault.

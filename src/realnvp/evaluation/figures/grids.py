@@ -122,13 +122,16 @@ def stacked(pictures: Sequence[Picture], *, gap: int = 24) -> Picture:
     return _joined(pictures, gap, across=False)
 
 
-def save_png(path: Path, picture: Picture) -> None:
-    """Write a PNG with a white margin, whole or not at all."""
+def save_png(path: Path, picture: Picture, *, optimize: bool = True) -> None:
+    """Write a PNG with a white margin, whole or not at all.
+
+    optimize: a tenth fewer bytes, in up to ten times the time.
+    """
     from PIL import ImageOps
 
     content = io.BytesIO()
     ImageOps.expand(picture, MARGIN, "white").save(
-        content, "PNG", optimize=True, dpi=(DOTS_PER_INCH, DOTS_PER_INCH)
+        content, "PNG", optimize=optimize, dpi=(DOTS_PER_INCH, DOTS_PER_INCH)
     )
     atomic_save(path, lambda file: file.write(content.getvalue()), size=content.tell())
 

@@ -43,7 +43,7 @@ def classes(run: TrainedRun) -> Iterator[Drawing]:
     drawn = [run.pixels(flow.sample(COLUMNS, given=name, seed=run.seed)) for name in names]
     shown = [
         run.grid(
-            np.concatenate([_filled(row) for row in each]),
+            np.concatenate([_filled(row, run.config.levels) for row in each]),
             columns=COLUMNS,
             title=title,
             left=[name[:24] for name in names] if each is rows else (),
@@ -53,9 +53,10 @@ def classes(run: TrainedRun) -> Iterator[Drawing]:
     yield Drawing("classes", beside(shown), {"samples": np.stack(drawn)})
 
 
-def _filled(images: Pixels) -> Pixels:
-    """A row of images, with black ones where there are too few."""
-    return np.pad(images, [(0, COLUMNS - len(images)), (0, 0), (0, 0), (0, 0)])
+def _filled(images: Pixels, levels: int) -> Pixels:
+    """A row of images, with white ones where there are too few."""
+    missing = [(0, COLUMNS - len(images)), (0, 0), (0, 0), (0, 0)]
+    return np.pad(images, missing, constant_values=levels - 1)
 
 
 def manifold(run: TrainedRun) -> Iterator[Drawing]:

@@ -112,6 +112,8 @@ def both_ways(
 
 def pairs(columns: Sequence[str], groups: Mapping[str, Array]) -> Picture:
     """Groups of rows, (N, D) each: histograms of columns, and under them the points of pairs."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
     count, first = len(columns), next(iter(groups.values()))
     low, high = limits(first, 0.002, room=0.1)
 
@@ -128,6 +130,10 @@ def pairs(columns: Sequence[str], groups: Mapping[str, Array]) -> Picture:
                 else:
                     _dots(axes, "", rows[:, [j, i]], color=colour)
                     axes.set(ylim=(low[i], high[i]))
+            for axis, k in ((axes.xaxis, j), (axes.yaxis, i))[: 2 if i > j else 1]:
+                axis.set_major_locator(MaxNLocator(3))
+                if not 1e-3 < np.abs([low[k], high[k]]).max() < 1e5:  # 300k, not 300000
+                    axis.set_major_formatter(EngFormatter(sep=""))
             axes.tick_params(labelbottom=i == count - 1, labelleft=j == 0 and i > 0, labelsize=7)
             axes.set_xlabel(columns[j][:20] if i == count - 1 else "")
             axes.set_ylabel(columns[i][:20] if j == 0 and i else "")

@@ -35,6 +35,8 @@ def latents(run: TrainedRun) -> Iterator[Drawing]:
     the training images nearest to samples.
     """
     images = run.some(run.splits.test, EXAMINED)
+    if not len(images):
+        raise run.too_few("test images", 0)
     x = torch.from_numpy(channels_first(images))
     noise = uniform(x.shape[1:], run.seed, Purpose.EVALUATE, indices=range(len(x)))
     z = latent.encode(run.flow, dequantise(x, noise), report=run.telling("encode", len(x))).cpu()
