@@ -269,3 +269,8 @@ def test_grids_place_each_image_with_whole_pixels() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert grid(images[..., [0, 0, 0]], levels=256, side=1).size == (8 * 3 + 4, 8 * 2 + 2)
+
+
+def test_one_scale_has_nothing_to_compress() -> None:
+    with pytest.raises(ValueError, match="compression: needs two scales, the flow has one"):
+        draw_figures(load_flow("digits-small"), "digits-small", only=["compression"])

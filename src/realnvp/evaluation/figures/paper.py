@@ -103,6 +103,8 @@ def compression(run: TrainedRun) -> Iterator[Drawing]:
     images, num_scales = run.some(run.splits.validation, 16), run.config.model.num_scales or 1
     if not len(images):
         raise run.too_few("validation images", 0)
+    if num_scales == 1:
+        raise ValueError("needs two scales, the flow has one")
     z, shares, columns = run.encoded(images), latent.shares(num_scales), []
     for level in range(num_scales):
         keep = latent.kept(*z.shape[2:], num_scales=num_scales, level=level)
