@@ -17,8 +17,7 @@ class Share:
     (README.md) to be completed by you.
 
     Where things lie on your machine stays behind: commands say DATA for --data.source, and the
-    last part of other paths. `hf upload
-    user/name DIR` puts it on the Hub.
+    last part of other paths. `hf upload user/name DIR` puts it on the Hub.
 
     Example: realnvp share runs/photos my-flow --licence mit
     """

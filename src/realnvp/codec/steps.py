@@ -128,7 +128,7 @@ class Coupled:
 
     def __init__(self, layer: AdditiveCoupling | AffineCoupling, delta: Tensor) -> None:
         self.layer, self.delta, self.step = layer, delta, of_channels(delta)[:, None, None]
-        # An exact network sees float32's, so that it sees the same on all machines.
+        # An exact network sees the step in float32: that is equal on all machines.
         self.seen = self.step.float().double() if exact_nets(layer) else self.step
 
     def forward(self, x: Tensor, stack: Stack, given: Given = None) -> Tensor:

@@ -17,7 +17,7 @@ SETS = {preset.data.set for preset in PRESETS.values()}
 
 
 def validate(config: Config) -> Config:
-    """The same configuration, with numpy's numbers as Python's.
+    """The configuration, whose numbers of numpy's become Python's.
 
     ValueError names the first field whose value makes no sense.
     """

@@ -249,17 +249,23 @@ def image_files(folder: Path) -> list[Path]:
 
     ValueError: there is none.
     """
-    if not (found := [folder / name for name in walk(folder) if is_image(name)]):
-        raise ValueError(f"{folder}: no image files in it ({' '.join(sorted(SUFFIXES))})")
-    return found
+    return _images_among(walk(folder), folder)
 
 
 def pictures_of(path: Path) -> list[Path]:
     """A picture file, or all of a folder; says which are not read. ValueError: there is none."""
     if not path.is_dir():
         return [path]
-    warn_of_left_out(path, [], (), list(walk(path)), hidden(path))
-    return image_files(path)
+    names = list(walk(path))
+    warn_of_left_out(path, [], (), names, hidden(path))
+    return _images_among(names, path)
+
+
+def _images_among(names: Iterable[str], folder: Path) -> list[Path]:
+    """The image files of these. ValueError: there is none."""
+    if not (found := [folder / name for name in names if is_image(name)]):
+        raise ValueError(f"{folder}: no image files in it ({' '.join(sorted(SUFFIXES))})")
+    return found
 
 
 def _is_other_image(name: str) -> bool:

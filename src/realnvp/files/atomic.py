@@ -88,7 +88,7 @@ def kept_sibling(path: Path) -> Path:
 def temporary(path: Path) -> Iterator[Path]:
     """Context: where this thread alone writes a file or folder until it is whole.
 
-    Deletes what interrupted writes left of the path, but those of processes that are at work.
+    Deletes what interrupted writes have left of the path, not what is being written.
     """
     sweep(path.parent, path.name)
     own = path.with_name(f".{path.name}.realnvp-{os.getpid()}-{next(COUNT)}.tmp")

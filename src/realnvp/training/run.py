@@ -154,7 +154,7 @@ def open_run(
 def _with_absolute_source(config: Config, files: RunDir) -> Config:
     """The configuration of a run that can be looked at from any folder.
 
-    The same folder, written in another way than when the run began, is that of its beginning.
+    Where data.source names the folder that the run began with, the first way to write it stays.
     """
     if not config.data.source:
         return config
