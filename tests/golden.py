@@ -1,13 +1,11 @@
-"""Golden numbers: the curves of short trainings, and log-densities by the flows inside the package.
+"""Golden numbers: the curves of short trainings, and densities and samples of pretrained flows.
 
 `python -m tests.golden` measures all of them and writes tests/data/golden.json;
 `python -m tests.golden table start` measures those two. A change that keeps the mathematics writes
-nothing here. One that means to change a number (how a flow starts from data, say) writes it in the
-same commit, and says why.
+nothing here. A change of a number goes with its golden number into one commit, with the reason.
 
-`modern` starts with the weights of the run of version 0.1.0 in tests/earlier.py, since CPUs differ
-in how they start from data: principal axes of what is white already are free. `start` is the first
-loss of a start from data, which does not depend on the axes.
+`start` is the first loss after a data-dependent initialization: later steps depend on the principal
+axes of whitened data, which CPUs find differently.
 """
 
 import json
@@ -23,17 +21,10 @@ import torch
 import realnvp
 from realnvp.config import PRESETS, Config, ModelConfig
 from realnvp.training.train import train
-from tests.earlier import curves, fixed, unpack
 
 FILE = Path(__file__).parent / "data" / "golden.json"
 TRAININGS = {
     "paper": ("digits", ModelConfig(num_scales=2, width=3, num_blocks=1, momentum=0.9)),
-    "modern": (
-        "images-modern",
-        ModelConfig(
-            "modern", num_scales=2, width=2, num_blocks=1, num_couplings=2, coupling_growth=0.35
-        ),
-    ),
     "start": (
         "digits-modern",
         ModelConfig("modern", num_scales=2, width=4, num_blocks=1, num_couplings=2),
@@ -43,7 +34,7 @@ TRAININGS = {
         ModelConfig("vector", num_couplings=2, width=6, num_blocks=1, frequency=6.0),
     ),
 }
-SHIPPED = ("photos-small", "digits-small", "photographs")
+PRETRAINED = ("photos-small", "digits-small", "photographs")
 
 
 def config(name: str, source: Path | None) -> Config:
@@ -67,35 +58,48 @@ def config(name: str, source: Path | None) -> Config:
 
 def training(name: str, folder: Path) -> dict[str, Any]:
     """Loss and gradient norm of each step, validation after steps 4 and 8."""
-    earlier = unpack("0.1.0", folder) / "modern"
-    source = {"modern": earlier / "data", "table": folder / "rows.npy"}.get(name)
     angle = np.arange(60.0)
-    np.save(
-        folder / "rows.npy",
-        np.stack([10 + 2 * np.sin(angle), np.cos(3 * angle) ** 2, 0.3 * angle % 1], axis=1),
-    )
-    train(
-        config(name, source),
-        folder / "run",
-        device="cpu",
-        init_from=earlier if name == "modern" else None,
-    )
+    rows = np.stack([10 + 2 * np.sin(angle), np.cos(3 * angle) ** 2, 0.3 * angle % 1], axis=1)
+    np.save(folder / "rows.npy", rows)
+    source = folder / "rows.npy" if name == "table" else None
+    train(config(name, source), folder / "run", device="cpu")
     found = curves(folder / "run")
     return {"train_bits_per_dim": found["train_bits_per_dim"]} if name == "start" else found
 
 
-def shipped(name: str) -> list[float]:
-    """log_prob of fixed images, all in float64."""
+def curves(folder: Path) -> dict[str, list[float]]:
+    """{name: its values in metrics.jsonl}, without the times."""
+    found: dict[str, list[float]] = {}
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        for name in entry.keys() - {"step", "seconds", "images_per_second", "rows_per_second"}:
+            found.setdefault(name, []).append(entry[name])
+    return dict(sorted(found.items()))
+
+
+def fixed(flow: realnvp.Flow) -> torch.Tensor:
+    """Three images (v + u) from a formula: no generator, no file."""
+    assert flow.config is not None
+    shape, levels = flow.config.shape, flow.config.levels
+    ramp = torch.arange(3 * int(np.prod(shape)), dtype=torch.float64).reshape(3, *shape)
+    return (levels - 1) * (0.5 + 0.5 * (0.11 * ramp).sin()) + 0.5
+
+
+def pretrained(name: str) -> dict[str, list[float]]:
+    """log_prob of fixed images, and two samples of seed 3, all in float64."""
     flow = realnvp.load_flow(name).double()
     with torch.no_grad():
-        values: list[float] = flow.log_prob(fixed(flow)).tolist()
-    return values
+        log_prob, samples = flow.log_prob(fixed(flow)), flow.sample(2, seed=3).flatten()
+    return {
+        "log_prob": log_prob.tolist(),
+        "samples": [*samples[:: len(samples) // 7][:7].tolist(), samples.abs().sum().item()],
+    }
 
 
 def measure(name: str) -> Any:
     """The numbers of this name."""
-    if name in SHIPPED:
-        return shipped(name)
+    if name in PRETRAINED:
+        return pretrained(name)
     with tempfile.TemporaryDirectory() as folder:
         return training(name, Path(folder))
 
@@ -103,7 +107,7 @@ def measure(name: str) -> Any:
 def main() -> None:
     """Write the numbers that are named, or all."""
     stored = json.loads(FILE.read_text()) if FILE.exists() else {}
-    stored |= {name: measure(name) for name in sys.argv[1:] or (*TRAININGS, *SHIPPED)}
+    stored |= {name: measure(name) for name in sys.argv[1:] or (*TRAININGS, *PRETRAINED)}
     FILE.write_text(json.dumps(stored, indent=1) + "\n")
 
 

@@ -3,7 +3,6 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from realnvp import earlier as earlier  # names of modules of version 0.1.0
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
