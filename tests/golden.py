@@ -73,7 +73,8 @@ def curves(folder: Path) -> dict[str, list[float]]:
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         entry = json.loads(line)
         for name in entry.keys() - {"step", "seconds", "images_per_second", "rows_per_second"}:
-            found.setdefault(name, []).append(entry[name])
+            if entry["step"]:
+                found.setdefault(name, []).append(entry[name])
     return dict(sorted(found.items()))
 
 
