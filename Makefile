@@ -57,11 +57,11 @@ bench: $(VENV)/.dev  ## speed and memory: about an hour on 2 idle CPU cores (doc
 	$(BIN)/python -m benchmarks.scaling
 
 shipped: $(VENV)/.dev  ## train the two flows inside the package anew: about 10 minutes on one core
-	OMP_NUM_THREADS=1 $(BIN)/realnvp train digits-modern --run-dir runs/digits-small --device cpu
-	OMP_NUM_THREADS=1 $(BIN)/realnvp train photos-modern --run-dir runs/photos-small --model.width 24 --model.growth 1.5 --model.num-couplings 8 --device cpu
-	for name in digits-small photos-small; do \
+	OMP_NUM_THREADS=1 $(BIN)/realnvp train digits-modern --run-dir runs/digits-8 --device cpu
+	OMP_NUM_THREADS=1 $(BIN)/realnvp train photos-modern --run-dir runs/photos-32 --model.width 24 --model.growth 1.5 --model.num-couplings 8 --device cpu
+	for name in digits-8 photos-32; do \
 		$(BIN)/realnvp evaluate runs/$$name --noise-draws 4 && \
-		$(BIN)/realnvp share runs/$$name src/realnvp/shipped/$$name --licence mit || exit 1; \
+		$(BIN)/realnvp share runs/$$name src/realnvp/pretrained/$$name --licence mit || exit 1; \
 	done
 
 PHOTOGRAPHS := images-modern --data.flip --data.turn --train.muon-weight-decay 0.01 --device cpu
@@ -80,7 +80,7 @@ shipped-photographs: $(VENV)/.dev  ## train `photographs` anew, on the folder PI
 	train -7 all $(CROPS_64) $(NOISE) autoregressive --init-from runs/photographs-6 --train.max-minutes 108; \
 	train "" all $(CROPS_64) $(NOISE) oblique --init-from runs/photographs-7 --train.max-minutes 72
 	$(BIN)/realnvp evaluate runs/photographs --noise-draws 4
-	$(BIN)/realnvp share runs/photographs src/realnvp/shipped/photographs --licence mit --sources "$(SOURCES)"
+	$(BIN)/realnvp share runs/photographs src/realnvp/pretrained/photographs --licence mit --sources "$(SOURCES)"
 
 # Versions only: hashes, and the local part of a version (+cpu), would bind the list to one platform.
 lock: $(VENV)/.dev  ## requirements-dev.lock anew: the versions that are installed, so test them first

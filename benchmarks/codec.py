@@ -18,7 +18,7 @@ one core on the left halves:
     train() {  # NAME, and more flags
         OMP_NUM_THREADS=1 taskset -c 0 realnvp train images-modern --data.source halves/$1 \\
             --data.crop 32 --data.flip --model.num-scales 3 --model.width 32 --model.growth 1.5 \\
-            --model.dequantisation variational --train.batch-size 16 --train.decay 0.6 \\
+            --model.dequantization variational --train.batch-size 16 --train.decay 0.6 \\
             --train.eval-every 200 --train.max-minutes 10 --threads 1 --run-dir halves/runs/$*
         python -m benchmarks.codec --flow halves/runs/$1 --pictures halves/$1/test
     }
@@ -44,16 +44,15 @@ from realnvp.codec.side import SIDES
 from realnvp.codec.tiles import tiles_of
 from realnvp.config.units import in_bits_per_dim
 from realnvp.data import channels_first, codec_bits_per_dim, splits_of_run
-from realnvp.data.codecs import codec_sizes
 from realnvp.data.folder import image_files
-from realnvp.data.images import read_image
+from realnvp.data.images import codec_sizes, read_image
+from realnvp.device import keep_freed_memory
 from realnvp.evaluation.likelihood import log_probs
-from realnvp.files.records import DamagedError
 from realnvp.flows.flow import Flow, config_of
-from realnvp.tools.device import keep_freed_memory
+from realnvp.io.files import DamagedError
 
 SPEEDS = "log_prob /s | compress | its proof not counted | decompress"
-SETS = {"photos-small": [256, 64], "digits-small": [1797]}
+SETS = {"photos-32": [256, 64], "digits-8": [1797]}
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
@@ -161,8 +160,8 @@ def halves(folder: Path) -> None:
 
 def fuzz(count: int) -> None:
     """Damage files in many ways; each must be told, or decode to the same images."""
-    flow = realnvp.load_flow("digits-small")
-    images = images_of("digits-small", flow, 150)
+    flow = realnvp.load_flow("digits-8")
+    images = images_of("digits-8", flow, 150)
     data, random, told = compress(flow, images), np.random.default_rng(0), 0
     for _ in range(count):
         damaged = bytearray(data)
@@ -196,7 +195,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="times are medians of N")
     parser.add_argument("--tiles", action="store_true", help="bounds of --pictures by tiles' side")
     parser.add_argument("--halves", type=Path, metavar="FOLDER")
-    parser.add_argument("--flow", default="photos-small", help="for --pictures")
+    parser.add_argument("--flow", default="photos-32", help="for --pictures")
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()  # as the commands do; for all alike

@@ -18,8 +18,8 @@ import realnvp
 from benchmarks import limit
 from benchmarks.public_copy import PublicCopy
 from realnvp.config import PRESETS, Config
+from realnvp.device import keep_freed_memory
 from realnvp.flows.build import build
-from realnvp.tools.device import keep_freed_memory
 from realnvp.training.run import open_run
 from realnvp.training.step import train_step
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from realnvp.bijections.precision import reference_tensor
+from realnvp.bijections.base import reference_tensor
 from realnvp.config import PRESETS, Config
-from realnvp.data import dequantise
+from realnvp.data import dequantize
 from realnvp.evaluation.check import check
-from realnvp.files.saved import load_flow
 from realnvp.flows.flow import Flow
-from realnvp.tools.noise import Purpose, uniform
-from realnvp.training.train import train
+from realnvp.io.pretrained import load_flow
+from realnvp.random import Purpose, uniform
+from realnvp.training.loop import train
 
 IMAGES = 180  # the whole test split
 
@@ -39,7 +39,7 @@ def round_trip(flow: Flow, images: "np.ndarray[tuple[int, ...], np.dtype[np.uint
     """The largest |decode(encode(x)) - x| in grey levels, in the flow's precision; else inf."""
     pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     noise = uniform(pixels.shape[1:], 0, Purpose.EVALUATE, indices=range(len(pixels)))
-    x = dequantise(pixels, noise.to(reference_tensor(flow)))
+    x = dequantize(pixels, noise.to(reference_tensor(flow)))
     with torch.no_grad():
         gap = (flow.decode(flow.encode(x)) - x).abs().max().item()
     return gap if np.isfinite(gap) else float("inf")

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import realnvp
 from realnvp.config import Config
-from realnvp.tools.device import full_precision, keep_freed_memory
+from realnvp.device import full_precision, keep_freed_memory
 from realnvp.training.run import open_run
 from realnvp.training.step import train_step
 
@@ -62,15 +62,15 @@ def of_images(preset: str, batch: int) -> tuple[Step, Step]:
     config = realnvp.PRESETS[preset]
     classes = replace(config, data=replace(config.data, classes=True, class_names=DIGITS))
     x = torch.rand(batch, *config.shape) * (config.levels - 1)
-    plain, given = realnvp.build(config), realnvp.build(classes)
-    return a_step(plain, x), a_step(given, x, torch.arange(batch) % 10)
+    plain, context = realnvp.build(config), realnvp.build(classes)
+    return a_step(plain, x), a_step(context, x, torch.arange(batch) % 10)
 
 
 def of_vectors() -> tuple[Step, Step]:
     """Six columns, without and with three given columns."""
     x, c = torch.randn(512, 6), torch.randn(512, 3)
-    plain, given = realnvp.vector_flow(6), realnvp.vector_flow(6, given=3)
-    return a_step(plain, x), a_step(given, x, c)
+    plain, context = realnvp.vector_flow(6), realnvp.vector_flow(6, context=3)
+    return a_step(plain, x), a_step(context, x, c)
 
 
 def of_training(stack: ExitStack, precision: str) -> tuple[Step, Step]:
@@ -99,7 +99,7 @@ def of_a_map() -> tuple[Step, Step]:
     data = replace(config.data, shape=(1, 512, 512))
     flow = realnvp.build(replace(config, data=data, model=model)).eval().requires_grad_(False)
     x = 256 * torch.rand(1, 1, 512, 512)
-    return lambda: flow.log_prob(x), lambda: flow.log_prob_map(x)
+    return lambda: flow.log_prob(x), lambda: flow.pixel_log_prob(x)
 
 
 def line(name: str, steps: tuple[Step, Step]) -> None:

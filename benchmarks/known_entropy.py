@@ -18,8 +18,8 @@ import torch
 from benchmarks.known import KNOWN, Array, Known
 from realnvp.config import PRESETS, Config
 from realnvp.evaluation.likelihood import log_probs
-from realnvp.files.saved import load_flow
-from realnvp.training.train import train
+from realnvp.io.pretrained import load_flow
+from realnvp.training.loop import train
 
 Found = tuple[float, float, float]
 """KL in nats, its standard error, and seconds of training."""
@@ -62,7 +62,7 @@ def main() -> None:
     for name in args.sets or KNOWN:
         known = KNOWN[name]()
         rows = known.sample(args.rows, np.random.default_rng([args.seed, 0]))
-        models = [replace(config.model, frequency=frequency) for frequency in args.frequencies]
+        models = [replace(config.model, sine_std=sine_std) for sine_std in args.frequencies]
         kl, error, seconds = best([trained(known, rows, replace(config, model=m)) for m in models])
         cells = f"{known.entropy:.4f} | {kl:.5f} +- {error:.5f} | {seconds:.0f}"
         print(f"| {name} | {cells} |", flush=True)

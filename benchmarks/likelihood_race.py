@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 
-import realnvp.training.train
+import realnvp.training.loop
 from benchmarks.public_copy import PublicCopy
 from realnvp.config import PRESETS, Config, flat, from_json, resolve, to_json
 from realnvp.config.units import in_bits_per_dim
-from realnvp.tools.noise import Purpose, uniform
+from realnvp.random import Purpose, uniform
 from realnvp.training.batches import Batches
 
 NEVER = 10**6  # steps
@@ -41,11 +41,11 @@ def configured(variant: str, *, data: Path, seed: int) -> Config:
     """'PRESET' or 'PRESET:field=value,field=value' as a configuration for these data."""
     preset, _, changes = variant.partition(":")
     tree = json.loads(to_json(PRESETS[preset]))
-    given = {"seed": str(seed), "data.source": str(data), "data.set": "images"}
-    given |= dict(change.split("=") for change in changes.split(",") if change)
-    if unknown := given.keys() - flat(PRESETS[preset]).keys():
+    context = {"seed": str(seed), "data.source": str(data), "data.set": "images"}
+    context |= dict(change.split("=") for change in changes.split(",") if change)
+    if unknown := context.keys() - flat(PRESETS[preset]).keys():
         raise SystemExit(f"{variant}: no field {', '.join(unknown)}")
-    for name, value in given.items():
+    for name, value in context.items():
         *parents, last = name.split(".")
         place = tree
         for parent in parents:
@@ -72,12 +72,12 @@ def judge(log_prob: Any, images: np.ndarray[Any, Any], *, draws: int) -> torch.T
 
 def train_ours(config: Config, minutes: float, eval_every: int) -> Trained:
     """`realnvp train` for so many CPU minutes of this process; evaluations do not count."""
-    realnvp.training.train.clock = time.process_time
+    realnvp.training.loop.clock = time.process_time
     every = {"eval_every": eval_every, "sample_every": NEVER, "save_every": NEVER}
     schedule = {"max_steps": None, "max_minutes": minutes, "tracker": "none", **every}
     config = replace(config, train=replace(config.train, **schedule))
     with tempfile.TemporaryDirectory() as folder:
-        state = realnvp.training.train.train(config, folder, device="cpu")
+        state = realnvp.training.loop.train(config, folder, device="cpu")
         lines = [json.loads(x) for x in Path(folder, "metrics.jsonl").read_text().splitlines()]
         log_prob = realnvp.load_flow(folder, "last").log_prob
     training, validation = "train_bits_per_dim", "validation_bits_per_dim"

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from realnvp.config import Config
 from realnvp.flows.build import build
-from realnvp.networks.kernels import convolve, packed
+from realnvp.nets.kernels import convolve, packed
 
 FORMATS = {"channels last": torch.channels_last, "NCHW": torch.contiguous_format}
 

@@ -29,12 +29,12 @@ from torch.nn import functional as F
 
 import realnvp
 from benchmarks.patches import Array, contestants, patches
+from realnvp.anomaly import AnomalyDetector
+from realnvp.anomaly.detector import SIDE, square_side
+from realnvp.anomaly.rows import images_for
+from realnvp.anomaly.statistics import CELL
+from realnvp.device import keep_freed_memory
 from realnvp.flows.flow import Flow, evaluating
-from realnvp.odd import Detector
-from realnvp.odd.detector import SIDE, square_side
-from realnvp.odd.statistics import CELL
-from realnvp.odd.verdicts import images_for
-from realnvp.tools.device import keep_freed_memory
 
 CROP, CROPS = 32, 20_000
 STEPS = 800  # a flow of so few pixels learns them by heart in more
@@ -133,7 +133,7 @@ def maps_of(texture: Array, flow: Flow, seed: int) -> dict[str, tuple[Mapper, fl
     def bits(image: Array) -> Array:
         noise = np.random.default_rng(seed).random(image.shape)
         with evaluating(flow):
-            nats = flow.log_prob_map(torch.from_numpy(image + noise).float()[None, None])[0]
+            nats = flow.pixel_log_prob(torch.from_numpy(image + noise).float()[None, None])[0]
         return gaussian_filter(-nats.numpy(), 8)
 
     mappers["bits/dim"] = bits
@@ -178,7 +178,7 @@ def measured(
     half = texture.shape[1] // 2
     normal, right = texture[len(texture) * 3 // 4 :, :half], texture[:, half:]
     side = min(IMAGE, *normal.shape)
-    detector = Detector(flow, seed=seed).fit(tiles(normal, side, 4)[:, None])
+    detector = AnomalyDetector(flow, seed=seed).fit(tiles(normal, side, 4)[:, None])
     scorers = maps_of(texture, flow, seed)
     scorers["detector"] = lambda image: -np.log(detector.maps(image[None, None])[0]), 0.0
     found: dict[str, Any] = {"pixels": {}, "images": {}}
@@ -224,7 +224,7 @@ def measured(
     return found
 
 
-def false_alarms(texture: Array, flow: Flow) -> dict[str, list[float]]:
+def fpr(texture: Array, flow: Flow) -> dict[str, list[float]]:
     """{rate: [share of new normal images called odd, the 99 % interval of a binomial]}."""
     pool = tiles(texture[:, texture.shape[1] // 2 :], CROP, 16)[:, None]
     alarms, new = dict.fromkeys(RATES, 0), 0
@@ -232,7 +232,7 @@ def false_alarms(texture: Array, flow: Flow) -> dict[str, list[float]]:
         order = np.random.default_rng(split).permutation(len(pool))
         # The interval is of a known threshold; the more images calibrate, the truer that is.
         normal, others = np.split(order, [images_for(1 / 300)])
-        chances = Detector(flow, seed=split).fit(pool[normal]).p_values(pool[others])
+        chances = AnomalyDetector(flow, seed=split).fit(pool[normal]).p_values(pool[others])
         new += len(others)
         for rate in RATES:
             alarms[rate] += int((chances <= rate).sum())
@@ -245,7 +245,7 @@ def false_alarms(texture: Array, flow: Flow) -> dict[str, list[float]]:
 def time_ratio(flow: Flow) -> float:
     """Seconds of the detector's findings on 512x512 pixels over seconds of `log_prob`: a median."""
     image = np.random.default_rng(0).integers(0, 256, (1, 1, 512, 512), dtype=np.uint8)
-    detector = Detector(flow).fit(image[:, :, :64, :64].repeat(2, 0))
+    detector = AnomalyDetector(flow).fit(image[:, :, :64, :64].repeat(2, 0))
     x = torch.from_numpy(image).double() + 0.5
     ratios = []
     for _ in range(20):
@@ -329,24 +329,24 @@ def main() -> None:
         "--sizes", type=int, nargs="*", default=[16, 24, 40], help="sides of the defects"
     )
     parser.add_argument("--only-train", action="store_true", help="measure nothing yet")
-    given = parser.parse_args()
+    context = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()  # as the commands do: otherwise clearing it is half of a pass's time
-    defects = {**DEFECTS, **{name: pasted(picture) for name, picture in pictures(given.defects)}}
-    for seed in given.seeds:
-        for name, texture in pictures(given.textures):
-            path = given.out / f"{name}-{seed}.json"
+    defects = {**DEFECTS, **{name: pasted(picture) for name, picture in pictures(context.defects)}}
+    for seed in context.seeds:
+        for name, texture in pictures(context.textures):
+            path = context.out / f"{name}-{seed}.json"
             if path.exists():
                 continue
-            flow = trained(texture, given.out / "runs" / f"{name}-{seed}", given.minutes, seed)
-            if given.only_train:
+            flow = trained(texture, context.out / "runs" / f"{name}-{seed}", context.minutes, seed)
+            if context.only_train:
                 continue
-            result = measured(name, texture, flow, defects, given.sizes, seed)
-            if seed == given.seeds[0]:
-                result |= {"false alarms": false_alarms(texture, flow), "time": time_ratio(flow)}
+            result = measured(name, texture, flow, defects, context.sizes, seed)
+            if seed == context.seeds[0]:
+                result |= {"false alarms": fpr(texture, flow), "time": time_ratio(flow)}
             path.write_text(json.dumps(result, indent=2))
-    if [*given.out.glob("*.json")]:
-        print(table(given.out))
+    if [*context.out.glob("*.json")]:
+        print(table(context.out))
 
 
 if __name__ == "__main__":

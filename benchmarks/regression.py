@@ -112,26 +112,28 @@ Density = Callable[[Array, Array], Array]
 def ours(x: Array, c: Array, steps: int, coupling: Any) -> Density:
     """`realnvp.fit` of a flow given columns; of splines half as many couplings."""
     count = 4 if coupling == "spline" else 8
-    flow = realnvp.vector_flow(x.shape[1], given=c.shape[1], coupling=coupling, num_couplings=count)
-    realnvp.fit(flow, x, given=c, max_steps=steps, batch_size=512, noise=0.0)
+    flow = realnvp.vector_flow(
+        x.shape[1], context=c.shape[1], coupling=coupling, num_couplings=count
+    )
+    realnvp.fit(flow, x, context=c, max_steps=steps, batch_size=512, noise=0.0)
     flow.double()
 
     @torch.no_grad()
     def log_prob(x: Array, c: Array) -> Array:
-        return flow.log_prob(torch.tensor(x), given=c).numpy()
+        return flow.log_prob(torch.tensor(x), context=c).numpy()
 
     return log_prob
 
 
-def zuko(dim: int, given: int) -> tuple[torch.nn.Module, Callable[[Tensor, Tensor], Tensor]]:
+def zuko(dim: int, context: int) -> tuple[torch.nn.Module, Callable[[Tensor, Tensor], Tensor]]:
     """zuko's neural spline flow."""
     import zuko
 
-    flow = zuko.flows.NSF(dim, given, transforms=3, bins=16, hidden_features=(64, 64))
+    flow = zuko.flows.NSF(dim, context, transforms=3, bins=16, hidden_features=(64, 64))
     return flow, lambda x, c: flow(c).log_prob(x)
 
 
-def nflows(dim: int, given: int) -> tuple[torch.nn.Module, Callable[[Tensor, Tensor], Tensor]]:
+def nflows(dim: int, context: int) -> tuple[torch.nn.Module, Callable[[Tensor, Tensor], Tensor]]:
     """nflows' autoregressive splines."""
     from nflows.distributions import StandardNormal
     from nflows.flows import Flow
@@ -146,7 +148,7 @@ def nflows(dim: int, given: int) -> tuple[torch.nn.Module, Callable[[Tensor, Ten
         parts += [
             ReversePermutation(dim),
             MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
-                dim, 64, context_features=given, num_bins=16, tails="linear", tail_bound=5.0
+                dim, 64, context_features=context, num_bins=16, tails="linear", tail_bound=5.0
             ),
         ]
     flow = Flow(CompositeTransform(parts), StandardNormal([dim]))
@@ -159,7 +161,7 @@ def theirs(make: Callable[..., Any], x: Array, c: Array, seconds: float, lr: flo
     mean, deviation = x.mean(0), x.std(0)
     middle, width = c.mean(0), c.std(0)
     scaled = torch.tensor((x - mean) / deviation, dtype=torch.float32)
-    given = torch.tensor((c - middle) / width, dtype=torch.float32)
+    context = torch.tensor((c - middle) / width, dtype=torch.float32)
     flow, log_prob = make(x.shape[1], c.shape[1])
     optimizer = torch.optim.Adam(flow.parameters(), lr=lr)
     began = time.process_time()
@@ -167,7 +169,7 @@ def theirs(make: Callable[..., Any], x: Array, c: Array, seconds: float, lr: flo
         optimizer.param_groups[0]["lr"] = lr * (0.5 + 0.5 * math.cos(math.pi * done))
         rows = torch.randint(len(x), (512,))
         optimizer.zero_grad()
-        (-log_prob(scaled[rows], given[rows]).mean()).backward()
+        (-log_prob(scaled[rows], context[rows]).mean()).backward()
         optimizer.step()
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 time    seconds of training and log_prob, and a step's memory, against batch, width, blocks, side,
         couplings, one at a time
-memory  peak of a training step with and without --train.recompute, and of sampling, each in a fresh
+memory  peak of a training step with and without --train.gradient_checkpointing, and of sampling, each in a fresh
         process
 """
 
@@ -27,11 +27,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from realnvp.bijections import Chain
 from realnvp.config import PRESETS, Config
+from realnvp.device import keep_freed_memory
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow, StandardNormal
 from realnvp.flows.paper import checkerboard_couplings
-from realnvp.tools.device import keep_freed_memory
-from realnvp.training.recompute import recompute
+from realnvp.training.checkpointing import recompute
 
 BASE = replace(PRESETS["imagenet32"], data=replace(PRESETS["imagenet32"].data, shape=(3, 32, 32)))
 BATCH = 32

@@ -12,14 +12,14 @@ import numpy as np
 from skimage import data
 
 import realnvp
-from realnvp.evaluation.whole import picture_map
-from realnvp.tools.progress import progress
+from realnvp.evaluation.score import picture_map
+from realnvp.progress import progress
 
 
 def main() -> None:
     """Print seconds, gibibytes at most, and bits/dim."""
     height, width = map(int, sys.argv[1:])
-    flow, tile = realnvp.load_flow("photos-small"), data.coffee()
+    flow, tile = realnvp.load_flow("photos-32"), data.coffee()
     repeats = -(-height // tile.shape[0]), -(-width // tile.shape[1]), 1
     picture = np.tile(tile, repeats)[:height, :width]
     began = time.monotonic()

@@ -14,7 +14,7 @@ import torch
 
 import realnvp
 from realnvp.data import open_splits
-from realnvp.evaluation.figures import side_by_side
+from realnvp.figures import side_by_side
 
 MINUTES = "3"  # of training, each
 

@@ -22,7 +22,7 @@ KINDS = {name.replace(" ", "-"): (model, 256) for name, model in MODELS.items()}
 KINDS["16-bits"] = (MODELS["modern"], 65536)
 KINDS["tiles"] = (MODELS["modern"], 256)  # of 64 pixels, the first of them divided by the index
 KINDS["halves"] = (dataclasses.replace(MODELS["learned noise"], width=4), 256)
-KINDS["classes"] = (dataclasses.replace(MODELS["modern"], given=3), 256)
+KINDS["classes"] = (dataclasses.replace(MODELS["modern"], context=3), 256)
 
 
 def images(name: str, levels: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, ModelConfig, TrainConfig
-from realnvp.training.train import train
+from realnvp.training.loop import train
 
 torch.set_num_threads(1)
 TINY = dataclasses.replace(
@@ -67,7 +67,7 @@ def _fresh_accelerate() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_lines_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine a test would else read progress where it expects nothing."""
-    monkeypatch.setattr("realnvp.tools.progress.FIRST_LINE", 3600.0)
+    monkeypatch.setattr("realnvp.progress.FIRST_LINE", 3600.0)
 
 
 @pytest.fixture

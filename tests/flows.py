@@ -16,13 +16,13 @@ from realnvp.bijections import (
     BatchNorm,
     Bijection,
     Chain,
+    Conditioned,
     Dequantisation,
     Elementwise,
     FactorOut,
-    Given,
+    InvertibleLinear,
     JointDequantisation,
     Logit,
-    Mixing,
     ObliqueDequantisation,
     Regression,
     SinhArcsinh,
@@ -33,9 +33,9 @@ from realnvp.bijections import (
 )
 from realnvp.config import Config, DataConfig, ModelConfig
 from realnvp.flows.build import build, vector_flow
-from realnvp.networks.modern import MLP, ConvNet
-from realnvp.networks.resnet import KeptHalf, ResNet
-from realnvp.tools.moments import averaging
+from realnvp.moments import averaging
+from realnvp.nets.convnet import MLP, ConvNet
+from realnvp.nets.resnet import ChannelSplitNet, ResNet
 
 GIVEN = 3
 """Numbers of the condition of conditional cases."""
@@ -89,7 +89,7 @@ def checkerboard_coupling(channels: int, *, flip: bool = False) -> AffineCouplin
 
 
 def channel_coupling(channels: int, *, flip: bool = False) -> AffineCoupling:
-    net = KeptHalf(resnet(channels // 2, channels, see_mask=False), flip=flip)
+    net = ChannelSplitNet(resnet(channels // 2, channels, see_mask=False), flip=flip)
     return AffineCoupling(partial(channelwise, flip=flip), net)
 
 
@@ -101,18 +101,18 @@ def learned_noise(
 
 
 def image_flow(
-    channels: int, height: int, width: int, num_scales: int, *, given: int = 0, **fields: Any
+    channels: int, height: int, width: int, num_scales: int, *, context: int = 0, **fields: Any
 ) -> Bijection:
     model = ModelConfig(
         **{"num_scales": num_scales, "width": 4, "num_blocks": 1, "num_couplings": 2} | fields
     )
-    names = tuple(map(str, range(given))) or None
-    data = DataConfig(shape=(channels, height, width), classes=given > 0, class_names=names)
+    names = tuple(map(str, range(context))) or None
+    data = DataConfig(shape=(channels, height, width), classes=context > 0, class_names=names)
     return build(Config(data=data, model=model)).bijection
 
 
-def given(bijection: Bijection) -> Given:
-    return Given(bijection, normal(1, GIVEN))
+def context(bijection: Bijection) -> Conditioned:
+    return Conditioned(bijection, normal(1, GIVEN))
 
 
 CASES: dict[str, Case] = {
@@ -129,7 +129,7 @@ CASES: dict[str, Case] = {
         normal(2, 1, 4, 4),
     ),
     "additive channelwise": lambda: (
-        AdditiveCoupling(channelwise, KeptHalf(resnet(2, 2, see_mask=False), flip=False)),
+        AdditiveCoupling(channelwise, ChannelSplitNet(resnet(2, 2, see_mask=False), flip=False)),
         normal(2, 4, 3, 3),
     ),
     "batch norm": lambda: (BatchNorm(3), normal(4, 3, 2, 3)),
@@ -152,8 +152,8 @@ CASES: dict[str, Case] = {
         vector_flow(2, width=8, coupling="additive").bijection,
         normal(4, 2),
     ),
-    "mixing": lambda: (Mixing(3), normal(2, 3, 2, 2)),
-    "mixing of vectors": lambda: (Mixing(4), normal(3, 4)),
+    "mixing": lambda: (InvertibleLinear(3), normal(2, 3, 2, 2)),
+    "mixing of vectors": lambda: (InvertibleLinear(4), normal(3, 4)),
     "squeezed by colour": lambda: (
         Squeezed(channel_coupling(4), by_colour=True),
         normal(2, 1, 4, 6),
@@ -166,30 +166,30 @@ CASES: dict[str, Case] = {
         image_flow(3, 8, 4, 2, architecture="modern"),
         pixels(2, 3, 8, 4),
     ),
-    "dequantisation": lambda: (learned_noise(2), pixels(3, 2, 4, 6)),
-    "dequantisation, joint": lambda: (
+    "dequantization": lambda: (learned_noise(2), pixels(3, 2, 4, 6)),
+    "dequantization, joint": lambda: (
         learned_noise(3, kind=JointDequantisation),
         pixels(3, 3, 4, 6),
     ),
-    "dequantisation, oblique": lambda: (
+    "dequantization, oblique": lambda: (
         learned_noise(3, kind=ObliqueDequantisation),
         pixels(3, 3, 4, 6),
     ),
-    "modern 3x8x8, 2 scales, variational dequantisation": lambda: (
-        image_flow(3, 8, 8, 2, architecture="modern", dequantisation="variational"),
+    "modern 3x8x8, 2 scales, variational dequantization": lambda: (
+        image_flow(3, 8, 8, 2, architecture="modern", dequantization="variational"),
         pixels(2, 3, 8, 8),
     ),
-    "modern 2x8x8, autoregressive dequantisation": lambda: (
-        image_flow(2, 8, 8, 1, architecture="modern", dequantisation="autoregressive"),
+    "modern 2x8x8, autoregressive dequantization": lambda: (
+        image_flow(2, 8, 8, 1, architecture="modern", dequantization="autoregressive"),
         pixels(2, 2, 8, 8),
     ),
-    "modern 3x8x8, oblique dequantisation": lambda: (
-        image_flow(3, 8, 8, 1, architecture="modern", dequantisation="oblique"),
+    "modern 3x8x8, oblique dequantization": lambda: (
+        image_flow(3, 8, 8, 1, architecture="modern", dequantization="oblique"),
         pixels(2, 3, 8, 8),
     ),
-    "modern additive 3x8x8, 2 scales, variational dequantisation": lambda: (
+    "modern additive 3x8x8, 2 scales, variational dequantization": lambda: (
         image_flow(
-            3, 8, 8, 2, architecture="modern", coupling="additive", dequantisation="variational"
+            3, 8, 8, 2, architecture="modern", coupling="additive", dequantization="variational"
         ),
         pixels(2, 3, 8, 8),
     ),
@@ -210,11 +210,11 @@ CASES: dict[str, Case] = {
         pixels(2, 3, 4, 4),
     ),
     "additive checkerboard, given": lambda: (
-        given(AdditiveCoupling(checkerboard, ResNet(1, 6, 1, num_blocks=1, given=GIVEN))),
+        context(AdditiveCoupling(checkerboard, ResNet(1, 6, 1, num_blocks=1, context=GIVEN))),
         normal(2, 1, 4, 4),
     ),
     "vectors of 1, given": lambda: (
-        given(vector_flow(1, given=GIVEN, width=8).bijection),
+        context(vector_flow(1, context=GIVEN, width=8).bijection),
         normal(3, 1),
     ),
     "spline checkerboard": lambda: (
@@ -224,14 +224,14 @@ CASES: dict[str, Case] = {
         ),
         3 * normal(2, 2, 3, 4),
     ),
-    "regression": lambda: (given(Regression(3, GIVEN)), normal(4, 3)),
+    "regression": lambda: (context(Regression(3, GIVEN)), normal(4, 3)),
     "sinh-arcsinh": lambda: (SinhArcsinh(3), 3 * normal(4, 3, 2)),
     "vectors of 2, calibrated": lambda: (
         vector_flow(2, width=8, calibrated=True).bijection,
         normal(3, 2),
     ),
     "elementwise planes, given": lambda: (
-        given(Elementwise(MLP(2, 6, 2 * Elementwise.NUMBERS, num_blocks=1, given=GIVEN))),
+        context(Elementwise(MLP(2, 6, 2 * Elementwise.NUMBERS, num_blocks=1, context=GIVEN))),
         3 * normal(3, 2, 3, 4),
     ),
     "vector of 1, spline": lambda: (
@@ -243,16 +243,18 @@ CASES: dict[str, Case] = {
         2 * normal(4, 3),
     ),
     "vectors of 5, given, batch norm": lambda: (
-        given(vector_flow(5, given=GIVEN, width=8, batch_norm=True, frequency=0).bijection),
+        context(vector_flow(5, context=GIVEN, width=8, batch_norm=True, sine_std=0).bijection),
         normal(4, 5),
     ),
     "image flow 3x4x4, 2 scales, given": lambda: (
-        given(image_flow(3, 4, 4, 2, given=GIVEN)),
+        context(image_flow(3, 4, 4, 2, context=GIVEN)),
         pixels(2, 3, 4, 4),
     ),
-    "modern 1x8x8, 2 scales, variational dequantisation, given": lambda: (
-        given(
-            image_flow(1, 8, 8, 2, given=GIVEN, architecture="modern", dequantisation="variational")
+    "modern 1x8x8, 2 scales, variational dequantization, given": lambda: (
+        context(
+            image_flow(
+                1, 8, 8, 2, context=GIVEN, architecture="modern", dequantization="variational"
+            )
         ),
         pixels(2, 1, 8, 8),
     ),

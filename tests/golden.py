@@ -20,7 +20,7 @@ import torch
 
 import realnvp
 from realnvp.config import PRESETS, Config, ModelConfig
-from realnvp.training.train import train
+from realnvp.training.loop import train
 
 FILE = Path(__file__).parent / "data" / "golden.json"
 TRAININGS = {
@@ -31,10 +31,10 @@ TRAININGS = {
     ),
     "table": (
         "table",
-        ModelConfig("vector", num_couplings=2, width=6, num_blocks=1, frequency=6.0),
+        ModelConfig("vector", num_couplings=2, width=6, num_blocks=1, sine_std=6.0),
     ),
 }
-PRETRAINED = ("photos-small", "digits-small", "photographs")
+PRETRAINED = ("photos-32", "digits-8", "photos-full")
 
 
 def config(name: str, source: Path | None) -> Config:

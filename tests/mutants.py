@@ -113,7 +113,7 @@ MUTANTS = [
     ),
     Mutant(
         "cli/fine_tune.py",
-        "replace(config, model=replace(start.model, given=config.model.given, **begun))",
+        "replace(config, model=replace(start.model, given=config.model.context_dim, **begun))",
         "config",
         "tests/test_fine_tune.py -k taken_over",
     ),
@@ -412,8 +412,8 @@ MUTANTS = [
     Mutant("flows/flow.py", "    module.eval()\n    try:", "    try:", LIKELIHOOD),
     Mutant(
         "evaluation/score.py",
-        "read_given(file, config.data) if config.data.given else None",
-        "[0.0] * flow.config.model.given if config.data.given else None",
+        "read_given(file, config.data) if config.data.context_columns else None",
+        "[0.0] * flow.config.model.context_dim if config.data.context_columns else None",
         "tests/test_given_columns.py -k scores",
     ),
     Mutant(
@@ -463,26 +463,26 @@ MUTANTS = [
     ),
     Mutant(
         "flows/vector.py",
-        'if dim == 1 and (model.given or model.coupling == "spline"):',
+        'if dim == 1 and (model.context_dim or model.coupling == "spline"):',
         'if dim == 1 and model.coupling == "spline":',
         "tests/test_splines.py",
     ),
     Mutant("bijections/coupling.py", "torch.where(mask, 0, log_slope)", "log_slope"),
-    Mutant("bijections/dequantisation.py", "in reversed(bends(raw, lean))", "in bends(raw, lean)"),
+    Mutant("bijections/dequantization.py", "in reversed(bends(raw, lean))", "in bends(raw, lean)"),
     Mutant(
-        "bijections/dequantisation.py",
+        "bijections/dequantization.py",
         "[p + lean, q - lean, c]",
         "[p, q, c]",
         "tests/test_modern.py",
     ),
     Mutant(
-        "bijections/dequantisation.py",
+        "bijections/dequantization.py",
         "~checkerboard(u.shape, u.device)",
         "checkerboard(u.shape, u.device)",
         "tests/test_modern.py",
     ),
     Mutant(
-        "bijections/dequantisation.py",
+        "bijections/dequantization.py",
         "in stages(z.shape[1]) if",
         "in stages(1) if",
         "tests/test_modern.py",
@@ -505,7 +505,7 @@ MUTANTS = [
     ),
     Mutant("codec/cells.py", "(low + 1).to(self.dtype)", "low + 1", CODEC),
     Mutant(
-        "bijections/dequantisation.py",
+        "bijections/dequantization.py",
         "u.clamp(room, 1 - room)",
         "u",
         "tests/test_modern.py",
@@ -520,19 +520,19 @@ MUTANTS = [
     Mutant("codec/cells.py", "- v - 0.5", "- v", CODEC),
     Mutant("codec/cells.py", "(place + 0.5).double() / size", "0.5", CODEC),
     Mutant(
-        "bijections/dequantisation.py",
+        "bijections/dequantization.py",
         "STEEPEST) * raw.tanh()",
         "STEEPEST) * raw",
         "tests/test_modern.py",
     ),
     Mutant(
-        "bijections/dequantisation.py",
+        "bijections/dequantization.py",
         "v + u.clamp(max=1 - self.levels * torch.finfo(u.dtype).eps)",
         "v + u",
         "tests/test_modern.py",
     ),
     Mutant(
-        "bijections/dequantisation.py",
+        "bijections/dequantization.py",
         'if f"{prefix}bound" in tensors',
         "if False",
         "tests/test_modern.py",
@@ -555,7 +555,7 @@ MUTANTS = [
     ),
     Mutant(
         "config/sizes.py",
-        "int(model.coupling_growth * model.num_couplings)",
+        "int(model.coupling_decay * model.num_couplings)",
         "model.num_couplings",
         "tests/test_modern.py",
     ),

@@ -10,7 +10,7 @@ from PIL import Image
 RNG = np.random.default_rng(0)
 
 
-def colour(height: int = 8, width: int = 8) -> Image.Image:
+def color(height: int = 8, width: int = 8) -> Image.Image:
     """Noise, RGB."""
     return Image.fromarray(RNG.integers(0, 256, (height, width, 3), dtype=np.uint8))
 
@@ -19,7 +19,7 @@ def pictures(folder: Path, count: int = 10) -> Path:
     """The folder, with so many more pictures in it."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        colour().save(folder / f"{number:02}.png")
+        color().save(folder / f"{number:02}.png")
     return folder
 
 

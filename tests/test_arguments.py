@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from told import Out, refused
 
-from realnvp.cli.arguments import arguments_of
-from realnvp.cli.elsewhere import ELSEWHERE
+from realnvp.cli.arguments import ELSEWHERE, arguments_of
 from realnvp.cli.main import COMMANDS, run
 from realnvp.cli.train import Train
 
@@ -32,8 +31,8 @@ WRONG: dict[str, tuple[list[str], str]] = {
         "--model.coupling: 'afine' is not one of affine, additive, spline (did you mean 'affine'?)",
     ),
     "a choice or None": (
-        ["score", "x", "y", "--colours", "gray"],
-        "--colours: 'gray' is not one of grey, rgb or None (did you mean 'grey'?)",
+        ["score", "x", "y", "--color-mode", "gray"],
+        "--color-mode: 'gray' is not one of grey, rgb or None (did you mean 'grey'?)",
     ),
     "no value": (["sample", "x", "-n"], "-n: needs a value: a whole number"),
     "no value before a flag": ([*TRAIN, "--seed", "--dry-run"], "--seed: needs a value"),

@@ -13,9 +13,8 @@ import pytest
 import torch
 
 import realnvp
-from realnvp.evaluation.whole import picture_map
-from realnvp.tools.device import full_precision
-from realnvp.tools.lock import Lock
+from realnvp.device import Lock, full_precision
+from realnvp.evaluation.score import picture_map
 
 Result = TypeVar("Result")
 THREADS = 4
@@ -76,7 +75,7 @@ def test_a_forked_process_finds_a_lock_open_that_a_thread_holds() -> None:
 
 
 def test_maps_in_strips_are_the_same_in_threads() -> None:
-    flow = realnvp.load_flow("digits-small")
+    flow = realnvp.load_flow("digits-8")
 
     def nats() -> float:
         return float(picture_map(flow, PIXELS, memory=1 << 12).sum())

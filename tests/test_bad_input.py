@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pictures import colour, pictures, png
+from pictures import color, pictures, png
 from PIL import Image
 from told import Out, listing, refused
 
@@ -27,7 +27,7 @@ from realnvp import Config, Flow
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, DataConfig, ModelConfig, from_json, to_json
 from realnvp.data import read_image
-from realnvp.data.deep_png import deep_png
+from realnvp.data.images import deep_png
 from realnvp.evaluation.likelihood import log_probs
 
 Argv = list[str | Path]
@@ -66,12 +66,12 @@ def test_a_refused_command_leaves_no_folder(
 
 
 def cut(path: Path, kind: str) -> None:
-    colour(64, 64).save(path, kind)
+    color(64, 64).save(path, kind)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.7)])
 
 
 def glass() -> Image.Image:
-    image = colour()
+    image = color()
     image.putalpha(128)
     return image
 
@@ -113,17 +113,17 @@ IMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda path: Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(path),
         "mode F",
     ),
-    "CMYK": ("x.jpg", lambda path: colour().convert("CMYK").save(path), "mode CMYK"),
+    "CMYK": ("x.jpg", lambda path: color().convert("CMYK").save(path), "mode CMYK"),
     "transparent": ("x.png", lambda path: glass().save(path), "transparent"),
     "transparent grey": ("x.png", lambda path: glass().convert("LA").save(path), "transparent"),
     "transparent palette": (
         "x.png",
-        lambda path: colour().convert("P").save(path, transparency=bytes(256)),
+        lambda path: color().convert("P").save(path, transparency=bytes(256)),
         "transparent",
     ),
     "animated": (
         "x.gif",
-        lambda path: colour().save(path, save_all=True, append_images=[colour()]),
+        lambda path: color().save(path, save_all=True, append_images=[color()]),
         "2 frames",
     ),
     "large image": ("x.png", lambda path: png(path, 10_000, 8), ""),
@@ -138,8 +138,8 @@ IMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda path: path.write_bytes(deep_png(np.ones((8, 8, 3), np.uint16))[:60]),
         "",
     ),
-    "another size": ("x.png", lambda path: colour(8, 9).save(path), "8 high, 9 wide"),
-    "another channel count": ("x.png", lambda path: colour().convert("L").save(path), "1 channel,"),
+    "another size": ("x.png", lambda path: color(8, 9).save(path), "8 high, 9 wide"),
+    "another channel count": ("x.png", lambda path: color().convert("L").save(path), "1 channel,"),
 }
 
 
@@ -354,11 +354,14 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], Argv], list[str]]] = {
         ["train.lr: -1.0 must be positive"],
     ),
     "a rate of NaN": (lambda t, r: [*DIGITS, t / "x", "--train.lr", "nan"], ["train.lr: nan"]),
-    "a clip of NaN": (lambda t, r: [*DIGITS, t / "x", "--train.clip", "nan"], ["train.clip: nan"]),
+    "a clip of NaN": (
+        lambda t, r: [*DIGITS, t / "x", "--train.grad_clip", "nan"],
+        ["train.grad_clip: nan"],
+    ),
     "a negative seed": (lambda t, r: [*DIGITS, t / "x", "--seed", "-1"], ["seed: -1"]),
     "all held out": (
-        lambda t, r: [*DIGITS, t / "x", "--data.held-out", "1"],
-        ["data.held_out: 1.0"],
+        lambda t, r: [*DIGITS, t / "x", "--data.val-fraction", "1"],
+        ["data.val_fraction: 1.0"],
     ),
     "more in a batch than there are": (
         lambda t, r: [*DIGITS, t / "x", "--train.batch-size", "9999"],
@@ -530,10 +533,10 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], Argv], list[str]]] = {
             pictures(t / "in"),
             "--out",
             t / "x",
-            "--held-out",
+            "--val-fraction",
             "nan",
         ],
-        ["--held-out"],
+        ["--val-fraction"],
     ),
     "prepare no size": (
         lambda t, r: ["prepare", "images", "--source", t, "--out", t / "x", "--crop", "0"],

@@ -23,17 +23,15 @@ from test_training import assert_bit_equal, with_train
 from told import refused
 
 import realnvp
-import realnvp.files.folders
-import realnvp.training.train
+import realnvp.io.files
+import realnvp.training.loop
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, to_json
 from realnvp.data.prepared import checksum, sha256
-from realnvp.files.atomic import sweep, write_file
-from realnvp.files.folders import keep_last, write_folder
-from realnvp.files.lock import lock_folder
-from realnvp.files.run_dir import RunDir
-from realnvp.training.sittings import check_may_train
-from realnvp.training.train import train
+from realnvp.io.files import keep_last, lock_folder, remove_stale, write_file, write_folder
+from realnvp.io.run_dir import RunDir
+from realnvp.training.loop import train
+from realnvp.training.session import check_may_train
 
 Out = pytest.CaptureFixture[str]
 DEAD = 2**22 + 1  # more than the numbers that Linux gives to processes
@@ -138,7 +136,7 @@ def test_what_dead_processes_left_is_swept_and_nothing_else(tmp_path: Path) -> N
         ".y.realnvp-5a.tmp",
     ]
     surrounded(tmp_path, [*left, *old, *kept])
-    sweep(tmp_path)
+    remove_stale(tmp_path)
     assert sorted(everything(tmp_path)) == sorted(kept)
 
 
@@ -157,7 +155,7 @@ def test_the_next_write_of_a_file_sweeps_what_an_earlier_one_left(tmp_path: Path
 
 
 def test_two_processes_write_one_file(tmp_path: Path) -> None:
-    code = "import sys, pathlib\nfrom realnvp.files.atomic import write_file\n"
+    code = "import sys, pathlib\nfrom realnvp.io.files import write_file\n"
     code += "for i in range(200): write_file(pathlib.Path(sys.argv[1]), sys.argv[2] * 20000)"
     writers = [
         subprocess.Popen([sys.executable, "-c", code, tmp_path / "x", letter]) for letter in "ab"
@@ -239,9 +237,9 @@ def test_a_printed_configuration_of_ones_own_images_trains(tmp_path: Path, capsy
         )
         == 0
     )
-    given = capsys.readouterr().out
+    context = capsys.readouterr().out
     (tmp_path / "pc").mkdir()
-    (tmp_path / "pc" / "config.json").write_text(given)
+    (tmp_path / "pc" / "config.json").write_text(context)
     again = [
         "train",
         "--config",
@@ -253,10 +251,10 @@ def test_a_printed_configuration_of_ones_own_images_trains(tmp_path: Path, capsy
     ]
     assert run(again) == 0
     assert json.loads((tmp_path / "pc" / "config.json").read_text())["train"]["lr"] == 0.01
-    assert (tmp_path / "pc" / "config.given.json").read_text() == given  # which said otherwise
+    assert (tmp_path / "pc" / "config.given.json").read_text() == context  # which said otherwise
     assert run([*again, "--train.max-steps", "2"]) == 0
-    assert run([*again, "--train.clip", "1"]) == 2
-    assert "this run was started with another train.clip" in capsys.readouterr().err
+    assert run([*again, "--train.grad_clip", "1"]) == 2
+    assert "this run was started with another train.grad_clip" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -280,7 +278,7 @@ def test_no_command_replaces_what_it_reads_or_a_device(
     (tmp_path / "table.csv").write_text("a,b\n1,2\n3,4\n")
     realnvp.save_flow(realnvp.vector_flow(2, width=1, num_couplings=1), tmp_path / "table")
     trained = ["train", "digits"]
-    compressed, scored = ([name, "photos-small", folder] for name in ("compress", "score"))
+    compressed, scored = ([name, "photos-32", folder] for name in ("compress", "score"))
     for *command, out in (
         [*compressed, "--out", first],
         [*compressed, "--out", pipe],
@@ -382,8 +380,8 @@ def test_other_data_in_the_place_of_a_runs_own_are_told(
     moved: tuple[Config, Path, Callable[[int], None]], capsys: Out, tmp_path: Path
 ) -> None:
     config, folder, prepare_anew = moved
-    (sitting,) = RunDir(folder).sittings
-    assert (sitting.data or {}).keys() == {"train.npy", "test.npy"}
+    (session,) = RunDir(folder).sessions
+    assert (session.data or {}).keys() == {"train.npy", "test.npy"}
     prepare_anew(0)  # the same once more: all is well
     train(with_train(config, max_steps=8), folder, device="cpu")
     prepare_anew(1)
@@ -429,13 +427,13 @@ def test_a_run_of_version_0_1_0_opens_and_learns_its_data(
 ) -> None:
     shutil.copytree(run_dir, tmp_path / "run")
     path = tmp_path / "run/environment.json"
-    sittings: list[dict[str, Any]] = json.loads(path.read_text())
-    for sitting in sittings:
-        del sitting["data"]
-    path.write_text(json.dumps(sittings))
+    sessions: list[dict[str, Any]] = json.loads(path.read_text())
+    for session in sessions:
+        del session["data"]
+    path.write_text(json.dumps(sessions))
     assert run(["evaluate", str(tmp_path / "run"), "--device", "cpu"]) == 0
     train(with_train(tiny, max_steps=13), tmp_path / "run", device="cpu")
-    assert [sorted(sitting.data or {}) for sitting in RunDir(tmp_path / "run").sittings] == [
+    assert [sorted(session.data or {}) for session in RunDir(tmp_path / "run").sessions] == [
         [],
         ["test.npy", "train.npy", "validation.npy"],
     ]
@@ -514,7 +512,7 @@ def test_a_start_from_other_weights_is_not_forgotten(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(realnvp.training.train, "train_step", killed)
+        patch.setattr(realnvp.training.loop, "train_step", killed)
         with pytest.raises(MemoryError):
             train(config, tmp_path / "run", device="cpu", init_from=run_dir)
     assert run(["train", "--config", str(tmp_path / "run" / "config.json"), "--device", "cpu"]) == 0

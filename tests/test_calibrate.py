@@ -8,8 +8,8 @@ import torch
 
 import realnvp
 from realnvp.sklearn import RealNVPRegressor
-from realnvp.training.calibrate import calibrate, last_of
-from realnvp.training.train import train
+from realnvp.training.fit import calibrate, last_of
+from realnvp.training.loop import train
 from tests.test_table import TINY, of, people, tensors, write_csv
 
 LEVELS = torch.tensor([0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975], dtype=torch.float64)

@@ -10,13 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from realnvp.bijections import AffineCoupling, Dequantisation, FactorOut, Mixing, starting
+from realnvp.bijections import (
+    AffineCoupling,
+    Dequantisation,
+    FactorOut,
+    InvertibleLinear,
+    data_dependent_init,
+)
 from realnvp.bijections.multiscale import odd_squares
 from realnvp.config import PRESETS
 from realnvp.evaluation.check import _layers, _log_det_error, check, how_many
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow
-from realnvp.tools.moments import averaging, stored_moments
+from realnvp.moments import averaging, stored_moments
 
 # So many couplings that latents of 20 sigma leave all that float64 can tell, so soon after the
 # start.
@@ -37,7 +43,7 @@ def trained(preset: str, dtype: torch.dtype, images: np.ndarray, **fields: objec
     x = torch.from_numpy(images).to(dtype)
     if config.data.levels:
         x = x + torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
-    with starting(flow), torch.no_grad():
+    with data_dependent_init(flow), torch.no_grad():
         flow.log_prob(x)
     for _ in range(6):
         optimizer.zero_grad()
@@ -79,7 +85,7 @@ def test_so_is_one_with_learned_noise(
     """Also where the noise of each pixel is as far from uniform as can be."""
     levels = PRESETS[preset].data.levels or 256
     images = photographs((3, 16, 16), levels)
-    flow = trained(preset, dtype, images, dequantisation=noise, coupling=coupling)
+    flow = trained(preset, dtype, images, dequantization=noise, coupling=coupling)
     with torch.no_grad():
         for layer in flow.modules():
             if isinstance(layer, Dequantisation):
@@ -151,7 +157,7 @@ def test_check_tells_a_wrong_log_det_and_a_wrong_inverse(monkeypatch: pytest.Mon
 def test_check_tells_a_mixing_that_is_nearly_singular() -> None:
     images = np.random.default_rng(0).integers(0, 17, (8, 1, 8, 8), dtype=np.uint8)
     flow = trained("digits-modern", torch.float32, images)
-    mixing = next(module for module in flow.modules() if isinstance(module, Mixing))
+    mixing = next(module for module in flow.modules() if isinstance(module, InvertibleLinear))
     with torch.no_grad():
         mixing.weight[0] = mixing.weight[1] * (1 + 1e-6)
     assert "condition number of the mixings" in {

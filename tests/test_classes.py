@@ -18,11 +18,11 @@ from realnvp.data import Dataset, find_data, open_splits, prepare, to_pixels
 from realnvp.data.prepared import checksum, write_dataset
 from realnvp.evaluation.check import check
 from realnvp.evaluation.classes import of_classes
-from realnvp.evaluation.figures.paper import compression
-from realnvp.evaluation.figures.run import TrainedRun
-from realnvp.evaluation.figures.trust import latents
 from realnvp.evaluation.likelihood import log_probs
-from realnvp.flows.given import Classes
+from realnvp.figures.diagnostics import latents
+from realnvp.figures.drawing import TrainedRun
+from realnvp.figures.paper import compression
+from realnvp.flows.context import Classes
 from realnvp.training.batches import Batches
 
 SHORT = [
@@ -53,7 +53,7 @@ def faces(folder: Path, splits: tuple[str, ...] = ("",)) -> Path:
 
 def by_hand(source: Path, **fields: Any) -> dict[str, list[str]]:
     """The class names of the images of each split, as a training of the source has them."""
-    config = DataConfig(source=str(source), classes=True, held_out=0.2, **fields)
+    config = DataConfig(source=str(source), classes=True, val_fraction=0.2, **fields)
     found = find_data(config, seed=0)
     written = prepare(config, seed=0, folder=source.parent / "prepared")
     assert found.labels is not None
@@ -166,9 +166,9 @@ def test_validation_that_is_cut_off_keeps_its_labels(tmp_path: Path) -> None:
     names = tuple(map(str, range(17)))
     splits, labels = {"train": train[0], "test": test[0]}, {"train": train[1], "test": test[1]}
     whole = Dataset("digits", None, 17, (1, 8, 8), splits, labels=labels, class_names=names)
-    about = {"name": "digits", "source": None, "held_out": None, "seed": 0}
+    about = {"name": "digits", "source": None, "val_fraction": None, "seed": 0}
     write_dataset(whole, about, tmp_path)
-    found = open_splits(tmp_path, held_out=0.2, seed=3)
+    found = open_splits(tmp_path, val_fraction=0.2, seed=3)
     assert found.labels is not None
     assert len(found.validation) == 10
     for split, images in found.splits.items():
@@ -188,8 +188,8 @@ def test_batches_have_their_labels() -> None:
             labels=labels,
         )
         for step in (0, 3, 7):
-            [given] = batches.given([step])
-            assert torch.equal(batches.at(step)[:, 0, 0, 0].floor().long(), given)
+            [context] = batches.condition_on([step])
+            assert torch.equal(batches.at(step)[:, 0, 0, 0].floor().long(), context)
 
 
 def test_each_image_of_each_part_has_its_own_class() -> None:
@@ -203,11 +203,11 @@ def test_each_image_of_each_part_has_its_own_class() -> None:
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.manual_seed(0)))
     pixels = images.transpose(0, 3, 1, 2).copy()
     whole, parts = (
-        realnvp.bits_per_dim(flow, pixels, given=labels, batch_size=size).per_image
+        realnvp.bits_per_dim(flow, pixels, context=labels, batch_size=size).per_image
         for size in (20, 7)
     )
     assert torch.allclose(whole, parts)
-    assert all(entry.ok for entry in check(flow.given("3"), pixels))
+    assert all(entry.ok for entry in check(flow.condition_on("3"), pixels))
 
 
 @pytest.fixture(scope="module")
@@ -233,15 +233,15 @@ def test_digits_are_trained_and_evaluated_given_the_digit(
     assert run(["evaluate", str(trained), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     images = np.moveaxis(np.asarray(data.test[:]), -1, 1).copy()
-    given = realnvp.bits_per_dim(flow, images, given=data.labels["test"])
-    assert result["bits_per_dim"] == pytest.approx(given.mean, abs=1e-6)
+    context = realnvp.bits_per_dim(flow, images, context=data.labels["test"])
+    assert result["bits_per_dim"] == pytest.approx(context.mean, abs=1e-6)
     mixture = realnvp.bits_per_dim(flow, images)
     classes = result["classes"]
     assert classes["count"] == 10
     assert classes["mixture_bits_per_dim"] == pytest.approx(mixture.mean, abs=1e-6)
     assert classes["mixture_standard_error"] == pytest.approx(mixture.standard_error, abs=1e-6)
     with torch.no_grad():
-        nats = torch.stack([log_probs(flow, images, given=c) for c in range(10)], dim=1)
+        nats = torch.stack([log_probs(flow, images, context=c) for c in range(10)], dim=1)
         right = (nats + flow.condition.log_priors).argmax(1).numpy() == data.labels["test"]
     assert classes["accuracy"] == pytest.approx(right.mean())
     assert run(["evaluate", str(trained)]) == 0
@@ -276,7 +276,7 @@ def test_samples_of_a_class_and_of_all(
         out = tmp_path / "samples.npy"
         command = ["sample", str(trained), "-n", "20", "--seed", "3", "--out", str(out), *flags]
         assert run(command) == 0
-        samples = flow.sample(20, given=classes, seed=3, dtype=torch.float64)
+        samples = flow.sample(20, context=classes, seed=3, dtype=torch.float64)
         assert np.array_equal(np.load(out), to_pixels(samples, levels=17))
     assert len(set(flow.condition.draw(range(20), 3).tolist())) > 3
     assert flow.condition.draw(range(5, 9), 3).equal(flow.condition.draw(range(9), 3)[5:])
@@ -365,7 +365,7 @@ def test_the_card_and_the_table_name_the_classes(
     assert "| given the class | 0, 1, 2, " in card
     assert "bits/dim of the mixture of all classes" in card
     assert "given='0'" in card
-    assert realnvp.load_flow(tmp_path / "shared").sample(2, given="3").shape == (2, 1, 8, 8)
+    assert realnvp.load_flow(tmp_path / "shared").sample(2, context="3").shape == (2, 1, 8, 8)
     capsys.readouterr()
     assert run(["table", str(trained)]) == 0
     assert "given the class" in " ".join(capsys.readouterr().out.split())
@@ -393,10 +393,10 @@ def test_crops_of_a_run_and_of_other_data_have_their_class(
 ) -> None:
     """In training and in other data: pictures of one grey are all dark or all bright."""
     random = np.random.default_rng(0)
-    for name, grey in {"bright": 200, "dark": 20}.items():
+    for name, gray in {"bright": 200, "dark": 20}.items():
         (tmp_path / "in" / name).mkdir(parents=True)
         for i in range(8):
-            pixels = np.full((*random.integers(9, 30, 2), 3), grey, np.uint8)
+            pixels = np.full((*random.integers(9, 30, 2), 3), gray, np.uint8)
             Image.fromarray(pixels).save(tmp_path / "in" / name / f"{i}.png")
     folder = tmp_path / "run"
     command = ["train", "images-modern", "--data.source", str(tmp_path / "in"), "--data.classes"]
@@ -439,7 +439,9 @@ def test_labels_that_make_no_sense_are_damage(tmp_path: Path, hostile: dict[str,
         labels={"train": np.array([0, 1]), "test": np.array([1])},
         class_names=("a", "b"),
     )
-    write_dataset(whole, {"name": "digits", "source": None, "held_out": None, "seed": 0}, tmp_path)
+    write_dataset(
+        whole, {"name": "digits", "source": None, "val_fraction": None, "seed": 0}, tmp_path
+    )
     path = tmp_path / "dataset.json"
     about = json.loads(path.read_text()) | hostile
     about["sha256"]["dataset.json"] = checksum(about)

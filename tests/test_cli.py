@@ -19,13 +19,12 @@ from told import Out, answer, refused
 
 import realnvp
 from realnvp.cli import entry
-from realnvp.cli.completion import SHELLS
-from realnvp.cli.main import main, run
+from realnvp.cli.main import SHELLS, main, run
 from realnvp.config import Config, to_json
 from realnvp.data import codec_bits_per_dim
 from realnvp.data.published.prepare import convert
 from realnvp.evaluation.record import OfImages
-from realnvp.files.atomic import atomic_save
+from realnvp.io.files import atomic_save
 
 FAST = [
     *(
@@ -56,9 +55,9 @@ def test_what_a_run_directory_holds(run_dir: Path) -> None:
     }
     assert len(list((run_dir / "checkpoints").iterdir())) == 2
     assert len(list((run_dir / "samples").iterdir())) == 2
-    sitting = json.loads((run_dir / "environment.json").read_text())[0]
-    assert sitting["versions"]["torch"]
-    assert {"command", "git_commit", "from_step", "threads"} <= sitting.keys()
+    session = json.loads((run_dir / "environment.json").read_text())[0]
+    assert session["versions"]["torch"]
+    assert {"command", "git_commit", "from_step", "threads"} <= session.keys()
     assert list((run_dir / "curves").glob("**/events*"))
 
 
@@ -184,7 +183,7 @@ def test_a_codec_that_needs_fewer_bits_is_told_with_what_to_do(
     assert len(told) == bool(advice)
     if told:
         assert told[0].strip().startswith(advice)
-        assert ("--init-from photos-small" in told[0]) == (shape[0] == 3)
+        assert ("--init-from photos-32" in told[0]) == (shape[0] == 3)
 
 
 def test_codecs_in_pieces(out_of: Out, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +201,7 @@ def test_evaluate_other_images(out_of: Out, run_dir: Path, tmp_path: Path) -> No
     assert result["num_images"] == 7
     np.save(tmp_path / "colour.npy", np.full((7, 8, 8, 3), 3, np.uint8))
     assert (
-        "of 3 channels, but the flow was trained on images of 1 channel: --colours grey"
+        "of 3 channels, but the flow was trained on images of 1 channel: --color-mode grey"
         in refused(out_of, "evaluate", run_dir, "--data.source", tmp_path / "colour.npy")
     )
     np.save(tmp_path / "odd.npy", np.full((7, 9, 8), 3, np.uint8))
@@ -269,7 +268,7 @@ def test_images_of_other_sizes_are_scored_as_prepare_makes_them(
     pixels = np.random.default_rng(0).integers(17, size=(side, side + 3)).astype(np.uint8)
     for name in ("odd", "same"):
         Image.fromarray(pixels).save(tmp_path / "mine" / f"{name}.png")
-    prepared = {"allow_partial": True, "crop": None, "resize": (8,), "held_out": 0.1, "seed": 0}
+    prepared = {"allow_partial": True, "crop": None, "resize": (8,), "val_fraction": 0.1, "seed": 0}
     convert("images", tmp_path / "mine", tmp_path / "data", **prepared)
     Image.fromarray(np.load(tmp_path / "data/train.npy")[0, :, :, 0]).save(tmp_path / "small.png")
     (small,) = answer(out_of, "score", run_dir, tmp_path / "small.png")["scores"]

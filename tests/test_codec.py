@@ -29,10 +29,10 @@ from realnvp.bijections import (
     BatchNorm,
     Bijection,
     FactorOut,
-    Mixing,
+    InvertibleLinear,
     Squeezed,
     channelwise,
-    starting,
+    data_dependent_init,
 )
 from realnvp.codec import (
     archive,
@@ -63,13 +63,13 @@ from realnvp.codec.side import best_side
 from realnvp.codec.stack import Empty, Stack, packed_states, unpacked_states
 from realnvp.codec.tiles import Tile, count_tiles, tiles_of
 from realnvp.config import Config, DataConfig, ModelConfig
-from realnvp.data.pixels import quantize
+from realnvp.data.dataset import quantize
 from realnvp.evaluation.likelihood import log_probs
-from realnvp.files.records import DamagedError
 from realnvp.flows.flow import Flow
-from realnvp.networks.modern import ConvNet
-from realnvp.networks.resnet import KeptHalf
-from realnvp.tools.moments import averaging
+from realnvp.io.files import DamagedError
+from realnvp.moments import averaging
+from realnvp.nets.convnet import ConvNet
+from realnvp.nets.resnet import ChannelSplitNet
 
 RNG = np.random.default_rng(0)
 BITS = 13
@@ -157,18 +157,20 @@ WIDTH = 4
 
 
 def _coupling(kind: type[AffineCoupling | AdditiveCoupling], per_channel: int) -> Bijection:
-    return kind(channelwise, KeptHalf(ConvNet(2, WIDTH, 2 * per_channel, num_blocks=1), flip=False))
+    return kind(
+        channelwise, ChannelSplitNet(ConvNet(2, WIDTH, 2 * per_channel, num_blocks=1), flip=False)
+    )
 
 
 LAYERS: dict[str, Callable[[], Bijection]] = {
     "act norm": lambda: ActNorm(4),
     "batch norm": lambda: BatchNorm(4),
-    "mixing": lambda: Mixing(4),
+    "mixing": lambda: InvertibleLinear(4),
     "affine coupling": lambda: _coupling(AffineCoupling, 2),
     "additive coupling": lambda: _coupling(AdditiveCoupling, 1),
-    "squeezed": lambda: Squeezed(Mixing(16)),
-    "squeezed by colour": lambda: Squeezed(Mixing(16), by_colour=True),
-    "factor out": lambda: FactorOut(Mixing(8)),
+    "squeezed": lambda: Squeezed(InvertibleLinear(16)),
+    "squeezed by colour": lambda: Squeezed(InvertibleLinear(16), by_colour=True),
+    "factor out": lambda: FactorOut(InvertibleLinear(8)),
 }
 
 
@@ -201,7 +203,7 @@ def test_a_step_undoes_itself_is_near_its_layer_and_takes_its_log_det(name: str)
 def test_cells_undo_themselves_and_stay_in_their_level(levels: int, kind: str, nonce: int) -> None:
     model = ModelConfig("modern", num_scales=1, width=4, num_couplings=1, num_blocks=1)
     alpha, learned = 0.2 if levels == 2 else 0.05, kind != "uniform"
-    chosen = dataclasses.replace(model, dequantisation=kind, alpha=alpha)
+    chosen = dataclasses.replace(model, dequantization=kind, alpha=alpha)
     flow = flow_of(chosen, (3, 8, 8), levels=levels)
     *noise, logit, _ = flow.double().bijection.bijections
     cells = Cells(logit, noise[0] if noise else None, BITS + learned)
@@ -220,7 +222,7 @@ def test_cells_undo_themselves_and_stay_in_their_level(levels: int, kind: str, n
 def test_learned_noise_is_the_flow_s(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """X is where the flow takes uniform noise to; in float64: machines round float32 otherwise."""
     model = ModelConfig("modern", num_scales=1, width=4, num_couplings=1, num_blocks=1)
-    flow = flow_of(dataclasses.replace(model, dequantisation=kind), (3, 8, 8)).double()
+    flow = flow_of(dataclasses.replace(model, dequantization=kind), (3, 8, 8)).double()
     layer, logit, _ = flow.bijection.bijections
     with torch.no_grad():
         layer.net.conv_out.bias.normal_(generator=torch.Generator().manual_seed(0))
@@ -309,7 +311,7 @@ def network() -> ConvNet:
     """One whose outputs are far from zero, as the flow's weights are: float32 numbers, in float64."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = ConvNet(3, 24, 4, num_blocks=2, given=2)
+        net = ConvNet(3, 24, 4, num_blocks=2, context=2)
         for parameter in net.parameters():
             torch.nn.init.normal_(parameter, std=1 / 8)
     return net.double()
@@ -381,7 +383,7 @@ MODELS = {
         width=8,
         num_couplings=2,
         num_blocks=1,
-        dequantisation="variational",
+        dequantization="variational",
     ),
     "joint noise": ModelConfig(
         "modern",
@@ -389,22 +391,24 @@ MODELS = {
         width=8,
         num_couplings=1,
         num_blocks=1,
-        dequantisation="autoregressive",
+        dequantization="autoregressive",
     ),
 }
-MODELS["oblique noise"] = dataclasses.replace(MODELS["joint noise"], dequantisation="oblique")
+MODELS["oblique noise"] = dataclasses.replace(MODELS["joint noise"], dequantization="oblique")
 
 
 def flow_of(model: ModelConfig, shape: tuple[int, ...], *, levels: int = 256) -> Flow:
     """A flow near its start from smooth images, where no weight is zero."""
-    names = tuple("abcdef"[: model.given]) or None
-    data = DataConfig(shape=shape, levels=levels, classes=model.given > 0, class_names=names)
+    names = tuple("abcdef"[: model.context_dim]) or None
+    data = DataConfig(shape=shape, levels=levels, classes=model.context_dim > 0, class_names=names)
     flow = realnvp.build(Config(data=data, model=model))
     x = torch.from_numpy(smooth(64, *shape, levels=levels).astype(np.float32)) + 0.5
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        with starting(flow), averaging(flow):
-            flow.train().log_prob(x, torch.arange(64) % model.given if model.given else None)
+        with data_dependent_init(flow), averaging(flow):
+            flow.train().log_prob(
+                x, torch.arange(64) % model.context_dim if model.context_dim else None
+            )
         for parameter in flow.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=random))
     return flow.eval()
@@ -435,7 +439,7 @@ def test_a_file_of_digits_has_the_size_of_their_bits_per_dim() -> None:
     from sklearn.datasets import load_digits
 
     digits = load_digits().images[:400, None].astype(np.uint8)
-    flow = realnvp.load_flow("digits-small")
+    flow = realnvp.load_flow("digits-8")
     data = compress(flow, digits)
     bound = -log_probs(flow, digits).sum().item() / np.log(2) / 8
     assert len(data) < 1.06 * bound
@@ -462,18 +466,18 @@ def test_what_was_given_comes_back(modern: Flow) -> None:
 
 
 def test_a_flow_given_classes_codes_the_likeliest(monkeypatch: pytest.MonkeyPatch) -> None:
-    flow = flow_of(dataclasses.replace(MODELS["learned noise"], given=3), (3, 16, 16))
+    flow = flow_of(dataclasses.replace(MODELS["learned noise"], context=3), (3, 16, 16))
     coded = Coded(flow)
     bound, classes = flow_bits(flow, coded.places, list(coded.images))
     assert classes is not None
-    each = torch.stack([log_probs(flow, coded.images, given=c) for c in range(3)])
+    each = torch.stack([log_probs(flow, coded.images, context=c) for c in range(3)])
     assert np.array_equal(classes, each.argmax(0).numpy())
     assert bound == pytest.approx(np.log2(3) - each.amax(0).numpy() / np.log(2))
     content = coded.encoded(classes=np.arange(9) % 3)
     assert np.array_equal(coded.decoded(content), coded.images)
     assert np.array_equal(decompress(flow, compress(flow, coded.images)), coded.images)
     monkeypatch.setattr(choice, "SURE", 0)  # all classes are known all the same
-    images = quantize(flow.sample(9, seed=0, given=torch.arange(9) % 3)).numpy()
+    images = quantize(flow.sample(9, seed=0, context=torch.arange(9) % 3)).numpy()
     assert np.array_equal(decompress(flow, compress(flow, images)), images)
 
 
@@ -496,8 +500,8 @@ def nasty() -> list[np.ndarray]:
     """Pictures unlike any that a flow has seen."""
     y, x = np.mgrid[:24, :24]
     random = np.random.default_rng(3)
-    grey = [0 * x, 0 * x + 255, (x + y) % 2 * 255, x // 2 % 2 * 255, y % 2 * 255, (x == y) * 255]
-    pictures = [np.broadcast_to(each, (3, 24, 24)) for each in grey]
+    gray = [0 * x, 0 * x + 255, (x + y) % 2 * 255, x // 2 % 2 * 255, y % 2 * 255, (x == y) * 255]
+    pictures = [np.broadcast_to(each, (3, 24, 24)) for each in gray]
     pictures += [random.integers(0, 256, (3, 24, 24)), random.integers(0, 2, (3, 24, 24)) * 255]
     pictures += [np.stack([255 + 0 * x, 0 * x, 0 * x]), random.integers(0, 256, (1, 24, 24))]
     pictures += [random.integers(0, 256, (3, 1, 1)), random.integers(0, 256, (3, 67, 1))]
@@ -747,7 +751,7 @@ def test_webp_searches_long_only_where_it_could_win(
 
 
 def test_what_repeats_itself_is_coded_by_webp() -> None:
-    flow = realnvp.load_flow("photos-small")
+    flow = realnvp.load_flow("photos-32")
     part = np.random.default_rng(0).integers(0, 64, (3, 48, 64)).astype(np.uint8)
     assert len(compress(flow, [np.tile(part, (1, 4, 4))])) < 1.2 * len(compress(flow, [part]))
 
@@ -978,7 +982,7 @@ def test_what_is_no_image_is_refused(modern: Flow, images: np.ndarray, words: st
 def test_what_is_no_flow_no_list_and_no_bytes_is_named(modern: Flow) -> None:
     images = np.zeros((1, 3, 8, 8), np.uint8)
     for attempt, words in (
-        (lambda: compress("photos-small", images), "flow: expected a Flow, .* got str"),
+        (lambda: compress("photos-32", images), "flow: expected a Flow, .* got str"),
         (lambda: compress(modern, None), "images: expected an array or a list .* got NoneType"),
         (lambda: decompress(modern, "file.rnvp"), "data: expected bytes of compress, got str"),
     ):

@@ -15,12 +15,11 @@ from told import Out, refused
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config
 from realnvp.data import find_data, read_table
-from realnvp.files.run_dir import RunDir
+from realnvp.io.run_dir import RunDir
+from realnvp.random import Purpose
 from realnvp.sklearn import RealNVPDensity, RealNVPOutlier
-from realnvp.tools.noise import Purpose
-from realnvp.training.batches import Batches
-from realnvp.training.spread import spread_of
-from realnvp.training.train import train
+from realnvp.training.batches import Batches, spread_of
+from realnvp.training.loop import train
 
 RANDOM = np.random.default_rng(0).standard_normal((60, 3))
 QUICK: dict[str, Any] = {"num_couplings": 2, "width": 8, "num_blocks": 1, "max_iter": 2}

@@ -20,8 +20,8 @@ from realnvp.codec.archive import Archive, write
 from realnvp.codec.header import packed
 from realnvp.codec.index import index_of
 from realnvp.data import read_image
-from realnvp.data.deep_png import deep_png
-from realnvp.files.records import DamagedError
+from realnvp.data.images import deep_png
+from realnvp.io.files import DamagedError
 from tests.faults.children import Child
 
 
@@ -148,7 +148,7 @@ def test_the_flow_is_found_named_or_asked_for(
     capsys.readouterr()
     assert "--flow: name its flow" in refused(capsys, "decompress", file, "--out", back)
     assert "needs another flow" in refused(
-        capsys, "decompress", file, "--out", back, "--flow", "photos-small"
+        capsys, "decompress", file, "--out", back, "--flow", "photos-32"
     )
     assert not back.exists()
     assert run(["decompress", str(file), "--out", str(back), "--flow", str(saved)]) == 0

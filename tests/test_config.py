@@ -20,7 +20,7 @@ from realnvp.config import (
     to_json,
     validate,
 )
-from realnvp.config.sizes import MOST_BLOCKS, count_blocks
+from realnvp.config.resolve import MOST_BLOCKS, count_blocks
 from realnvp.training.memory import count_parameters
 
 
@@ -57,7 +57,7 @@ def test_blocks_are_bounded_far_beyond_any_preset() -> None:
     assert max(count_blocks(config) for config in PRESETS.values()) * 29 < MOST_BLOCKS
     assert count_blocks(with_model("images", num_scales=3)) == 5 * (6 + 6 + 4)
     assert count_blocks(
-        with_model("images-modern", num_scales=2, dequantisation="variational")
+        with_model("images-modern", num_scales=2, dequantization="variational")
     ) == 2 * (10 + 3 + 1)
     assert count_blocks(with_model("table", num_scales=5)) == 2 * 16
 
@@ -68,7 +68,7 @@ def test_blocks_are_bounded_far_beyond_any_preset() -> None:
         ("images-modern", {"num_couplings": 100, "num_blocks": 1000, "width": 1, "growth": 1.0}),
         (
             "images-modern",
-            {"num_couplings": 1000, "num_blocks": 0, "num_scales": 16, "coupling_growth": 1.0},
+            {"num_couplings": 1000, "num_blocks": 0, "num_scales": 16, "coupling_decay": 1.0},
         ),
         ("images", {"num_blocks": 1000}),
         ("images", {"num_blocks": 50, "num_scales": 16}),

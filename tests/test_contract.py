@@ -98,7 +98,7 @@ def test_the_map_of_log_det_sums_to_it(case: Case) -> None:
     bijection, x = make(case)
     with torch.no_grad():
         z, log_det = bijection(x)
-        same_z, terms = bijection.forward_map(x)
+        same_z, terms = bijection.pointwise_log_det(x)
     assert torch.equal(same_z, z)
     assert terms.shape == x.shape
     assert (terms.flatten(1).sum(1) - log_det).abs().max() < 1e-9
@@ -108,9 +108,9 @@ def test_the_map_of_log_det_sums_to_it(case: Case) -> None:
 def test_the_map_of_log_det_is_where_it_acts(by_colour: bool) -> None:
     """The logit acts on each entry: squeezed and factored out, it must find its place again."""
     x = normal(2, 3, 4, 6)
-    terms = Logit(levels=1).forward_map(x.sigmoid())[1]
-    squeezed = Squeezed(Logit(levels=1), by_colour=by_colour).forward_map(x.sigmoid())[1]
+    terms = Logit(levels=1).pointwise_log_det(x.sigmoid())[1]
+    squeezed = Squeezed(Logit(levels=1), by_colour=by_colour).pointwise_log_det(x.sigmoid())[1]
     assert torch.equal(squeezed, terms)
     odd = checkerboard(x.shape, x.device)
-    factored_out = FactorOut(Logit(levels=1)).forward_map(x.sigmoid())[1]
+    factored_out = FactorOut(Logit(levels=1)).pointwise_log_det(x.sigmoid())[1]
     assert torch.equal(factored_out, terms.where(odd, 0))

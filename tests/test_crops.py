@@ -169,11 +169,11 @@ def test_arrays_are_read_as_files_are(tmp_path: Path) -> None:
     assert kept.levels == 65536
     assert kept.train[:].dtype == np.uint16
     for crop in (None, 4):
-        grey = find_data(replace(config, depth=8, colours="grey", crop=crop), seed=0)
-        assert grey.levels == 256
-        assert grey.shape == (1, crop or 8, crop or 8)
-        assert grey.test[:].dtype == np.uint8
-        assert abs(grey.test[:].mean() * 256 - kept.test[:].mean()) < 2000
+        gray = find_data(replace(config, bit_depth=8, color_mode="grey", crop=crop), seed=0)
+        assert gray.levels == 256
+        assert gray.shape == (1, crop or 8, crop or 8)
+        assert gray.test[:].dtype == np.uint8
+        assert abs(gray.test[:].mean() * 256 - kept.test[:].mean()) < 2000
 
 
 def test_a_run_of_crops(capsys: Out, tmp_path: Path) -> None:
@@ -212,9 +212,9 @@ def test_a_run_remembers_how_its_pictures_are_read(capsys: Out, tmp_path: Path) 
     assert line.endswith(
         f"6 files: transparent pixels, first {source / '0.png'}: --background white"
     )
-    answer(capsys, *command, "--background", "#ff0000", "--colours", "grey")
+    answer(capsys, *command, "--background", "#ff0000", "--color-mode", "grey")
     data = read_config(run_dir / "config.json").data
-    assert (data.background, data.colours, data.shape) == ("#ff0000", "grey", (1, 8, 8))
+    assert (data.background, data.color_mode, data.shape) == ("#ff0000", "grey", (1, 8, 8))
     red = answer(capsys, "evaluate", run_dir, "--data.source", source)["bits_per_dim"]
     white = answer(capsys, "evaluate", run_dir, "--data.source", source, "--background", "white")[
         "bits_per_dim"
@@ -239,8 +239,8 @@ def test_16_bits_from_end_to_end(capsys: Out, tmp_path: Path) -> None:
     source.mkdir()
     rng = np.random.default_rng(0)
     deep = rng.integers(0, 65536, (8, 8, 8), dtype=np.uint16)
-    for i, grey in enumerate(deep):
-        Image.fromarray(grey).save(source / f"{i}.png")
+    for i, gray in enumerate(deep):
+        Image.fromarray(gray).save(source / f"{i}.png")
     command = ["train", "images-modern", "--data.source", source, "--run-dir", run_dir, *TINY]
     answer(capsys, *command)
     assert read_config(run_dir / "config.json").data.levels == 65536

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from pictures import colour, pictures
+from pictures import color, pictures
 from PIL import Image
 
 from realnvp.config import PRESETS, DataConfig
@@ -18,16 +18,14 @@ from realnvp.config.errors import Reasons
 from realnvp.data import (
     Dataset,
     codec_bits_per_dim,
-    dequantise,
+    dequantize,
     find_data,
     open_splits,
     prepare,
     quantize,
     read_image,
 )
-from realnvp.data.codecs import codec_sizes
-from realnvp.data.dataset import SPLITS, Lazy, cut_off
-from realnvp.data.photos import (
+from realnvp.data.builtin import (
     FLATTEST,
     MARGIN,
     PHOTOGRAPHS,
@@ -36,8 +34,9 @@ from realnvp.data.photos import (
     regions,
     windows,
 )
-from realnvp.files.atomic import atomic_save
-from realnvp.files.records import DamagedError
+from realnvp.data.dataset import SPLITS, Lazy, split_off
+from realnvp.data.images import codec_sizes
+from realnvp.io.files import DamagedError, atomic_save
 
 PHOTOS, DIGITS = PRESETS["photos"].data, PRESETS["digits"].data
 RNG = np.random.default_rng(0)
@@ -64,16 +63,16 @@ def complaint(call: Callable[[], object]) -> str:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dequantised_pixels_keep_their_grey_level(dtype: torch.dtype) -> None:
-    grey = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    gray = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
     largest = torch.nextafter(torch.ones((), dtype=dtype), torch.zeros((), dtype=dtype))
     for noise in (torch.zeros(()), torch.full((), 0.5), largest):
-        x = dequantise(grey, noise.to(dtype).expand(grey.shape))
+        x = dequantize(gray, noise.to(dtype).expand(gray.shape))
         assert x.dtype == dtype
-        assert torch.equal(x.floor(), grey.to(dtype))
-        assert torch.equal(quantize(x), grey)
+        assert torch.equal(x.floor(), gray.to(dtype))
+        assert torch.equal(quantize(x), gray)
     assert torch.equal(
-        dequantise(grey, torch.full(grey.shape, 0.25, dtype=dtype)),
-        grey + torch.tensor(0.25, dtype=dtype),
+        dequantize(gray, torch.full(gray.shape, 0.25, dtype=dtype)),
+        gray + torch.tensor(0.25, dtype=dtype),
     )
 
 
@@ -109,14 +108,14 @@ def test_digits_are_split_into_disjoint_parts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", [(), ("validation",), ("test",), ("validation", "test")])
-def test_cut_off_parts_share_no_image(given: tuple[str, ...]) -> None:
-    parts = {split: np.zeros((3, 1, 1, 1), np.uint8) for split in given}
-    whole = cut_off(
+def test_cut_off_parts_share_no_image(context: tuple[str, ...]) -> None:
+    parts = {split: np.zeros((3, 1, 1, 1), np.uint8) for split in context}
+    whole = split_off(
         parts | {"train": Lazy(100, lambda wanted: wanted.astype(np.uint8))}, 0.1, seed=0
     )
-    cut = [whole[split] for split in whole if split not in given]
+    cut = [whole[split] for split in whole if split not in context]
     assert list(whole) == ["train", "validation", "test"]
-    assert all(len(whole[split]) == 3 for split in given)
+    assert all(len(whole[split]) == 3 for split in context)
     assert sorted(np.concatenate([part[:] for part in cut]).tolist()) == list(range(100))
     assert all(len(part) == 10 for part in cut[1:])
 
@@ -210,7 +209,7 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
     prepare(DIGITS, seed=0, folder=tmp_path)
     assert complaint(lambda: prepare(DIGITS, seed=1, folder=tmp_path)).startswith("seed: ")
     for field, config in {
-        "data.held_out": replace(DIGITS, held_out=0.2),
+        "data.val_fraction": replace(DIGITS, val_fraction=0.2),
         "data.levels": replace(DIGITS, levels=16),
         "data.set": replace(DIGITS, set="images"),
         "data.source": replace(DIGITS, source="elsewhere"),
@@ -293,9 +292,9 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_a_folder_of_images_is_cut_into_splits(tmp_path: Path) -> None:
     source = pictures(tmp_path / "in" / "deep", 20).parent
-    colour().save(source / "deep" / ".hidden.png")
+    color().save(source / "deep" / ".hidden.png")
     (source / "notes.txt").write_text("no image")
-    colour().save(source / "UPPER.BMP")
+    color().save(source / "UPPER.BMP")
     found = find_data(images(source), seed=0)
     assert found.shape == (3, 8, 8)
     assert found.counts == {"train": 17, "validation": 2, "test": 2}
@@ -345,13 +344,13 @@ def test_bad_images_are_told_reason_by_reason(tmp_path: Path) -> None:
     source = pictures(tmp_path, 30)
     for number in (3, 7):
         (source / f"{number:02}.png").write_bytes(b"")
-    colour(9, 9).save(source / "05.png")
+    color(9, 9).save(source / "05.png")
     for number in (11, 12, 13):
-        glass = colour()
+        glass = color()
         glass.putalpha(200)
         glass.save(source / f"{number}.png")
     for number in (14, 15):
-        colour().convert("L").save(source / f"{number}.png")
+        color().convert("L").save(source / f"{number}.png")
     Image.fromarray(np.full((8, 8), 999, np.uint16)).save(source / "16.png")
     (source / "17.png").write_bytes((source / "18.png").read_bytes()[:150])
     (source / "19.png").write_bytes((source / "20.png").read_bytes()[:190])
@@ -363,15 +362,15 @@ def test_bad_images_are_told_reason_by_reason(tmp_path: Path) -> None:
         "05.png: is 9 high, 9 wide, most are 8 high, 8 wide: --crop 8 trains on random crops, "
         "--resize 8 on their middle, scaled",
         "3 files: transparent pixels, first 11.png: --background white",
-        "2 files: 1 channel, most have 3, first 14.png: --colours rgb",
-        "16.png: 16 bits per channel, most have 8 bits: --depth 8",
+        "2 files: 1 channel, most have 3, first 14.png: --color-mode rgb",
+        "16.png: 16 bits per channel, most have 8 bits: --bit-depth 8",
         f"2 files: {lines[-1][9:].split(',')[0]}, first 17.png",
     ]
     assert "truncated" in lines[-1]
 
 
 def test_harmless_kinds_of_images_are_read(tmp_path: Path) -> None:
-    opaque = colour(4, 6)
+    opaque = color(4, 6)
     pixels = np.asarray(opaque)
     opaque.convert("RGBA").save(tmp_path / "rgba.png")
     opaque.quantize(200).save(tmp_path / "palette.png")
@@ -385,9 +384,9 @@ def test_harmless_kinds_of_images_are_read(tmp_path: Path) -> None:
     assert np.array_equal(
         read_image(tmp_path / "palette.png"), np.asarray(opaque.quantize(200).convert("RGB"))
     )
-    grey = np.asarray(opaque.convert("L"))[..., None]
-    assert np.array_equal(read_image(tmp_path / "grey.png"), grey)
-    assert np.array_equal(read_image(tmp_path / "la.png"), grey)
+    gray = np.asarray(opaque.convert("L"))[..., None]
+    assert np.array_equal(read_image(tmp_path / "grey.png"), gray)
+    assert np.array_equal(read_image(tmp_path / "la.png"), gray)
     assert set(np.unique(read_image(tmp_path / "one.png"))) <= {0, 255}
     assert read_image(tmp_path / "one.png").shape == (4, 6, 1)
     assert np.array_equal(read_image(tmp_path / "turned.png"), np.rot90(pixels, -1))

@@ -19,19 +19,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import realnvp
 import realnvp.training.batches
-import realnvp.training.train
+import realnvp.training.loop
+from realnvp.anomaly import AnomalyDetector
 from realnvp.bijections import BatchNorm
 from realnvp.cli.main import run as command
 from realnvp.codec import compress, decompress
 from realnvp.config import PRESETS, Config
+from realnvp.device import full_precision, pick_device
 from realnvp.flows.flow import Flow
-from realnvp.odd import Detector
 from realnvp.sklearn import RealNVPDensity, RealNVPRegressor
-from realnvp.tools.device import full_precision, pick_device
 from realnvp.training.batches import Batches
+from realnvp.training.loop import train
 from realnvp.training.run import Run, open_run
 from realnvp.training.step import train_step
-from realnvp.training.train import train
 from realnvp.training.validation import validate
 
 
@@ -59,7 +59,7 @@ ALLOWED = [
 IN_A_PROCESS = """
 import os, sys, warnings
 import torch
-from realnvp.tools.device import full_precision
+from realnvp.device import full_precision
 backends = torch.backends
 warnings.simplefilter("ignore")
 
@@ -191,14 +191,14 @@ def test_float64_on_a_mac_is_refused(
 
 
 def test_what_is_on_the_cpu_stays_there_whatever_the_default_device_is() -> None:
-    flow = realnvp.load_flow("digits-small")
+    flow = realnvp.load_flow("digits-8")
     images = np.random.default_rng(0).integers(0, 17, (8, 1, 8, 8)).astype(np.uint8)
     rows = np.random.default_rng(0).standard_normal((40, 2))
-    plain = realnvp.bits_per_dim(flow, images), Detector(flow).fit(images).p_values(images)
+    plain = realnvp.bits_per_dim(flow, images), AnomalyDetector(flow).fit(images).p_values(images)
     with torch.device("meta"):  # as torch.set_default_device("cuda"), but that no sum can use it
         assert (decompress(flow, compress(flow, images)) == images).all()
         assert realnvp.bits_per_dim(flow, images).mean == plain[0].mean
-        assert (Detector(flow).fit(images).p_values(images) == plain[1]).all()
+        assert (AnomalyDetector(flow).fit(images).p_values(images) == plain[1]).all()
         assert realnvp.quantize(rows).device.type == "cpu"
         regressor = RealNVPRegressor(max_iter=2, width=4).fit(rows[:, :1], rows[:, 1])
         assert np.isfinite(regressor.predict_quantiles(rows[:, :1], [0.1, 0.9])).all()
@@ -292,7 +292,7 @@ def test_a_budget_in_minutes_with_a_line_after_each_step(
     will be.
     """
     ticks = iter(range(10_000))
-    monkeypatch.setattr(realnvp.training.train, "clock", lambda: next(ticks))  # a second each step
+    monkeypatch.setattr(realnvp.training.loop, "clock", lambda: next(ticks))  # a second each step
     config = with_train(
         tiny, max_steps=None, max_minutes=3 / 60, log_every=1, eval_every=100, tracker="none"
     )

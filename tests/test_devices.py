@@ -16,12 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import realnvp
-from realnvp.bijections import starting
-from realnvp.flows.flow import Flow, StandardNormal
-from realnvp.flows.start import start_from
-from realnvp.networks.layers import Normalise
-from realnvp.tools.moments import batch_moments
-from realnvp.training.spread import spread_of
+from realnvp.bijections import data_dependent_init
+from realnvp.flows.flow import Flow, StandardNormal, initialize_from
+from realnvp.moments import batch_moments
+from realnvp.nets.layers import Normalize
+from realnvp.training.batches import spread_of
 
 # What a GPU is waited for with: `.item()`, and numbers of Python's that become tensors,
 # `new_tensor`.
@@ -100,13 +99,13 @@ def test_apples_devices_which_lack_float64_compute_the_same(kind: str) -> None:
         with Apple():
             if there:
                 mine, batch = on_apple(mine), x.as_subclass(OnApple)
-            with starting(mine), torch.no_grad():
+            with data_dependent_init(mine), torch.no_grad():
                 mine.log_prob(batch)
             nats = mine.log_prob(batch)
             nats.sum().backward()
             weights = [weight for weight in mine.parameters() if weight.grad is not None]
             back = mine.decode(mine.encode(batch))
-            start_from(mine, batch)
+            initialize_from(mine, batch)
             assert all(
                 part.device == (MPS if there else CPU)
                 for part in (nats, back, *weights, spread_of(batch))
@@ -155,7 +154,7 @@ def as_of_several(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 def test_several_gpus_train_batch_norm_with_one_sum_each_way(
     momentum: float, as_of_several: list[int]
 ) -> None:
-    norm = Normalise(3, momentum=momentum).double().train()
+    norm = Normalize(3, momentum=momentum).double().train()
     norm.moments.mean, norm.moments.var = normal(3), normal(3).square() + 0.5
     h, direction = normal(4, 3, 5, 2) * 2 + 1, normal(4, 3, 5, 2)
     results = []
@@ -174,8 +173,8 @@ def test_moments_of_unequal_parts_are_those_of_the_whole(monkeypatch: pytest.Mon
     x = normal(9, 3, 2, 2) + 5
     parts = [x[:2], x[2:3], x[3:]]
     rows = [torch.cat([*batch_moments(part), torch.tensor([4.0 * len(part)])]) for part in parts]
-    monkeypatch.setattr("realnvp.tools.moments.several_processes", lambda: True)
-    monkeypatch.setattr("realnvp.tools.moments.over_processes", lambda mine: torch.stack(rows))
+    monkeypatch.setattr("realnvp.moments.several_processes", lambda: True)
+    monkeypatch.setattr("realnvp.moments.over_processes", lambda mine: torch.stack(rows))
     monkeypatch.setattr(dist, "get_rank", lambda: 1)
     monkeypatch.setattr(dist, "get_world_size", lambda: 3)
     found = batch_moments(parts[1])
@@ -201,7 +200,7 @@ def test_a_step_waits_for_no_copy(
 
 def test_a_batch_norm_launches_few_kernels() -> None:
     """For large models launches decide the time of a step on a GPU: 98 norms in one of CIFAR-10."""
-    norm, h = Normalise(3).train(), normal(4, 3, 5, 2).float().requires_grad_()
+    norm, h = Normalize(3).train(), normal(4, 3, 5, 2).float().requires_grad_()
     with Kernels() as forward:
         out = norm(h)
     with Kernels() as backward:

@@ -67,11 +67,11 @@ def test_every_room_is_named() -> None:
 GLOSSARY = ROOT / "docs" / "glossary.md"
 LINKED = {  # where they first stand on a page
     "v--u": r"v \+\s+u",
-    "dequantisation": r"[Dd]equantisation",
+    "dequantization": r"[Dd]equantisation",
     "muon": r"\bMuon\b",
     "moments": r"\bmoments\b",
-    "coupling_growth": r"\bcoupling_growth\b",
-    "frequency": r"\bfrequency\b",
+    "coupling_decay": r"\bcoupling_growth\b",
+    "sine_std": r"\bfrequency\b",
 }
 NO_PROSE = r"\A---\n.*?\n---\n|^```.*?^```$|\$\$.*?\$\$|\*\*[^*]+\*\*|`[^`\n]*`"
 NO_PROSE += r"|^(?: {4}|#)[^\n]*$|!?\[[^\[\]]*\]\((?![^)]*glossary)[^)]*\)"

@@ -21,9 +21,9 @@ from realnvp.bijections import (
     latent_levels,
 )
 from realnvp.flows.flow import Flow, StandardNormal
-from realnvp.networks.layers import WeightNormConv
-from realnvp.networks.resnet import ResNet, both_signs
-from realnvp.tools.moments import MovingMoments, averaging
+from realnvp.moments import MovingMoments, averaging
+from realnvp.nets.layers import WeightNormConv
+from realnvp.nets.resnet import ResNet, both_signs
 
 CPU = torch.device("cpu")
 
@@ -198,8 +198,8 @@ def test_channelwise_masks_are_not_redundant_with_the_checkerboard(channels: int
     mask = channelwise((4 * channels, 2, 2), CPU).expand(1, -1, 2, 2).float()
     on_pixels = torch.nn.functional.pixel_shuffle(mask, 2).bool()
     board = checkerboard((channels, 4, 4), CPU).expand_as(on_pixels)
-    for colour in (board, ~board):
-        assert 0 < (on_pixels & colour).sum() < colour.sum()
+    for color in (board, ~board):
+        assert 0 < (on_pixels & color).sum() < color.sum()
 
 
 def test_eq_15_and_16_moving_average() -> None:

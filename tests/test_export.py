@@ -20,7 +20,7 @@ from realnvp.export import Call, export_onnx, export_program
 CALLS = get_args(Call)
 
 
-def given(flow: realnvp.Flow, call: Call, count: int) -> Tensor:
+def context(flow: realnvp.Flow, call: Call, count: int) -> Tensor:
     """Digits with noise, or latents."""
     random = torch.Generator().manual_seed(count)
     assert flow.config is not None
@@ -51,7 +51,7 @@ def made(architecture: str, run_dir: Path) -> realnvp.Flow:
     else:
         config = PRESETS["digits-modern"]
         noise = (
-            {"dequantisation": "variational", "num_couplings": 1}
+            {"dequantization": "variational", "num_couplings": 1}
             if architecture == "learned noise"
             else {"num_couplings": 2}
         )
@@ -83,7 +83,7 @@ def test_a_program_is_the_flow(run_dir: Path, architecture: str, call: Call) -> 
     assert flow.training
     flow.eval()
     for count in (1, 2, 5):
-        x = given(flow, call, count)
+        x = context(flow, call, count)
         with torch.no_grad():
             assert torch.equal(program.module()(x), getattr(flow, call)(x))
     words = " ".join(str(node.target) for node in program.graph.nodes)
@@ -94,7 +94,7 @@ def check_onnx(
     flow: realnvp.Flow, file: Path, call: Call, dtype: torch.dtype = torch.float32
 ) -> None:
     for count in (1, 5):
-        x = given(flow, call, count).to(dtype)
+        x = context(flow, call, count).to(dtype)
         with torch.no_grad():
             expected = getattr(flow, call)(x)
         assert expected.dtype == dtype
@@ -166,11 +166,11 @@ def test_a_folder_is_no_onnx_file(
 
 def test_a_program_of_one_column_given_others() -> None:
     """Splines, and a last map that is calibrated, of any number of rows."""
-    flow = realnvp.vector_flow(1, given=2, num_couplings=2, width=8, calibrated=True).double()
+    flow = realnvp.vector_flow(1, context=2, num_couplings=2, width=8, calibrated=True).double()
     program = export_program(flow)
-    x, given = torch.randn(5, 1).double(), torch.randn(5, 2).double()
+    x, context = torch.randn(5, 1).double(), torch.randn(5, 2).double()
     with torch.no_grad():
-        assert program.module()(x, given).equal(flow.eval().log_prob(x, given=given))
+        assert program.module()(x, context).equal(flow.eval().log_prob(x, context=context))
 
 
 def test_a_program_of_spline_couplings() -> None:

@@ -20,10 +20,10 @@ import realnvp.training.validation
 from realnvp.cli.main import run
 from realnvp.config import Config
 from realnvp.evaluation.likelihood import BitsPerDim
-from realnvp.files.folders import numbered
-from realnvp.files.saved import load_flow
 from realnvp.flows.flow import Flow
-from realnvp.training.train import train
+from realnvp.io.files import numbered
+from realnvp.io.pretrained import load_flow
+from realnvp.training.loop import train
 from tests.faults import kill, others, storage
 from tests.faults.children import Child
 from tests.faults.others import joined

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from realnvp.cli.main import run
-from realnvp.evaluation.figures import FIGURES, draw, draw_figures, drawn_figures
-from realnvp.evaluation.figures.run import Drawing, TrainedRun
-from realnvp.files.saved import load_flow
+from realnvp.figures import FIGURES, draw, draw_figures, drawn_figures
+from realnvp.figures.drawing import Drawing, TrainedRun
+from realnvp.io.pretrained import load_flow
 
 Out = pytest.CaptureFixture[str]
 SMALL = [
@@ -68,7 +68,7 @@ def of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
             runs[count] = trained(
                 tmp_path_factory.mktemp("few"),
                 images,
-                "--data.held-out",
+                "--data.val-fraction",
                 str((count + 0.01) / total),
             )
             assert len(np.load(runs[count] / "data" / "test.npy")) == count

@@ -15,12 +15,12 @@ from PIL import Image
 
 import realnvp
 from realnvp.cli.main import run
-from realnvp.data import dequantise
-from realnvp.evaluation.figures import FIGURES, draw_figures, plots
-from realnvp.evaluation.figures.grids import beside, grid, stacked
-from realnvp.files.saved import load_flow
+from realnvp.data import dequantize
+from realnvp.figures import FIGURES, draw_figures, plots
+from realnvp.figures.grids import beside, grid, stacked
 from realnvp.flows.flow import Flow
-from realnvp.tools.noise import Purpose, uniform
+from realnvp.io.pretrained import load_flow
+from realnvp.random import Purpose, uniform
 
 Out = pytest.CaptureFixture[str]
 PICTURES = {
@@ -141,7 +141,7 @@ def test_latents_are_those_that_the_bits_per_dim_are_about(drawn: Path, run_dir:
     flow, images = load_flow(run_dir), np.load(run_dir / "data" / "test.npy").transpose(0, 3, 1, 2)
     noise = uniform((1, 8, 8), 0, Purpose.EVALUATE, indices=range(180))
     with torch.no_grad():
-        z = flow.encode(dequantise(torch.from_numpy(images), noise))
+        z = flow.encode(dequantize(torch.from_numpy(images), noise))
     np.testing.assert_allclose(array(drawn, "latents-z"), z, atol=1e-4)
     np.testing.assert_allclose(array(drawn, "latents-maps-mean"), z.mean((0, 1)), atol=1e-4)
 
@@ -151,7 +151,7 @@ def test_maps_of_bits_add_up(drawn: Path, run_dir: Path) -> None:
     images = np.load(run_dir / "data" / "test.npy").transpose(0, 3, 1, 2)[:20]
     with torch.no_grad():
         noise = uniform((1, 8, 8), 0, Purpose.EVALUATE, indices=range(20))
-        nats = flow.log_prob(dequantise(torch.from_numpy(images), noise).double())
+        nats = flow.log_prob(dequantize(torch.from_numpy(images), noise).double())
     np.testing.assert_allclose(bits.mean((1, 2)), -nats / (np.log(2) * 64), atol=1e-6)
 
 
@@ -273,4 +273,4 @@ def test_grids_place_each_image_with_whole_pixels() -> None:
 
 def test_one_scale_has_nothing_to_compress() -> None:
     with pytest.raises(ValueError, match="compression: needs two scales, the flow has one"):
-        draw_figures(load_flow("digits-small"), "digits-small", only=["compression"])
+        draw_figures(load_flow("digits-8"), "digits-8", only=["compression"])

@@ -16,7 +16,7 @@ from realnvp.cli.main import run
 from realnvp.config import Config
 from realnvp.flows.build import build
 from realnvp.training.fine_tune import take_weights
-from realnvp.training.train import train
+from realnvp.training.loop import train
 
 SHORT = ["--train.tracker", "none", "--train.eval-images", "8", "--train.moment-batches", "2"]
 SHORT += ["--train.batch-size", "8", "--device", "cpu"]
@@ -33,10 +33,10 @@ def command(preset: str, source: Path, run_dir: Path, *flags: object, steps: int
 
 
 @pytest.fixture(scope="module")
-def colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def color(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved modern flow of colour images of 8x8, with learned noise and drawn weights."""
     model = ModelConfig(
-        "modern", num_scales=1, width=6, num_blocks=1, num_couplings=2, dequantisation="variational"
+        "modern", num_scales=1, width=6, num_blocks=1, num_couplings=2, dequantization="variational"
     )
     flow = build(Config("images-modern", DataConfig(shape=(3, 8, 8)), model))
     with torch.no_grad():
@@ -48,44 +48,44 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_model_is_taken_over_and_images_may_have_another_size(
-    colour: Path, tmp_path: Path
+    color: Path, tmp_path: Path
 ) -> None:
     source = images(tmp_path / "x.npy", 40, 16, 12, 3)
     rates = ["--train.lr", "1e-12", "--train.muon-lr", "1e-12", "--train.warmup", "0"]
-    assert run(command("images-modern", source, tmp_path / "r", "--init-from", colour, *rates)) == 0
-    given, tuned = load_flow(colour), load_flow(tmp_path / "r")
-    assert given.config is not None
+    assert run(command("images-modern", source, tmp_path / "r", "--init-from", color, *rates)) == 0
+    context, tuned = load_flow(color), load_flow(tmp_path / "r")
+    assert context.config is not None
     assert tuned.config is not None
-    assert tuned.config.model == given.config.model
+    assert tuned.config.model == context.config.model
     assert tuned.shape == (3, 16, 12)
-    for name, weight in given.state_dict().items():
+    for name, weight in context.state_dict().items():
         torch.testing.assert_close(tuned.state_dict()[name], weight, atol=1e-6, rtol=0)
 
 
 def test_a_run_remembers_what_it_started_with(
-    colour: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    color: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same command goes on, with --init-from and without, and after the flow is gone."""
-    source, given = images(tmp_path / "x.npy", 40, 8, 8, 3), tmp_path / "given"
-    shutil.copytree(colour, given)
+    source, context = images(tmp_path / "x.npy", 40, 8, 8, 3), tmp_path / "given"
+    shutil.copytree(color, context)
     start = ("images-modern", source, tmp_path / "r")
-    assert run(command(*start, "--init-from", given)) == 0
+    assert run(command(*start, "--init-from", context)) == 0
     (first,) = json.loads((tmp_path / "r" / "environment.json").read_text())
-    assert first["init_from"] == str(given)
-    shutil.rmtree(given)
+    assert first["init_from"] == str(context)
+    shutil.rmtree(context)
     capsys.readouterr()
-    assert run(command(*start, "--init-from", given, steps=2)) == 0
+    assert run(command(*start, "--init-from", context, steps=2)) == 0
     assert run(command(*start, steps=3)) == 0
     said = capsys.readouterr()
     assert "warning" not in said.err
     assert "step 3" in said.out
     assert run(command(*start, "--model.width", "7", steps=4)) == 2
-    assert f"--model.width: 7, but {given} has 6" in capsys.readouterr().err
+    assert f"--model.width: 7, but {context} has 6" in capsys.readouterr().err
 
 
-def test_flags_that_agree_are_taken(colour: Path, tmp_path: Path) -> None:
+def test_flags_that_agree_are_taken(color: Path, tmp_path: Path) -> None:
     source = images(tmp_path / "x.npy", 40, 8, 8, 3)
-    start = command("images-modern", source, tmp_path / "r", "--init-from", colour)
+    start = command("images-modern", source, tmp_path / "r", "--init-from", color)
     assert run([*start, "--model.width", "6", "--print-config"]) == 0
 
 
@@ -116,12 +116,12 @@ def test_flows_of_other_data_are_refused(
     preset: str,
     shape: tuple[int, ...],
     words: str,
-    colour: Path,
+    color: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     source = images(tmp_path / "x.npy", *shape)
-    assert run(command(preset, source, tmp_path / "r", "--init-from", colour)) == 2
+    assert run(command(preset, source, tmp_path / "r", "--init-from", color)) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "r" / "config.json").exists()
 
@@ -150,7 +150,7 @@ def test_a_conditional_flow_starts_as_the_flow_without_a_condition() -> None:
     model = ModelConfig("modern", num_scales=1, width=6, num_blocks=1, num_couplings=2)
     plain = Config("images-modern", data, model)
     classes = dataclasses.replace(data, classes=True, class_names=("a", "b"))
-    conditional = Config("images-modern", classes, dataclasses.replace(model, given=2))
+    conditional = Config("images-modern", classes, dataclasses.replace(model, context=2))
     start = build(plain).eval()
     with torch.no_grad():
         for i, weight in enumerate(start.parameters()):
@@ -158,8 +158,8 @@ def test_a_conditional_flow_starts_as_the_flow_without_a_condition() -> None:
     x = 256 * torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     flow = build(conditional).eval()
     take_weights(flow, start, "start")
-    given = torch.tensor([0, 1, 1, 0])
-    torch.testing.assert_close(flow.log_prob(x, given=given), start.log_prob(x))
+    context = torch.tensor([0, 1, 1, 0])
+    torch.testing.assert_close(flow.log_prob(x, context=context), start.log_prob(x))
     with pytest.raises(ValueError, match=r"model\.given is 2 there, 0 here"):
         take_weights(build(plain), flow, "flow")
 
@@ -169,14 +169,16 @@ def test_a_conditional_flow_starts_as_the_flow_without_a_condition() -> None:
     ("before", "after"),
     [("uniform", "variational"), ("uniform", "autoregressive"), ("variational", "autoregressive")],
 )
-def test_learned_noise_begins_with_the_same_density(before: str, after: str, given: int) -> None:
-    model = ModelConfig("modern", num_scales=1, width=6, num_blocks=1, num_couplings=2, given=given)
-    names = tuple("ab"[:given]) or None
+def test_learned_noise_begins_with_the_same_density(before: str, after: str, context: int) -> None:
+    model = ModelConfig(
+        "modern", num_scales=1, width=6, num_blocks=1, num_couplings=2, context=context
+    )
+    names = tuple("ab"[:context]) or None
     start, flow = (
         build(
             Config(
-                data=DataConfig(shape=(3, 8, 8), classes=given > 0, class_names=names),
-                model=dataclasses.replace(model, dequantisation=d),
+                data=DataConfig(shape=(3, 8, 8), classes=context > 0, class_names=names),
+                model=dataclasses.replace(model, dequantization=d),
             )
         ).eval()
         for d in (before, after)
@@ -185,10 +187,10 @@ def test_learned_noise_begins_with_the_same_density(before: str, after: str, giv
         for i, weight in enumerate(start.parameters()):
             weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(i))
     take_weights(flow, start, "start")
-    c = "b" if given else None
+    c = "b" if context else None
     x = 256 * torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(flow.log_prob(x, c), start.log_prob(x, c))
-    with pytest.raises(ValueError, match=f"model.dequantisation is {after} there, {before} here"):
+    with pytest.raises(ValueError, match=f"model.dequantization is {after} there, {before} here"):
         take_weights(start, flow, "flow")
 
 
@@ -197,7 +199,7 @@ def test_noise_in_oblique_cells_begins_as_uniform_noise() -> None:
     start, flow = (
         build(
             Config(
-                data=DataConfig(shape=(3, 8, 8)), model=dataclasses.replace(model, dequantisation=d)
+                data=DataConfig(shape=(3, 8, 8)), model=dataclasses.replace(model, dequantization=d)
             )
         ).eval()
         for d in ("autoregressive", "oblique")
@@ -213,17 +215,17 @@ def test_noise_in_oblique_cells_begins_as_uniform_noise() -> None:
     rest = Chain(start.bijection.bijections[1:])
     for found, expected in zip(Chain(others)(z), rest(z), strict=True):
         assert torch.equal(found, expected)
-    with pytest.raises(ValueError, match=r"dequantisation is oblique there, autoregressive here"):
+    with pytest.raises(ValueError, match=r"dequantization is oblique there, autoregressive here"):
         take_weights(start, flow, "flow")
 
 
 def test_a_training_begins_to_learn_noise_where_asked(
-    colour: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    color: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source, flag = images(tmp_path / "x.npy", 40, 8, 8, 3), "--model.dequantisation"
-    begin = ("images-modern", source, tmp_path / "r", "--init-from", colour)
+    source, flag = images(tmp_path / "x.npy", 40, 8, 8, 3), "--model.dequantization"
+    begin = ("images-modern", source, tmp_path / "r", "--init-from", color)
     assert run(command(*begin, flag, "autoregressive")) == 0
-    assert load_flow(tmp_path / "r").config.model.dequantisation == "autoregressive"
+    assert load_flow(tmp_path / "r").config.model.dequantization == "autoregressive"
     assert run(command(*begin, steps=2)) == 0  # goes on
     assert run(command(*begin[:2], tmp_path / "q", *begin[3:], flag, "uniform")) != 0
-    assert "leave --model.dequantisation out" in capsys.readouterr().err
+    assert "leave --model.dequantization out" in capsys.readouterr().err

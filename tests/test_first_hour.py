@@ -18,20 +18,20 @@ from test_training import final_tensors, interrupt_at, step_of_the_loop, with_tr
 from told import Out, answer, listing, refused
 from torch import Tensor
 
-import realnvp.training.rehearsal
-import realnvp.training.train
+import realnvp.training.forecast
+import realnvp.training.loop
 import realnvp.training.validation
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, DataConfig, resolve
 from realnvp.evaluation.likelihood import Summary
-from realnvp.files.checkpoint import TrainState
-from realnvp.files.records import DamagedError
-from realnvp.files.saved import load_model
-from realnvp.tools.progress import Report, progress
-from realnvp.training.pace import Pace, Plan
+from realnvp.io.checkpoint import TrainState
+from realnvp.io.files import DamagedError
+from realnvp.io.pretrained import load_model
+from realnvp.progress import Report, progress
+from realnvp.training.forecast import Pace, Plan, how_to_be_faster
+from realnvp.training.loop import train
 from realnvp.training.run import Run
-from realnvp.training.train import TrainingStopped, train
-from realnvp.training.voice import how_to_be_faster
+from realnvp.training.session import TrainingStopped
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_run_that_was_killed_before_its_first_model_is_its_checkpoint(
         return step_of_the_loop(run, x)
 
     with monkeypatch.context() as patch:
-        patch.setattr(realnvp.training.train, "train_step", train_step)
+        patch.setattr(realnvp.training.loop, "train_step", train_step)
         with pytest.raises(MemoryError):
             train(with_train(tiny, average=average), tmp_path / "run", device="cpu")
     with pytest.warns(UserWarning, match="no model yet; the weights of its checkpoint at step 4"):
@@ -110,7 +110,7 @@ def test_slow_steps_are_saved_every_ten_minutes(
 ) -> None:
     """Steps of four minutes each: saved after the fourth, when three have been counted."""
     ticks = iter(range(0, 10**6, 240))
-    monkeypatch.setattr(realnvp.training.train, "clock", lambda: float(next(ticks)))
+    monkeypatch.setattr(realnvp.training.loop, "clock", lambda: float(next(ticks)))
     config = with_train(tiny, max_steps=7, eval_every=7, sample_every=7, save_every=100)
     train(config, tmp_path / "run", device="cpu")
     checkpoints = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
@@ -155,8 +155,8 @@ class Waits:
 def test_lines_come_by_the_clock_even_if_nothing_is_done(
     capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("realnvp.tools.progress.FIRST_LINE", 5.0)
-    monkeypatch.setattr("realnvp.tools.progress.Event", Waits)
+    monkeypatch.setattr("realnvp.progress.FIRST_LINE", 5.0)
+    monkeypatch.setattr("realnvp.progress.Event", Waits)
     with progress("step", 20):
         pass
     assert Waits.waited == [5, 10, 20, 40, 80, 160, 300, 300, 300, 300]
@@ -170,7 +170,7 @@ def test_a_line_has_what_is_left(capsys: Out, monkeypatch: pytest.MonkeyPatch) -
     assert report.line == "step 7/20  2m 10s left"
     report(7, "3.1 bits/dim", 30, left=3725)
     assert report.line == "step 7/30  3.1 bits/dim  1h 02m left"
-    monkeypatch.setattr("realnvp.tools.progress.FIRST_LINE", 0.0)
+    monkeypatch.setattr("realnvp.progress.FIRST_LINE", 0.0)
     with progress("image", 3) as report:
         report.began -= 1
         while not capsys.readouterr().err:
@@ -219,7 +219,7 @@ def test_a_training_says_what_it_takes_and_what_it_does(
     def recorded(*args: Any, **settings: Any) -> Iterator[Any]:
         yield lambda *report: told.append(report)
 
-    monkeypatch.setattr(realnvp.training.train, "progress", recorded)
+    monkeypatch.setattr(realnvp.training.loop, "progress", recorded)
     train(tiny, tmp_path / "run", device="cpu")
     pattern = (
         r"[\d,]+ parameters, [\d.]+ (GiB|MiB) of [\d.]+ GiB of memory, [\d.e-]+ s a step on cpu; "
@@ -290,8 +290,8 @@ def test_a_dry_run_of_long_steps_takes_short_ones(
         sizes.append(len(x))
         return 0.0, 0.0, 0
 
-    monkeypatch.setattr(realnvp.training.rehearsal, "train_step", train_step)
-    monkeypatch.setattr(realnvp.training.rehearsal, "clock", lambda: now)
+    monkeypatch.setattr(realnvp.training.forecast, "train_step", train_step)
+    monkeypatch.setattr(realnvp.training.forecast, "clock", lambda: now)
     command = ["train", "digits-modern", "--dry-run", "--device", "cpu", "--model.width", "4"]
     assert run([*command, "--run-dir", str(tmp_path / "run")]) == 0
     page = " ".join(capsys.readouterr().out.split())

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 import realnvp
-from realnvp.bijections import AffineCoupling, starting
+from realnvp.bijections import AffineCoupling, data_dependent_init
 from realnvp.evaluation.likelihood import log_probs
-from realnvp.flows.flow import Flow
-from realnvp.flows.start import start_from
-from realnvp.tools.noise import Purpose, generator
+from realnvp.flows.flow import Flow, initialize_from
+from realnvp.random import Purpose, generator
 
 QUICK: dict[str, Any] = {"max_steps": 50, "lr": 1e-2}
 
@@ -59,7 +58,7 @@ def test_the_weights_kept_are_the_best_on_rows_held_out() -> None:
 
 def test_without_rows_held_out_the_last_weights_are_kept() -> None:
     x, flow = curved(60), small()
-    result = realnvp.fit(flow, x, max_steps=200, lr=3e-2, noise=0.0, held_out=0.0, patience=1)
+    result = realnvp.fit(flow, x, max_steps=200, lr=3e-2, noise=0.0, val_fraction=0.0, patience=1)
     assert (result.best_step, len(result.loss), result.validation) == (200, 200, [])
     with torch.no_grad():
         assert -flow.log_prob(x).mean() < min(result.loss) + 0.5
@@ -113,17 +112,17 @@ def test_few_rows_go_through_the_networks_at_the_start(kind: str) -> None:
             module.net.register_forward_hook(
                 lambda net, inputs, output: seen.append(len(inputs[0]))
             )
-    start_from(flow, x)
+    initialize_from(flow, x)
     assert max(seen, default=0) == (16_384 if images else 0)
     started = copy.deepcopy(flow.state_dict())
-    with starting(flow), torch.no_grad():
+    with data_dependent_init(flow), torch.no_grad():
         flow.log_prob(x[: max(seen, default=len(x))])
     assert all(
         torch.allclose(weight, started[name], atol=1e-6)
         for name, weight in flow.state_dict().items()
     )
     seen.clear()
-    realnvp.fit(flow, x, max_steps=1, held_out=0.0)
+    realnvp.fit(flow, x, max_steps=1, val_fraction=0.0)
     assert max(seen) == (16_384 if images else 256)
 
 
@@ -145,7 +144,7 @@ def test_noise_bounds_what_repeated_columns_gain() -> None:
     column = torch.randn(300, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x = torch.cat([column, column, torch.ones_like(column)], dim=1)
     flow = small(3)
-    result = realnvp.fit(flow, x, max_steps=150, lr=1e-2, held_out=0.0)
+    result = realnvp.fit(flow, x, max_steps=150, lr=1e-2, val_fraction=0.0)
     tied = 1 - 3 / (3 + 300)  # how much the noise of the columns correlates
     floor = 3 * math.log(math.sqrt(2 * math.pi * math.e) * 0.05) + 0.5 * math.log(
         1 - tied**2
@@ -175,14 +174,14 @@ def test_images_too(dtype: torch.dtype) -> None:
         ({"lr": math.nan}, "lr: "),
         ({"noise": -1.0}, "noise: "),
         ({"average": 1.0}, "average: "),
-        ({"held_out": 1.0}, "held_out: "),
-        ({"held_out": 0.99}, "held_out: no row of 10"),
+        ({"val_fraction": 1.0}, "held_out: "),
+        ({"val_fraction": 0.99}, "held_out: no row of 10"),
         ({"patience": 0}, "patience: "),
         ({"tol": -1.0}, "tol: "),
         ({"max_steps": 1.5}, "max_steps: must be a whole number, got 1.5"),
         ({"batch_size": "8"}, "batch_size: must be a whole number, got '8'"),
         ({"lr": None}, "lr: must be a number, got None"),
-        ({"held_out": "none"}, "held_out: must be a number, got 'none'"),
+        ({"val_fraction": "none"}, "held_out: must be a number, got 'none'"),
         ({"seed": -1}, "seed: must be between"),
         ({"x": torch.full((10, 2), math.inf)}, "x: must be finite"),
         ({"x": torch.zeros(10, 3)}, "expected a batch of shape"),
@@ -198,7 +197,7 @@ def test_what_is_out_of_range_is_named(wrong: dict[str, Any], named: str) -> Non
 def test_numbers_are_taken_as_python_numpy_and_torch_have_them(of: Callable[[float], Any]) -> None:
     x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
     counts = {"max_steps": 3.0, "batch_size": 8.0, "seed": 7.0, "patience": 500.0}
-    values = counts | {"lr": 0.25, "noise": 0.5, "average": 0.5, "tol": 0.125, "held_out": 0.25}
+    values = counts | {"lr": 0.25, "noise": 0.5, "average": 0.5, "tol": 0.125, "val_fraction": 0.25}
     flow, same = small(), small()
     realnvp.fit(flow, x, **{name: of(value) for name, value in values.items()})
     realnvp.fit(same, x, **(values | {name: int(value) for name, value in counts.items()}))
@@ -250,7 +249,7 @@ def test_a_fit_that_is_broken_off_leaves_the_flow_in_eval_mode() -> None:
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
-    flow = realnvp.vector_flow(np.int64(2), width=np.int64(8), frequency=np.float32(2))
-    assert flow.config == realnvp.vector_flow(2, width=8, frequency=2.0).config
+    flow = realnvp.vector_flow(np.int64(2), width=np.int64(8), sine_std=np.float32(2))
+    assert flow.config == realnvp.vector_flow(2, width=8, sine_std=2.0).config
     assert flow.config
     assert type(flow.config.model.width) is int

@@ -13,11 +13,17 @@ import torch
 from realnvp import load_flow, save_flow
 from realnvp.cli.main import run
 from realnvp.config import Config
-from realnvp.files.atomic import sweep
-from realnvp.files.folders import keep_last, newest_intact, numbered, read_folder, write_folder
-from realnvp.files.lock import lock_folder
-from realnvp.files.records import DamagedError
 from realnvp.flows.build import build
+from realnvp.io.files import (
+    DamagedError,
+    keep_last,
+    lock_folder,
+    newest_intact,
+    numbered,
+    read_folder,
+    remove_stale,
+    write_folder,
+)
 
 
 def test_there_and_back(tmp_path: Path) -> None:
@@ -103,7 +109,7 @@ def test_a_deletion_that_is_interrupted_leaves_no_half_folder(
                 delete()
         assert [read_folder(folder) for folder in numbered(tmp_path, "step")] in ([{"x": b""}], [])
     write_folder(tmp_path / "step-2", {"x": b""})
-    sweep(tmp_path)
+    remove_stale(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-2"]
 
 
@@ -111,7 +117,7 @@ def test_orphans_of_an_interrupted_write_are_swept(tmp_path: Path) -> None:
     (tmp_path / ".step-000000003.tmp").mkdir()
     (tmp_path / ".step-000000003.tmp" / "x").write_text("")
     (tmp_path / ".config.json.tmp").write_text("")
-    sweep(tmp_path)
+    remove_stale(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -184,7 +190,7 @@ def test_a_damaged_checkpoint_is_passed_over(tiny: Config, run_dir: Path, tmp_pa
 
     from test_training import assert_bit_equal
 
-    from realnvp.training.train import train
+    from realnvp.training.loop import train
 
     shutil.copytree(run_dir, tmp_path / "run")
     newest = max((tmp_path / "run/checkpoints").iterdir())

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from realnvp.config import Config, DataConfig, ModelConfig, TrainConfig, flat
-from realnvp.training.train import train
+from realnvp.training.loop import train
 
 NAN, INF = float("nan"), float("inf")
 # What makes sense, and what may not.
@@ -31,30 +31,30 @@ FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
     "data.columns": ([None], [("a",), ("a", "a"), (3,)]),
     "data.drop": ([None], [("a",), ("x1", "x1"), ()]),
     "data.noise": ([0.0], [0.1, 1.0, -1.0, NAN, 1e30]),
-    "data.held_out": ([0.1, 0.3], [0.0, 0.5, -1.0, NAN, INF, 1e-9]),
+    "data.val_fraction": ([0.1, 0.3], [0.0, 0.5, -1.0, NAN, INF, 1e-9]),
     "model.architecture": (["paper", "modern"], ["vector", "resnet", None]),
     "model.coupling": (["affine", "additive"], ["linear", None]),
     "data.background": ([None, "white", "#00ff7f"], ["pink", "#12", 3]),
-    "data.colours": ([None, "grey", "rgb"], ["cmyk", 3]),
-    "data.depth": ([None, 8], [7, 16, "8"]),
+    "data.color_mode": ([None, "grey", "rgb"], ["cmyk", 3]),
+    "data.bit_depth": ([None, 8], [7, 16, "8"]),
     "data.crop": ([None, 4], [3, 2, 0, -1, 10**30]),
     "data.resize": ([None], [4, 0, -1, 10**30]),
     "data.classes": ([False], [True, 1]),
     "data.class_names": ([None], [("a", "b"), ("a", "a"), (3,)]),
-    "data.given": ([None], [("a",), ("x1",), ("a", "a"), (3,)]),
-    "data.given_values": ([None], [("null",), ("0.0",), ("{",), (3,)]),
+    "data.context_columns": ([None], [("a",), ("x1",), ("a", "a"), (3,)]),
+    "data.context_values": ([None], [("null",), ("0.0",), ("{",), (3,)]),
     "data.ordered": ([None], [("a",), ("a", "a"), (3,)]),
     "data.missing": (["refuse"], ["mark", "drop", None]),
     "model.calibrated": ([False], [True, 1]),
-    "model.given": ([0], [2, -1, 10**30]),
+    "model.context_dim": ([0], [2, -1, 10**30]),
     "model.given_every": ([1, 2, 5], [0, -1, 2.5]),
     "model.num_scales": ([None, 1, 2], [3, 5, 16, 17, 0, -1]),
     "model.width": ([1, 2, 3], [0, 4096, 5000, 2.5, 10**30]),
     "model.growth": ([1.0, 1.5, 2.0], [0.0, -1.0, 1e30, NAN]),
-    "model.coupling_growth": ([1.0, 0.5], [0.0, -1.0, NAN, INF, 1.5]),
+    "model.coupling_decay": ([1.0, 0.5], [0.0, -1.0, NAN, INF, 1.5]),
     "model.num_couplings": ([1, 2, 3], [0, 1001, 10**30]),
-    "model.frequency": ([0.0, 3.0], [-1.0, NAN, INF, 1e30]),
-    "model.dequantisation": (["uniform", "variational"], ["oblique", "gaussian", None]),
+    "model.sine_std": ([0.0, 3.0], [-1.0, NAN, INF, 1e30]),
+    "model.dequantization": (["uniform", "variational"], ["oblique", "gaussian", None]),
     "model.batch_norm": ([False, True], ["yes"]),
     "model.num_blocks": ([0, 1], [-1, 1000, 1001, 10**30]),
     "model.momentum": ([0.0, 0.9], [1.0, -0.1, NAN, 1 - 1e-12]),
@@ -66,11 +66,11 @@ FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
     "train.muon_lr": ([None, 0.01], [0.0, 1e30, NAN]),
     "train.warmup": ([0, 2, 10**30], [-1]),
     "train.decay": ([0.0, 0.5, 1.0], [1.1, NAN]),
-    "train.average": ([0.0, 0.9], [1.0, NAN]),
+    "train.ema_decay": ([0.0, 0.9], [1.0, NAN]),
     "train.clip_factor": ([None, 2.0, INF], [1.0, NAN]),
     "train.skip_factor": ([None, 5.0, INF], [1.0, NAN]),
-    "train.recompute": ([False, True], [1]),
-    "train.clip": ([100.0, INF], [0.0, 1e-30, NAN]),
+    "train.gradient_checkpointing": ([False, True], [1]),
+    "train.grad_clip": ([100.0, INF], [0.0, 1e-30, NAN]),
     "train.l2": ([5e-5, 0.0], [-1.0, INF, NAN, 1e30]),
     "train.precision": (["float32", "float64", "bfloat16"], ["int8", "float16"]),
     "train.eval_images": ([1, 9], [0, 10**30]),
@@ -90,11 +90,11 @@ OF_TABLES = {
     "data.recolour": False,
     "data.brighten": 0,
     "data.background": None,
-    "data.colours": None,
-    "data.depth": None,
+    "data.color_mode": None,
+    "data.bit_depth": None,
     "data.crop": None,
     "model.architecture": "vector",
-    "model.dequantisation": "uniform",
+    "model.dequantization": "uniform",
 }
 STEPS = {"max_steps": 3, "moment_batches": 1, "eval_every": 3, "sample_every": 3}
 
@@ -110,8 +110,8 @@ def configurations(draw: st.DrawFn) -> tuple[Config, bool]:
         chosen |= {name: value for name, value in OF_TABLES.items() if name not in odd}
     if chosen["model.architecture"] == "paper" and "train.muon_lr" not in odd:
         chosen["train.muon_lr"] = None
-    if chosen["model.architecture"] == "paper" and "model.dequantisation" not in odd:
-        chosen["model.dequantisation"] = "uniform"
+    if chosen["model.architecture"] == "paper" and "model.dequantization" not in odd:
+        chosen["model.dequantization"] = "uniform"
     if chosen["train.muon_lr"] is None and "train.muon_weight_decay" not in odd:
         chosen["train.muon_weight_decay"] = 0.0
     parts: dict[str, dict[str, Any]] = {"": {}, "data": {}, "model": {}, "train": {}}

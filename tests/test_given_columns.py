@@ -1,4 +1,4 @@
-"""Tables whose columns are given others: --data.given, from the file to samples and scores."""
+"""Tables whose columns are given others: --data.context_columns, from the file to samples and scores."""
 
 import csv
 import json
@@ -13,19 +13,19 @@ from told import Out, answer, refused
 
 import realnvp
 from realnvp.cli.main import run
-from realnvp.config.given import GivenColumn
+from realnvp.config.resolve import GivenColumn
 from realnvp.data import find_data
-from realnvp.data.given import encoded
-from realnvp.evaluation.figures.points import _in_words
-from realnvp.files.card import card
-from realnvp.files.run_dir import RunDir
+from realnvp.data.tables import encoded
+from realnvp.figures.points import _in_words
+from realnvp.io.card import card
+from realnvp.io.run_dir import RunDir
 
 HEADER = ["area", "city", "state", "price"]
 QUICK = (
     *("--model.num-couplings", "2", "--model.width", "8", "--train.max-steps", "4"),
     *("--train.batch-size", "64", "--train.tracker", "none", "--train.eval-every", "4"),
 )
-GIVEN = ("--data.given", "area,city,state", "--data.ordered", "state: poor < fair < good")
+GIVEN = ("--data.context_columns", "area,city,state", "--data.ordered", "state: poor < fair < good")
 
 
 def houses(path: Path, n: int = 90, **changed: dict[int, str]) -> Path:
@@ -57,16 +57,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_configuration_knows_what_is_given(trained: Path) -> None:
     config = RunDir(trained).config
     assert config.data.columns == ("price",)
-    assert config.data.given == ("area", "city", "state")
-    assert [json.loads(value) for value in config.data.given_values or ()] == [
+    assert config.data.context_columns == ("area", "city", "state")
+    assert [json.loads(value) for value in config.data.context_values or ()] == [
         None,
         ["Athens", "Oslo, N"],
         {"ordered": ["poor", "fair", "good"]},
     ]
-    assert config.model.given == 4
+    assert config.model.context_dim == 4
     flow = realnvp.load_flow(trained)
     c = [[100.0, 0.0, 1.0, 2.0]]
-    assert flow.log_prob(torch.tensor([[3e5]]), given=c).isfinite().all()
+    assert flow.log_prob(torch.tensor([[3e5]]), context=c).isfinite().all()
 
 
 def test_samples_of_each_row(trained: Path, tmp_path: Path, capsys: Out) -> None:
@@ -75,8 +75,8 @@ def test_samples_of_each_row(trained: Path, tmp_path: Path, capsys: Out) -> None
     assert told["num_rows"] == 6
     header, *rows = csv.reader((tmp_path / "s.csv").open())
     assert header == HEADER
-    given = [row[:3] for row in csv.reader(new.open())][1:]
-    assert [row[:3] for row in rows] == [each for each in given for _ in range(2)]
+    context = [row[:3] for row in csv.reader(new.open())][1:]
+    assert [row[:3] for row in rows] == [each for each in context for _ in range(2)]
     assert len({row[3] for row in rows}) == 6
     answer(capsys, "sample", trained, "--given", new, "-n", "2", "--out", tmp_path / "s.npy")
     np.testing.assert_allclose(
@@ -96,7 +96,7 @@ def test_scores_and_evaluations_are_given_each_row(
         for area, city, state, _ in rows
     ]
     price = torch.tensor([[float(row[3])] for row in rows], dtype=torch.float64)
-    expected = flow.log_prob(price, given=np.array(c, dtype=np.float64)).detach()
+    expected = flow.log_prob(price, context=np.array(c, dtype=np.float64)).detach()
     np.testing.assert_allclose([entry["log_prob"] for entry in scores], expected, rtol=1e-6)
     other = answer(capsys, "evaluate", trained, "--data.source", new)
     assert other["log_likelihood"] == pytest.approx(expected.mean().item(), rel=1e-6)
@@ -163,26 +163,32 @@ def test_missing_values_are_refused_or_marked(tmp_path: Path, capsys: Out) -> No
     run_dir = tmp_path / "run"
     assert run([*map(str, command), "--data.missing", "mark", "--run-dir", str(run_dir)]) == 0
     config = RunDir(run_dir).config
-    mean, cities, _ = map(json.loads, config.data.given_values or ())
+    mean, cities, _ = map(json.loads, config.data.context_values or ())
     assert mean == pytest.approx(110, abs=20)
     assert cities == ["(missing)", "Athens", "Oslo, N"]
-    assert config.model.given == 6
+    assert config.model.context_dim == 6
     assert run(["score", str(run_dir), str(holes), "--out", str(tmp_path / "s.csv")]) == 0
 
 
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (("--data.given", "aera"), "data.given: no column 'aera' (did you mean 'area'?)"),
-        (("--data.given", "area,city,state,price"), "no column is left"),
-        (("--data.given", "city", "--data.ordered", "city: a"), "data.ordered: "),
         (
-            ("--data.given", "city,state", "--data.ordered", "state: poor < good"),
+            ("--data.context_columns", "aera"),
+            "data.context_columns: no column 'aera' (did you mean 'area'?)",
+        ),
+        (("--data.context_columns", "area,city,state,price"), "no column is left"),
+        (("--data.context_columns", "city", "--data.ordered", "city: a"), "data.ordered: "),
+        (
+            ("--data.context_columns", "city,state", "--data.ordered", "state: poor < good"),
             "data.ordered: 'state' also holds 'fair'",
         ),
-        (("--data.given", "city,state", "--data.ordered", "area: a < b"), "is no given column"),
-        (("--data.ordered", "city: a < b"), "needs data.given"),
-        (("--data.missing", "mark"), "needs data.given"),
+        (
+            ("--data.context_columns", "city,state", "--data.ordered", "area: a < b"),
+            "is no given column",
+        ),
+        (("--data.ordered", "city: a < b"), "needs data.context_columns"),
+        (("--data.missing", "mark"), "needs data.context_columns"),
     ],
 )
 def test_flags_that_make_no_sense(
@@ -198,7 +204,7 @@ def test_a_column_of_names_is_refused(tmp_path: Path) -> None:
     source = houses(tmp_path / "names.csv", city={i: f"house {i}" for i in range(90)})
     data = realnvp.PRESETS["table"].data
     with pytest.raises(ValueError, match="given column 'city' has 90 texts, 'house 0' first: too"):
-        find_data(replace(data, source=str(source), given=("city",), drop=("state",)), seed=0)
+        find_data(replace(data, source=str(source), context=("city",), drop=("state",)), seed=0)
 
 
 def test_numbers_of_values() -> None:
@@ -223,7 +229,14 @@ def test_numbers_of_values() -> None:
 def test_two_columns_are_drawn_given_three_conditions(tmp_path: Path, capsys: Out) -> None:
     source = tmp_path / "two.csv"
     houses(source, n=100)
-    command = ["train", "table", "--data.source", str(source), "--data.given", "city,state"]
+    command = [
+        "train",
+        "table",
+        "--data.source",
+        str(source),
+        "--data.context_columns",
+        "city,state",
+    ]
     assert run([*command, *QUICK, "--run-dir", str(tmp_path / "run")]) == 0
     assert run(["figures", str(tmp_path / "run"), "--only", "conditional", "--arrays"]) == 0
     log_p = np.load(tmp_path / "run" / "figures" / "conditional-log_p.npy")

@@ -18,18 +18,19 @@ from torch import Tensor
 
 from realnvp.cli.main import run as command
 from realnvp.config import PRESETS, Config
+from realnvp.device import same_each_time
 from realnvp.evaluation.likelihood import log_probs
-from realnvp.files.folders import newest_intact
 from realnvp.flows.build import build
 from realnvp.flows.fast import fast
 from realnvp.flows.flow import evaluating
-from realnvp.tools.device import same_each_time
+from realnvp.io.files import newest_intact
 from realnvp.training.batches import Batches
+from realnvp.training.checkpointing import recompute
+from realnvp.training.loop import train
 from realnvp.training.memory import training_memory
-from realnvp.training.recompute import recompute
 from realnvp.training.run import Run, open_run
+from realnvp.training.session import TrainingStopped
 from realnvp.training.step import train_step
-from realnvp.training.train import TrainingStopped, train
 
 DEVICE = torch.device(os.environ.get("GPU_TESTS_ON", "cuda"))
 ON_GPU = DEVICE.type == "cuda"
@@ -162,7 +163,7 @@ def test_stopped_and_resumed_is_bit_equal(
         return train_step(run, x)
 
     with monkeypatch.context() as patch:
-        patch.setattr("realnvp.training.train.train_step", stopping)
+        patch.setattr("realnvp.training.loop.train_step", stopping)
         with pytest.raises(TrainingStopped):
             train(config, tmp_path / "parts", device=str(DEVICE))
     train(config, tmp_path / "parts", device=str(DEVICE))

@@ -32,9 +32,8 @@ from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config
 from realnvp.evaluation.record import OfImages, OverViews
 from realnvp.evaluation.report import report
-from realnvp.files.environment import Sitting
-from realnvp.files.folders import read_folder, write_folder
-from realnvp.files.records import DamagedError
+from realnvp.io.files import DamagedError, read_folder, write_folder
+from realnvp.io.run_dir import Session
 
 SOURCE = Path(realnvp.__file__).parent
 
@@ -468,7 +467,7 @@ def test_a_page_escapes_all_text(tmp_path: Path) -> None:
         config,
         OfImages(**texts, **numbers, standard_error=0.1, views=views, codecs={EVIL: 1.0}),
         folder.glob("*.png"),
-        [Sitting(**words, command=[EVIL], versions={EVIL: EVIL}, gpus=[], cuda=None)],
+        [Session(**words, command=[EVIL], versions={EVIL: EVIL}, gpus=[], cuda=None)],
         seed=0,
     ).read_text()
     assert page.count("&lt;script&gt;") > 15

@@ -14,10 +14,10 @@ from realnvp.bijections import FactorOut
 from realnvp.config import Config, DataConfig, ModelConfig, Shape
 from realnvp.data import quantize
 from realnvp.evaluation import latent
-from realnvp.evaluation.views import views_of
-from realnvp.files.saved import load_flow
+from realnvp.evaluation.likelihood import views_of
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow, StandardNormal
+from realnvp.io.pretrained import load_flow
 
 
 def flow_of(shape: Shape, num_scales: int) -> Flow:

@@ -12,12 +12,12 @@ from torch import Tensor
 from realnvp import bits_per_dim, fast, load_flow, quantize
 from realnvp.bijections import BatchNorm, Chain, Logit
 from realnvp.config import Config, DataConfig, ModelConfig
-from realnvp.data import dequantise
+from realnvp.data import dequantize
 from realnvp.evaluation.likelihood import log_probs, summarise
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow, StandardNormal, evaluating
-from realnvp.tools.moments import averaging
-from realnvp.tools.noise import Purpose, uniform
+from realnvp.moments import averaging
+from realnvp.random import Purpose, uniform
 
 CONFIG = Config(
     data=DataConfig(shape=(3, 8, 8), flip=True),
@@ -69,7 +69,7 @@ def test_noise_draws_are_a_mean_of_log_p(flow: Flow, images: Tensor) -> None:
     for draw in range(4):
         noise = uniform((3, 8, 8), 5, Purpose.EVALUATE, indices=range(40), round=draw)
         with torch.no_grad():
-            draws.append(flow.log_prob(dequantise(images, noise)).double())
+            draws.append(flow.log_prob(dequantize(images, noise)).double())
     expected = -torch.stack(draws).mean(0) / (192 * math.log(2))
     assert (
         bits_per_dim(flow, images, noise_draws=4, seed=5).per_image - expected

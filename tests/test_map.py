@@ -7,13 +7,13 @@ from torch import Tensor, nn
 import realnvp
 from realnvp.bijections import Bijection, Chain, Logit
 from realnvp.flows.flow import StandardNormal
-from realnvp.training.recompute import recompute
+from realnvp.training.checkpointing import recompute
 from tests.flows import image_flow, moved, normal, pixels
 
 
 def sums_to_log_prob(flow: realnvp.Flow, x: Tensor) -> Tensor:
     with torch.no_grad():
-        nats, total = flow.log_prob_map(x), flow.log_prob(x)
+        nats, total = flow.pixel_log_prob(x), flow.log_prob(x)
     assert ((nats.flatten(1).sum(1) - total) / total).abs().max() < 1e-12
     return nats
 
@@ -25,7 +25,7 @@ def test_pixels_of_whole_images_of_any_size(model: dict[str, str]) -> None:
     flow = realnvp.Flow(bijection, StandardNormal()).eval()
     assert sums_to_log_prob(flow, x).shape == (2, 8, 24)
     fast = realnvp.fast(flow, dtype=torch.float64)
-    assert (fast.log_prob_map(x) - flow.log_prob_map(x)).abs().max() < 1e-6
+    assert (fast.pixel_log_prob(x) - flow.pixel_log_prob(x)).abs().max() < 1e-6
 
 
 def test_columns_of_rows() -> None:
@@ -37,7 +37,7 @@ def test_a_pixel_without_density_is_the_place() -> None:
     flow = realnvp.Flow(Chain([Logit()]), StandardNormal()).eval()
     x = pixels(1, 1, 4, 4)
     x[0, 0, 1, 2] = 999
-    places = flow.log_prob_map(x).isneginf().nonzero().tolist()
+    places = flow.pixel_log_prob(x).isneginf().nonzero().tolist()
     assert places == [[0, 1, 2]]
     assert flow.log_prob(x).isneginf()
 
@@ -74,6 +74,6 @@ def test_it_has_gradients_also_where_training_recomputes() -> None:
     gradients = []
     for change in (lambda flow: flow, recompute):
         flow = change(realnvp.build("digits").train())
-        flow.log_prob_map(x).sum().backward()
+        flow.pixel_log_prob(x).sum().backward()
         gradients.append([p.grad for p in flow.parameters() if p.grad is not None])
     assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))

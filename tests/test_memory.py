@@ -81,7 +81,7 @@ def test_limits_of_control_groups_are_found(kind: str, tmp_path: Path) -> None:
 def test_the_limit_of_the_address_space_counts() -> None:
     little_less = memory_limit() - 4096
     code = (
-        "import resource; from realnvp.training.memory import memory_limit\n"
+        "import resource; from realnvp.training.forecast import memory_limit\n"
         f"resource.setrlimit(resource.RLIMIT_AS, ({little_less}, resource.getrlimit(resource.RLIMIT_AS)[1]))\n"
         "print(memory_limit())"
     )

@@ -11,9 +11,9 @@ from realnvp.bijections import AdditiveCoupling, AffineCoupling, BatchNorm
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig
 from realnvp.flows.build import build
 from realnvp.flows.paper import l2_penalty
-from realnvp.networks.layers import WeightNormConv
-from realnvp.networks.resnet import KeptHalf
-from realnvp.tools.moments import MovingMoments
+from realnvp.moments import MovingMoments
+from realnvp.nets.layers import WeightNormConv
+from realnvp.nets.resnet import ChannelSplitNet
 from realnvp.training.memory import count_parameters, training_memory
 
 
@@ -48,7 +48,7 @@ def test_checkerboard_couplings_start_with_log_scale_zero_and_can_leave_it() -> 
     flow.log_prob(torch.rand(8, 3, 8, 8) * 256).mean().backward()
     for module in flow.modules():
         if isinstance(module, AffineCoupling):
-            assert module.bound.item() == (1 if isinstance(module.net, KeptHalf) else 0)
+            assert module.bound.item() == (1 if isinstance(module.net, ChannelSplitNet) else 0)
             assert module.bound.grad is not None
             assert module.bound.grad.abs() > 0
 

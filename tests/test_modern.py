@@ -16,8 +16,8 @@ from flows import image_flow, learned_noise, moved, normal, pixels
 from test_training import assert_bit_equal, interrupt_at, step_of_the_loop, with_train
 from torch import Tensor, nn
 
+import realnvp.training.loop
 import realnvp.training.step
-import realnvp.training.train
 from realnvp.bijections import (
     ActNorm,
     AffineCoupling,
@@ -25,32 +25,32 @@ from realnvp.bijections import (
     Chain,
     Dequantisation,
     FactorOut,
+    InvertibleLinear,
     JointDequantisation,
-    Mixing,
     ObliqueDequantisation,
     Squeezed,
     channelwise,
     checkerboard,
-    starting,
+    data_dependent_init,
 )
-from realnvp.bijections.dequantisation import stages
+from realnvp.bijections.dequantization import stages
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, TrainConfig
-from realnvp.data import dequantise
+from realnvp.data import dequantize
 from realnvp.evaluation.latent import compress, kept
-from realnvp.files.checkpoint import TrainState, load_checkpoint, save_checkpoint
-from realnvp.files.folders import read_folder, write_folder
-from realnvp.files.records import DamagedError
-from realnvp.files.saved import load_flow, save_flow
 from realnvp.flows.build import build
 from realnvp.flows.flow import StandardNormal
 from realnvp.flows.paper import half_coupling
-from realnvp.networks.modern import ConvNet
-from realnvp.networks.resnet import KeptHalf
-from realnvp.training.optimisation import WeightAverage, rate
+from realnvp.io.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from realnvp.io.files import DamagedError, read_folder, write_folder
+from realnvp.io.pretrained import load_flow, save_flow
+from realnvp.nets.convnet import ConvNet
+from realnvp.nets.resnet import ChannelSplitNet
+from realnvp.training.loop import train
+from realnvp.training.optim import WeightAverage, rate
 from realnvp.training.run import Run
-from realnvp.training.train import TrainingStopped, train
+from realnvp.training.session import TrainingStopped
 
 
 def modern(config: Config, **recipe: object) -> Config:
@@ -74,8 +74,8 @@ def test_act_norm_starts_as_standardisation_and_mixing_as_whitening() -> None:
         + 3
     )
     x[:, 1] += 4 * x[:, 0]
-    chain = Chain([ActNorm(4), Mixing(4)]).double().train()
-    with starting(chain):
+    chain = Chain([ActNorm(4), InvertibleLinear(4)]).double().train()
+    with data_dependent_init(chain):
         first = chain(x)[0]
     z = chain(x)[0]
     assert torch.equal(first, z)
@@ -83,7 +83,7 @@ def test_act_norm_starts_as_standardisation_and_mixing_as_whitening() -> None:
     assert rows.mean(1).abs().max() < 1e-9
     assert (rows @ rows.T / rows.shape[1] - torch.eye(4)).abs().max() < 1e-3  # eps in both
     before = {name: weight.clone() for name, weight in chain.named_parameters()}
-    with starting(chain):
+    with data_dependent_init(chain):
         chain(x)
         chain(x * 7)  # only the first batch counts
     chain(x * 9)
@@ -94,8 +94,8 @@ def test_act_norm_starts_as_standardisation_and_mixing_as_whitening() -> None:
 
 def test_the_largest_axis_is_what_the_first_coupling_keeps() -> None:
     x = normal(500, 2, 2, 2) * torch.tensor([0.5, 3.0], dtype=torch.float64)[:, None, None]
-    mixing = Mixing(2).double()
-    with starting(mixing):
+    mixing = InvertibleLinear(2).double()
+    with data_dependent_init(mixing):
         mixing(x)
     assert (
         mixing.weight[0].abs().argmax() == 1
@@ -105,8 +105,8 @@ def test_the_largest_axis_is_what_the_first_coupling_keeps() -> None:
 def started(x: Tensor, seed: int = 0) -> Tensor:
     """The weight of a mixing that started from x."""
     torch.manual_seed(seed)
-    mixing = Mixing(x.shape[1]).double()
-    with starting(mixing):
+    mixing = InvertibleLinear(x.shape[1]).double()
+    with data_dependent_init(mixing):
         mixing(x)
     return mixing.weight.detach()
 
@@ -114,7 +114,7 @@ def started(x: Tensor, seed: int = 0) -> Tensor:
 def test_no_axis_is_decided_by_rounding() -> None:
     """Signs, and axes of equal variances, are those of the random rotation that the weight was."""
     torch.manual_seed(0)
-    rotation = Mixing(5).double().weight.detach()
+    rotation = InvertibleLinear(5).double().weight.detach()
     white = torch.linalg.qr(normal(400, 5) - normal(400, 5).mean(0))[0] * 20  # of covariance I
     assert (started(white) - rotation).abs().max() < 1e-3
     spread = (
@@ -131,7 +131,7 @@ def test_no_axis_is_decided_by_rounding() -> None:
 
 
 def test_mixing_is_not_low_precision_under_autocast() -> None:
-    mixing, x = Mixing(6), normal(3, 6, 2, 2).float()
+    mixing, x = InvertibleLinear(6), normal(3, 6, 2, 2).float()
     with torch.autocast("cpu", torch.bfloat16):
         z, _ = mixing(x)
     assert torch.equal(z, mixing(x)[0])
@@ -169,7 +169,7 @@ def test_the_packed_checkerboard_is_the_masked_one(flip: bool) -> None:
     """Squeezed by colour, a channel-wise coupling is a checkerboard coupling: to the last bit the
     same map.
     """
-    net = KeptHalf(ConvNet(6, 8, 12, num_blocks=1), flip=flip)
+    net = ChannelSplitNet(ConvNet(6, 8, 12, num_blocks=1), flip=flip)
     packed = Squeezed(AffineCoupling(partial(channelwise, flip=flip), net), by_colour=True)
     x = normal(2, 3, 4, 6)
     moved(packed, x)
@@ -256,7 +256,7 @@ def test_learned_noise_is_exact_for_any_weights_and_any_place_in_a_cell(
     u = torch.stack([near, 1 - near, torch.rand(v.shape, dtype=torch.float64, generator=random)])[
         torch.arange(12) % 3, torch.arange(12)
     ]
-    x = dequantise(v.byte(), u.to(dtype)).requires_grad_()
+    x = dequantize(v.byte(), u.to(dtype)).requires_grad_()
     z, log_det = layer(x)
     back = layer.inverse(z)
     for y in (z, back):
@@ -375,7 +375,7 @@ def test_learned_noise_of_version_0_1_0_is_refused(
         dataclasses.replace(
             config,
             model=dataclasses.replace(
-                config.model, width=4, num_couplings=1, dequantisation="variational"
+                config.model, width=4, num_couplings=1, dequantization="variational"
             ),
         )
     )
@@ -445,10 +445,12 @@ def test_further_scales_have_as_many_couplings_as_they_should(
         growth=1.0,
         num_blocks=0,
         num_couplings=3,
-        coupling_growth=growth,
+        coupling_decay=growth,
     )
     flow = build(Config("images", DataConfig(shape=(1, 8, 8)), model))
-    mixings = [module.weight.shape[0] for module in flow.modules() if isinstance(module, Mixing)]
+    mixings = [
+        module.weight.shape[0] for module in flow.modules() if isinstance(module, InvertibleLinear)
+    ]
     assert [mixings.count(channels) for channels in (4, 8, 16)] == couplings
 
 
@@ -466,7 +468,7 @@ def test_a_gradient_that_is_far_out_is_not_followed(
 
     config = modern(tiny, clip_factor=None)
     with monkeypatch.context() as patch:
-        patch.setattr(realnvp.training.train, "train_step", without)
+        patch.setattr(realnvp.training.loop, "train_step", without)
         train(config, tmp_path / "without", device="cpu")
     monkeypatch.setattr(
         realnvp.training.step, "_far_out", lambda recipe, state, norm: state.step == 5
@@ -509,7 +511,7 @@ def test_a_model_holds_the_average_and_a_checkpoint_the_weights(
     tiny: Config, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    train(modern(tiny, average=0.5), run, device="cpu")
+    train(modern(tiny, ema_decay=0.5), run, device="cpu")
     from test_training import final_tensors
 
     saved, model = final_tensors(run), load_flow(run, "last").state_dict()
@@ -522,7 +524,7 @@ def test_a_budget_in_minutes_counts_training_over_all_sittings(
 ) -> None:
     ticks = iter(range(10**6))
     monkeypatch.setattr(
-        realnvp.training.train, "clock", lambda: float(next(ticks))
+        realnvp.training.loop, "clock", lambda: float(next(ticks))
     )  # each step takes one second
     config = modern(tiny, max_minutes=0.1, max_steps=None)
     interrupt_at(monkeypatch, {3}, signal.SIGTERM)

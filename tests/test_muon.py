@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from realnvp.training.muon import COEFFICIENTS, STEPS, Muon, orthogonalised
+from realnvp.training.optim import COEFFICIENTS, STEPS, Muon, orthogonalised
 
 
 def newton_schulz(x: torch.Tensor) -> torch.Tensor:

@@ -14,17 +14,18 @@ import torch
 from test_training import assert_bit_equal, with_train
 from torch import Tensor
 
-import realnvp.training.train
+import realnvp.training.loop
 from realnvp.config import Config, DataConfig, ModelConfig
-from realnvp.files.saved import load_flow
 from realnvp.flows.build import build, vector_flow
 from realnvp.flows.flow import Flow
-from realnvp.tools.moments import stored_moments
-from realnvp.training.nonfinite import first_nonfinite
+from realnvp.io.pretrained import load_flow
+from realnvp.moments import stored_moments
+from realnvp.training.loop import train
 from realnvp.training.run import Run
-from realnvp.training.train import TrainingFailed, train
+from realnvp.training.session import TrainingFailed
+from realnvp.training.step import first_nonfinite
 
-step_of_the_loop = realnvp.training.train.train_step
+step_of_the_loop = realnvp.training.loop.train_step
 NORM = "bijection.bijections.1.bijections.1"
 NET = "bijection.bijections.1.bijections.2.net"
 
@@ -112,7 +113,7 @@ def at_step(
         after(run)
         return result
 
-    monkeypatch.setattr(realnvp.training.train, "train_step", train_step)
+    monkeypatch.setattr(realnvp.training.loop, "train_step", train_step)
 
 
 def ruin_adam(run: Run) -> None:
@@ -152,7 +153,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(
     def without(run: Run, x: Tensor) -> tuple[float, float, int]:
         return (float("nan"), 0.0, 0) if run.state.step == 5 else step_of_the_loop(run, x)
 
-    monkeypatch.setattr(realnvp.training.train, "train_step", without)
+    monkeypatch.setattr(realnvp.training.loop, "train_step", without)
     train(tiny, tmp_path / "without", device="cpu")
     assert_bit_equal(tmp_path / "infected", tmp_path / "without")
 
@@ -166,7 +167,7 @@ def test_a_learning_rate_far_too_high(tiny: Config, tmp_path: Path, factor: floa
         eval_every=30,
         save_every=30,
         lr=tiny.train.lr * factor,
-        clip=1e4,
+        grad_clip=1e4,
         tracker="none",
     )
     try:

@@ -1,4 +1,4 @@
-"""realnvp.odd: where an image is odd, and false alarms at the rate that was asked for."""
+"""realnvp.anomaly: where an image is odd, and false alarms at the rate that was asked for."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,18 +8,23 @@ import pytest
 import torch
 
 from realnvp import build, load_flow, save_flow
+from realnvp.anomaly import AnomalyDetector
+from realnvp.anomaly.detector import oddness_around, oddness_of_images
+from realnvp.anomaly.normal import (
+    KAPPA,
+    SHRINK,
+    TailFunction,
+    least_rate,
+    p_values,
+    threshold,
+    usual,
+)
+from realnvp.anomaly.statistics import CELL, LEAST, WIDTH, box, smoothed, statistics
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig
 from realnvp.export import export_detector
-from realnvp.files.records import DamagedError
+from realnvp.flows.context import Classes
 from realnvp.flows.flow import Flow, evaluating
-from realnvp.flows.given import Classes
-from realnvp.odd import Detector
-from realnvp.odd.conformal import least_rate, p_values, threshold
-from realnvp.odd.detector import oddness_around, oddness_of_images
-from realnvp.odd.places import box
-from realnvp.odd.shares import Shares
-from realnvp.odd.statistics import CELL, LEAST, WIDTH, smoothed, statistics
-from realnvp.odd.usual import KAPPA, SHRINK, usual
+from realnvp.io.files import DamagedError
 from tests.test_given import faces, moved
 
 SIDE = 32
@@ -44,8 +49,8 @@ def noise(count: int, seed: int, side: int = SIDE) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def detector(flow: Flow) -> Detector:
-    return Detector(flow, false_alarms=0.05).fit(noise(80, 0))
+def detector(flow: Flow) -> AnomalyDetector:
+    return AnomalyDetector(flow, fpr=0.05).fit(noise(80, 0))
 
 
 def with_patch(images: np.ndarray, value: int | None) -> np.ndarray:
@@ -58,7 +63,7 @@ def with_patch(images: np.ndarray, value: int | None) -> np.ndarray:
 
 @pytest.mark.parametrize("value", [128, None], ids=["too smooth", "too rough"])
 def test_what_is_too_likely_is_odd_as_what_is_too_unlikely(
-    detector: Detector, value: int | None
+    detector: AnomalyDetector, value: int | None
 ) -> None:
     odd = with_patch(noise(6, 1), value)
     assert (detector.predict(odd) == -1).all()
@@ -66,7 +71,7 @@ def test_what_is_too_likely_is_odd_as_what_is_too_unlikely(
     assert (detector.p_values(odd) == least_rate(60)).all()
 
 
-def test_the_map_and_its_box_are_where_the_oddness_is(detector: Detector) -> None:
+def test_the_map_and_its_box_are_where_the_oddness_is(detector: AnomalyDetector) -> None:
     images = noise(4, 1, side=96)
     images[..., 40:52, 36:56] = 128
     maps = detector.maps(images)
@@ -83,7 +88,7 @@ def test_the_map_and_its_box_are_where_the_oddness_is(detector: Detector) -> Non
 
 def test_shares_of_new_normal_places_are_uniform(flow: Flow) -> None:
     """As nearly as some 1,000 places can tell, which lie apart in the images that calibrate."""
-    maps = Detector(flow).fit(noise(350, 0)).maps(noise(200, 5))
+    maps = AnomalyDetector(flow).fit(noise(350, 0)).maps(noise(200, 5))
     for share, error in ((0.01, 0.006), (0.1, 0.04), (0.5, 0.06), (0.9, 0.06)):
         assert np.mean(maps <= share) == pytest.approx(share, abs=error)
 
@@ -92,7 +97,7 @@ def test_false_alarms_come_at_the_rate(flow: Flow) -> None:
     """Over 20 detectors, each calibrated anew: 400 verdicts, within the binomial 99.9 % interval."""
     alarms = 0
     for split in range(20):
-        fitted = Detector(flow, false_alarms=0.1, seed=split).fit(noise(52, 100 + split))
+        fitted = AnomalyDetector(flow, fpr=0.1, seed=split).fit(noise(52, 100 + split))
         alarms += int((fitted.predict(noise(20, 200 + split)) == -1).sum())
     assert 20 <= alarms <= 61
 
@@ -115,7 +120,7 @@ def test_statistics_are_of_the_pass_that_gives_log_prob(flow: Flow) -> None:
     x = torch.from_numpy(noise(2, 3)).double() + 0.5
     with evaluating(flow):
         log_prob, found = statistics(flow, x, (SIDE, SIDE))
-        z, nats = flow.encode(x), flow.log_prob_map(x)
+        z, nats = flow.encode(x), flow.pixel_log_prob(x)
         assert torch.equal(log_prob, flow.log_prob(x))
         of_a_part, _ = statistics(flow, x, (SIDE - 3, SIDE - 5))
         assert torch.allclose(of_a_part, nats[:, :-3, :-5].sum((1, 2)), rtol=1e-12)
@@ -148,16 +153,16 @@ def test_a_flow_given_classes_sees_each_image_given_its_likeliest_class() -> Non
         likeliest = mixture.class_log_probs(x).argmax(1)
         assert torch.allclose(log_prob, mixture.mixture_log_prob(x), rtol=1e-9)
         for i, c in enumerate(likeliest):
-            alone = statistics(mixture.given(c), x[[i]], (SIDE, SIDE))[1]
+            alone = statistics(mixture.condition_on(c), x[[i]], (SIDE, SIDE))[1]
             assert torch.allclose(found[[i]], alone, atol=1e-5)
     assert len(likeliest.unique()) > 1
-    detector = Detector(mixture).fit(noise(20, 0))
+    detector = AnomalyDetector(mixture).fit(noise(20, 0))
     assert detector.predict(noise(2, 1)).tolist() == [1, 1]
     with pytest.raises(ValueError, match=r"Detector\(flow.given\(c\)\)"):
         export_detector(detector, Path("never.onnx"))
 
 
-def test_images_of_any_size_and_batch(detector: Detector) -> None:
+def test_images_of_any_size_and_batch(detector: AnomalyDetector) -> None:
     """A mirrored continuation stands for what scales do not divide; a batch changes nothing."""
     several = [noise(1, 1)[0], noise(1, 2, side=37)[0], noise(1, 3, side=6)[0], noise(1, 4)[0]]
     found = [*detector.findings(several)]
@@ -227,7 +232,7 @@ def test_a_map_is_odd_around_what_is_odd() -> None:
 
 
 def test_beyond_the_oddest_normal_place_the_order_stays() -> None:
-    shares = Shares.of_places(torch.linspace(1, 10, 1000))
+    shares = TailFunction.of_places(torch.linspace(1, 10, 1000))
     found = shares.among_normal(torch.tensor([0.5, 5.5, 10.0, 20.0, 40.0]))
     assert found[0] == pytest.approx(1, abs=2e-3)
     assert found[1] == pytest.approx(0.5, abs=2e-3)
@@ -237,7 +242,7 @@ def test_beyond_the_oddest_normal_place_the_order_stays() -> None:
 
 def test_places_of_infinite_oddness_have_a_share() -> None:
     for normal in ([1.0, 2.0, torch.inf, torch.inf], [torch.inf], [1.0]):
-        found = Shares.of_places(torch.tensor(normal)).among_normal(
+        found = TailFunction.of_places(torch.tensor(normal)).among_normal(
             torch.tensor([1.0, 2.0, torch.inf])
         )
         assert found.isfinite().all()
@@ -250,29 +255,29 @@ def test_what_is_usual_follows_the_statistics_to_their_device() -> None:
         assert known.oddness(torch.zeros(4, 8, side, side, device="meta")).shape == (4, side, side)
 
 
-def test_saved_beside_the_flow(detector: Detector, tmp_path: Path) -> None:
+def test_saved_beside_the_flow(detector: AnomalyDetector, tmp_path: Path) -> None:
     save_flow(detector.flow, tmp_path / "flow", detector=detector)
-    again = Detector.load(tmp_path / "flow")
+    again = AnomalyDetector.load(tmp_path / "flow")
     new = with_patch(noise(3, 7), 128)
     assert np.array_equal(again.score_samples(new), detector.score_samples(new))
     assert np.array_equal(again.maps(new), detector.maps(new))
-    assert again.false_alarms == 0.05
+    assert again.fpr == 0.05
     assert load_flow(tmp_path / "flow").config == detector.flow.config
     again.save(tmp_path / "again")
     (tmp_path / "again" / "detector.json").write_text("{}")
     with pytest.raises(DamagedError, match=r"detector\.json"):
-        Detector.load(tmp_path / "again")
-    later = Detector(detector.flow)
+        AnomalyDetector.load(tmp_path / "again")
+    later = AnomalyDetector(detector.flow)
     later.fitted_ = detector.fitted_._replace(places=usual([torch.ones(2, 10, 8, 8)]))
     later.save(tmp_path / "later")
     with pytest.raises(DamagedError, match=r"detector\.safetensors: .* fit the detector again"):
-        Detector.load(tmp_path / "later")
+        AnomalyDetector.load(tmp_path / "later")
     save_flow(detector.flow, tmp_path / "plain")
     with pytest.raises(ValueError, match="no detector beside this flow"):
-        Detector.load(tmp_path / "plain")
+        AnomalyDetector.load(tmp_path / "plain")
 
 
-def test_as_an_onnx_file(detector: Detector, tmp_path: Path) -> None:
+def test_as_an_onnx_file(detector: AnomalyDetector, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     export_detector(detector, tmp_path / "odd.onnx")
     session = runtime.InferenceSession(tmp_path / "odd.onnx", providers=["CPUExecutionProvider"])
@@ -285,27 +290,33 @@ def test_as_an_onnx_file(detector: Detector, tmp_path: Path) -> None:
     assert score == pytest.approx(detector.score_samples(images), rel=0.1)
     chances = detector.p_values(noise(200, 9))
     below = detector.score_samples(noise(200, 9)) < detector.threshold
-    assert (below == (chances <= detector.false_alarms)).all()
+    assert (below == (chances <= detector.fpr)).all()
 
 
-def test_what_makes_no_sense_is_refused(flow: Flow, detector: Detector) -> None:
+def test_what_makes_no_sense_is_refused(flow: Flow, detector: AnomalyDetector) -> None:
     preset = PRESETS["table"]
     table = build(replace(preset, data=replace(preset.data, shape=(3,))))
     for attempt, words in (
-        (lambda: Detector(flow, false_alarms=0), "false_alarms: must be between 0 and 1"),
-        (lambda: Detector(flow, noise_draws=0), "noise_draws: must be at least 1"),
-        (lambda: Detector(table), "must be of images"),
-        (lambda: Detector(flow).fit(noise(1, 0)), "normal: at least 2 images"),
-        (lambda: Detector(flow).predict(noise(1, 0)), r"call fit\(normal\) first"),
+        (lambda: AnomalyDetector(flow, fpr=0), "false_alarms: must be between 0 and 1"),
+        (lambda: AnomalyDetector(flow, noise_draws=0), "noise_draws: must be at least 1"),
+        (lambda: AnomalyDetector(table), "must be of images"),
+        (lambda: AnomalyDetector(flow).fit(noise(1, 0)), "normal: at least 2 images"),
+        (lambda: AnomalyDetector(flow).predict(noise(1, 0)), r"call fit\(normal\) first"),
         (lambda: detector.predict(noise(1, 0) / 255), "images: expected whole numbers"),
         (lambda: detector.predict(np.repeat(noise(1, 0), 3, 1)), "images: .* trained on 1$"),
         (lambda: detector.predict(np.zeros((1, 1, 0, 8), np.uint8)), "images: expected whole"),
         (lambda: detector.predict(None), "images: expected an array or a list .* got NoneType"),
-        (lambda: Detector(flow).fit(iter(noise(9, 0))), "normal: expected an array or a list"),
-        (lambda: Detector(flow, noise_draws=1.5), "noise_draws: must be a whole number, got 1.5"),
-        (lambda: Detector(flow, false_alarms="1"), "false_alarms: must be a number, got '1'"),
-        (lambda: Detector(flow, seed=True), "seed: must be a whole number, got True"),
-        (lambda: Detector("digits-small"), "flow: expected a Flow, .* got str"),
+        (
+            lambda: AnomalyDetector(flow).fit(iter(noise(9, 0))),
+            "normal: expected an array or a list",
+        ),
+        (
+            lambda: AnomalyDetector(flow, noise_draws=1.5),
+            "noise_draws: must be a whole number, got 1.5",
+        ),
+        (lambda: AnomalyDetector(flow, fpr="1"), "false_alarms: must be a number, got '1'"),
+        (lambda: AnomalyDetector(flow, seed=True), "seed: must be a whole number, got True"),
+        (lambda: AnomalyDetector("digits-8"), "flow: expected a Flow, .* got str"),
     ):
         with pytest.raises(ValueError, match=words):
             attempt()

@@ -9,11 +9,10 @@ import pytest
 from PIL import Image
 
 import realnvp.evaluation.score
+from realnvp.anomaly.rows import images_for
 from realnvp.cli.main import run
-from realnvp.evaluation.figures.grids import font
-from realnvp.evaluation.figures.odd import HeatMap, heat_map
-from realnvp.files.partial import growing, partial_path
-from realnvp.odd.verdicts import images_for
+from realnvp.figures.grids import HeatMap, font, heat_map
+from realnvp.io.files import growing, partial_path
 from tests.browser import BROWSER, seen_in_browser
 from tests.told import Out, answer, refused
 
@@ -86,7 +85,7 @@ def test_normal_images_are_the_validation_split_unless_named(
 ) -> None:
     result = answer(capsys, "score", run_dir, folders[1], "--false-alarms", "0.02")
     assert result["normal_images"] == len(np.load(run_dir / "data/validation.npy")) * 3 // 4
-    line = refused(capsys, "score", "photos-small", folders[1], "--top", "1")
+    line = refused(capsys, "score", "photos-32", folders[1], "--top", "1")
     assert "1 channel" in line or "--normal" in line
 
 
@@ -171,7 +170,7 @@ def test_a_stopped_score_keeps_what_it_knows(
     argv = ["score", str(run_dir), str(folders[1]), "--out", str(out)]
     if verdict:
         argv += ["--normal", str(folders[0])]
-        right = realnvp.odd.verdicts.Verdict
+        right = realnvp.anomaly.rows.Verdict
 
         def stop(**fields: object) -> object:
             if Path(str(fields["path"])).name == "003.png":
@@ -179,15 +178,15 @@ def test_a_stopped_score_keeps_what_it_knows(
             return right(**fields)
 
         stop._fields = right._fields  # type: ignore[attr-defined]
-        monkeypatch.setattr(realnvp.odd.verdicts, "Verdict", stop)
+        monkeypatch.setattr(realnvp.anomaly.rows, "Verdict", stop)
     else:
         monkeypatch.setattr(realnvp.evaluation.score, "CHUNK", 3)
         density, calls = realnvp.evaluation.score.log_probs, iter(range(2))
 
-        def once(*given: object, **how: object) -> object:
+        def once(*context: object, **how: object) -> object:
             if next(calls):
                 raise KeyboardInterrupt
-            return density(*given, **how)
+            return density(*context, **how)
 
         monkeypatch.setattr(realnvp.evaluation.score, "log_probs", once)
     assert run(argv) == 130

@@ -15,10 +15,10 @@ from torch.distributions import StudentT
 import realnvp
 from realnvp.bijections import AffineCoupling, Bijection, Chain, Logit, checkerboard
 from realnvp.cli.main import run
-from realnvp.data import dequantise
-from realnvp.files.records import DamagedError
+from realnvp.data import dequantize
 from realnvp.flows.flow import StandardNormal
-from realnvp.training.train import train
+from realnvp.io.files import DamagedError
+from realnvp.training.loop import train
 
 
 class Heavy(nn.Module):
@@ -203,7 +203,7 @@ def test_own_networks_are_fitted_to_images() -> None:
     flow = realnvp.Flow(Chain([Logit(levels=16), *couplings]), StandardNormal())
     random = torch.Generator().manual_seed(0)
     images = torch.randint(4, 12, (60, 1, 6, 6), generator=random).to(torch.uint8)
-    x = dequantise(images, torch.rand(images.shape, generator=random))
+    x = dequantize(images, torch.rand(images.shape, generator=random))
     before = realnvp.bits_per_dim(flow.eval(), images).mean
     realnvp.fit(flow, x, max_steps=40, lr=2e-2, noise=0)
     assert realnvp.bits_per_dim(flow, images).mean < before - 0.3

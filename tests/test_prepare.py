@@ -29,7 +29,7 @@ from realnvp.data.images import resized
 from realnvp.data.published import celeba, cifar10, imagenet, lsun
 from realnvp.data.published.archives import ALWAYS_ALLOWED
 from realnvp.evaluation.evaluate import _paper
-from realnvp.files.lock import lock_folder
+from realnvp.io.files import lock_folder
 from realnvp.training.batches import Batches
 
 Pixels = NDArray[np.uint8]
@@ -243,7 +243,7 @@ def test_cifar10_end_to_end(out_of: Out, tmp_path: Path) -> None:
     assert whole == sorted(image.tobytes() for image in images["train"])
     assert not np.array_equal(cut[0].validation, cut[1].validation)
     assert (
-        len(prepare(replace(config, held_out=0.4), seed=0, folder=tmp_path / "none").validation)
+        len(prepare(replace(config, val_fraction=0.4), seed=0, folder=tmp_path / "none").validation)
         == 6
     )
 
@@ -567,7 +567,7 @@ def test_versions_of_imagenet_are_told_apart(
     command = [
         "train",
         "imagenet32",
-        "--data.held-out",
+        "--data.val-fraction",
         "0.2",
         "--run-dir",
         tmp_path / "run",
@@ -888,7 +888,7 @@ def test_larger_images_are_cropped_at_random_in_training_only(out_of: Out, tmp_p
     stored = np.load(tmp_path / "out" / "train.npy")
     base = PRESETS["lsun-bedroom"]
     config = replace(
-        base, data=replace(base.data, source=str(tmp_path / "out"), flip=False, held_out=0.1)
+        base, data=replace(base.data, source=str(tmp_path / "out"), flip=False, val_fraction=0.1)
     )
     config = replace(config, train=replace(config.train, batch_size=6))
     splits = prepare(config.data, seed=0, folder=tmp_path / "none")
@@ -1052,7 +1052,7 @@ def test_crop_and_resize(out_of: Out, tmp_path: Path) -> None:
     for flags, word in {
         ("--crop", "0"): "--crop",
         ("--resize", "8x"): "--resize",
-        ("--held-out", "1"): "--held-out",
+        ("--val-fraction", "1"): "--val-fraction",
     }.items():
         assert word in refused(out_of, *command, *flags)
     assert "--resize: celeba" in refused(out_of, "prepare", "celeba", *command[2:], "--resize", "8")

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pictures import colour, pictures
+from pictures import color, pictures
 from PIL import Image
 
 from realnvp.cli.main import run
-from realnvp.config.reading import Reading
-from realnvp.data.deep_png import deep_png
-from realnvp.data.images import RefusedImage, decode_image, read_image, resized
+from realnvp.config.fields import DecodeOptions
+from realnvp.data.images import RefusedImage, decode_image, deep_png, read_image, resized
 
 RNG = np.random.default_rng(1)
 DEEP: NDArray[np.uint16] = RNG.integers(0, 65536, (6, 5, 3), dtype=np.uint16)
@@ -24,7 +23,7 @@ def saved(image: Image.Image, path: Path, **how: Any) -> Path:
     return path
 
 
-def refusal(path: Path, reading: Reading = Reading()) -> tuple[str, str]:  # noqa: B008  # a tuple
+def refusal(path: Path, reading: DecodeOptions = DecodeOptions()) -> tuple[str, str]:  # noqa: B008  # a tuple
     with pytest.raises(RefusedImage) as caught:
         read_image(path, reading)
     assert caught.value.name == str(path)
@@ -39,37 +38,37 @@ def test_transparent_pixels_lie_on_the_background(
 ) -> None:
     """As Pillow composes them, to one level; grey stays grey on grey."""
     alpha = RNG.integers(0, 256, (8, 8), dtype=np.uint8)
-    image = colour()
+    image = color()
     image.putalpha(Image.fromarray(alpha))
     path = saved(image, tmp_path / "x.png")
     assert refusal(path) == ("transparent pixels", "--background white")
-    found = read_image(path, Reading(background=background)).astype(int)
+    found = read_image(path, DecodeOptions(background=background)).astype(int)
     share = alpha[..., None] / 255
     exact = np.asarray(image)[..., :3] * share + np.array(behind) * (1 - share)
     assert abs(found - exact).max() <= 0.5
-    grey = saved(image.convert("LA"), tmp_path / "la.png")
-    read = read_image(grey, Reading(background=background))
+    gray = saved(image.convert("LA"), tmp_path / "la.png")
+    read = read_image(gray, DecodeOptions(background=background))
     assert read.shape == (8, 8, 1 if isinstance(behind, int) else 3)
-    clear = saved(colour().convert("P"), tmp_path / "palette.png", transparency=bytes([0] * 256))
-    assert (read_image(clear, Reading(background=background)) == np.array(behind)).all()
+    clear = saved(color().convert("P"), tmp_path / "palette.png", transparency=bytes([0] * 256))
+    assert (read_image(clear, DecodeOptions(background=background)) == np.array(behind)).all()
 
 
 def test_colours_become_grey_and_grey_colours(tmp_path: Path) -> None:
-    image = colour()
+    image = color()
     path = saved(image, tmp_path / "x.png")
-    grey = read_image(path, Reading(colours="grey"))
-    assert np.array_equal(grey[..., 0], np.asarray(image.convert("L")))
+    gray = read_image(path, DecodeOptions(color_mode="grey"))
+    assert np.array_equal(gray[..., 0], np.asarray(image.convert("L")))
     path = saved(image.convert("L"), tmp_path / "l.png")
-    assert np.array_equal(read_image(path, Reading(colours="rgb")), grey.repeat(3, -1))
+    assert np.array_equal(read_image(path, DecodeOptions(color_mode="rgb")), gray.repeat(3, -1))
 
 
 def test_cmyk_is_read_when_it_may_be_converted(tmp_path: Path) -> None:
-    path = saved(colour().convert("CMYK"), tmp_path / "x.jpg")
-    assert refusal(path) == ("mode CMYK", "--colours rgb")
+    path = saved(color().convert("CMYK"), tmp_path / "x.jpg")
+    assert refusal(path) == ("mode CMYK", "--color-mode rgb")
     with Image.open(path) as image:
         expected = np.asarray(image.convert("RGB"))
-    assert np.array_equal(read_image(path, Reading(colours="rgb")), expected)
-    assert read_image(path, Reading(colours="grey")).shape == (8, 8, 1)
+    assert np.array_equal(read_image(path, DecodeOptions(color_mode="rgb")), expected)
+    assert read_image(path, DecodeOptions(color_mode="grey")).shape == (8, 8, 1)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "PNG, transparent", "TIFF <", "TIFF >", "TIFF zlib"])
@@ -88,19 +87,19 @@ def test_all_16_bits_of_colour_are_read(tmp_path: Path, kind: str) -> None:
     assert found.dtype == np.uint16
     assert np.array_equal(found, DEEP)
     assert np.array_equal(decode_image(io.BytesIO(path.read_bytes()), "x"), DEEP)
-    assert np.array_equal(read_image(path, Reading(depth=8)), DEEP >> 8)
+    assert np.array_equal(read_image(path, DecodeOptions(bit_depth=8)), DEEP >> 8)
     luma = DEEP @ np.array([0.299, 0.587, 0.114])
-    assert abs(read_image(path, Reading(colours="grey"))[..., 0] - luma).max() < 1.5
+    assert abs(read_image(path, DecodeOptions(color_mode="grey"))[..., 0] - luma).max() < 1.5
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
 def test_all_16_bits_of_grey_are_read(tmp_path: Path, suffix: str) -> None:
-    grey, path = DEEP[..., 0], tmp_path / f"x.{suffix}"
-    Image.fromarray(grey).save(path)
+    gray, path = DEEP[..., 0], tmp_path / f"x.{suffix}"
+    Image.fromarray(gray).save(path)
     found = read_image(path)
     assert found.dtype == np.uint16
-    assert np.array_equal(found[..., 0], grey)
-    assert np.array_equal(read_image(path, Reading(depth=8))[..., 0], grey >> 8)
+    assert np.array_equal(found[..., 0], gray)
+    assert np.array_equal(read_image(path, DecodeOptions(bit_depth=8))[..., 0], gray >> 8)
 
 
 def test_transparent_16_bits_lie_on_the_background(tmp_path: Path) -> None:
@@ -110,13 +109,13 @@ def test_transparent_16_bits_lie_on_the_background(tmp_path: Path) -> None:
     assert refusal(path) == ("transparent pixels", "--background white")
     share = alpha / 65535
     exact = DEEP * share + 65535 * (1 - share)
-    assert abs(read_image(path, Reading(background="white")) - exact).max() <= 0.5
+    assert abs(read_image(path, DecodeOptions(background="white")) - exact).max() <= 0.5
 
 
 def test_8_bits_are_stretched_to_16(tmp_path: Path) -> None:
-    image = colour()
+    image = color()
     path = saved(image, tmp_path / "x.png")
-    found = read_image(path, Reading(depth=16))
+    found = read_image(path, DecodeOptions(bit_depth=16))
     assert found.dtype == np.uint16
     assert np.array_equal(found, np.asarray(image).astype(int) * 257)
 
@@ -131,8 +130,8 @@ def test_16_bits_are_scaled_as_8_are() -> None:
 def test_what_pillow_reads_in_part_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.ppm"
     path.write_bytes(b"P6 5 6 65535\n" + DEEP.astype(">u2").tobytes())
-    assert refusal(path) == ("16-bit colour of which 8 bits are read (PPM)", "--depth 8")
-    assert read_image(path, Reading(depth=8)).shape == (6, 5, 3)
+    assert refusal(path) == ("16-bit colour of which 8 bits are read (PPM)", "--bit-depth 8")
+    assert read_image(path, DecodeOptions(bit_depth=8)).shape == (6, 5, 3)
     path = saved(Image.fromarray(np.full((4, 4), 70000, np.int32)), tmp_path / "x.tif")
     assert refusal(path) == ("more than 16 bits per channel", "")
 
@@ -148,7 +147,7 @@ def test_pictures_of_two_depths_or_colours_are_refused_with_the_flag(tmp_path: P
     with pytest.raises(Reasons) as caught:
         find_data(DataConfig(source=str(source)), seed=0)
     assert caught.value.lines == [
-        f"2 files: 16 bits per channel, most have 8 bits, first {source / 'a.png'}: --depth 8"
+        f"2 files: 16 bits per channel, most have 8 bits, first {source / 'a.png'}: --bit-depth 8"
     ]
     for depth, levels in ((8, 256), (16, 65536)):
         found = find_data(DataConfig(source=str(source), depth=depth), seed=0)
@@ -161,25 +160,25 @@ def test_a_command_says_a_line_for_each_reason(
 ) -> None:
     source = pictures(tmp_path / "in", 20)
     for i in range(30):
-        glass = colour()
+        glass = color()
         glass.putalpha(i)
         glass.save(source / f"glass-{i:02}.png")
     for i in range(3):
-        saved(colour(9, 8 + i), source / f"wide-{i}.png")
-    saved(colour().convert("CMYK"), source / "print.jpg")
+        saved(color(9, 8 + i), source / f"wide-{i}.png")
+    saved(color().convert("CMYK"), source / "print.jpg")
     command = ["train", "images-modern", "--data.source", str(source), "--run-dir", "runs/x"]
     assert run(command) == 2
     lines = capsys.readouterr().err.replace(f"{source}/", "").splitlines()
     assert lines == [
         "realnvp: error: 30 files: transparent pixels, first glass-00.png: --background white",
-        "realnvp: error: print.jpg: mode CMYK: --colours rgb",
+        "realnvp: error: print.jpg: mode CMYK: --color-mode rgb",
         "realnvp: error: 3 files: of another size than most, which are 8 high, 8 wide, first "
         "wide-0.png: is 9 high, 8 wide; wide-1.png: is 9 high, 9 wide; wide-2.png: is 9 high, 10 "
         "wide: --crop 8 trains on random crops, --resize 8 on their middle, scaled",
     ]
-    assert run([*command, "--background", "white", "--colours", "rgb", "--dry-run"]) == 2
+    assert run([*command, "--background", "white", "--color-mode", "rgb", "--dry-run"]) == 2
     assert "wide-0.png" in capsys.readouterr().err
     assert (
-        run([*command, "--background", "white", "--colours", "rgb", "--crop", "8", "--dry-run"])
+        run([*command, "--background", "white", "--color-mode", "rgb", "--crop", "8", "--dry-run"])
         == 0
     )

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import realnvp.cli.results
+import realnvp.cli.figures
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, to_json
-from realnvp.evaluation.table import markdown, table
+from realnvp.evaluation.paper_table import markdown, table
 from tests.browser import BROWSER, seen_in_browser
 
 
@@ -113,11 +113,11 @@ def test_pictures_and_number_are_of_one_model(
     shutil.copytree(reported, copy)
     assert run(["evaluate", str(copy), "--which", "last", "--device", "cpu"]) == 0
     loaded: list[str] = []
-    right = realnvp.cli.results.load
+    right = realnvp.cli.figures.load
     monkeypatch.setattr(
-        realnvp.cli.results,
+        realnvp.cli.figures,
         "load",
-        lambda *given, **how: (loaded.append(how["which"]), right(*given, **how))[1],
+        lambda *context, **how: (loaded.append(how["which"]), right(*context, **how))[1],
     )
     assert run(["report", str(copy), "--device", "cpu"]) == 0
     assert loaded == ["last"]

@@ -21,10 +21,10 @@ import realnvp
 from realnvp.cli.main import run
 from realnvp.config import Config, read_config
 from realnvp.data import find_data
-from realnvp.files.card import card
-from realnvp.files.records import DamagedError
-from realnvp.files.saved import SHIPPED, load_model, locate, shipped
 from realnvp.hub import _without_places, push_to_hub, share
+from realnvp.io.card import card
+from realnvp.io.files import DamagedError
+from realnvp.io.pretrained import SHIPPED, load_model, locate, pretrained
 
 Out = pytest.CaptureFixture[str]
 
@@ -118,7 +118,7 @@ def test_share_replaces_a_saved_flow_and_nothing_else(
     evaluated: Path, tmp_path: Path, capsys: Out
 ) -> None:
     share(evaluated, tmp_path / "flow")
-    share(evaluated, tmp_path / "flow", licence="mit")
+    share(evaluated, tmp_path / "flow", license="mit")
     assert load_model(tmp_path / "flow")[1]["licence"] == "mit"
     (tmp_path / "flow" / ".git").mkdir()
     (tmp_path / "notes.txt").write_text("mine")
@@ -265,23 +265,23 @@ def test_share_a_table(tmp_path: Path, capsys: Out) -> None:
 
 # The flows inside the package.
 
-PUBLISHED = ["digits-small", "photos-small"]
+PUBLISHED = ["digits-8", "photos-32"]
 """Those whose data `realnvp prepare` or other packages have."""
 
 
 def test_shipped_flows_are_small() -> None:
-    assert {"digits-small", "photos-small"} <= set(shipped()) <= {*PUBLISHED, "photographs"}
+    assert {"digits-8", "photos-32"} <= set(pretrained()) <= {*PUBLISHED, "photos-full"}
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*")) < 12e6
 
 
 def test_where_things_lie_is_not_shared() -> None:
     typed = (
         "realnvp train images --data.source /home/me/smith --run-dir=/home/me/runs/x --config "
-        "~/me/c.json --init_from ../me/flow --data.source=me --data.given a/b --train.lr 0.1"
+        "~/me/c.json --init_from ../me/flow --data.source=me --data.context_columns a/b --train.lr 0.1"
     )
     shared = (
         "realnvp train images --data.source DATA --run-dir=x --config c.json --init_from flow "
-        "--data.source=DATA --data.given a/b --train.lr 0.1"
+        "--data.source=DATA --data.context_columns a/b --train.lr 0.1"
     )
     assert _without_places(typed.split()) == shared.split()
     kept = ["realnvp", "train", "digits", "--run-dir", "runs/x", "--init-from", "user/flow@main"]
@@ -292,13 +292,13 @@ def test_where_things_lie_is_not_shared() -> None:
 
 
 def test_a_shared_run_does_not_say_where_it_lay(evaluated: Path, tmp_path: Path) -> None:
-    sittings = json.loads((evaluated / "environment.json").read_text())
+    sessions = json.loads((evaluated / "environment.json").read_text())
     place = evaluated.parent
-    sittings[-1] |= {
+    sessions[-1] |= {
         "command": ["realnvp", "train", "images", "--data.source", str(place / "smith")],
         "init_from": str(place / "flow"),
     }
-    (evaluated / "environment.json").write_text(json.dumps(sittings))
+    (evaluated / "environment.json").write_text(json.dumps(sessions))
     share(evaluated, tmp_path / "shared")
     for file in (tmp_path / "shared").iterdir():
         assert str(place).encode() not in file.read_bytes(), file
@@ -306,13 +306,13 @@ def test_a_shared_run_does_not_say_where_it_lay(evaluated: Path, tmp_path: Path)
     assert facts["environment"]["init_from"] == "flow"
 
 
-@pytest.mark.parametrize("name", sorted({*shipped()} - {*PUBLISHED}))
+@pytest.mark.parametrize("name", sorted({*pretrained()} - {*PUBLISHED}))
 def test_a_shipped_flow_of_pictures_names_their_sources(name: str) -> None:
     flow, facts = load_model(name)
     text = (SHIPPED / name / "README.md").read_text()
     assert f"| sources of the data | {facts['sources']} |" in text
-    for licence in ("CC0-1.0", "GPL-2+", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0"):
-        assert licence in text
+    for license in ("CC0-1.0", "GPL-2+", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0"):
+        assert license in text
     assert facts["commands"][0].startswith("realnvp train images-modern ")
     picture = np.random.default_rng(0).integers(0, 256, (1, 3, 16, 24)).astype(np.uint8)
     assert np.array_equal(
@@ -344,7 +344,7 @@ def test_the_bits_per_dim_that_a_shipped_flow_records(name: str) -> None:
     assert ModelCard(text).data.license == "mit"
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", pretrained())
 def test_commands_take_a_shipped_flow(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
 ) -> None:
@@ -354,7 +354,7 @@ def test_commands_take_a_shipped_flow(
     assert [path.name for path in tmp_path.iterdir()] == ["samples.png"]
     assert run(["info", name]) == 0
     assert "realnvp train" in capsys.readouterr().out
-    if name == "digits-small":
+    if name == "digits-8":
         from PIL import Image
 
         Image.new("L", (8, 8)).save("black.png")
@@ -370,10 +370,10 @@ def test_a_path_comes_first(
     evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert locate("digits-small") == SHIPPED / "digits-small"
-    share(evaluated, "digits-small")
-    assert locate("digits-small") == Path("digits-small")
-    assert same(realnvp.load_flow("digits-small"), realnvp.load_flow(evaluated))
+    assert locate("digits-8") == SHIPPED / "digits-8"
+    share(evaluated, "digits-8")
+    assert locate("digits-8") == Path("digits-8")
+    assert same(realnvp.load_flow("digits-8"), realnvp.load_flow(evaluated))
 
 
 # The Hub.
@@ -395,8 +395,8 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     )
     assert line.endswith("pip install 'realnvp[hub]'")
     with pytest.raises(ValueError, match=r"pip install 'realnvp\[hub\]'"):
-        push_to_hub("digits-small", "user/name")
-    realnvp.save_flow(realnvp.load_flow("digits-small"), "mine")
+        push_to_hub("digits-8", "user/name")
+    realnvp.save_flow(realnvp.load_flow("digits-8"), "mine")
     realnvp.load_flow("mine")
 
 
@@ -418,17 +418,15 @@ def test_a_mistyped_path_is_not_looked_for_on_the_hub(
 
 
 def test_the_nearest_shipped_flow_is_named() -> None:
-    with pytest.raises(
-        ValueError, match=r"did you mean 'photos-small'\?\): digits-small, .*photos-small"
-    ):
+    with pytest.raises(ValueError, match=r"did you mean 'photos-32'\?\): digits-8, .*photos-32"):
         realnvp.load_flow("photo-small")
-    with pytest.raises(ValueError, match=r"^photos-small: a flow inside the package; name a run"):
-        share("photos-small", "folder")
+    with pytest.raises(ValueError, match=r"^photos-32: a flow inside the package; name a run"):
+        share("photos-32", "folder")
 
 
 def python(code: str, address: str, home: Path) -> "subprocess.CompletedProcess[str]":
     """Runs it with the Hub at this address and its cache in this folder; nothing else is asked."""
-    given = {
+    context = {
         "HF_ENDPOINT": address,
         "HF_HOME": str(home),
         "HF_TOKEN": "hf_none",
@@ -436,7 +434,7 @@ def python(code: str, address: str, home: Path) -> "subprocess.CompletedProcess[
     }
     command = [sys.executable, "-c", code]
     return subprocess.run(
-        command, env=os.environ | given, cwd=home, capture_output=True, text=True, timeout=600
+        command, env=os.environ | context, cwd=home, capture_output=True, text=True, timeout=600
     )
 
 
@@ -499,8 +497,8 @@ def test_to_the_hub_and_back(evaluated: Path, tmp_path: Path) -> None:
 def test_a_training_starts_from_the_hub_and_goes_on_without(tmp_path: Path) -> None:
     model = realnvp.ModelConfig("modern", num_scales=1, width=6, num_blocks=1, num_couplings=2)
     shape = realnvp.DataConfig(shape=(3, 8, 8))
-    given = realnvp.build(realnvp.Config("images-modern", shape, model))
-    realnvp.save_flow(given.eval(), tmp_path / "mine")
+    context = realnvp.build(realnvp.Config("images-modern", shape, model))
+    realnvp.save_flow(context.eval(), tmp_path / "mine")
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
     np.save(tmp_path / "x.npy", images)
     words = "train images-modern --init-from someone/flow --data.source x.npy --run-dir run"
@@ -512,8 +510,8 @@ def test_a_training_starts_from_the_hub_and_goes_on_without(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     tuned = realnvp.load_flow(tmp_path / "run")
     assert tuned.config is not None
-    assert tuned.config.model == given.config.model
-    for name, weight in given.state_dict().items():
+    assert tuned.config.model == context.config.model
+    for name, weight in context.state_dict().items():
         assert torch.allclose(weight, tuned.state_dict()[name], atol=1e-5), name
     shutil.rmtree(tmp_path / "hub")
     done = python(code.format(f"{words} 2"), address, tmp_path)

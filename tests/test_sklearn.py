@@ -20,12 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import realnvp
-from realnvp.sklearn import (
-    RealNVPClassifier,
-    RealNVPDensity,
-    RealNVPOutlier,
-    RealNVPRegressor,
-)
+from realnvp.sklearn import RealNVPClassifier, RealNVPDensity, RealNVPOutlier, RealNVPRegressor
 from tests.test_extras import without
 
 Array = NDArray[np.float64]

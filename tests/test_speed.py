@@ -20,17 +20,17 @@ from realnvp.bijections import AffineCoupling, Bijection
 from realnvp.config import Config
 from realnvp.evaluation.evaluate import evaluate
 from realnvp.evaluation.likelihood import log_probs
-from realnvp.files.saved import save_flow
 from realnvp.flows.flow import Flow, StandardNormal, batch_that_fits
-from realnvp.networks.layers import Normalise, WeightNormConv
-from realnvp.tools.moments import EPS, averaging, batch_moments
-from realnvp.tools.noise import Purpose, generator, uniform
+from realnvp.io.pretrained import save_flow
+from realnvp.moments import EPS, averaging, batch_moments
+from realnvp.nets.layers import Normalize, WeightNormConv
+from realnvp.random import Purpose, generator, uniform
 from realnvp.training.batches import Batches
+from realnvp.training.checkpointing import recompute
 from realnvp.training.memory import training_memory
-from realnvp.training.recompute import recompute
 
 
-def formula(norm: Normalise, h: Tensor) -> Tensor:
+def formula(norm: Normalize, h: Tensor) -> Tensor:
     """Eq 15-16 in training, by autograd."""
     mean, var = batch_moments(h)
     rho = norm.moments.momentum
@@ -42,7 +42,7 @@ def formula(norm: Normalise, h: Tensor) -> Tensor:
 @pytest.mark.parametrize("momentum", [0.0, 0.6])
 @pytest.mark.parametrize("relu", [True, False])
 def test_normalise_and_its_gradient_are_the_formula(momentum: float, relu: bool) -> None:
-    norm = Normalise(3, momentum=momentum, relu=relu).double().train()
+    norm = Normalize(3, momentum=momentum, relu=relu).double().train()
     norm.moments.mean, norm.moments.var = normal(3), normal(3).square() + 0.5
     norm.beta.data = normal(3)
     h, direction = normal(4, 3, 5, 2) * 2 + 1, normal(4, 3, 5, 2)
@@ -60,7 +60,7 @@ def test_normalise_and_its_gradient_are_the_formula(momentum: float, relu: bool)
 
 def test_normalise_in_bfloat16_keeps_its_statistics_in_float32() -> None:
     h = (normal(8, 3, 16, 16) * 3 + 5).bfloat16()
-    exact, low = Normalise(3).double().train(), Normalise(3).train()
+    exact, low = Normalize(3).double().train(), Normalize(3).train()
     expected, found = exact(h.double()), low(h)
     assert found.dtype == torch.bfloat16
     assert (found.double() - expected).abs().max() < 2e-2
@@ -68,7 +68,7 @@ def test_normalise_in_bfloat16_keeps_its_statistics_in_float32() -> None:
     broken = h.clone()
     broken[0, 1, 0, 0] = torch.nan
     broken.requires_grad_()
-    Normalise(3).train()(broken).float().sum().backward()
+    Normalize(3).train()(broken).float().sum().backward()
     assert not broken.grad.isfinite().all()  # so that the step is skipped
 
 
@@ -192,7 +192,9 @@ def test_recomputing_keeps_the_inputs_of_couplings_alone(tiny: Config) -> None:
         model = dataclasses.replace(tiny.model, num_blocks=num_blocks, width=32)
         return training_memory(
             dataclasses.replace(
-                tiny, model=model, train=dataclasses.replace(tiny.train, recompute=again)
+                tiny,
+                model=model,
+                train=dataclasses.replace(tiny.train, gradient_checkpointing=again),
             )
         )
 

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 import realnvp
-from realnvp.bijections.splines import END, STEEPEST, BentLine
+from realnvp.bijections.splines import END, STEEPEST, RQSpline
 
 BINS = 6
 
 
-def line(scale: float, *, seed: int = 0) -> BentLine:
+def line(scale: float, *, seed: int = 0) -> RQSpline:
     """With raw numbers of this size; of m and l they are zeros."""
     random = torch.Generator().manual_seed(seed)
     raw = scale * torch.randn(3 * BINS + 1, dtype=torch.float64, generator=random)
     raw[:2] = 0
-    return BentLine.of(raw[None], torch.tensor(1.0))
+    return RQSpline.of(raw[None], torch.tensor(1.0))
 
 
 def test_zeros_are_the_identity() -> None:
@@ -29,21 +29,21 @@ def test_zeros_are_the_identity() -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 1e6])
 def test_rises_passes_through_its_knots_and_comes_back(scale: float) -> None:
-    bent = line(scale)
+    spline = line(scale)
     x = torch.linspace(-1.2 * END, 1.2 * END, 5001, dtype=torch.float64)
-    y, log_slope = bent(x)
+    y, log_slope = spline(x)
     assert (y.diff() > 0).all()
     assert log_slope.isfinite().all()
-    assert (bent.inverse(y) - x).abs().max() < 1e-6
-    at_knots, slopes = bent(bent.x[0])
-    assert (at_knots - bent.y[0]).abs().max() < 1e-9
-    assert (slopes.exp() / bent.slopes[0] - 1).abs().max() < 1e-6
-    assert bent.slopes.max() <= 1.001 * STEEPEST
+    assert (spline.inverse(y) - x).abs().max() < 1e-6
+    at_knots, slopes = spline(spline.x[0])
+    assert (at_knots - spline.y[0]).abs().max() < 1e-9
+    assert (slopes.exp() / spline.slopes[0] - 1).abs().max() < 1e-6
+    assert spline.slopes.max() <= 1.001 * STEEPEST
 
 
 def test_derivative_has_no_jump_at_a_knot_nor_at_the_ends() -> None:
-    bent, step = line(1.0), 1e-9
-    before, behind = (bent(bent.x[0] + side)[1] for side in (-step, step))
+    spline, step = line(1.0), 1e-9
+    before, behind = (spline(spline.x[0] + side)[1] for side in (-step, step))
     assert (before - behind).abs().max() < 1e-6
 
 
@@ -52,9 +52,9 @@ def test_one_column_given_another_is_no_gaussian() -> None:
     random = np.random.default_rng(0)
     c = random.uniform(-1, 1, 3000)
     y = random.choice([-1, 1], 3000) + 0.2 * random.standard_normal(3000) + c
-    flow = realnvp.vector_flow(1, given=1, width=16, num_blocks=1)
-    realnvp.fit(flow, y[:2000, None], given=c[:2000], max_steps=400, lr=1e-2)
-    found = flow.double().log_prob(torch.tensor(y[2000:, None]), given=c[2000:]).mean().item()
+    flow = realnvp.vector_flow(1, context=1, width=16, num_blocks=1)
+    realnvp.fit(flow, y[:2000, None], context=c[:2000], max_steps=400, lr=1e-2)
+    found = flow.double().log_prob(torch.tensor(y[2000:, None]), context=c[2000:]).mean().item()
     entropy = math.log(2) + 0.5 * math.log(2 * math.pi * math.e) + math.log(0.2)
     gaussian = 0.5 * math.log(2 * math.pi * math.e) + 0.5 * math.log(1.04)
     assert -gaussian + 0.4 < -entropy - 0.1 < found

@@ -23,23 +23,24 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from told import Out, answer, refused
 
-import realnvp.training.train
+import realnvp.training.loop
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, ModelConfig, TrainConfig, to_json
 from realnvp.data import find_data, read_table
-from realnvp.data.table import warn_of_unbounded
+from realnvp.data.tables import warn_of_unbounded
 from realnvp.evaluation.check import check
-from realnvp.evaluation.figures import draw_figures
-from realnvp.evaluation.figures.point_plots import MASSES
 from realnvp.evaluation.likelihood import log_probs
-from realnvp.files.folders import newest_intact
-from realnvp.files.run_dir import RunDir
-from realnvp.files.saved import load_flow, save_flow
+from realnvp.figures import draw_figures
+from realnvp.figures.plots import MASSES
 from realnvp.flows.build import vector_flow
-from realnvp.flows.vector import standardise
-from realnvp.tools.moments import EPS
+from realnvp.flows.modern import standardize
+from realnvp.io.files import newest_intact
+from realnvp.io.pretrained import load_flow, save_flow
+from realnvp.io.run_dir import RunDir
+from realnvp.moments import EPS
+from realnvp.training.loop import train
 from realnvp.training.run import Run
-from realnvp.training.train import TrainingStopped, train
+from realnvp.training.session import TrainingStopped
 
 NAMES = ("height, m", "weight", "seconds")
 TINY = dataclasses.replace(
@@ -161,7 +162,7 @@ def test_a_value_that_is_rare_is_no_obstacle(tmp_path: Path) -> None:
 
 def test_a_fresh_flow_is_the_gaussian_of_the_training_rows() -> None:
     rows = people()
-    flow = standardise(vector_flow(3, seed=1), rows)
+    flow = standardize(vector_flow(3, seed=1), rows)
     share = 3 / (3 + len(rows))  # of rows that are added, uncorrelated
     assumed = (1 - share) * np.corrcoef(rows.T) + (share + EPS) * np.eye(3)
     expected = -0.5 * (
@@ -176,7 +177,7 @@ def test_a_fresh_flow_is_the_gaussian_of_the_training_rows() -> None:
     )  # float32 weights, yet seconds since 1970 keep their digits
     assert z.mean(0).abs().max() < 1e-6
     assert (flow.eval().decode(z) - torch.from_numpy(rows)).abs().max() < 1e-5
-    constant = standardise(vector_flow(2), np.full((5, 2), 0.1))
+    constant = standardize(vector_flow(2), np.full((5, 2), 0.1))
     assert constant.log_prob(torch.full((1, 2), 0.1, dtype=torch.float64)).isfinite().all()
 
 
@@ -201,7 +202,7 @@ def test_it_learns_more_than_a_gaussian(table_run: Path) -> None:
     train_rows, validation = (
         np.load(table_run / "data" / f"{split}.npy") for split in ("train", "validation")
     )
-    gaussian = log_probs(standardise(vector_flow(3), train_rows), validation).mean().item()
+    gaussian = log_probs(standardize(vector_flow(3), train_rows), validation).mean().item()
     assert gaussian == pytest.approx(values[0], abs=1e-6)
     assert gaussian < values[1] < values[2] == RunDir(table_run).state.best  # type: ignore[union-attr]
     assert log_probs(load_flow(table_run), validation).mean().item() == pytest.approx(
@@ -245,7 +246,7 @@ def test_a_table_in_a_pipe_is_told(tmp_path: Path) -> None:
 def test_stopped_and_resumed_is_bit_equal(
     table_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps, step_of_the_loop = {3, 7}, realnvp.training.train.train_step
+    steps, step_of_the_loop = {3, 7}, realnvp.training.loop.train_step
 
     def train_step(run: Run, x: torch.Tensor) -> tuple[float, float, int]:
         assert x.dtype == torch.float64
@@ -254,7 +255,7 @@ def test_stopped_and_resumed_is_bit_equal(
             os.kill(os.getpid(), signal.SIGTERM)
         return step_of_the_loop(run, x)
 
-    monkeypatch.setattr(realnvp.training.train, "train_step", train_step)
+    monkeypatch.setattr(realnvp.training.loop, "train_step", train_step)
     config = of(table_run.parent / "people.csv")
     for _ in range(2):
         with pytest.raises(TrainingStopped):
@@ -292,7 +293,8 @@ def test_batch_norm_bfloat16_additive_and_recomputation(tmp_path: Path) -> None:
         of(source), model=dataclasses.replace(TINY.model, coupling="additive", batch_norm=True)
     )
     config = dataclasses.replace(
-        config, train=dataclasses.replace(TINY.train, precision="bfloat16", recompute=True)
+        config,
+        train=dataclasses.replace(TINY.train, precision="bfloat16", gradient_checkpointing=True),
     )
     state = train(config, tmp_path / "run", device="cpu")
     assert state.skipped == 0
@@ -454,7 +456,7 @@ def test_a_flow_made_in_python_is_saved_and_scored_without_names(
     capsys: Out, tmp_path: Path
 ) -> None:
     rows = people(20)
-    save_flow(standardise(vector_flow(3), rows), tmp_path / "flow")
+    save_flow(standardize(vector_flow(3), rows), tmp_path / "flow")
     np.save(tmp_path / "t.npy", rows)
     scores = answer(capsys, "score", tmp_path / "flow", tmp_path / "t.npy")["scores"]
     assert len(scores) == 20  # type: ignore[arg-type]

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import realnvp.cli.threads
+import realnvp.cli.options
 from realnvp.cli.main import run as command
-from realnvp.cli.threads import Cores, settle_threads, watched_cores
+from realnvp.cli.options import Cores, settle_threads, watched_cores
 from realnvp.config import Config
-from realnvp.training.train import train
+from realnvp.training.loop import train
 
 CPU = torch.device("cpu")
 
@@ -33,7 +33,7 @@ def two_threads(
 
 
 def seen(monkeypatch: pytest.MonkeyPatch, cores: Cores | None) -> None:
-    monkeypatch.setattr(realnvp.cli.threads, "watched_cores", lambda: cores)
+    monkeypatch.setattr(realnvp.cli.options, "watched_cores", lambda: cores)
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -147,8 +147,8 @@ def test_what_others_do_is_seen_and_what_we_do_is_not(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(psutil, "Process", Process)
     monkeypatch.setattr(psutil, "cpu_times", cpu_times)
-    monkeypatch.setattr(realnvp.cli.threads.time, "sleep", sleep)
-    monkeypatch.setattr(realnvp.cli.threads.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(realnvp.cli.options.time, "sleep", sleep)
+    monkeypatch.setattr(realnvp.cli.options.time, "monotonic", lambda: now[0])
     for working, busy in (
         ({"others": 0.0}, 0),
         ({"others": 0.3}, 0),
@@ -186,14 +186,14 @@ def test_a_training_that_goes_on_otherwise_says_so(
         dataclasses.replace(short, train=dataclasses.replace(short.train, max_steps=n))
         for n in (2, 3)
     )
-    monkeypatch.setattr("realnvp.training.run.has_bfloat16", lambda device: False)
+    monkeypatch.setattr("realnvp.training.loop.has_bfloat16", lambda device: False)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         train(short, tmp_path / "run", device="cpu")
         train(longer, tmp_path / "run", device="cpu")
-    sittings = json.loads((tmp_path / "run/environment.json").read_text())
-    assert [sitting["precision"] for sitting in sittings] == ["float32"] * 2
-    monkeypatch.setattr("realnvp.training.run.has_bfloat16", lambda device: True)
+    sessions = json.loads((tmp_path / "run/environment.json").read_text())
+    assert [session["precision"] for session in sessions] == ["float32"] * 2
+    monkeypatch.setattr("realnvp.training.loop.has_bfloat16", lambda device: True)
     torch.set_num_threads(2)
     try:
         with pytest.warns(
@@ -211,9 +211,9 @@ def test_a_run_of_the_first_version_is_not_complained_of(tiny: Config, tmp_path:
     )
     train(short, tmp_path / "run", device="cpu")
     path = tmp_path / "run/environment.json"
-    sittings = json.loads(path.read_text())
-    del sittings[0]["precision"]
-    path.write_text(json.dumps(sittings))
+    sessions = json.loads(path.read_text())
+    del sessions[0]["precision"]
+    path.write_text(json.dumps(sessions))
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         train(

@@ -17,7 +17,7 @@ from accelerate.utils import LoggerType
 
 from realnvp.cli.main import run
 from realnvp.config import TRACKERS, Config, to_json
-from realnvp.training.train import train
+from realnvp.training.loop import train
 
 Calls = list[tuple[str, Any]]
 WANDB = """

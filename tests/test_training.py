@@ -18,23 +18,21 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-import realnvp.training.run
-import realnvp.training.train
+import realnvp.training.loop
 from benchmarks.drift import drift
 from realnvp.config import PRESETS, Config, read_config, to_json
 from realnvp.evaluation.evaluate import evaluate
 from realnvp.evaluation.record import OfImages
-from realnvp.files.folders import newest_intact
-from realnvp.files.lock import lock_folder
-from realnvp.files.records import DamagedError
-from realnvp.files.run_dir import RunDir
-from realnvp.files.saved import load_flow
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow
+from realnvp.io.files import DamagedError, lock_folder, newest_intact
+from realnvp.io.pretrained import load_flow
+from realnvp.io.run_dir import RunDir
+from realnvp.training.loop import train
 from realnvp.training.run import Run
-from realnvp.training.train import TrainingFailed, TrainingStopped, train
+from realnvp.training.session import TrainingFailed, TrainingStopped
 
-step_of_the_loop = realnvp.training.train.train_step
+step_of_the_loop = realnvp.training.loop.train_step
 
 
 def final_tensors(run_dir: Path) -> dict[str, Tensor]:
@@ -63,7 +61,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, steps: set[int], signum: int) 
             os.kill(os.getpid(), signum)
         return step_of_the_loop(run, x)
 
-    monkeypatch.setattr(realnvp.training.train, "train_step", train_step)
+    monkeypatch.setattr(realnvp.training.loop, "train_step", train_step)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -104,13 +102,13 @@ def test_a_signal_cuts_an_evaluation_short(
     after a crash while it does.
     """
     config = with_train(
-        tiny, log_every=1, eval_images=180, average=0.9, tracker="none"
+        tiny, log_every=1, eval_images=180, ema_decay=0.9, tracker="none"
     )  # 4 batches for moments, then 3
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, momentum=0.9))
     train(config, tmp_path / "whole", device="cpu")
     log_prob = Flow.log_prob
 
-    def sitting(*, signal_at: int) -> None:
+    def session(*, signal_at: int) -> None:
         """Train; a signal comes while that batch of evaluations is computed."""
         batches = itertools.count(1)
 
@@ -127,15 +125,15 @@ def test_a_signal_cuts_an_evaluation_short(
 
     for batch in (2, 6):
         with pytest.raises(TrainingStopped, match="at step 6 and saved") as stopped:
-            sitting(signal_at=batch)
+            session(signal_at=batch)
         assert stopped.value.exit_code == 143
     with monkeypatch.context() as patch:
-        patch.setattr(realnvp.training.train, "write_samples", lambda run: 1 / 0)
+        patch.setattr(realnvp.training.loop, "write_samples", lambda run: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            sitting(signal_at=1000)
+            session(signal_at=1000)
     with pytest.raises(TrainingStopped, match="at step 12 and saved"):
-        sitting(signal_at=7 + 1)
-    sitting(signal_at=1000)
+        session(signal_at=7 + 1)
+    session(signal_at=1000)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
@@ -190,7 +188,7 @@ def test_killed_without_warning_resumes_from_the_last_checkpoint(
         return step_of_the_loop(run, x)
 
     with monkeypatch.context() as patch:
-        patch.setattr(realnvp.training.train, "train_step", train_step)
+        patch.setattr(realnvp.training.loop, "train_step", train_step)
         with pytest.raises(MemoryError):
             train(tiny, tmp_path / "run", device="cpu")
     train(tiny, tmp_path / "run", device="cpu")
@@ -227,7 +225,7 @@ def test_a_step_that_is_not_finite_changes_nothing(
         return float("nan"), 0.0, 0
 
     for name, train_step in (("poisoned", poisoned), ("without", without)):
-        monkeypatch.setattr(realnvp.training.train, "train_step", train_step)
+        monkeypatch.setattr(realnvp.training.loop, "train_step", train_step)
         assert train(tiny, tmp_path / name, device="cpu").skipped == 1
     assert_bit_equal(tmp_path / "poisoned", tmp_path / "without")
     assert all(tensor.isfinite().all() for tensor in final_tensors(tmp_path / "poisoned").values())
@@ -236,7 +234,7 @@ def test_a_step_that_is_not_finite_changes_nothing(
 def test_a_training_beyond_repair_says_where(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(realnvp.training.train, "train_step", lambda run, x: (float("nan"), 0.0, 0))
+    monkeypatch.setattr(realnvp.training.loop, "train_step", lambda run, x: (float("nan"), 0.0, 0))
     with pytest.raises(
         TrainingFailed, match=r"step 19: loss nan.*20 such steps in a row; training images \[\d"
     ):
@@ -356,7 +354,7 @@ def test_best_model_is_chosen_without_the_test_set(
     tiny: Config, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same run with another test set ends with the same best model."""
-    prepare = realnvp.training.run.prepare
+    prepare = realnvp.training.loop.prepare
 
     def without_test(*args: Any, **settings: Any) -> Any:
         splits = prepare(*args, **settings)
@@ -364,7 +362,7 @@ def test_best_model_is_chosen_without_the_test_set(
             splits, splits={**splits.splits, "test": np.zeros_like(splits.test)}
         )
 
-    monkeypatch.setattr(realnvp.training.run, "prepare", without_test)
+    monkeypatch.setattr(realnvp.training.loop, "prepare", without_test)
     train(tiny, tmp_path / "run", device="cpu")
     assert_bit_equal(tmp_path / "run", run_dir)
     files = [newest_intact(folder / "model", "best")[0] for folder in (run_dir, tmp_path / "run")]
@@ -376,7 +374,7 @@ def test_speed_is_that_of_the_steps_alone(
 ) -> None:
     ticks = iter(range(10**6))
     monkeypatch.setattr(
-        realnvp.training.train, "clock", lambda: float(next(ticks))
+        realnvp.training.loop, "clock", lambda: float(next(ticks))
     )  # each step takes one second
     train(with_train(tiny, max_steps=6, log_every=2, eval_every=2), tmp_path / "run", device="cpu")
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
@@ -503,11 +501,11 @@ def test_bfloat16_stays_in_the_networks(
                 module.register_forward_hook(
                     lambda layer, inputs, outputs: seen.update(tensor.dtype for tensor in outputs)
                 )
-            if isinstance(module, realnvp.networks.layers.WeightNormConv):
+            if isinstance(module, realnvp.nets.layers.WeightNormConv):
                 module.register_forward_hook(lambda layer, inputs, output: inside.add(output.dtype))
         return step_of_the_loop(run, x)
 
-    monkeypatch.setattr(realnvp.training.train, "train_step", train_step)
+    monkeypatch.setattr(realnvp.training.loop, "train_step", train_step)
     train(
         with_train(tiny, max_steps=1, eval_every=1, precision="bfloat16"),
         tmp_path / "run",

@@ -166,7 +166,7 @@ def test_fit_takes_numpy_and_warns_of_floats(flow: Flow) -> None:
 
 
 def test_grey_without_channels_and_numpy_samples() -> None:
-    digits = realnvp.load_flow("digits-small")
+    digits = realnvp.load_flow("digits-8")
     with pytest.raises(ValueError, match=re.escape("grey, without channels? x[:, None]")):
         digits.log_prob(unit(4, 8, 8))
     with pytest.raises(ValueError, match=re.escape("images[:, None]")):

@@ -15,8 +15,7 @@ import torch
 import realnvp
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig
-from realnvp.evaluation.likelihood import log_probs
-from realnvp.evaluation.views import averaged, views_of
+from realnvp.evaluation.likelihood import averaged, log_probs, views_of
 from realnvp.flows.build import build
 from realnvp.training.batches import Batches
 

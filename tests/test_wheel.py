@@ -89,7 +89,7 @@ def test_the_command_runs(python: Path, run_dir: Path, tmp_path: Path) -> None:
     assert run(command, "--help", cwd=tmp_path).startswith("usage: realnvp")
     assert "bits/dim" in run(command, "evaluate", run_dir, "--noise-draws", "1", cwd=tmp_path)
     run(
-        command, "sample", "digits-small", "-n", "4", "--out", "samples.png", cwd=tmp_path
+        command, "sample", "digits-8", "-n", "4", "--out", "samples.png", cwd=tmp_path
     )  # weights are in the wheel, too
     assert (tmp_path / "samples.png").stat().st_size > 0
 

@@ -13,10 +13,9 @@ from PIL import Image
 from realnvp import Flow, build
 from realnvp.config import Config, DataConfig, ModelConfig
 from realnvp.evaluation.likelihood import log_probs
-from realnvp.evaluation.score import open_images, score
-from realnvp.evaluation.whole import continued, noisy, picture_map
-from realnvp.flows.strips import in_strips
-from realnvp.tools.progress import Report
+from realnvp.evaluation.score import continued, noisy, open_images, picture_map, score
+from realnvp.flows.tiled import tiled
+from realnvp.progress import Report
 
 RNG = np.random.default_rng(3)
 MODELS = {
@@ -28,7 +27,7 @@ MODELS = {
         width=4,
         num_blocks=1,
         num_couplings=2,
-        dequantisation="variational",
+        dequantization="variational",
     ),
     "additive": ModelConfig(
         "modern", "additive", num_scales=2, width=4, num_blocks=1, num_couplings=2
@@ -58,13 +57,13 @@ def test_strips_give_what_one_pass_gives(name: str, memory: int) -> None:
     x = pixels(2, 3, 48, 16)
     told: list[tuple[int, int]] = []
     with torch.no_grad():
-        expected = flow.log_prob_map(x)
-        with in_strips(flow, x.shape[2:], memory=memory, report=lambda *done: told.append(done)):
-            found = flow.log_prob_map(x)
+        expected = flow.pixel_log_prob(x)
+        with tiled(flow, x.shape[2:], memory=memory, report=lambda *done: told.append(done)):
+            found = flow.pixel_log_prob(x)
         assert torch.allclose(found, expected, rtol=0, atol=1e-9)
-        assert torch.equal(flow.log_prob_map(x), expected)  # all is as before
+        assert torch.equal(flow.pixel_log_prob(x), expected)  # all is as before
         again: list[tuple[int, int]] = []
-        with in_strips(flow, x.shape[2:], memory=memory, report=lambda *done: again.append(done)):
+        with tiled(flow, x.shape[2:], memory=memory, report=lambda *done: again.append(done)):
             assert torch.allclose(flow.log_prob(x), expected.sum((1, 2)), rtol=1e-12)
     assert again == told
     assert [done for done, _ in told] == [*range(1, told[0][1] + 1)]
@@ -101,7 +100,7 @@ def test_other_sizes_are_continued_by_their_mirror_image() -> None:
     assert nats.shape == (21, 13)
     assert nats.isfinite().all()
     with torch.no_grad():
-        whole = flow.log_prob_map(continued(noisy(flow, image, 0, 0), flow.divisor))
+        whole = flow.pixel_log_prob(continued(noisy(flow, image, 0, 0), flow.divisor))
     assert whole.shape == (1, 24, 16)
     assert torch.allclose(nats, whole[0, :21, :13], rtol=1e-6)
 
@@ -111,7 +110,7 @@ def test_float32_and_16_bits_change_little(monkeypatch: pytest.MonkeyPatch) -> N
     for levels in (256, 65536):
         flow, image = flow_of("modern", levels), picture(32, 32, levels)
         exact = picture_map(flow, image)
-        monkeypatch.setattr("realnvp.evaluation.whole.MOST_IN_FLOAT64", 0)
+        monkeypatch.setattr("realnvp.evaluation.score.MOST_IN_FLOAT64", 0)
         rounded = picture_map(flow, image)
         monkeypatch.undo()
         assert abs(exact - rounded).mean().item() / (3 * math.log(2)) < 1e-4
@@ -120,8 +119,8 @@ def test_float32_and_16_bits_change_little(monkeypatch: pytest.MonkeyPatch) -> N
 def test_pictures_of_other_kinds_are_refused() -> None:
     flow = flow_of("modern")
     for image, words in [
-        (picture(8, 8)[..., :1], "--colours rgb"),
-        (picture(8, 8, 65536), "--depth 8"),
+        (picture(8, 8)[..., :1], "--color-mode rgb"),
+        (picture(8, 8, 65536), "--bit-depth 8"),
     ]:
         with pytest.raises(ValueError, match=words):
             picture_map(flow, image)

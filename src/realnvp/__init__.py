@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
+    from realnvp import anomaly as anomaly
     from realnvp import codec as codec
-    from realnvp import odd as odd
     from realnvp.data import quantize
     from realnvp.evaluation.likelihood import bits_per_dim
-    from realnvp.files.saved import load_flow, save_flow
     from realnvp.flows.build import build, vector_flow
     from realnvp.flows.distribution import as_distribution
     from realnvp.flows.fast import fast
     from realnvp.flows.flow import Flow
     from realnvp.flows.guided import guided
+    from realnvp.io.pretrained import load_flow, save_flow
     from realnvp.training.fit import fit
 
 __version__ = "0.1.0"
@@ -47,18 +47,18 @@ _LAZY = {
     "fast": "flows.fast",
     "fit": "training.fit",
     "guided": "flows.guided",
-    "load_flow": "files.saved",
+    "load_flow": "io.pretrained",
     "quantize": "data",
-    "save_flow": "files.saved",
+    "save_flow": "io.pretrained",
     "vector_flow": "flows.build",
 }
-_ROOMS = ("codec", "odd")  # realnvp.codec.compress, realnvp.odd.Detector
+_SUBPACKAGES = ("anomaly", "codec")
 
 
 if not TYPE_CHECKING:  # or a type checker would take any misspelt name for one of these
 
     def __getattr__(name: str) -> Any:
-        if name in _ROOMS:
+        if name in _SUBPACKAGES:
             return importlib.import_module(f"realnvp.{name}")
         if name not in _LAZY:
             raise AttributeError(f"module 'realnvp' has no attribute {name!r}")

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
-from realnvp.bijections.precision import reference_tensor
-from realnvp.config.words import install_line
-from realnvp.files.atomic import atomic_save
+from realnvp.anomaly.detector import AnomalyDetector, oddness_around, oddness_of_images
+from realnvp.anomaly.normal import NormalModel
+from realnvp.anomaly.statistics import statistics
+from realnvp.bijections.base import reference_tensor
+from realnvp.config.errors import install_line
 from realnvp.flows.flow import Flow, in_eval_mode, refuse_fast
-from realnvp.odd.detector import Detector, oddness_around, oddness_of_images
-from realnvp.odd.statistics import statistics
-from realnvp.odd.usual import Usual
+from realnvp.io.files import atomic_save
 
 Call = Literal[
     "log_prob", "log_prob_map", "encode", "decode", "mixture_log_prob", "class_log_probs"
@@ -34,8 +34,8 @@ class _Function(nn.Module):
         super().__init__()
         self.flow, self.call = flow, call
 
-    def forward(self, x: Tensor, given: Tensor | None = None) -> Tensor:
-        condition = () if given is None else (given,)
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        condition = () if context is None else (context,)
         return getattr(self.flow, self.call)(x, *condition)
 
 
@@ -90,7 +90,9 @@ def _folded(program: ExportedProgram) -> nn.Module:
     for node in list(module.graph.nodes):
         if node.op == "get_attr":
             known[node] = attrgetter(node.target)(module)
-        elif node.op == "call_function" and all(given in known for given in node.all_input_nodes):
+        elif node.op == "call_function" and all(
+            context in known for context in node.all_input_nodes
+        ):
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
             known[node] = node.target(*args, **kwargs)
     for number, (node, value) in enumerate(known.items()):
@@ -138,7 +140,7 @@ def export_onnx(
 class _Verdict(nn.Module):
     """A detector as a module: x to score, odd, oddness."""
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: AnomalyDetector) -> None:
         super().__init__()
         self.flow, self.threshold = detector.flow, detector.threshold
         places = detector.fitted().places
@@ -148,13 +150,13 @@ class _Verdict(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         _, found = statistics(self.flow, x, x.shape[2:])
         places = (self.mean, self.deviation, self.whitening)
-        oddness = Usual(*(known.to(found) for known in places)).oddness(found)
+        oddness = NormalModel(*(known.to(found) for known in places)).oddness(found)
         score = -oddness_of_images(oddness)
         return score, score < self.threshold, oddness_around(oddness)
 
 
 def export_detector(
-    detector: Detector, path: str | Path, shape: Sequence[int] | None = None
+    detector: AnomalyDetector, path: str | Path, shape: Sequence[int] | None = None
 ) -> None:
     """Write a fitted detector as an ONNX file, with the threshold of its false alarms inside.
 
@@ -166,13 +168,15 @@ def export_detector(
     shape: of one x. None: the training's.
 
     Needs realnvp[onnx].
-    ValueError: the flow is conditional; a Detector of `flow.given(c)` can be exported.
+    ValueError: the flow is conditional; a Detector of `flow.condition_on(c)` can be exported.
     """
     _needs_onnx("export_detector")
     flow = detector.flow
     refuse_fast(flow, "export")
     if flow.condition is not None:
-        raise ValueError("detector: its flow is conditional; export a Detector(flow.given(c))")
+        raise ValueError(
+            "detector: its flow is conditional; export a Detector(flow.condition_on(c))"
+        )
     mine = reference_tensor(flow)
     x = torch.zeros(2, *flow.sample_shape(shape), dtype=mine.dtype, device=mine.device)
     with in_eval_mode(flow), torch.no_grad(), warnings.catch_warnings():

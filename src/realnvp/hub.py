@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from realnvp.config.words import install_line
+from realnvp.config.errors import install_line
 from realnvp.evaluation.record import current_evaluation
-from realnvp.files.folders import CARD
-from realnvp.files.records import fields_of
-from realnvp.files.run_dir import RunDir
-from realnvp.files.saved import BESIDE, FILES, WEIGHTS, load_model, locate, save_flow
 from realnvp.flows.flow import Flow, config_of
+from realnvp.io.files import CARD, fields_of
+from realnvp.io.pretrained import BESIDE, FILES, WEIGHTS, load_model, locate, save_flow
+from realnvp.io.run_dir import RunDir
 
 SOURCE = "--data.source"
 
@@ -23,7 +22,7 @@ def share(
     run: str | Path,
     folder: str | Path,
     *,
-    licence: str | None = None,
+    license: str | None = None,
     sources: str | None = None,
 ) -> dict[str, Any]:
     """Write a folder to share: the run's evaluated model, facts and a card; returns the facts.
@@ -38,22 +37,22 @@ def share(
     earlier saved flow, which is replaced.
     """
     run = Path(run)
-    evaluation, sittings = current_evaluation(run), RunDir(run).sittings
+    evaluation, sessions = current_evaluation(run), RunDir(run).sessions
     flow, facts = load_model(run, evaluation.which)
     config = config_of(flow)
     flow.config = replace(config, data=replace(config.data, source=None))
-    environment = fields_of(sittings[-1])
+    environment = fields_of(sessions[-1])
     del environment["command"]
     if environment.get("init_from"):
         environment["init_from"] = _below(environment["init_from"])
     facts |= {
         "evaluation": evaluation.as_json(),
         "commands": [
-            *dict.fromkeys(shlex.join(_without_places(sitting.command)) for sitting in sittings),
+            *dict.fromkeys(shlex.join(_without_places(session.command)) for session in sessions),
             evaluation.command(_below(str(run))),
         ],
         "environment": environment,
-        "licence": licence,
+        "licence": license,
     } | ({"sources": sources} if sources else {})
     save_flow(flow, folder, facts=facts)
     return facts

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-import realnvp.evaluation.figures  # noqa: F401
+import realnvp.figures  # noqa: F401
 from realnvp.cli.main import run
 
 torch.set_num_threads(1)

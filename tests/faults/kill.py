@@ -13,10 +13,10 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from realnvp.files.folders import newest_intact
+from children import Child
+from subjects import SAVE_EVERY, SUBJECTS, Subject, differences, warm
 
-from .children import Child
-from .subjects import SAVE_EVERY, SUBJECTS, Subject, differences, warm
+from realnvp.io.files import newest_intact
 
 
 class Killed(NamedTuple):
@@ -79,19 +79,19 @@ if __name__ == "__main__":
     parser.add_argument(
         "--signals", nargs="*", default=["SIGKILL", "SIGTERM", "SIGINT"], help="only these"
     )
-    given = parser.parse_args()
+    context = parser.parse_args()
     print(
         "| signal | to | times | ended bit-equal | most steps lost (save_every = 3) | ends within |\n|---|---|---|---|---|---|"
     )
     cases = [(name, signal.SIGKILL) for name in SUBJECTS]
     cases += [("training", signal.SIGTERM), ("training", signal.SIGINT)]
-    for name, signum in [case for case in cases if case[1].name in given.signals]:
+    for name, signum in [case for case in cases if case[1].name in context.signals]:
         with tempfile.TemporaryDirectory() as place:
             killed = kill(
                 SUBJECTS[name](Path(place)),
-                given.times,
+                context.times,
                 Path(place),
-                random.Random(given.seed),
+                random.Random(context.seed),
                 signum,
             )
         cells = f"{killed.runs} of {killed.runs} runs | {killed.lost if name == 'training' else '-'} | {killed.seconds:.2f} s"

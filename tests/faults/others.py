@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from realnvp.config import to_json
-from realnvp.training.train import train
+from children import Child
+from subjects import TINY
 
-from .children import Child
-from .subjects import TINY
+from realnvp.config import to_json
+from realnvp.training.loop import train
 
 TIMEOUT = 5.0
 

@@ -19,20 +19,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from children import Child
+from subjects import SUBJECTS, TINY, Subject, differences, training, warm
 
-import realnvp.training.train
+import realnvp.training.loop
 from realnvp.config import read_config
 from realnvp.data import open_splits
 from realnvp.data.dataset import SPLITS
-from realnvp.files.checkpoint import load_checkpoint
-from realnvp.files.folders import numbered
-from realnvp.files.records import DamagedError
-from realnvp.files.saved import load_flow
 from realnvp.flows.build import build
+from realnvp.io.checkpoint import load_checkpoint
+from realnvp.io.files import DamagedError, numbered
+from realnvp.io.pretrained import load_flow
 from realnvp.training.run import Run
-
-from .children import Child
-from .subjects import SUBJECTS, TINY, Subject, differences, training, warm
 
 
 def flips(
@@ -151,7 +149,7 @@ def slow(subject: Subject, folder: Path, seconds: float) -> None:
 
 def vanishing(subject: Subject, folder: Path) -> str:
     """What a training says whose run directory is deleted while it runs."""
-    step = realnvp.training.train.train_step
+    step = realnvp.training.loop.train_step
 
     def deleting(run: Run, *rest: object, **more: object) -> object:
         if run.state.step == 7:
@@ -159,7 +157,7 @@ def vanishing(subject: Subject, folder: Path) -> str:
         return step(run, *rest, **more)  # type: ignore[arg-type]
 
     def patch() -> None:
-        realnvp.training.train.train_step = deleting  # type: ignore[assignment]
+        realnvp.training.loop.train_step = deleting  # type: ignore[assignment]
 
     return Child([*subject.command, folder / "gone"], folder / "log", patch).complain(
         str(folder / "gone"), "errno 2"
@@ -225,7 +223,7 @@ def read_only(subject: Subject, folder: Path) -> str:
 
 def _print_all(times: int, seed: int) -> None:
     with tempfile.TemporaryDirectory() as place:
-        realnvp.training.train.train(TINY, place, device="cpu")
+        realnvp.training.loop.train(TINY, place, device="cpu")
         told = flips(Path(place), times, random.Random(seed))
     print(
         f"flips and truncations told: {sum(told.values())} of {times} ({dict(sorted(told.items()))})",
@@ -261,5 +259,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=1000, help="flips and truncations")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    _print_all(given.times, given.seed)
+    context = parser.parse_args()
+    _print_all(context.times, context.seed)

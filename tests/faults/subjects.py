@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from realnvp.config import Config, DataConfig, ModelConfig, TrainConfig, to_json
-from realnvp.files.folders import numbered
-from realnvp.training.train import train
+from realnvp.io.files import numbered
+from realnvp.training.loop import train
 
 SAVE_EVERY = 3
 EVERY = {"log_every": 1, "eval_every": 4, "sample_every": 6, "save_every": SAVE_EVERY}

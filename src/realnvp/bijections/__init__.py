@@ -1,28 +1,21 @@
 """Invertible maps with a tractable log-determinant."""
 
-from realnvp.bijections.actnorm import ActNorm
-from realnvp.bijections.base import Bijection
-from realnvp.bijections.batchnorm import BatchNorm
-from realnvp.bijections.chain import Chain
+from realnvp.bijections.base import Bijection, Chain, Conditioned, data_dependent_init
 from realnvp.bijections.coupling import (
     AdditiveCoupling,
     AffineCoupling,
     Elementwise,
     SplineCoupling,
 )
-from realnvp.bijections.dequantisation import (
+from realnvp.bijections.dequantization import (
     Dequantisation,
     JointDequantisation,
     ObliqueDequantisation,
 )
-from realnvp.bijections.given import Given
-from realnvp.bijections.logit import Logit
+from realnvp.bijections.linear import InvertibleLinear, Regression, SinhArcsinh
 from realnvp.bijections.masks import bitwise, channelwise, checkerboard
-from realnvp.bijections.mixing import Mixing
 from realnvp.bijections.multiscale import FactorOut, Squeezed, latent_levels
-from realnvp.bijections.regression import Regression
-from realnvp.bijections.sinh_arcsinh import SinhArcsinh
-from realnvp.bijections.start import starting
+from realnvp.bijections.norms import ActNorm, BatchNorm, Logit
 
 __all__ = [
     "ActNorm",
@@ -34,10 +27,10 @@ __all__ = [
     "Dequantisation",
     "Elementwise",
     "FactorOut",
-    "Given",
+    "Conditioned",
     "JointDequantisation",
     "Logit",
-    "Mixing",
+    "InvertibleLinear",
     "ObliqueDequantisation",
     "Regression",
     "SinhArcsinh",
@@ -47,5 +40,5 @@ __all__ = [
     "channelwise",
     "checkerboard",
     "latent_levels",
-    "starting",
+    "data_dependent_init",
 ]

@@ -3,11 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from realnvp.bijections.base import Bijection
-from realnvp.bijections.entries import sum_per_example
+from realnvp.bijections.base import Bijection, in_the_networks_dtype, sum_per_example
 from realnvp.bijections.masks import Mask
-from realnvp.bijections.precision import in_the_networks_dtype
-from realnvp.bijections.splines import BentLine
+from realnvp.bijections.splines import RQSpline
 
 
 class AffineCoupling(Bijection):
@@ -26,21 +24,21 @@ class AffineCoupling(Bijection):
         self.net = net
         self.bound = nn.Parameter(torch.tensor(bound))
 
-    def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z, terms = self.forward_map(x, given)
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z, terms = self.pointwise_log_det(x, context)
         return z, sum_per_example(terms)
 
-    def forward_map(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        mask, log_scale, shift = self._predict(x, given)
+    def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        mask, log_scale, shift = self._predict(x, context)
         return torch.where(mask, x, x * log_scale.exp() + shift), log_scale
 
-    def _inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
-        mask, log_scale, shift = self._predict(z, given)  # b z = b x
+    def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        mask, log_scale, shift = self._predict(z, context)  # b z = b x
         return torch.where(mask, z, (z - shift) * torch.exp(-log_scale))
 
-    def _predict(self, x: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _predict(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         mask = self.mask(x.shape, x.device)
-        shift, raw = _of_kept_part(self.net, x, mask, given).chunk(2, dim=1)
+        shift, raw = _of_kept_part(self.net, x, mask, context).chunk(2, dim=1)
         return mask, (self.bound * ~mask).to(raw) * raw.tanh(), shift
 
 
@@ -56,20 +54,20 @@ class AdditiveCoupling(Bijection):
         self.mask = mask
         self.net = net
 
-    def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.forward_map(x, given)[0], x.new_zeros(x.shape[0])
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.pointwise_log_det(x, context)[0], x.new_zeros(x.shape[0])
 
-    def forward_map(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        mask, shift = self._predict(x, given)
+    def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        mask, shift = self._predict(x, context)
         return torch.where(mask, x, x + shift), x.new_zeros(()).expand(x.shape)
 
-    def _inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
-        mask, shift = self._predict(z, given)
+    def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        mask, shift = self._predict(z, context)
         return torch.where(mask, z, z - shift)
 
-    def _predict(self, x: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _predict(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         mask = self.mask(x.shape, x.device)
-        return mask, _of_kept_part(self.net, x, mask, given)
+        return mask, _of_kept_part(self.net, x, mask, context)
 
 
 class SplineCoupling(Bijection):
@@ -91,23 +89,23 @@ class SplineCoupling(Bijection):
         self.net = net
         self.bound = nn.Parameter(torch.tensor(bound))
 
-    def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z, terms = self.forward_map(x, given)
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z, terms = self.pointwise_log_det(x, context)
         return z, sum_per_example(terms)
 
-    def forward_map(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        mask, bent = self._predict(x, given)
-        z, log_slope = bent(x)
+    def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        mask, spline = self._predict(x, context)
+        z, log_slope = spline(x)
         return torch.where(mask, x, z), torch.where(mask, 0, log_slope)
 
-    def _inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
-        mask, bent = self._predict(z, given)  # b z = b x
-        return torch.where(mask, z, bent.inverse(z))
+    def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        mask, spline = self._predict(z, context)  # b z = b x
+        return torch.where(mask, z, spline.inverse(z))
 
-    def _predict(self, x: Tensor, given: Tensor | None) -> tuple[Tensor, BentLine]:
+    def _predict(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, RQSpline]:
         mask = self.mask(x.shape, x.device)
-        numbers = _of_kept_part(self.net, x, mask, given).reshape(x.shape[0], -1, *x.shape[1:])
-        return mask, BentLine.of(numbers.movedim(1, -1), self.bound)
+        numbers = _of_kept_part(self.net, x, mask, context).reshape(x.shape[0], -1, *x.shape[1:])
+        return mask, RQSpline.of(numbers.movedim(1, -1), self.bound)
 
 
 class Elementwise(Bijection):
@@ -128,26 +126,26 @@ class Elementwise(Bijection):
         self.net = net
         self.bound = nn.Parameter(torch.tensor(bound))
 
-    def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z, terms = self.forward_map(x, given)
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z, terms = self.pointwise_log_det(x, context)
         return z, sum_per_example(terms)
 
-    def forward_map(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._predict(x, given)(x)
+    def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._predict(x, context)(x)
 
-    def _inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
-        return self._predict(z, given).inverse(z)
+    def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return self._predict(z, context).inverse(z)
 
-    def _predict(self, x: Tensor, given: Tensor | None) -> BentLine:
+    def _predict(self, x: Tensor, context: Tensor | None) -> RQSpline:
         zeros = x.new_zeros(x.shape[:2])
         numbers = in_the_networks_dtype(
-            self.net, zeros, zeros.new_zeros((), dtype=torch.bool), given
+            self.net, zeros, zeros.new_zeros((), dtype=torch.bool), context
         )
         shared = numbers.reshape(x.shape[0], -1, x.shape[1], *[1] * (x.ndim - 2))
-        return BentLine.of(shared.movedim(1, -1), self.bound)
+        return RQSpline.of(shared.movedim(1, -1), self.bound)
 
 
-def _of_kept_part(net: nn.Module, x: Tensor, mask: Tensor, given: Tensor | None) -> Tensor:
+def _of_kept_part(net: nn.Module, x: Tensor, mask: Tensor, context: Tensor | None) -> Tensor:
     """net(b x, b), or net(b x, b, given), in x's type."""
     # No product b x: 0 * inf would be nan.
-    return in_the_networks_dtype(net, x.where(mask, 0), mask, given)
+    return in_the_networks_dtype(net, x.where(mask, 0), mask, context)

@@ -20,16 +20,16 @@ class Squeezed(Bijection):
         self.bijection = bijection
         self.by_colour = by_colour
 
-    def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z, log_det = self.bijection(self._squeeze(x), given)
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z, log_det = self.bijection(self._squeeze(x), context)
         return self._unsqueeze(z), log_det
 
-    def forward_map(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z, log_det = self.bijection.forward_map(self._squeeze(x), given)
+    def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z, log_det = self.bijection.pointwise_log_det(self._squeeze(x), context)
         return self._unsqueeze(z), self._unsqueeze(log_det)
 
-    def _inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
-        return self._unsqueeze(self.bijection.inverse(self._squeeze(z), given))
+    def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return self._unsqueeze(self.bijection.inverse(self._squeeze(z), context))
 
     def _squeeze(self, x: Tensor) -> Tensor:
         return (
@@ -53,18 +53,18 @@ class FactorOut(Bijection):
         super().__init__()
         self.bijection = bijection
 
-    def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        h, log_det = self.bijection(odd_squares(x), given)
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        h, log_det = self.bijection(odd_squares(x), context)
         return from_squares(even_squares(x), h), log_det
 
-    def forward_map(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         odd = odd_squares(x)
-        h, log_det = self.bijection.forward_map(odd, given)
+        h, log_det = self.bijection.pointwise_log_det(odd, context)
         z = from_squares(even_squares(x), h)
         return z, from_squares(torch.zeros_like(odd), log_det)
 
-    def _inverse(self, z: Tensor, given: Tensor | None = None) -> Tensor:
-        return from_squares(even_squares(z), self.bijection.inverse(odd_squares(z), given))
+    def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return from_squares(even_squares(z), self.bijection.inverse(odd_squares(z), context))
 
 
 def even_squares(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ NARROWEST = 1e-3  # of [0, 1]
 STEEPEST = 1e2
 
 
-def bent(u: Tensor, p: Tensor, q: Tensor, c: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
+def spline(u: Tensor, p: Tensor, q: Tensor, c: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
     """u' and log du'/du of the map of [0, 1] to itself with slope p at 0 and slope q at 1.
 
     It maps the odds r = u / (1 - u) to r (p + c r) / (1 + c q r). c decides where the slope turns
@@ -35,7 +35,7 @@ def unbent(u: Tensor, p: Tensor, q: Tensor, c: Tensor | float = 1.0) -> Tensor:
 
 
 @dataclass(frozen=True)
-class BentLine:
+class RQSpline:
     """s(x exp(l) + m) of each entry of x, with a monotone spline s.
 
     s has K bins in [-END, END], each of them `bent`, and is the identity outside. Its knots
@@ -76,7 +76,7 @@ class BentLine:
         """s(x exp(l) + m) of each entry, and the log of its derivative."""
         x = x * self.log_scale.exp() + self.shift
         left, width, bottom, height, p, q = self._bin(self.x, x)
-        u, log_slope = bent(((x - left) / width).clamp(0, 1), p, q)
+        u, log_slope = spline(((x - left) / width).clamp(0, 1), p, q)
         inside = x.abs() < END
         z = torch.where(inside, bottom + height * u, x)
         return z, self.log_scale + torch.where(inside, log_slope + (height / width).log(), 0)

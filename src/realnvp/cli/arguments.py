@@ -1,18 +1,109 @@
 """The words after a command, checked in our words before tyro makes its dataclass of them."""
 
 import dataclasses
+import difflib
 import types
 import typing
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import tyro
 
-from realnvp.cli.elsewhere import meant
 from realnvp.config import nearest
 from realnvp.config.errors import ParameterError
+
+ELSEWHERE: tuple[tuple[str, str, str], ...] = (
+    (
+        "epochs num-epochs max-epochs n-epochs train-epochs nb-epochs",
+        "train.max-steps train.max-minutes",
+        "a training counts steps, of --train.batch-size images or rows each",
+    ),
+    (
+        "steps num-steps max-steps max-iter iterations n-iter num-iterations train-steps",
+        "train.max-steps",
+        "",
+    ),
+    ("minutes max-minutes max-time time-limit", "train.max-minutes", ""),
+    ("lr learning-rate base-lr", "train.lr", ""),
+    ("batch-size bs batch train-batch-size batchsize", "train.batch-size", ""),
+    ("weight-decay wd", "train.l2 train.muon-weight-decay", ""),
+    ("clip-grad grad-clip max-grad-norm clip-norm", "train.grad_clip", ""),
+    ("optimizer optim", "train.muon-lr", "it is Adam, beside Muon where that has a learning rate"),
+    ("scheduler lr-scheduler", "train.decay train.warmup", ""),
+    ("fp16 bf16 amp half mixed-precision precision", "train.precision", ""),
+    ("ema ema-decay", "train.ema_decay", ""),
+    ("early-stopping patience", "train.patience", ""),
+    (
+        "gpu gpus cuda use-cuda no-cuda cpu use-gpu accelerator",
+        "device",
+        "cuda, cuda:1 ..., or cpu",
+    ),
+    (
+        "num-workers workers n-jobs num-threads",
+        "threads",
+        "batches are read ahead without processes of their own",
+    ),
+    (
+        "output output-dir outdir out-dir out save-dir logdir log-dir exp-dir",
+        "run-dir out onnx DIR",
+        "",
+    ),
+    (
+        "data dataset data-dir data-path datadir input input-dir root train-dir source",
+        "data.source source",
+        "",
+    ),
+    (
+        "pretrained checkpoint ckpt finetune weights load init load-from",
+        "init-from",
+        "a training that was stopped goes on with its own command",
+    ),
+    (
+        "resume resume-from continue",
+        "run-dir",
+        "a training that was stopped goes on with its own command",
+    ),
+    ("hidden hidden-dim hidden-size hidden-channels dim n-filters", "model.width", ""),
+    ("layers num-layers n-layers n-flows num-flows flows", "model.num-couplings", ""),
+    ("levels n-levels num-levels", "data.levels", ""),
+    ("image-size img-size size", "data.resize resize", ""),
+    ("hflip horizontal-flip augment", "data.flip", ""),
+    ("val-split validation-split val-fraction validation-fraction test-split", "data.held-out", ""),
+    ("wandb tensorboard logger tracker report-to", "train.tracker", ""),
+    ("random-state random-seed manual-seed", "seed", ""),
+    ("num num-samples n-samples num-images count samples", "n", ""),
+    ("temp", "temperature", ""),
+)
+"""Names elsewhere, names here of which a command has some, and what to know. Capitals: a place."""
+
+
+def meant(flag: str, known: Iterable[str], places: Sequence[str] = ()) -> str:
+    """'; here it is --train.lr', ' (did you mean --data.columns?)', or ''.
+
+    flag: an unknown flag, --learning-rate.
+    known: the flags of the command.
+    places: what the command takes without a flag, as `--help` calls it.
+    """
+    known = [*known]
+    for names, here, remark in ELSEWHERE:
+        there = [f"--{name}" for name in here.split() if f"--{name}" in known]
+        there += [f"{name}, without a flag" for name in here.split() if name in places]
+        if flag.removeprefix("--") in names.split() and there:
+            return f"; here it is {' or '.join(there)}" + (remark and f" ({remark})")
+    by_leaf = {_leaf(name): name for name in known}
+    spellings = by_leaf | {name: name for name in known}
+    near = difflib.get_close_matches(flag, spellings, n=1)
+    near = near or difflib.get_close_matches(_leaf(flag), spellings, n=1)
+    found = by_leaf.get(_leaf(flag)) or (spellings[near[0]] if near else "")
+    return f" (did you mean {found}?)" if found else ""
+
+
+def _leaf(flag: str) -> str:
+    """--train.max-steps -> max-steps."""
+    return flag.removeprefix("--").rpartition(".")[2]
+
 
 WORDS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
 SWITCHES = {"true": True, "false": False}
@@ -73,11 +164,11 @@ def settled(command: type[Any], argv: Sequence[str], *, prog: str) -> list[str]:
         return [*argv]
     arguments = [*arguments_of(command)]
     try:
-        taken, given, rest = _flags(arguments, deque(argv))
+        taken, context, rest = _flags(arguments, deque(argv))
         data = any(each.name == "data.source" for each in arguments)
         _check_places([each for each in arguments if each.positional], rest, data=data)
         for each in arguments:
-            if each.required and not each.positional and each.name not in given:
+            if each.required and not each.positional and each.name not in context:
                 raise ParameterError(each.name, "is missing")
     except ParameterError:
         raise
@@ -93,11 +184,11 @@ def _flags(
     flags = {f"--{each.name}": each for each in arguments if not each.positional}
     flags |= {alias: each for each in arguments for alias in each.aliases}
     off = {f"--{_off(each.name)}" for each in arguments if each.pair}
-    taken, given, rest = list[str](), set[str](), list[str]()
+    taken, context, rest = list[str](), set[str](), list[str]()
     while words:
         word = words.popleft()
         if word == "--":
-            return taken, given, [*rest, *words]
+            return taken, context, [*rest, *words]
         flag, equals, value = word.partition("=")
         flag = flag.replace("_", "-")
         if flag in off and not equals:
@@ -106,14 +197,14 @@ def _flags(
             words.extendleft([value] * bool(equals))
             switch = argument.kind is bool
             taken += _switch(argument, words) if switch else _values(argument, words, flags)
-            given.add(argument.name)
+            context.add(argument.name)
         elif word.startswith("--"):
             places = [each.name for each in arguments if each.positional]
             hint = meant(flag, [*flags, *off], places)
             raise ValueError(f"{word.split('=')[0]}: no such flag{hint}")
         else:
             rest.append(word)
-    return taken, given, rest
+    return taken, context, rest
 
 
 def _check_places(places: Sequence[Argument], words: Sequence[str], *, data: bool) -> None:

@@ -7,10 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from realnvp.cli.inputs import load, make_way, settle
-from realnvp.cli.options import Device, Json, Threads, Which
-from realnvp.cli.output import note, print_json, print_table, say
-from realnvp.config.words import count_of
+from realnvp.cli.options import (
+    Device,
+    Json,
+    Threads,
+    Which,
+    load,
+    note,
+    prepare_output,
+    print_json,
+    print_table,
+    say,
+    setup_device,
+)
+from realnvp.config.errors import count_of
 
 if TYPE_CHECKING:
     from realnvp.codec.archive import Archive
@@ -34,7 +44,7 @@ class Compress:
     Every picture comes back to the last bit: each part of the file is decoded and compared before
     it is written. What is unlike the training is stored as WebP would, or raw.
 
-    Example: realnvp compress photos-small pictures/ --out pictures.rnvp
+    Example: realnvp compress photos-32 pictures/ --out pictures.rnvp
 
     Is a file intact? realnvp compress --check pictures.rnvp
     """
@@ -44,7 +54,7 @@ class Compress:
         tyro.conf.Positional,
         tyro.conf.arg(
             metavar="RUN",
-            help="A run directory, a saved flow's folder, photos-small or another flow of the "
+            help="A run directory, a saved flow's folder, photos-32 or another flow of the "
             "package, or an id on the Hub.",
         ),
     ] = ""
@@ -77,7 +87,7 @@ class Compress:
         check_flow(flow, self.run)
         files = files_by_name(self.paths, deep=config_of(flow).levels > 256)
         out = self.out or Path(f"{self.paths[0].resolve().stem}.rnvp")
-        make_way("--out", out, read=files.values())
+        prepare_output("--out", out, read=files.values())
         made = compress_files(flow, self.run, files, out)
         found = {"bytes": made.bytes, "bits_per_dim": made.bits_per_dim(8 * made.bytes)}
         others = {
@@ -143,7 +153,7 @@ def _unpack(
     from realnvp.codec.archive import Archive
     from realnvp.codec.files import decompress_files
 
-    settle(device, threads)
+    setup_device(device, threads)
     with file.open("rb") as opened:
         archive = Archive(opened, file)
         lost = decompress_files(archive, _flow_of(archive, run), out)
@@ -154,7 +164,7 @@ def _unpack(
         where = f" in {out}" if out else " intact" if lost else ", intact"
         say(f"{file}: {count - len(lost):,} of {count_of(count, 'picture')}{where}")
     if lost:
-        from realnvp.config.words import listed
+        from realnvp.config.errors import listed
 
         names = [name.replace("\n", "\\n") for name in lost]
         note(f"realnvp: error: {file}: damaged; lost: {listed(names)}")
@@ -165,10 +175,10 @@ def _flow_of(archive: "Archive", run: str | None) -> "Flow":
     """The flow that the user names, else what has the name that the archive gives."""
     from realnvp.codec.archive import flow_digest
     from realnvp.codec.images import check_flow
-    from realnvp.files.saved import load_model, shipped
+    from realnvp.io.pretrained import load_model, pretrained
 
     named = run or archive.index.flow
-    if not run and not (named in shipped() or (named and Path(named).exists())):
+    if not run and not (named in pretrained() or (named and Path(named).exists())):
         raise ValueError(f"{archive.name}: --flow: name its flow, which was called {named!r}")
     for which in ("best", "last"):
         flow, _ = load_model(named, which)

@@ -1,12 +1,11 @@
-"""realnvp evaluate and realnvp check: bits/dim of a split; is the flow invertible?"""
+"""realnvp presets and realnvp info: what can be trained, and what a run directory holds."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from realnvp.cli.inputs import chosen_reading, given_class, load, own_data
 from realnvp.cli.options import (
     Background,
     Colours,
@@ -17,8 +16,17 @@ from realnvp.cli.options import (
     RunDir,
     Threads,
     Which,
+    chosen_reading,
+    given_class,
+    load,
+    own_data,
+    print_json,
+    print_table,
+    say,
+    thousands,
 )
-from realnvp.cli.output import print_json, print_table, say
+from realnvp.config import PAPER, PRESETS, Config, flat
+from realnvp.io.files import damaged_if_invalid, fields_of, read_record
 
 if TYPE_CHECKING:
     from realnvp.evaluation.record import Evaluation
@@ -32,7 +40,7 @@ class Evaluate:
     also to RUN/evaluation.json.
 
     A bound on the bits that a lossless code needs for each channel of each pixel (uniform
-    dequantisation, or the flow's own). Of a table: the mean log-density of a row in nats, in
+    dequantization, or the flow's own). Of a table: the mean log-density of a row in nats, in
     the units of its columns.
 
     Example: realnvp evaluate runs/photos --split test --noise-draws 4
@@ -42,7 +50,7 @@ class Evaluate:
     split: Split = "test"
     """Which images or rows."""
     noise_draws: int = 1
-    """Draws of the dequantisation noise for each image; log p is averaged over them."""
+    """Draws of the dequantization noise for each image; log p is averaged over them."""
     source: Annotated[Path | None, tyro.conf.arg(name="data.source")] = None
     """Other data than the run's own: a folder, an .npy file, a table, a prepared folder; all of
     it where it has no splits.
@@ -52,8 +60,8 @@ class Evaluate:
     run's own when not given.
     """
     background: Background = None
-    colours: Colours = None
-    depth: Depth = None
+    color_mode: Colours = None
+    bit_depth: Depth = None
     which: Which = "best"
     views: Flag = False
     """Also print the bits/dim of the density averaged over all views that training showed:
@@ -89,7 +97,7 @@ class Evaluate:
             self.run,
             split=self.split,
             source=self.source,
-            reading=chosen_reading(self.background, self.colours, self.depth),
+            reading=chosen_reading(self.background, self.color_mode, self.bit_depth),
             crop=self.crop,
             noise_draws=self.noise_draws,
             seed=self.seed,
@@ -115,7 +123,7 @@ class Check:
     """
 
     run: RunDir
-    given: str | None = None
+    context: str | None = None
     """Of a flow given classes: the class whose p(x | class) is checked; the most frequent when not
     given.
     """
@@ -129,18 +137,18 @@ class Check:
 
         from realnvp.data import channels_first
         from realnvp.evaluation.check import check, how_many
+        from realnvp.flows.context import Classes
         from realnvp.flows.flow import config_of
-        from realnvp.flows.given import Classes
-        from realnvp.tools.progress import progress
+        from realnvp.progress import progress
 
         flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
         data, count = own_data(flow, self.run), how_many(config_of(flow))
-        if data.given and data.labels:
-            flow = flow.given(data.labels["test"][0])  # the columns of one row, for all
-        given = given_class(flow, self.given) or data.most_frequent
+        if data.context and data.labels:
+            flow = flow.condition_on(data.labels["test"][0])  # the columns of one row, for all
+        context = given_class(flow, self.context) or data.most_frequent
         if isinstance(flow.condition, Classes):
-            flow = flow.given(given)
-        train, test = data.of_class("train", given), data.of_class("test", given)
+            flow = flow.condition_on(context)
+        train, test = data.of_class("train", context), data.of_class("test", context)
         # All over the training images: their files may lie in order.
         spread = np.linspace(0, len(train) - 1, min(count, len(train))).astype(int)
         with progress("check", 0):
@@ -171,3 +179,117 @@ class Check:
                 else f"all {len(checks)} checks passed"
             )
         return 1 if failed else 0
+
+
+@dataclass
+class Presets:
+    """Print what can be trained by name: image size, parameters, the paper's bits/dim.
+
+    Example: realnvp presets
+    """
+
+    json: Json = False
+
+    def __call__(self) -> int:
+        from realnvp.training.memory import count_parameters
+
+        rows = {
+            name: {
+                "shape": config.data.shape,
+                "levels": config.data.levels,
+                "num_scales": config.model.num_scales,
+                "parameters": count_parameters(config) if config.data.shape else None,
+                "paper": PAPER.get(name),
+            }
+            for name, config in PRESETS.items()
+        }
+        if self.json:
+            print_json(rows)
+            return 0
+        print_table(
+            ("preset", "image", "scales", "parameters", "bits/dim in the paper"),
+            [(name, *_cells(row)) for name, row in rows.items()],
+        )
+        print(
+            "ImageNet 64x64: 4.01 is of the paper's first version (2016), its last (2017) has 3.98"
+        )
+        return 0
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        "of your data" if row["shape"] is None else "{1}x{2}x{0}".format(*row["shape"]),
+        "" if row["levels"] is None else str(row["num_scales"] or "by size"),
+        "" if row["parameters"] is None else thousands(row["parameters"]),
+        "" if row["paper"] is None else f"{row['paper']:.2f}",
+    )
+
+
+@dataclass
+class Info:
+    """Print what a run directory or saved flow holds.
+
+    Example: realnvp info runs/photos
+    """
+
+    run: RunDir
+    json: Json = False
+
+    def __call__(self) -> int:
+        from realnvp.evaluation.record import parse_evaluation
+        from realnvp.io.pretrained import locate
+        from realnvp.io.run_dir import RunDir
+        from realnvp.training.memory import count_parameters
+
+        folder = locate(self.run)
+        config = RunDir(folder).config
+        facts: dict[str, Any] = {
+            "run": self.run,
+            "config": asdict(config),
+            "parameters": count_parameters(config) if config.data.shape else None,
+            **_stored_facts(folder, config),
+        }
+        if self.json:
+            print_json(facts)
+            return 0
+        longer = ("config", "environment", "evaluation", "parameters", "facts")
+        known = facts | facts.get("facts", {})
+        parameters = facts["parameters"]
+        rows = [
+            *((key, str(value)) for key, value in known.items() if key not in longer),
+            ("parameters", thousands(parameters) if parameters else "of the data's size"),
+            *((name, str(value)) for name, value in flat(config).items()),
+        ]
+        if "evaluation" in known:
+            evaluation = parse_evaluation(known["evaluation"], folder, config)
+            rows.append(("evaluation", f"{evaluation.measured} on {evaluation.split}"))
+        print_table(("", ""), rows)
+        return 0
+
+
+def _stored_facts(folder: Path, config: Config) -> dict[str, Any]:
+    """What files of the run say about it, each if it is there."""
+    from realnvp.config.units import unit_of
+    from realnvp.evaluation.record import parse_evaluation, read_evaluation
+    from realnvp.io.run_dir import RunDir
+
+    run = RunDir(folder)
+    facts: dict[str, Any] = {}
+    if state := run.state:
+        facts |= {
+            "step": state.step,
+            "seconds": round(state.seconds, 1),
+            f"best_validation_{unit_of(config).key}": state.best,
+            "best_step": state.best_step,
+            "skipped_steps": state.skipped,
+        }
+    if (folder / "evaluation.json").exists():
+        facts["evaluation"] = read_evaluation(folder).as_json()
+    if run.sittings_file.exists():
+        facts["environment"] = [*map(fields_of, run.sessions)]
+    if (folder / "facts.json").exists():
+        facts["facts"] = stored = read_record(dict[str, Any], folder / "facts.json")
+        if "evaluation" in stored:
+            with damaged_if_invalid():
+                parse_evaluation(stored["evaluation"], folder / "facts.json", config)
+    return facts

@@ -3,6 +3,8 @@
 Exit codes: 0; 1 a check failed or a run is damaged; 2 bad input; 130, 143 after a signal.
 """
 
+import contextlib
+import io
 import os
 import signal
 import sys
@@ -10,24 +12,50 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, NoReturn
+
+import tyro
 
 from realnvp import __version__
-from realnvp.cli.completion import completion
 from realnvp.cli.compress import Compress, Decompress
-from realnvp.cli.evaluate import Check, Evaluate
-from realnvp.cli.info import Info, Presets
-from realnvp.cli.options import parse
-from realnvp.cli.output import note
+from realnvp.cli.evaluate import Check, Evaluate, Info, Presets
+from realnvp.cli.figures import Figures, Report, Table
+from realnvp.cli.options import note, parse
+from realnvp.cli.package import Export, Share
 from realnvp.cli.prepare import Prepare
-from realnvp.cli.results import Figures, Report, Table
 from realnvp.cli.sample import Sample
 from realnvp.cli.score import Score
-from realnvp.cli.share import Export, Share
-from realnvp.cli.train import train
+from realnvp.cli.train import all_presets, train
 from realnvp.config import nearest
-from realnvp.config.errors import ParameterError, Reasons
-from realnvp.config.words import install_line
+from realnvp.config.errors import ParameterError, Reasons, install_line
+
+SHELLS = ("bash", "zsh")
+# What tyro says where a path is wanted. Of a place without a flag, a run or data, it says nothing.
+FILES = '"$completions" == "__TYRO_COMPLETE_FILES__"'
+
+
+def completion(argv: list[str], commands: dict[str, Any]) -> str:
+    """The completion script for the shell that argv names."""
+    if len(argv) != 1 or argv[0] not in SHELLS:
+        raise ValueError(
+            f"completion: name one shell: {', '.join(SHELLS)}, for example: realnvp completion bash"
+        )
+    every: Any = reduce(
+        or_,
+        (
+            Annotated[command, tyro.conf.subcommand(name)]
+            for name, command in (commands | {"train": all_presets()}).items()
+        ),
+    )
+    script = io.StringIO()
+    with contextlib.redirect_stdout(script), contextlib.suppress(SystemExit):
+        tyro.cli(every, prog="realnvp", args=["--tyro-print-completion", argv[0]])
+    # Where there is nothing else, bash then completes names of files; folders end with a slash.
+    text = script.getvalue().replace("complete -F", "complete -o default -o filenames -F")
+    return text.replace(FILES, f'-z "$completions" || {FILES}')
+
 
 COMMANDS: dict[str, Any] = {
     "prepare": Prepare,
@@ -173,7 +201,7 @@ def _lacking_memory(error: Exception) -> str:
     """Which memory is not enough, or ''; only where torch was imported can it have said so."""
     if "torch" not in sys.modules:
         return ""
-    from realnvp.tools.device import lacking_memory
+    from realnvp.device import lacking_memory
 
     return lacking_memory(error)
 

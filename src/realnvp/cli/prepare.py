@@ -7,10 +7,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from realnvp.cli.inputs import chosen_reading
-from realnvp.cli.options import Background, Colours, Depth, Flag
-from realnvp.cli.output import print_json, say
-from realnvp.config.bounds import BETWEEN_0_AND_1, SEED, check_number
+from realnvp.cli.options import Background, Colours, Depth, Flag, chosen_reading, print_json, say
+from realnvp.config.fields import BETWEEN_0_AND_1, SEED, check_number
 
 Set = Literal[
     "cifar10",
@@ -52,9 +50,9 @@ class Prepare:
     middle square.
     """
     background: Background = None
-    colours: Colours = None
-    depth: Depth = None
-    held_out: float = 0.1
+    color_mode: Colours = None
+    bit_depth: Depth = None
+    val_fraction: float = 0.1
     """images: share of them that becomes the test split, where no folder is called test."""
     allow_partial: Flag = False
     """Take other numbers of images than the published ones; the version then says partial."""
@@ -71,10 +69,10 @@ class Prepare:
                 f"{'--crop' if self.crop else '--resize'}: {self.set} has a size of its own; "
                 "it is for images only"
             )
-        reading = chosen_reading(self.background, self.colours, self.depth)
+        reading = chosen_reading(self.background, self.color_mode, self.bit_depth)
         if self.set != "images" and (chosen := reading.chosen()):
             raise ValueError(f"--{next(iter(chosen))}: is for images only, not for {self.set}")
-        check_number("held_out", self.held_out, float, BETWEEN_0_AND_1)
+        check_number("val_fraction", self.val_fraction, float, BETWEEN_0_AND_1)
         check_number("seed", self.seed, int, SEED)
         about = convert(
             self.set,
@@ -83,7 +81,7 @@ class Prepare:
             crop=parse_size(self.crop, "crop"),
             resize=parse_size(self.resize, "resize"),
             allow_partial=self.allow_partial,
-            held_out=self.held_out,
+            val_fraction=self.val_fraction,
             seed=self.seed,
             **reading._asdict(),
         )

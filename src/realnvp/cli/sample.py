@@ -6,10 +6,26 @@ from typing import Annotated, Any
 
 import tyro
 
-from realnvp.cli.inputs import beside, given_class, given_table, load, make_way, of_table, own_data
-from realnvp.cli.options import Device, Fast, Flag, Json, RunDir, Threads, Which
-from realnvp.cli.output import note, print_json, say
-from realnvp.config.words import count_of
+from realnvp.cli.options import (
+    Device,
+    Fast,
+    Flag,
+    Json,
+    RunDir,
+    Threads,
+    Which,
+    beside,
+    given_class,
+    given_table,
+    load,
+    note,
+    of_table,
+    own_data,
+    prepare_output,
+    print_json,
+    say,
+)
+from realnvp.config.errors import count_of
 
 
 @dataclass
@@ -32,7 +48,7 @@ class Sample:
     """A .png or .npy file, of a table also .csv; RUN/samples.png (.csv) when not given, or here
     if RUN is no folder.
     """
-    given: str | None = None
+    context: str | None = None
     """The class, of a flow given classes; when not given each sample has a class of its own, as
     often as in the training's data. Of a flow given columns: a table with these columns, -n rows
     are drawn for each of its rows.
@@ -51,11 +67,11 @@ class Sample:
     threads: Threads = None
 
     def __call__(self) -> int:
-        from realnvp.data.table_files import read_cells
+        from realnvp.data.tables import read_cells
         from realnvp.evaluation.samples import fast_error, write_rows, write_samples
+        from realnvp.flows.context import Classes
         from realnvp.flows.fast import fast
         from realnvp.flows.flow import config_of
-        from realnvp.flows.given import Classes
         from realnvp.flows.guided import guided
 
         if self.n < 1:
@@ -67,42 +83,46 @@ class Sample:
         out = self.out or beside(self.run) / f"samples{suffixes[0]}"
         if out.suffix not in suffixes:
             raise ValueError(f"--out: {out} must end in {' or '.join(suffixes)}")
-        given = given_table(flow, self.given) if of_table(flow) else given_class(flow, self.given)
-        make_way("--out", out, read=[Path(given)] if given and of_table(flow) else [])
+        context = (
+            given_table(flow, self.context) if of_table(flow) else given_class(flow, self.context)
+        )
+        prepare_output("--out", out, read=[Path(context)] if context and of_table(flow) else [])
         if self.guidance and self.fast:
             raise ValueError("--guidance: not with --fast")
         if self.guidance:
             flow = guided(flow, self.guidance)
         data = own_data(flow, self.run) if self.beside_data else None
-        shown = data and data.of_class("test", None if of_table(flow) else given)[: self.n]
+        shown = data and data.of_class("test", None if of_table(flow) else context)[: self.n]
         how: dict[str, Any] = {"seed": self.seed, "temperature": self.temperature}
-        mixture = flow.condition if isinstance(flow.condition, Classes) and not given else None
+        mixture = flow.condition if isinstance(flow.condition, Classes) and not context else None
 
         def classes(count: int) -> Any:
             """Of so many samples; one class for all, or from p(c). None: not given classes."""
-            return mixture.draw(range(count), self.seed) if mixture else given
+            return mixture.draw(range(count), self.seed) if mixture else context
 
         off = {}
         if self.fast:
             exact, flow = flow, fast(flow)
-            off["fast_error_grey_levels"] = error = fast_error(exact, flow, given=classes(8), **how)
+            off["fast_error_grey_levels"] = error = fast_error(
+                exact, flow, context=classes(8), **how
+            )
             note(
                 "fast: on the first 8 samples, "
                 f"half of the pixels are off by more than {error:.2f} grey levels"
             )
         write: Any = write_rows if of_table(flow) else write_samples
-        condition = {"given": Path(given) if given else None}
+        condition = {"given": Path(context) if context else None}
         if not of_table(flow):
             condition = {"given": classes(self.n)}
         count = self.n
-        if of_table(flow) and given:
-            cells = read_cells(Path(given), config_of(flow).data.given or ())
+        if of_table(flow) and context:
+            cells = read_cells(Path(context), config_of(flow).data.context_columns or ())
             count *= len(next(iter(cells.values())))
         nonfinite = write(flow, out, n=self.n, data=shown, **how, **condition)
         if self.json:
             print_json(
                 {"out": str(out), f"num_{things}": count}
-                | ({"given": given} if flow.condition else {})
+                | ({"given": context} if flow.condition else {})
                 | ({"guidance": self.guidance} if self.guidance else {})
                 | how
                 | {"nonfinite": nonfinite}

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from realnvp.cli.inputs import chosen_reading, load, make_way, of_table
 from realnvp.cli.options import (
     Background,
     Colours,
@@ -22,23 +21,30 @@ from realnvp.cli.options import (
     RunDir,
     Threads,
     Which,
+    chosen_reading,
+    load,
+    note,
+    of_table,
+    prepare_output,
+    print_csv,
+    print_json,
+    say,
 )
-from realnvp.cli.output import note, print_csv, print_json, say
-from realnvp.config.words import count_of
-from realnvp.files.atomic import write_file
+from realnvp.config.errors import count_of
+from realnvp.io.files import write_file
 
 if TYPE_CHECKING:
+    from realnvp.anomaly import AnomalyDetector
+    from realnvp.anomaly.rows import Verdict
     from realnvp.evaluation.score import Opened
     from realnvp.flows.flow import Flow
-    from realnvp.odd import Detector
-    from realnvp.odd.verdicts import Verdict
 
 SHOWN = 10
 MOST_NORMAL = 2000  # validation images
 DENSITY = ("path", "log_prob", "bits_per_dim")
 OF_VERDICTS = {
-    *("normal", "false_alarms", "resize", "noise_draws", "which", "seed", "fast"),
-    *("background", "colours", "depth"),
+    *("normal", "fpr", "resize", "noise_draws", "which", "seed", "fast"),
+    *("background", "color_mode", "bit_depth"),
 }
 """Flags that verdicts depend on."""
 
@@ -72,7 +78,7 @@ class Score:
     """A folder of normal images, or a table of normal rows, that training has not seen; when not
     given, the run's validation split.
     """
-    false_alarms: float | None = None
+    fpr: float | None = None
     """The share of normal images that may be called odd; when not given, .01."""
     heatmaps: Path | None = None
     """A folder for a heat map of each image."""
@@ -89,14 +95,14 @@ class Score:
     prepare images --resize SIDE.
     """
     noise_draws: int = 1
-    """Draws of the dequantisation noise for each image; log p is averaged over them."""
+    """Draws of the dequantization noise for each image; log p is averaged over them."""
     which: Which = "best"
     seed: int = 0
     """Seed of the noise."""
     fast: Fast = False
     background: Background = None
-    colours: Colours = None
-    depth: Depth = None
+    color_mode: Colours = None
+    bit_depth: Depth = None
     json: Json = False
     device: Device = "auto"
     threads: Threads = None
@@ -110,7 +116,7 @@ class Score:
             raise ValueError(f"--normal: {self.normal}: no such file or folder")
         flow, known = load(self.run, self.device, threads=self.threads, which=self.which)
         for flag, path in self._written().items():
-            make_way(flag, path, read=filter(None, [*self.paths, self.normal]))
+            prepare_output(flag, path, read=filter(None, [*self.paths, self.normal]))
         scores: Any
         facts: dict[str, Any]
         if of_table(flow):
@@ -152,22 +158,22 @@ class Score:
 
     def _asked(self) -> list[str]:
         """The flags that ask for a verdict."""
-        names = ("normal", "false_alarms", "heatmaps", "report", "picture", "top")
+        names = ("normal", "fpr", "heatmaps", "report", "picture", "top")
         return [name for name in names if getattr(self, name) is not None]
 
     def _opened(self, flow: "Flow", paths: Sequence[Path]) -> "Opened":
         """Image files, of which it is known that they can be read."""
         from realnvp.evaluation.score import files_of, open_images
 
-        reading = chosen_reading(self.background, self.colours, self.depth)
+        reading = chosen_reading(self.background, self.color_mode, self.bit_depth)
         return open_images(flow, files_of(paths), resize=self.resize, reading=reading)
 
     def _images(self, flow: "Flow") -> tuple[Any, dict[str, float]]:
         """The scores of image files, and how far --fast is off."""
         from realnvp.evaluation.score import COMPARED, dropped, fast_error, score
-        from realnvp.files.partial import growing
         from realnvp.flows.fast import fast
-        from realnvp.tools.progress import progress
+        from realnvp.io.files import growing
+        from realnvp.progress import progress
 
         images = self._opened(flow, self.paths)
         how: dict[str, Any] = {"noise_draws": self.noise_draws, "seed": self.seed}
@@ -191,25 +197,25 @@ class Score:
 
     def _rows(self, flow: "Flow") -> tuple[Any, dict[str, Any], str]:
         """The scores of a table's rows, or verdicts on them, facts, and the last line."""
+        from realnvp.anomaly.normal import FALSE_ALARMS
+        from realnvp.anomaly.rows import oddest, of_validation, row_verdicts, summary
         from realnvp.evaluation.score import score_rows
-        from realnvp.odd.conformal import FALSE_ALARMS
-        from realnvp.odd.rows import oddest, of_validation, row_verdicts, summary
 
         of_images = {"fast": self.fast, "noise-draws": self.noise_draws != 1, "resize": self.resize}
         of_images |= {name: getattr(self, name) for name in ("heatmaps", "report", "picture")}
-        if given := [flag for flag, chosen in of_images.items() if chosen]:
-            raise ValueError(f"--{given[0]}: is for images; {self.run} is of a table")
+        if context := [flag for flag, chosen in of_images.items() if chosen]:
+            raise ValueError(f"--{context[0]}: is for images; {self.run} is of a table")
         self._check_top()
         scores = score_rows(flow, self.paths)
         if not self._asked():
             return scores, {}, ""
-        rate = FALSE_ALARMS if self.false_alarms is None else self.false_alarms
+        rate = FALSE_ALARMS if self.fpr is None else self.fpr
         normal = (
             [entry.log_prob for entry in score_rows(flow, [self.normal])]
             if self.normal
             else of_validation(flow, Path(self.run))
         )
-        found = row_verdicts(scores, normal, false_alarms=rate)
+        found = row_verdicts(scores, normal, fpr=rate)
         if self.top and not self.json:
             (say if self.out else note)(oddest(found, self.top))
         facts = {
@@ -217,7 +223,7 @@ class Score:
             "false_alarms": rate,
             "normal_rows": len(normal),
         }
-        return found, facts, summary(found, len(normal), false_alarms=rate)
+        return found, facts, summary(found, len(normal), fpr=rate)
 
     def _check_top(self) -> None:
         """ValueError: --top is out of range."""
@@ -231,12 +237,19 @@ class Score:
 
     def _verdicts(self, flow: "Flow") -> "tuple[list[Verdict], dict[str, Any], str]":
         """The verdicts on image files, facts about them, and the last line."""
+        from realnvp.anomaly.heatmaps import Shown
+        from realnvp.anomaly.normal import least_rate
+        from realnvp.anomaly.rows import (
+            Verdict,
+            other_size,
+            too_few,
+            verdict,
+            verdict_summary,
+            with_ranks,
+        )
         from realnvp.evaluation.score import dropped
-        from realnvp.files.partial import growing
-        from realnvp.odd.conformal import least_rate
-        from realnvp.odd.show import Shown
-        from realnvp.odd.verdicts import Verdict, other_size, summary, too_few, verdict, with_ranks
-        from realnvp.tools.progress import progress
+        from realnvp.io.files import growing
+        from realnvp.progress import progress
 
         self._check_top()
         images = self._opened(flow, self.paths)
@@ -264,13 +277,13 @@ class Score:
                 shown.add(entry, image, finding)
                 found.append(entry)
         found = with_ranks(found)
-        last = summary(detector, found)
+        last = verdict_summary(detector, found)
         shown.finish(run=self.run, last_line=last, command=self._command())
         if self.top and not self.json:
             (say if self.out else note)(shown.words())
         facts = {
             "odd": sum(entry.odd for entry in found),
-            "false_alarms": detector.false_alarms,
+            "false_alarms": detector.fpr,
             "normal_images": detector.calibrating,
             "least_false_alarms": least_rate(detector.calibrating),
         }
@@ -292,16 +305,16 @@ class Score:
             return self._opened(flow, [self.normal])
         return _validation_images(flow, self.run)
 
-    def _detector(self, flow: "Flow", normal: Any) -> "Detector":
+    def _detector(self, flow: "Flow", normal: Any) -> "AnomalyDetector":
         """A detector fitted to normal images."""
+        from realnvp.anomaly import AnomalyDetector
+        from realnvp.anomaly.normal import FALSE_ALARMS
         from realnvp.flows.fast import fast
-        from realnvp.odd import Detector
-        from realnvp.odd.conformal import FALSE_ALARMS
-        from realnvp.tools.progress import progress
+        from realnvp.progress import progress
 
-        detector = Detector(
+        detector = AnomalyDetector(
             fast(flow) if self.fast else flow,
-            false_alarms=FALSE_ALARMS if self.false_alarms is None else self.false_alarms,
+            fpr=FALSE_ALARMS if self.fpr is None else self.fpr,
             noise_draws=self.noise_draws,
             seed=self.seed,
         )

@@ -39,8 +39,8 @@ from realnvp.codec.plan import IntegerFlow
 from realnvp.codec.tiles import Tile
 from realnvp.config.fields import ModelConfig
 from realnvp.data.dataset import Pixels
-from realnvp.files.records import DamagedError
 from realnvp.flows.flow import Flow, config_of
+from realnvp.io.files import DamagedError
 
 MAGIC = b"\x93RNVP\r\n"
 HEAD = struct.Struct("<7sB32s8sI")

@@ -12,7 +12,7 @@ from realnvp.codec.exact import exact_nets
 from realnvp.codec.noise import Noise
 from realnvp.codec.rounding import Rounding, certain, nearest
 from realnvp.codec.stack import Integers, Stack
-from realnvp.codec.steps import Given
+from realnvp.codec.steps import Conditioned
 
 PIECES = 256  # of all levels together, at least
 LEARNED_PIECES, JOINT_PIECES = 16, 32  # of one level; joint noise is narrower
@@ -58,12 +58,12 @@ class Cells:
         if self.edges.diff().min() < self.pieces + 2 * self.oblique:
             raise ValueError("its grey levels are too near to each other")
 
-    def forward(self, v: Tensor, stack: Stack, nonce: int, given: Given = None) -> Tensor:
+    def forward(self, v: Tensor, stack: Stack, nonce: int, context: Conditioned = None) -> Tensor:
         """X, int64, of v's shape.
 
         nonce: 0; others give other noise, where this one's was ambiguous.
         """
-        noise = Noise(self.noise, v, given, self.dtype)
+        noise = Noise(self.noise, v, context, self.dtype)
         v = noise.split(v)
         x, u = torch.empty_like(v), torch.zeros(v.shape, dtype=torch.float64, device="cpu")
         other_place, other_piece = _turns(nonce, v.shape)
@@ -81,10 +81,10 @@ class Cells:
             stack.bits -= np.log2(self.pieces * sizes).sum((1, 2, 3))
         return noise.joined(x)
 
-    def inverse(self, x: Tensor, stack: Stack, nonce: int, given: Given = None) -> Tensor:
+    def inverse(self, x: Tensor, stack: Stack, nonce: int, context: Conditioned = None) -> Tensor:
         """v."""
         found = self._levels(x)
-        noise = Noise(self.noise, found, given, self.dtype)
+        noise = Noise(self.noise, found, context, self.dtype)
         v, x = noise.split(found), noise.split(x)
         u, digits = torch.zeros(v.shape, dtype=torch.float64, device="cpu"), []
         for stage, part in enumerate(noise.stages):

@@ -123,12 +123,12 @@ def flow_bits(
 
     A class takes log2 K bits. None: the flow is not given classes.
     """
-    count = config_of(flow).model.given
+    count = config_of(flow).model.context_dim
     nats = np.empty((max(1, count), len(tiles)))
     for group in by_shape(places, np.ones(len(tiles), bool)):
         images = np.stack([tiles[i] for i in group])
         for c in range(len(nats)):
-            found = log_probs(flow, images, given=c if count else None)
+            found = log_probs(flow, images, context=c if count else None)
             nats[c, group] = found.nan_to_num(-math.inf, -math.inf, -math.inf).numpy()
     bits = -nats.max(0) / math.log(2) + math.log2(len(nats))
     return bits, nats.argmax(0) if count else None

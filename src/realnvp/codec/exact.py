@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from realnvp.codec.stack import Integers
-from realnvp.networks.layers import MatrixConv
-from realnvp.networks.modern import ConvNet
+from realnvp.nets.convnet import ConvNet
+from realnvp.nets.layers import MatrixConv
 
 MOST_WHOLE = 1 << 24  # float32 holds all integers up to here
 MOST = 1 << 9  # of the integers that a convolution sees
@@ -46,18 +46,18 @@ class ExactNet(nn.Module):
             for block in net.blocks
         ]
 
-    def forward(self, x: Tensor, mask: Tensor, given: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
         most = max(1, AT_ONCE // (self.width * x[0, 0].numel()))
         starts = range(0, len(x), most)
-        conditions = [None if given is None else given[i : i + most] for i in starts]
+        conditions = [None if context is None else context[i : i + most] for i in starts]
         parts = [self._of(x[i : i + most], c) for i, c in zip(starts, conditions, strict=True)]
         return torch.cat(parts).double()
 
-    def _of(self, x: Tensor, given: Tensor | None) -> Tensor:
+    def _of(self, x: Tensor, context: Tensor | None) -> Tensor:
         seen = compressed(x).mul_(1 << INPUT_BITS).round_().clamp_(-INPUT_LIMIT, INPUT_LIMIT)
         h = self.conv_in.of_integers(seen.float().contiguous(memory_format=torch.channels_last))
-        if self.embedding is not None and given is not None:
-            h += self.embedding(given).float()  # one-hot, so no sum is rounded
+        if self.embedding is not None and context is not None:
+            h += self.embedding(context).float()  # one-hot, so no sum is rounded
         for block in self.blocks:
             r = h
             for conv in block:

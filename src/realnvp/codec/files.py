@@ -14,15 +14,12 @@ from realnvp.codec.images import check_flow
 from realnvp.codec.index import index_of
 from realnvp.codec.plan import pixel_type
 from realnvp.data import read_image
-from realnvp.data.codecs import codec_sizes
 from realnvp.data.dataset import Pixels, Shape, in_threads
-from realnvp.data.deep_png import deep_png
 from realnvp.data.folder import pictures_of
-from realnvp.data.images import RefusedImage, by_reason
-from realnvp.files.atomic import atomic_save
-from realnvp.files.records import DamagedError
+from realnvp.data.images import RefusedImage, by_reason, codec_sizes, deep_png
 from realnvp.flows.flow import Flow, config_of
-from realnvp.tools.progress import counted, progress
+from realnvp.io.files import DamagedError, atomic_save
+from realnvp.progress import counted, progress
 
 # Formats that keep all pixels; of others, PICTURE.jpg becomes PICTURE.jpg.png.
 LOSSLESS = {

@@ -5,8 +5,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from realnvp.config.typed import Record
-from realnvp.files.records import fields_of, parse_record
+from realnvp.config.resolve import Record
+from realnvp.io.files import fields_of, parse_record
 
 WIDE, EXACT, BATCHED, LATEST = 1, 2, 3, 4  # versions of the format: `archive.py`
 
@@ -15,8 +15,8 @@ DICTIONARY = (
     b'"given_as":"tensor","nonces":{"0":1,"1":1}}","names":["pictures/1.png","2.jpg","3.png"],'
     b'"side":256},"names":["1.png"],"side":128}1,256,256,1]],"names":["a.png"],"side":64}8,8,1]],'
     b'"given_as":"array","side":32}512,512,1]],"given_as":"list","side":128}'
-    b'{"flow":"photos-small","channels":3,"divisor":4,"levels":256,"bits":13,"runs":[[3,32,32,'
-    b'{"flow":"photographs","channels":3,"divisor":8,"levels":256,"bits":14,"runs":[[3,'
+    b'{"flow":"photos-32","channels":3,"divisor":4,"levels":256,"bits":13,"runs":[[3,32,32,'
+    b'{"flow":"photos-full","channels":3,"divisor":8,"levels":256,"bits":14,"runs":[[3,'
     b'{"flow":"","channels":1,"divisor":8,"levels":256,"bits":13,"runs":[[1,'
     b'{"kinds":"rrrrrrrrwwwwwwwwhhhhhhhhwwhwwhhffhffhhffhffhhffhhffhffhffhffffffffffffffffff",'
     b'"lanes":128,"mosaics":[],"batches":[1,1,1,1,2,2,4,4,8,8,16,16,16],"nonces":{}}'
@@ -24,7 +24,7 @@ DICTIONARY = (
 )
 EARLIER_DICTIONARY = (
     b'{"kinds":"wwwwwrrrrrffffffff","lanes":256,"mosaics":[],"batches":[1,1,2,3,4,5,6,8,10,13,16,16],'
-    b'"nonces":{},"flow":"photos-small","channels":3,"divisor":8,"levels":256,"bits":13,'
+    b'"nonces":{},"flow":"photos-32","channels":3,"divisor":8,"levels":256,"bits":13,'
     b'"runs":[[3,512,512,1]],"names":[".png","1.png"],"given_as":"list"}'
 )
 EARLIER = b"\x78"  # how a zlib stream begins, and deflate's never does

@@ -14,11 +14,10 @@ from realnvp.config import Config
 from realnvp.config.errors import ParameterError
 from realnvp.config.units import BITS_PER_DIM, unit_of
 from realnvp.data import channels_first
-from realnvp.data.dataset import Pixels, Split
-from realnvp.data.pixels import each_image
-from realnvp.files.records import DamagedError
+from realnvp.data.dataset import Pixels, Split, each_image
 from realnvp.flows.flow import Flow, config_of, refuse_fast
-from realnvp.tools.progress import counted, progress
+from realnvp.io.files import DamagedError
+from realnvp.progress import counted, progress
 
 MOST = 1024
 Images = Pixels | Tensor | Sequence[Pixels | Tensor]

@@ -138,7 +138,7 @@ def index_of(
     few = sum(map(math.prod, shapes)) < 100 * 3 * 32 * 32
     # The narrowest level has 29 steps at least.
     deep = max(0, math.ceil(math.log2(config.levels)) - 10)
-    bits = 13 + FINER[config.model.dequantisation] - few + deep
+    bits = 13 + FINER[config.model.dequantization] - few + deep
     return Index(
         flow=name,
         channels=config.shape[0],

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from realnvp.codec.rounding import LIMIT, within_limit
 from realnvp.codec.stack import Integers, Stack
-from realnvp.codec.steps import Given
+from realnvp.codec.steps import Conditioned
 
 Floats = npt.NDArray[np.float64]
 
@@ -79,12 +79,12 @@ class Mix:
         self.upper = Lift(upper, upper=True)
         self.lower = Lift(lower * diagonal.abs() / diagonal.abs()[:, None], upper=False)
 
-    def forward(self, x: Tensor, stack: Stack, given: Given = None) -> Tensor:
+    def forward(self, x: Tensor, stack: Stack, context: Conditioned = None) -> Tensor:
         t = self.upper.forward(2 * x.flatten(2).index_select(1, self.columns).double() + 1)
         t = self.lower.forward(t * self.sign)
         return t.sub_(1).div_(2).long()[:, self.rows.argsort()].view_as(x)
 
-    def inverse(self, z: Tensor, stack: Stack, given: Given = None) -> Tensor:
+    def inverse(self, z: Tensor, stack: Stack, context: Conditioned = None) -> Tensor:
         t = 2 * z.transpose(0, 1).flatten(1)[self.rows].double() + 1
         found = self.upper.inverse(self.lower.inverse(t.numpy()) * self.sign.numpy())
         x = torch.from_numpy((found - 1) / 2).long()[self.columns.argsort()]

@@ -11,9 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from realnvp.data.codecs import lossless_webp
 from realnvp.data.dataset import Pixels, Shape
-from realnvp.data.deep_png import deep_png
+from realnvp.data.images import deep_png, lossless_webp
 
 HEADER = 20  # bytes of a file that a further tile in it does not need
 PICTURES = 1, 3  # channels of one

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from realnvp.bijections import Dequantisation
-from realnvp.bijections.dequantisation import Bend, bends, leaning, stages
+from realnvp.bijections.dequantization import Bend, bends, leaning, stages
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
-from realnvp.codec.steps import Given
+from realnvp.codec.steps import Conditioned
 
 
 class Noise:
@@ -18,7 +18,7 @@ class Noise:
     """
 
     def __init__(
-        self, layer: Dequantisation | None, v: Tensor, given: Given, dtype: torch.dtype
+        self, layer: Dequantisation | None, v: Tensor, context: Conditioned, dtype: torch.dtype
     ) -> None:
         self.joint, self.channels = layer is not None and layer.joint, v.shape[1]
         self.stages = stages(self.channels) if self.joint else [slice(None)]
@@ -26,7 +26,7 @@ class Noise:
         self.oblique = layer is not None and layer.oblique
         self.raw = self.leans = None
         if layer:
-            raw, self.leans = layer.noise_numbers(v.to(dtype), given)
+            raw, self.leans = layer.noise_numbers(v.to(dtype), context)
             squares = self.split(raw.flatten(0, 2))
             self.raw = squares.view(*raw.shape[:3], *squares.shape[1:])
 

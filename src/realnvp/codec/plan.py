@@ -17,8 +17,8 @@ from realnvp.bijections import (
     Chain,
     Dequantisation,
     FactorOut,
+    InvertibleLinear,
     Logit,
-    Mixing,
     Squeezed,
 )
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
@@ -29,8 +29,8 @@ from realnvp.codec.lifting import Mix
 from realnvp.codec.prior import Normal
 from realnvp.codec.stack import Integers, Stack
 from realnvp.codec.steps import (
+    Conditioned,
     Coupled,
-    Given,
     InSquares,
     OfOddSquares,
     Several,
@@ -39,7 +39,7 @@ from realnvp.codec.steps import (
     of_channels,
 )
 from realnvp.flows.flow import Flow, config_of
-from realnvp.tools.moments import EPS
+from realnvp.moments import EPS
 
 
 class IntegerFlow:
@@ -52,7 +52,7 @@ class IntegerFlow:
     def __init__(self, flow: Flow, bits: int, version: int = LATEST) -> None:
         self.version, self.levels = version, config_of(flow).levels
         self.dtype = pixel_type(self.levels)
-        self.classes = config_of(flow).model.given
+        self.classes = config_of(flow).model.context_dim
         """How many classes the flow is given; 0: none."""
         if self.classes > 1 << 16:
             raise ValueError(f"{self.classes} classes are too many for the codec")
@@ -88,9 +88,9 @@ class IntegerFlow:
         classes: of each image, if the flow is given classes. They lie on top.
         """
         with torch.no_grad():
-            given = self._seen(classes)
-            x = self.cells.forward(pixels, stack, nonce, given)
-            self.prior.push(self.steps.forward(x, stack, given), stack)
+            context = self._seen(classes)
+            x = self.cells.forward(pixels, stack, nonce, context)
+            self.prior.push(self.steps.forward(x, stack, context), stack)
         if classes is not None:
             stack.push_all(classes, np.full_like(classes, self.classes))
 
@@ -98,11 +98,11 @@ class IntegerFlow:
         """Take images of this shape from the stack."""
         classes = stack.pop_all(np.full(shape[0], self.classes)) if self.classes else None
         with torch.no_grad():
-            given = self._seen(classes)
-            x = self.steps.inverse(self.prior.pop(shape, stack), stack, given)
-            return self.cells.inverse(x, stack, nonce, given)
+            context = self._seen(classes)
+            x = self.steps.inverse(self.prior.pop(shape, stack), stack, context)
+            return self.cells.inverse(x, stack, nonce, context)
 
-    def _seen(self, classes: Integers | None) -> Given:
+    def _seen(self, classes: Integers | None) -> Conditioned:
         if classes is None or self.flow.condition is None:
             return None
         seen: Tensor = self.flow.condition(torch.from_numpy(classes))
@@ -144,7 +144,7 @@ def integer_steps(f: Bijection, delta: Tensor, *, large: bool = False) -> tuple[
             return _normalised(f.mean, torch.exp(-f.log_scale), delta)
         case BatchNorm():
             return _normalised(f.moments.mean, (f.moments.var + EPS).rsqrt(), delta)
-        case Mixing():
+        case InvertibleLinear():
             mix = Mix(f.weight.detach(), of_channels(delta), large=large)
             return mix, mix.delta[:, None, None].expand_as(delta)
         case AffineCoupling() | AdditiveCoupling():

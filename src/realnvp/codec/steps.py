@@ -21,13 +21,13 @@ from realnvp.bijections.multiscale import even_squares, from_squares, odd_square
 from realnvp.codec.exact import exact_nets
 from realnvp.codec.rounding import Rounding, certain, nearest, within_limit
 from realnvp.codec.stack import Integers, Stack
-from realnvp.networks.resnet import KeptHalf
+from realnvp.nets.resnet import ChannelSplitNet
 
 SCALE_BITS = 10
 S = 1 << SCALE_BITS
 
 Part = tuple[slice, slice] | Tensor
-Given = Tensor | None
+Conditioned = Tensor | None
 
 
 class Step(Protocol):
@@ -36,10 +36,10 @@ class Step(Protocol):
     given: what the networks of a conditional flow see, (B, k).
     """
 
-    def forward(self, x: Tensor, stack: Stack, given: Given = None) -> Tensor:
+    def forward(self, x: Tensor, stack: Stack, context: Conditioned = None) -> Tensor:
         """From data to noise. Ambiguous, Unfit: the images, with their noise, cannot be coded."""
 
-    def inverse(self, z: Tensor, stack: Stack, given: Given = None) -> Tensor:
+    def inverse(self, z: Tensor, stack: Stack, context: Conditioned = None) -> Tensor:
         """x of forward(x), and the stack as it was."""
 
     def constants(self) -> Iterator[Integers]:
@@ -52,14 +52,14 @@ class Several:
     def __init__(self, steps: Sequence[Step]) -> None:
         self.steps = steps
 
-    def forward(self, x: Tensor, stack: Stack, given: Given = None) -> Tensor:
+    def forward(self, x: Tensor, stack: Stack, context: Conditioned = None) -> Tensor:
         for step in self.steps:
-            x = step.forward(x, stack, given)
+            x = step.forward(x, stack, context)
         return x
 
-    def inverse(self, z: Tensor, stack: Stack, given: Given = None) -> Tensor:
+    def inverse(self, z: Tensor, stack: Stack, context: Conditioned = None) -> Tensor:
         for step in reversed(self.steps):
-            z = step.inverse(z, stack, given)
+            z = step.inverse(z, stack, context)
         return z
 
     def constants(self) -> Iterator[Integers]:
@@ -73,11 +73,11 @@ class InSquares:
     def __init__(self, layer: Squeezed, step: Step) -> None:
         self.layer, self.step = layer, step
 
-    def forward(self, x: Tensor, stack: Stack, given: Given = None) -> Tensor:
-        return self.layer._unsqueeze(self.step.forward(self.layer._squeeze(x), stack, given))
+    def forward(self, x: Tensor, stack: Stack, context: Conditioned = None) -> Tensor:
+        return self.layer._unsqueeze(self.step.forward(self.layer._squeeze(x), stack, context))
 
-    def inverse(self, z: Tensor, stack: Stack, given: Given = None) -> Tensor:
-        return self.layer._unsqueeze(self.step.inverse(self.layer._squeeze(z), stack, given))
+    def inverse(self, z: Tensor, stack: Stack, context: Conditioned = None) -> Tensor:
+        return self.layer._unsqueeze(self.step.inverse(self.layer._squeeze(z), stack, context))
 
     def constants(self) -> Iterator[Integers]:
         return self.step.constants()
@@ -89,11 +89,11 @@ class OfOddSquares:
     def __init__(self, step: Step) -> None:
         self.step = step
 
-    def forward(self, x: Tensor, stack: Stack, given: Given = None) -> Tensor:
-        return from_squares(even_squares(x), self.step.forward(odd_squares(x), stack, given))
+    def forward(self, x: Tensor, stack: Stack, context: Conditioned = None) -> Tensor:
+        return from_squares(even_squares(x), self.step.forward(odd_squares(x), stack, context))
 
-    def inverse(self, z: Tensor, stack: Stack, given: Given = None) -> Tensor:
-        return from_squares(even_squares(z), self.step.inverse(odd_squares(z), stack, given))
+    def inverse(self, z: Tensor, stack: Stack, context: Conditioned = None) -> Tensor:
+        return from_squares(even_squares(z), self.step.inverse(odd_squares(z), stack, context))
 
     def constants(self) -> Iterator[Integers]:
         return self.step.constants()
@@ -108,10 +108,10 @@ class Shift:
     def __init__(self, mean: Tensor, delta: Tensor) -> None:
         self.mean = nearest(mean / delta)[:, None, None]
 
-    def forward(self, x: Tensor, stack: Stack, given: Given = None) -> Tensor:
+    def forward(self, x: Tensor, stack: Stack, context: Conditioned = None) -> Tensor:
         return within_limit(x - self.mean)
 
-    def inverse(self, z: Tensor, stack: Stack, given: Given = None) -> Tensor:
+    def inverse(self, z: Tensor, stack: Stack, context: Conditioned = None) -> Tensor:
         return z + self.mean
 
     def constants(self) -> Iterator[Integers]:
@@ -131,8 +131,8 @@ class Coupled:
         # An exact network sees the step in float32: that is equal on all machines.
         self.seen = self.step.float().double() if exact_nets(layer) else self.step
 
-    def forward(self, x: Tensor, stack: Stack, given: Given = None) -> Tensor:
-        changed, ratio, shift = self._predicted(x, given, certain)
+    def forward(self, x: Tensor, stack: Stack, context: Conditioned = None) -> Tensor:
+        changed, ratio, shift = self._predicted(x, context, certain)
         part = x[changed]
         if ratio is not None:
             part = scaled(part, ratio, stack)
@@ -140,29 +140,29 @@ class Coupled:
             stack.bits -= stretched.sum(1, dtype=torch.float64).numpy()
         return _with(x, changed, within_limit(part + shift))
 
-    def inverse(self, z: Tensor, stack: Stack, given: Given = None) -> Tensor:
-        changed, ratio, shift = self._predicted(z, given, nearest)
+    def inverse(self, z: Tensor, stack: Stack, context: Conditioned = None) -> Tensor:
+        changed, ratio, shift = self._predicted(z, context, nearest)
         part = z[changed] - shift
         return _with(z, changed, part if ratio is None else unscaled(part, ratio, stack))
 
     def _predicted(
-        self, x: Tensor, given: Given, rounded: Rounding
+        self, x: Tensor, context: Conditioned, rounded: Rounding
     ) -> tuple[Part, Tensor | None, Tensor]:
         """What changes, R of each number that does (None: it is additive), and the shifts."""
-        changed, (shift, *raw) = self._said(x, given)
+        changed, (shift, *raw) = self._said(x, context)
         shift = rounded(shift / self.step.expand_as(x)[changed])
         if isinstance(self.layer, AdditiveCoupling):
             return changed, None, shift
         scale = raw[0].tanh_().mul_(self.layer.bound).exp_()
         return changed, rounded(scale.mul_(S).clamp_(1, 1 << 16)), shift
 
-    def _said(self, x: Tensor, given: Given) -> tuple[Part, tuple[Tensor, ...]]:
+    def _said(self, x: Tensor, context: Conditioned) -> tuple[Part, tuple[Tensor, ...]]:
         """What changes, and what the network says of it, which sees the middles of the cells: m, or
         m and raw l.
         """
         net, mask = self.layer.net, self.layer.mask(x.shape, x.device)
-        condition = () if given is None else (given,)
-        if isinstance(net, KeptHalf):
+        condition = () if context is None else (context,)
+        if isinstance(net, ChannelSplitNet):
             kept, half = net.halves(x.shape[1])
             said = net.net((x[:, kept] + 0.5) * self.seen[kept], mask, *condition)
             return (slice(None), half), said.split(x.shape[1] // 2, dim=1)

@@ -1,5 +1,6 @@
 """What to train on what: frozen dataclasses, the presets, and their JSON. Never imports torch."""
 
+from realnvp.config.errors import nearest
 from realnvp.config.fields import (
     MAY_CHANGE,
     TRACKERS,
@@ -14,16 +15,17 @@ from realnvp.config.fields import (
     to_json,
 )
 from realnvp.config.presets import PAPER, PRESETS, departures, paper_bits_per_dim
-from realnvp.config.rules import from_json, read_config, validate
-from realnvp.config.sizes import (
+from realnvp.config.resolve import (
     check_divisible,
     coarser,
     default_num_scales,
+    from_json,
     least_parameters,
+    read_config,
     resolve,
     smallest_side,
+    validate,
 )
-from realnvp.config.words import nearest
 
 __all__ = [
     "MAY_CHANGE",

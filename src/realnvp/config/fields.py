@@ -2,28 +2,125 @@
 
 import dataclasses
 import json
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal, get_args
+from math import inf
+from numbers import Integral, Real
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
-from realnvp.config.bounds import (
-    AT_LEAST_ONE,
-    BELOW_HALF,
-    BELOW_ONE,
-    COLOUR,
-    DIFFERENT,
-    MORE_THAN_ONE,
-    NOT_NEGATIVE,
-    POSITIVE_OR_INFINITE,
-    SEED,
-    SHAPE,
-    SHARE,
-    Bound,
-    between,
-    bounded,
-    positive,
+from realnvp.config.errors import ParameterError
+
+NAMED = {"white": (255, 255, 255), "black": (0, 0, 0)}
+
+
+class DecodeOptions(NamedTuple):
+    """What to do with a picture that is not like the others. None: it is refused."""
+
+    background: str | None = None
+    """What transparent pixels lie on: white, black or #rrggbb."""
+    color_mode: str | None = None
+    """grey or rgb: what every picture becomes."""
+    bit_depth: int | None = None
+    """8 or 16 bits a channel: 8 keeps the upper byte of 16, 16 stretches 8 (v becomes 257 v)."""
+
+    def but(self, context: "DecodeOptions") -> "DecodeOptions":
+        """These choices, but for those that are given."""
+        return DecodeOptions(**{**self._asdict(), **context.chosen()})
+
+    def chosen(self) -> dict[str, Any]:
+        """The choices that are made, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+
+AS_FOUND = DecodeOptions()
+
+
+def rgb_of(color: str) -> tuple[int, ...]:
+    """(red, green, blue), 0 .. 255 each, of white, black or #rrggbb."""
+    return NAMED.get(color) or tuple(bytes.fromhex(color[1:]))
+
+
+def is_colour(text: str) -> bool:
+    """Whether it is white, black or #rrggbb."""
+    return text in NAMED or re.fullmatch("#[0-9a-fA-F]{6}", text) is not None
+
+
+Number = TypeVar("Number", int, float)
+
+
+class Bound(NamedTuple):
+    """What a value must keep; None always passes."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+def bounded(default: Any, *bounds: Bound) -> Any:
+    """A field of a dataclass with this default and these bounds."""
+    return dataclasses.field(default=default, metadata={"bounds": bounds})
+
+
+def broken(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The dotted name of each field that breaks a bound, in the order of the fields, and which."""
+    for item in dataclasses.fields(config):
+        value, path = getattr(config, item.name), prefix + item.name
+        if dataclasses.is_dataclass(value):
+            yield from broken(value, f"{path}.")
+        for bound in item.metadata.get("bounds", ()):
+            if value is not None and not bound.holds(value):
+                yield path, bound.words
+
+
+def check_number(name: str, value: Any, kind: type[Number], bound: Bound) -> Number:
+    """The value of a parameter as a number of Python's.
+
+    value: a number, of Python or numpy, or an array or a tensor without dimensions.
+    kind: int takes whole numbers, 3.0 too; float takes all real ones.
+
+    ParameterError: it is no number of this kind, or breaks the bound.
+    """
+    number = value.item() if getattr(value, "ndim", None) == 0 else value
+    if kind is int and isinstance(number, float) and number.is_integer():
+        number = int(number)
+    fits = isinstance(number, Integral if kind is int else Real) and not isinstance(number, bool)
+    if not fits:
+        wanted = "a whole number" if kind is int else "a number"
+        raise ParameterError(name, f"must be {wanted}, got {value!r}")
+    if not bound.holds(number):
+        raise ParameterError(name, f"{bound.words}, got {number}")
+    return kind(number)
+
+
+def between(low: float, high: float) -> Bound:
+    """Both ends included."""
+    return Bound(lambda value: low <= value <= high, f"must be between {low} and {high}")
+
+
+def positive(below: float = inf) -> Bound:
+    """More than 0, and less than what can only be a mistake."""
+    return Bound(lambda value: 0 < value < below, "must be positive")
+
+
+AT_LEAST_ZERO = Bound(lambda value: 0 <= value < inf, "must be a number of at least 0")
+AT_LEAST_ONE = Bound(lambda value: value >= 1, "must be at least 1")
+BETWEEN_0_AND_1 = Bound(lambda value: 0 < value < 1, "must be between 0 and 1")
+AT_MOST_HALF = Bound(lambda value: 0 < value <= 0.5, "must be above 0 and at most 0.5")
+BELOW_HALF = Bound(lambda value: 0 < value < 0.5, "must be between 0 and 0.5")
+NOT_NEGATIVE = Bound(lambda value: 0 <= value < inf, "must not be negative")
+BELOW_ONE = Bound(lambda value: 0 <= value < 1, "must be in [0, 1)")
+SHARE = Bound(lambda value: 0 < value <= 1, "must be more than 0 and at most 1")
+MORE_THAN_ONE = Bound(lambda value: value > 1, "must be more than 1")
+POSITIVE_OR_INFINITE = Bound(lambda value: value > 0, "must be positive")
+SEED = Bound(lambda value: 0 <= value < 2**63, "must be between 0 and 2^63 - 1")
+SHAPE = (
+    Bound(lambda value: len(value) in (1, 3), "must be one or three integers"),
+    Bound(lambda value: 1 <= min(value) <= max(value) <= 65536, "must be between 1 and 65536"),
 )
-from realnvp.config.reading import Reading
+COLOUR = Bound(is_colour, "must be white, black or #rrggbb")
+DIFFERENT = Bound(lambda value: len({*value}) == len(value), "must be different names")
+
 
 Shape = tuple[int, ...]
 """(C, H, W) of images, (D,) of vectors."""
@@ -63,7 +160,7 @@ class DataConfig:
     evaluation."""
     recolour: bool = False
     """Put the channels of training images into random order; never in evaluation."""
-    held_out: float = bounded(0.1, BELOW_HALF)
+    val_fraction: float = bounded(0.1, BELOW_HALF)
     """Share of the training images (rows) cut off for validation, and for test, where the source
     has no such split."""
     classes: bool = False
@@ -73,10 +170,10 @@ class DataConfig:
     """Names of the classes; taken from the data when not given."""
     drop: tuple[str, ...] | None = bounded(None, DIFFERENT)
     """Names of the columns of a table to leave out."""
-    given: tuple[str, ...] | None = bounded(None, DIFFERENT)
+    context_columns: tuple[str, ...] | None = bounded(None, DIFFERENT)
     """Names of columns of a table, also a,b,c: learn p(other columns | these). They hold numbers or
     texts."""
-    given_values: tuple[str, ...] | None = None
+    context_values: tuple[str, ...] | None = None
     """What each given column may hold, as JSON; taken from the data. null: numbers; a number:
     numbers, which this one stands for where they are missing; a list: texts."""
     ordered: tuple[str, ...] | None = None
@@ -90,11 +187,11 @@ class DataConfig:
     background: str | None = bounded(None, COLOUR)
     """white, black or #rrggbb: what transparent pixels of image files lie on; such files are
     refused when not given."""
-    colours: str | None = bounded(
+    color_mode: str | None = bounded(
         None, Bound(lambda value: value in ("grey", "rgb"), "must be grey or rgb")
     )
     """grey or rgb: what all image files become; they must be alike when not given."""
-    depth: int | None = bounded(None, Bound(lambda value: value in (8, 16), "must be 8 or 16"))
+    bit_depth: int | None = bounded(None, Bound(lambda value: value in (8, 16), "must be 8 or 16"))
     """Bits of a channel of image files: 8 keeps the upper byte of 16 bits, 16 stretches 8; they
     are kept when not given."""
     crop: int | None = bounded(None, between(1, 4096))
@@ -108,9 +205,9 @@ class DataConfig:
     and none beyond black or white; never in evaluation."""
 
     @property
-    def reading(self) -> Reading:
+    def reading(self) -> DecodeOptions:
         """How image files become pixels."""
-        return Reading(self.background, self.colours, self.depth)
+        return DecodeOptions(self.background, self.color_mode, self.bit_depth)
 
     @property
     def kind(self) -> Kind:
@@ -147,16 +244,16 @@ class ModelConfig:
     """Residual blocks of each network."""
     num_couplings: int = bounded(8, between(1, 1000))
     """modern: how many couplings at the first scale; vector: how many in all."""
-    coupling_growth: float = bounded(1.0, SHARE)
+    coupling_decay: float = bounded(1.0, SHARE)
     """modern: which share of the couplings each further scale has of the scale before, rounded
     down; one at least."""
-    frequency: float = bounded(0.0, between(0, 1000))
+    sine_std: float = bounded(0.0, between(0, 1000))
     """vector: half of the networks' first units are sines, with weights of this deviation / D at
     the start; 0: none."""
     batch_norm: bool = False
     """vector: whether batch norm (section 3.7) follows each coupling; the paper's images always
     have it."""
-    dequantisation: Noise = "uniform"
+    dequantization: Noise = "uniform"
     """modern: the noise within a grey level; uniform as in the paper, or learned, whose bits/dim
     are a tighter bound: variational; autoregressive, where a pixel's colours and its neighbours
     have noise that belongs together; oblique, where one noise moves all colours, too."""
@@ -164,7 +261,7 @@ class ModelConfig:
     """rho of eq 15-16 in training; 0: plain batch statistics."""
     alpha: float = bounded(0.05, BELOW_HALF)
     """Pixels are squeezed into [alpha, 1 - alpha] before the logit (section 4.1)."""
-    given: int = bounded(0, between(0, 100_000))
+    context_dim: int = bounded(0, between(0, 100_000))
     """Numbers of a condition that the networks see: one of a class each, or columns; taken from the
     data."""
     given_every: int = bounded(1, AT_LEAST_ONE)
@@ -199,10 +296,10 @@ class TrainConfig:
     decay: float = bounded(0.0, between(0, 1))
     """Share of the training, its last part, over which the learning rate falls to 0, along a
     cosine."""
-    average: float = bounded(0.0, BELOW_ONE)
+    ema_decay: float = bounded(0.0, BELOW_ONE)
     """Evaluations, samples and models use a moving average of the weights that keeps this share
     each step; 0: the weights."""
-    clip: float = bounded(100.0, POSITIVE_OR_INFINITE)
+    grad_clip: float = bounded(100.0, POSITIVE_OR_INFINITE)
     """Largest global norm of the gradient of the loss in nats per image."""
     clip_factor: float | None = bounded(None, MORE_THAN_ONE)
     """Largest norm of the gradient in typical norms of the steps before; None: clip alone
@@ -216,7 +313,7 @@ class TrainConfig:
     """Arithmetic of the networks; auto: bfloat16 where the device is faster with it, else float32,
     which on GPUs is never TF32. With bfloat16 the state z and the log-det stay float32, and
     evaluation does without."""
-    recompute: bool = False
+    gradient_checkpointing: bool = False
     """Keep only the couplings' inputs for the gradient and compute the rest again: less memory,
     about a third more time."""
     log_every: int = bounded(10, AT_LEAST_ONE)
@@ -283,7 +380,7 @@ class Config:
 MAY_CHANGE = frozenset(
     f"train.{name}"
     for name in (
-        *("max_steps", "max_minutes", "patience", "timeout", "tracker", "recompute"),
+        *("max_steps", "max_minutes", "patience", "timeout", "tracker", "gradient_checkpointing"),
         *("log_every", "eval_every", "eval_images", "sample_every", "save_every"),
     )
 )

@@ -1,14 +1,20 @@
 """Images to uint8 arrays, tables to float64: found, checked, prepared once, then memory-mapped."""
 
-from realnvp.data.codecs import codec_bits_per_dim
-from realnvp.data.dataset import Dataset, Rows, Split
-from realnvp.data.find import discard_prepared, find_data, prepare, splits_of_run
+from realnvp.data.dataset import (
+    Dataset,
+    Rows,
+    Split,
+    channels_first,
+    channels_last,
+    dequantize,
+    quantize,
+    to_pixels,
+)
 from realnvp.data.folder import find_split, image_files
-from realnvp.data.images import read_image, to_size
-from realnvp.data.pixels import channels_first, channels_last, dequantise, quantize, to_pixels
+from realnvp.data.images import codec_bits_per_dim, read_image, to_size
 from realnvp.data.prepared import open_splits
-from realnvp.data.table import find_rows
-from realnvp.data.table_files import read_table
+from realnvp.data.sources import discard_prepared, find_data, prepare, splits_of_run
+from realnvp.data.tables import find_rows, read_table
 
 __all__ = [
     "Dataset",
@@ -17,7 +23,7 @@ __all__ = [
     "channels_first",
     "channels_last",
     "codec_bits_per_dim",
-    "dequantise",
+    "dequantize",
     "discard_prepared",
     "find_data",
     "find_rows",

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from realnvp.data.dataset import Indices, Pixels, in_threads
-from realnvp.tools.progress import chunks
+from realnvp.progress import chunks
 
 AT_ONCE = 8  # large pictures, decoded and not yet used
 

@@ -1,6 +1,6 @@
 """A data set: its splits, read on demand before it is prepared, memory-mapped afterwards."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,10 +8,14 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from realnvp.config import Kind
-from realnvp.config.reading import AS_FOUND, Reading
-from realnvp.tools.progress import chunks
+from realnvp.config.errors import ParameterError
+from realnvp.config.fields import AS_FOUND, DecodeOptions
+from realnvp.device import as_tensor
+from realnvp.progress import chunks
 
 Pixels = npt.NDArray[np.unsignedinteger[Any]]
 """uint8, or uint16 where there are more than 256 grey levels."""
@@ -22,6 +26,63 @@ Shape = tuple[int, int, int]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 SPLITS = ("train", "validation", "test")
+
+
+def dequantize(images: Tensor, noise: Tensor) -> Tensor:
+    """x = v + u in the type of the noise, with floor(x) == v for every pixel.
+
+    images: uint8 or uint16, grey levels v, (B, C, H, W); noise: u in [0, 1), same shape.
+    """
+    assert images.shape == noise.shape, f"images {tuple(images.shape)}, noise {tuple(noise.shape)}"
+    # float32 has 24 bits, of which v in 128 .. 255 leaves 16 after the point: a u next to 1 would
+    # be rounded up, to v + 1.
+    deep = images.dtype == torch.uint16
+    largest = 1 - (2**15 if deep else 128) * torch.finfo(noise.dtype).eps
+    v = images.to(noise.dtype) if deep else images.contiguous()  # torch adds no uint16
+    return noise.clamp(max=largest).add_(v)
+
+
+def quantize(x: Tensor | npt.NDArray[Any], *, levels: int = 256) -> Tensor:
+    """The grey levels floor(x), clamped to 0 .. levels - 1; of x's shape, any shape.
+
+    uint8, or uint16 for more than 256 levels.
+
+    ValueError if x has a NaN, which no grey level stands for, or if levels are more than 65,536.
+    """
+    if not 2 <= levels <= 65536:
+        raise ValueError(f"levels: must be between 2 and 65536, got {levels}")
+    x = x if isinstance(x, Tensor) else as_tensor(x)
+    if x.is_complex():
+        raise ParameterError("x", f"must be real numbers, got {x.dtype}")
+    if not x.is_floating_point():
+        x = x.long()  # torch clamps no other integers of 16 bits or more, and no bool
+    if x.isnan().any():
+        raise ValueError(f"{int(x.isnan().sum())} of {x.numel()} pixels are NaN")
+    return x.floor().clamp(0, levels - 1).to(torch.uint8 if levels <= 256 else torch.uint16)
+
+
+def each_image(images: Iterable[Any]) -> Iterator[Any]:
+    """The images of an array or a list, one by one. ParameterError: it is neither."""
+    try:
+        return iter(images)
+    except TypeError:
+        words = f"expected an array or a list of images, got {type(images).__name__}"
+        raise ParameterError("images", words) from None
+
+
+def to_pixels(x: Tensor, *, levels: int) -> Pixels:
+    """The images that x, (N, C, H, W) in data units, rounds to: (N, H, W, C), NaN as 0."""
+    return channels_last(quantize(x.nan_to_num(), levels=levels).cpu().numpy())
+
+
+def channels_first(images: Values) -> Values:
+    """A view, (N, C, H, W), of images (N, H, W, C); rows, (N, D), stay as they are."""
+    return np.moveaxis(images, -1, 1)
+
+
+def channels_last(images: Values) -> Values:
+    """A view, (N, H, W, C), of images (N, C, H, W)."""
+    return np.moveaxis(images, 1, -1)
 
 
 class Split(Protocol):
@@ -52,7 +113,7 @@ class Dataset:
     """Whether the paper's number is about these images: its version of the set, and all of it."""
     columns: tuple[str, ...] | None = None
     """Names of a table's columns."""
-    reading: Reading = AS_FOUND
+    reading: DecodeOptions = AS_FOUND
     """How the image files were read."""
     crop: int | None = None
     """The side of the crops that are cut from pictures of any sizes."""
@@ -60,10 +121,10 @@ class Dataset:
     """By split: the class of each image, an index of class_names; of a table the numbers of its
     given columns, (N, k)."""
     class_names: tuple[str, ...] | None = None
-    given: tuple[str, ...] | None = None
+    context: tuple[str, ...] | None = None
     """Names of the columns that a table's others are given."""
-    given_values: tuple[str, ...] | None = None
-    """What each of them may hold, as `data.given_values` says it."""
+    context_values: tuple[str, ...] | None = None
+    """What each of them may hold, as `data.context_values` says it."""
     folder: Path | None = None
     """Where the arrays lie; None: only in memory, or not prepared."""
     sha256: Mapping[str, str] = field(default_factory=dict)
@@ -84,8 +145,12 @@ class Dataset:
         """What a configuration that leaves it open takes from the data, by field of data."""
         crop = {"crop": self.crop} if self.crop else {}
         deep = {"levels": self.levels} if self.levels and self.levels > 256 else {}
-        given = {"given": self.given, "given_values": self.given_values} if self.given else {}
-        return {**deep, **crop, **self.reading.chosen(), **given}
+        context = (
+            {"context_columns": self.context, "context_values": self.context_values}
+            if self.context
+            else {}
+        )
+        return {**deep, **crop, **self.reading.chosen(), **context}
 
     def of_class(self, split: str, name: str | None) -> Split:
         """The images of a split that are of this class. None: all."""
@@ -169,29 +234,29 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Ite
             yield from pool.map(function, items[chunk])
 
 
-def cut_off(
+def split_off(
     splits: Mapping[str, Any],
-    held_out: float,
+    val_fraction: float,
     *,
     seed: int,
     choose: Callable[[Any, Indices], Any] = chosen,
 ) -> dict[str, Any]:
     """Train, validation and test; a missing split is cut off from train by the seed's permutation.
 
-    The share `held_out` of train goes into each missing split, one image at least.
+    The share `val_fraction` of train goes into each missing split, one image at least.
     choose: makes the split that has only the images of these indices.
     ValueError: train is too small.
     """
     train, missing = splits["train"], [name for name in SPLITS if name not in splits]
-    rows = cut_rows(len(train), held_out, missing, seed=seed) if missing else {}
+    rows = cut_rows(len(train), val_fraction, missing, seed=seed) if missing else {}
     return {name: choose(train, rows[name]) if name in rows else splits[name] for name in SPLITS}
 
 
 def cut_rows(
-    count: int, held_out: float, missing: Sequence[str], *, seed: int
+    count: int, val_fraction: float, missing: Sequence[str], *, seed: int
 ) -> dict[str, Indices]:
     """Which of `count` training images go into each missing split, and which stay in train."""
-    held = max(1, round(held_out * count))
+    held = max(1, round(val_fraction * count))
     if (kept := count - held * len(missing)) < 1:
         raise ValueError(
             f"data.source: too few training images (rows), {count}, "

@@ -13,15 +13,13 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from realnvp.config.errors import ParameterError
-from realnvp.config.reading import AS_FOUND, Reading
-from realnvp.config.remedies import as_colours, as_uint8
-from realnvp.config.words import count_of
+from realnvp.config.errors import ParameterError, as_colours, as_uint8, count_of
+from realnvp.config.fields import AS_FOUND, DecodeOptions
 from realnvp.data.crops import Crops, ReadPictures
 from realnvp.data.dataset import Dataset, Indices, Lazy, Pixels, Shape, decoded, in_threads
 from realnvp.data.images import RefusedImage, by_reason, read_as, read_image, smallest_side, to_size
 from realnvp.data.prepared import check_levels, open_npy
-from realnvp.tools.progress import progress
+from realnvp.progress import progress
 
 Name = TypeVar("Name", str, Path)
 Part = TypeVar("Part")
@@ -83,7 +81,7 @@ def scan(
     source: Path,
     *,
     levels: int,
-    reading: Reading = AS_FOUND,
+    reading: DecodeOptions = AS_FOUND,
     crop: int | None = None,
     resize: int | None = None,
 ) -> Scanned:
@@ -151,13 +149,13 @@ def scan(
 
 
 def _scan_arrays(
-    paths: dict[str, Path], levels: int, reading: Reading, crop: int | None
+    paths: dict[str, Path], levels: int, reading: DecodeOptions, crop: int | None
 ) -> Scanned:
     """The splits in .npy files."""
 
     def look(path: Path) -> Pixels:
         array = _array(path)
-        if reading.depth is None:
+        if reading.bit_depth is None:
             check_levels(array, levels_of(array, levels), path=path)
         return read_as(reading, array[0])
 
@@ -173,7 +171,7 @@ def _scan_arrays(
     return Scanned(splits, found.shape, found.levels(levels))
 
 
-def _array_as(reading: Reading, array: Pixels, wanted: Any) -> Pixels:
+def _array_as(reading: DecodeOptions, array: Pixels, wanted: Any) -> Pixels:
     return read_as(reading, array[wanted])
 
 
@@ -374,7 +372,7 @@ class Common:
         if asked > SHALLOW and not self.deep:
             raise ValueError(
                 f"data.levels: {asked}, but the images have 8 bits per channel; "
-                "--depth 16 stretches them"
+                "--bit-depth 16 stretches them"
             )
         return asked
 
@@ -424,7 +422,7 @@ def in_common(
             return found
         if found[3] != bits:
             return RefusedImage(
-                path, f"{found[3]} bits per channel, most have {bits} bits", "--depth 8"
+                path, f"{found[3]} bits per channel, most have {bits} bits", "--bit-depth 8"
             )
         if found[2] != channels:
             return RefusedImage(
@@ -467,7 +465,7 @@ def find_split(
     split: str,
     *,
     levels: int,
-    reading: Reading = AS_FOUND,
+    reading: DecodeOptions = AS_FOUND,
     crop: int | None = None,
     resize: int | None = None,
 ) -> tuple[Dataset, str]:

@@ -1,19 +1,128 @@
 """One image file to pixels, or the reason why not; pixels brought to one size."""
 
+import io
 import re
+import struct
 import sys
+import zlib
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from realnvp.config.errors import Reasons
-from realnvp.config.reading import AS_FOUND, Reading, rgb_of
-from realnvp.config.remedies import as_colours
-from realnvp.config.words import count_of, listed, reason
+from realnvp.config.errors import Reasons, as_colours, count_of, listed, reason
+from realnvp.config.fields import AS_FOUND, DecodeOptions, rgb_of
 from realnvp.data.dataset import Pixels
+
+Bytes = npt.NDArray[np.uint8]
+KINDS = {1: 0, 3: 2, 4: 6}  # channels to PNG's colour type: grey, RGB, RGBA
+
+
+def deep_png(pixels: npt.NDArray[np.uint16]) -> bytes:
+    """A PNG of (H, W, C) with 1, 3 or 4 channels (PNG specification, third edition, section 11)."""
+    height, width, channels = pixels.shape
+    rows = _filtered(
+        np.frombuffer(pixels.astype(">u2").tobytes(), np.uint8).reshape(height, -1), 2 * channels
+    )
+    header = struct.pack(">IIBBBBB", width, height, 16, KINDS[channels], 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        _chunk(name, data)
+        for name, data in (
+            (b"IHDR", header),
+            (b"IDAT", zlib.compress(rows.tobytes(), 9)),
+            (b"IEND", b""),
+        )
+    )
+
+
+def _filtered(raw: Bytes, pixel: int) -> Bytes:
+    """The rows, each after the number of its filter: none, the pixel to the left, the row above.
+
+    The filter whose bytes, as signed, have the least sum of absolute values (section 12.7).
+    """
+    left, above = raw.copy(), raw.copy()
+    left[:, pixel:] -= raw[:, :-pixel]
+    above[1:] -= raw[:-1]
+    all_three = np.stack([raw, left, above])
+    best = abs(all_three.view(np.int8).astype(np.int64)).sum(-1).argmin(0)
+    rows = all_three[best, np.arange(len(raw))]
+    return np.concatenate([best[:, None].astype(np.uint8), rows], axis=1)
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+# Of drawings that repeat themselves the first is smallest, of small pictures the second.
+WEBP_METHODS = 0, 4, 5, 6
+
+
+def codec_bits_per_dim(images: Pixels) -> dict[str, float]:
+    """{"png": ..., "webp": ...}: bits per dimension, mean over the images.
+
+    Each image is a whole file, its header included. JPEG XL, jxl, is there where imagecodecs or
+    pillow-jxl-plugin is installed.
+
+    images: uint8 (N, H, W, C) with C of 1 or 3; all formats as small as their settings make them.
+    """
+    with ThreadPoolExecutor() as pool:
+        sizes = list(pool.map(codec_sizes, images))
+    numbers = np.prod(images.shape[1:])
+    return {name: float(np.mean([8 * each[name] for each in sizes]) / numbers) for name in sizes[0]}
+
+
+def codec_sizes(image: Pixels, *, thorough: bool = True) -> dict[str, int]:
+    """Bytes of an image, (H, W, C), as PNG, WebP and, where there is a library, JPEG XL.
+
+    Of 16 bits per channel: as PNG.
+    thorough: with WebP's longest search, which takes most of the time and seldom finds less.
+    """
+    if image.dtype == np.uint16:
+        return {"png": len(deep_png(image))}
+    from PIL import Image
+
+    png = io.BytesIO()
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    picture.save(png, "PNG", optimize=True)
+    methods = WEBP_METHODS[: 4 if thorough else 3]
+    webp = min(len(lossless_webp(image, method)) for method in methods)
+    jxl = _jpeg_xl(image)
+    return {"png": png.tell(), "webp": webp} | ({"jxl": len(jxl)} if jxl else {})
+
+
+def lossless_webp(image: Pixels, method: int, quality: int = 100) -> bytes:
+    """A WebP file of an image, (H, W, C). It has no grey: it stores three equal channels."""
+    from PIL import Image
+
+    color_mode = np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+    file = io.BytesIO()
+    Image.fromarray(color_mode).save(file, "WEBP", lossless=True, quality=quality, method=method)
+    return file.getvalue()
+
+
+def _jpeg_xl(image: Pixels) -> bytes:
+    """JPEG XL at effort 9; b"" where no library has it."""
+    try:
+        from imagecodecs import jpegxl_encode
+    except ImportError:
+        return _jpeg_xl_by_pillow(image)
+    return bytes(jpegxl_encode(image.squeeze(), lossless=True, effort=9))
+
+
+def _jpeg_xl_by_pillow(image: Pixels) -> bytes:
+    try:
+        import pillow_jxl  # noqa: F401  # what it registers is used
+    except ImportError:
+        return b""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image.squeeze()).save(file, "JXL", lossless=True, effort=9)
+    return file.getvalue()
+
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -68,7 +177,7 @@ def _together(refused: Sequence[RefusedImage]) -> str:
     return f"{count}{listed([f'{each.name}: {each.detail}' for each in refused], DETAILED)}{remedy}"
 
 
-def read_image(path: Path, reading: Reading = AS_FOUND) -> Pixels:
+def read_image(path: Path, reading: DecodeOptions = AS_FOUND) -> Pixels:
     """The pixels of an image file, (H, W, C), turned upright by its EXIF tag.
 
     uint8, or uint16 where a channel has 16 bits. C is 1 for grey, 3 for colour.
@@ -86,7 +195,9 @@ def why_no_file(path: Path) -> str:
     return "a pipe or a device; save it as a file first" if there else "no such file"
 
 
-def decode_image(file: Path | BinaryIO, name: str | Path, reading: Reading = AS_FOUND) -> Pixels:
+def decode_image(
+    file: Path | BinaryIO, name: str | Path, reading: DecodeOptions = AS_FOUND
+) -> Pixels:
     """`read_image` of an open file; `name` is what the error calls it."""
     from PIL import Image, UnidentifiedImageError
 
@@ -94,8 +205,8 @@ def decode_image(file: Path | BinaryIO, name: str | Path, reading: Reading = AS_
         with Image.open(file) as image:
             _check_header(image)
             # Of 16-bit colour Pillow itself keeps the upper byte alone, which is what 8 bits keep.
-            grey = image.mode.startswith("I")
-            deep = _is_deep(image) and (grey or reading.depth != 8)
+            gray = image.mode.startswith("I")
+            deep = _is_deep(image) and (gray or reading.bit_depth != 8)
             pixels, alpha = _deep(image, file) if deep else _shallow(image, reading)
         return read_as(reading, pixels, alpha)
     except RefusedImage as error:
@@ -119,15 +230,15 @@ Planes = tuple[Pixels, Pixels | None]
 """Grey or colour, (H, W, C), and how opaque each pixel is, (H, W); None: all of them are."""
 
 
-def _shallow(image: "Image.Image", reading: Reading) -> Planes:
+def _shallow(image: "Image.Image", reading: DecodeOptions) -> Planes:
     """The planes of an image of 8 bits a channel."""
     mode, image = image.mode, _upright(image)
     if image.has_transparency_data:
         rgba = np.asarray(image.convert("RGBA"))
         pixels = rgba[..., :3] if mode not in ("L", "LA") else rgba[..., :1]
         return pixels, rgba[..., 3]
-    if mode in ("CMYK", "YCbCr") and not reading.colours:
-        raise RefusedImage("", f"mode {mode}", "--colours rgb")
+    if mode in ("CMYK", "YCbCr") and not reading.color_mode:
+        raise RefusedImage("", f"mode {mode}", "--color-mode rgb")
     if mode in ("1", "P", "CMYK", "YCbCr"):
         image = image.convert("L" if mode == "1" else "RGB")
     if image.mode not in ("L", "RGB"):
@@ -151,12 +262,12 @@ def _is_deep(image: "Image.Image") -> bool:
 def _deep(image: "Image.Image", file: Path | BinaryIO) -> Planes:
     """The planes of an image of 16 bits a channel, uint16."""
     if image.mode.startswith("I"):
-        grey = np.asarray(_upright(image))[..., None]
-        if grey.min() < 0 or grey.max() > 65535:
+        gray = np.asarray(_upright(image))[..., None]
+        if gray.min() < 0 or gray.max() > 65535:
             raise ValueError("more than 16 bits per channel")
         clear = image.info.get("transparency")
-        grey = grey.astype(np.uint16)
-        return grey, None if clear is None else np.uint16(65535) * (grey[..., 0] != clear)
+        gray = gray.astype(np.uint16)
+        return gray, None if clear is None else np.uint16(65535) * (gray[..., 0] != clear)
     planes = _both_bytes(image, file)
     return planes[..., :3], planes[..., 3] if planes.shape[-1] == 4 else None
 
@@ -174,7 +285,7 @@ def _both_bytes(image: "Image.Image", file: Path | BinaryIO) -> npt.NDArray[np.u
         mode, mark, order = str(first).rpartition(";16")
         if not mark or mode not in ("RGB", "RGBA") or "transparency" in image.info:
             raise RefusedImage(
-                "", f"16-bit colour of which 8 bits are read ({image.format})", "--depth 8"
+                "", f"16-bit colour of which 8 bits are read ({image.format})", "--bit-depth 8"
             )
         big = order == "B" or (order == "N" and sys.byteorder == "big")
         first = f"{mode};16{'L' if big else 'B'}"
@@ -198,8 +309,8 @@ def _upright(image: "Image.Image") -> "Image.Image":
     return ImageOps.exif_transpose(image)
 
 
-def read_as(reading: Reading, pixels: Pixels, alpha: Pixels | None = None) -> Pixels:
-    """Opaque pixels, (..., H, W, C), of the depth and the colours that the reading asks for.
+def read_as(reading: DecodeOptions, pixels: Pixels, alpha: Pixels | None = None) -> Pixels:
+    """Opaque pixels, (..., H, W, C), of the bit_depth and the colours that the reading asks for.
 
     alpha: how opaque they are, (..., H, W). None: they are opaque.
     """
@@ -207,21 +318,21 @@ def read_as(reading: Reading, pixels: Pixels, alpha: Pixels | None = None) -> Pi
         if reading.background is None:
             raise RefusedImage("", "transparent pixels", "--background white")
         pixels = _on_background(pixels, alpha, rgb_of(reading.background))
-    if reading.depth == 8 and pixels.dtype == np.uint16:
+    if reading.bit_depth == 8 and pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
-    if reading.depth == 16 and pixels.dtype == np.uint8:
+    if reading.bit_depth == 16 and pixels.dtype == np.uint8:
         pixels = pixels.astype(np.uint16) * np.uint16(257)
-    if reading.colours == "grey" and pixels.shape[-1] == 3:
+    if reading.color_mode == "grey" and pixels.shape[-1] == 3:
         # The luma of ITU-R BT.601, in 16 binary digits as Pillow rounds it.
         luma = pixels.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
         pixels = ((luma + 0x8000) >> 16).astype(pixels.dtype)[..., None]
-    return rgb(pixels) if reading.colours == "rgb" else pixels
+    return rgb(pixels) if reading.color_mode == "rgb" else pixels
 
 
-def _on_background(pixels: Pixels, alpha: Pixels, colour: tuple[int, ...]) -> Pixels:
+def _on_background(pixels: Pixels, alpha: Pixels, color: tuple[int, ...]) -> Pixels:
     """The pixels in front of a colour, rounded to the nearest level; grey stays grey on grey."""
     largest = int(np.iinfo(pixels.dtype).max)
-    behind = np.array(colour[:1] if len({*colour}) == 1 else colour, np.uint32) * (largest // 255)
+    behind = np.array(color[:1] if len({*color}) == 1 else color, np.uint32) * (largest // 255)
     share = alpha[..., None].astype(np.uint32)
     mixed = pixels * share + behind * (largest - share)
     return ((mixed + largest // 2) // largest).astype(pixels.dtype)
@@ -248,7 +359,7 @@ def check_fit(pixels: Pixels, *, channels: int, levels: int, name: object) -> No
         raise RefusedImage(
             name,
             f"{bits} bits per channel, the flow was trained on {known} bits",
-            f"--depth {known}",
+            f"--bit-depth {known}",
         )
     if (largest := int(pixels.max())) >= levels:
         raise RefusedImage(

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from realnvp.config.words import count_of, listed
+from realnvp.config.errors import count_of, listed
 from realnvp.data.crops import Crops
-from realnvp.data.dataset import SPLITS, Indices, Split, cut_off
+from realnvp.data.dataset import SPLITS, Indices, Split, split_off
 from realnvp.data.folder import image_files, split_entries
 from realnvp.data.prepared import open_npy
-from realnvp.data.table_files import open_csv
+from realnvp.data.tables import open_csv
 
 Labels = Mapping[str, Indices]
 """The class of each image of each split, an index of the names."""
@@ -100,9 +100,9 @@ def _words(source: Path, counts: Mapping[str, int]) -> Mapping[str, list[str] | 
     return words
 
 
-def cut_labels(labels: Labels, held_out: float, *, seed: int) -> dict[str, Indices]:
+def cut_labels(labels: Labels, val_fraction: float, *, seed: int) -> dict[str, Indices]:
     """The labels of train, validation and test, as `cut_off` cuts the images."""
-    splits = cut_off(labels, held_out, seed=seed)
+    splits = split_off(labels, val_fraction, seed=seed)
     return {name: np.asarray(split[:]) for name, split in splits.items()}
 
 

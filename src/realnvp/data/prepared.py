@@ -17,16 +17,14 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from realnvp.config import DataConfig
-from realnvp.config.given import given_columns, numbers_of
-from realnvp.config.reading import Reading, is_colour
-from realnvp.config.typed import typed
-from realnvp.config.words import reason
+from realnvp.config.errors import reason
+from realnvp.config.fields import DecodeOptions, is_colour
+from realnvp.config.resolve import context_columns_of, embed_context, typed
 from realnvp.data.crops import Crops, Pictures, StoredPictures, in_order
 from realnvp.data.dataset import SPLITS, Dataset, Pixels, Rows, Split, Values, cut_rows
 from realnvp.data.images import MAX_PIXELS, RefusedImage
-from realnvp.files.atomic import atomic_save
-from realnvp.files.records import parse_record
-from realnvp.tools.progress import chunks, progress
+from realnvp.io.files import atomic_save, parse_record
+from realnvp.progress import chunks, progress
 
 DESCRIPTION = "dataset.json"
 
@@ -38,7 +36,7 @@ class Description:
     name: str
     version: str | None
     source: str | None
-    held_out: float | None
+    val_fraction: float | None
     seed: int
     comparable: bool
     levels: int | None
@@ -54,20 +52,20 @@ class Description:
     sizes: Any = None
     """With crops: height and width of each training picture."""
     background: str | None = None
-    colours: str | None = None
-    depth: int | None = None
+    color_mode: str | None = None
+    bit_depth: int | None = None
 
     labels: dict[str, Any] | None = None
     """By split: the class of each image, as groups are."""
     class_names: tuple[str, ...] | None = None
-    given: tuple[str, ...] | None = None
+    context: tuple[str, ...] | None = None
     """Names of a table's given columns; their numbers follow the columns in the arrays."""
-    given_values: tuple[str, ...] | None = None
+    context_values: tuple[str, ...] | None = None
 
     @property
     def numbers_given(self) -> int:
         """How many numbers of given columns a row has."""
-        return len(numbers_of(given_columns(self.given, self.given_values)))
+        return len(embed_context(context_columns_of(self.context, self.context_values)))
 
     @property
     def dtype(self) -> "np.dtype[Any]":
@@ -87,13 +85,13 @@ class Description:
 def open_splits(
     folder: Path,
     *,
-    held_out: float = DataConfig.held_out,
+    val_fraction: float = DataConfig.val_fraction,
     seed: int = 0,
     verify: Iterable[str] = (),
 ) -> Dataset:
     """Open the prepared data set in a folder.
 
-    held_out, seed: without a validation split, the seed cuts this share of train off for it.
+    val_fraction, seed: without a validation split, the seed cuts this share of train off for it.
     verify: the splits whose checksums are compared first.
     ValueError names the file that is missing, damaged, or not what dataset.json says.
     """
@@ -117,12 +115,12 @@ def open_splits(
     if about.crop:
         splits["train"] = Crops(StoredPictures(train, about.sizes, about.shape[0]), about.crop)
     elif "validation" not in stored:
-        rows = cut_rows(len(train), held_out, ["validation"], seed=seed)
+        rows = cut_rows(len(train), val_fraction, ["validation"], seed=seed)
         splits |= {split: Rows(train, rows[split], middle) for split in rows}
     elif about.train_shape:
         splits["train"] = Rows(train, np.arange(len(train)), middle)
     labels = about.labels and {split: np.array(each) for split, each in about.labels.items()}
-    if about.given:
+    if about.context:
         columns = about.shape[0]
         labels = {split: array[:, columns:] for split, array in stored.items()}
         splits = {split: array[:, :columns] for split, array in stored.items()}
@@ -137,12 +135,12 @@ def open_splits(
         groups=about.groups,
         comparable=about.comparable,
         columns=about.columns,
-        reading=Reading(about.background, about.colours, about.depth),
+        reading=DecodeOptions(about.background, about.color_mode, about.bit_depth),
         crop=about.crop,
         labels=labels,
         class_names=about.class_names,
-        given=about.given,
-        given_values=about.given_values,
+        context=about.context,
+        context_values=about.context_values,
         folder=folder,
         sha256={f"{split}.npy": about.sha256[f"{split}.npy"] for split in stored},
     )
@@ -161,8 +159,8 @@ def read_description(folder: Path) -> dict[str, Any]:
         "crop": not known.crop or known.shape[1:] == (known.crop, known.crop),
         "sizes": not known.crop or _sizes(known.sizes, known.crop, known.counts),
         "background": known.background is None or is_colour(known.background),
-        "colours": known.colours in (None, "grey", "rgb"),
-        "depth": known.depth in (None, 8, 16),
+        "color_mode": known.color_mode in (None, "grey", "rgb"),
+        "bit_depth": known.bit_depth in (None, 8, 16),
         "train_shape": known.train_shape is None or len(known.train_shape) == 3,
         "groups": all(
             _labels(labels, known.counts.get(split))
@@ -174,7 +172,7 @@ def read_description(folder: Path) -> dict[str, Any]:
             and all(0 <= label < len(known.class_names or ()) for label in labels)
             for split, labels in (known.labels or {}).items()
         ),
-        "given_values": _makes_sense(known.given, known.given_values),
+        "context_values": _makes_sense(known.context, known.context_values),
         "sha256": {*known.sha256} - {DESCRIPTION} == {f"{split}.npy" for split in known.counts},
     }
     if wrong := next((name for name, holds in rules.items() if not holds), None):
@@ -184,9 +182,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _makes_sense(given: tuple[str, ...] | None, values: tuple[str, ...] | None) -> bool:
+def _makes_sense(context: tuple[str, ...] | None, values: tuple[str, ...] | None) -> bool:
     try:
-        return bool(given_columns(given, values)) == bool(given)
+        return bool(context_columns_of(context, values)) == bool(context)
     except (ValueError, TypeError):
         return False
 
@@ -273,7 +271,7 @@ def write_dataset(
     files = {split: folder / f"{split}.npy" for split in dataset.splits}
     for split, path in files.items():
         images, shape = dataset.splits[split], dataset.shape
-        if dataset.given and dataset.labels:
+        if dataset.context and dataset.labels:
             images = np.concatenate([images[:], dataset.labels[split]], axis=1)
             shape = images.shape[1:]
         if isinstance(images, Crops) and split == "train":
@@ -299,8 +297,8 @@ def write_dataset(
     }
     if dataset.crop and isinstance(dataset.train, Crops):
         about |= {"crop": dataset.crop, "sizes": dataset.train.pictures.sizes.tolist()}
-    if dataset.given:
-        about |= {"given": dataset.given, "given_values": dataset.given_values}
+    if dataset.context:
+        about |= {"given": dataset.context, "context_values": dataset.context_values}
     elif dataset.labels is not None:
         about["labels"] = {split: each.tolist() for split, each in dataset.labels.items()}
         about["class_names"] = dataset.class_names

@@ -12,15 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from realnvp.bijections import Mixing
-from realnvp.bijections.base import Bijection
-from realnvp.bijections.precision import float64_like, reference_tensor
+from realnvp.bijections import InvertibleLinear
+from realnvp.bijections.base import Bijection, float64_like, reference_tensor
 from realnvp.config import Config, Kind, smallest_side
 from realnvp.config.units import in_bits_per_dim
-from realnvp.data import dequantise
+from realnvp.data import dequantize
 from realnvp.flows.flow import ROWS, Flow, config_of, evaluating
-from realnvp.tools.moments import stored_moments
-from realnvp.tools.noise import Purpose, generator, uniform
+from realnvp.moments import stored_moments
+from realnvp.random import Purpose, generator, uniform
 
 
 class Check(NamedTuple):
@@ -118,7 +117,7 @@ def _with_noise(flow: Flow, pixels: Tensor, seed: int) -> Tensor:
     """v + u of the pixels."""
     pixels = pixels.to(reference_tensor(flow).device)
     noise = uniform(pixels.shape[1:], seed, Purpose.EVALUATE, indices=range(len(pixels)))
-    return dequantise(pixels, noise.to(float64_like(flow)))
+    return dequantize(pixels, noise.to(float64_like(flow)))
 
 
 def _with_corners(flow: Flow, rows: NDArray[Any]) -> Tensor:
@@ -157,8 +156,8 @@ def _layers(flow: Flow, x: Tensor) -> list[Check]:
     checks: list[Check] = []
 
     def invert(name: str, layer: Bijection, inputs: Inputs, after: Tensor, _: Tensor) -> None:
-        before, *given = inputs
-        error = _gap(layer.inverse(after, *given), before) / max(1.0, before.abs().max().item())
+        before, *context = inputs
+        error = _gap(layer.inverse(after, *context), before) / max(1.0, before.abs().max().item())
         checks.append(
             Check(f"inverse of layer {name}, {type(layer).__name__}", error, 1e-4, "relative")
         )
@@ -215,10 +214,10 @@ def _log_det_error(flow: Flow, x: Tensor, *, most: int = 4096) -> float:
     def compare(
         name: str, layer: Bijection, inputs: Inputs, after: Tensor, log_det: Tensor
     ) -> None:
-        before, *given = inputs
+        before, *context = inputs
         few = 2 * max(1, math.isqrt(most // 4 // before.shape[1]) // 2)
         part = before[..., :few, :few] if before.ndim == 4 else before
-        errors.append(_of_jacobian(layer, part, *given))
+        errors.append(_of_jacobian(layer, part, *context))
         terms.append(log_det)
 
     with _watching(double, compare):
@@ -226,14 +225,14 @@ def _log_det_error(flow: Flow, x: Tensor, *, most: int = 4096) -> float:
     return max(*errors, float((whole - torch.stack(terms).sum(0)).abs().detach()) / crop.numel())
 
 
-def _of_jacobian(bijection: Bijection, x: Tensor, *given: Tensor) -> float:
+def _of_jacobian(bijection: Bijection, x: Tensor, *context: Tensor) -> float:
     """|log_det - log |det J|| / D of one x.
 
     Calls `forward` itself, so that hooks are not called again.
     """
 
     def f(v: Tensor) -> tuple[Tensor, Tensor]:
-        return bijection.forward(v, *given)
+        return bijection.forward(v, *context)
 
     with torch.enable_grad():
         rows = torch.func.jacrev(lambda v: f(v)[0], chunk_size=64)(x).reshape(x.numel(), -1)
@@ -264,6 +263,8 @@ def _moments(flow: Flow, data: NDArray[Any], seed: int) -> Iterator[Check]:
 
 def _conditions(flow: Flow) -> Iterator[Check]:
     """The largest condition number of a mixing, by which it may magnify rounding in float32."""
-    if weights := [module.weight for module in flow.modules() if isinstance(module, Mixing)]:
+    if weights := [
+        module.weight for module in flow.modules() if isinstance(module, InvertibleLinear)
+    ]:
         worst = max(torch.linalg.cond(weight.cpu().double()).item() for weight in weights)
         yield Check("condition number of the mixings", worst, 1e5, "largest over smallest axis")

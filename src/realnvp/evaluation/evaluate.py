@@ -12,11 +12,9 @@ import numpy as np
 import torch
 
 from realnvp.config import Config, Kind, paper_bits_per_dim
-from realnvp.config.errors import ParameterError
-from realnvp.config.reading import AS_FOUND, Reading
-from realnvp.config.remedies import as_colours
+from realnvp.config.errors import ParameterError, as_colours, count_of
+from realnvp.config.fields import AS_FOUND, DecodeOptions
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, Unit, unit_of
-from realnvp.config.words import count_of
 from realnvp.data import (
     Dataset,
     Split,
@@ -31,14 +29,13 @@ from realnvp.data.dataset import Indices
 from realnvp.data.labels import labels_among
 from realnvp.data.prepared import DESCRIPTION
 from realnvp.evaluation.classes import of_classes
-from realnvp.evaluation.likelihood import log_probs, summarise
+from realnvp.evaluation.likelihood import log_probs, summarise, views_of
 from realnvp.evaluation.record import Evaluation, OfImages, OfRows, OverViews
-from realnvp.evaluation.views import views_of
-from realnvp.files.records import DamagedError
-from realnvp.files.run_dir import RunDir
+from realnvp.flows.context import Classes
 from realnvp.flows.flow import Flow, config_of, refuse_fast
-from realnvp.flows.given import Classes
-from realnvp.tools.progress import chunks, progress
+from realnvp.io.files import DamagedError
+from realnvp.io.run_dir import RunDir
+from realnvp.progress import chunks, progress
 
 CHUNK = 256
 
@@ -49,7 +46,7 @@ def evaluate(
     *,
     split: str = "test",
     source: Path | None = None,
-    reading: Reading = AS_FOUND,
+    reading: DecodeOptions = AS_FOUND,
     crop: int | None = None,
     noise_draws: int = 1,
     seed: int = 0,
@@ -64,7 +61,7 @@ def evaluate(
     source: other data, a folder, an .npy file, a table or a prepared folder.
     reading: of image files of the source; choices left open are the run's.
     crop: the side of fixed crops of the source's pictures. None: the run's.
-    noise_draws: draws of the dequantisation noise; log p is averaged over them.
+    noise_draws: draws of the dequantization noise; log p is averaged over them.
     seed: of the noise.
     views: also evaluate the density averaged over the views that training showed (`views_of`).
     codecs: also measure PNG, lossless WebP and, where there is a library, JPEG XL.
@@ -78,8 +75,8 @@ def evaluate(
     config, run = config_of(flow), Path(run)
     unit = unit_of(config)
     for_images = {"codecs": codecs, "views": views, "noise_draws": noise_draws != 1}
-    if unit is LOG_LIKELIHOOD and (given := [name for name in for_images if for_images[name]]):
-        raise ParameterError(given[0], f"is for images; {run} is of a table")
+    if unit is LOG_LIKELIHOOD and (context := [name for name in for_images if for_images[name]]):
+        raise ParameterError(context[0], f"is for images; {run} is of a table")
     of_files = {**reading.chosen(), **({"crop": crop} if crop else {})}
     files = source is not None and unit is BITS_PER_DIM and not (source / DESCRIPTION).exists()
     if of_files and not files:
@@ -96,7 +93,7 @@ def evaluate(
     labels = (data.labels or {}).get(split) if known else None
 
     def measure(**how: Any) -> dict[str, Any]:
-        nats = _nats(flow, images, unit, given=labels, noise_draws=noise_draws, seed=seed, **how)
+        nats = _nats(flow, images, unit, context=labels, noise_draws=noise_draws, seed=seed, **how)
         found = summarise(unit.of(nats, data.shape), groups)
         return {
             unit.key: found.mean if math.isfinite(found.mean) else None,
@@ -120,7 +117,7 @@ def evaluate(
         kind = OfImages
         fields |= {
             "noise_draws": noise_draws,
-            "dequantisation": config.model.dequantisation,
+            "dequantization": config.model.dequantization,
             "paper": _paper(data, config) if split == "test" else None,
             "comparable": data.comparable,
             "views": OverViews(count, **measure(views=True)) if views else None,
@@ -133,8 +130,8 @@ def evaluate(
             else of_classes(
                 condition.joint(
                     [
-                        _nats(flow, images, unit, given=c, noise_draws=noise_draws, seed=seed)
-                        for c in range(config.model.given)
+                        _nats(flow, images, unit, context=c, noise_draws=noise_draws, seed=seed)
+                        for c in range(config.model.context_dim)
                     ]
                 ),
                 labels,
@@ -155,7 +152,7 @@ def _data(
     run: Path,
     split: str,
     source: Path | None,
-    reading: Reading,
+    reading: DecodeOptions,
     crop: int | None,
 ) -> tuple[Dataset, str]:
     """The run's data, a prepared folder or other data, opened, and the split to take.
@@ -169,10 +166,13 @@ def _data(
             data = splits_of_run(run, config, verify=[split])
             if changed := RunDir(run).changed_data(data.folder, data.sha256):
                 raise ValueError(f"{changed}; --data.source evaluates them all the same")
-        if (data.given, data.given_values) != (config.data.given, config.data.given_values):
+        if (data.context, data.context_values) != (
+            config.data.context_columns,
+            config.data.context_values,
+        ):
             raise ValueError(
                 f"{source or run}: its given columns are not those of the flow, "
-                f"{', '.join(config.data.given or ('none',))}"
+                f"{', '.join(config.data.context_columns or ('none',))}"
             )
         if config.data.columns and data.columns not in (None, config.data.columns):
             raise ValueError(
@@ -212,7 +212,9 @@ def _words(shape: Sequence[int]) -> str:
 
 def _other_splits(source: Path, run: Path, config: Config, split: str) -> Dataset:
     """Open prepared data; warns if the run was trained on another version of them."""
-    splits = open_splits(source, held_out=config.data.held_out, seed=config.seed, verify=[split])
+    splits = open_splits(
+        source, val_fraction=config.data.val_fraction, seed=config.seed, verify=[split]
+    )
     try:
         own = splits_of_run(run, config)
     except (ValueError, DamagedError):  # not there
@@ -245,7 +247,7 @@ def _nats(
     split: Split,
     unit: Unit,
     *,
-    given: int | Indices | None = None,
+    context: int | Indices | None = None,
     views: bool = False,
     **how: Any,
 ) -> torch.Tensor:
@@ -262,7 +264,7 @@ def _nats(
                 log_probs(
                     flow,
                     channels_first(split[indices]),
-                    given=given[chunk] if isinstance(given, np.ndarray) else given,
+                    context=context[chunk] if isinstance(context, np.ndarray) else context,
                     indices=indices.tolist(),
                     views=views,
                     **how,

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from realnvp.bijections import latent_levels
-from realnvp.bijections.precision import float64_like
+from realnvp.bijections.base import float64_like
 from realnvp.config import Shape
 from realnvp.data import Split
-from realnvp.evaluation.views import View
+from realnvp.evaluation.likelihood import View
 from realnvp.flows.flow import Flow, Prior
-from realnvp.tools.noise import Purpose, generator
-from realnvp.tools.progress import chunks
+from realnvp.progress import chunks
+from realnvp.random import Purpose, generator
 
 
 class Manifold(NamedTuple):

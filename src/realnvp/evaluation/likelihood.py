@@ -1,8 +1,9 @@
 """Numbers about a trained flow: bits per dimension of images, nats of a table's rows."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import permutations, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,20 +11,64 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from realnvp.bijections.precision import float64_like
-from realnvp.config import DataConfig
-from realnvp.config.bounds import AT_LEAST_ONE, check_number
-from realnvp.config.errors import ParameterError
-from realnvp.config.remedies import as_uint8, in_order
+from realnvp.bijections.base import float64_like
+from realnvp.config import DataConfig, Shape
+from realnvp.config.errors import ParameterError, as_uint8, in_order
+from realnvp.config.fields import AT_LEAST_ONE, check_number
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, in_bits_per_dim, unit_of
-from realnvp.data import dequantise
-from realnvp.evaluation.views import averaged, views_of
+from realnvp.data import dequantize
+from realnvp.device import as_tensor, moved
+from realnvp.flows.context import Classes, part_of
 from realnvp.flows.flow import Flow, batch_that_fits, evaluating, refuse_fast
-from realnvp.flows.given import Classes, part_of
-from realnvp.tools.arrays import as_tensor
-from realnvp.tools.device import moved
-from realnvp.tools.noise import Purpose, uniform
-from realnvp.tools.progress import chunks
+from realnvp.progress import chunks
+from realnvp.random import Purpose, uniform
+
+View = Callable[[Tensor], Tensor]
+"""(B, C, H, W) -> (B, C, H, W): permutes pixels and channels, so it changes no volume."""
+MOST_CHANNELS = 6
+"""Most channels that data.recolour may permute: 6 have 720 orders."""
+
+
+def several_views(data: DataConfig, shape: Shape) -> bool:
+    """Whether training showed an image of this shape in more ways than one."""
+    return data.flip or data.turn or (data.recolour and shape[0] > 1)
+
+
+def views_of(data: DataConfig, shape: Shape) -> list[View]:
+    """All combinations of data.flip, data.turn and data.recolour: 2 to 48 views of colour images.
+
+    They form a group; the first view is the image itself. ValueError if there is no other view, if
+    turns do not keep this shape, or if there are more than MOST_CHANNELS channels to permute.
+    """
+    channels, height, width = shape
+    if data.turn and height != width:
+        raise ParameterError("views", f"turned images must be square, these are {height}x{width}")
+    if data.recolour and channels > MOST_CHANNELS:
+        raise ParameterError("views", f"{channels} channels have too many orders")
+    if not several_views(data, shape):
+        raise ParameterError(
+            "views", "training shows such an image as it is (data.flip, data.turn, data.recolour)"
+        )
+    orders = [*permutations(range(channels))] if data.recolour else [tuple(range(channels))]
+    return [
+        partial(_view, mirror=mirror, turns=turns, order=list(order))
+        for order, turns, mirror in product(
+            orders, range(4 if data.turn else 1), (False, True) if data.flip else (False,)
+        )
+    ]
+
+
+def _view(x: Tensor, *, mirror: bool, turns: int, order: list[int]) -> Tensor:
+    return torch.rot90(x.flip(3) if mirror else x, turns, dims=(2, 3))[:, order]
+
+
+def averaged(log_prob: Callable[[Tensor], Tensor], x: Tensor, views: Sequence[View]) -> Tensor:
+    """(B,), nats: log of the mean of p(T x) over the views T.
+
+    The mean is a density, too, since no T changes a volume.
+    """
+    return torch.stack([log_prob(view(x)) for view in views]).logsumexp(0) - math.log(len(views))
+
 
 Images = Tensor | NDArray[Any]
 WHOLE = (torch.uint8, np.uint8, torch.uint16, np.uint16)
@@ -64,11 +109,11 @@ def bits_per_dim(
     noise_draws: int = 1,
     seed: int = 0,
     views: bool = False,
-    given: Any = None,
+    context: Any = None,
     groups: Sequence[int] | NDArray[np.int64] | None = None,
     batch_size: int = 64,
 ) -> BitsPerDim:
-    """Bits/dim of images under uniform dequantisation (sections 4.1-4.2), in eval mode.
+    """Bits/dim of images under uniform dequantization (sections 4.1-4.2), in eval mode.
 
     images: uint8 or uint16, (N, C, H, W).
     noise_draws: log p is averaged over them.
@@ -78,7 +123,7 @@ def bits_per_dim(
     groups: which images belong together, as crops of one photograph; clusters the standard error.
     batch_size: images at once; fewer where they are large.
 
-    For a flow with `Dequantisation` this is the bound of variational dequantisation.
+    For a flow with `Dequantisation` this is the bound of variational dequantization.
     """
     refuse_fast(flow, "report the numbers of")
     if unit_of(flow.config) is not BITS_PER_DIM:
@@ -92,7 +137,7 @@ def bits_per_dim(
             images,
             noise_draws=noise_draws,
             seed=seed,
-            given=given,
+            context=context,
             views=views,
             batch_size=batch_size,
         ),
@@ -129,7 +174,7 @@ def log_probs(
     *,
     noise_draws: int = 1,
     seed: int = 0,
-    given: Any = None,
+    context: Any = None,
     indices: Sequence[int] | None = None,
     views: bool = False,
     batch_size: int = 64,
@@ -154,7 +199,7 @@ def log_probs(
         if views:
             raise ValueError("views: are of images; this flow is of a table")
         rows = images if isinstance(images, Tensor) else as_tensor(images)
-        nats = _of_rows(flow, rows, given)
+        nats = _of_rows(flow, rows, context)
         return nats if on_device else nats.cpu().double()
     _check(flow, images)
     noise_draws = check_number("noise_draws", noise_draws, int, AT_LEAST_ONE)
@@ -170,8 +215,8 @@ def log_probs(
         if views
         else [nn.Identity()]
     )
-    mixture = given is None and isinstance(flow.condition, Classes)
-    c = None if mixture else flow.condition_of_each(given, len(images))
+    mixture = context is None and isinstance(flow.condition, Classes)
+    c = None if mixture else flow.condition_of_each(context, len(images))
 
     def density(x: Tensor, rows: slice) -> Tensor:
         return flow.mixture_log_prob(x) if mixture else flow.log_prob(x, *part_of(c, rows))
@@ -184,16 +229,16 @@ def log_probs(
                 noise = uniform(
                     pixels.shape[1:], seed, Purpose.EVALUATE, indices=indices[batch], round=draw
                 )
-                x = dequantise(pixels, moved(noise, state.device).to(state))
+                x = dequantize(pixels, moved(noise, state.device).to(state))
                 total += averaged(partial(density, rows=batch), x, shown)
             parts.append(total)
     nats = torch.cat(parts) / noise_draws
     return nats if on_device else nats.cpu().double()
 
 
-def _of_rows(flow: Flow, rows: Tensor, given: Any) -> Tensor:
+def _of_rows(flow: Flow, rows: Tensor, context: Any) -> Tensor:
     state, size = float64_like(flow), batch_that_fits(rows.shape[1:])
-    c, parts = flow.condition_of_each(given, len(rows)), []
+    c, parts = flow.condition_of_each(context, len(rows)), []
     with evaluating(flow):
         for chunk in chunks(len(rows), size):
             part = moved(rows[chunk].to(state.dtype), state.device)

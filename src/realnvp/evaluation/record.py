@@ -7,19 +7,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from realnvp.config import Config, Kind
-from realnvp.config.typed import typed
+from realnvp.config.errors import count_of
+from realnvp.config.resolve import typed
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD
-from realnvp.config.words import count_of
-from realnvp.files.atomic import write_file
-from realnvp.files.folders import numbered
-from realnvp.files.records import damaged_if_invalid, fields_of, read_record
-from realnvp.files.run_dir import RunDir
+from realnvp.io.files import damaged_if_invalid, fields_of, numbered, read_record, write_file
+from realnvp.io.run_dir import RunDir
 
 FILE = "evaluation.json"
 ORDER = (  # of the keys in the file
     *("bits_per_dim", "log_likelihood", "standard_error", "nonfinite", "standard_error_over"),
     *("num_images", "num_rows", "split", "dataset", "dataset_version", "seed", "shape"),
-    *("noise_draws", "dequantisation", "paper", "comparable", "views", "codecs", "classes"),
+    *("noise_draws", "dequantization", "paper", "comparable", "views", "codecs", "classes"),
     "file_bits_per_dim",
     *("seconds", "which", "step"),
 )
@@ -199,7 +197,7 @@ class OfImages(Evaluation):
     """Mean of -log2 p / D: a bound on the bits of a lossless code."""
     num_images: int
     noise_draws: int
-    dequantisation: str | None = None
+    dequantization: str | None = None
     """uniform, variational, autoregressive or oblique."""
     paper: float | None
     """The paper's number, where it is about this model and these images."""
@@ -221,7 +219,7 @@ class OfImages(Evaluation):
         first, number, *more = super().lines()
         lines = [
             f"{first}, noise draws: {self.noise_draws}",
-            f"{number}; an upper bound ({self.dequantisation} dequantisation)",
+            f"{number}; an upper bound ({self.dequantization} dequantization)",
             *more,
         ]
         if self.classes:
@@ -246,11 +244,11 @@ class OfImages(Evaluation):
         name, bits = min((self.codecs or {}).items(), key=lambda item: item[1], default=("", 0.0))
         if self.bits_per_dim is None or not name or bits >= self.bits_per_dim:
             return ""
-        colour = self.shape is not None and self.shape[0] == 3
+        color = self.shape is not None and self.shape[0] == 3
         return (
             f"{name} is {self.bits_per_dim - bits:.3f} bits/dim better than this flow: train "
             f"longer, or start from a trained flow (realnvp train ... --init-from "
-            f"{'photos-small' if colour else 'RUN'}); flat drawings may stay {name}'s"
+            f"{'photos-32' if color else 'RUN'}); flat drawings may stay {name}'s"
         )
 
 

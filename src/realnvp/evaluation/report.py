@@ -9,8 +9,8 @@ from typing import Any
 
 from realnvp.config import Config, departures, flat
 from realnvp.evaluation.record import Evaluation, OfImages
-from realnvp.files.atomic import write_file
-from realnvp.files.environment import Sitting
+from realnvp.io.files import write_file
+from realnvp.io.run_dir import Session
 
 # What to look for in a picture, by the longest key that its file's name begins with.
 SENTENCES = {
@@ -111,11 +111,11 @@ def report(
     config: Config,
     result: Evaluation,
     pictures: Iterable[Path],
-    sittings: list[Sitting],
+    sessions: list[Session],
     *,
     seed: int,
     missing: Iterable[tuple[str, str]] = (),
-    given: str | None = None,
+    context: str | None = None,
 ) -> Path:
     """Write RUN/report.html: results, pictures and how to make them, configuration, environment.
 
@@ -130,8 +130,8 @@ def report(
     """
     title = run.resolve().name
     parts = [f"<h1>{_text(title)}</h1>", _results(result, config), _command(result.command(run))]
-    if given is not None:
-        of_class = f"Figures are of the class {given} alone, but for classes and curves."
+    if context is not None:
+        of_class = f"Figures are of the class {context} alone, but for classes and curves."
         parts.append(f"<p>{_text(of_class)}</p>")
     how = ["--seed", str(seed), *(["--which", "last"] if result.which == "last" else [])]
     figures = [(path.stem, _picture(path)) for path in pictures]
@@ -142,8 +142,8 @@ def report(
         command = ["realnvp", "figures", str(run), "--only", name.split("-")[0], *how]
         parts.append(f"<h2>{_text(name)}</h2>{content}{_command(shlex.join(command))}")
     parts += [
-        *("<h2>Configuration</h2>", _table(flat(config)), _command(sittings[-1].shell_command)),
-        *("<h2>Environment</h2>", _table(_environment(sittings))),
+        *("<h2>Configuration</h2>", _table(flat(config)), _command(sessions[-1].shell_command)),
+        *("<h2>Environment</h2>", _table(_environment(sessions))),
     ]
     page = run / "report.html"
     if page.exists() and "<title>realnvp: " not in page.read_text(
@@ -156,11 +156,11 @@ def report(
 
 def _results(result: Evaluation, config: Config) -> str:
     meaning = "The mean of log p in the units of the columns."
-    if config.data.given:
-        meaning = f"Given {', '.join(config.data.given)}. {meaning}"
+    if config.data.context_columns:
+        meaning = f"Given {', '.join(config.data.context_columns)}. {meaning}"
     rows: dict[str, Any] = {"standard error over": result.standard_error_over}
     if isinstance(result, OfImages):
-        meaning = f"An upper bound ({config.model.dequantisation} dequantisation)."
+        meaning = f"An upper bound ({config.model.dequantization} dequantization)."
         rows["noise draws"] = result.noise_draws
         if result.classes:
             meaning = f"Given the class of each image. {meaning}"
@@ -194,10 +194,10 @@ def _kind(name: str) -> str:
     return max((kind for kind in SENTENCES if name.startswith(kind)), key=len, default="")
 
 
-def _environment(sittings: list[Sitting]) -> dict[str, Any]:
-    last = sittings[-1]
+def _environment(sessions: list[Session]) -> dict[str, Any]:
+    last = sessions[-1]
     return {
-        "sittings": len(sittings),
+        "sittings": len(sessions),
         "versions": ", ".join(f"{name} {version}" for name, version in last.versions.items()),
     } | {
         key: getattr(last, key)

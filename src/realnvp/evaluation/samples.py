@@ -13,19 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from realnvp.bijections.precision import float64_like
+from realnvp.bijections.base import float64_like
 from realnvp.config.errors import ParameterError
 from realnvp.data import to_pixels
 from realnvp.data.dataset import Pixels
-from realnvp.data.deep_png import deep_png
-from realnvp.data.given import read_given
-from realnvp.data.images import MAX_PIXELS
+from realnvp.data.images import MAX_PIXELS, deep_png
 from realnvp.data.prepared import npy_header
-from realnvp.data.table_files import read_cells
-from realnvp.evaluation.figures import data_beside_samples, grid, save_png, scatter
-from realnvp.files.atomic import atomic_save
+from realnvp.data.tables import read_cells, read_context
+from realnvp.figures import data_beside_samples, grid, save_png, scatter
 from realnvp.flows.flow import Flow, config_of, evaluating
-from realnvp.tools.progress import chunks, progress
+from realnvp.io.files import atomic_save
+from realnvp.progress import chunks, progress
 
 Rows = NDArray[np.float64]
 CHUNK, GAP = 64, 2
@@ -35,17 +33,19 @@ MANY = 16_384  # rows at a time
 class _Samples:
     """n samples, at_once at a time; counts the samples with an entry that is not finite."""
 
-    def __init__(self, flow: Flow, n: int, at_once: int, *, given: Any = None, **how: Any) -> None:
+    def __init__(
+        self, flow: Flow, n: int, at_once: int, *, context: Any = None, **how: Any
+    ) -> None:
         self.flow, self.n, self.at_once, self.how = flow, n, at_once, how
-        self.given = flow.condition_of_each(given, n)
+        self.context = flow.condition_of_each(context, n)
         self.nonfinite = 0
 
     def __iter__(self) -> Iterator[Tensor]:
         with evaluating(self.flow), progress("sample", self.n) as report:
             for chunk in chunks(self.n, self.at_once, report):
-                c = None if self.given is None else self.given[chunk]
+                c = None if self.context is None else self.context[chunk]
                 x = self.flow.sample(
-                    chunk.stop - chunk.start, first=chunk.start, given=c, **self.how
+                    chunk.stop - chunk.start, first=chunk.start, context=c, **self.how
                 )
                 self.nonfinite += int((~x.isfinite()).flatten(1).any(1).sum())
                 yield x
@@ -58,7 +58,7 @@ def write_samples(
     n: int,
     seed: int,
     temperature: float,
-    given: Any = None,
+    context: Any = None,
     data: Pixels | None = None,
 ) -> int:
     """Write sampled images to out, .npy or .png, and return how many are not finite.
@@ -76,7 +76,7 @@ def write_samples(
     # The images of a grid are 64 pixels high or more.
     if out.suffix != ".npy" and n * max(64, height) * max(64, width) > MAX_PIXELS:
         raise ParameterError("n", f"{n:,} samples are too many for a PNG; name an .npy file")
-    samples = _Samples(flow, n, CHUNK, given=given, seed=seed, temperature=temperature)
+    samples = _Samples(flow, n, CHUNK, context=context, seed=seed, temperature=temperature)
     chunks = (to_pixels(x, levels=levels) for x in samples)
     if out.suffix == ".npy":
         kind = "|u1" if levels <= 256 else "<u2"
@@ -113,7 +113,7 @@ def write_rows(
     n: int,
     seed: int,
     temperature: float,
-    given: Path | None = None,
+    context: Path | None = None,
     data: Rows | None = None,
 ) -> int:
     """Write sampled rows to out, .csv with a header, .npy, or a .png of two columns.
@@ -136,15 +136,15 @@ def write_rows(
             "name a .csv or .npy file",
         )
     condition, cells = None, None
-    if given:
-        condition = np.repeat(read_given(given, config.data), n, axis=0)
-        cells = read_cells(given, config.data.given or ())
+    if context:
+        condition = np.repeat(read_context(context, config.data), n, axis=0)
+        cells = read_cells(context, config.data.context_columns or ())
         each, n = n, len(condition)
     samples = _Samples(
         flow,
         n,
         MANY,
-        given=condition,
+        context=condition,
         seed=seed,
         temperature=temperature,
         dtype=float64_like(flow).dtype,
@@ -188,7 +188,7 @@ def _as_csv(
 
 
 def fast_error(
-    flow: Flow, quick: Flow, *, seed: int, temperature: float, given: Any = None
+    flow: Flow, quick: Flow, *, seed: int, temperature: float, context: Any = None
 ) -> float:
     """The error, in grey levels, of samples of `quick`, made by `realnvp.fast(flow)`.
 
@@ -196,7 +196,7 @@ def fast_error(
     """
     with evaluating(flow):
         exact, approximate = (
-            each.sample(8, given=given, temperature=temperature, seed=seed)
+            each.sample(8, context=context, temperature=temperature, seed=seed)
             for each in (flow, quick)
         )
     return float((exact - approximate).abs().median())

@@ -11,19 +11,94 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from realnvp.config.reading import AS_FOUND, Reading
+from realnvp.bijections.base import float64_like
+from realnvp.config.errors import ParameterError, count_of
+from realnvp.config.fields import AS_FOUND, AT_LEAST_ONE, DecodeOptions, check_number
 from realnvp.config.units import in_bits_per_dim
-from realnvp.config.words import count_of
-from realnvp.data import channels_first, read_image, read_table, to_size
+from realnvp.data import channels_first, dequantize, read_image, read_table, to_size
 from realnvp.data.dataset import Pixels, in_threads
 from realnvp.data.folder import pictures_of
-from realnvp.data.given import read_given
 from realnvp.data.images import RefusedImage, by_reason, check_fit
+from realnvp.data.tables import read_context
 from realnvp.evaluation.likelihood import log_probs
-from realnvp.evaluation.whole import picture_map
-from realnvp.flows.flow import Flow, config_of
-from realnvp.flows.given import Classes
-from realnvp.tools.progress import Report, chunks
+from realnvp.flows.context import Classes
+from realnvp.flows.flow import Flow, config_of, evaluating, prior_map
+from realnvp.flows.tiled import MEMORY, tiled
+from realnvp.progress import Report, chunks
+from realnvp.random import Purpose, uniform
+
+ROWS = 256  # of a picture, summed at once
+MOST_IN_FLOAT64 = 2**23  # entries of x; z and log-det of larger pictures are float32
+
+
+def picture_map(
+    flow: Flow,
+    picture: Pixels,
+    *,
+    context: Any = None,
+    noise_draws: int = 1,
+    seed: int = 0,
+    memory: int = MEMORY,
+    report: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """(H, W), float64: what each pixel contributes to log p of a picture, in nats.
+
+    The sum is log p where the flow's scales divide both sides. Other pictures are continued, at
+    their right and lower edges, by their own mirror image, whose nats are left out: so each pixel
+    has its nats, and none of the picture is cut off.
+
+    picture: (H, W, C), as `read_image` gives it.
+    given: the condition of a conditional flow.
+    noise_draws: log p is averaged over them.
+    seed: of the noise, a function of the seed and the picture's pixels.
+    memory: bytes for the networks; where it is not enough they see overlapping strips, to the same
+        result.
+    report: told how many strips are done, and of how many.
+
+    ParameterError: it is no such array. RefusedImage: it has other channels or grey levels than the
+    flow.
+    """
+    config = config_of(flow)
+    noise_draws = check_number("noise_draws", noise_draws, int, AT_LEAST_ONE)
+    if not isinstance(picture, np.ndarray) or picture.ndim != 3:
+        found = getattr(picture, "shape", type(picture).__name__)
+        raise ParameterError("picture", f"expected an array (H, W, C), got {found}")
+    check_fit(picture, channels=config.shape[0], levels=config.levels, name="picture")
+    height, width, _ = picture.shape
+    total = torch.zeros(height, width, dtype=torch.float64, device="cpu")
+    with evaluating(flow):
+        for draw in range(noise_draws):
+            x = continued(noisy(flow, picture, seed, draw), flow.divisor)
+            with tiled(flow, x.shape[2:], memory=memory, report=report):
+                z, terms = flow.bijection.pointwise_log_det(x, flow.embed_context(context, 1))
+            del x
+            for rows in chunks(height, ROWS):
+                nats = terms[:, :, rows] + prior_map(flow.prior, z[:, :, rows])
+                total[rows] += nats.double().sum(1)[0, :, :width].cpu()
+    return total / noise_draws
+
+
+def noisy(flow: Flow, picture: Pixels, seed: int, draw: int) -> Tensor:
+    """x = v + u, (1, C, H, W), of a picture (H, W, C), on the flow's device."""
+    pixels = np.array(channels_first(picture[None]))
+    indices = [zlib.crc32(pixels.tobytes())]
+    noise = uniform(pixels.shape[1:], seed, Purpose.EVALUATE, indices=indices, round=draw)
+    state = float64_like(flow)
+    if pixels.size > MOST_IN_FLOAT64:
+        state = state.float()
+    return dequantize(torch.from_numpy(pixels), noise.to(state.dtype)).to(state.device)
+
+
+def continued(x: Tensor, divisor: int) -> Tensor:
+    """x, (B, C, H, W), continued by its mirror image until the divisor divides both sides."""
+    for axis in (2, 3):
+        side = x.shape[axis]
+        if missing := -side % divisor:
+            # 0 1 2 ... n-1 n-1 ... 1 0 0 1 2 ...
+            there_and_back = torch.arange(side + missing, device=x.device) % (2 * side)
+            x = x.index_select(axis, torch.minimum(there_and_back, 2 * side - 1 - there_and_back))
+    return x
+
 
 CHUNK = 16  # images, after which a score is known
 NUMBERS = 2**24  # of pixels in memory together
@@ -118,7 +193,7 @@ def score(
         strips = partial(_tell_strips, report, chunk.start)
         density = partial(_nats, flow, read, noise_draws=noise_draws, seed=seed, report=strips)
         if isinstance(flow.condition, Classes):
-            joint = flow.condition.joint([density(given=c) for c in range(len(names))])
+            joint = flow.condition.joint([density(context=c) for c in range(len(names))])
             nats = joint.logsumexp(1)
             shares, likeliest = joint.softmax(1).max(1)
             classes += zip([names[i] for i in likeliest], shares.tolist(), strict=True)
@@ -148,7 +223,7 @@ def _nats(
     noise_draws: int,
     seed: int,
     report: Callable[[int, int, int], None],
-    given: int | None = None,
+    context: int | None = None,
 ) -> Tensor:
     """log p of images, (C, H, W) each: in batches where all have the training's size."""
     if all(image.shape == config_of(flow).shape for image in images):
@@ -158,9 +233,9 @@ def _nats(
             noise_draws=noise_draws,
             seed=seed,
             indices=[zlib.crc32(image.tobytes()) for image in images],
-            given=given,
+            context=context,
         )
-    of_class = flow if given is None else flow.given(given)
+    of_class = flow if context is None else flow.condition_on(context)
     return torch.stack(
         [
             picture_map(
@@ -205,7 +280,7 @@ class Opened(Sequence[Pixels]):
 
 
 def open_images(
-    flow: Flow, files: Sequence[Path], *, resize: bool = False, reading: Reading = AS_FOUND
+    flow: Flow, files: Sequence[Path], *, resize: bool = False, reading: DecodeOptions = AS_FOUND
 ) -> Opened:
     """The images of files, as `score` takes them.
 
@@ -272,8 +347,8 @@ def score_rows(flow: Flow, files: Sequence[Path]) -> list[RowScore]:
             raise ValueError(
                 f"{file}: {count_of(len(columns), 'column')}, but the flow was trained on {width}"
             )
-        given = read_given(file, config.data) if config.data.given else None
-        nats += log_probs(flow, rows, given=given).tolist()
+        context = read_context(file, config.data) if config.data.context_columns else None
+        nats += log_probs(flow, rows, context=context).tolist()
         places += [(str(file), i + 1) for i in range(len(rows))]
     return [
         RowScore(*place, value, rank)

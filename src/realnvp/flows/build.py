@@ -15,14 +15,13 @@ from realnvp.bijections import (
 )
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, nearest, resolve, validate
 from realnvp.config.errors import ParameterError
+from realnvp.device import Lock
+from realnvp.flows.context import condition_of
 from realnvp.flows.flow import Flow, StandardNormal
-from realnvp.flows.given import condition_of
-from realnvp.flows.modern import modern
+from realnvp.flows.modern import modern, vector
 from realnvp.flows.paper import multiscale
-from realnvp.flows.vector import vector
-from realnvp.networks.modern import ConvNet
-from realnvp.tools.lock import Lock
-from realnvp.tools.noise import Purpose, generator
+from realnvp.nets.convnet import ConvNet
+from realnvp.random import Purpose, generator
 
 DRAWING = Lock()  # torch's own generator, which all threads share
 NOISE = {
@@ -67,14 +66,14 @@ def bijection_of(config: Config) -> Chain:
         return vector(model, channels)
     f = multiscale if model.architecture == "paper" else modern
     layers: list[Bijection] = [Logit(alpha=model.alpha, levels=config.levels), f(model, channels)]
-    if model.dequantisation != "uniform":
-        noise = NOISE[model.dequantisation]
+    if model.dequantization != "uniform":
+        noise = NOISE[model.dequantization]
         net = ConvNet(
             4 * channels,
             model.width,
             4 * noise.outputs(channels),
             num_blocks=model.num_blocks,
-            given=model.given,
+            context=model.context_dim,
         )
         layers.insert(0, noise(net, levels=config.levels))
     return Chain(layers)
@@ -83,12 +82,12 @@ def bijection_of(config: Config) -> Chain:
 def vector_flow(
     dim: int,
     *,
-    given: int = 0,
+    context: int = 0,
     classes: Sequence[str] = (),
     num_couplings: int = 8,
     width: int = 64,
     num_blocks: int = 2,
-    frequency: float = 6.0,
+    sine_std: float = 6.0,
     coupling: Literal["affine", "additive", "spline"] = "affine",
     batch_norm: bool = False,
     calibrated: bool = False,
@@ -103,7 +102,7 @@ def vector_flow(
     classes: their names, if c is a class.
     num_couplings: each way to divide the entries takes two.
     width, num_blocks: hidden units and residual blocks of each network.
-    frequency: of the sines in the networks (`MLP`). 0: no sines.
+    sine_std: of the sines in the networks (`MLP`). 0: no sines.
     coupling: affine as Real NVP's, additive as NICE's, or spline, which bends as well. One column
         given others is always one spline.
     batch_norm: after each coupling.
@@ -120,9 +119,9 @@ def vector_flow(
         width=width,
         num_blocks=num_blocks,
         num_couplings=num_couplings,
-        frequency=frequency,
+        sine_std=sine_std,
         batch_norm=batch_norm,
-        given=given,
+        context_dim=context,
         calibrated=calibrated,
     )
     data = DataConfig(

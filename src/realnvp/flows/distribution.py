@@ -8,7 +8,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
-from realnvp.bijections.precision import reference_tensor
+from realnvp.bijections.base import reference_tensor
 from realnvp.flows.flow import Flow, check_is_flow
 
 
@@ -16,7 +16,7 @@ def as_distribution(
     flow: Flow,
     shape: Sequence[int] | None = None,
     *,
-    given: Any = None,
+    context: Any = None,
     validate_args: bool | None = None,
 ) -> "FlowDistribution":
     """The distribution of x, in data units, with log_prob, sample and rsample.
@@ -30,15 +30,15 @@ def as_distribution(
     validate_args: as torch.distributions'.
     """
     check_is_flow(flow)
-    several = flow.condition is not None and np.ndim(given) > flow.condition.dims
-    c = flow.condition_of_each(given, len(given) if several else 1)
+    several = flow.condition is not None and np.ndim(context) > flow.condition.dims
+    c = flow.condition_of_each(context, len(context) if several else 1)
     if c is not None and not several:
         c = c.squeeze(0)
     return FlowDistribution(
         flow,
         flow.sample_shape(shape),
-        (len(given),) if several else (),
-        given=c,
+        (len(context),) if several else (),
+        context=c,
         validate_args=validate_args,
     )
 
@@ -57,10 +57,10 @@ class FlowDistribution(Distribution):
         event_shape: Sequence[int],
         batch_shape: Sequence[int] = (),
         *,
-        given: Tensor | None = None,
+        context: Tensor | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        self.flow, self.given = flow, given
+        self.flow, self.context = flow, context
         super().__init__(Size(batch_shape), Size(event_shape), validate_args=validate_args)
 
     @property
@@ -77,11 +77,15 @@ class FlowDistribution(Distribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "FlowDistribution":
         """The distribution of a batch_shape of independent x, each with the flow's density."""
-        given = self.given
-        if given is not None:
-            given = given.expand(*batch_shape, *given.shape[len(self.batch_shape) :])
+        context = self.context
+        if context is not None:
+            context = context.expand(*batch_shape, *context.shape[len(self.batch_shape) :])
         return FlowDistribution(
-            self.flow, self.event_shape, batch_shape, given=given, validate_args=self._validate_args
+            self.flow,
+            self.event_shape,
+            batch_shape,
+            context=context,
+            validate_args=self._validate_args,
         )
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -102,12 +106,12 @@ class FlowDistribution(Distribution):
 
     def _of_each(self, function: Callable[..., Tensor], x: Tensor, event: Sequence[int]) -> Tensor:
         """Apply a function of (B, *event_shape) to x, (..., *event_shape); gives (..., *event)."""
-        leading, given = x.shape[: x.ndim - len(self.event_shape)], self.given
-        if given is not None:
+        leading, context = x.shape[: x.ndim - len(self.event_shape)], self.context
+        if context is not None:
             leading = Size(np.broadcast_shapes(leading, self.batch_shape))
             x = x.expand(*leading, *self.event_shape)
-            c = given.shape[len(self.batch_shape) :]
-            given = given.expand(*leading, *c).reshape(-1, *c)
+            c = context.shape[len(self.batch_shape) :]
+            context = context.expand(*leading, *c).reshape(-1, *c)
         if not leading.numel():
             return x.new_empty((*leading, *event))
-        return function(x.reshape(-1, *self.event_shape), given).view((*leading, *event))
+        return function(x.reshape(-1, *self.event_shape), context).view((*leading, *event))

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from realnvp.bijections.precision import reference_tensor
+from realnvp.bijections.base import reference_tensor
+from realnvp.device import has_bfloat16
 from realnvp.flows.flow import Flow, refuse_fast
-from realnvp.networks.kernels import conv_add, convolve, packed
-from realnvp.networks.layers import Embedding, MatrixConv, Normalise, WeightNormConv
-from realnvp.networks.modern import ConvNet, compressed
-from realnvp.networks.resnet import ResidualBlock, ResNet, both_signs
-from realnvp.tools.device import has_bfloat16
-from realnvp.tools.moments import EPS
+from realnvp.moments import EPS
+from realnvp.nets.convnet import ConvNet, compressed
+from realnvp.nets.kernels import conv_add, convolve, packed
+from realnvp.nets.layers import Embedding, MatrixConv, Normalize, WeightNormConv
+from realnvp.nets.resnet import ResidualBlock, ResNet, both_signs
 
 MADE_BY_FAST = "a flow made by realnvp.fast"
 
@@ -82,9 +82,9 @@ class _FastConvNet(_Fixed):
         self.blocks = list(zip(inner[::2], inner[1::2], strict=True))
 
     @torch.no_grad()
-    def forward(self, x: Tensor, mask: Tensor, given: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
         h = self.conv_in(compressed(x).to(self.dtype, memory_format=torch.channels_last))
-        _embed(self.embedding, given, h)
+        _embed(self.embedding, context, h)
         for conv1, conv2 in self.blocks:
             h = conv2.add_to(h, F.silu(conv1(F.silu(h)), inplace=True))
         return self.conv_out(F.silu(h, inplace=True))
@@ -123,10 +123,10 @@ class _FastResNet(_Fixed):
         self.conv_out = _Convolution(net.conv_out, dtype, times_in=scale_out)
 
     @torch.no_grad()
-    def forward(self, x: Tensor, mask: Tensor, given: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
         r = torch.addcmul(self.shift_in, x, self.scale_in)
         h = self.conv_in(both_signs(r, mask, see_mask=self.see_mask).to(self.dtype))
-        _embed(self.embedding, given, h)
+        _embed(self.embedding, context, h)
         accumulated = self.skip_in(h)
         for conv1, conv2, skip in self.blocks:
             h = conv2.add_to(h, conv1(h.relu(), relu=True))
@@ -138,19 +138,19 @@ def _weight(embedding: Embedding | None, dtype: torch.dtype) -> Tensor | None:
     return None if embedding is None else embedding.weight.to(dtype)
 
 
-def _embed(embedding: Tensor | None, given: Tensor | None, h: Tensor) -> None:
+def _embed(embedding: Tensor | None, context: Tensor | None, h: Tensor) -> None:
     """Add the embedded condition, if there is one, to the hidden planes h, in place."""
-    if embedding is not None and given is not None:
-        h += (given.to(h.dtype) @ embedding)[:, :, None, None]
+    if embedding is not None and context is not None:
+        h += (context.to(h.dtype) @ embedding)[:, :, None, None]
 
 
-def _affine(norm: Normalise) -> tuple[Tensor, Tensor]:
+def _affine(norm: Normalize) -> tuple[Tensor, Tensor]:
     """norm(h) = scale h + shift in eval mode."""
     scale = torch.rsqrt(norm.moments.var + EPS)
     return scale, norm.beta - norm.moments.mean * scale
 
 
-def _scale_and_offset(norm: Normalise) -> tuple[Tensor, Tensor]:
+def _scale_and_offset(norm: Normalize) -> tuple[Tensor, Tensor]:
     """norm(h) = scale (h + offset)."""
     scale, shift = _affine(norm)
     return scale, shift / scale

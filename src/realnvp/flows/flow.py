@@ -1,28 +1,90 @@
 """A normalizing flow: a bijection and a prior make an exact density (eq 2-3)."""
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, compiler, nn
 
-from realnvp.bijections.base import Bijection
-from realnvp.bijections.entries import equal_shares
-from realnvp.bijections.given import Given
+from realnvp.bijections import Chain, data_dependent_init
+from realnvp.bijections.base import (
+    Bijection,
+    Conditioned,
+    equal_shares,
+    float64_like,
+    reference_tensor,
+)
 from realnvp.bijections.multiscale import side_divisor
-from realnvp.bijections.precision import float64_like, reference_tensor
 from realnvp.config import Config
-from realnvp.config.bounds import AT_LEAST_ZERO, check_number
-from realnvp.config.errors import ParameterError
-from realnvp.config.remedies import in_order
-from realnvp.flows.given import Classes, Condition
-from realnvp.flows.units import check_type, warn_of_floats
-from realnvp.tools.device import full_precision
-from realnvp.tools.noise import Purpose, generator
-from realnvp.tools.progress import chunks
+from realnvp.config.errors import ParameterError, as_levels, in_order
+from realnvp.config.fields import AT_LEAST_ZERO, check_number
+from realnvp.device import full_precision
+from realnvp.flows.context import Classes, Condition
+from realnvp.moments import alone
+from realnvp.progress import chunks
+from realnvp.random import Purpose, generator
+
+
+def check_type(x: object) -> None:
+    """ValueError, with the line that mends it, if x is no tensor of real numbers."""
+    if isinstance(x, Tensor) and x.is_floating_point():
+        return
+    dtype = str(getattr(x, "dtype", "no type"))
+    if "uint" in dtype:
+        remedy = "pixels v: realnvp.bits_per_dim(flow, x), which adds the noise u"
+    elif isinstance(x, Tensor):
+        remedy = "x.double()"
+    elif isinstance(x, np.ndarray):
+        remedy = "torch.from_numpy(x)"
+    else:
+        remedy = "torch.tensor(x)"
+    raise ValueError(
+        f"the flow takes floating-point tensors (pixels: v + u), got {type(x).__name__} of "
+        f"{dtype}: {remedy}"
+    )
+
+
+def warn_of_floats(x: Tensor, config: Config | None) -> None:
+    """Warn if images can only be floats in 0..1 or -1..1, for a flow of many grey levels."""
+    levels = (config and config.data.levels) or 0
+    if levels < 4 or x.ndim != 4 or compiler.is_compiling():
+        return
+    with suppress(RuntimeError):  # under vmap no value can be looked at
+        if x.numel() and x.detach().abs().max().item() <= 1:
+            mended = as_levels("x", levels, negative=x.detach().min().item() < 0)
+            warnings.warn(
+                f"x: no value is outside [-1, 1], but the flow is of grey levels 0 to {levels - 1}:"
+                f" {mended}, then realnvp.bits_per_dim(flow, v) or "
+                "flow.log_prob(v + torch.rand(v.shape))",
+                stacklevel=4,
+            )
+
+
+@torch.no_grad()
+def initialize_from(flow: "Flow", x: Tensor, context: Any = None) -> None:
+    """Start the flow's layers from x, the data of one process, and its condition from given.
+
+    The leading layers see all of x, up to the first that does not start from data. The layers
+    behind see the first rows only, since networks take time and memory. Layers after the last that
+    starts are not computed.
+    """
+    flow.check_batch(x)
+    if isinstance(flow.condition, Classes):
+        flow.condition.count(flow.condition.parse(context, len(x)))
+    layers = flow.bijection.bijections if isinstance(flow.bijection, Chain) else [flow.bijection]
+    few = max(128, batch_that_fits(x.shape[1:]))
+    with alone(), data_dependent_init(flow) as waiting:
+        numbers = flow.embed_context(context, len(x))
+        for layer in layers:
+            if not waiting:
+                break
+            x = x if layer in waiting else x[:few]
+            x, _ = layer(x, None if numbers is None else numbers[: len(x)])
+
 
 ROWS = 1024  # of a table, computed at once
 
@@ -40,7 +102,7 @@ class Prior(Protocol):
 class Flow(nn.Module):
     """The density of x in data units.
 
-    For images x is v + u in [0, levels): pixels v and dequantisation noise u ~ U[0, 1).
+    For images x is v + u in [0, levels): pixels v and dequantization noise u ~ U[0, 1).
     z and log-det have the type of x, which is at least the type of the weights; the networks
     compute in the type of the weights. So x.double() gives the density and the inverse of a float32
     flow without rounding between the layers.
@@ -76,19 +138,19 @@ class Flow(nn.Module):
         self.divisor = side_divisor(bijection)
         self.condition = condition
 
-    def log_prob(self, x: Tensor, given: Any = None) -> Tensor:
+    def log_prob(self, x: Tensor, context: Any = None) -> Tensor:
         """(B,): log p(x) = log p_Z(f(x)) + log |det df/dx| in nats (eq 3).
 
         x is (B, C, H, W) or (B, D), in data units. -inf where the density is zero. ValueError if
         the shape does not fit.
         """
         self._check_data(x)
-        z, log_det = self.bijection(x, self.numbers_of(given, x.shape[0]))
+        z, log_det = self.bijection(x, self.embed_context(context, x.shape[0]))
         return self.prior.log_prob(z) + log_det
 
     forward = log_prob
 
-    def log_prob_map(self, x: Tensor, given: Any = None) -> Tensor:
+    def pixel_log_prob(self, x: Tensor, context: Any = None) -> Tensor:
         """(B, H, W): what each pixel contributes to `log_prob`, in nats. Of rows: (B, D), columns.
 
         The sum is log_prob, exactly: log p(x) is a sum over the entries of z, each with log N(z)
@@ -96,7 +158,7 @@ class Flow(nn.Module):
         A term without a place, as log |det W| of a mixing, is shared equally.
         """
         self._check_data(x)
-        z, terms = self.bijection.forward_map(x, self.numbers_of(given, x.shape[0]))
+        z, terms = self.bijection.pointwise_log_det(x, self.embed_context(context, x.shape[0]))
         terms = terms + prior_map(self.prior, z)
         return terms.sum(1) if x.ndim > 2 else terms
 
@@ -112,49 +174,49 @@ class Flow(nn.Module):
         """(B, K): log p(c) + log p(x | c)."""
         if not isinstance(self.condition, Classes):
             raise ValueError("this flow is not given classes, so it has no mixture of them")
-        each = [self.log_prob(x, given=c) for c in range(len(self.condition.names))]
+        each = [self.log_prob(x, context=c) for c in range(len(self.condition.names))]
         return self.condition.joint(each)
 
-    def encode(self, x: Tensor, given: Any = None) -> Tensor:
+    def encode(self, x: Tensor, context: Any = None) -> Tensor:
         """z = f(x), of x's shape."""
         self._check_data(x)
-        return self.bijection(x, self.numbers_of(given, x.shape[0]))[0]
+        return self.bijection(x, self.embed_context(context, x.shape[0]))[0]
 
-    def decode(self, z: Tensor, given: Any = None) -> Tensor:
+    def decode(self, z: Tensor, context: Any = None) -> Tensor:
         """x = g(z), of z's shape, in data units and not rounded. RuntimeError in training mode."""
         self.check_batch(z)
-        return self.bijection.inverse(z, self.numbers_of(given, z.shape[0]))
+        return self.bijection.inverse(z, self.embed_context(context, z.shape[0]))
 
-    def given(self, c: Any) -> "Flow":
+    def condition_on(self, c: Any) -> "Flow":
         """The flow of p(x | c) of one c: not conditional, and with this flow's weights."""
-        numbers = self.numbers_of(c, 1)
+        numbers = self.embed_context(c, 1)
         if numbers is None:
             return self
-        fixed = Given(self.bijection, numbers.detach())
+        fixed = Conditioned(self.bijection, numbers.detach())
         flow = Flow(fixed, self.prior, self.config, shape=self.shape).train(self.training)
         flow.exact, flow.made_by = self.exact, self.made_by
         return flow
 
-    def numbers_of(self, given: Any, count: int) -> Tensor | None:
+    def embed_context(self, context: Any, count: int) -> Tensor | None:
         """(count, k): what the networks see of a condition. None: the flow is not conditional."""
-        c = self.condition_of_each(given, count)
+        c = self.condition_of_each(context, count)
         return None if self.condition is None else self.condition(c)
 
-    def condition_of_each(self, given: Any, count: int) -> Tensor | None:
+    def condition_of_each(self, context: Any, count: int) -> Tensor | None:
         """c of each of so many x: classes, (count,), or columns, (count, k).
 
         None: the flow is not conditional.
         ValueError: c is missing, is not what the flow is given, or is not one for each x.
         """
         if self.condition is None:
-            if given is not None:
+            if context is not None:
                 raise ValueError("given: this flow is not conditional")
             return None
-        if given is None:
+        if context is None:
             raise ValueError(
                 f"given: is missing; this flow is of p(x | c): {self.condition.wanted}"
             )
-        return self.condition.parse(given, count)
+        return self.condition.parse(context, count)
 
     @torch.no_grad()
     def sample(
@@ -162,7 +224,7 @@ class Flow(nn.Module):
         n: int,
         shape: Sequence[int] | None = None,
         *,
-        given: Any = None,
+        context: Any = None,
         temperature: float = 1.0,
         seed: int = 0,
         first: int = 0,
@@ -190,7 +252,7 @@ class Flow(nn.Module):
         first = check_number("first", first, int, AT_LEAST_ZERO)
         dtype = dtype or reference_tensor(self).dtype
         indices = range(first, first + n)
-        c = self.condition_of_each(given, n)
+        c = self.condition_of_each(context, n)
         return torch.cat(
             [
                 self.decode(
@@ -286,7 +348,7 @@ class StandardNormal(nn.Module):
         """(B,): log N(z; 0, I) in nats."""
         return -0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).sum(1)
 
-    def log_prob_map(self, z: Tensor) -> Tensor:
+    def pixel_log_prob(self, z: Tensor) -> Tensor:
         """log N(z; 0, 1) of each entry in nats, of z's shape."""
         return -0.5 * (z.square() + math.log(2 * math.pi))
 

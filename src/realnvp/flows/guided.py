@@ -5,9 +5,9 @@ import copy
 from torch import Tensor, nn
 
 from realnvp.bijections import AdditiveCoupling, AffineCoupling
-from realnvp.config.bounds import AT_LEAST_ZERO, check_number
+from realnvp.config.fields import AT_LEAST_ZERO, check_number
+from realnvp.flows.context import Classes
 from realnvp.flows.flow import Flow, check_is_flow
-from realnvp.flows.given import Classes
 
 
 def guided(flow: Flow, weight: float) -> Flow:
@@ -38,7 +38,7 @@ class _Guided(nn.Module):
         super().__init__()
         self.net, self.weight = net, weight
 
-    def forward(self, x: Tensor, mask: Tensor, given: Tensor) -> Tensor:
-        with_class = self.net(x, mask, given)
-        without = self.net(x, mask, given.new_zeros(given.shape))
+    def forward(self, x: Tensor, mask: Tensor, context: Tensor) -> Tensor:
+        with_class = self.net(x, mask, context)
+        without = self.net(x, mask, context.new_zeros(context.shape))
         return with_class + self.weight * (with_class - without)

@@ -1,15 +1,32 @@
-"""The modern architecture, and the weights that Muon is for."""
+"""Flows of vectors, for tables and points, which start as the Gaussian of their data."""
 
+from collections.abc import Callable
 from functools import partial
 
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from realnvp.bijections import ActNorm, Bijection, Chain, FactorOut, Mixing, Squeezed
+from realnvp.bijections import (
+    ActNorm,
+    BatchNorm,
+    Bijection,
+    Chain,
+    Elementwise,
+    FactorOut,
+    InvertibleLinear,
+    Regression,
+    SinhArcsinh,
+    Squeezed,
+    bitwise,
+)
+from realnvp.bijections.base import float64_like
 from realnvp.config import ModelConfig, coarser
-from realnvp.flows.flow import Flow
-from realnvp.flows.paper import half_coupling
-from realnvp.networks.layers import MatrixConv
-from realnvp.networks.modern import ConvNet
+from realnvp.device import as_tensor
+from realnvp.flows.context import standardization
+from realnvp.flows.flow import Flow, initialize_from
+from realnvp.flows.paper import coupling, half_coupling
+from realnvp.nets.convnet import MLP, ConvNet
+from realnvp.nets.layers import MatrixConv
 
 
 def modern(model: ModelConfig, channels: int) -> Chain:
@@ -23,19 +40,19 @@ def modern(model: ModelConfig, channels: int) -> Chain:
     N(0, I).
     """
     net = partial(ConvNet, 2 * channels, model.width, num_blocks=model.num_blocks)
-    given = partial(net, given=model.given)
+    context = partial(net, context=model.context_dim)
     layers: list[Bijection] = []
     for left in reversed(range(model.num_couplings)):
         layers += [
             ActNorm(4 * channels),
-            Mixing(4 * channels),
+            InvertibleLinear(4 * channels),
             half_coupling(
-                model, net if left % model.given_every else given, 4 * channels, flip=False
+                model, net if left % model.given_every else context, 4 * channels, flip=False
             ),
         ]
     if model.num_scales == 1:
         return Chain([Squeezed(Chain([*layers, ActNorm(4 * channels)]), by_colour=True)])
-    prior = [ActNorm(4 * channels), half_coupling(model, given, 4 * channels, flip=True)]
+    prior = [ActNorm(4 * channels), half_coupling(model, context, 4 * channels, flip=True)]
     return Chain(
         [
             Squeezed(Chain([*layers, *prior]), by_colour=True),
@@ -47,3 +64,52 @@ def modern(model: ModelConfig, channels: int) -> Chain:
 def matrices(flow: Flow) -> list[Tensor]:
     """The networks' weights that are matrices, (out, in), which Muon trains."""
     return [m.weight for m in flow.modules() if isinstance(m, MatrixConv | nn.Linear)]
+
+
+def vector(model: ModelConfig, dim: int) -> Chain:
+    """f for x of (D,): pairs of couplings with fully connected networks, a learned mixing between.
+
+    A pair divides the entries by one bit of their index, both ways. First come the data's
+    standardisation, which is not trained, and their whitening, which is.
+    Given c, a linear regression on c stands between both, so that a flow starts as the Gaussian of
+    its data given c. One column, given others, is one spline. A calibrated flow ends with a map of
+    each latent, which `training.calibrate` fits.
+    """
+    layers: list[Bijection] = [*standardization(dim)]
+    net = partial(
+        MLP,
+        dim,
+        model.width,
+        num_blocks=model.num_blocks,
+        sine_std=model.sine_std,
+        context=model.context_dim,
+    )
+    if model.context_dim:
+        layers.append(Regression(dim, model.context_dim))
+    if dim == 1 and (model.context_dim or model.coupling == "spline"):
+        layers += [ActNorm(dim), Elementwise(net(Elementwise.NUMBERS))]
+    else:
+        layers += _couplings(model, net, dim)
+    if model.calibrated:
+        layers.append(SinhArcsinh(dim).requires_grad_(False))
+    return Chain(layers)
+
+
+def _couplings(model: ModelConfig, net: Callable[[int], nn.Module], dim: int) -> list[Bijection]:
+    layers: list[Bijection] = []
+    for i in range(model.num_couplings):
+        if i % 2 == 0:
+            layers.append(InvertibleLinear(dim, starts_as="rotation" if i else "symmetric"))
+        layers.append(coupling(model, partial(bitwise, bit=i // 2, flip=i % 2 == 1), net, dim))
+        if model.batch_norm:
+            layers.append(BatchNorm(dim, momentum=model.momentum))
+    return layers
+
+
+def standardize(flow: Flow, rows: ArrayLike, *, context: ArrayLike | None = None) -> Flow:
+    """The flow itself, its first layers set to standardise and whiten the rows, (N, D).
+
+    given: c of each row, which is standardised, too.
+    """
+    initialize_from(flow, as_tensor(rows).to(float64_like(flow)), context)
+    return flow

@@ -18,12 +18,12 @@ from realnvp.bijections import (
     channelwise,
     checkerboard,
 )
+from realnvp.bijections.base import reference_tensor
 from realnvp.bijections.masks import Mask
-from realnvp.bijections.precision import reference_tensor
 from realnvp.config import ModelConfig, coarser
 from realnvp.flows.flow import Flow
-from realnvp.networks.layers import WeightNormConv
-from realnvp.networks.resnet import KeptHalf, ResNet
+from realnvp.nets.layers import WeightNormConv
+from realnvp.nets.resnet import ChannelSplitNet, ResNet
 
 
 def multiscale(model: ModelConfig, channels: int) -> Chain:
@@ -53,7 +53,7 @@ def checkerboard_couplings(model: ModelConfig, channels: int, count: int) -> lis
         num_blocks=model.num_blocks,
         momentum=model.momentum,
         see_mask=True,
-        given=model.given,
+        context=model.context_dim,
     )
     return [
         layer
@@ -73,7 +73,7 @@ def channelwise_couplings(model: ModelConfig, channels: int, count: int) -> list
         model.width,
         num_blocks=model.num_blocks,
         momentum=model.momentum,
-        given=model.given,
+        context=model.context_dim,
     )
     return [
         layer
@@ -95,7 +95,7 @@ def half_coupling(
     return coupling(
         model,
         partial(channelwise, flip=flip),
-        lambda c_out: KeptHalf(net(c_out), flip=flip),
+        lambda c_out: ChannelSplitNet(net(c_out), flip=flip),
         channels // 2,
     )
 
@@ -132,7 +132,7 @@ def l2_penalty(flow: Flow) -> Tensor:
     bounds = [
         module.bound
         for module in flow.modules()
-        if isinstance(module, AffineCoupling) and not isinstance(module.net, KeptHalf)
+        if isinstance(module, AffineCoupling) and not isinstance(module.net, ChannelSplitNet)
     ]
     zero = reference_tensor(flow).new_zeros(())
     return torch.stack([each.square().sum() for each in [zero, *gains, *bounds]]).sum()

@@ -3,11 +3,11 @@
 Needs the extra `realnvp[sklearn]`.
 """
 
-from realnvp.config.words import install_line
+from realnvp.config.errors import install_line
 
 try:
+    from realnvp.sklearn.conditional import RealNVPClassifier, RealNVPRegressor
     from realnvp.sklearn.density import RealNVPDensity
-    from realnvp.sklearn.given import RealNVPClassifier, RealNVPRegressor
     from realnvp.sklearn.outlier import RealNVPOutlier
 except ImportError as error:
     raise ImportError(

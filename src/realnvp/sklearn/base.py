@@ -12,22 +12,22 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from realnvp.config.errors import ParameterError
+from realnvp.device import as_tensor
 from realnvp.flows.build import vector_flow
 from realnvp.flows.flow import Flow, batch_that_fits
-from realnvp.tools.arrays import as_tensor
-from realnvp.tools.progress import chunks
+from realnvp.progress import chunks
 from realnvp.training.fit import fit
 
 Array = NDArray[np.float64]
 # Those of `vector_flow`.
-ARCHITECTURE = ("num_couplings", "width", "num_blocks", "frequency", "coupling")
+ARCHITECTURE = ("num_couplings", "width", "num_blocks", "sine_std", "coupling")
 # The estimator's names, which are scikit-learn's, and `realnvp.fit`'s.
 RECIPE = {
     "learning_rate": "lr",
     "max_iter": "max_steps",
     "batch_size": "batch_size",
     "noise": "noise",
-    "validation_fraction": "held_out",
+    "validation_fraction": "val_fraction",
     "n_iter_no_change": "patience",
     "tol": "tol",
     "verbose": "verbose",
@@ -45,7 +45,7 @@ class FlowEstimator(BaseEstimator):
         num_couplings: int | None = 8,
         width: int = 64,
         num_blocks: int = 2,
-        frequency: float = 6.0,
+        sine_std: float = 6.0,
         coupling: Literal["affine", "additive", "spline"] | None = "affine",
         learning_rate: float = 5e-3,
         max_iter: int = 1000,
@@ -62,7 +62,7 @@ class FlowEstimator(BaseEstimator):
         self.num_couplings = num_couplings
         self.width = width
         self.num_blocks = num_blocks
-        self.frequency = frequency
+        self.sine_std = sine_std
         self.coupling = coupling
         self.learning_rate = learning_rate
         self.max_iter = max_iter
@@ -94,9 +94,9 @@ class FlowEstimator(BaseEstimator):
                 ) from None
         recipe = {name: getattr(self, own) for own, name in RECIPE.items()}
         if not self.early_stopping:
-            recipe["held_out"] = 0.0
+            recipe["val_fraction"] = 0.0
         try:
-            result = fit(flow, x, given=c, **recipe, start=not again, seed=seed)
+            result = fit(flow, x, context=c, **recipe, start=not again, seed=seed)
         except ParameterError as wrong:
             own = {name: own for own, name in RECIPE.items()}.get(wrong.name, wrong.name)
             raise ParameterError(own, wrong.words) from None

@@ -8,16 +8,10 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, Transfor
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from realnvp.config.bounds import AT_LEAST_ONE, check_number
-from realnvp.data.table import (
-    Remedies,
-    constant,
-    warn_of_few,
-    warn_of_index,
-    warn_of_unbounded,
-)
+from realnvp.config.fields import AT_LEAST_ONE, check_number
+from realnvp.data.tables import Remedies, constant, warn_of_few, warn_of_index, warn_of_unbounded
+from realnvp.device import as_tensor
 from realnvp.sklearn.base import Array, FlowEstimator, each
-from realnvp.tools.arrays import as_tensor
 from realnvp.training.fit import check_size
 
 PYTHON = Remedies("X.drop(columns={!r})", "noise=0.05")
@@ -37,7 +31,7 @@ class RealNVPDensity(
 
     Parameters
     ----------
-    num_couplings, width, num_blocks, frequency, coupling
+    num_couplings, width, num_blocks, sine_std, coupling
         As of `realnvp.vector_flow`: how many couplings, their networks' size and sines, affine,
         additive or spline.
     learning_rate, max_iter, batch_size

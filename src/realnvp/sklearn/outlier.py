@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from realnvp.config.bounds import AT_MOST_HALF, check_number
+from realnvp.config.fields import AT_MOST_HALF, check_number
 from realnvp.sklearn.base import Array
 from realnvp.sklearn.density import STANDARDISED, RealNVPDensity
 

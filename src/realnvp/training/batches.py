@@ -10,13 +10,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from realnvp.bijections.base import in_float64
 from realnvp.config import Config, DataConfig, Kind
-from realnvp.data import Rows, Split, channels_first, dequantise
+from realnvp.data import Rows, Split, channels_first, dequantize
 from realnvp.data.crops import Crops
 from realnvp.data.dataset import Indices, Values
-from realnvp.tools.device import moved, pinned
-from realnvp.tools.noise import Purpose, generator, uniform
-from realnvp.training.spread import spread_of
+from realnvp.device import moved, pinned
+from realnvp.random import Purpose, generator, uniform
+
+
+def spread_of(rows: Tensor) -> Tensor:
+    """The factor of unit noise: a matrix, (D, D), for rows; deviations, (C, H, W), for images.
+
+    As in `Mixing`, the covariance of few rows is drawn towards its diagonal. So columns that depend
+    on each other get noise in every direction, too.
+    """
+    exact = in_float64(rows)
+    deviation = exact.std(0, correction=0)
+    deviation = torch.where(deviation > 0, deviation, 1)
+    if rows.ndim > 2:
+        return deviation.to(rows.dtype).to(rows.device)
+    scaled = (exact - exact.mean(0)) / deviation
+    n, dim = rows.shape
+    correlation = (scaled.T @ scaled / n).lerp(torch.ones_like(scaled[0]).diag(), dim / (n + dim))
+    return (deviation[:, None] * torch.linalg.cholesky(correlation)).to(rows.dtype).to(rows.device)
 
 
 class Batches:
@@ -91,9 +108,9 @@ class Batches:
         if purpose == Purpose.TRAIN:
             self._ahead = {step + 1: self._reader.submit(self._read, step + 1, purpose)}
         x = moved(values, self.device)
-        return x if noise is None else dequantise(x, moved(noise, self.device).to(self.dtype))
+        return x if noise is None else dequantize(x, moved(noise, self.device).to(self.dtype))
 
-    def given(self, steps: Iterable[int]) -> tuple[Tensor, ...]:
+    def condition_on(self, steps: Iterable[int]) -> tuple[Tensor, ...]:
         """The condition of these steps' batches, `at` one after the other, to follow their x.
 
         (B,), classes. (): the images have none.

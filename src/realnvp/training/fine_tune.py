@@ -41,7 +41,7 @@ def take_weights(flow: Flow, start: Flow, where: str | Path) -> None:
 
 
 def _has_oblique_cells(flow: Flow) -> bool:
-    return config_of(flow).model.dequantisation == "oblique"
+    return config_of(flow).model.dequantization == "oblique"
 
 
 def _weights(start: Flow, flow: Flow) -> dict[str, Tensor]:
@@ -65,10 +65,10 @@ def _layers(flow: Flow) -> int:
 def _may_begin(name: str, there: Config, here: Config) -> bool:
     """Whether this field may differ: `take_weights` knows where to begin."""
     match name:
-        case "model.given":
-            return not there.model.given and here.kind is Kind.IMAGES
-        case "model.dequantisation":
-            return is_richer(here.model.dequantisation, there.model.dequantisation)
+        case "model.context_dim":
+            return not there.model.context_dim and here.kind is Kind.IMAGES
+        case "model.dequantization":
+            return is_richer(here.model.dequantization, there.model.dequantization)
     return False
 
 

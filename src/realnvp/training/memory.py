@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from realnvp.config import Config, least_parameters, resolve
-from realnvp.config.words import in_bytes
+from realnvp.config.errors import in_bytes
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow, config_of
-from realnvp.training.recompute import Layer, once, recompute
+from realnvp.training.checkpointing import Layer, once, recompute
 
 if sys.platform != "win32":
     import resource
@@ -129,7 +129,11 @@ def _needed_by_steps(config: Config, processes: int) -> int:
 def _what_fits(config: Config, needed: int, processes: int, limit: int) -> str:
     """'; it fits with ...': what needs less, for the same model or its like. '': nothing does."""
     train = config.train
-    ways = {"train.recompute": replace(config, train=replace(train, recompute=True))}
+    ways = {
+        "train.gradient_checkpointing": replace(
+            config, train=replace(train, gradient_checkpointing=True)
+        )
+    }
     if size := _smaller_batch(config, needed, processes, limit):
         ways[f"train.batch_size {size}"] = replace(config, train=replace(train, batch_size=size))
     if crops := _of_crops(config):
@@ -176,7 +180,7 @@ def training_memory(config: Config) -> int:
         flow = build(config).train()
         weights = sum(tensor.numel() for tensor in flow.parameters()) * 4
         inputs = example_of(flow, config.train.batch_size)
-        if config.train.recompute:
+        if config.train.gradient_checkpointing:
             for module in recompute(flow).modules():
                 if isinstance(module, Layer):
                     module.register_forward_pre_hook(

@@ -11,38 +11,35 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from realnvp.bijections import ActNorm, starting
+from realnvp.bijections import ActNorm, data_dependent_init
 from realnvp.config import Config, Kind, TrainConfig, least_parameters, resolve, validate
 from realnvp.config.units import Unit, unit_of
 from realnvp.data import Dataset, find_data, prepare
 from realnvp.data.dataset import SPLITS
-from realnvp.files.checkpoint import TrainState, load_checkpoint, save_checkpoint
-from realnvp.files.folders import numbered
-from realnvp.files.lock import lock_folder
-from realnvp.files.run_dir import RunDir
-from realnvp.files.saved import load_flow
+from realnvp.device import has_bfloat16
 from realnvp.flows.build import build
+from realnvp.flows.context import Classes
 from realnvp.flows.flow import Flow, config_of
-from realnvp.flows.given import Classes
-from realnvp.flows.modern import matrices
-from realnvp.flows.vector import standardise
-from realnvp.tools.device import has_bfloat16
-from realnvp.tools.noise import Purpose
-from realnvp.tools.progress import progress
+from realnvp.flows.modern import matrices, standardize
+from realnvp.io.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from realnvp.io.files import lock_folder, numbered
+from realnvp.io.pretrained import load_flow
+from realnvp.io.run_dir import RunDir
+from realnvp.progress import progress
+from realnvp.random import Purpose
 from realnvp.training.batches import Batches
+from realnvp.training.checkpointing import recompute
 from realnvp.training.fine_tune import take_weights
 from realnvp.training.memory import check_memory
-from realnvp.training.muon import Muon
-from realnvp.training.optimisation import WeightAverage
-from realnvp.training.processes import joined_processes
-from realnvp.training.recompute import recompute
-from realnvp.training.signals import TrainingStopped
-from realnvp.training.sittings import (
+from realnvp.training.optim import Muon, WeightAverage
+from realnvp.training.session import (
+    TrainingStopped,
     begin_sitting,
     check_data,
     check_may_train,
     data_kept_if_begun,
     earlier_sittings,
+    joined_processes,
 )
 from realnvp.training.trackers import start_tracker
 
@@ -230,7 +227,7 @@ def _assembled(
         flow.condition.count(torch.from_numpy(splits.labels["train"]))
     if new and init_from is None:
         _start_from_data(flow, splits, batches)
-    average = WeightAverage(flow, config.train.average)
+    average = WeightAverage(flow, config.train.ema_decay)
     state, complaints = load_checkpoint(
         files.path, flow=flow, optimizers=optimizers, averages=average.tensors
     )
@@ -298,23 +295,23 @@ def precision_on(recipe: TrainConfig, device: torch.device) -> str:
 def _start_from_data(flow: Flow, splits: Dataset, batches: Batches) -> None:
     """Start layers from the data: of a table all of it, of images the first 128 or so."""
     if config_of(flow).kind is Kind.TABLE:
-        standardise(flow, splits.train[:], given=(splits.labels or {}).get("train"))
+        standardize(flow, splits.train[:], context=(splits.labels or {}).get("train"))
     elif any(isinstance(module, ActNorm) for module in flow.modules()):
         first = range(-(-128 // batches.size))
-        with starting(flow), torch.no_grad():
+        with data_dependent_init(flow), torch.no_grad():
             x = torch.cat([batches.at(i, Purpose.MOMENTS) for i in first])
-            flow.log_prob(x, *batches.given(first))
+            flow.log_prob(x, *batches.condition_on(first))
 
 
 def _optimizers(flow: Flow, recipe: TrainConfig, *, fused: bool) -> list[torch.optim.Optimizer]:
     """Adam, for all weights (section 4.1) or for those that are left when Muon has the matrices."""
     if recipe.muon_lr is None:
         return [torch.optim.Adam(flow.parameters(), lr=recipe.lr, fused=fused)]
-    given = matrices(flow)
-    rest = [weight for weight in flow.parameters() if weight not in {*given}]
+    context = matrices(flow)
+    rest = [weight for weight in flow.parameters() if weight not in {*context}]
     return [
         torch.optim.Adam(rest, lr=recipe.lr, fused=fused),
-        Muon(given, lr=recipe.muon_lr, weight_decay=recipe.muon_weight_decay),
+        Muon(context, lr=recipe.muon_lr, weight_decay=recipe.muon_weight_decay),
     ]
 
 
@@ -325,6 +322,6 @@ def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
         flow = build(config)
     if init_from is not None:
         take_weights(flow, load_flow(init_from), init_from)
-    if config.train.recompute:
+    if config.train.gradient_checkpointing:
         recompute(flow)
     return flow.double() if config.train.precision == "float64" else flow

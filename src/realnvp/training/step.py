@@ -1,16 +1,67 @@
 """One step of maximum likelihood (section 4.1): loss, gradient, and whether to follow it."""
 
 import math
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from realnvp.config import TrainConfig
-from realnvp.files.checkpoint import TrainState
+from realnvp.flows.flow import Flow
 from realnvp.flows.paper import l2_penalty
-from realnvp.tools.moments import restore_moments, stored_moments
-from realnvp.training.optimisation import rate
+from realnvp.io.checkpoint import TrainState
+from realnvp.moments import restore_moments, stored_moments
+from realnvp.training.optim import rate
 from realnvp.training.run import Run
+
+
+def first_nonfinite(flow: Flow, x: Tensor, *, l2: float) -> str:
+    """Name the first layer of the forward pass, else the first gradient, that is not finite for x.
+
+    l2: the weight of the penalty, `TrainConfig.l2`.
+
+    Changes nothing. Several processes call it together. They share their moments, so each makes
+    both passes, whatever the first pass finds.
+    """
+    before, bad = stored_moments(flow), list[str]()
+    hooks = [
+        module.register_forward_hook(partial(_look, bad, name))
+        for name, module in flow.named_modules()
+    ]
+    trained = {name: weight for name, weight in flow.named_parameters() if weight.requires_grad}
+    try:
+        gradients = torch.autograd.grad(
+            -flow(x).mean() + l2 * l2_penalty(flow), [*trained.values()], materialize_grads=True
+        )
+    finally:
+        restore_moments(before)
+        for hook in hooks:
+            hook.remove()
+    if not x.isfinite().all():
+        return "the batch itself is not finite"
+    if bad:
+        return f"first non-finite layer {bad[0] or 'log_prob'}"
+    wrong = [
+        name
+        for name, gradient in zip(trained, gradients, strict=True)
+        if not gradient.isfinite().all()
+    ]
+    # The backward pass reaches the last weights first.
+    return (
+        f"first non-finite gradient {wrong[-1]}"
+        if wrong
+        else "run again, the batch gives finite numbers"
+    )
+
+
+def _look(bad: list[str], name: str, module: nn.Module, inputs: Any, outputs: Any) -> None:
+    """A forward hook that notes the module's name if what it returns is not finite."""
+    if not all(
+        output.isfinite().all()
+        for output in (outputs if isinstance(outputs, tuple) else (outputs,))
+    ):
+        bad.append(name)
 
 
 def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
@@ -21,10 +72,10 @@ def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
     nor moments.
     """
     before, state, recipe = stored_moments(run.flow), run.state, run.config.train
-    given = run.batches.given([state.step])
+    context = run.batches.condition_on([state.step])
     # Adam's eps and the clip are relative to nats an image (section 4.1).
     with torch.autocast(x.device.type, torch.bfloat16, enabled=run.precision == "bfloat16"):
-        nats = -run.model(x, *given).mean()
+        nats = -run.model(x, *context).mean()
     run.accelerator.backward(nats + recipe.l2 * l2_penalty(run.flow))
     norm = torch.as_tensor(
         run.accelerator.clip_grad_norm_(run.flow.parameters(), _largest_norm(recipe, state))
@@ -64,7 +115,7 @@ def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
 def _largest_norm(recipe: TrainConfig, state: TrainState) -> float:
     """The norm that the gradient is clipped to."""
     relative = (recipe.clip_factor or 0) * state.typical_norm  # 0: none is known
-    return min(recipe.clip, relative or recipe.clip)
+    return min(recipe.grad_clip, relative or recipe.grad_clip)
 
 
 def _far_out(recipe: TrainConfig, state: TrainState, norm: float) -> bool:

@@ -8,9 +8,8 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 
 from realnvp.config import Config, flat
-from realnvp.config.errors import ParameterError
-from realnvp.config.words import one_line
-from realnvp.files.atomic import os_errors_name
+from realnvp.config.errors import ParameterError, one_line
+from realnvp.io.files import os_errors_name
 
 
 def check_tracker(name: str) -> None:

@@ -10,23 +10,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from realnvp.bijections.precision import float64_like
+from realnvp.bijections.base import float64_like
 from realnvp.config import Kind
-from realnvp.config.words import count_of
+from realnvp.config.errors import count_of
 from realnvp.data import channels_first, to_pixels
-from realnvp.evaluation.figures import data_beside_samples
+from realnvp.device import as_tensor
 from realnvp.evaluation.likelihood import Summary, log_probs, summarise
-from realnvp.files.folders import keep_last
-from realnvp.files.saved import save_model
+from realnvp.figures import data_beside_samples
+from realnvp.flows.context import Classes
 from realnvp.flows.flow import ROWS, Flow, batch_that_fits, evaluating
-from realnvp.flows.given import Classes
-from realnvp.tools.arrays import as_tensor
-from realnvp.tools.moments import averaging, restore_moments, stored_moments
-from realnvp.tools.noise import Purpose
-from realnvp.tools.progress import chunks
-from realnvp.training.calibrate import calibrate, last_of
+from realnvp.io.files import keep_last
+from realnvp.io.pretrained import save_model
+from realnvp.moments import averaging, restore_moments, stored_moments
+from realnvp.progress import chunks
+from realnvp.random import Purpose
+from realnvp.training.fit import calibrate, last_of
 from realnvp.training.run import Run
-from realnvp.training.signals import TrainingStopped
+from realnvp.training.session import TrainingStopped
 
 GRID = 36  # images of a grid of samples
 SECONDS_TO_STOP = 5  # that re-estimating moments may take when the training is asked to stop
@@ -98,7 +98,9 @@ def _average_moments(run: Run, count: int, *, to_the_end: bool = False) -> None:
             if not to_the_end:
                 run.heed_signals()
             run.tell(f"evaluating: batch norm's moments, {step}/{count} batches")
-            run.flow.log_prob(run.batches.at(step, Purpose.MOMENTS), *run.batches.given([step]))
+            run.flow.log_prob(
+                run.batches.at(step, Purpose.MOMENTS), *run.batches.condition_on([step])
+            )
 
 
 def _calibrate(run: Run) -> None:
@@ -170,7 +172,7 @@ def validate(run: Run) -> Summary:
                 log_probs(
                     run.flow,
                     pixels,
-                    given=None if labels is None else labels[some],
+                    context=None if labels is None else labels[some],
                     seed=run.config.seed,
                     indices=some,
                     on_device=True,
@@ -195,7 +197,7 @@ def write_samples(run: Run) -> None:
     run.tell("drawing samples")
     with evaluating(run.flow):
         samples = to_pixels(
-            run.flow.sample(GRID, given=_classes(run.flow), seed=run.config.seed),
+            run.flow.sample(GRID, context=_classes(run.flow), seed=run.config.seed),
             levels=run.config.levels,
         )
     data_beside_samples(

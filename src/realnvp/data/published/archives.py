@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TypeVar
 
-from realnvp.config.reading import AS_FOUND, Reading
-from realnvp.config.words import reason
+from realnvp.config.errors import reason
+from realnvp.config.fields import AS_FOUND, DecodeOptions
 from realnvp.data.dataset import Pixels
 from realnvp.data.folder import hidden, is_hidden, walk
 from realnvp.data.images import decode_image, why_no_file
@@ -54,7 +54,7 @@ class Files:
         except Exception as error:  # a damaged archive raises nearly anything
             raise ValueError(f"{self.label(name)}: {reason(error)}") from None
 
-    def image(self, name: str, reading: Reading = AS_FOUND) -> Pixels:
+    def image(self, name: str, reading: DecodeOptions = AS_FOUND) -> Pixels:
         """The pixels of an image file, (H, W, C)."""
         return decode_image(io.BytesIO(self.read(name)), self.label(name), reading)
 

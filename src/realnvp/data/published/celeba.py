@@ -8,13 +8,7 @@ from realnvp.data.dataset import SPLITS, Dataset, Pixels
 from realnvp.data.folder import is_image
 from realnvp.data.images import rgb
 from realnvp.data.published.archives import Files
-from realnvp.data.published.request import (
-    Place,
-    Prepared,
-    PrepareRequest,
-    decoded_images,
-    some,
-)
+from realnvp.data.published.request import Place, Prepared, PrepareRequest, decoded_images, some
 
 COUNTS = {"train": 162_770, "validation": 19_867, "test": 19_962}
 PARTITION = "list_eval_partition.txt"

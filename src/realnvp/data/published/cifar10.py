@@ -5,8 +5,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from realnvp.data.dataset import Dataset, Lazy, Pixels
-from realnvp.data.pixels import channels_last
+from realnvp.data.dataset import Dataset, Lazy, Pixels, channels_last
 from realnvp.data.published.archives import Files
 from realnvp.data.published.request import Place, Prepared, PrepareRequest, chained
 

@@ -10,19 +10,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from realnvp.config.words import reason
-from realnvp.data.dataset import Dataset, Lazy, Pixels
+from realnvp.config.errors import reason
+from realnvp.data.dataset import Dataset, Lazy, Pixels, channels_last
 from realnvp.data.folder import is_image
 from realnvp.data.images import rgb
-from realnvp.data.pixels import channels_last
 from realnvp.data.published.archives import Files, check_bomb
-from realnvp.data.published.request import (
-    Place,
-    Prepared,
-    PrepareRequest,
-    chained,
-    decoded_images,
-)
+from realnvp.data.published.request import Place, Prepared, PrepareRequest, chained, decoded_images
 
 OLD, NEW = "van den Oord 2016 (the paper's)", "Chrabaszcz 2017 (not the paper's)"
 COUNTS = {OLD: {"train": 1_281_149, "test": 49_999}, NEW: {"train": 1_281_167, "test": 50_000}}

@@ -17,7 +17,7 @@ from realnvp.data.dataset import Dataset, Indices, Lazy, Pixels
 from realnvp.data.folder import is_image
 from realnvp.data.images import centre, decode_image, rgb, smallest_side
 from realnvp.data.published.request import Place, Prepared, PrepareRequest, decoded_images
-from realnvp.tools.noise import Purpose, generator
+from realnvp.random import Purpose, generator
 
 COUNTS = {
     "bedroom": {"train": 3_033_042, "test": 300},

@@ -68,7 +68,7 @@ def read_pictures(request: PrepareRequest) -> Prepared:
         for split, inside in places.items()
     }
     if "test" not in there:
-        rows = cut_rows(len(there["train"]), request.held_out, ["test"], seed=request.seed)
+        rows = cut_rows(len(there["train"]), request.val_fraction, ["test"], seed=request.seed)
         there |= {split: chosen(there["train"], rows[split]) for split in rows}
     return Prepared(
         Dataset(

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from realnvp.config.errors import ParameterError
-from realnvp.config.reading import Reading
+from realnvp.config.fields import DecodeOptions
 from realnvp.data.dataset import in_threads
-from realnvp.data.find import STATE, claim_folder
 from realnvp.data.images import Size
 from realnvp.data.prepared import DESCRIPTION, open_splits, read_description, write_dataset
 from realnvp.data.published import READERS, Prepared, PrepareRequest
-from realnvp.files.lock import LOCK, lock_folder
-from realnvp.tools.progress import progress
+from realnvp.data.sources import STATE, acquire_dir
+from realnvp.io.files import LOCK, lock_folder
+from realnvp.progress import progress
 
 # What the publishers' pages, or torchvision's source, say.
 MD5 = {
@@ -42,7 +42,7 @@ def convert(name: str, source: Path, out: Path, **settings: Any) -> dict[str, An
     source, out = source.expanduser(), out.expanduser()
     if source.is_dir() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
         raise ParameterError("out", f"{out} is inside the source, which is only read")
-    for field in Reading._fields:  # recorded where it is chosen
+    for field in DecodeOptions._fields:  # recorded where it is chosen
         if settings.get(field) is None:
             settings.pop(field, None)
     recorded = json.loads(json.dumps({"name": name, "source": source.absolute().name} | settings))
@@ -55,7 +55,7 @@ def convert(name: str, source: Path, out: Path, **settings: Any) -> dict[str, An
         warnings.filterwarnings("error", message=".*decompression bomb")
         found = READERS[name](PrepareRequest(name, source, stack, out, **settings))
         inputs = _inputs(found, source if source.is_dir() else source.parent)
-        claim_folder(out, recorded | {"inputs": inputs})
+        acquire_dir(out, recorded | {"inputs": inputs})
         about = write_dataset(
             found.dataset, recorded | {"inputs": inputs, "done": found.done}, out, keep=True
         )
@@ -75,7 +75,7 @@ def parse_size(text: str | None, name: str) -> Size | None:
 def _already(out: Path, source: Path, recorded: dict[str, Any]) -> dict[str, Any]:
     """The description of a complete folder; ValueError: prepared otherwise, or damaged."""
     about = read_description(out)
-    for field, value in {**dict.fromkeys(Reading._fields), **recorded}.items():
+    for field, value in {**dict.fromkeys(DecodeOptions._fields), **recorded}.items():
         if about.get(field) != value or (field in recorded and field not in about):
             raise ValueError(
                 f"{out}: was prepared with {field} {about.get(field)!r}, not {value!r}; "

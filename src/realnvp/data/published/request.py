@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from realnvp.config.reading import AS_FOUND, Reading
+from realnvp.config.fields import AS_FOUND, DecodeOptions
 from realnvp.data.dataset import Dataset, Indices, Lazy, Pixels, Shape, decoded
 from realnvp.data.images import Size
 from realnvp.data.published.archives import SUFFIXES, Files, open_files
@@ -29,16 +29,16 @@ class PrepareRequest:
     allow_partial: bool
     crop: Size | None
     resize: Size | None
-    held_out: float
+    val_fraction: float
     seed: int
     background: str | None = None
-    colours: str | None = None
-    depth: int | None = None
+    color_mode: str | None = None
+    bit_depth: int | None = None
 
     @property
-    def reading(self) -> Reading:
+    def reading(self) -> DecodeOptions:
         """How image files become pixels."""
-        return Reading(self.background, self.colours, self.depth)
+        return DecodeOptions(self.background, self.color_mode, self.bit_depth)
 
     def collect(self, wanted: Callable[[str], bool]) -> list[Files]:
         """The source, a folder or archive, and the archives in a folder whose names are wanted."""
@@ -85,7 +85,7 @@ def decoded_images(
     shape: Shape,
     change: Callable[[Pixels, int], Pixels],
     *,
-    reading: Reading = AS_FOUND,
+    reading: DecodeOptions = AS_FOUND,
     deep: bool = False,
 ) -> Lazy:
     """Image files, decoded on all cores when read.

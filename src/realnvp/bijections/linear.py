@@ -1,0 +1,168 @@
+"""A map of each entry alone that shifts, scales, skews and changes the weight of tails."""
+
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from realnvp.bijections.base import Bijection, DataDependentInit, in_float64, sum_per_example
+from realnvp.device import without_autocast
+from realnvp.moments import EPS, over_processes, per_channel
+
+ALIKE = 1e-3  # relative difference below which two variances count as equal
+
+
+class InvertibleLinear(DataDependentInit):
+    """z = W x at each pixel;  log_det = H W log |det W|. x is (B, C, ...).
+
+    W starts as a random rotation R. Inside `starting` the first batch makes W a whitening, with
+    principal axes U of variances e. The channels of z are then uncorrelated, which couplings would
+    take hundreds of steps to learn. starts_as:
+
+        axes       W = e^(-1/2) U', the largest variance first: for channels of images
+        symmetric  W = U e^(-1/2) U', which turns as little as possible: for columns of a table
+        rotation   W = R
+
+    Data do not determine the sign of an axis, nor axes of equal variances within the space that
+    they span. There R decides: rounding would decide differently on each machine. So W stays R for
+    a batch that is white already.
+
+    The product is float32 or better, also under autocast. The determinant and the inverse, which
+    depend on W alone, are float64.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        starts_as: Literal["axes", "symmetric", "rotation"] = "axes",
+    ) -> None:
+        super().__init__()
+        self.starts_as = starts_as
+        self.waits_for_data = starts_as != "rotation"
+        self.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(channels, channels)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        log_det = torch.linalg.slogdet(in_float64(self.weight)).logabsdet.to(x.dtype).to(x.device)
+        return _product(self.weight, x), (x[0, 0].numel() * log_det).expand(x.shape[0])
+
+    def _inverse(self, z: Tensor) -> Tensor:
+        # inv_ex does not look whether W is singular (x is then not finite): a GPU would wait.
+        return _product(torch.linalg.inv_ex(in_float64(self.weight)).inverse, z)
+
+    @torch.no_grad()
+    def initialize_from(self, x: Tensor) -> None:
+        h = in_float64(x).transpose(0, 1).flatten(1)
+        numbers = over_processes(h.new_full((), h.shape[1]))
+        h = h - over_processes(h.sum(1, keepdim=True)) / numbers
+        covariance = over_processes(h @ h.T) / numbers
+        if self.starts_as == "symmetric":
+            # Few rows say little: count one more row for each column, all of them uncorrelated.
+            covariance = covariance.lerp(covariance.diag().diag(), len(h) / (len(h) + numbers))
+        variances, axes = (part.flip(-1) for part in torch.linalg.eigh(covariance.cpu()))
+        whitening = axes * (variances + EPS).rsqrt() @ axes.T
+        if self.starts_as == "axes":
+            whitening = _turned(axes, variances, self.weight.cpu().double()) @ whitening
+        self.weight.copy_(whitening)
+
+
+def _turned(axes: Tensor, variances: Tensor, towards: Tensor) -> Tensor:
+    """Principal axes as rows, turned to be nearest to the rows of `towards`.
+
+    Only axes of equal variances turn, within the space that they span. The orthonormal basis of the
+    space that is nearest to the rows is the polar factor of their projections onto it.
+
+    axes: as columns, by falling variance.
+    variances: of the axes.
+    towards: orthonormal rows.
+    """
+    ratios = (variances[:-1] + EPS) / (variances[1:] + EPS)
+    ends = [0, *(1 + torch.nonzero(ratios > 1 + ALIKE).flatten()).tolist(), len(variances)]
+    sizes = [end - start for start, end in pairwise(ends)]
+    turned = []
+    for space, rows in zip(torch.split(axes, sizes, 1), torch.split(towards, sizes), strict=True):
+        left, _, right = torch.linalg.svd(rows @ space)
+        turned.append(left @ right @ space.T)
+    return torch.cat(turned)
+
+
+def _product(weight: Tensor, x: Tensor) -> Tensor:
+    with without_autocast(x):
+        weight = weight.to(x.dtype)
+        if x.ndim == 2:
+            return x @ weight.T
+        return (weight @ x.reshape(*x.shape[:2], -1)).view(x.shape)
+
+
+class Regression(DataDependentInit):
+    """z = x - A c;  log_det = 0. x is (B, D), the condition c is (B, k).
+
+    A is zero, until the first batch inside `starting` makes it the least squares solution for rows
+    whose x and c are standardised; of classes, one-hot, these are their means. Without a condition
+    it is the identity.
+    """
+
+    def __init__(self, dim: int, context: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(dim, context))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return x - self._predict(x, context), x.new_zeros(x.shape[0])
+
+    def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return z + self._predict(z, context)
+
+    def _predict(self, x: Tensor, context: Tensor | None) -> Tensor:
+        if context is None:
+            return torch.zeros_like(x)
+        mean = context.to(x.dtype) @ self.weight.T.to(x.dtype)  # (B, D)
+        return mean.reshape(*mean.shape, *[1] * (x.ndim - 2))
+
+    @torch.no_grad()
+    def initialize_from(self, x: Tensor, context: Tensor | None = None) -> None:
+        if context is None:
+            return
+        h, c = in_float64(x), in_float64(context)
+        squares, products = over_processes(c.T @ c), over_processes(c.T @ h)
+        # Few rows say little: count one more row for each column of c, with x = 0.
+        ridge = torch.eye(len(squares), dtype=squares.dtype, device=squares.device) * len(squares)
+        self.weight.copy_(torch.linalg.solve(squares + ridge, products).T)
+
+
+class SinhArcsinh(Bijection):
+    """z = sinh(exp(t) asinh(u) + e) with u = exp(l) x + m, of each entry (Jones & Pewsey 2009).
+
+    log_det = sum of t + l + log(1 + z^2) / 2 - log(1 + u^2) / 2.
+
+    x is (B, C, ...). Four weights for each channel, zeros in a fresh layer, the identity:
+    shift m, log_scale l, skew e, log_tail t. t > 0: what is far out in x is further out in z.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(channels))
+        self.log_scale = nn.Parameter(torch.zeros(channels))
+        self.skew = nn.Parameter(torch.zeros(channels))
+        self.log_tail = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z, terms = self.pointwise_log_det(x)
+        return z, sum_per_example(terms)
+
+    def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        m, log_scale, e, t = self._weights(x)
+        u = log_scale.exp() * x + m
+        z = torch.sinh(t.exp() * torch.asinh(u) + e)
+        return z, t + log_scale + (torch.log1p(z.square()) - torch.log1p(u.square())) / 2
+
+    def _inverse(self, z: Tensor) -> Tensor:
+        m, log_scale, e, t = self._weights(z)
+        u = torch.sinh(torch.exp(-t) * (torch.asinh(z) - e))
+        return torch.exp(-log_scale) * (u - m)
+
+    def _weights(self, x: Tensor) -> list[Tensor]:
+        return [
+            per_channel(weight, x)
+            for weight in (self.shift, self.log_scale, self.skew, self.log_tail)
+        ]

@@ -1,0 +1,183 @@
+"""Data sets without a download: crops of photographs in scikit-image and scikit-learn; digits."""
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from realnvp.config.errors import install_line
+from realnvp.data.dataset import SPLITS, Dataset, Indices, Lazy, Pixels, split_off
+from realnvp.data.images import read_image
+from realnvp.data.labels import cut_labels
+
+Box = tuple[int, int, int, int]
+
+
+class Photograph(NamedTuple):
+    """A photograph, and the corner of it that the test crops come from."""
+
+    package: str
+    file: str
+    left: bool
+    top: bool
+
+
+# Left out: retina and hubble_deep_field, of one colour with hardly a shape at this size; color and
+# logo, no photographs; motorcycle_right, the scene of motorcycle_left. Of the four corners, test is
+# the corner that a PNG compresses most like train.
+PHOTOGRAPHS = (
+    Photograph("skimage", "data/astronaut.png", left=True, top=True),
+    Photograph("skimage", "data/chelsea.png", left=True, top=False),
+    Photograph("skimage", "data/coffee.png", left=False, top=True),
+    Photograph("skimage", "data/motorcycle_left.png", left=False, top=False),
+    Photograph("skimage", "data/rocket.jpg", left=False, top=False),
+    Photograph("skimage", "data/ihc.png", left=True, top=False),
+    Photograph("sklearn", "datasets/images/china.jpg", left=True, top=True),
+    Photograph("sklearn", "datasets/images/flower.jpg", left=True, top=False),
+)
+COUNTS = {"train": 20_000, "validation": 500, "test": 1_000}
+SIZE = 32
+# At least two source pixels per crop pixel, so that the noise and the blocks of JPEG are averaged
+# away; at most 112 in all, so that an object is in view.
+SIDES = (64, 112)
+MARGIN = 8
+# A window whose standard deviation, in grey levels, is below this is drawn again: otherwise a fifth
+# of the crops would be sky.
+FLATTEST = 8
+
+
+def photos(*, seed: int) -> Dataset:
+    """Crops of (3, 32, 32), area-averaged from square windows; a seed gives the same bits."""
+    from PIL import Image
+
+    photographs = load_photographs()
+    pictures = [Image.fromarray(pixels) for pixels in photographs]
+
+    def crop(number: int, left: int, top: int, side: int) -> Pixels:
+        box = (left, top, left + side, top + side)
+        return np.asarray(pictures[number].resize((SIZE, SIZE), Image.Resampling.BOX, box=box))
+
+    def crops(boxes: Indices) -> Lazy:
+        return Lazy(
+            len(boxes), lambda wanted: np.stack([crop(*box) for box in boxes[wanted].tolist()])
+        )
+
+    drawn = windows(photographs, seed=seed)
+    groups = {split: boxes[:, 0].tolist() for split, boxes in drawn.items()}
+    return Dataset(
+        "photos",
+        "scikit-image + scikit-learn wheels",
+        256,
+        (3, SIZE, SIZE),
+        {split: crops(boxes) for split, boxes in drawn.items()},
+        groups,
+    )
+
+
+def load_photographs() -> list[Pixels]:
+    """The photographs in the order of `PHOTOGRAPHS`, uint8 (H, W, 3) each.
+
+    ValueError: a package lacks one.
+    """
+    # Found, not imported: scikit-image takes seconds, and its own functions might download.
+    specs = [importlib.util.find_spec(photograph.package) for photograph in PHOTOGRAPHS]
+    origins = [Path(spec.origin) for spec in specs if spec is not None and spec.origin is not None]
+    if len(origins) < len(PHOTOGRAPHS):
+        raise ValueError(
+            "data.set: photos needs scikit-image and scikit-learn: " + install_line("data")
+        )
+    return [
+        read_image(origin.parent / photograph.file)
+        for origin, photograph in zip(origins, PHOTOGRAPHS, strict=True)
+    ]
+
+
+def regions(photograph: Photograph, width: int, height: int) -> dict[str, Box]:
+    """(left, top, right, bottom) of each split's part of a photograph.
+
+    A column for train, another with test above validation, mirrored as `photograph` says.
+
+    `MARGIN` pixels lie between any two. Every photograph has all three, so the test has as many
+    clusters as there are photographs.
+    """
+    column, row = round(0.42 * width), round(0.6 * (height - MARGIN))
+    boxes = {
+        "train": (column + MARGIN, 0, width, height),
+        "validation": (0, row + MARGIN, column, height),
+        "test": (0, 0, column, row),
+    }
+    for split, (left, top, right, bottom) in boxes.items():
+        left, right = (left, right) if photograph.left else (width - right, width - left)
+        top, bottom = (top, bottom) if photograph.top else (height - bottom, height - top)
+        boxes[split] = left, top, right, bottom
+    return boxes
+
+
+def windows(photographs: list[Pixels], *, seed: int) -> dict[str, Indices]:
+    """The source windows of each split, rows of (photograph, left, top, side).
+
+    The photographs take turns.
+    """
+    drawn = {split: np.empty((COUNTS[split], 4), dtype=np.int64) for split in SPLITS}
+    for number, pixels in enumerate(photographs):
+        boxes = regions(PHOTOGRAPHS[number], pixels.shape[1], pixels.shape[0])
+        sums = _running_sums(pixels)
+        for place, split in enumerate(SPLITS):
+            turns = drawn[split][number :: len(photographs)]
+            rng = np.random.default_rng([seed, number, place])
+            turns[:, 0], turns[:, 1:] = number, _draw(boxes[split], len(turns), sums=sums, rng=rng)
+    return drawn
+
+
+def _draw(box: Box, count: int, *, sums: Indices, rng: np.random.Generator) -> Indices:
+    """`count` windows (left, top, side) inside the box, none of them flat."""
+    # The side is drawn once and only the place again: all splits and photographs have the same
+    # scales.
+    side = rng.integers(SIDES[0], SIDES[1] + 1, size=count)
+    found = np.stack([side, side, side], axis=1)
+    again = np.arange(count)
+    for _ in range(1000):
+        found[again, 0] = rng.integers(box[0], box[2] - side[again] + 1)
+        found[again, 1] = rng.integers(box[1], box[3] - side[again] + 1)
+        again = again[_flat(sums, *found[again].T)]
+        if not again.size:
+            return found
+    raise ValueError(
+        f"data.set: photos: a photograph is flat in {box}, "
+        "so scikit-image or scikit-learn changed it"
+    )
+
+
+def _running_sums(pixels: Pixels) -> Indices:
+    """Sums of g and g^2 over all pixels above and left, (2, H + 1, W + 1); g = R + G + B.
+
+    Integers, so they are exact anywhere.
+    """
+    gray = pixels.sum(axis=-1, dtype=np.int64)
+    return np.pad(np.stack([gray, gray**2]).cumsum(axis=1).cumsum(axis=2), ((0, 0), (1, 0), (1, 0)))
+
+
+def _flat(sums: Indices, left: Indices, top: Indices, side: Indices) -> npt.NDArray[np.bool_]:
+    right, bottom, area = left + side, top + side, side**2
+    first, second = (
+        sums[:, bottom, right] - sums[:, top, right] - sums[:, bottom, left] + sums[:, top, left]
+    )
+    return area * second - first**2 < (3 * FLATTEST * area) ** 2
+
+
+def digits(val_fraction: float, *, seed: int) -> Dataset:
+    """The 1797 digits, (1, 8, 8) with 17 grey levels, split by the seed's permutation."""
+    found = importlib.import_module("sklearn.datasets").load_digits()
+    images = found.images[..., None].astype(np.uint8)
+    return Dataset(
+        "digits",
+        "scikit-learn load_digits",
+        17,
+        (1, 8, 8),
+        split_off({"train": images}, val_fraction, seed=seed),
+        labels=cut_labels({"train": found.target}, val_fraction, seed=seed),
+        class_names=tuple(map(str, found.target_names.tolist())),
+    )

@@ -1,1 +1,0 @@
-"""Tools of every room: randomness, batch norm's moments, the device, progress."""
