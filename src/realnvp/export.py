@@ -133,7 +133,7 @@ def export_onnx(
     """
     _needs_onnx("export_onnx")
     program = export_program(flow, shape, call=call, dtype=dtype)
-    inputs = ["x", "given"][: len(program.graph_signature.user_inputs)]
+    inputs = ["x", "context"][: len(program.graph_signature.user_inputs)]
     _write_onnx(program, Path(path), inputs, [call])
 
 

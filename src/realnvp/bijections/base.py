@@ -42,7 +42,7 @@ class Bijection(nn.Module, ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.uses_context = "given" in signature(cls.forward).parameters
+        cls.uses_context = "context" in signature(cls.forward).parameters
 
     def __call__(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """z = f(x) and log |det dz/dx| of each example, given a condition."""

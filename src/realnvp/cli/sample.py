@@ -111,9 +111,9 @@ class Sample:
                 f"half of the pixels are off by more than {error:.2f} grey levels"
             )
         write: Any = write_rows if of_table(flow) else write_samples
-        condition = {"given": Path(context) if context else None}
+        condition = {"context": Path(context) if context else None}
         if not of_table(flow):
-            condition = {"given": classes(self.n)}
+            condition = {"context": classes(self.n)}
         count = self.n
         if of_table(flow) and context:
             cells = read_cells(Path(context), config_of(flow).data.context_columns or ())
@@ -122,7 +122,7 @@ class Sample:
         if self.json:
             print_json(
                 {"out": str(out), f"num_{things}": count}
-                | ({"given": context} if flow.condition else {})
+                | ({"context": context} if flow.condition else {})
                 | ({"guidance": self.guidance} if self.guidance else {})
                 | how
                 | {"nonfinite": nonfinite}

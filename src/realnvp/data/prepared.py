@@ -298,7 +298,7 @@ def write_dataset(
     if dataset.crop and isinstance(dataset.train, Crops):
         about |= {"crop": dataset.crop, "sizes": dataset.train.pictures.sizes.tolist()}
     if dataset.context:
-        about |= {"given": dataset.context, "context_values": dataset.context_values}
+        about |= {"context": dataset.context, "context_values": dataset.context_values}
     elif dataset.labels is not None:
         about["labels"] = {split: each.tolist() for split, each in dataset.labels.items()}
         about["class_names"] = dataset.class_names

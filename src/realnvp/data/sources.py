@@ -243,7 +243,7 @@ def _check_settings(config: DataConfig, seed: int, folder: Path) -> None:
     if config.class_names:
         now["class_names"] = [*config.class_names]
     if config.columns or config.drop:
-        there = [*(recorded["columns"] or []), *(recorded.get("given") or [])]
+        there = [*(recorded["columns"] or []), *(recorded.get("context") or [])]
         left_out = {*names_in(config.context_columns or (), there)}
         taken = [name for name in names_in(config.columns or there, there) if name not in left_out]
         now["columns"] = [name for name in taken if name not in names_in(config.drop or (), there)]

@@ -178,7 +178,7 @@ def _check_one_gpu_each(place: torch.device) -> None:
 
 GIVEN = "config.given.json"
 # The data may have decided these.
-LEFT_OPEN = ("levels", "background", "colours", "depth", "crop", "given", "context_values")
+LEFT_OPEN = ("levels", "background", "color_mode", "bit_depth", "crop", "context_columns", "context_values")
 
 
 @contextmanager
