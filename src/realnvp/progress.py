@@ -1,11 +1,18 @@
-"""Progress on stderr: a bar in a terminal; elsewhere plain lines, by the clock."""
+"""Progress on stderr: a bar on a terminal, elsewhere a plain line every so often.
+
+Loops name their progress with `track` or `track_slices`. Only the outermost of them is shown, and
+only inside `show_progress`, which the commands enter and library code does not.
+"""
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
+from contextvars import ContextVar
 from threading import Event, Thread
+from typing import TypeVar
 
+T = TypeVar("T")
 FIRST_LINE = 5.0  # seconds; each pause is twice the one before
 LONGEST_PAUSE = 300.0
 
@@ -151,3 +158,115 @@ def duration(seconds: float) -> str:
         if minutes
         else f"{rest}s"
     )
+
+
+class _Display:
+    """The state of one `show_progress`: whether a loop is being shown, and the text beside it."""
+
+    def __init__(self) -> None:
+        self.busy, self.status = False, ""
+
+
+_display: ContextVar[_Display | None] = ContextVar("display", default=None)
+
+
+@contextmanager
+def show_progress(enabled: bool = True) -> Iterator[None]:
+    """Context: show the outermost `track` or `track_slices` of this thread."""
+    token = _display.set(_Display() if enabled else None)
+    try:
+        yield
+    finally:
+        _display.reset(token)
+
+
+def track(
+    items: Iterable[T], description: str, *, total: int | None = None, start: int = 0
+) -> Iterator[T]:
+    """The items, counted on stderr.
+
+    total: the count at the end, `start` included; None: len(items), or unknown.
+    start: the items done before these.
+    """
+    if total is None and isinstance(items, Sized):
+        total = start + len(items)
+    with _shown(description, total, start) as update:
+        for done, item in enumerate(items, start + 1):
+            yield item
+            update(done)
+
+
+def track_slices(count: int, size: int, description: str = "") -> Iterator[slice]:
+    """slice(0, size), slice(size, 2 size), ... up to count; progress is counted in entries."""
+    with _shown(description, count, 0) as update:
+        for first in range(0, count, size):
+            last = min(first + size, count)
+            yield slice(first, last)
+            update(last)
+
+
+def set_status(text: str) -> None:
+    """Show a text, as a loss, beside the progress that is shown."""
+    if display := _display.get():
+        display.status = text
+
+
+@contextmanager
+def _shown(description: str, total: int | None, start: int) -> Iterator[Callable[[int], None]]:
+    """Context: a function that takes the count so far and shows it."""
+    display = _display.get()
+    if display is None or display.busy:
+        yield lambda done: None
+        return
+    display.busy, display.status = True, ""
+    shown = _rich_bar if sys.stderr.isatty() else _plain_lines
+    try:
+        with shown(description, total, start, display) as update:
+            yield update
+    finally:
+        display.busy = False
+
+
+@contextmanager
+def _rich_bar(
+    description: str, total: int | None, start: int, display: _Display
+) -> Iterator[Callable[[int], None]]:
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[status]}"),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=total, completed=start, status="")
+        yield lambda done: bar.update(task, completed=done, status=display.status)
+
+
+@contextmanager
+def _plain_lines(
+    description: str, total: int | None, start: int, display: _Display
+) -> Iterator[Callable[[int], None]]:
+    began = time.monotonic()
+    pause, due = FIRST_LINE, began + FIRST_LINE
+
+    def update(done: int) -> None:
+        nonlocal pause, due
+        now = time.monotonic()
+        if now < due:
+            return
+        pause = min(2 * pause, LONGEST_PAUSE)
+        due = now + pause
+        elapsed = now - began
+        time_text = f"{duration(elapsed)} so far"
+        if total and done > start:
+            time_text = f"{duration(elapsed / (done - start) * (total - done))} left"
+        counts = f"{description} {done}/{total}" if total else f"{description} {done}"
+        parts = (counts, display.status, time_text)
+        print("  ".join(part for part in parts if part), file=sys.stderr, flush=True)
+
+    yield update
