@@ -284,6 +284,15 @@ def write_dataset(
                 kind=_kind(dataset),
                 keep=keep,
             )
+    return write_description(dataset, about, folder)
+
+
+def write_description(dataset: Dataset, about: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Write dataset.json beside the arrays of a data set, and return its fields.
+
+    about: name, source, val_fraction, seed, and how the arrays were made.
+    """
+    names = [f"{split}.npy" for split in dataset.splits]
     about = about | {
         "version": dataset.version,
         "levels": dataset.levels,
@@ -293,7 +302,7 @@ def write_dataset(
         "counts": dataset.counts,
         "groups": dataset.groups,
         "comparable": dataset.comparable,
-        "sha256": {path.name: sha256(path) for path in files.values()},
+        "sha256": {name: sha256(folder / name) for name in names},
     }
     if dataset.crop and isinstance(dataset.train, Crops):
         about |= {"crop": dataset.crop, "sizes": dataset.train.pictures.sizes.tolist()}
