@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from realnvp.io.pretrained import load_flow, save_flow
     from realnvp.training.fit import fit
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 __all__ = [
     "PRESETS",
     "Config",
