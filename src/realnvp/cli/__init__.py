@@ -1,22 +1,15 @@
-"""The command line: words to calls."""
+"""The command line: dataclasses that tyro fills, one for each command."""
 
 import sys
 from typing import NoReturn
 
 
 def entry() -> NoReturn:
-    """The command realnvp; where the command line is not installed, say how to install it."""
+    """Run the command realnvp; name the packages to install where they are missing."""
     try:
         from realnvp.cli.main import main
-    except KeyboardInterrupt:
-        print("realnvp: interrupted", file=sys.stderr)
-        sys.exit(130)
     except ModuleNotFoundError as error:
         if error.name not in ("tyro", "rich"):
             raise
-        print(
-            f"realnvp: error: {error.name} is not installed: pip install 'realnvp[train]'",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+        sys.exit(f"realnvp: error: {error.name} is not installed: pip install 'realnvp[cli]'")
     main()

@@ -1,4 +1,4 @@
-"""realnvp share and realnvp export: a flow for others, and for other programs."""
+"""realnvp package and realnvp export: a flow for others, and for other programs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,18 +6,18 @@ from typing import Annotated, Literal
 
 import tyro
 
-from realnvp.cli.options import Json, RunDir, Which, load, prepare_output, print_json, say
+from realnvp.cli.options import Json, RunDir, Which, load, prepare_output, print_json
 
 
 @dataclass
-class Share:
+class Package:
     """Make a folder to share from an evaluated run: weights, configuration, and a model card
     (README.md) to be completed by you.
 
     Where things lie on your machine stays behind: commands say DATA for --data.source, and the
     last part of other paths. `hf upload user/name DIR` puts it on the Hub.
 
-    Example: realnvp share runs/photos my-flow --licence mit
+    Example: realnvp package runs/photos my-flow --licence mit
     """
 
     run: Annotated[
@@ -45,7 +45,7 @@ class Share:
         if self.json:
             print_json({"folder": str(self.folder), "bytes": size, "facts": facts})
         else:
-            say(
+            print(
                 f"{self.folder}: {size / 1e6:.2f} MB, {current_evaluation(self.run).measured}; "
                 "its card is README.md"
             )
@@ -87,5 +87,5 @@ class Export:
                 {"onnx": str(self.onnx), "call": self.call, "bytes": self.onnx.stat().st_size}
             )
         else:
-            say(f"{self.onnx}: {self.call}, {self.onnx.stat().st_size / 1e6:.2f} MB")
+            print(f"{self.onnx}: {self.call}, {self.onnx.stat().st_size / 1e6:.2f} MB")
         return 0

@@ -26,7 +26,6 @@ from realnvp.cli.options import (
     note,
     of_table,
     prepare_output,
-    print_csv,
     print_json,
     say,
 )
@@ -132,7 +131,7 @@ class Score:
             print_json({"scores": [entry._asdict() for entry in scores]} | facts)
             return 0
         if not self.out:
-            print_csv(text)
+            print(text, end="")
         elif not last:
             least = min(scores, key=lambda entry: entry.rank)
             which = (

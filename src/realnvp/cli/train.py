@@ -19,7 +19,6 @@ from realnvp.cli.options import (
     Json,
     Threads,
     note,
-    parse,
     print_json,
     print_table,
     say,
@@ -305,7 +304,7 @@ def train(argv: list[str]) -> int:
             "All flags and their defaults: realnvp train PRESET --help"
         )
         return 0
-    command = parse(Train, rest, prog=prog, default=Train(config, run_dir))
+    command = tyro.cli(Train, args=rest, prog=prog, default=Train(config, run_dir))
     named = {word.partition("=")[0].replace("_", "-") for word in rest}
     budgets = command.config.train
     if (
