@@ -360,7 +360,7 @@ def test_the_card_and_the_table_name_the_classes(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["evaluate", str(trained)]) == 0
-    assert run(["share", str(trained), str(tmp_path / "shared")]) == 0
+    assert run(["package", str(trained), str(tmp_path / "shared")]) == 0
     card = (tmp_path / "shared" / "README.md").read_text()
     assert "| given the class | 0, 1, 2, " in card
     assert "bits/dim of the mixture of all classes" in card

@@ -48,7 +48,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_share_takes_what_is_known_of_a_run(evaluated: Path, tmp_path: Path, capsys: Out) -> None:
     folder = tmp_path / "my-flow"
-    assert run(["share", str(evaluated), str(folder), "--licence", "cc-by-4.0"]) == 0
+    assert run(["package", str(evaluated), str(folder), "--licence", "cc-by-4.0"]) == 0
     result = json.loads((evaluated / "evaluation.json").read_text())
     assert (
         f"{result['bits_per_dim']:.3f} +- {result['standard_error']:.3f}" in capsys.readouterr().out
@@ -110,7 +110,7 @@ def test_share_is_of_the_model_that_was_evaluated(
     assert not same(realnvp.load_flow(best), flow)
     assert run(["evaluate", str(copy), "--split", "validation"]) == 0
     capsys.readouterr()
-    assert run(["share", str(copy), str(tmp_path / "other")]) == 2
+    assert run(["package", str(copy), str(tmp_path / "other")]) == 2
     assert "is of the validation split" in capsys.readouterr().err
 
 
@@ -134,7 +134,7 @@ def test_share_replaces_a_saved_flow_and_nothing_else(
         checkpoint,
         copy / "data",
     ):
-        assert run(["share", str(evaluated), str(target)]) == 2
+        assert run(["package", str(evaluated), str(target)]) == 2
         assert f"{target}: exists" in capsys.readouterr().err
     assert files(tmp_path) == before
 
@@ -249,7 +249,7 @@ def test_share_a_table(tmp_path: Path, capsys: Out) -> None:
     )
     assert run(["evaluate", str(tmp_path / "run")]) == 0
     capsys.readouterr()
-    assert run(["share", str(tmp_path / "run"), str(tmp_path / "flow")]) == 0
+    assert run(["package", str(tmp_path / "run"), str(tmp_path / "flow")]) == 0
     assert " nats" in capsys.readouterr().out
     text, [entry] = (
         (tmp_path / "flow" / "README.md").read_text(),

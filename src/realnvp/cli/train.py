@@ -51,7 +51,11 @@ def page(found: "Rehearsal") -> list[tuple[str, str]]:
         ("preset", f"{config.name}: {_model(config)}"),
         ("data", f"{data.name}: {counts} {things} of {_shape(data.shape)}{levels}"),
         *([("columns", quoted(config.data.columns))] if config.data.columns else []),
-        *([("context", quoted(config.data.context_columns))] if config.data.context_columns else []),
+        *(
+            [("context", quoted(config.data.context_columns))]
+            if config.data.context_columns
+            else []
+        ),
         ("parameters", thousands(found.parameters)),
         (
             "memory",
