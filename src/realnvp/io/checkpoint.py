@@ -1,28 +1,19 @@
-"""Checkpoints that a training goes on from: safetensors and JSON, no pickle."""
+"""Checkpoints: a training's weights, optimizers and state in one file each, without pickle."""
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from realnvp.config.errors import last_line
 from realnvp.flows.flow import Flow
-from realnvp.io.files import (
-    DamagedError,
-    damaged_if_invalid,
-    keep_last,
-    newest_intact,
-    parse_record,
-    read_tensors,
-    write_folder,
-    write_tensors,
-)
+from realnvp.io.files import DamagedError, read_safetensors, write_safetensors
+from realnvp.io.pretrained import config_json, weights_of
 
-TENSORS, STATE = "state.safetensors", "state.json"
+KEPT = 2  # checkpoints of a run
 
 
 @dataclass
@@ -49,13 +40,12 @@ def save_checkpoint(
     optimizers: Sequence[torch.optim.Optimizer],
     averages: Mapping[str, Tensor],
 ) -> None:
-    """Write checkpoints/step-N, and keep the last two checkpoints.
+    """Write checkpoints/step-N.safetensors, and keep the last two checkpoints.
 
-    state: where the training stands.
-    averages: of the weights over steps, by name.
+    averages: the moving averages of the weights, by name.
     """
-    names: dict[Tensor, str] = {weight: name for name, weight in flow.named_parameters()}
-    tensors = {f"flow.{name}": tensor for name, tensor in flow.state_dict().items()}
+    names = {weight: name for name, weight in flow.named_parameters()}
+    tensors = dict(flow.state_dict())
     tensors |= {
         f"optimizer.{names[weight]}.{entry}": value
         for optimizer in optimizers
@@ -63,11 +53,15 @@ def save_checkpoint(
         for entry, value in entries.items()
     }
     tensors |= {f"average.{name}": tensor for name, tensor in averages.items()}
-    write_folder(
-        run_dir / "checkpoints" / f"step-{state.step:09d}",
-        {TENSORS: write_tensors(tensors), STATE: json.dumps(asdict(state)).encode()},
+    folder = run_dir / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_safetensors(
+        folder / f"step-{state.step:09d}.safetensors",
+        tensors,
+        {"config": config_json(flow), "state": asdict(state)},
     )
-    keep_last(run_dir / "checkpoints", "step", 2)
+    for old in checkpoints_in(run_dir)[:-KEPT]:
+        old.unlink()
 
 
 def load_checkpoint(
@@ -76,71 +70,57 @@ def load_checkpoint(
     flow: Flow,
     optimizers: Sequence[torch.optim.Optimizer],
     averages: Mapping[str, Tensor],
-) -> tuple[TrainState, list[str]]:
-    """Load the newest intact checkpoint into flow, optimisers and averages.
+) -> TrainState:
+    """Load the newest intact checkpoint into flow, optimizers and averages.
 
-    Returns where the training stood, and complaints about newer checkpoints. No checkpoints: a new
-    state, and nothing is loaded. DamagedError: there are checkpoints, and none is intact.
+    A new state, where there are no checkpoints. DamagedError: there are, and none is intact.
     """
-    files, complaints = newest_intact(run_dir / "checkpoints", "step")
-    if files is None:
-        if complaints:
-            raise DamagedError("; ".join(complaints))
-        return TrainState(), []
-    state = state_of(files, run_dir / "checkpoints")
-    path = run_dir / "checkpoints" / f"step-{state.step:09d}" / TENSORS
-    tensors = read_tensors(files.get(TENSORS, b""), path)
+    newest = newest_checkpoint(run_dir)
+    if newest is None:
+        return TrainState()
+    tensors, metadata = newest
+    flow.load_state_dict(weights_of(tensors))
     parameters = dict(flow.named_parameters())
     owners = {
-        parameter: optimizer
+        weight: optimizer
         for optimizer in optimizers
         for group in optimizer.param_groups
-        for parameter in group["params"]
+        for weight in group["params"]
     }
-    try:
-        flow.load_state_dict(_below("flow", tensors))
-        for key, tensor in _below("optimizer", tensors).items():
-            name, entry = key.rsplit(".", 1)
-            weight = parameters[name]
-            # The fused Adam assumes that its tensors have the memory layout of the weight.
-            like = torch.empty((), device=weight.device) if entry == "step" else weight.detach()
-            moved = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
-            owners[weight].state[weight][entry] = moved
-        for name, mean in averages.items():
-            mean.copy_(tensors[f"average.{name}"])
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise DamagedError(f"{path}: does not fit config.json: {last_line(error)}") from None
-    return state, complaints
+    for key, tensor in tensors.items():
+        if not key.startswith("optimizer."):
+            continue
+        name, entry = key.removeprefix("optimizer.").rsplit(".", 1)
+        weight = parameters[name]
+        # The fused Adam assumes that its tensors have the memory layout of the weight.
+        like = torch.empty((), device=weight.device) if entry == "step" else weight.detach()
+        moved = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+        owners[weight].state[weight][entry] = moved
+    for name, mean in averages.items():
+        mean.copy_(tensors[f"average.{name}"])
+    return TrainState(**metadata["state"])
 
 
-def newest_weights(run_dir: Path) -> tuple[TrainState, dict[str, Tensor]] | None:
-    """The newest intact checkpoint: where the training stood, and the flow's tensors by name.
+def checkpoints_in(run_dir: Path) -> list[Path]:
+    """The checkpoints of a run, by step."""
+    return sorted((run_dir / "checkpoints").glob(f"step-{'[0-9]' * 9}.safetensors"))
 
-    Averaged weights take the place of the last ones. None: there is no checkpoint.
-    DamagedError: there are checkpoints, and none is intact. Warns of newer ones that are damaged.
+
+def newest_checkpoint(run_dir: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Tensors and metadata of the newest intact checkpoint. None: there is no checkpoint.
+
+    Warns of newer ones that are damaged. DamagedError: none is intact.
     """
-    folder = run_dir / "checkpoints"
-    files, complaints = newest_intact(folder, "step")
-    if files is None:
-        if complaints:
-            raise DamagedError("; ".join(complaints))
-        return None
-    for complaint in complaints:
-        warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=4)
-    tensors = read_tensors(files.get(TENSORS, b""), folder / TENSORS)
-    return state_of(files, folder), _below("flow", tensors) | _below("average", tensors)
-
-
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors PREFIX.NAME of a file, by NAME."""
-    return {
-        name.removeprefix(f"{prefix}."): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(f"{prefix}.")
-    }
-
-
-def state_of(files: dict[str, bytes], folder: Path) -> TrainState:
-    """Where the training stood, by the files of a checkpoint in this folder."""
-    with damaged_if_invalid():
-        return parse_record(TrainState, files.get(STATE, b""), folder / STATE)
+    complaints = []
+    for path in reversed(checkpoints_in(run_dir)):
+        try:
+            newest = read_safetensors(path)
+        except DamagedError as error:
+            complaints.append(str(error))
+            continue
+        for complaint in complaints:
+            warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=3)
+        return newest
+    if complaints:
+        raise DamagedError("; ".join(complaints))
+    return None
