@@ -41,9 +41,9 @@ def main() -> None:
     """Write flows and archives."""
     for name in sys.argv[1:]:
         model, levels = KINDS[name]
-        if not (FOLDER / name).exists():
-            realnvp.save_flow(flow_of(model, (3, 16, 16), levels=levels), FOLDER / name)
-        flow, pixels = realnvp.load_flow(FOLDER / name), images(name, levels)
+        if not (FOLDER / f"{name}.safetensors").exists():
+            realnvp.save_flow(flow_of(model, (3, 16, 16), levels=levels), FOLDER / f"{name}.safetensors")
+        flow, pixels = realnvp.load_flow(FOLDER / f"{name}.safetensors"), images(name, levels)
         # The flow's images shall be coded by the flow, though it was not trained.
         with (
             mock.patch.object(choice, "bytes_alone", lambda tiles, _: np.full(len(tiles), 1e5)),

@@ -1031,7 +1031,7 @@ from pathlib import Path
 from realnvp.codec import decompress
 torch.set_num_threads(int(sys.argv[1]))
 for name in sys.argv[3:]:
-    path = Path(sys.argv[2], name.split(".")[0])
+    path = Path(sys.argv[2], name.split(".")[0] + ".safetensors")
     data = Path(sys.argv[2], f"{name}.rnvp").read_bytes()
     back = decompress(realnvp.load_flow(path), data)
     assert np.array_equal(back, np.load(path.with_suffix(".npy"))), name
@@ -1046,7 +1046,7 @@ def test_files_of_earlier_versions_decode(name: str) -> None:
     opened = Archive(io.BytesIO(data), name)
     assert opened.version == int(version or 1)
     assert set(header_of(data[opened.chunks[0].start :]).kinds) >= set("fwr")
-    back = decompress(realnvp.load_flow(FILES / flow), data)
+    back = decompress(realnvp.load_flow(FILES / f"{flow}.safetensors"), data)
     assert back.dtype == pixels.dtype
     assert np.array_equal(back, pixels)
 

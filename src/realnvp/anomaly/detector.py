@@ -1,9 +1,8 @@
 """Detector: is an image odd, where, and how sure?"""
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -27,68 +26,39 @@ from realnvp.config.errors import ParameterError
 from realnvp.config.fields import AT_LEAST_ONE, BETWEEN_0_AND_1, SEED, check_number
 from realnvp.config.units import in_bits_per_dim
 from realnvp.flows.flow import Flow, config_of
-from realnvp.io.files import (
-    DamagedError,
-    damaged_if_invalid,
-    fields_of,
-    parse_record,
-    read_folder,
-    read_tensors,
-    write_tensors,
-)
-from realnvp.io.pretrained import load_flow, locate, save_flow
+from realnvp.io.files import write_safetensors
+from realnvp.io.pretrained import below, flow_contents, load_flow, read_model
 from realnvp.random import Purpose, generator
-
-SETTINGS, NUMBERS = "detector.json", "detector.safetensors"
-FILES = (SETTINGS, NUMBERS)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What detector.json holds."""
+    """The arguments of a saved detector."""
 
     fpr: float
     noise_draws: int
     seed: int
 
 
-def to_files(detector: "AnomalyDetector", fitted: "Fitted") -> dict[str, bytes]:
-    """{file name: content} of a fitted detector."""
-    settings = Settings(detector.fpr, detector.noise_draws, detector.seed)
-    tensors = {
+def _tensors(fitted: "Fitted") -> dict[str, Tensor]:
+    """The numbers of a fitted detector, by name."""
+    return {
         **{f"places.{name}": tensor for name, tensor in fitted.places._asdict().items()},
         "shares.log_oddness": fitted.shares.log_oddness,
         "shares.log_share": fitted.shares.log_share,
         "normal.bits_per_dim": torch.from_numpy(fitted.bits_per_dim),
         "normal.scores": torch.from_numpy(fitted.scores),
     }
-    return {
-        SETTINGS: json.dumps(fields_of(settings), indent=2).encode(),
-        NUMBERS: write_tensors(tensors),
-    }
 
 
-def from_files(files: Mapping[str, bytes], folder: Path) -> "tuple[Settings, Fitted]":
-    """The settings and what was fitted; DamagedError names a file that holds something else."""
-    from realnvp.anomaly.normal import NormalModel, TailFunction
-    from realnvp.anomaly.statistics import STATISTICS
-
-    again = "it is of another version of realnvp: fit the detector again"
-    with damaged_if_invalid():
-        settings = parse_record(Settings, files[SETTINGS], folder / SETTINGS)
-    tensors = read_tensors(files[NUMBERS], folder / NUMBERS)
-    try:
-        places = NormalModel(*(tensors[f"places.{name}"] for name in NormalModel._fields))
-        if places.mean.ndim != 3 or places.whitening.shape != (STATISTICS, STATISTICS):
-            raise DamagedError(f"{folder / NUMBERS}: has other statistics; {again}")
-        return settings, Fitted(
-            places,
-            TailFunction(tensors["shares.log_oddness"], tensors["shares.log_share"]),
-            tensors["normal.bits_per_dim"].numpy(),
-            tensors["normal.scores"].numpy(),
-        )
-    except KeyError as error:
-        raise DamagedError(f"{folder / NUMBERS}: lacks {error.args[0]}; {again}") from None
+def _fitted(tensors: Mapping[str, Tensor]) -> "Fitted":
+    """The inverse of `_tensors`."""
+    return Fitted(
+        NormalModel(*(tensors[f"places.{name}"] for name in NormalModel._fields)),
+        TailFunction(tensors["shares.log_oddness"], tensors["shares.log_share"]),
+        tensors["normal.bits_per_dim"].numpy(),
+        tensors["normal.scores"].numpy(),
+    )
 
 
 Array = NDArray[Any]
@@ -252,27 +222,24 @@ class AnomalyDetector:
         maps = [finding.map for finding in self.findings(images)]
         return np.stack(maps) if len({found.shape for found in maps}) == 1 else maps
 
-    def files(self) -> dict[str, bytes]:
-        """{file name: content}: what `save_flow` writes beside the flow."""
-        return to_files(self, self.fitted())
-
-    def save(self, folder: str | Path) -> None:
-        """Write a folder that `Detector.load` reads, and `load_flow`: the flow and the detector."""
-        save_flow(self.flow, folder, detector=self)
+    def save(self, path: str | Path) -> None:
+        """Write a .safetensors file that `load` reads, and `load_flow`: flow and detector."""
+        tensors, metadata = flow_contents(self.flow)
+        numbers = {f"detector.{name}": each for name, each in _tensors(self.fitted()).items()}
+        settings = asdict(Settings(self.fpr, self.noise_draws, self.seed))
+        write_safetensors(Path(path), tensors | numbers, metadata | {"detector": settings})
 
     @classmethod
     def load(cls, where: str | Path) -> Self:
-        """Load a detector, and its flow: from a folder, or whatever `load_flow` takes.
+        """Load a detector and its flow, from whatever `load_flow` takes.
 
         ValueError: there is no detector beside the flow.
         """
-        flow, folder = load_flow(where), locate(where)
-        files = read_folder(folder) if (folder / FILES[0]).exists() else {}
-        if not files.keys() >= {*FILES}:
+        tensors, metadata = read_model(where)
+        if "detector" not in metadata:
             raise ValueError(f"{where}: no detector beside this flow; Detector(flow).fit makes one")
-        settings, fitted = from_files(files, folder)
-        detector = cls(flow, **fields_of(settings))
-        detector.fitted_ = fitted
+        detector = cls(load_flow(where), **metadata["detector"])
+        detector.fitted_ = _fitted(below("detector", tensors))
         return detector
 
     def fitted(self) -> Fitted:

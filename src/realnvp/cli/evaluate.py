@@ -1,6 +1,6 @@
-"""realnvp presets and realnvp info: what can be trained, and what a run directory holds."""
+"""realnvp presets, evaluate and check."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,8 +25,7 @@ from realnvp.cli.options import (
     say,
     thousands,
 )
-from realnvp.config import PAPER, PRESETS, Config, flat
-from realnvp.io.files import damaged_if_invalid, fields_of, read_record
+from realnvp.config import PAPER, PRESETS
 
 if TYPE_CHECKING:
     from realnvp.evaluation.record import Evaluation
@@ -223,73 +222,3 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         "" if row["parameters"] is None else thousands(row["parameters"]),
         "" if row["paper"] is None else f"{row['paper']:.2f}",
     )
-
-
-@dataclass
-class Info:
-    """Print what a run directory or saved flow holds.
-
-    Example: realnvp info runs/photos
-    """
-
-    run: RunDir
-    json: Json = False
-
-    def __call__(self) -> int:
-        from realnvp.evaluation.record import parse_evaluation
-        from realnvp.io.pretrained import locate
-        from realnvp.io.run_dir import RunDir
-        from realnvp.training.memory import count_parameters
-
-        folder = locate(self.run)
-        config = RunDir(folder).config
-        facts: dict[str, Any] = {
-            "run": self.run,
-            "config": asdict(config),
-            "parameters": count_parameters(config) if config.data.shape else None,
-            **_stored_facts(folder, config),
-        }
-        if self.json:
-            print_json(facts)
-            return 0
-        longer = ("config", "environment", "evaluation", "parameters", "facts")
-        known = facts | facts.get("facts", {})
-        parameters = facts["parameters"]
-        rows = [
-            *((key, str(value)) for key, value in known.items() if key not in longer),
-            ("parameters", thousands(parameters) if parameters else "of the data's size"),
-            *((name, str(value)) for name, value in flat(config).items()),
-        ]
-        if "evaluation" in known:
-            evaluation = parse_evaluation(known["evaluation"], folder, config)
-            rows.append(("evaluation", f"{evaluation.measured} on {evaluation.split}"))
-        print_table(("", ""), rows)
-        return 0
-
-
-def _stored_facts(folder: Path, config: Config) -> dict[str, Any]:
-    """What files of the run say about it, each if it is there."""
-    from realnvp.config.units import unit_of
-    from realnvp.evaluation.record import parse_evaluation, read_evaluation
-    from realnvp.io.run_dir import RunDir
-
-    run = RunDir(folder)
-    facts: dict[str, Any] = {}
-    if state := run.state:
-        facts |= {
-            "step": state.step,
-            "seconds": round(state.seconds, 1),
-            f"best_validation_{unit_of(config).key}": state.best,
-            "best_step": state.best_step,
-            "skipped_steps": state.skipped,
-        }
-    if (folder / "evaluation.json").exists():
-        facts["evaluation"] = read_evaluation(folder).as_json()
-    if run.sittings_file.exists():
-        facts["environment"] = [*map(fields_of, run.sessions)]
-    if (folder / "facts.json").exists():
-        facts["facts"] = stored = read_record(dict[str, Any], folder / "facts.json")
-        if "evaluation" in stored:
-            with damaged_if_invalid():
-                parse_evaluation(stored["evaluation"], folder / "facts.json", config)
-    return facts

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from realnvp import __version__
 from realnvp.cli.compress import Compress, Decompress
-from realnvp.cli.evaluate import Check, Evaluate, Info, Presets
+from realnvp.cli.evaluate import Check, Evaluate, Presets
 from realnvp.cli.figures import Figures, Report, Table
 from realnvp.cli.options import note
 from realnvp.cli.package import Export, Package
@@ -41,7 +41,6 @@ COMMANDS: dict[str, Any] = {
     "figures": Figures,
     "report": Report,
     "table": Table,
-    "info": Info,
     "package": Package,
     "export": Export,
 }

@@ -11,13 +11,11 @@ from realnvp.cli.options import Json, RunDir, Which, load, prepare_output, print
 
 @dataclass
 class Package:
-    """Make a folder to share from an evaluated run: weights, configuration, and a model card
-    (README.md) to be completed by you.
+    """Write an evaluated run as a folder to share: weights, configuration and a model card.
 
-    Where things lie on your machine stays behind: commands say DATA for --data.source, and the
-    last part of other paths. `hf upload user/name DIR` puts it on the Hub.
+    No path of this machine is in it. `hf upload user/name DIR` puts it on the Hugging Face Hub.
 
-    Example: realnvp package runs/photos my-flow --licence mit
+    Example: realnvp package runs/photos my-flow --license mit
     """
 
     run: Annotated[
@@ -26,29 +24,18 @@ class Package:
         tyro.conf.arg(metavar="RUN", help="A run directory, evaluated before."),
     ]
     folder: Annotated[
-        Path,
-        tyro.conf.Positional,
-        tyro.conf.arg(metavar="DIR", help="The folder to write; an earlier one is replaced whole."),
+        Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help="A new or empty folder.")
     ]
     license: str | None = None
     """Of the weights, as the Hub names it: mit, cc-by-4.0, ..."""
     sources: str | None = None
-    """Where the training data come from, and their licences: a line of the card."""
-    json: Json = False
+    """Where the training data come from, and their licenses."""
 
     def __call__(self) -> int:
-        from realnvp.evaluation.record import current_evaluation
-        from realnvp.hub import share
+        from realnvp.hub import package
 
-        facts = share(self.run, self.folder, license=self.license, sources=self.sources)
-        size = sum(path.stat().st_size for path in self.folder.iterdir())
-        if self.json:
-            print_json({"folder": str(self.folder), "bytes": size, "facts": facts})
-        else:
-            print(
-                f"{self.folder}: {size / 1e6:.2f} MB, {current_evaluation(self.run).measured}; "
-                "its card is README.md"
-            )
+        package(self.run, self.folder, license=self.license, sources=self.sources)
+        print(f"{self.folder}: written; README.md is its model card")
         return 0
 
 

@@ -10,7 +10,8 @@ from realnvp.config import Config, Kind
 from realnvp.config.errors import count_of
 from realnvp.config.resolve import typed
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD
-from realnvp.io.files import damaged_if_invalid, fields_of, numbered, read_record, write_file
+from realnvp.io.files import damaged_if_invalid, fields_of, read_record, write_file
+from realnvp.io.pretrained import read_model
 from realnvp.io.run_dir import RunDir
 
 FILE = "evaluation.json"
@@ -285,7 +286,7 @@ def current_evaluation(run: Path) -> Evaluation:
         raise ValueError(
             f"{path}: is of the {evaluation.split} split; {maker} takes the test split"
         )
-    models = numbered(run / "model", evaluation.which)
-    if [path.name for path in models[-1:]] != [f"{evaluation.which}-{evaluation.step or 0:09d}"]:
+    present = read_model(run, evaluation.which)[1].get("facts") or {}
+    if present.get("step") != evaluation.step:
         raise ValueError(f"{path}: is of an earlier model; {maker} takes the present one")
     return evaluation

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from realnvp.flows.flow import Flow
 from realnvp.io.files import DamagedError, read_safetensors, write_safetensors
-from realnvp.io.pretrained import config_json, weights_of
+from realnvp.io.pretrained import flow_contents, weights_of
 
 KEPT = 2  # checkpoints of a run
 
@@ -45,7 +45,7 @@ def save_checkpoint(
     averages: the moving averages of the weights, by name.
     """
     names = {weight: name for name, weight in flow.named_parameters()}
-    tensors = dict(flow.state_dict())
+    tensors, metadata = flow_contents(flow)
     tensors |= {
         f"optimizer.{names[weight]}.{entry}": value
         for optimizer in optimizers
@@ -58,7 +58,7 @@ def save_checkpoint(
     write_safetensors(
         folder / f"step-{state.step:09d}.safetensors",
         tensors,
-        {"config": config_json(flow), "state": asdict(state)},
+        metadata | {"state": asdict(state)},
     )
     for old in checkpoints_in(run_dir)[:-KEPT]:
         old.unlink()

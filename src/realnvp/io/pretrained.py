@@ -12,7 +12,7 @@ from torch import Tensor
 from realnvp.config import Config, from_json, to_json
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow, refuse_fast
-from realnvp.io.files import DamagedError, read_safetensors, write_safetensors
+from realnvp.io.files import read_safetensors, write_safetensors
 
 WEIGHTS = "model.safetensors"  # of a folder that `realnvp.hub.package` writes
 FOLDER = Path(__file__).parents[1] / "pretrained"
@@ -29,20 +29,20 @@ def pretrained() -> list[str]:
 def save_flow(flow: Flow, path: str | Path, *, facts: Mapping[str, Any] | None = None) -> None:
     """Write a .safetensors file that `load_flow` reads; facts: any JSON, kept with it.
 
-    ValueError: the flow has no configuration (use state_dict), or is `Flow.fast` or conditioned.
+    ValueError: the flow has no configuration, or is `Flow.fast` or conditioned on a value.
     """
+    tensors, metadata = flow_contents(flow)
+    write_safetensors(Path(path), tensors, metadata | {"facts": dict(facts or {})})
+
+
+def flow_contents(flow: Flow) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata, the configuration, of a file that `load_flow` reads."""
     refuse_fast(flow, "save")
-    if flow.config and flow.config.model.context_dim and flow.condition is None:
-        raise ValueError("this flow is conditioned on a value: save the flow that it was made from")
-    metadata = {"config": config_json(flow), "facts": dict(facts or {})}
-    write_safetensors(Path(path), flow.state_dict(), metadata)
-
-
-def config_json(flow: Flow) -> Any:
-    """The configuration of a flow as JSON. ValueError: it has none."""
     if flow.config is None:
-        raise ValueError("this flow has no configuration: keep its state_dict() instead")
-    return json.loads(to_json(flow.config))
+        raise ValueError("this flow has no configuration: save its state_dict() instead")
+    if flow.config.model.context_dim and flow.condition is None:
+        raise ValueError("this flow is conditioned on a value: save the flow that it was made from")
+    return flow.state_dict(), {"config": json.loads(to_json(flow.config))}
 
 
 def load_flow(where: str | Path, which: Literal["best", "last"] = "best") -> Flow:
@@ -69,7 +69,13 @@ def load_model(
         flow = build(from_json(json.dumps(metadata["config"]), where))
     flow.load_state_dict(weights_of(tensors, averaged=True), assign=True)
     flow.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as `build`
-    return flow.eval(), metadata.get("facts") or {"step": metadata["state"]["step"]}
+    return flow.eval(), _facts(metadata)
+
+
+def _facts(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts in a model's metadata; of a checkpoint, its step."""
+    state = metadata.get("state")
+    return {"step": state["step"]} if state else dict(metadata.get("facts", {}))
 
 
 def load_config(where: str | Path) -> Config:

@@ -3,7 +3,6 @@
 import json
 import math
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from realnvp.config import Config
 from realnvp.config.errors import ParameterError
 from realnvp.device import full_precision, same_each_time
 from realnvp.io.checkpoint import TrainState
-from realnvp.io.files import DamagedError, os_errors_name
 from realnvp.progress import progress
 from realnvp.training.forecast import Voice
 from realnvp.training.run import Run, open_run
@@ -55,23 +53,11 @@ def train(
         same_each_time(),
         open_run(config, run_dir, device=device, init_from=init_from) as run,
     ):
-        _check_best(run)
         if not run.finished:
             with stop_signals(aloud=run.main) as run.stop:
                 _loop(run)
         end_tracker(run.accelerator)
     return run.state
-
-
-def _check_best(run: Run) -> None:
-    """DamagedError: a finished training has lost its best model. Unfinished ones write it anew."""
-    if run.state.best is None or not (lost := run.files.lost_best()):
-        return
-    if run.finished:
-        raise DamagedError(f"{lost}; --train.max-steps N trains on and writes a new one")
-    if run.main:
-        warnings.warn(f"{lost}; the next evaluation writes a new one", stacklevel=2)
-    run.state.best = None
 
 
 def _loop(run: Run) -> None:
@@ -195,6 +181,6 @@ def _log(run: Run, values: dict[str, float]) -> None:
         entry = {"step": run.state.step, "seconds": round(run.state.seconds, 3)} | values
         finite = {name: value if math.isfinite(value) else None for name, value in entry.items()}
         path = run.files.metrics_file
-        with os_errors_name(path), path.open("a", encoding="utf-8") as file:
+        with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite) + "\n")
     log_curves(run.accelerator, run.files.path, values, step=run.state.step)

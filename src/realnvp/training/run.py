@@ -21,8 +21,8 @@ from realnvp.flows.build import build
 from realnvp.flows.context import Classes
 from realnvp.flows.flow import Flow, config_of
 from realnvp.flows.modern import matrices, standardize
-from realnvp.io.checkpoint import TrainState, load_checkpoint, save_checkpoint
-from realnvp.io.files import lock_folder, numbered
+from realnvp.io.checkpoint import TrainState, checkpoints_in, load_checkpoint, save_checkpoint
+from realnvp.io.files import lock_folder
 from realnvp.io.pretrained import load_flow
 from realnvp.io.run_dir import RunDir
 from realnvp.progress import progress
@@ -172,7 +172,7 @@ def _opened(
             config.data, seed=config.seed, folder=files.data, verify=SPLITS if main else ()
         )
     check_data(files, splits)
-    new = not numbered(files.checkpoints, "step")
+    new = not checkpoints_in(files.path)
     if not new and init_from is not None and main and str(init_from) != files.init_from:
         warnings.warn(f"--init-from: {files.path} goes on from its own checkpoint", stacklevel=2)
     run = _assembled(config, files, splits, accelerator, init_from)
@@ -219,7 +219,7 @@ def _assembled(
         processes=processes,
         labels=(splits.labels or {}).get("train"),
     )
-    new = not numbered(files.checkpoints, "step")
+    new = not checkpoints_in(files.path)
     flow = _initial_flow(config, init_from if new else None)
     optimizers = _optimizers(flow, config.train, fused=device.type in ("cpu", "cuda"))
     flow.to(device)
@@ -228,13 +228,9 @@ def _assembled(
     if new and init_from is None:
         _start_from_data(flow, splits, batches)
     average = WeightAverage(flow, config.train.ema_decay)
-    state, complaints = load_checkpoint(
-        files.path, flow=flow, optimizers=optimizers, averages=average.tensors
-    )
+    state = load_checkpoint(files.path, flow=flow, optimizers=optimizers, averages=average.tensors)
     # Of few rows the Gaussian that a flow starts as may be the best model: evaluate it.
     state.pending = state.pending or (new and config.kind is Kind.TABLE)
-    for complaint in complaints if accelerator.is_main_process else ():
-        warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=2)
     with warnings.catch_warnings():
         # torch 2.13 renames an option, to a name that older ones do not know.
         warnings.filterwarnings("ignore", message=".*broadcast_buffers")

@@ -37,8 +37,8 @@ from realnvp.config.errors import ParameterError
 from realnvp.data import Dataset, discard_prepared
 from realnvp.device import pick_device
 from realnvp.io.checkpoint import TrainState
-from realnvp.io.files import DamagedError, fields_of, keep_last, remove_stale, write_file
-from realnvp.io.run_dir import RunDir, Session, present_sitting
+from realnvp.io.files import DamagedError, fields_of, remove_stale, write_text
+from realnvp.io.run_dir import RunDir, Session, current_session
 from realnvp.training.trackers import check_tracker
 
 
@@ -178,7 +178,15 @@ def _check_one_gpu_each(place: torch.device) -> None:
 
 GIVEN = "config.given.json"
 # The data may have decided these.
-LEFT_OPEN = ("levels", "background", "color_mode", "bit_depth", "crop", "context_columns", "context_values")
+LEFT_OPEN = (
+    "levels",
+    "background",
+    "color_mode",
+    "bit_depth",
+    "crop",
+    "context_columns",
+    "context_values",
+)
 
 
 @contextmanager
@@ -257,7 +265,7 @@ def earlier_sittings(files: RunDir, state: TrainState) -> Past:
     """
     path = files.metrics_file
     lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
-    sessions = files.sessions if files.sittings_file.exists() else []
+    sessions = files.sessions if files.sessions_file.exists() else []
     return sessions, [
         line for line in lines if _place_of(line, path) <= (state.step, not state.pending)
     ]
@@ -273,21 +281,20 @@ def begin_sitting(
     Keeps a configuration that somebody wrote there as config.given.json, if it differs.
     Returns what has changed since the last sitting and changes the bits of the steps, in words.
     """
-    begun = files.sittings_file.exists()
+    begun = files.sessions_file.exists()
     for folder in (files.path, files.models, files.checkpoints, files.samples):
         folder.mkdir(parents=True, exist_ok=True)
         if begun:
             remove_stale(folder)
     if not begun:
         _keep_given(config, files)
-    keep_last(files.checkpoints, "step", 2)  # one more is left if the last save was interrupted
     sessions, metrics = past
-    here = present_sitting(from_step=state.step, **where)
-    write_file(files.config_file, to_json(config))
-    write_file(
-        files.sittings_file, json.dumps([*map(fields_of, [*sessions, here])], indent=2) + "\n"
+    here = current_session(from_step=state.step, **where)
+    write_text(files.config_file, to_json(config))
+    write_text(
+        files.sessions_file, json.dumps([*map(fields_of, [*sessions, here])], indent=2) + "\n"
     )
-    write_file(files.metrics_file, "".join(metrics))
+    write_text(files.metrics_file, "".join(metrics))
     return _changes(sessions[-1], here) if sessions and state.step else []
 
 
@@ -309,7 +316,7 @@ def _keep_given(config: Config, files: RunDir) -> None:
     if path.exists() and not kept.exists():
         context = read_config(path)
         if any(flat(context)[name] is not None for name in differences(context, config)):
-            write_file(kept, path.read_text(encoding="utf-8"))
+            write_text(kept, path.read_text(encoding="utf-8"))
 
 
 def _place_of(line: str, path: Path) -> tuple[float, bool]:

@@ -9,7 +9,6 @@ from accelerate.tracking import get_available_trackers
 
 from realnvp.config import Config, flat
 from realnvp.config.errors import ParameterError, one_line
-from realnvp.io.files import os_errors_name
 
 
 def check_tracker(name: str) -> None:
@@ -63,8 +62,7 @@ def log_curves(
     If a service fails, warn once and go on without it: metrics.jsonl has every point.
     """
     try:
-        with os_errors_name(run_dir / "curves"):
-            accelerator.log(dict(values), step=step)
+        accelerator.log(dict(values), step=step)
     except Exception as error:
         _give_up(accelerator, error)
 

@@ -19,8 +19,7 @@ from realnvp.evaluation.likelihood import Summary, log_probs, summarise
 from realnvp.figures import data_beside_samples
 from realnvp.flows.context import Classes
 from realnvp.flows.flow import ROWS, Flow, batch_that_fits, evaluating
-from realnvp.io.files import keep_last
-from realnvp.io.pretrained import save_model
+from realnvp.io.pretrained import save_flow
 from realnvp.moments import averaging, restore_moments, stored_moments
 from realnvp.progress import chunks
 from realnvp.random import Purpose
@@ -118,11 +117,10 @@ def _chosen(run: Run) -> NDArray[np.intp]:
 
 
 def _write_model(run: Run, which: str, measured: Mapping[str, float]) -> None:
-    """Write model/WHICH-STEP, and delete the model before it."""
+    """Write model/WHICH.safetensors."""
     if run.main:
         facts = {"step": run.state.step, **measured}
-        save_model(run.flow, run.files.models / f"{which}-{run.state.step:09d}", facts=facts)
-        keep_last(run.files.models, which, 1)
+        save_flow(run.flow, run.files.models / f"{which}.safetensors", facts=facts)
 
 
 def _keep_if_better(run: Run, result: Summary) -> dict[str, float]:
