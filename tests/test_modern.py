@@ -4,13 +4,11 @@ recipe of training.
 
 import dataclasses
 import math
-import shutil
 import signal
 from functools import partial
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 import torch
 from flows import image_flow, learned_noise, moved, normal, pixels
 from test_training import assert_bit_equal, interrupt_at, step_of_the_loop, with_train
@@ -35,16 +33,14 @@ from realnvp.bijections import (
 )
 from realnvp.bijections.dequantization import stages
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
-from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, TrainConfig
 from realnvp.data import dequantize
 from realnvp.evaluation.latent import compress, kept
 from realnvp.flows.build import build
 from realnvp.flows.flow import StandardNormal
 from realnvp.flows.paper import half_coupling
-from realnvp.io.checkpoint import TrainState, load_checkpoint, save_checkpoint
-from realnvp.io.files import DamagedError, read_folder, write_folder
-from realnvp.io.pretrained import load_flow, save_flow
+from realnvp.io.checkpoint import TrainState
+from realnvp.io.pretrained import load_flow
 from realnvp.nets.convnet import ConvNet
 from realnvp.nets.resnet import ChannelSplitNet
 from realnvp.training.loop import train
@@ -361,48 +357,6 @@ def test_what_layers_behind_round_leads_to_no_other_oblique_cell(dtype: torch.dt
         rounding = 64 * 256 * torch.finfo(dtype).eps
         error = torch.rand(z.shape, generator=random).to(dtype) * 2 - 1
         assert torch.equal(layer.inverse(z + rounding * error).floor(), v)
-
-
-def test_learned_noise_of_version_0_1_0_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It would silently be another density.
-
-    In one line that names the file, for a flow and for a training that goes on.
-    """
-    config = PRESETS["digits-modern"]
-    flow = build(
-        dataclasses.replace(
-            config,
-            model=dataclasses.replace(
-                config.model, width=4, num_couplings=1, dequantization="variational"
-            ),
-        )
-    )
-    save_flow(flow, tmp_path / "flow")
-    save_checkpoint(tmp_path, TrainState(step=1), flow=flow, optimizers=[], averages={})
-    for folder, file, prefix in (
-        (tmp_path / "flow", "model.safetensors", ""),
-        (tmp_path / "checkpoints" / "step-000000001", "state.safetensors", "flow."),
-    ):
-        files = read_folder(folder)
-        tensors = safetensors.torch.load(files[file])
-        first = f"{prefix}bijection.bijections.0."
-        old = {
-            name: tensor[:8]
-            for name, tensor in tensors.items()
-            if name.startswith(f"{first}net.conv_out.")
-        }
-        tensors |= {f"{first}bound": torch.tensor(1.0), **old}
-        shutil.rmtree(folder)
-        write_folder(folder, files | {file: safetensors.torch.save(tensors)})
-    words = r"safetensors: does not fit config.json: the learned noise of version 0\.1\.0 .* train again"
-    with pytest.raises(DamagedError, match=f"model.{words}"):
-        load_flow(tmp_path / "flow")
-    with pytest.raises(DamagedError, match=f"state.{words}"):
-        load_checkpoint(tmp_path, flow=flow, optimizers=[], averages={})
-    assert run(["sample", str(tmp_path / "flow"), "--out", str(tmp_path / "x.png")]) == 1
-    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_compression_resamples_what_was_factored_out_given_what_is_kept() -> None:

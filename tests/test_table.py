@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
@@ -34,7 +33,7 @@ from realnvp.figures import draw_figures
 from realnvp.figures.plots import MASSES
 from realnvp.flows.build import vector_flow
 from realnvp.flows.modern import standardize
-from realnvp.io.files import newest_intact
+from realnvp.io.checkpoint import newest_checkpoint
 from realnvp.io.pretrained import load_flow, save_flow
 from realnvp.io.run_dir import RunDir
 from realnvp.moments import EPS
@@ -218,7 +217,7 @@ def test_of_few_rows_the_gaussian_may_stay_the_best(tmp_path: Path) -> None:
     )
     state = train(of(source, long), tmp_path / "run", device="cpu")
     assert state.best_step == 0
-    assert len(newest_intact(tmp_path / "run" / "model", "best")[0]) > 0
+    assert (tmp_path / "run" / "model" / "best.safetensors").exists()
 
 
 def test_a_training_that_did_not_help_is_told(
@@ -270,9 +269,9 @@ def test_stopped_and_resumed_is_bit_equal(
 
 
 def tensors(run_dir: Path) -> dict[str, torch.Tensor]:
-    files, _ = newest_intact(run_dir / "checkpoints", "step")
-    assert files is not None
-    return safetensors.torch.load(files["state.safetensors"])
+    newest = newest_checkpoint(run_dir)
+    assert newest is not None
+    return newest[0]
 
 
 def test_fine_tuning_keeps_the_standardisation_that_the_weights_know(
