@@ -1,0 +1,43 @@
+"""What commands tell: an answer in JSON, or the one line of a refusal."""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from realnvp.cli.main import run
+
+Out = pytest.CaptureFixture[str]
+
+
+def answer(out: Out, *argv: str | Path, code: int = 0) -> dict[str, object]:
+    """The JSON object that a command prints with --json, and nothing else on stdout."""
+    assert run([*map(str, argv), "--json"]) == code
+    result: dict[str, object] = json.loads(out.readouterr().out)
+    return result
+
+
+def refused(out: Out, *argv: str | Path, unchanged: Iterable[Path] = (), code: int = 2) -> str:
+    """The one line of a command that refuses its input.
+
+    Nothing changes in the folders of `unchanged`.
+    """
+    before = listing(*unchanged)
+    assert run([*map(str, argv)]) == code
+    captured = out.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(r"realnvp: error: [^\n]+\n", captured.err), captured.err
+    assert listing(*unchanged) == before
+    return captured.err.removesuffix("\n")
+
+
+def listing(*folders: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of everything below the folders; of folders among it that they are there."""
+
+    def about(path: Path) -> tuple[int, int]:
+        folder = path.is_dir() and not path.is_symlink()
+        return (0, 0) if folder else (path.lstat().st_size, path.lstat().st_mtime_ns)
+
+    return {str(path): about(path) for folder in folders for path in folder.rglob("*")}
