@@ -1,23 +1,21 @@
-"""The published files of each data set, as a source that can be written."""
+"""Published data sets: a reader for the files of each."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from realnvp.data.published.celeba import read_celeba
 from realnvp.data.published.cifar10 import read_cifar10
 from realnvp.data.published.imagenet import read_imagenet
 from realnvp.data.published.lsun import read_lsun
-from realnvp.data.published.pictures import read_pictures
-from realnvp.data.published.request import Prepared, PrepareRequest
+from realnvp.data.published.prepare import Published
 
-READERS: dict[str, Callable[[PrepareRequest], Prepared]] = {
-    "cifar10": read_cifar10,
-    "imagenet32": read_imagenet,
-    "imagenet64": read_imagenet,
-    "celeba": read_celeba,
-    "lsun-bedroom": read_lsun,
-    "lsun-tower": read_lsun,
-    "lsun-church-outdoor": read_lsun,
-    "images": read_pictures,
+READERS: dict[str, Callable[[Path, int], Published]] = {
+    "cifar10": lambda source, seed: read_cifar10(source),
+    "imagenet32": lambda source, seed: read_imagenet(source, 32),
+    "imagenet64": lambda source, seed: read_imagenet(source, 64),
+    "celeba": lambda source, seed: read_celeba(source),
+    "lsun-bedroom": lambda source, seed: read_lsun(source, "bedroom", seed),
+    "lsun-tower": lambda source, seed: read_lsun(source, "tower", seed),
+    "lsun-church-outdoor": lambda source, seed: read_lsun(source, "church_outdoor", seed),
 }
-
-__all__ = ["READERS", "PrepareRequest", "Prepared"]
+"""By name: (source, seed) -> the data set. The seed draws LSUN's stored squares."""

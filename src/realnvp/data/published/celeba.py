@@ -1,102 +1,60 @@
 """CelebA, aligned and cropped: 178x218 JPEG files; list_eval_partition.txt names their splits."""
 
-from pathlib import PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
-from realnvp.data.dataset import SPLITS, Dataset, Pixels
+from realnvp.data.dataset import Pixels
 from realnvp.data.folder import is_image
-from realnvp.data.images import rgb
-from realnvp.data.published.archives import Files
-from realnvp.data.published.request import Place, Prepared, PrepareRequest, decoded_images, some
+from realnvp.data.published.prepare import LabeledImage, Published, decode_images, files_in
 
 COUNTS = {"train": 162_770, "validation": 19_867, "test": 19_962}
 PARTITION = "list_eval_partition.txt"
+SPLITS = {"0": "train", "1": "validation", "2": "test"}
 SIDE = 64
 
 
-def read_celeba(request: PrepareRequest) -> Prepared:
-    """A folder with img_align_celeba (folder or .zip) and list_eval_partition.txt.
-
-    Or img_align_celeba itself, with the list beside it.
-    """
-    every = request.collect(lambda name: name == "img_align_celeba.zip")
-    if (
-        not any(_partitions(files) for files in every)
-        and (request.source.parent / PARTITION).exists()
-    ):
-        every.append(request.open(request.source.parent))
-    images = next((files for files in every if _images(files)), None)
-    partition = next(((files, name) for files in every for name in _partitions(files)), None)
-    if images is None or partition is None:
-        raise ValueError(
-            f"{request.source}: lacks "
-            f"{PARTITION if images else 'img_align_celeba, a folder or .zip'}"
-        )
-    split_of, label = _read_partition(partition), partition[0].label(partition[1])
-    places = {PurePosixPath(name).name: (images, name) for name in _images(images)}
-    if missing := [name for name in places if name not in split_of]:
-        raise ValueError(f"{label}: has no line for {some(missing)}")
-    if missing := [name for name in split_of if name not in places]:
-        raise ValueError(f"{images.path}: lacks {some(missing)}, which {PARTITION} names")
-    chosen = {
-        split: [places[name] for name in split_of if split_of[name] == split] for split in SPLITS
-    }
-    if empty := [split for split in SPLITS if not chosen[split]]:
-        raise ValueError(f"{label}: has no {' and no '.join(empty)} image")
-    complete = request.complete({split: len(part) for split, part in chosen.items()}, COUNTS)
-    splits = {
-        split: decoded_images(part, (3, SIDE, SIDE), crop_and_scale)
-        for split, part in chosen.items()
-    }
-    return Prepared(
-        Dataset(
-            "celeba",
-            "img_align_celeba" if complete else "img_align_celeba, partial",
-            256,
-            (3, SIDE, SIDE),
-            splits,
-            comparable=complete,
-        ),
-        [partition, *(place for part in chosen.values() for place in part)],
-        "rows 40:188, columns 15:163, bilinear to 64x64 without antialiasing, rounded",
-    )
+def read_celeba(source: Path) -> Published:
+    """Read a folder with img_align_celeba, a folder or .zip, and list_eval_partition.txt."""
+    version = "img_align_celeba"
+    return Published(_read_faces(source), {version: COUNTS}, version)
 
 
-def _images(files: Files) -> list[str]:
-    return [name for name in files.sizes if is_image(name)]
+def _read_faces(source: Path) -> Iterator[LabeledImage]:
+    split_of = _read_partition(source)
+    files = files_in(source, lambda path: is_image(path.name))
+    for path, face in decode_images(files, lambda pixels, _: crop_and_scale(pixels)):
+        if path.name not in split_of:
+            raise ValueError(f"{path}: there twice, or not in {PARTITION}")
+        yield split_of.pop(path.name), face, None
+    if split_of:
+        raise ValueError(f"{source}: {next(iter(split_of))} of {PARTITION} is missing")
 
 
-def _partitions(files: Files) -> list[str]:
-    return [name for name in files.sizes if PurePosixPath(name).name == PARTITION]
-
-
-def _read_partition(place: Place) -> dict[str, str]:
-    """{file name: split}, in the order of the lines."""
-    files, name = place
-    split_of: dict[str, str] = {}
-    for number, line in enumerate(files.read(name).decode("ascii", "replace").splitlines(), 1):
-        if words := line.split():
-            if len(words) != 2 or words[1] not in ("0", "1", "2") or words[0] in split_of:
-                raise ValueError(
-                    f"{files.label(name)}: line {number} is {line!r}, "
-                    "not a new file's name and 0, 1 or 2"
-                )
-            split_of[words[0]] = SPLITS[int(words[1])]
+def _read_partition(source: Path) -> dict[str, str]:
+    """{file name: split}."""
+    found = next(files_in(source, lambda path: path.name == PARTITION), None)
+    if found is None:
+        raise ValueError(f"{source}: no {PARTITION}")
+    path, content = found
+    split_of = {}
+    for line in content.decode("ascii", "replace").splitlines():
+        name, _, number = line.partition(" ")
+        if number.strip() not in SPLITS:
+            raise ValueError(f"{path}: {line!r} is not a file name and 0, 1 or 2")
+        split_of[name] = SPLITS[number.strip()]
     return split_of
 
 
-def crop_and_scale(pixels: Pixels, _: int) -> Pixels:
-    """The face, (64, 64, 3), as the authors' code cuts and scales it, rounded.
+def crop_and_scale(pixels: Pixels) -> Pixels:
+    """Rows 40:188 and columns 15:163, scaled to (64, 64, 3) as the authors' code does, rounded.
 
-    TensorFlow 1: bilinear, no antialiasing, corners on corners.
+    TensorFlow 1 scales bilinearly, without antialiasing, pixel i of 64 at 148 i / 64.
     """
     if pixels.shape[:2] != (218, 178):
-        raise ValueError(
-            f"is {pixels.shape[0]} high, {pixels.shape[1]} wide; "
-            "aligned CelebA images are 218 high, 178 wide"
-        )
-    face = rgb(pixels)[40:188, 15:163].astype(np.float64)
+        raise ValueError(f"{pixels.shape[0]}x{pixels.shape[1]}, not 218x178")
+    face = pixels[40:188, 15:163].astype(np.float64)
     # For each new pixel: the old pixels on both sides, and its share of the way to the second.
     place = np.arange(SIDE) * (len(face) / SIDE)
     below = place.astype(np.int64)

@@ -1,93 +1,42 @@
-"""CIFAR-10's binary version: six files of records, a byte of label, 3072 of pixels, (C, H, W)."""
+"""CIFAR-10, binary version: six files of records, a byte of label and 3,072 of pixels (C, H, W)."""
 
 import re
-from pathlib import PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
-from realnvp.data.dataset import Dataset, Lazy, Pixels, channels_last
-from realnvp.data.published.archives import Files
-from realnvp.data.published.request import Place, Prepared, PrepareRequest, chained
+from realnvp.data.dataset import channels_last
+from realnvp.data.published.prepare import LabeledImage, Published, files_in
 
-RECORD = 1 + 3 * 32 * 32
-RECORDS_PER_FILE = 10_000
 CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
 )
 COUNTS = {"train": 50_000, "test": 10_000}
-NAMES = {"train": re.compile(r"data_batch_[1-5]\.bin"), "test": re.compile(r"test_batch\.bin")}
-PICKLES = re.compile(r"data_batch_\d|test_batch|cifar-10-python\.tar\.gz")
+BATCH = re.compile(r"(data|test)_batch(_\d)?\.bin")
+RECORD = 1 + 3 * 32 * 32
 
 
-def read_cifar10(request: PrepareRequest) -> Prepared:
-    """cifar-10-binary.tar.gz, or a folder with it or with its files somewhere inside."""
-    every = request.collect(lambda name: name.startswith("cifar-10-binary"))
-    found: dict[str, list[Place]] = {}
-    for files in every:
-        names = {name: PurePosixPath(name).name for name in files.sizes}
-        found = {
-            split: [(files, name) for name in names if pattern.fullmatch(names[name])]
-            for split, pattern in NAMES.items()
-        }
-        if all(found.values()):
-            break  # a folder may hold the archive and its files, too: take the first
-    if not all(found.values()):
-        if any(
-            PICKLES.fullmatch(PurePosixPath(name).name) for files in every for name in files.sizes
-        ):
-            raise ValueError(
-                f"{request.source}: its files are pickles and can run code; "
-                "get cifar-10-binary.tar.gz"
-            )
-        raise ValueError(
-            f"{request.source}: lacks data_batch_1.bin ... data_batch_5.bin or test_batch.bin"
-        )
-    counts = {
-        split: [_count(request, *place) for place in places] for split, places in found.items()
+def read_cifar10(source: Path) -> Published:
+    """Read cifar-10-binary.tar.gz, or a folder that holds the archive or its files."""
+    version = "binary version"
+    return Published(_read_batches(source), {version: COUNTS}, version, CLASSES)
+
+
+def _read_batches(source: Path) -> Iterator[LabeledImage]:
+    # By name, since the archive has its own order, and a folder may hold a file twice.
+    batches = {
+        path.name: content
+        for path, content in files_in(source, lambda path: bool(BATCH.fullmatch(path.name)))
     }
-    complete = request.complete({split: sum(each) for split, each in counts.items()}, COUNTS)
-    splits = {split: _images(places, counts[split]) for split, places in found.items()}
-    labels = {
-        split: np.concatenate([_records(*place)[:, 0] for place in places])
-        for split, places in found.items()
-    }
-    return Prepared(
-        Dataset(
-            "cifar10",
-            "binary version" if complete else "binary version, partial",
-            256,
-            (3, 32, 32),
-            splits,
-            comparable=complete,
-            labels=labels,
-            class_names=CLASSES,
-        ),
-        [*found["train"], *found["test"]],
-        "channel-major records to rows of pixels",
-    )
-
-
-def _count(request: PrepareRequest, files: Files, name: str) -> int:
-    count, rest = divmod(files.sizes[name], RECORD)
-    if rest or not count or (count != RECORDS_PER_FILE and not request.allow_partial):
-        raise ValueError(
-            f"{files.label(name)}: {files.sizes[name]:,} bytes are not {RECORDS_PER_FILE:,} "
-            f"records of {RECORD} bytes: truncated, or not CIFAR-10"
-        )
-    return count
-
-
-def _images(places: list[Place], counts: list[int]) -> Lazy:
-    def load(file: int) -> Pixels:
-        return channels_last(_records(*places[file])[:, 1:].reshape(-1, 3, 32, 32))
-
-    return chained(counts, load)
-
-
-def _records(files: Files, name: str) -> Pixels:
-    """(N, 3073): the bytes of each record, its label first."""
-    records = np.frombuffer(files.read(name), np.uint8).reshape(-1, RECORD)
-    if (worst := int(records[:, 0].max())) > 9:
-        raise ValueError(f"{files.label(name)}: has a label of {worst}; CIFAR-10's are 0 to 9")
-    return records
+    for name, content in sorted(batches.items()):
+        if len(content) % RECORD:
+            raise ValueError(f"{name}: {len(content)} bytes are not records of {RECORD} bytes")
+        records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
+        if records[:, 0].max(initial=0) >= len(CLASSES):
+            raise ValueError(f"{name}: has labels above {len(CLASSES) - 1}")
+        split = "train" if name.startswith("data") else "test"
+        images = channels_last(records[:, 1:].reshape(-1, 3, 32, 32))
+        for label, image in zip(records[:, 0].tolist(), images, strict=True):
+            yield split, image, label

@@ -1,161 +1,222 @@
-"""From published files to a prepared folder: what `realnvp prepare` does."""
+"""Stream the published files of a data set into a prepared folder.
+
+Archives are read member by member; nothing is extracted to disk.
+"""
 
 import hashlib
-import itertools
-import json
-import os
+import io
 import re
-import warnings
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO
 
-from realnvp.config.errors import ParameterError
+import numpy as np
+
 from realnvp.config.fields import DecodeOptions
-from realnvp.data.dataset import in_threads
-from realnvp.data.images import Size
-from realnvp.data.prepared import DESCRIPTION, open_splits, read_description, write_dataset
-from realnvp.data.published import READERS, Prepared, PrepareRequest
-from realnvp.data.sources import STATE, acquire_dir
-from realnvp.io.files import LOCK, lock_folder
-from realnvp.progress import progress
+from realnvp.data.dataset import Dataset, Pixels
+from realnvp.data.images import decode_image
+from realnvp.data.prepared import open_npy, write_description
+from realnvp.progress import track
 
-# What the publishers' pages, or torchvision's source, say.
+LabeledImage = tuple[str, Pixels, int | None]
+"""Split, pixels (H, W, 3), and class index; None: the data set has no classes."""
+File = tuple[PurePosixPath, bytes]
+"""Path and content."""
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+# From the publishers' pages, or torchvision's source.
 MD5 = {
     "cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530",
     "img_align_celeba.zip": "00d2c5bc6d35e252742224ab0c1e8fcb",
     "list_eval_partition.txt": "d32c9cbf5e040fd4025c592c306e6668",
 }
-# More loose files than this get a single checksum: of the lines that `sha256sum` prints for them.
-LISTED = 32
-BLOCK = 2**20
+RGB = DecodeOptions(color_mode="rgb", bit_depth=8)
+IN_FLIGHT = 1024  # image files in memory
 
 
-def convert(name: str, source: Path, out: Path, **settings: Any) -> dict[str, Any]:
-    """Write the prepared folder `out`, or go on with it.
+@dataclass(frozen=True)
+class Published:
+    """The images of a published data set, read once, in order."""
 
-    Returns its dataset.json, and whether it was there already.
+    images: Iterator[LabeledImage]
+    counts: Mapping[str, Mapping[str, int]]
+    """By version: the published number of images of each split."""
+    paper_version: str
+    """The version that the paper's bits/dim are about."""
+    class_names: tuple[str, ...] | None = None
 
-    settings: fields of `PrepareRequest`. The source is only read.
-    ValueError names the file or flag. Warns of other checksums than the publisher's.
+
+def write_published(
+    found: Published, name: str, source: Path, out: Path, *, allow_partial: bool, seed: int
+) -> dict[str, Any]:
+    """Write the prepared folder `out`, whole or not at all, and return its dataset.json.
+
+    allow_partial: accept other checksums and numbers of images than the published ones.
+
+    Raises:
+        ValueError: a file is damaged or missing, or `out` holds something.
     """
-    source, out = source.expanduser(), out.expanduser()
-    if source.is_dir() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
-        raise ParameterError("out", f"{out} is inside the source, which is only read")
-    for field in DecodeOptions._fields:  # recorded where it is chosen
-        if settings.get(field) is None:
-            settings.pop(field, None)
-    recorded = json.loads(json.dumps({"name": name, "source": source.absolute().name} | settings))
-    with ExitStack() as stack, warnings.catch_warnings():
-        # A complete folder needs no lock: many may read it, also where nobody may write.
-        if not (out / DESCRIPTION).exists():
-            stack.enter_context(lock_folder(out))
-        if (out / DESCRIPTION).exists():
-            return _already(out, source, recorded) | {"already": True}
-        warnings.filterwarnings("error", message=".*decompression bomb")
-        found = READERS[name](PrepareRequest(name, source, stack, out, **settings))
-        inputs = _inputs(found, source if source.is_dir() else source.parent)
-        acquire_dir(out, recorded | {"inputs": inputs})
-        about = write_dataset(
-            found.dataset, recorded | {"inputs": inputs, "done": found.done}, out, keep=True
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out}: is not empty")
+    if not allow_partial:
+        _check_md5(source)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+        folder = Path(temporary) / out.name
+        folder.mkdir()
+        total = sum(next(iter(found.counts.values())).values())
+        labels = _write_arrays(track(found.images, "images", total=total), folder)
+        splits = {path.stem: open_npy(path) for path in sorted(folder.glob("*.npy"))}
+        counts = {split: len(images) for split, images in splits.items()}
+        version = _find_version(counts, found.counts, source, allow_partial=allow_partial)
+        train_shape, shape = [
+            (images.shape[3], *images.shape[1:3]) for images in (splits["train"], splits["test"])
+        ]
+        dataset = Dataset(
+            name,
+            version,
+            levels=256,
+            shape=shape,
+            splits=splits,
+            train_shape=train_shape if train_shape != shape else None,
+            comparable=version == found.paper_version,
+            labels=labels or None,
+            class_names=found.class_names,
         )
-        (out / STATE).unlink(missing_ok=True)
-    return about | {"already": False}
-
-
-def parse_size(text: str | None, name: str) -> Size | None:
-    """ "64" -> (64,), "48x64" -> (48, 64)."""
-    if text is None:
-        return None
-    if not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4})?", text):
-        raise ParameterError(name, f"{text!r} is no SIDE or HEIGHTxWIDTH, such as 64 or 48x64")
-    return tuple(map(int, text.split("x")))
-
-
-def _already(out: Path, source: Path, recorded: dict[str, Any]) -> dict[str, Any]:
-    """The description of a complete folder; ValueError: prepared otherwise, or damaged."""
-    about = read_description(out)
-    for field, value in {**dict.fromkeys(DecodeOptions._fields), **recorded}.items():
-        if about.get(field) != value or (field in recorded and field not in about):
-            raise ValueError(
-                f"{out}: was prepared with {field} {about.get(field)!r}, not {value!r}; "
-                "name another --out"
-            )
-    base = source if source.is_dir() else source.parent
-    for name, facts in about.get("inputs", {}).items():
-        if (base / name).is_file() and (base / name).stat().st_size != facts["bytes"]:
-            raise ValueError(
-                f"{base / name}: has changed since {out} was prepared; name another --out"
-            )
-    open_splits(out)
-    for left in (STATE, LOCK):  # a preparation was killed just before it did this
-        (out / left).unlink(missing_ok=True)
+        about = {"name": name, "source": source.absolute().name, "val_fraction": None, "seed": seed}
+        about = write_description(dataset, about, folder)
+        folder.replace(out)
     return about
 
 
-def _inputs(found: Prepared, base: Path) -> dict[str, Any]:
-    """{name: bytes, sha256, ...} of all files that are read; names are relative to the base."""
-    by_place: dict[Path, list[Path]] = {}
-    for files, name in found.inputs:
-        by_place.setdefault(files.path, []).append(files.path / name)
-    # An archive counts as a single file.
-    by_place = {place: inner if place.is_dir() else [place] for place, inner in by_place.items()}
-    inputs: dict[str, Any] = {}
-    done = itertools.count(1)
-    with progress("checksum", sum(map(len, by_place.values()))) as report:
-        for place, paths in by_place.items():
-            facts = {}
-            for path, fact in zip(paths, in_threads(_facts, paths), strict=True):
-                facts[path] = fact
-                report(next(done), "files")
-            if len(paths) <= LISTED:
-                inputs |= {_relative(path, base): fact for path, fact in facts.items()}
-            else:
-                inputs[f"{_relative(place, base)}/"] = _together(place, facts)
-    for name, facts_of in inputs.items():
-        if facts_of.get("as_published") is False:
-            warnings.warn(
-                f"{name}: its MD5 is not the published {MD5[Path(name).name]}; "
-                "it is used all the same",
-                stacklevel=3,
-            )
-    return inputs
+def _check_md5(source: Path) -> None:
+    for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
+        if path.name in MD5:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "md5").hexdigest()
+            if digest != MD5[path.name]:
+                raise ValueError(f"{path}: MD5 {digest}, the published file has {MD5[path.name]}")
 
 
-def _facts(path: Path) -> dict[str, Any]:
-    """Size and checksums of a file."""
-    expected = MD5.get(path.name)
-    sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            size += len(block)
-            sha256.update(block)
-            if expected:
-                md5.update(block)
-    facts: dict[str, Any] = {"bytes": size, "sha256": sha256.hexdigest()}
-    return facts | (
-        {"md5": md5.hexdigest(), "as_published": md5.hexdigest() == expected} if expected else {}
+def _find_version(
+    counts: dict[str, int], published: Mapping[str, Any], source: Path, *, allow_partial: bool
+) -> str:
+    """The version with these numbers of images; ValueError: no version has them."""
+    first = next(iter(published))
+    if allow_partial and counts.keys() == published[first].keys():
+        return f"{first}, partial"
+    for version in published:
+        if published[version] == counts:
+            return version
+    expected = " or ".join(map(str, published.values()))
+    raise ValueError(f"{source}: holds {counts} images, published are {expected}")
+
+
+def _write_arrays(images: Iterable[LabeledImage], folder: Path) -> dict[str, Any]:
+    """Append each image to the .npy file of its split; returns the class indices by split."""
+    files: dict[str, BinaryIO] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    labels: dict[str, list[int | None]] = {}
+    with ExitStack() as stack:
+        for split, image, label in images:
+            if split not in files:
+                files[split] = stack.enter_context((folder / f"{split}.npy").open("wb"))
+                shapes[split], labels[split] = image.shape, []
+                _write_header(files[split], (0, *image.shape))
+            files[split].write(image.tobytes())
+            labels[split].append(label)
+        for split, file in files.items():
+            file.seek(0)
+            _write_header(file, (len(labels[split]), *shapes[split]))
+    return {split: np.array(each) for split, each in labels.items() if None not in each}
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    """Write numpy's header, of 128 bytes for any number of images."""
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": "|u1", "fortran_order": False, "shape": shape}
     )
 
 
-def _together(place: Path, facts: dict[Path, dict[str, Any]]) -> dict[str, Any]:
-    """One entry for many files.
+def files_in(source: Path, wanted: Callable[[PurePosixPath], bool]) -> Iterator[File]:
+    """The wanted files of a folder, a .zip or a tar; also of the archives in a folder.
 
-    Its `sha256` is of the lines "CHECKSUM  PATH", as sha256sum prints them in the folder.
+    Paths are relative to the source and begin with the name of an archive. Numbers in them sort as
+    numbers; a tar keeps its own order. Hidden files are skipped.
+
+    Raises:
+        ValueError: an archive is damaged.
     """
-    lines = hashlib.sha256()
-    for path, fact in facts.items():
-        lines.update(
-            f"{fact['sha256']}  {path.relative_to(place).as_posix()}\n".encode(
-                errors="surrogateescape"
-            )
-        )
-    return {
-        "files": len(facts),
-        "bytes": sum(fact["bytes"] for fact in facts.values()),
-        "sha256": lines.hexdigest(),
-    }
+
+    def chosen(path: PurePosixPath) -> bool:
+        return not any(part.startswith(".") for part in path.parts) and wanted(path)
+
+    read = _read_folder if source.is_dir() else _read_zip if source.suffix == ".zip" else _read_tar
+    try:
+        yield from read(source, chosen)
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+        raise ValueError(f"{source}: {error}") from None
 
 
-def _relative(path: Path, base: Path) -> str:
-    return path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
+def _natural(path: Path | str) -> list[str | int]:
+    """Sort key: batch_10 comes after batch_9."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
+
+
+def _read_folder(source: Path, chosen: Callable[[PurePosixPath], bool]) -> Iterator[File]:
+    for file in sorted(source.rglob("*"), key=_natural):
+        path = PurePosixPath(file.relative_to(source).as_posix())
+        if path.name.endswith(ARCHIVES):
+            yield from files_in(file, chosen)
+        elif chosen(path) and file.is_file():
+            yield path, file.read_bytes()
+
+
+def _read_zip(source: Path, chosen: Callable[[PurePosixPath], bool]) -> Iterator[File]:
+    with zipfile.ZipFile(source) as archive:
+        for name in sorted(archive.namelist(), key=_natural):
+            path = PurePosixPath(source.name, name)
+            if chosen(path):
+                yield path, archive.read(name)
+
+
+def _read_tar(source: Path, chosen: Callable[[PurePosixPath], bool]) -> Iterator[File]:
+    with tarfile.open(source, "r|*") as archive:
+        for member in archive:
+            archive.members.clear()  # type: ignore[attr-defined]  # a million take a gigabyte
+            path = PurePosixPath(source.name, member.name)
+            content = archive.extractfile(member) if member.isfile() and chosen(path) else None
+            if content:
+                yield path, content.read()
+
+
+def decode_images(
+    files: Iterable[File], change: Callable[[Pixels, int], Pixels]
+) -> Iterator[tuple[PurePosixPath, Pixels]]:
+    """Path and pixels, uint8 (H, W, 3), of each image file, in order, decoded on all cores.
+
+    change: (pixels, index of the file) -> pixels.
+
+    Raises:
+        ValueError: an image is damaged, or `change` raises for it; the message names the file.
+    """
+
+    def decode(numbered: tuple[int, File]) -> tuple[PurePosixPath, Pixels]:
+        index, (path, content) = numbered
+        pixels = decode_image(io.BytesIO(content), str(path), RGB)
+        try:
+            return path, change(pixels, index)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    numbered = enumerate(files)
+    with ThreadPoolExecutor() as pool:
+        while some := list(islice(numbered, IN_FLIGHT)):
+            yield from pool.map(decode, some)
