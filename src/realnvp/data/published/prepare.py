@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from realnvp.config.fields import DecodeOptions
-from realnvp.data.dataset import Dataset, Pixels
+from realnvp.data.dataset import SPLITS, Dataset, Pixels
 from realnvp.data.images import decode_image
 from realnvp.data.prepared import open_npy, write_description
 from realnvp.progress import track
@@ -73,7 +73,8 @@ def write_published(
         folder.mkdir()
         total = sum(next(iter(found.counts.values())).values())
         labels = _write_arrays(track(found.images, "images", total=total), folder)
-        splits = {path.stem: open_npy(path) for path in sorted(folder.glob("*.npy"))}
+        paths = {split: folder / f"{split}.npy" for split in SPLITS}
+        splits = {split: open_npy(path) for split, path in paths.items() if path.exists()}
         counts = {split: len(images) for split, images in splits.items()}
         version = _find_version(counts, found.counts, source, allow_partial=allow_partial)
         train_shape, shape = [
