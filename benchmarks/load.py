@@ -149,13 +149,6 @@ def in_a_table(here: Path, many: int, files: int) -> None:
     first_scores, scores = (scores_in(here / f"{n}.csv") for n in few_and_files)
     row("score, PNG files", ran[0], files, ran[1], first_scores == scores[:SMALL])
 
-    prepare = ("prepare", "images", "--source")
-    ran = [run(*prepare, here / f"p{n}", "--out", here / f"d{n}") for n in few_and_files]
-    parts = [np.load(here / f"d{files}" / f"{split}.npy") for split in ("train", "test")]
-    stored = np.concatenate(parts).reshape(files, -1)
-    equal = np.array_equal(np.sort(stored, 0), np.sort(images(files).reshape(files, -1), 0))
-    row("prepare, PNG files", ran[0], files, ran[1], equal)
-
 
 def main(many: int, files: int) -> None:
     """Print all cases, and what is refused."""

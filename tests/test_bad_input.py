@@ -148,14 +148,10 @@ IMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
 def test_a_bad_image_is_named(capsys: Out, run_dir: Path, tmp_path: Path, kind: str) -> None:
     source, (name, make, reason) = pictures(tmp_path / "in", 3), IMAGES[kind]
     make(source / name)
-    for argv in (
-        training(source),
-        ["prepare", "images", "--source", source, "--out", tmp_path / "out"],
-    ):
-        line = refused(capsys, *argv, unchanged=[tmp_path])
-        assert line.startswith(f"realnvp: error: {source / name}: ")
-        assert reason in line
-        assert line.count(str(source)) == 1
+    line = refused(capsys, *training(source), unchanged=[tmp_path])
+    assert line.startswith(f"realnvp: error: {source / name}: ")
+    assert reason in line
+    assert line.count(str(source)) == 1
     if kind != "another channel count":  # the run's are grey
         assert f"{source / name}: " in refused(
             capsys, "score", run_dir, source / name, unchanged=[tmp_path, run_dir]
@@ -270,10 +266,6 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], Argv], list[str]]] = {
     "a preset for a data set": (
         lambda t, r: ["train", "photos", "--data.set", "photos-modern"],
         ["data.set: 'photos-modern'"],
-    ),
-    "unknown set": (
-        lambda t, r: ["prepare", "cifar", "--source", t, "--out", t / "x"],
-        ["'cifar'", "cifar10"],
     ),
     "two numbers for three": (
         lambda t, r: ["train", "digits", "--data.shape", "8", "8"],
@@ -483,77 +475,6 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], Argv], list[str]]] = {
     "a prepared source with a flipped bit": (
         lambda t, r: [*DIGITS, t / "x", "--data.source", flipped_data(t, r)],
         ["test.npy: its checksum"],
-    ),
-    "prepare from nowhere": (
-        lambda t, r: ["prepare", "images", "--source", t / "no", "--out", t / "x"],
-        ["no: no such file"],
-    ),
-    "prepare nothing": (
-        lambda t, r: ["prepare", "images", "--source", empty(t / "in"), "--out", t / "x"],
-        ["in: no image files"],
-    ),
-    "prepare into its source": (
-        lambda t, r: [
-            "prepare",
-            "images",
-            "--source",
-            pictures(t / "in"),
-            "--out",
-            t / "in" / "out",
-        ],
-        ["--out", "only read"],
-    ),
-    "prepare onto a file": (
-        lambda t, r: [
-            "prepare",
-            "images",
-            "--source",
-            pictures(t / "in"),
-            "--out",
-            written(t / "out"),
-        ],
-        ["out: File exists"],
-    ),
-    "prepare onto a link to itself": (
-        lambda t, r: [
-            "prepare",
-            "images",
-            "--source",
-            pictures(t / "in"),
-            "--out",
-            looped(t / "out", t / "out"),
-        ],
-        ["out: "],
-    ),
-    "prepare half of it": (
-        lambda t, r: [
-            "prepare",
-            "images",
-            "--source",
-            pictures(t / "in"),
-            "--out",
-            t / "x",
-            "--val-fraction",
-            "nan",
-        ],
-        ["--val-fraction"],
-    ),
-    "prepare no size": (
-        lambda t, r: ["prepare", "images", "--source", t, "--out", t / "x", "--crop", "0"],
-        ["--crop: '0'"],
-    ),
-    "prepare to a size beyond reason": (
-        lambda t, r: [
-            "prepare",
-            "images",
-            "--source",
-            pictures(t / "in", 1),
-            "--out",
-            t / "x",
-            "--resize",
-            "99999",
-        ],
-        ["00.png: would be 99999 high"],
     ),
     # run directories
     "a run of another model": (lambda t, r: [*DIGITS, r], ["config.json", "model.width"]),
@@ -852,7 +773,6 @@ def test_a_damaged_run_exits_with_1(
 PROCESSES = {
     "unknown flag": COMMANDS["unknown flag"],
     "mistyped field": COMMANDS["mistyped field"],
-    "prepare from nowhere": COMMANDS["prepare from nowhere"],
     "a folder as configuration": COMMANDS["a folder as configuration"],
     "evaluate an empty folder": COMMANDS["evaluate an empty folder"],
     "a bad image": (

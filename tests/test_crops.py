@@ -221,17 +221,6 @@ def test_a_run_remembers_how_its_pictures_are_read(capsys: Out, tmp_path: Path) 
     ]
     assert red != white
     assert answer(capsys, "score", run_dir, source)["scores"]
-    out = tmp_path / "out"
-    prepare_it = ["prepare", "images", "--source", source, "--out", out]
-    assert "--background white" in refused(capsys, *prepare_it)
-    about = answer(capsys, *prepare_it, "--background", "white")
-    assert about["background"] == "white"
-    assert "was prepared with background 'white', not None" in refused(capsys, *prepare_it)
-    answer(capsys, *command[:3], out, "--run-dir", tmp_path / "second", *TINY)
-    assert read_config(tmp_path / "second" / "config.json").data.background == "white"
-    assert "data.background: " in refused(
-        capsys, *command[:3], out, "--run-dir", tmp_path / "third", *TINY, "--background", "black"
-    )
 
 
 def test_16_bits_from_end_to_end(capsys: Out, tmp_path: Path) -> None:

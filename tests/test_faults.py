@@ -36,7 +36,6 @@ from tests.faults.subjects import SUBJECTS, TINY, differences, training, warm
     [
         ("training", 5, signal.SIGKILL),
         ("training", 3, signal.SIGTERM),
-        ("preparation", 2, signal.SIGKILL),
         ("figures", 2, signal.SIGKILL),
     ],
 )

@@ -18,12 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pictures import png
 from PIL import Image
 from told import Out, refused
 
 import realnvp
-from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config
 from realnvp.evaluation.record import OfImages, OverViews
 from realnvp.evaluation.report import report
@@ -125,40 +123,6 @@ def source_of(folder: Path, name: str, content: bytes) -> list[str | Path]:
     ]
 
 
-def lmdb_of(folder: Path, *values: bytes) -> list[str | Path]:
-    lmdb = pytest.importorskip("lmdb")
-    for split in ("train", "val"):
-        path = str(folder / "in" / f"tower_{split}_lmdb")
-        Path(path).mkdir(parents=True)
-        with lmdb.open(path, map_size=2**24) as database, database.begin(write=True) as transaction:
-            for number, value in enumerate(values):
-                transaction.put(str(number).encode(), value)
-    return [
-        "prepare",
-        "lsun-tower",
-        "--allow-partial",
-        "--source",
-        folder / "in",
-        "--out",
-        folder / "x",
-    ]
-
-
-def npz_of(folder: Path, trap: Trap) -> list[str | Path]:
-    content = bytes_of(lambda file: np.savez(file, data=np.array([trap], dtype=object)))
-    for name in ("train_data_batch_1.npz", "val_data.npz"):
-        source_of(folder, name, content)
-    return [
-        "prepare",
-        "imagenet32",
-        "--allow-partial",
-        "--source",
-        folder / "in",
-        "--out",
-        folder / "x",
-    ]
-
-
 def prepared(folder: Path, run_dir: Path, trap: Trap) -> list[str | Path]:
     shutil.copytree(run_dir / "data", folder / "in")
     np.save(folder / "in" / "test.npy", np.array([trap], dtype=object), allow_pickle=True)
@@ -178,9 +142,7 @@ TRAPS: dict[str, tuple[Callable[[Path, Path, Trap], list[str | Path]], int, str]
         "model.safetensors",
     ),
     "model of torch.save": (
-        lambda t, r, trap: sampling(
-            shared(t, bytes_of(lambda f: torch.save(trap, f)))
-        ),
+        lambda t, r, trap: sampling(shared(t, bytes_of(lambda f: torch.save(trap, f)))),
         1,
         "model.safetensors",
     ),
@@ -196,17 +158,8 @@ TRAPS: dict[str, tuple[Callable[[Path, Path, Trap], list[str | Path]], int, str]
         2,
         "train.npy",
     ),
-    "npz batch": (lambda t, r, trap: npz_of(t, trap), 2, "train_data_batch_1.npz"),
     "prepared data": (prepared, 2, "test.npy"),
     "picture": (lambda t, r, trap: source_of(t, "x.png", pickle.dumps(trap)), 2, "x.png"),
-    "CIFAR-10": (
-        lambda t, r, trap: [
-            *("prepare", "cifar10", "--out", t / "x", "--source"),
-            Path(source_of(t, "data_batch_1", pickle.dumps(trap))[3]),
-        ],
-        2,
-        "pickles",
-    ),
 }
 
 
@@ -222,19 +175,6 @@ def test_no_file_runs_code(capsys: Out, run_dir: Path, tmp_path: Path, kind: str
 def test_the_trap_works(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(Trap(tmp_path / "marker")))
     assert (tmp_path / "marker").exists()
-
-
-def test_the_values_of_an_lmdb_are_pictures(capsys: Out, tmp_path: Path) -> None:
-    """They are decoded while the set is written, so that something half done stays."""
-    png(tmp_path / "bomb.png", 20_000, 8)
-    bomb, trap = (tmp_path / "bomb.png").read_bytes(), pickle.dumps(Trap(tmp_path / "marker"))
-    for value, reason in {bomb: "exceeds limit", trap: "not an image"}.items():
-        shutil.rmtree(tmp_path / "in", ignore_errors=True)
-        assert run([*map(str, lmdb_of(tmp_path, value))]) == 2
-        error = capsys.readouterr().err
-        assert "tower_train_lmdb: key 0: " in error
-        assert reason in error
-    assert not (tmp_path / "marker").exists()
 
 
 # Pages

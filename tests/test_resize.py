@@ -71,7 +71,7 @@ def test_the_run_remembers_it(resized: tuple[Path, Path]) -> None:
 
 
 def test_what_is_dropped_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By train, which refuses what is too few for a batch, and by prepare."""
+    """By train, which refuses what is too few for a batch."""
     folder = tmp_path / "in"
     folder.mkdir()
     for i in range(4):
@@ -81,13 +81,6 @@ def test_what_is_dropped_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     error = capsys.readouterr().err
     assert told + "--crop 8 without it trains on pieces at full resolution" in error
     assert "only 2 training images (rows); --crop 8 in place of --resize takes many" in error
-    prepare = ["prepare", "images", "--source", str(folder)]
-    assert run([*prepare, "--out", str(tmp_path / "few"), "--resize", "8"]) == 0
-    out, error = capsys.readouterr()
-    assert f"{told}realnvp train images-modern --data.source {folder} --crop 8 trains" in error
-    assert f"Next: realnvp train images-modern --data.source {tmp_path / 'few'}" in out
-    assert run([*prepare, "--out", str(tmp_path / "most"), "--resize", "30x45"]) == 0
-    assert "drops" not in capsys.readouterr().err
 
 
 def test_another_size_is_another_training(
@@ -122,15 +115,3 @@ def test_arrays_are_not_scaled(tmp_path: Path, capsys: pytest.CaptureFixture[str
     np.save(tmp_path / "x.npy", np.zeros((20, 16, 16, 3), np.uint8))
     assert train(tmp_path / "x.npy", tmp_path / "run", "--resize", "8") == 2
     assert "--data.resize: is for image files" in capsys.readouterr().err
-
-
-def test_prepared_images_have_their_size(
-    resized: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder, _ = resized
-    prepared = tmp_path / "prepared"
-    flags = ["--source", str(folder), "--out", str(prepared), "--resize", "8"]
-    assert run(["prepare", "images", *flags]) == 0
-    assert train(prepared, tmp_path / "a", "--resize", "8") == 0
-    assert train(prepared, tmp_path / "b", "--resize", "16") == 2
-    assert "data.resize" in capsys.readouterr().err

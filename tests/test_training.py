@@ -25,7 +25,6 @@ from realnvp.evaluation.evaluate import evaluate
 from realnvp.evaluation.record import OfImages
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow
-from realnvp.io.checkpoint import newest_checkpoint
 from realnvp.io.files import DamagedError, lock_folder
 from realnvp.io.pretrained import load_flow
 from realnvp.io.run_dir import RunDir

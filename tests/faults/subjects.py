@@ -1,15 +1,11 @@
 """The commands that faults happen to, small, and what each of them writes."""
 
-import importlib
 import json
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
-from PIL import Image
 
 from realnvp.config import Config, DataConfig, ModelConfig, TrainConfig, to_json
 from realnvp.io.files import numbered
@@ -51,18 +47,6 @@ def training(folder: Path) -> Subject:
     )
 
 
-def preparation(folder: Path) -> Subject:
-    """A preparation of 60 pictures, in blocks of eight."""
-    pictures = folder / "pictures"
-    pictures.mkdir()
-    for i, pixels in enumerate(
-        np.random.default_rng(0).integers(256, size=(60, 32, 32)).astype(np.uint8)
-    ):
-        Image.fromarray(pixels).save(pictures / f"{i:02}.png")
-    importlib.import_module("realnvp.data.prepared").BLOCK_BYTES = 8 * 32 * 32
-    return Subject(("prepare", "images", "--source", pictures, "--out"), files_of)
-
-
 def figures(folder: Path) -> Subject:
     """Figures of a run, with their arrays."""
     train(TINY, folder / "run", device="cpu")
@@ -74,7 +58,6 @@ def figures(folder: Path) -> Subject:
 
 SUBJECTS: dict[str, Callable[[Path], Subject]] = {
     "training": training,
-    "preparation": preparation,
     "figures": figures,
 }
 

@@ -90,9 +90,7 @@ class Score:
     and none is printed.
     """
     resize: Flag = False
-    """Bring images of other sizes to the training's: the middle, its smallest side scaled, as
-    prepare images --resize SIDE.
-    """
+    """Bring images of other sizes to the training's: the middle, its smallest side scaled."""
     noise_draws: int = 1
     """Draws of the dequantization noise for each image; log p is averaged over them."""
     which: Which = "best"

@@ -284,7 +284,7 @@ def open_images(
 ) -> Opened:
     """The images of files, as `score` takes them.
 
-    resize: bring each to the flow's size, as `realnvp prepare images --resize`.
+    resize: bring each to the flow's size: scale the smallest side, cut the middle.
     reading: what to do with transparent pixels, other colours and depths, if not as in training.
 
     ValueError names all files that cannot be read.
