@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from realnvp.flows.distribution import as_distribution
     from realnvp.flows.fast import fast
     from realnvp.flows.flow import Flow
-    from realnvp.flows.guided import guided
     from realnvp.io.pretrained import load_flow, save_flow
     from realnvp.training.fit import fit
 
@@ -31,7 +30,6 @@ __all__ = [
     "build",
     "fast",
     "fit",
-    "guided",
     "load_flow",
     "quantize",
     "save_flow",
@@ -46,7 +44,6 @@ _LAZY = {
     "build": "flows.build",
     "fast": "flows.fast",
     "fit": "training.fit",
-    "guided": "flows.guided",
     "load_flow": "io.pretrained",
     "quantize": "data",
     "save_flow": "io.pretrained",

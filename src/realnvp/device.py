@@ -1,9 +1,7 @@
-"""Which device a command computes on, how exactly, and when its memory is not enough."""
+"""The device of a command, its arithmetic, and the lack of its memory."""
 
 import ctypes
-import os
 import platform
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,42 +15,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from realnvp.config.errors import ParameterError
-
-
-class Lock:
-    """Context: one thread at a time. A process that was forked meanwhile finds it open."""
-
-    def __init__(self) -> None:
-        self._renew()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._renew)
-
-    def _renew(self) -> None:
-        # A generator that garbage collection ends may come back to a lock that its thread holds.
-        self._lock = RLock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-
-def as_tensor(array: ArrayLike) -> Tensor:
-    """A copy of an array, on the CPU, which torch takes.
-
-    Its own functions refuse arrays that are reversed, as x[::-1], or of the other byte order. They
-    warn of those that may not be written to.
-
-    TypeError: it is no array of numbers.
-    """
-    found = np.asarray(array)
-    return torch.from_numpy(np.array(found, dtype=found.dtype.newbyteorder("=")))
-
-
-# torch's settings of what float32 is rounded to before a product, the general settings first: a
-# setting that was never set follows a more general one.
+# torch's settings of the type that float32 is rounded to before a product, the general settings
+# first: a setting that was never set follows a more general one.
 _backends: Any = torch.backends
 _PRECISIONS: tuple[Any, ...] = (
     _backends,
@@ -64,29 +28,27 @@ _PRECISIONS: tuple[Any, ...] = (
     _backends.mkldnn.conv,
     _backends.mkldnn.rnn,
 )
+_lock = RLock()
+_users = 0  # threads in `full_precision`
+_before: list[tuple[Any, str]] = []
+
+
+def as_tensor(array: ArrayLike) -> Tensor:
+    """A copy of an array, on the CPU, of any strides and byte order."""
+    found = np.asarray(array)
+    return torch.from_numpy(np.array(found, dtype=found.dtype.newbyteorder("=")))
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of this name. auto: cuda if there is a GPU, else cpu. ValueError: it is not there.
-
-    mps is taken when it is named: nobody has run this project on it.
-    """
-    there = {
-        "cuda": torch.cuda.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
-        "cpu": 1,
-    }
+    """The device of this name; auto: cuda if there is a GPU, else cpu. ValueError: not there."""
     if name == "auto":
-        name = "cuda" if there["cuda"] else "cpu"
-    kind, _, index = name.partition(":")
-    if not re.fullmatch(r"\w+(:\d{1,4})?", name) or int(index or 0) >= there.get(kind, 0):
-        words = (
-            f"{kind}{f':0 to {kind}:{count - 1}' if count > 1 else ''}"
-            for kind, count in there.items()
-            if count
-        )
-        raise ParameterError("device", f"{name} is not there; available: {', '.join(words)}")
-    return torch.device(name)
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: {name} is not available") from error
+    return device
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
@@ -105,48 +67,29 @@ def pinned(tensor: Tensor, device: torch.device) -> Tensor:
 def full_precision() -> Iterator[None]:
     """Context: no float32 is rounded to TF32 or bfloat16 on the way into a product.
 
-    Once the last thread has left it all settings are as they were, whichever of torch's interfaces
-    set them.
+    Once the last thread has left it, all settings are as they were.
     """
-    _full.enter()
+    global _users
+    with _lock:
+        _users += 1
+        for setting in _PRECISIONS if _users == 1 else ():
+            # The general settings are full by now: one that reads otherwise has its own value.
+            if (value := setting.fp32_precision) != "ieee":
+                _before.append((setting, value))
+                setting.fp32_precision = "ieee"
     try:
         yield
     finally:
-        _full.leave()
-
-
-class _Full:
-    """The settings of torch that all threads in `full_precision` share."""
-
-    def __init__(self) -> None:
-        self.lock, self.users, self.before = Lock(), 0, list[tuple[Any, str]]()
-
-    def enter(self) -> None:
-        with self.lock:
-            self.users += 1
-            if self.users > 1:
-                return
-            for setting in _PRECISIONS:
-                # A setting follows the general ones, which are full by now. If it reads otherwise,
-                # it has a value of its own, which we put back.
-                if (value := setting.fp32_precision) != "ieee":
-                    self.before.append((setting, value))
-                    setting.fp32_precision = "ieee"
-
-    def leave(self) -> None:
-        with self.lock:
-            self.users -= 1
-            while self.before and not self.users:
-                setting, value = self.before.pop()
+        with _lock:
+            _users -= 1
+            while _before and not _users:
+                setting, value = _before.pop()
                 setting.fp32_precision = value
-
-
-_full = _Full()
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """Context: operations on x compute in the type of their arguments."""
-    # The meta device, on which we count the memory of a training, has no autocast.
+    # The meta device has no autocast.
     if x.is_meta or not torch.is_autocast_enabled(x.device.type):  # to leave it takes 10 us
         return nullcontext()
     return torch.autocast(x.device.type, enabled=False)
@@ -173,34 +116,23 @@ def has_bfloat16(device: torch.device) -> bool:
     Of CPUs: with AMX, or AMD's AVX512-BF16. Intel's AVX512-BF16 takes twice the time of float32
     (docs/performance.md).
     """
-    if device.type == "cpu":
-        by_amd = "AuthenticAMD" in _processor()
-        return torch.cpu._is_amx_tile_supported() or (
-            by_amd and torch.cpu._is_avx512_bf16_supported()
-        )
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    by_amd = "AuthenticAMD" in _processor() and torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or by_amd)
 
 
 @cache
 def _processor() -> str:
-    """Words of the system that name the CPU's maker."""
+    """The system's description of the CPU, with its maker."""
     described = Path("/proc/cpuinfo")
     return described.read_text(errors="replace") if described.exists() else platform.processor()
 
 
-def lacking_memory(error: BaseException) -> str:
-    """'memory' or 'GPU memory' if the error says that there is not enough of it; else ''.
-
-    torch raises OutOfMemoryError for its own memory on a GPU. The driver, CUDA's libraries and
-    torch's CPU allocator raise a RuntimeError, which is recognised by its words.
-    """
-    words = str(error) if isinstance(error, RuntimeError) else ""
-    if re.search("CUDA error: out of memory|(CUBLAS|CUDNN|CUSOLVER)_STATUS_ALLOC_FAILED", words):
-        return "GPU memory"
-    if isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in words:
-        return "GPU memory"
-    lacking = re.search("DefaultCPUAllocator|out of memory", words)
-    return "memory" if lacking or isinstance(error, MemoryError) else ""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was not enough memory, on a GPU or for torch's CPU allocator."""
+    by_allocator = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return by_allocator or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def keep_freed_memory() -> None:

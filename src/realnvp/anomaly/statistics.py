@@ -90,8 +90,7 @@ def passes(
             with evaluating(flow):
                 for draw in range(noise_draws):
                     x = continued(_noisy(flow, pixels, seed, draw), flow.divisor)
-                    with tiled(flow, x.shape[2:]):
-                        found = statistics(flow, x, shape[1:])
+                    found = statistics(tiled(flow), x, shape[1:])
                     total = [*map(torch.add, total, found)] if total else [*found]
             yield Pass(pixels, *(part / noise_draws for part in total))
             done += len(pixels)

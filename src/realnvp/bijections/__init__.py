@@ -1,44 +1,41 @@
 """Invertible maps with a tractable log-determinant."""
 
 from realnvp.bijections.base import Bijection, Chain, Conditioned, data_dependent_init
-from realnvp.bijections.coupling import (
-    AdditiveCoupling,
-    AffineCoupling,
-    Elementwise,
-    SplineCoupling,
-)
+from realnvp.bijections.coupling import Additive, Affine, Coupling
 from realnvp.bijections.dequantization import (
     Dequantisation,
     JointDequantisation,
     ObliqueDequantisation,
 )
-from realnvp.bijections.linear import InvertibleLinear, Regression, SinhArcsinh
-from realnvp.bijections.masks import bitwise, channelwise, checkerboard
+from realnvp.bijections.linear import InvertibleLinear, Regression
+from realnvp.bijections.masks import bitwise, channelwise, checkerboard, none_kept
 from realnvp.bijections.multiscale import FactorOut, Squeezed, latent_levels
-from realnvp.bijections.norms import ActNorm, BatchNorm, Logit
+from realnvp.bijections.norms import ActNorm, BatchNorm, Logit, SinhArcsinh
+from realnvp.bijections.splines import RQSpline
 
 __all__ = [
     "ActNorm",
-    "AdditiveCoupling",
-    "AffineCoupling",
+    "Additive",
+    "Affine",
     "BatchNorm",
     "Bijection",
     "Chain",
     "Conditioned",
+    "Coupling",
     "Dequantisation",
-    "Elementwise",
     "FactorOut",
     "InvertibleLinear",
     "JointDequantisation",
     "Logit",
     "ObliqueDequantisation",
+    "RQSpline",
     "Regression",
     "SinhArcsinh",
-    "SplineCoupling",
     "Squeezed",
     "bitwise",
     "channelwise",
     "checkerboard",
     "data_dependent_init",
     "latent_levels",
+    "none_kept",
 ]

@@ -1,61 +1,34 @@
-"""A conditional bijection with its condition fixed."""
+"""The protocol of bijections, and how they are chained, conditioned and initialized from data."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from inspect import signature
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 
-def sum_per_example(x: Tensor) -> Tensor:
-    """(B,): the sum of each example's entries."""
-    return torch.sum(x.flatten(1), dim=1)
-
-
-def equal_shares(total: Tensor, x: Tensor) -> Tensor:
-    """The total of each example, (B,), shared equally among the entries of x, in x's shape."""
-    share = total / x[0].numel()
-    return share.view(-1, *[1] * (x.ndim - 1)).expand(x.shape)
-
-
 class Bijection(nn.Module, ABC):
     """An invertible map f of a batch x, shape (B, ...), from data to noise.
 
     One contract test checks these laws for every subclass and for composed flows:
-      z, log_det = f(x)     z.shape == x.shape, log_det.shape == (B,)
-      f.inverse(z) == x     in eval mode
+      z, log_det = f(x, context)           z.shape == x.shape, log_det.shape == (B,)
+      f.inverse(z, context) == x           in eval mode
       log_det[i] == log |det dz[i]/dx[i]|
       each example is mapped on its own, in eval mode
-      f.forward_map(x)[1]   sums to log_det, has x's shape
+      f.pointwise_log_det(x, context)[1]   has x's shape and sums to log_det
 
-    They hold for each condition `given`, (B, k). A subclass whose map depends on it takes it as the
-    second parameter of `forward` and `_inverse`.
+    context, (B, k): the embedded condition of each example; None without a condition.
     """
 
-    uses_context = False
-    """Whether the map depends on a condition."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls.uses_context = "context" in signature(cls.forward).parameters
-
-    def __call__(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """z = f(x) and log |det dz/dx| of each example, given a condition."""
-        if context is None or not self.uses_context:
-            return super().__call__(x)
-        return super().__call__(x, context)
-
     @abstractmethod
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """z = f(x) and log |det dz/dx| of each example."""
 
     def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """z = f(x) and each entry's share of log_det, of x's shape. Here: equal shares."""
+        """z = f(x) and the terms of log_det by entry of x. Default: equal shares."""
         z, log_det = self(x, context)
         return z, equal_shares(log_det, x)
 
@@ -63,49 +36,23 @@ class Bijection(nn.Module, ABC):
         """x with f(x) = z. RuntimeError in training mode, where batch norm depends on the batch."""
         if self.training:
             raise RuntimeError("inverse (decode, sample) needs eval mode: call flow.eval() first")
-        if context is None or not self.uses_context:
-            return self._inverse(z)
-        return self._inverse(z, context)  # type: ignore[call-arg]  # `takes_given`: it has one more
+        return self._inverse(z, context)
 
     @abstractmethod
-    def _inverse(self, z: Tensor) -> Tensor:
-        """What a subclass writes: x with f(x) = z."""
+    def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """The inverse, as a subclass implements it."""
 
 
-class DataDependentInit(Bijection):
-    """A bijection whose weights can be set by the first batch that it sees."""
+class PointwiseBijection(Bijection):
+    """A bijection that implements `pointwise_log_det`; `forward` sums its terms."""
 
-    waits_for_data = True
-    """False: `starting` passes this layer over."""
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z, terms = self.pointwise_log_det(x, context)
+        return z, sum_per_example(terms)
 
     @abstractmethod
-    def initialize_from(self, x: Tensor) -> None:
-        """Set the weights by a batch x, (B, C, ...), of all processes together.
-
-        A layer that takes a condition is given it here, too.
-        """
-
-
-@contextmanager
-def data_dependent_init(module: nn.Module) -> Iterator[dict[DataDependentInit, RemovableHandle]]:
-    """Context: each layer that `starts_from_data` starts from the first batch that reaches it.
-
-    Gives the layers that still wait for their batch, with their hooks.
-    """
-    waiting: dict[DataDependentInit, RemovableHandle] = {}
-
-    def start(layer: DataDependentInit, inputs: tuple[Tensor, ...]) -> None:
-        waiting.pop(layer).remove()
-        layer.initialize_from(*inputs)
-
-    for layer in module.modules():
-        if isinstance(layer, DataDependentInit) and layer.waits_for_data:
-            waiting[layer] = layer.register_forward_pre_hook(start)
-    try:
-        yield waiting
-    finally:
-        for handle in waiting.values():
-            handle.remove()
+    def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """z = f(x) and the terms of log_det by entry of x."""
 
 
 class Chain(Bijection):
@@ -138,49 +85,10 @@ class Chain(Bijection):
         return z
 
 
-def reference_tensor(module: nn.Module, default: Tensor | None = None) -> Tensor:
-    """A tensor of the module, for its type and device.
-
-    default: what a module without tensors gives. None: an empty tensor on the CPU.
-    """
-    tensors = chain(module.parameters(), module.buffers())
-    return next(tensors, torch.empty(0, device="cpu") if default is None else default)
-
-
-def float64_like(module: nn.Module) -> Tensor:
-    """An empty float64 tensor on the module's device; float32 on Apple's, which lacks float64.
-
-    z and log-det are kept in float64 when we evaluate, sample or draw, whatever the networks' type.
-    The inverse then calls the networks with the numbers of the forward pass, so their own rounding
-    does not matter. One image in 10^4 has a number that the networks' type rounds to the other
-    neighbour on the way back. float64 costs little, for z has few channels.
-    """
-    device = reference_tensor(module).device
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    return torch.empty(0, dtype=dtype, device=device)
-
-
-def in_float64(x: Tensor) -> Tensor:
-    """x in float64: on its device, or on the CPU if the device, Apple's, lacks float64."""
-    return x.cpu().double() if x.device.type == "mps" else x.double()
-
-
-def in_the_networks_dtype(
-    net: nn.Module, x: Tensor, mask: Tensor, context: Tensor | None = None
-) -> Tensor:
-    """net(x, mask), computed in the type of the network's weights and returned in x's type.
-
-    So z and log-det keep the type of x. With a condition it is net(x, mask, given).
-    """
-    dtype = reference_tensor(net, x).dtype
-    condition = () if context is None else (context.to(dtype),)
-    return net(x.to(dtype), mask, *condition).to(x.dtype)
-
-
 class Conditioned(Bijection):
-    """f(x | c) of one c for all x: a bijection that is not conditional.
+    """f(x | c) of one c for all x: a bijection without a context.
 
-    given: (1, k), the numbers of c.
+    context: (1, k), the embedded c.
     """
 
     def __init__(self, bijection: Bijection, context: Tensor) -> None:
@@ -188,11 +96,87 @@ class Conditioned(Bijection):
         self.bijection = bijection
         self.context = nn.Buffer(context, persistent=False)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.bijection(x, self.context.expand(x.shape[0], -1))
 
     def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.bijection.pointwise_log_det(x, self.context.expand(x.shape[0], -1))
 
-    def _inverse(self, z: Tensor) -> Tensor:
+    def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         return self.bijection.inverse(z, self.context.expand(z.shape[0], -1))
+
+
+class DataDependentInit(Bijection):
+    """A bijection whose weights can be set from the first batch (`data_dependent_init`)."""
+
+    waits_for_data = True
+    """False: `data_dependent_init` leaves this layer as it is."""
+
+    @abstractmethod
+    def initialize_from(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Set the weights from a batch x, (B, C, ...), of all processes together."""
+
+
+@contextmanager
+def data_dependent_init(module: nn.Module) -> Iterator[dict[DataDependentInit, RemovableHandle]]:
+    """Context: each `DataDependentInit` layer is set from the first batch that reaches it.
+
+    Yields the layers that have not seen a batch yet, with their hooks.
+    """
+    waiting: dict[DataDependentInit, RemovableHandle] = {}
+
+    def initialize(layer: DataDependentInit, inputs: tuple[Tensor, ...]) -> None:
+        waiting.pop(layer).remove()
+        layer.initialize_from(*inputs)
+
+    for layer in module.modules():
+        if isinstance(layer, DataDependentInit) and layer.waits_for_data:
+            waiting[layer] = layer.register_forward_pre_hook(initialize)
+    try:
+        yield waiting
+    finally:
+        for handle in waiting.values():
+            handle.remove()
+
+
+def sum_per_example(x: Tensor) -> Tensor:
+    """(B,): the sum of each example's entries."""
+    return torch.sum(x.flatten(1), dim=1)
+
+
+def equal_shares(total: Tensor, x: Tensor) -> Tensor:
+    """The total of each example, (B,), shared equally among the entries of x, in x's shape."""
+    share = total / x[0].numel()
+    return share.view(-1, *[1] * (x.ndim - 1)).expand(x.shape)
+
+
+def reference_tensor(module: nn.Module, default: Tensor | None = None) -> Tensor:
+    """A tensor of the module, for its type and device.
+
+    default: the result for a module without tensors; None: an empty tensor on the CPU.
+    """
+    tensors = chain(module.parameters(), module.buffers())
+    return next(tensors, torch.empty(0, device="cpu") if default is None else default)
+
+
+def float64_like(module: nn.Module) -> Tensor:
+    """An empty float64 tensor on the module's device.
+
+    z and log-det are float64 in evaluation and sampling, whatever the type of the networks. The
+    inverse then calls the networks with the numbers of the forward pass, so that their own rounding
+    cancels. float64 costs little, since z has few channels.
+    """
+    return torch.empty(0, dtype=torch.float64, device=reference_tensor(module).device)
+
+
+def in_the_networks_dtype(
+    net: nn.Module, x: Tensor, mask: Tensor, context: Tensor | None = None
+) -> Tensor:
+    """net(x, mask, context), computed in the type of the net's weights and returned in x's type.
+
+    Without a context: net(x, mask).
+    """
+    dtype = reference_tensor(net, x).dtype
+    if context is None:
+        return net(x.to(dtype), mask).to(x.dtype)
+    return net(x.to(dtype), mask, context.to(dtype)).to(x.dtype)

@@ -9,7 +9,7 @@ from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 from realnvp.bijections.base import Bijection, in_the_networks_dtype, sum_per_example
 from realnvp.bijections.masks import checkerboard
-from realnvp.bijections.splines import spline, unbent
+from realnvp.bijections.splines import inverse_rational_quadratic, rational_quadratic
 
 BENDS = 2
 STEEPEST = 4.0  # of one bend
@@ -69,7 +69,7 @@ class Dequantisation(Bijection):
         u, (raw, leans) = x - v, self.noise_numbers(v, context)
         log_slope, lean = torch.zeros_like(u), self._lean(leans, u)
         for p, q, c in bends(raw, lean):
-            u, term = spline(u, p, q, c)
+            u, term = rational_quadratic(u, p, q, c)
             log_slope = log_slope + term
         return self._placed(v, u), log_slope
 
@@ -80,7 +80,7 @@ class Dequantisation(Bijection):
         for _ in stages(z.shape[1]) if self.joint else (1,):
             lean, u = self._lean(leans, u), end
             for p, q, c in reversed(bends(raw, lean)):
-                u = unbent(u, p, q, c)
+                u = inverse_rational_quadratic(u, p, q, c)
         return self._within(v, u)
 
     def noise_numbers(

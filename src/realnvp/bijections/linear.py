@@ -1,4 +1,4 @@
-"""A map of each entry alone that shifts, scales, skews and changes the weight of tails."""
+"""Linear maps: of the channels at each pixel, and of a condition (regression)."""
 
 from itertools import pairwise
 from typing import Literal
@@ -6,9 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from realnvp.bijections.base import Bijection, DataDependentInit, in_float64, sum_per_example
+from realnvp.bijections.base import DataDependentInit
 from realnvp.device import without_autocast
-from realnvp.moments import EPS, over_processes, per_channel
+from realnvp.moments import EPS, over_processes
 
 ALIKE = 1e-3  # relative difference below which two variances count as equal
 
@@ -16,9 +16,9 @@ ALIKE = 1e-3  # relative difference below which two variances count as equal
 class InvertibleLinear(DataDependentInit):
     """z = W x at each pixel;  log_det = H W log |det W|. x is (B, C, ...).
 
-    W starts as a random rotation R. Inside `starting` the first batch makes W a whitening, with
-    principal axes U of variances e. The channels of z are then uncorrelated, which couplings would
-    take hundreds of steps to learn. starts_as:
+    W starts as a random rotation R. Inside `data_dependent_init` the first batch makes W a
+    whitening, with principal axes U of variances e. The channels of z are then uncorrelated, which
+    couplings would take hundreds of steps to learn. starts_as:
 
         axes       W = e^(-1/2) U', the largest variance first: for channels of images
         symmetric  W = U e^(-1/2) U', which turns as little as possible: for columns of a table
@@ -43,17 +43,17 @@ class InvertibleLinear(DataDependentInit):
         self.waits_for_data = starts_as != "rotation"
         self.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(channels, channels)))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        log_det = torch.linalg.slogdet(in_float64(self.weight)).logabsdet.to(x.dtype).to(x.device)
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        log_det = torch.linalg.slogdet(self.weight.double()).logabsdet.to(x.dtype)
         return _product(self.weight, x), (x[0, 0].numel() * log_det).expand(x.shape[0])
 
-    def _inverse(self, z: Tensor) -> Tensor:
+    def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         # inv_ex does not look whether W is singular (x is then not finite): a GPU would wait.
-        return _product(torch.linalg.inv_ex(in_float64(self.weight)).inverse, z)
+        return _product(torch.linalg.inv_ex(self.weight.double()).inverse, z)
 
     @torch.no_grad()
-    def initialize_from(self, x: Tensor) -> None:
-        h = in_float64(x).transpose(0, 1).flatten(1)
+    def initialize_from(self, x: Tensor, context: Tensor | None = None) -> None:
+        h = x.double().transpose(0, 1).flatten(1)
         numbers = over_processes(h.new_full((), h.shape[1]))
         h = h - over_processes(h.sum(1, keepdim=True)) / numbers
         covariance = over_processes(h @ h.T) / numbers
@@ -63,11 +63,11 @@ class InvertibleLinear(DataDependentInit):
         variances, axes = (part.flip(-1) for part in torch.linalg.eigh(covariance.cpu()))
         whitening = axes * (variances + EPS).rsqrt() @ axes.T
         if self.starts_as == "axes":
-            whitening = _turned(axes, variances, self.weight.cpu().double()) @ whitening
+            whitening = _aligned(axes, variances, self.weight.cpu().double()) @ whitening
         self.weight.copy_(whitening)
 
 
-def _turned(axes: Tensor, variances: Tensor, towards: Tensor) -> Tensor:
+def _aligned(axes: Tensor, variances: Tensor, towards: Tensor) -> Tensor:
     """Principal axes as rows, turned to be nearest to the rows of `towards`.
 
     Only axes of equal variances turn, within the space that they span. The orthonormal basis of the
@@ -98,9 +98,9 @@ def _product(weight: Tensor, x: Tensor) -> Tensor:
 class Regression(DataDependentInit):
     """z = x - A c;  log_det = 0. x is (B, D), the condition c is (B, k).
 
-    A is zero, until the first batch inside `starting` makes it the least squares solution for rows
-    whose x and c are standardised; of classes, one-hot, these are their means. Without a condition
-    it is the identity.
+    A is zero. Inside `data_dependent_init` the first batch, of standardized x and c, sets it to the
+    least squares solution; for one-hot classes these are the means of the classes. Without a
+    condition the layer is the identity.
     """
 
     def __init__(self, dim: int, context: int) -> None:
@@ -123,46 +123,8 @@ class Regression(DataDependentInit):
     def initialize_from(self, x: Tensor, context: Tensor | None = None) -> None:
         if context is None:
             return
-        h, c = in_float64(x), in_float64(context)
+        h, c = x.double(), context.double()
         squares, products = over_processes(c.T @ c), over_processes(c.T @ h)
         # Few rows say little: count one more row for each column of c, with x = 0.
         ridge = torch.eye(len(squares), dtype=squares.dtype, device=squares.device) * len(squares)
         self.weight.copy_(torch.linalg.solve(squares + ridge, products).T)
-
-
-class SinhArcsinh(Bijection):
-    """z = sinh(exp(t) asinh(u) + e) with u = exp(l) x + m, of each entry (Jones & Pewsey 2009).
-
-    log_det = sum of t + l + log(1 + z^2) / 2 - log(1 + u^2) / 2.
-
-    x is (B, C, ...). Four weights for each channel, zeros in a fresh layer, the identity:
-    shift m, log_scale l, skew e, log_tail t. t > 0: what is far out in x is further out in z.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.shift = nn.Parameter(torch.zeros(channels))
-        self.log_scale = nn.Parameter(torch.zeros(channels))
-        self.skew = nn.Parameter(torch.zeros(channels))
-        self.log_tail = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z, terms = self.pointwise_log_det(x)
-        return z, sum_per_example(terms)
-
-    def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        m, log_scale, e, t = self._weights(x)
-        u = log_scale.exp() * x + m
-        z = torch.sinh(t.exp() * torch.asinh(u) + e)
-        return z, t + log_scale + (torch.log1p(z.square()) - torch.log1p(u.square())) / 2
-
-    def _inverse(self, z: Tensor) -> Tensor:
-        m, log_scale, e, t = self._weights(z)
-        u = torch.sinh(torch.exp(-t) * (torch.asinh(z) - e))
-        return torch.exp(-log_scale) * (u - m)
-
-    def _weights(self, x: Tensor) -> list[Tensor]:
-        return [
-            per_channel(weight, x)
-            for weight in (self.shift, self.log_scale, self.skew, self.log_tail)
-        ]

@@ -1,4 +1,4 @@
-"""The two partitions of section 3.4, and one for vectors: b in eq 9.
+"""Masks b of eq 9: the two partitions of section 3.4, one for vectors, and none.
 
 True: passed through unchanged. Masks are functions of the shape, so no weight and no buffer has a
 spatial size.
@@ -38,6 +38,11 @@ def bitwise(shape: Sequence[int], device: torch.device, *, bit: int, flip: bool 
     # tensors are not to be kept.
     make = _bits.__wrapped__ if torch.compiler.is_compiling() else _bits
     return make(size, place, flip, device)
+
+
+def none_kept(shape: Sequence[int], device: torch.device) -> Tensor:
+    """False: every entry changes, by the context alone."""
+    return torch.zeros((), dtype=torch.bool, device=device)
 
 
 @lru_cache(maxsize=256)

@@ -10,36 +10,33 @@ from realnvp.bijections.base import Bijection
 class Squeezed(Bijection):
     """unsqueeze . f . squeeze: f sees (4C, H/2, W/2), each 2x2 square of pixels as channels.
 
-    log_det is f's.
-    by_colour: the channels of the checkerboard's even squares come first, then the odd squares'. So
-    a channel-wise coupling is a checkerboard coupling at half the resolution.
+    by_color: the even squares of the checkerboard come first, then the odd squares. A channel-wise
+    coupling is then a checkerboard coupling at half the resolution.
     """
 
-    def __init__(self, bijection: Bijection, *, by_colour: bool = False) -> None:
+    def __init__(self, bijection: Bijection, *, by_color: bool = False) -> None:
         super().__init__()
         self.bijection = bijection
-        self.by_colour = by_colour
+        self.by_color = by_color
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z, log_det = self.bijection(self._squeeze(x), context)
-        return self._unsqueeze(z), log_det
+        z, log_det = self.bijection(self.squeeze(x), context)
+        return self.unsqueeze(z), log_det
 
     def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z, log_det = self.bijection.pointwise_log_det(self._squeeze(x), context)
-        return self._unsqueeze(z), self._unsqueeze(log_det)
+        z, log_det = self.bijection.pointwise_log_det(self.squeeze(x), context)
+        return self.unsqueeze(z), self.unsqueeze(log_det)
 
     def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        return self._unsqueeze(self.bijection.inverse(self._squeeze(z), context))
+        return self.unsqueeze(self.bijection.inverse(self.squeeze(z), context))
 
-    def _squeeze(self, x: Tensor) -> Tensor:
-        return (
-            torch.cat([even_squares(x), odd_squares(x)], dim=1)
-            if self.by_colour
-            else pixel_unshuffle(x, 2)
-        )
+    def squeeze(self, x: Tensor) -> Tensor:
+        if not self.by_color:
+            return pixel_unshuffle(x, 2)
+        return torch.cat([even_squares(x), odd_squares(x)], dim=1)
 
-    def _unsqueeze(self, h: Tensor) -> Tensor:
-        return from_squares(*h.chunk(2, dim=1)) if self.by_colour else pixel_shuffle(h, 2)
+    def unsqueeze(self, h: Tensor) -> Tensor:
+        return from_squares(*h.chunk(2, dim=1)) if self.by_color else pixel_shuffle(h, 2)
 
 
 class FactorOut(Bijection):

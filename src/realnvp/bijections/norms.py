@@ -1,12 +1,13 @@
-"""From pixels to reals (section 4.1)."""
+"""Maps of each entry alone: normalization of channels, pixels to reals, and the tails."""
 
 import math
 from math import prod
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from realnvp.bijections.base import Bijection, DataDependentInit, sum_per_example
+from realnvp.bijections.base import Bijection, DataDependentInit, PointwiseBijection
 from realnvp.moments import EPS, MovingMoments, batch_moments, per_channel
 
 
@@ -22,16 +23,15 @@ class BatchNorm(Bijection):
         super().__init__()
         self.moments = MovingMoments(channels, momentum=momentum)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean, var = self._moments(x)
-        log_det = -0.5 * (var + EPS).log().expand(x.shape[1:]).sum()
-        return (x - mean) * (var + EPS).rsqrt(), log_det.expand(x.shape[0])
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z, terms = self.pointwise_log_det(x)
+        return z, terms[0].sum().expand(x.shape[0])
 
     def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         mean, var = self._moments(x)
         return (x - mean) * (var + EPS).rsqrt(), -0.5 * (var + EPS).log().expand(x.shape)
 
-    def _inverse(self, z: Tensor) -> Tensor:
+    def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         mean, var = self._moments(z)
         return z * (var + EPS).sqrt() + mean
 
@@ -45,8 +45,8 @@ class ActNorm(DataDependentInit):
     log_det = -H W sum over channels of log_scale.
 
     x is (B, C, ...). mean and log_scale are weights, so training, evaluation and inverse agree,
-    whatever the batch. A fresh layer is the identity. Inside `starting` the first batch sets both:
-    exp(2 log_scale) = var + eps.
+    whatever the batch. A fresh layer is the identity. Inside `data_dependent_init` the first batch
+    sets both: exp(2 log_scale) = var + eps.
     """
 
     def __init__(self, channels: int, *, eps: float = EPS) -> None:
@@ -55,7 +55,7 @@ class ActNorm(DataDependentInit):
         self.mean = nn.Parameter(torch.zeros(channels))
         self.log_scale = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         mean, log_scale = self._weights(x)
         log_det = -prod(x.shape[2:]) * log_scale.sum()
         return (x - mean) * torch.exp(-log_scale), log_det.expand(x.shape[0])
@@ -64,7 +64,7 @@ class ActNorm(DataDependentInit):
         mean, log_scale = self._weights(x)
         return (x - mean) * torch.exp(-log_scale), -log_scale.expand(x.shape)
 
-    def _inverse(self, z: Tensor) -> Tensor:
+    def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         mean, log_scale = self._weights(z)
         return z * log_scale.exp() + mean
 
@@ -72,15 +72,15 @@ class ActNorm(DataDependentInit):
         return [per_channel(weight, x) for weight in (self.mean, self.log_scale)]
 
     @torch.no_grad()
-    def initialize_from(self, x: Tensor) -> None:
+    def initialize_from(self, x: Tensor, context: Tensor | None = None) -> None:
         mean, var = batch_moments(x)  # over all processes, so that all start alike
         self.mean.copy_(mean)
         rounding = (4 * torch.finfo(mean.dtype).eps * mean).square()  # of a constant
         self.log_scale.copy_(0.5 * torch.where(var > rounding, var + self.eps, 1).log())
 
 
-class Logit(Bijection):
-    """z = log p - log(1 - p), p = a + (1 - 2a) x / levels.
+class Logit(PointwiseBijection):
+    """z = log p - log(1 - p), p = a + (1 - 2a) x / levels (section 4.1).
 
     log_det = sum of log(1 - 2a) - log levels - log p - log(1 - p).
 
@@ -92,21 +92,53 @@ class Logit(Bijection):
 
     def __init__(self, *, alpha: float = 0.05, levels: int = 256) -> None:
         super().__init__()
-        self.alpha = alpha
-        self.levels = levels
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z, terms = self.pointwise_log_det(x)
-        return z, sum_per_example(terms)
+        self.alpha, self.levels = alpha, levels
 
     def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         p = self.alpha + (1 - 2 * self.alpha) * x / self.levels
         eps = torch.finfo(x.dtype).eps
         outside = (p < -4 * eps) | (p > 1 + 4 * eps)
-        p = p.clamp(eps, 1 - eps)  # what rounding pushed onto 0 or 1 comes back
+        p = p.clamp(eps, 1 - eps)  # rounding may have reached 0 or 1
         log_p, log_q = p.log(), torch.log1p(-p)
         constant = math.log1p(-2 * self.alpha) - math.log(self.levels)
         return log_p - log_q, (constant - log_p - log_q).masked_fill(outside, -math.inf)
 
-    def _inverse(self, z: Tensor) -> Tensor:
+    def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         return self.levels * (z.sigmoid() - self.alpha) / (1 - 2 * self.alpha)
+
+
+class SinhArcsinh(PointwiseBijection):
+    """z = sinh(b), b = exp(t) asinh(u) + e, u = exp(l) x + m, of each entry (Jones & Pewsey 2009).
+
+    log_det = sum of t + l + log cosh b - log cosh asinh u.
+
+    x is (B, C, ...). Four weights for each channel, zeros in a fresh layer, the identity:
+    shift m, log_scale l, skew e, log_tail t. t > 0: the tails of z are wider than those of x.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(channels))
+        self.log_scale = nn.Parameter(torch.zeros(channels))
+        self.skew = nn.Parameter(torch.zeros(channels))
+        self.log_tail = nn.Parameter(torch.zeros(channels))
+
+    def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        m, log_scale, e, t = self._weights(x)
+        a = torch.asinh(log_scale.exp() * x + m)
+        b = t.exp() * a + e
+        return torch.sinh(b), t + log_scale + log_cosh(b) - log_cosh(a)
+
+    def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        m, log_scale, e, t = self._weights(z)
+        u = torch.sinh(torch.exp(-t) * (torch.asinh(z) - e))
+        return torch.exp(-log_scale) * (u - m)
+
+    def _weights(self, x: Tensor) -> list[Tensor]:
+        weights = (self.shift, self.log_scale, self.skew, self.log_tail)
+        return [per_channel(weight, x) for weight in weights]
+
+
+def log_cosh(x: Tensor) -> Tensor:
+    """log cosh(x), finite wherever x is; log(1 + sinh(x)^2) / 2 overflows."""
+    return x.abs() + F.softplus(-2 * x.abs()) - math.log(2)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -13,7 +13,9 @@ NARROWEST = 1e-3  # of [0, 1]
 STEEPEST = 1e2
 
 
-def spline(u: Tensor, p: Tensor, q: Tensor, c: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
+def rational_quadratic(
+    u: Tensor, p: Tensor, q: Tensor, c: Tensor | float = 1.0
+) -> tuple[Tensor, Tensor]:
     """u' and log du'/du of the map of [0, 1] to itself with slope p at 0 and slope q at 1.
 
     It maps the odds r = u / (1 - u) to r (p + c r) / (1 + c q r). c decides where the slope turns
@@ -25,8 +27,8 @@ def spline(u: Tensor, p: Tensor, q: Tensor, c: Tensor | float = 1.0) -> tuple[Te
     return u * (p * w + c * u) / whole, slope.log() - 2 * whole.log()
 
 
-def unbent(u: Tensor, p: Tensor, q: Tensor, c: Tensor | float = 1.0) -> Tensor:
-    """The inverse of `bent`, exact but for rounding."""
+def inverse_rational_quadratic(u: Tensor, p: Tensor, q: Tensor, c: Tensor | float = 1.0) -> Tensor:
+    """The inverse of `rational_quadratic`, exact but for rounding."""
     w = 1 - u
     # The odds r solve c w r^2 + b r - u = 0. No digits cancel: this root has no difference.
     b = p * w - c * q * u
@@ -36,14 +38,14 @@ def unbent(u: Tensor, p: Tensor, q: Tensor, c: Tensor | float = 1.0) -> Tensor:
 
 @dataclass(frozen=True)
 class RQSpline:
-    """s(x exp(l) + m) of each entry of x, with a monotone spline s.
+    """T(x) = s(x exp(l) + m): an affine map, then a monotone spline s (Durkan et al. 2019).
 
-    s has K bins in [-END, END], each of them `bent`, and is the identity outside. Its knots
-    (x_k, y_k) and the slopes there decide it. Slopes at the ends are 1, so that the derivative of
-    s has no jump anywhere.
+    s has `bins` bins in [-END, END], each of them `rational_quadratic`, and is the identity
+    outside. Its knots (x_k, y_k) and the slopes there decide it. Slopes at the ends are 1, so that
+    the derivative of s has no jump anywhere.
 
     shift, log_scale: m and l.
-    x, y, slopes: (..., K + 1), at the knots; x and y rise.
+    x, y, slopes: (..., bins + 1), at the knots; x and y rise.
     """
 
     shift: Tensor
@@ -52,39 +54,42 @@ class RQSpline:
     y: Tensor
     slopes: Tensor
 
+    bins: ClassVar[int] = 16
+    outputs: ClassVar[int] = 3 * bins + 1
+    bounded: ClassVar[bool] = True
+
     @classmethod
-    def of(cls, raw: Tensor, bound: Tensor) -> Self:
-        """Made of any raw numbers, (..., 3K + 1): m, l, K widths, K heights, K - 1 slopes.
+    def of(cls, raw: Tensor, bound: Tensor | float) -> Self:
+        """The spline of raw, (B, outputs * C, ...): m, l, widths, heights and inner slopes.
 
         Zeros: the identity. l = bound * tanh(raw). Widths and heights are at least a thousandth of
         the whole, slopes at the knots within a factor of 100 of 1.
         """
-        bins = raw.shape[-1] // 3
-        shift, scale, widths, heights, slopes = torch.split(
-            raw, [1, 1, bins, bins, bins - 1], dim=-1
-        )
+        raw = raw.unflatten(1, (cls.outputs, -1)).movedim(1, -1)
+        sizes = [1, 1, cls.bins, cls.bins, cls.bins - 1]
+        shift, scale, widths, heights, slopes = torch.split(raw, sizes, dim=-1)
         most = math.log(STEEPEST)
         return cls(
             shift[..., 0],
-            bound.to(raw) * scale[..., 0].tanh(),
+            bound * scale[..., 0].tanh(),
             _knots(widths),
             _knots(heights),
             F.pad(most * torch.tanh(slopes / most), (1, 1)).exp(),
         )
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """s(x exp(l) + m) of each entry, and the log of its derivative."""
+        """z = T(x) and log dz/dx of each entry."""
         x = x * self.log_scale.exp() + self.shift
         left, width, bottom, height, p, q = self._bin(self.x, x)
-        u, log_slope = spline(((x - left) / width).clamp(0, 1), p, q)
+        u, log_slope = rational_quadratic(((x - left) / width).clamp(0, 1), p, q)
         inside = x.abs() < END
         z = torch.where(inside, bottom + height * u, x)
         return z, self.log_scale + torch.where(inside, log_slope + (height / width).log(), 0)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """x with s(x exp(l) + m) = z."""
+        """x with T(x) = z."""
         left, width, bottom, height, p, q = self._bin(self.y, z)
-        u = unbent(((z - bottom) / height).clamp(0, 1), p, q)
+        u = inverse_rational_quadratic(((z - bottom) / height).clamp(0, 1), p, q)
         x = torch.where(z.abs() < END, left + width * u, z)
         return (x - self.shift) * torch.exp(-self.log_scale)
 
@@ -104,8 +109,7 @@ class RQSpline:
 
 
 def _knots(raw: Tensor) -> Tensor:
-    """K + 1 rising numbers from -END to END."""
-    bins = raw.shape[-1]
-    shares = NARROWEST + (1 - bins * NARROWEST) * raw.softmax(-1)
-    inner = shares[..., :-1].cumsum(-1)
+    """Rising numbers from -END to END, one more than the raw widths between them."""
+    widths = NARROWEST + (1 - raw.shape[-1] * NARROWEST) * raw.softmax(-1)
+    inner = widths[..., :-1].cumsum(-1)
     return END * (2 * F.pad(F.pad(inner, (1, 0)), (0, 1), value=1.0) - 1)

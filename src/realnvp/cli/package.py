@@ -44,7 +44,7 @@ class Export:
     """Write one function of a flow as an ONNX file, for images of the training's size, any
     number at once.
 
-    log_prob, log_prob_map and encode take x = v + u, pixels with their noise; decode takes z and
+    log_prob, pixel_log_prob and encode take x = v + u, pixels with their noise; decode takes z and
     gives x. Nothing is rounded.
 
     Example: realnvp export runs/photos --onnx log_prob.onnx
@@ -54,7 +54,7 @@ class Export:
     onnx: Path
     """The .onnx file to write."""
     call: Literal[
-        "log_prob", "log_prob_map", "encode", "decode", "mixture_log_prob", "class_log_probs"
+        "log_prob", "pixel_log_prob", "encode", "decode", "mixture_log_prob", "class_log_probs"
     ] = "log_prob"
     """Which function; the last two of flows given classes, whose other functions take the class,
     an integer, as a second input."""

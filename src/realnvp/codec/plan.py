@@ -10,11 +10,10 @@ from torch import Tensor
 
 from realnvp.bijections import (
     ActNorm,
-    AdditiveCoupling,
-    AffineCoupling,
     BatchNorm,
     Bijection,
     Chain,
+    Coupling,
     Dequantisation,
     FactorOut,
     InvertibleLinear,
@@ -135,8 +134,8 @@ def integer_steps(f: Bijection, delta: Tensor, *, large: bool = False) -> tuple[
                 steps.append(step)
             return Several(steps), delta
         case Squeezed():
-            inner, delta = integer_steps(f.bijection, f._squeeze(delta[None])[0], large=large)
-            return InSquares(f, inner), f._unsqueeze(delta[None])[0]
+            inner, delta = integer_steps(f.bijection, f.squeeze(delta[None])[0], large=large)
+            return InSquares(f, inner), f.unsqueeze(delta[None])[0]
         case FactorOut():
             inner, odd = integer_steps(f.bijection, odd_squares(delta[None])[0], large=large)
             return OfOddSquares(inner), from_squares(even_squares(delta[None]), odd[None])[0]
@@ -147,7 +146,7 @@ def integer_steps(f: Bijection, delta: Tensor, *, large: bool = False) -> tuple[
         case InvertibleLinear():
             mix = Mix(f.weight.detach(), of_channels(delta), large=large)
             return mix, mix.delta[:, None, None].expand_as(delta)
-        case AffineCoupling() | AdditiveCoupling():
+        case Coupling():
             return Coupled(f, delta), delta
     raise ValueError(f"{type(f).__name__} has none")
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from realnvp.bijections import AdditiveCoupling, AffineCoupling, Squeezed
+from realnvp.bijections import Additive, Coupling, Squeezed
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
 from realnvp.codec.exact import exact_nets
 from realnvp.codec.rounding import Rounding, certain, nearest, within_limit
@@ -74,10 +74,10 @@ class InSquares:
         self.layer, self.step = layer, step
 
     def forward(self, x: Tensor, stack: Stack, context: Conditioned = None) -> Tensor:
-        return self.layer._unsqueeze(self.step.forward(self.layer._squeeze(x), stack, context))
+        return self.layer.unsqueeze(self.step.forward(self.layer.squeeze(x), stack, context))
 
     def inverse(self, z: Tensor, stack: Stack, context: Conditioned = None) -> Tensor:
-        return self.layer._unsqueeze(self.step.inverse(self.layer._squeeze(z), stack, context))
+        return self.layer.unsqueeze(self.step.inverse(self.layer.squeeze(z), stack, context))
 
     def constants(self) -> Iterator[Integers]:
         return self.step.constants()
@@ -126,7 +126,7 @@ class Coupled:
     This modular scale transform [van den Berg et al. 2021, IDF++] is exact for any R.
     """
 
-    def __init__(self, layer: AdditiveCoupling | AffineCoupling, delta: Tensor) -> None:
+    def __init__(self, layer: Coupling, delta: Tensor) -> None:
         self.layer, self.delta, self.step = layer, delta, of_channels(delta)[:, None, None]
         # An exact network sees the step in float32: that is equal on all machines.
         self.seen = self.step.float().double() if exact_nets(layer) else self.step
@@ -151,7 +151,7 @@ class Coupled:
         """What changes, R of each number that does (None: it is additive), and the shifts."""
         changed, (shift, *raw) = self._said(x, context)
         shift = rounded(shift / self.step.expand_as(x)[changed])
-        if isinstance(self.layer, AdditiveCoupling):
+        if self.layer.transform is Additive:
             return changed, None, shift
         scale = raw[0].tanh_().mul_(self.layer.bound).exp_()
         return changed, rounded(scale.mul_(S).clamp_(1, 1 << 16)), shift

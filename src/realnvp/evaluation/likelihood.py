@@ -18,7 +18,7 @@ from realnvp.config.fields import AT_LEAST_ONE, check_number
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, in_bits_per_dim, unit_of
 from realnvp.data import dequantize
 from realnvp.device import as_tensor, moved
-from realnvp.flows.context import Classes, part_of
+from realnvp.flows.context import Classes
 from realnvp.flows.flow import Flow, batch_that_fits, evaluating, refuse_fast
 from realnvp.progress import chunks
 from realnvp.random import Purpose, uniform
@@ -219,7 +219,9 @@ def log_probs(
     c = None if mixture else flow.condition_of_each(context, len(images))
 
     def density(x: Tensor, rows: slice) -> Tensor:
-        return flow.mixture_log_prob(x) if mixture else flow.log_prob(x, *part_of(c, rows))
+        if mixture:
+            return flow.mixture_log_prob(x)
+        return flow.log_prob(x, None if c is None else c[rows])
 
     with evaluating(flow):
         for batch in chunks(len(images), batch_size):
@@ -242,7 +244,7 @@ def _of_rows(flow: Flow, rows: Tensor, context: Any) -> Tensor:
     with evaluating(flow):
         for chunk in chunks(len(rows), size):
             part = moved(rows[chunk].to(state.dtype), state.device)
-            parts.append(flow.log_prob(part, *part_of(c, chunk)))
+            parts.append(flow.log_prob(part, None if c is None else c[chunk]))
         return torch.cat(parts)
 
 

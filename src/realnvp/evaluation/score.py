@@ -69,8 +69,8 @@ def picture_map(
     with evaluating(flow):
         for draw in range(noise_draws):
             x = continued(noisy(flow, picture, seed, draw), flow.divisor)
-            with tiled(flow, x.shape[2:], memory=memory, report=report):
-                z, terms = flow.bijection.pointwise_log_det(x, flow.embed_context(context, 1))
+            strips = tiled(flow, memory=memory).bijection
+            z, terms = strips.pointwise_log_det(x, flow.embed_context(context, 1))
             del x
             for rows in chunks(height, ROWS):
                 nats = terms[:, :, rows] + prior_map(flow.prior, z[:, :, rows])

@@ -10,7 +10,7 @@ import numpy as np
 
 from realnvp.config import Config, Kind, nearest
 from realnvp.config.errors import ParameterError
-from realnvp.device import lacking_memory
+from realnvp.device import is_out_of_memory
 from realnvp.figures import diagnostics as trust
 from realnvp.figures import paper, points
 from realnvp.figures.drawing import Drawing, TrainedRun
@@ -128,7 +128,7 @@ def drawn_figures(
 
 def _why_not(error: Exception) -> str:
     """Why a figure could not be drawn; '' if the error is about more than that figure."""
-    if lacking_memory(error):
+    if is_out_of_memory(error):
         return "not enough memory for it"
     return str(error) if isinstance(error, ValueError | DamagedError) else ""
 

@@ -1,8 +1,8 @@
-"""What a flow is given: c of p(x | c), checked, and as the numbers that the networks see."""
+"""The condition c of p(x | c): a class or columns, parsed, and embedded for the networks."""
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,41 +11,30 @@ from torch import Tensor, nn
 
 from realnvp.bijections import ActNorm, Chain
 from realnvp.bijections.base import float64_like
-from realnvp.config import Config, nearest
-from realnvp.config.errors import count_of, enumerated
+from realnvp.config import Config
 from realnvp.config.resolve import context_columns_of, embed_context
-from realnvp.device import as_tensor
 from realnvp.random import Purpose, generator
 
 
 class Condition(nn.Module, ABC):
-    """The kind of c that a flow is given: a class, or columns."""
+    """The kind of c: `Classes` or `Columns`."""
 
     dims: int
     """Dimensions of one c."""
 
     @abstractmethod
     def parse(self, context: Any, count: int) -> Tensor:
-        """c of each of `count` x, as a tensor. One c stands for all. ValueError: it makes no sense.
+        """c of each of `count` x, as a tensor. One c stands for all.
 
-        Values of a GPU's tensor are looked at in eval mode only, since training would wait.
+        ValueError: no such class, or another shape. Values of a GPU's tensor are not checked in
+        training, which would wait for the GPU.
         """
-
-    @property
-    @abstractmethod
-    def wanted(self) -> str:
-        """Words for what c can be."""
 
     @abstractmethod
     def forward(self, context: Tensor) -> Tensor:
-        """(B, k): what the networks see of c."""
+        """(B, k): c as the networks see it."""
 
-    @abstractmethod
-    def example(self, x: Tensor) -> Tensor:
-        """A c for each x, as whoever traces a flow needs it."""
-
-    def may_look(self, context: Tensor) -> bool:
-        """Whether the values of this tensor are to be checked."""
+    def _may_look(self, context: Tensor) -> bool:
         if torch.compiler.is_compiling() or context.is_meta:
             return False
         return context.device.type == "cpu" or not self.training
@@ -65,61 +54,51 @@ class Classes(Condition):
         self.log_priors = nn.Buffer(torch.full((count,), -math.log(count)))
 
     def parse(self, context: Any, count: int) -> Tensor:
-        c = _tensor(context, names=self._index).to(self.log_priors.device)
-        if c.is_floating_point() or c.is_complex() or c.dtype == torch.bool:
-            raise ValueError(f"given: classes are names or integers, got {c.dtype}")
-        c = c.long()  # torch compares no other unsigned integers than uint8
-        if c.numel() == 1:
-            c = c.reshape(1).expand(count)
-        if c.ndim != 1 or c.shape[0] != count:
-            raise ValueError(
-                f"given: expected a class for all, or {count} classes, got shape {tuple(c.shape)}"
-            )
-        if self.may_look(c):
-            for end in torch.aminmax(c):
-                if not 0 <= int(end) < len(self.names):
-                    raise ValueError(f"given: there is no class of index {int(end)}; {self.wanted}")
+        if not isinstance(context, Tensor):
+            values = np.asarray(context)
+            if values.dtype.kind in "OU":
+                values = np.vectorize(self._index, otypes=[np.int64])(values)
+            context = torch.as_tensor(values)
+        if context.is_floating_point() or context.dtype == torch.bool:
+            raise ValueError(f"context: classes are names or integers, got {context.dtype}")
+        c = context.to(self.log_priors.device).long()
+        c = c.reshape(1).expand(count) if c.numel() == 1 else c
+        if c.shape != (count,):
+            raise ValueError(f"context: expected {count} classes, got shape {tuple(c.shape)}")
+        if self._may_look(c) and ((c < 0) | (c >= len(self.names))).any():
+            raise ValueError(f"context: classes are 0 to {len(self.names) - 1}")
         return c
+
+    def _index(self, name: str) -> int:
+        if name not in self.names:
+            raise ValueError(f"context: no class {name!r}; there are {', '.join(self.names)}")
+        return self.names.index(name)
 
     def forward(self, context: Tensor) -> Tensor:
         classes = torch.arange(len(self.names), device=context.device)
         return (context[:, None] == classes).to(self.log_priors.dtype)
 
-    def example(self, x: Tensor) -> Tensor:
-        return torch.zeros(len(x), dtype=torch.int64, device=x.device)
-
     def count(self, context: Tensor) -> None:
-        """Let the priors be the shares of the classes in a training's data."""
+        """Set the priors to the frequencies of the classes in a training's data."""
         counts = torch.bincount(context.flatten().cpu(), minlength=len(self.names))
         self.log_priors.copy_((counts.double() / counts.sum()).log())
 
     def joint(self, log_probs: Sequence[Tensor]) -> Tensor:
-        """(B, K): log p(c) + log p(x | c), of the latter, (B,), of each class."""
+        """(B, K): log p(c) + log p(x | c), from the latter of each class, (B,)."""
         return torch.stack([*log_probs], dim=1) + self.log_priors.to(log_probs[0])
 
     def draw(self, indices: range, seed: int) -> Tensor:
         """Classes of samples of the mixture, by log_priors: functions of the seed and the index."""
-        shares = self.log_priors.double().exp().cumsum(0).cpu()
+        cumulative = self.log_priors.double().exp().cumsum(0).cpu()
         u = [generator(seed, Purpose.CLASS, index=i).random() for i in indices]
-        drawn = torch.searchsorted(shares, shares.new_tensor(u), right=True)
-        return drawn.clamp(max=len(shares) - 1).to(self.log_priors.device)
-
-    def _index(self, name: str) -> int:
-        if name not in self.names:
-            hint = nearest(name, self.names)
-            raise ValueError(f"given: there is no class {name!r}{hint}; {self.wanted}")
-        return self.names.index(name)
-
-    @property
-    def wanted(self) -> str:
-        names, more = self.names[:12], len(self.names) - 12
-        return f"the classes are {', '.join(names)}" + (f" and {more} more" if more > 0 else "")
+        drawn = torch.searchsorted(cumulative, cumulative.new_tensor(u), right=True)
+        return drawn.clamp(max=len(cumulative) - 1).to(self.log_priors.device)
 
 
 class Columns(Condition):
-    """c is columns of numbers, (B, k). Networks see them standardised by the training's rows.
+    """c is columns of numbers, (B, k). Networks see them standardized by the training's rows.
 
-    The standardisation is two layers, as that of x in flows of vectors: weights are float32.
+    The standardization is two layers, as that of x in flows of vectors: weights are float32.
     """
 
     dims = 1
@@ -131,78 +110,36 @@ class Columns(Condition):
 
     def parse(self, context: Any, count: int) -> Tensor:
         exact, columns = float64_like(self), len(self.names)
-        c = _tensor(context).to(exact.device)
-        if c.is_complex():
-            raise ValueError(f"given: columns are real numbers, got {c.dtype}")
-        if not c.is_floating_point():
-            c = c.to(exact)
-        if columns == 1 and c.shape in ((), (count,)):
+        c = context if isinstance(context, Tensor) else torch.as_tensor(np.array(context))
+        c = c.to(exact if not c.is_floating_point() else exact.device)
+        if columns == 1 and c.ndim < 2:
             c = c.reshape(-1, 1)
-        if c.ndim == 1 and c.shape[0] == columns:
-            c = c[None]
-        if c.ndim == 2 and c.shape[0] == 1:
-            c = c.expand(count, -1)
+        if c.shape in ((columns,), (1, columns)):
+            c = c.expand(count, columns)
         if c.shape != (count, columns):
-            raise ValueError(
-                f"given: expected ({count}, {columns}) numbers, or ({columns},) for all, "
-                f"got shape {tuple(c.shape)}"
-            )
-        # A sum that is finite has finite terms. It is the quickest look.
-        if self.may_look(c) and not c.sum().isfinite() and len(bad := (~c.isfinite()).nonzero()):
-            row, column = bad[0].tolist()
-            raise ValueError(
-                f"given: row {row}, {self.names[column]}: must be finite, got {c[row, column]:g}"
-            )
+            expected = f"({count}, {columns}) or ({columns},)"
+            raise ValueError(f"context: expected shape {expected}, got {tuple(c.shape)}")
+        # A sum that is finite has finite terms, and is quick.
+        if self._may_look(c) and not c.sum().isfinite() and not c.isfinite().all():
+            raise ValueError("context: has NaN or infinite numbers")
         return c
 
-    def example(self, x: Tensor) -> Tensor:
-        return x.new_zeros(len(x), len(self.names))
-
-    @property
-    def wanted(self) -> str:
-        return f"c is {count_of(len(self.names), 'column')} of numbers, {enumerated(self.names)}"
-
     def forward(self, context: Tensor) -> Tensor:
-        numbers, _ = self.standardize(context)
-        return numbers
-
-
-def part_of(c: Tensor | None, rows: Any) -> tuple[Tensor, ...]:
-    """c of some x, as the arguments that follow them: `log_prob(x[rows], *part_of(c, rows))`."""
-    return () if c is None else (c[rows],)
-
-
-def _tensor(context: Any, names: Callable[[str], int] | None = None) -> Tensor:
-    """A tensor of numbers, from whatever numpy takes for an array of them.
-
-    names: the number of each text. None: texts are refused.
-    """
-    if isinstance(context, Tensor):
-        return context
-    try:
-        values = np.asarray(context)
-        if values.dtype.kind == "O":
-            values = values.astype(str if names else float)
-    except (TypeError, ValueError):
-        raise ValueError("given: is no array of numbers") from None
-    if values.dtype.kind == "U" and names:
-        values = np.array([names(str(name)) for name in values.flat]).reshape(values.shape)
-    if values.dtype.kind not in "biuf":
-        raise ValueError(f"given: must be numbers, got {values.dtype}")
-    return as_tensor(values)
+        standardized, _ = self.standardize(context)
+        return standardized
 
 
 def standardization(columns: int) -> list[ActNorm]:
-    """Two layers, not trained, that standardise columns once they have started from data.
+    """Two layers, not trained, that standardize columns once they are initialized from data.
 
     Two, since weights are float32: in a column of 1.7e9 +- 10 (seconds since 1970) the second
-    layer subtracts what rounding left of the mean.
+    layer subtracts the rounding error of the first layer's mean.
     """
     return [ActNorm(columns, eps=0.0).requires_grad_(False) for _ in range(2)]
 
 
 def condition_of(config: Config) -> Condition | None:
-    """What a flow of a (resolved) configuration is given. None: nothing."""
+    """The condition of a flow of a (resolved) configuration. None: not conditional."""
     context = config.model.context_dim
     if not context:
         return None

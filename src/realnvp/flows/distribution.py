@@ -9,7 +9,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
 from realnvp.bijections.base import reference_tensor
-from realnvp.flows.flow import Flow, check_is_flow
+from realnvp.flows.flow import Flow
 
 
 def as_distribution(
@@ -24,19 +24,18 @@ def as_distribution(
     It follows the flow's weights, for which log_prob and rsample have gradients. Samples follow
     torch's global generator (`torch.manual_seed`) and need the flow in eval mode.
 
-    shape: the event_shape, of one x; None: the training data's. ValueError if there is none.
-    given: c of a conditional flow: one, or several, (n,) classes or (n, k) columns, for a
+    shape: the event_shape, of one x; None: the training data's.
+    context: c of a conditional flow: one, or several, (n,) classes or (n, k) columns, for a
         distribution of batch_shape (n,).
     validate_args: as torch.distributions'.
     """
-    check_is_flow(flow)
     several = flow.condition is not None and np.ndim(context) > flow.condition.dims
     c = flow.condition_of_each(context, len(context) if several else 1)
     if c is not None and not several:
         c = c.squeeze(0)
     return FlowDistribution(
         flow,
-        flow.sample_shape(shape),
+        flow.event_shape(shape),
         (len(context),) if several else (),
         context=c,
         validate_args=validate_args,
@@ -92,7 +91,7 @@ class FlowDistribution(Distribution):
         """log p(value) in nats, (*sample_shape, *batch_shape); value is (..., *event_shape)."""
         if self._validate_args:
             self._validate_sample(value)
-        return self._of_each(self.flow.log_prob, value, ()) + value.new_zeros(self.batch_shape)
+        return self._map(self.flow.log_prob, value, ()) + value.new_zeros(self.batch_shape)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """(*sample_shape, *batch_shape, *event_shape): x = g(z), with gradients for the weights."""
@@ -100,11 +99,11 @@ class FlowDistribution(Distribution):
         count = shape[: len(shape) - len(self.event_shape)].numel()
         seed = int(torch.randint(2**63 - 1, ()))
         z = self.flow.latents(range(count), self.event_shape, seed) if count else torch.empty(0)
-        return self._of_each(self.flow.decode, z.view(shape), self.event_shape).to(
+        return self._map(self.flow.decode, z.view(shape), self.event_shape).to(
             reference_tensor(self.flow)
         )
 
-    def _of_each(self, function: Callable[..., Tensor], x: Tensor, event: Sequence[int]) -> Tensor:
+    def _map(self, function: Callable[..., Tensor], x: Tensor, event: Sequence[int]) -> Tensor:
         """Apply a function of (B, *event_shape) to x, (..., *event_shape); gives (..., *event)."""
         leading, context = x.shape[: x.ndim - len(self.event_shape)], self.context
         if context is not None:

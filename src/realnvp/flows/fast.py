@@ -53,7 +53,7 @@ def fast(flow: Flow, *, dtype: torch.dtype | None = None) -> Flow:
             "fast: only flows of images have convolutions to fold; this one is as fast as it gets"
         )
     copied = copy.deepcopy(flow, copies)  # it takes the fast networks as copies it made
-    copied.exact, copied.made_by = False, "realnvp.fast, in low precision"
+    copied.exact = False
     return copied.eval().requires_grad_(False)
 
 

@@ -1,6 +1,5 @@
-"""Flows of vectors, for tables and points, which start as the Gaussian of their data."""
+"""Image flows with the layers of later flows, and flows of vectors for tables and points."""
 
-from collections.abc import Callable
 from functools import partial
 
 from numpy.typing import ArrayLike
@@ -11,20 +10,22 @@ from realnvp.bijections import (
     BatchNorm,
     Bijection,
     Chain,
-    Elementwise,
+    Coupling,
     FactorOut,
     InvertibleLinear,
     Regression,
+    RQSpline,
     SinhArcsinh,
     Squeezed,
     bitwise,
+    none_kept,
 )
 from realnvp.bijections.base import float64_like
 from realnvp.config import ModelConfig, coarser
 from realnvp.device import as_tensor
 from realnvp.flows.context import standardization
 from realnvp.flows.flow import Flow, initialize_from
-from realnvp.flows.paper import coupling, half_coupling
+from realnvp.flows.paper import MakeNet, coupling, half_coupling
 from realnvp.nets.convnet import MLP, ConvNet
 from realnvp.nets.layers import MatrixConv
 
@@ -32,48 +33,43 @@ from realnvp.nets.layers import MatrixConv
 def modern(model: ModelConfig, channels: int) -> Chain:
     """f with the paper's scales and the layers of later flows (Glow), for x of (C, H, W).
 
-    Each scale repeats act norm, learned mixing and a checkerboard coupling at half the resolution,
-    then factors half of the result out.
+    Each scale repeats act norm, a learned linear map of the channels and a checkerboard coupling at
+    half the resolution, then factors half of the result out.
 
-    Before that a last coupling changes the half that is factored out, given the half that goes on.
-    So the prior of a scale is a Gaussian conditional on all coarser scales, and all latents stay
-    N(0, I).
+    Before that a last coupling changes the half that is factored out, conditional on the half that
+    goes on. The prior of a scale is then a Gaussian conditional on all coarser scales, and all
+    latents stay N(0, I).
     """
     net = partial(ConvNet, 2 * channels, model.width, num_blocks=model.num_blocks)
-    context = partial(net, context=model.context_dim)
+    context_net = partial(net, context=model.context_dim)
     layers: list[Bijection] = []
     for left in reversed(range(model.num_couplings)):
         layers += [
             ActNorm(4 * channels),
             InvertibleLinear(4 * channels),
             half_coupling(
-                model, net if left % model.given_every else context, 4 * channels, flip=False
+                model, net if left % model.given_every else context_net, 4 * channels, flip=False
             ),
         ]
     if model.num_scales == 1:
-        return Chain([Squeezed(Chain([*layers, ActNorm(4 * channels)]), by_colour=True)])
-    prior = [ActNorm(4 * channels), half_coupling(model, context, 4 * channels, flip=True)]
+        return Chain([Squeezed(Chain([*layers, ActNorm(4 * channels)]), by_color=True)])
+    prior = [ActNorm(4 * channels), half_coupling(model, context_net, 4 * channels, flip=True)]
     return Chain(
         [
-            Squeezed(Chain([*layers, *prior]), by_colour=True),
+            Squeezed(Chain([*layers, *prior]), by_color=True),
             FactorOut(modern(coarser(model), 2 * channels)),
         ]
     )
 
 
-def matrices(flow: Flow) -> list[Tensor]:
-    """The networks' weights that are matrices, (out, in), which Muon trains."""
-    return [m.weight for m in flow.modules() if isinstance(m, MatrixConv | nn.Linear)]
-
-
 def vector(model: ModelConfig, dim: int) -> Chain:
-    """f for x of (D,): pairs of couplings with fully connected networks, a learned mixing between.
+    """f for x of (D,): pairs of couplings with fully connected networks, linear maps between.
 
     A pair divides the entries by one bit of their index, both ways. First come the data's
-    standardisation, which is not trained, and their whitening, which is.
-    Given c, a linear regression on c stands between both, so that a flow starts as the Gaussian of
-    its data given c. One column, given others, is one spline. A calibrated flow ends with a map of
-    each latent, which `training.calibrate` fits.
+    standardization, which is not trained, and their whitening, which is.
+    With a condition c, a linear regression on c stands between both, so that a flow starts as the
+    Gaussian of its data given c. One column given c is one spline. A calibrated flow ends with a
+    map of each latent, which `training.fit.calibrate` fits.
     """
     layers: list[Bijection] = [*standardization(dim)]
     net = partial(
@@ -87,7 +83,7 @@ def vector(model: ModelConfig, dim: int) -> Chain:
     if model.context_dim:
         layers.append(Regression(dim, model.context_dim))
     if dim == 1 and (model.context_dim or model.coupling == "spline"):
-        layers += [ActNorm(dim), Elementwise(net(Elementwise.NUMBERS))]
+        layers += [ActNorm(dim), Coupling(none_kept, net(RQSpline.outputs), RQSpline)]
     else:
         layers += _couplings(model, net, dim)
     if model.calibrated:
@@ -95,7 +91,7 @@ def vector(model: ModelConfig, dim: int) -> Chain:
     return Chain(layers)
 
 
-def _couplings(model: ModelConfig, net: Callable[[int], nn.Module], dim: int) -> list[Bijection]:
+def _couplings(model: ModelConfig, net: MakeNet, dim: int) -> list[Bijection]:
     layers: list[Bijection] = []
     for i in range(model.num_couplings):
         if i % 2 == 0:
@@ -106,10 +102,15 @@ def _couplings(model: ModelConfig, net: Callable[[int], nn.Module], dim: int) ->
     return layers
 
 
-def standardize(flow: Flow, rows: ArrayLike, *, context: ArrayLike | None = None) -> Flow:
-    """The flow itself, its first layers set to standardise and whiten the rows, (N, D).
+def matrices(flow: Flow) -> list[Tensor]:
+    """The networks' weights that are matrices, (out, in), which Muon trains."""
+    return [m.weight for m in flow.modules() if isinstance(m, MatrixConv | nn.Linear)]
 
-    given: c of each row, which is standardised, too.
+
+def standardize(flow: Flow, rows: ArrayLike, *, context: ArrayLike | None = None) -> Flow:
+    """The flow itself, its first layers set to standardize and whiten the rows, (N, D).
+
+    context: c of each row, which is standardized, too.
     """
     initialize_from(flow, as_tensor(rows).to(float64_like(flow)), context)
     return flow

@@ -7,23 +7,33 @@ import torch
 from torch import Tensor, nn
 
 from realnvp.bijections import (
-    AdditiveCoupling,
-    AffineCoupling,
+    Additive,
+    Affine,
     BatchNorm,
     Bijection,
     Chain,
+    Coupling,
     FactorOut,
-    SplineCoupling,
+    RQSpline,
     Squeezed,
     channelwise,
     checkerboard,
 )
 from realnvp.bijections.base import reference_tensor
+from realnvp.bijections.coupling import Transform
 from realnvp.bijections.masks import Mask
 from realnvp.config import ModelConfig, coarser
 from realnvp.flows.flow import Flow
 from realnvp.nets.layers import WeightNormConv
 from realnvp.nets.resnet import ChannelSplitNet, ResNet
+
+TRANSFORMS: dict[str, type[Transform]] = {
+    "affine": Affine,
+    "additive": Additive,
+    "spline": RQSpline,
+}
+MakeNet = Callable[[int], nn.Module]
+"""A function from a number of outputs, of each pixel or row, to a network."""
 
 
 def multiscale(model: ModelConfig, channels: int) -> Chain:
@@ -46,48 +56,26 @@ def multiscale(model: ModelConfig, channels: int) -> Chain:
 
 def checkerboard_couplings(model: ModelConfig, channels: int, count: int) -> list[Bijection]:
     """Couplings with alternating checkerboards, each followed by batch norm of its whole output."""
-    net = partial(
-        ResNet,
-        channels,
-        model.width,
-        num_blocks=model.num_blocks,
-        momentum=model.momentum,
-        see_mask=True,
-        context=model.context_dim,
-    )
-    return [
-        layer
-        for i in range(count)
-        for layer in (
-            coupling(model, partial(checkerboard, flip=i % 2 == 1), net, channels, bound=0.0),
-            BatchNorm(channels, momentum=model.momentum),
-        )
-    ]
+    net = _resnet(model, channels, see_mask=True)
+    layers: list[Bijection] = []
+    for i in range(count):
+        mask = partial(checkerboard, flip=i % 2 == 1)
+        layers.append(coupling(model, mask, net, channels, bound=0.0))
+        layers.append(BatchNorm(channels, momentum=model.momentum))
+    return layers
 
 
 def channelwise_couplings(model: ModelConfig, channels: int, count: int) -> list[Bijection]:
     """Couplings that change the channels' second, first, second ... half, each with batch norm."""
-    net = partial(
-        ResNet,
-        channels // 2,
-        model.width,
-        num_blocks=model.num_blocks,
-        momentum=model.momentum,
-        context=model.context_dim,
-    )
-    return [
-        layer
-        for i in range(count)
-        for layer in (
-            half_coupling(model, net, channels, flip=i % 2 == 1),
-            BatchNorm(channels, momentum=model.momentum),
-        )
-    ]
+    net = _resnet(model, channels // 2)
+    layers: list[Bijection] = []
+    for i in range(count):
+        layers.append(half_coupling(model, net, channels, flip=i % 2 == 1))
+        layers.append(BatchNorm(channels, momentum=model.momentum))
+    return layers
 
 
-def half_coupling(
-    model: ModelConfig, net: Callable[[int], nn.Module], channels: int, *, flip: bool
-) -> Bijection:
+def half_coupling(model: ModelConfig, net: MakeNet, channels: int, *, flip: bool) -> Coupling:
     """A channel-wise coupling whose network sees the kept half alone.
 
     It changes the second half. flip: the first.
@@ -101,38 +89,36 @@ def half_coupling(
 
 
 def coupling(
-    model: ModelConfig,
-    mask: Mask,
-    net: Callable[[int], nn.Module],
-    channels: int,
-    *,
-    bound: float = 1.0,
-) -> Bijection:
-    """A coupling of the model's kind.
+    model: ModelConfig, mask: Mask, net: MakeNet, channels: int, *, bound: float = 1.0
+) -> Coupling:
+    """A coupling with the model's transform.
 
-    mask: what is kept.
-    net: makes a network with so many outputs.
-    channels: how many the coupling changes.
-    bound: where the bound of the log-scale starts.
+    channels: the number of channels that the network transforms.
+    bound: initial value of the bound of the log-scale.
     """
-    if model.coupling == "additive":
-        return AdditiveCoupling(mask, net(channels))
-    if model.coupling == "spline":
-        return SplineCoupling(mask, net(SplineCoupling.NUMBERS * channels), bound=bound)
-    return AffineCoupling(mask, net(2 * channels), bound=bound)
+    transform = TRANSFORMS[model.coupling]
+    return Coupling(mask, net(transform.outputs * channels), transform, bound=bound)
 
 
 def l2_penalty(flow: Flow) -> Tensor:
     """Sum of squares of weight norm's trained gains and of the checkerboard couplings' bounds."""
-    gains = [
-        module.gain
-        for module in flow.modules()
-        if isinstance(module, WeightNormConv) and module.gain is not None
-    ]
-    bounds = [
-        module.bound
-        for module in flow.modules()
-        if isinstance(module, AffineCoupling) and not isinstance(module.net, ChannelSplitNet)
-    ]
-    zero = reference_tensor(flow).new_zeros(())
-    return torch.stack([each.square().sum() for each in [zero, *gains, *bounds]]).sum()
+    penalized = [reference_tensor(flow).new_zeros(())]
+    for module in flow.modules():
+        if isinstance(module, WeightNormConv) and module.gain is not None:
+            penalized.append(module.gain)
+    for module in flow.modules():
+        if isinstance(module, Coupling) and not isinstance(module.net, ChannelSplitNet):
+            penalized += [] if module.bound is None else [module.bound]
+    return torch.stack([each.square().sum() for each in penalized]).sum()
+
+
+def _resnet(model: ModelConfig, channels: int, *, see_mask: bool = False) -> MakeNet:
+    return partial(
+        ResNet,
+        channels,
+        model.width,
+        num_blocks=model.num_blocks,
+        momentum=model.momentum,
+        see_mask=see_mask,
+        context=model.context_dim,
+    )

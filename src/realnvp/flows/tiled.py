@@ -1,132 +1,111 @@
-"""Large images in bounded memory: layers see strips of the image.
+"""Large images in bounded memory: the networks see strips of the image.
 
-A network sees few pixels far: one for each 3x3 convolution. So a strip that overlaps its neighbours
-by so many rows gives what the whole image gives, exactly, whatever a flow's own reach is: between
+A network sees few pixels far: one for each 3x3 convolution. So a strip that overlaps its neighbors
+by so many rows gives what the whole image gives, exactly, however far the whole flow sees: between
 two layers the image is whole. It takes memory for the image, and for the networks of one strip.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
-from types import MethodType
-from typing import NamedTuple
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from realnvp.bijections import (
-    AdditiveCoupling,
-    AffineCoupling,
+    Bijection,
+    Chain,
+    Conditioned,
+    Coupling,
     Dequantisation,
     FactorOut,
     Logit,
     Squeezed,
 )
-from realnvp.bijections.base import reference_tensor
-from realnvp.device import Lock
+from realnvp.bijections.base import PointwiseBijection
+from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
 from realnvp.flows.flow import Flow
-from realnvp.progress import chunks
+from realnvp.progress import track_slices
 
-Layer = AffineCoupling | AdditiveCoupling | Dequantisation | Logit
-"""The layers that take more memory than their input and what they make of it."""
 MEMORY = 2**28  # bytes of the networks of one strip
 CACHED = 2**25  # bytes: on a CPU a strip of more is slower, unless much of it would be overlap
 PLANES = 6  # that a network holds at once, each of its width
+ENTRYWISE_PLANES = 5  # that a layer without a network holds
 
 
-class Strips(NamedTuple):
-    """How a layer cuts its input, (B, C, H, W)."""
+def tiled(flow: Flow, *, memory: int = MEMORY) -> Flow:
+    """The same flow, with the same weights, whose densities of large images take bounded memory.
 
-    rows: int
-    """Of a strip."""
-    overlap: int
-    """Rows that a strip sees of each neighbour."""
-    number: int
-
-
-class _Entrywise(NamedTuple):
-    """Of a layer that has no network: it looks at one entry at a time."""
-
-    width: int = 5
-    reach: int = 0
-
-
-ENTRYWISE = _Entrywise()
-ONE_AT_A_TIME = Lock()  # since the layers of a flow are changed for a while
-
-
-@contextmanager
-def tiled(
-    flow: Flow,
-    size: Sequence[int],
-    *,
-    memory: int = MEMORY,
-    report: Callable[[int, int], None] | None = None,
-) -> Iterator[None]:
-    """Context: the flow maps images of this size, (height, width), from data to noise in strips.
-
-    Of its layers only those whose networks would take more memory for the whole image. Networks
-    that have no `reach` see the whole image. Of several threads, one is in this context at a time.
-
-    memory: bytes for the networks of one strip.
-    report: told how many strips are done, and of how many.
+    memory: bytes for the networks of one strip. Networks that have no `reach` see the whole image.
     """
-    plans = {layer: _plan(layer, size, scale, memory) for layer, scale in _layers(flow.bijection)}
-    done, total = 0, sum(plan.number for plan in plans.values())
-
-    def count() -> None:
-        nonlocal done
-        done += 1
-        if report:
-            report(done, total)
-
-    with ONE_AT_A_TIME, ExitStack() as stack:
-        for layer, plan in plans.items():
-            layer.pointwise_log_det = partial(_forward_map, layer, plan, count)  # type: ignore[method-assign]
-            stack.callback(delattr, layer, "forward_map")
-        yield
+    bijection = Tiled(flow.bijection, memory=memory)
+    made = Flow(bijection, flow.prior, flow.config, shape=flow.shape, condition=flow.condition)
+    made.exact = flow.exact
+    return made.train(flow.training)
 
 
-def _layers(module: nn.Module, scale: int = 1) -> Iterator[tuple[Layer, int]]:
-    """The layers that have networks, and by what each sees the image scaled down."""
-    if isinstance(module, Layer):
-        yield module, scale
-    inner = 2 * scale if isinstance(module, Squeezed | FactorOut) else scale
-    for child in module.children():
-        yield from _layers(child, inner)
+class Tiled(PointwiseBijection):
+    """f itself, from data to noise in strips."""
 
+    def __init__(self, bijection: Bijection, *, memory: int = MEMORY) -> None:
+        super().__init__()
+        self.bijection, self.memory = bijection, memory
 
-def _plan(layer: Layer, size: Sequence[int], scale: int, memory: int) -> Strips:
-    height, width = size[0] // scale, size[1] // scale
-    net = getattr(layer, "net", ENTRYWISE)
-    planes, reach = getattr(net, "width", None), getattr(net, "reach", None)
-    if planes is None or reach is None:
-        return Strips(height, 0, 1)
-    squeezed = isinstance(layer, Dequantisation)  # its network sees 2x2 squares as channels
-    overlap = 2 * reach if squeezed else reach + reach % 2
-    row = 4 * PLANES * planes * width // (4 if squeezed else 1)
-    # Strips begin at even rows, where a checkerboard begins, and 2x2 squares.
-    wanted = memory // row
-    if reference_tensor(layer).device.type == "cpu":
-        wanted = min(wanted, max(CACHED // row, 8 * overlap))
-    rows = max(2, wanted // 2 * 2)
-    return Strips(rows, overlap, -(-height // rows))
+    def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._apply_layer(self.bijection, x, context)
 
+    def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.bijection.inverse(z, context)
 
-def _forward_map(
-    layer: Layer, plan: Strips, count: Callable[[], None], x: Tensor, context: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    whole = MethodType(type(layer).pointwise_log_det, layer)
-    height = x.shape[2]
-    if plan.number == 1:
-        found: tuple[Tensor, Tensor] = whole(x, context)
-        count()
-        return found
-    z, terms = torch.empty_like(x), torch.empty_like(x)
-    for rows in chunks(height, plan.rows):
-        top, bottom = max(0, rows.start - plan.overlap), min(height, rows.stop + plan.overlap)
-        mine = slice(rows.start - top, rows.stop - top)
-        z_strip, terms_strip = whole(x[:, :, top:bottom], context)
-        z[:, :, rows], terms[:, :, rows] = z_strip[:, :, mine], terms_strip[:, :, mine]
-        count()
-    return z, terms
+    def _apply_layer(
+        self, f: Bijection, x: Tensor, context: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`f.pointwise_log_det(x, context)`, whose networks see strips."""
+        match f:
+            case Chain():
+                log_det = torch.zeros_like(x)
+                for layer in f.bijections:
+                    x, terms = self._apply_layer(layer, x, context)
+                    log_det += terms
+                    del terms  # of a large image they take as much memory as the image
+                return x, log_det
+            case Conditioned():
+                return self._apply_layer(f.bijection, x, f.context.expand(len(x), -1))
+            case Squeezed():
+                z, terms = self._apply_layer(f.bijection, f.squeeze(x), context)
+                return f.unsqueeze(z), f.unsqueeze(terms)
+            case FactorOut():
+                h, terms = self._apply_layer(f.bijection, odd_squares(x), context)
+                even = even_squares(x)
+                return from_squares(even, h), from_squares(torch.zeros_like(even), terms)
+            case Coupling() | Dequantisation() | Logit():
+                return self._in_strips(f, x, context)
+        return f.pointwise_log_det(x, context)
+
+    def _in_strips(
+        self, f: Coupling | Dequantisation | Logit, x: Tensor, context: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        height = x.shape[2]
+        rows, overlap = self._strips(f, x)
+        if rows >= height:
+            return f.pointwise_log_det(x, context)
+        z, log_det = torch.empty_like(x), torch.empty_like(x)
+        for strip in track_slices(height, rows, "rows"):
+            top, bottom = max(0, strip.start - overlap), min(height, strip.stop + overlap)
+            inner = slice(strip.start - top, strip.stop - top)
+            z_strip, terms = f.pointwise_log_det(x[:, :, top:bottom], context)
+            z[:, :, strip], log_det[:, :, strip] = z_strip[:, :, inner], terms[:, :, inner]
+        return z, log_det
+
+    def _strips(self, f: Coupling | Dequantisation | Logit, x: Tensor) -> tuple[int, int]:
+        """The rows of a strip, and the rows that it sees of each neighbor."""
+        if isinstance(f, Logit):
+            planes, reach = ENTRYWISE_PLANES, 0
+        else:
+            planes, reach = getattr(f.net, "width", None), getattr(f.net, "reach", None)
+        if planes is None or reach is None:
+            return x.shape[2], 0
+        squeezed = isinstance(f, Dequantisation)  # its network sees 2x2 squares as channels
+        overlap = 2 * reach if squeezed else reach + reach % 2
+        bytes_of_row = 4 * PLANES * planes * x.shape[3] // (4 if squeezed else 1)
+        # Strips begin at even rows, where a checkerboard begins, and 2x2 squares.
+        rows = self.memory // bytes_of_row
+        if x.device.type == "cpu":
+            rows = min(rows, max(CACHED // bytes_of_row, 8 * overlap))
+        return max(2, rows // 2 * 2), overlap

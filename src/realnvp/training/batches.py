@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from realnvp.bijections.base import in_float64
 from realnvp.config import Config, DataConfig, Kind
 from realnvp.data import Rows, Split, channels_first, dequantize
 from realnvp.data.crops import Crops
@@ -25,7 +24,7 @@ def spread_of(rows: Tensor) -> Tensor:
     As in `Mixing`, the covariance of few rows is drawn towards its diagonal. So columns that depend
     on each other get noise in every direction, too.
     """
-    exact = in_float64(rows)
+    exact = rows.double()
     deviation = exact.std(0, correction=0)
     deviation = torch.where(deviation > 0, deviation, 1)
     if rows.ndim > 2:

@@ -8,11 +8,11 @@ from types import MethodType
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from realnvp.bijections import AdditiveCoupling, AffineCoupling, BatchNorm
+from realnvp.bijections import BatchNorm, Coupling
 from realnvp.flows.flow import Flow
 from realnvp.moments import restore_moments, stored_moments
 
-Layer = AffineCoupling | AdditiveCoupling | BatchNorm
+Layer = Coupling | BatchNorm
 """The layers that are worth computing again: all networks are in them."""
 
 

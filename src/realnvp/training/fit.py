@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from realnvp.bijections import Chain, SinhArcsinh
-from realnvp.bijections.base import in_float64
 from realnvp.config.errors import ParameterError, one_line
 from realnvp.config.fields import (
     AT_LEAST_ONE,
@@ -23,8 +22,7 @@ from realnvp.config.fields import (
     positive,
 )
 from realnvp.device import as_tensor
-from realnvp.flows.context import part_of
-from realnvp.flows.flow import Flow, evaluating, initialize_from, refuse_fast, warn_of_floats
+from realnvp.flows.flow import Flow, evaluating, initialize_from, refuse_fast
 from realnvp.random import Purpose, generator
 from realnvp.training.batches import spread_of
 from realnvp.training.optim import WeightAverage, rate
@@ -46,7 +44,7 @@ def calibrate(flow: Flow, x: Tensor, context: Any = None) -> None:
     if last is None or not len(x):
         return
     with evaluating(flow):
-        z = in_float64(last.inverse(flow.encode(x, context)))
+        z = last.inverse(flow.encode(x, context)).double()
     quantiles = torch.special.ndtri(
         (torch.arange(PRIOR_ROWS, device=z.device).to(z) + 0.5) / PRIOR_ROWS
     )
@@ -184,7 +182,7 @@ def fit(
             batch = train[chosen]
             blur = torch.from_numpy(random.standard_normal(batch.shape)).to(batch)
             batch = batch + (blur @ spread.T if x.ndim == 2 else spread * blur)
-            loss = -flow.log_prob(batch, *part_of(c_train, chosen)).mean()
+            loss = -flow.log_prob(batch, None if c_train is None else c_train[chosen]).mean()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.param_groups[0]["lr"] = lr * rate(
@@ -230,7 +228,7 @@ class _Best:
             )
             return
         with evaluating(self.flow):
-            nats = self.flow.log_prob(self.rows, *part_of(self.context, slice(None))).mean().item()
+            nats = self.flow.log_prob(self.rows, self.context).mean().item()
         self.seen.append(nats)
         if nats > self.nats + self.tol:
             self.improved = step
@@ -271,10 +269,8 @@ def _check_rows(flow: Flow, x: Tensor) -> None:
     if not x.isfinite().all():
         raise ParameterError("x", "must be finite")
     check_size(x)
-    flow.check_batch(x)
     if flow.config and flow.config.data.levels and bool((x == x.floor()).all()):
         raise ParameterError("x", f"whole numbers; {NOISY}")
-    warn_of_floats(x, flow.config)
 
 
 def check_size(x: Tensor, names: Sequence[str] | None = None) -> None:
