@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def write_folder(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def write_tar(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
+def write_tar(path: Path, files: dict[str, bytes], mode: Literal["w", "w:gz"] = "w") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, mode) as tar:
         for name, content in files.items():
@@ -89,12 +90,10 @@ def prepared(name: str, source: Path, out: Path, *flags: str) -> dict[str, Pixel
     return {path.stem: np.load(path) for path in out.glob("*.npy")}
 
 
-def refused(
-    capsys: Out, name: str, source: Path, out: Path, word: str, *flags: str, code: int = 2
-) -> None:
+def refused(capsys: Out, name: str, source: Path, out: Path, word: str, *flags: str) -> None:
     """The command ends with one line that names the culprit, and writes nothing."""
     before = set(out.parent.rglob("*"))
-    assert run(["prepare", name, "--source", str(source), "--out", str(out), *flags]) == code
+    assert run(["prepare", name, "--source", str(source), "--out", str(out), *flags]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert word in line
     assert set(out.parent.rglob("*")) == before
@@ -466,6 +465,7 @@ def test_bad_lsun(capsys: Out, tmp_path: Path) -> None:
     data.unlink()
     write_lmdb(source / "tower_train_lmdb", [*scenes(1), pickle.dumps(Trap(tmp_path / "marker"))])
     refused(capsys, "lsun-tower", source, out, "tower_train_lmdb/001", "--allow-partial")
+    assert not (tmp_path / "marker").exists()
 
 
 def test_training_crops_the_stored_squares_at_random(tmp_path: Path) -> None:

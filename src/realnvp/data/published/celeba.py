@@ -6,9 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from realnvp.data.dataset import Pixels
-from realnvp.data.folder import is_image
 from realnvp.data.published.prepare import LabeledImage, Published, decode_images, files_in
 
+# From torchvision's source.
+MD5 = {
+    "img_align_celeba.zip": "00d2c5bc6d35e252742224ab0c1e8fcb",
+    "list_eval_partition.txt": "d32c9cbf5e040fd4025c592c306e6668",
+}
 COUNTS = {"train": 162_770, "validation": 19_867, "test": 19_962}
 PARTITION = "list_eval_partition.txt"
 SPLITS = {"0": "train", "1": "validation", "2": "test"}
@@ -18,12 +22,12 @@ SIDE = 64
 def read_celeba(source: Path) -> Published:
     """Read a folder with img_align_celeba, a folder or .zip, and list_eval_partition.txt."""
     version = "img_align_celeba"
-    return Published(_read_faces(source), {version: COUNTS}, version)
+    return Published(_read_faces(source), {version: COUNTS}, version, md5=MD5)
 
 
 def _read_faces(source: Path) -> Iterator[LabeledImage]:
     split_of = _read_partition(source)
-    files = files_in(source, lambda path: is_image(path.name))
+    files = files_in(source, r"img_align_celeba/.*\.jpg", r"img_align_celeba\.zip")
     for path, face in decode_images(files, lambda pixels, _: crop_and_scale(pixels)):
         if path.name not in split_of:
             raise ValueError(f"{path}: there twice, or not in {PARTITION}")
@@ -34,7 +38,7 @@ def _read_faces(source: Path) -> Iterator[LabeledImage]:
 
 def _read_partition(source: Path) -> dict[str, str]:
     """{file name: split}."""
-    found = next(files_in(source, lambda path: path.name == PARTITION), None)
+    found = next(files_in(source, PARTITION), None)
     if found is None:
         raise ValueError(f"{source}: no {PARTITION}")
     path, content = found

@@ -6,7 +6,6 @@ become test.npy.
 """
 
 import io
-import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -18,16 +17,16 @@ from realnvp.data.published.prepare import File, LabeledImage, Published, decode
 
 OLD, NEW = "van den Oord 2016 (the paper's)", "Chrabaszcz 2017 (not the paper's)"
 COUNTS = {OLD: {"train": 1_281_149, "test": 49_999}, NEW: {"train": 1_281_167, "test": 50_000}}
-BATCH = re.compile(r"(train_data_batch_\d+|val_data)\.npz")
-SPLITS = {"train": "train", "valid": "test"}
 
 
 def read_imagenet(source: Path, side: int) -> Published:
     """Read npz batches, or PNG files in train_SxS and valid_SxS; in folders, zips or tars."""
-    batches = files_in(source, lambda path: bool(BATCH.fullmatch(path.name)))
+    batches = files_in(source, r"(train_data_batch_\d+|val_data)\.npz", rf"Imagenet{side}_.*\.zip")
     if first := next(batches, None):
         return Published(_read_batches(chain([first], batches), side), {NEW: COUNTS[NEW]}, OLD)
-    return Published(_read_pictures(source, side), COUNTS, OLD)
+    folder = f"(train|valid)_{side}x{side}"
+    pictures = files_in(source, rf"{folder}/.*\.png", rf"{folder}\.(tar|zip)")
+    return Published(_read_pictures(pictures, side), COUNTS, OLD)
 
 
 def _read_batches(batches: Iterable[File], side: int) -> Iterator[LabeledImage]:
@@ -46,16 +45,11 @@ def _read_batches(batches: Iterable[File], side: int) -> Iterator[LabeledImage]:
             yield split, image, None
 
 
-def _read_pictures(source: Path, side: int) -> Iterator[LabeledImage]:
-    folder = re.compile(rf"(train|valid)_{side}x{side}")
-
+def _read_pictures(pictures: Iterable[File], side: int) -> Iterator[LabeledImage]:
     def check(pixels: Pixels, _: int) -> Pixels:
         if pixels.shape[:2] != (side, side):
             raise ValueError(f"{pixels.shape[0]}x{pixels.shape[1]}, not {side}x{side}")
         return pixels
 
-    files = files_in(source, lambda path: path.suffix == ".png" and bool(folder.search(str(path))))
-    for path, pixels in decode_images(files, check):
-        match = folder.search(str(path))
-        assert match
-        yield SPLITS[match[1]], pixels, None
+    for path, pixels in decode_images(pictures, check):
+        yield "train" if f"train_{side}x{side}" in path.parts else "test", pixels, None

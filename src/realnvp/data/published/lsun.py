@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from realnvp.data.dataset import Pixels
-from realnvp.data.folder import is_image
 from realnvp.data.images import centre, smallest_side
 from realnvp.data.published.prepare import File, LabeledImage, Published, decode_images, files_in
 from realnvp.random import Purpose, generator
@@ -45,7 +44,7 @@ def _read_scenes(folders: dict[str, Path], seed: int) -> Iterator[LabeledImage]:
         if (folder / "data.mdb").exists():
             files = _read_lmdb(folder)
         else:
-            files = files_in(folder, lambda path: is_image(path.name))
+            files = files_in(folder, r".*\.(webp|jpg|jpeg|png)")
         crop = partial(random_square, seed=seed) if split == "train" else middle
         for _, image in decode_images(files, crop):
             yield split, image, None

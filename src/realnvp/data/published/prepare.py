@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -30,13 +30,6 @@ LabeledImage = tuple[str, Pixels, int | None]
 """Split, pixels (H, W, 3), and class index; None: the data set has no classes."""
 File = tuple[PurePosixPath, bytes]
 """Path and content."""
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
-# From the publishers' pages, or torchvision's source.
-MD5 = {
-    "cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530",
-    "img_align_celeba.zip": "00d2c5bc6d35e252742224ab0c1e8fcb",
-    "list_eval_partition.txt": "d32c9cbf5e040fd4025c592c306e6668",
-}
 RGB = DecodeOptions(color_mode="rgb", bit_depth=8)
 IN_FLIGHT = 1024  # image files in memory
 
@@ -51,6 +44,8 @@ class Published:
     paper_version: str
     """The version that the paper's bits/dim are about."""
     class_names: tuple[str, ...] | None = None
+    md5: Mapping[str, str] = field(default_factory=dict)
+    """Published checksums by file name."""
 
 
 def write_published(
@@ -66,7 +61,7 @@ def write_published(
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out}: is not empty")
     if not allow_partial:
-        _check_md5(source)
+        _check_md5(source, found.md5)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         folder = Path(temporary) / out.name
@@ -97,13 +92,13 @@ def write_published(
     return about
 
 
-def _check_md5(source: Path) -> None:
-    for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
-        if path.name in MD5:
+def _check_md5(source: Path, published: Mapping[str, str]) -> None:
+    for name, expected in published.items():
+        for path in [source] if source.name == name else source.rglob(name):
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "md5").hexdigest()
-            if digest != MD5[path.name]:
-                raise ValueError(f"{path}: MD5 {digest}, the published file has {MD5[path.name]}")
+            if digest != expected:
+                raise ValueError(f"{path}: MD5 {digest}, the published file has {expected}")
 
 
 def _find_version(
@@ -146,22 +141,30 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     )
 
 
-def files_in(source: Path, wanted: Callable[[PurePosixPath], bool]) -> Iterator[File]:
-    """The wanted files of a folder, a .zip or a tar; also of the archives in a folder.
+def files_in(source: Path, pattern: str, archives: str = "") -> Iterator[File]:
+    """Path and content of files in a folder, a .zip or a tar, or in the archives in a folder.
 
-    Paths are relative to the source and begin with the name of an archive. Numbers in them sort as
-    numbers; a tar keeps its own order. Hidden files are skipped.
+    Paths are relative to the source and begin with the name of the archive. Numbers in them sort
+    as numbers; a tar keeps its own order. Hidden files are skipped.
+
+    pattern: regular expression of the paths, from their beginning or after any slash.
+    archives: regular expression of the names of a folder's archives.
 
     Raises:
         ValueError: an archive is damaged.
     """
-
-    def chosen(path: PurePosixPath) -> bool:
-        return not any(part.startswith(".") for part in path.parts) and wanted(path)
-
-    read = _read_folder if source.is_dir() else _read_zip if source.suffix == ".zip" else _read_tar
+    wanted = re.compile(rf"(?!\.[^/]|.*/\.)(.*/)?({pattern})")
+    if source.is_dir():
+        for file in sorted(source.rglob("*"), key=_natural):
+            path = file.relative_to(source).as_posix()
+            if archives and re.fullmatch(archives, file.name):
+                yield from files_in(file, pattern)
+            elif wanted.fullmatch(path) and file.is_file():
+                yield PurePosixPath(path), file.read_bytes()
+        return
     try:
-        yield from read(source, chosen)
+        for path, content in (_read_zip if source.suffix == ".zip" else _read_tar)(source, wanted):
+            yield PurePosixPath(source.name, path), content
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
         raise ValueError(f"{source}: {error}") from None
 
@@ -171,31 +174,21 @@ def _natural(path: Path | str) -> list[str | int]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
 
 
-def _read_folder(source: Path, chosen: Callable[[PurePosixPath], bool]) -> Iterator[File]:
-    for file in sorted(source.rglob("*"), key=_natural):
-        path = PurePosixPath(file.relative_to(source).as_posix())
-        if path.name.endswith(ARCHIVES):
-            yield from files_in(file, chosen)
-        elif chosen(path) and file.is_file():
-            yield path, file.read_bytes()
-
-
-def _read_zip(source: Path, chosen: Callable[[PurePosixPath], bool]) -> Iterator[File]:
+def _read_zip(source: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(source) as archive:
         for name in sorted(archive.namelist(), key=_natural):
-            path = PurePosixPath(source.name, name)
-            if chosen(path):
-                yield path, archive.read(name)
+            if wanted.fullmatch(name):
+                yield name, archive.read(name)
 
 
-def _read_tar(source: Path, chosen: Callable[[PurePosixPath], bool]) -> Iterator[File]:
+def _read_tar(source: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(source, "r|*") as archive:
         for member in archive:
             archive.members.clear()  # type: ignore[attr-defined]  # a million take a gigabyte
-            path = PurePosixPath(source.name, member.name)
-            content = archive.extractfile(member) if member.isfile() and chosen(path) else None
-            if content:
-                yield path, content.read()
+            if member.isfile() and wanted.fullmatch(member.name):
+                content = archive.extractfile(member)
+                assert content
+                yield member.name, content.read()
 
 
 def decode_images(
