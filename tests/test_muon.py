@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from realnvp.training.optim import COEFFICIENTS, STEPS, Muon, orthogonalised
+from realnvp.training.optim import COEFFICIENTS, STEPS, Muon, orthogonalized
 
 
 def newton_schulz(x: torch.Tensor) -> torch.Tensor:
@@ -17,9 +17,9 @@ def newton_schulz(x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (9, 9), (1, 5)])
-def test_orthogonalised_is_newton_and_schulz(shape: tuple[int, int]) -> None:
+def test_orthogonalized_is_newton_and_schulz(shape: tuple[int, int]) -> None:
     x = torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    for each, one in zip(orthogonalised(x), x, strict=True):
+    for each, one in zip(orthogonalized(x), x, strict=True):
         torch.testing.assert_close(
             each, newton_schulz(one), rtol=1e-6, atol=1e-6
         )  # the quotient's 1e-7
@@ -28,16 +28,16 @@ def test_orthogonalised_is_newton_and_schulz(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (9, 9)])
 def test_singular_values_come_near_one(shape: tuple[int, int]) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.svdvals(orthogonalised(x))
+    values = torch.linalg.svdvals(orthogonalized(x))
     assert 0.6 < values.min() <= values.max() < 1.25
 
 
 def test_of_rank_one_it_is_finite_and_of_that_rank() -> None:
     x = torch.outer(torch.arange(1.0, 7), torch.arange(1.0, 20))
-    values = torch.linalg.svdvals(orthogonalised(x))
+    values = torch.linalg.svdvals(orthogonalized(x))
     assert 0.6 < values[0] < 1.25
     assert values[1] < 1e-2
-    assert orthogonalised(torch.zeros(3, 4)).eq(0).all()
+    assert orthogonalized(torch.zeros(3, 4)).eq(0).all()
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5])

@@ -190,7 +190,7 @@ class Presets:
     json: Json = False
 
     def __call__(self) -> int:
-        from realnvp.training.memory import count_parameters
+        from realnvp.flows.build import count_parameters
 
         rows = {
             name: {

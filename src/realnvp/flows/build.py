@@ -119,3 +119,9 @@ def vector_flow(
         class_names=tuple(classes) or None,
     )
     return build(Config("table", data, model, seed=seed))
+
+
+def count_parameters(config: Config) -> int:
+    """The number of learned parameters of the flow of a configuration; allocates none of them."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build(config).parameters())

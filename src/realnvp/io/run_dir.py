@@ -138,7 +138,7 @@ class RunDir:
 
     @property
     def state(self) -> TrainState | None:
-        """Where the training stood at its newest intact checkpoint. None: there is no checkpoint."""
+        """Where the newest intact checkpoint left the training. None: there is no checkpoint."""
         newest = newest_checkpoint(self.path)
         return None if newest is None else TrainState(**newest[1]["state"])
 

@@ -96,7 +96,7 @@ class FlowEstimator(BaseEstimator):
         if not self.early_stopping:
             recipe["val_fraction"] = 0.0
         try:
-            result = fit(flow, x, context=c, **recipe, start=not again, seed=seed)
+            result = fit(flow, x, context=c, **recipe, initialize=not again, seed=seed)
         except ParameterError as wrong:
             own = {name: own for own, name in RECIPE.items()}.get(wrong.name, wrong.name)
             raise ParameterError(own, wrong.words) from None

@@ -1,6 +1,5 @@
 """Training batches as functions of the step."""
 
-import copy
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
@@ -10,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from realnvp.config import Config, DataConfig, Kind
+from realnvp.config import Config, Kind
 from realnvp.data import Rows, Split, channels_first, dequantize
 from realnvp.data.crops import Crops
 from realnvp.data.dataset import Indices, Values
@@ -59,14 +58,9 @@ class Batches:
         if table and len(images) >= processes:  # of a small table all rows are a batch
             size = min(size, len(images) // processes * processes)
         if size > len(images):
-            raise ValueError(
-                f"train.batch_size: {size}, but there are only {len(images)} training images (rows)"
-                + _more_pieces(config.data)
-            )
+            raise ValueError(f"train.batch_size: {size} of {len(images)} training images (rows)")
         if size % processes:
-            raise ValueError(
-                f"train.batch_size: {size} cannot be divided among {processes} processes"
-            )
+            raise ValueError(f"train.batch_size: {size} is no multiple of {processes} processes")
         self.images, self.config, self.device, self.size = images, config, device, size
         self.labels = labels
         self.mine = slice(process, None, processes)
@@ -81,13 +75,6 @@ class Batches:
         )
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ahead: dict[int, Future[tuple[Tensor, Tensor | None]]] = {}
-
-    def smaller(self, size: int) -> "Batches":
-        """The same images in batches of at most `size`."""
-        few = copy.copy(self)
-        few.size = min(size, self.size)
-        few.per_epoch, few._ahead = len(self.images) // few.size, {}
-        return few
 
     def indices(self, step: int) -> Indices:
         """The images of the step's batch, over all processes."""
@@ -180,13 +167,6 @@ def _brightened(pixels: Values, share: NDArray[np.float64], most: int, levels: i
     up = np.minimum(most, levels - 1 - pixels.max((1, 2, 3)).astype(int))
     change = np.floor(share * (down + up + 1)).astype(int) - down
     return (pixels + change[:, None, None, None]).astype(pixels.dtype)
-
-
-def _more_pieces(data: DataConfig) -> str:
-    """'; crop instead', where pictures are scaled to one size each; else ''."""
-    if not data.resize or data.crop:
-        return ""
-    return f"; --crop {data.resize} in place of --resize takes many pieces of each picture"
 
 
 @lru_cache(maxsize=2)

@@ -1,16 +1,15 @@
-"""Time for memory: what the gradient can compute again is not kept."""
+"""Gradient checkpointing: memory for time, layer by layer."""
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from types import MethodType
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from realnvp.bijections import BatchNorm, Coupling
 from realnvp.flows.flow import Flow
-from realnvp.moments import restore_moments, stored_moments
+from realnvp.moments import Stored, restore_moments, stored_moments
 
 Layer = Coupling | BatchNorm
 """The layers that are worth computing again: all networks are in them."""
@@ -19,26 +18,22 @@ Layer = Coupling | BatchNorm
 def recompute(flow: Flow) -> Flow:
     """The flow itself, changed: training keeps only the input of each coupling and batch norm.
 
-    The gradient computes each of them a second time. In eval mode nothing changes.
+    The backward pass computes each of them a second time. In eval mode nothing changes.
     """
     for module in flow.modules():
         if isinstance(module, Layer):
-            module.forward = partial(_recomputed, module)  # type: ignore[method-assign]
+            module.forward = partial(_forward, module)  # type: ignore[method-assign]
     return flow
 
 
-def once(layer: Layer) -> Callable[..., tuple[Tensor, Tensor]]:
-    """The layer's own forward pass, as it is without `recompute`."""
-    return MethodType(type(layer).forward, layer)
-
-
-def _recomputed(layer: Layer, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """The forward pass of x, or of x and a condition."""
+def _forward(layer: Layer, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The layer's own forward pass, which keeps only its inputs in training mode."""
+    own = partial(type(layer).forward, layer)
     if not layer.training:
-        return once(layer)(*inputs)
-    second = _SecondPass(layer)
+        return own(*inputs)
+    second = _second_pass(layer, stored_moments(layer))
     return checkpoint(
-        once(layer),
+        own,
         *inputs,
         use_reentrant=False,
         preserve_rng_state=False,
@@ -46,15 +41,12 @@ def _recomputed(layer: Layer, *inputs: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-class _SecondPass:
-    """Context: stored moments are as before the first pass; afterwards as they were on entry."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer, self.before = layer, stored_moments(layer)
-
-    def __enter__(self) -> None:
-        self.after = stored_moments(self.layer)
-        restore_moments(self.before)
-
-    def __exit__(self, *_: object) -> None:
-        restore_moments(self.after)
+@contextmanager
+def _second_pass(layer: Layer, before: Stored) -> Iterator[None]:
+    """Context: batch norm's moments are as before the first pass; then as they were on entry."""
+    after = stored_moments(layer)
+    restore_moments(before)
+    try:
+        yield
+    finally:
+        restore_moments(after)

@@ -1,7 +1,4 @@
-"""Beside each step of an optimiser: the learning rate, and a moving average of the weights.
-
-The average is often better than the last weights, and never costs a gradient.
-"""
+"""Muon, the schedule of learning rates, and a moving average of the weights."""
 
 import math
 from collections import defaultdict
@@ -20,7 +17,7 @@ STEPS = 5
 class Muon(Optimizer):
     """Steps W <- (1 - lr decay) W - lr sqrt(max(1, rows / columns)) O.
 
-    O is the gradient's Nesterov momentum, `orthogonalised`. torch.optim.Muon has it in bfloat16,
+    O is the gradient's Nesterov momentum, `orthogonalized`. torch.optim.Muon has it in bfloat16,
     matrix by matrix; this class in the weights' own precision, for all matrices of a shape at once,
     with less than half of the arithmetic (docs/performance.md).
     """
@@ -55,12 +52,12 @@ class Muon(Optimizer):
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_add_(
                     weights,
-                    list(orthogonalised(nesterov).unbind()),
+                    list(orthogonalized(nesterov).unbind()),
                     alpha=-group["lr"] * max(1, rows / columns) ** 0.5,
                 )
 
 
-def orthogonalised(x: Tensor) -> Tensor:
+def orthogonalized(x: Tensor) -> Tensor:
     """x, (..., M, N), with its singular values moved to between .7 and 1.2.
 
     Singular values below a thousandth of |x| move less far.
@@ -69,7 +66,7 @@ def orthogonalised(x: Tensor) -> Tensor:
     part at the beginning and at the end.
     """
     if x.shape[-2] > x.shape[-1]:
-        return orthogonalised(x.mT).mT
+        return orthogonalized(x.mT).mT
     a, b, c = COEFFICIENTS
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     square = x @ x.mT
@@ -121,6 +118,20 @@ class WeightAverage:
     def _swap(self) -> None:
         for name, parameter in self.parameters.items():
             parameter.data, self.tensors[name] = self.tensors[name], parameter.data
+
+
+def take_step(
+    optimizers: Iterable[Optimizer], average: WeightAverage, *, step: int, share: float
+) -> None:
+    """Step with learning rates at a share of their peaks, and average the weights.
+
+    step: counted from 1.
+    """
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * share
+        optimizer.step()
+    average.update(step)
 
 
 def rate(progress: float, *, rising: float, decay: float = 1.0) -> float:

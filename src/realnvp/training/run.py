@@ -1,18 +1,15 @@
-"""A training, opened: what it works with, and where its last checkpoint left it."""
+"""A training, opened: configuration, data, flow, optimizers, and where its checkpoint left it."""
 
-import os
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from realnvp.bijections import ActNorm, data_dependent_init
-from realnvp.config import Config, Kind, TrainConfig, least_parameters, resolve, validate
+from realnvp.config import Config, Kind, TrainConfig, resolve, validate
 from realnvp.config.units import Unit, unit_of
 from realnvp.data import Dataset, find_data, prepare
 from realnvp.data.dataset import SPLITS
@@ -25,32 +22,27 @@ from realnvp.io.checkpoint import TrainState, checkpoints_in, load_checkpoint, s
 from realnvp.io.files import lock_folder
 from realnvp.io.pretrained import load_flow
 from realnvp.io.run_dir import RunDir
-from realnvp.progress import progress
 from realnvp.random import Purpose
 from realnvp.training.batches import Batches
 from realnvp.training.checkpointing import recompute
 from realnvp.training.fine_tune import take_weights
-from realnvp.training.memory import check_memory
 from realnvp.training.optim import Muon, WeightAverage
+from realnvp.training.processes import Processes, joined_processes
 from realnvp.training.session import (
     TrainingStopped,
-    begin_sitting,
-    check_data,
-    check_may_train,
-    data_kept_if_begun,
-    earlier_sittings,
-    joined_processes,
+    begin_session,
+    check_run_dir,
+    check_unchanged,
 )
-from realnvp.training.trackers import start_tracker
-
-LARGE = 50_000_000  # parameters, to draw which takes seconds
+from realnvp.training.trackers import Log, tracking
 
 
 @dataclass
 class Run:
-    """A training: configuration, data, flow, optimisers, and where it stands."""
+    """A training: what it works with, and where it stands."""
 
     config: Config
+    """Resolved by the data."""
     files: RunDir
     splits: Dataset
     batches: Batches
@@ -59,7 +51,7 @@ class Run:
     """The flow, wrapped for several processes."""
     optimizers: list[torch.optim.Optimizer]
     average: WeightAverage
-    accelerator: Accelerator
+    processes: Processes
     state: TrainState
     precision: str
     """In which the networks compute: float32, float64 or bfloat16."""
@@ -67,18 +59,17 @@ class Run:
     """The signals to stop that have come to this process."""
     failed_in_a_row: int = 0
     step_seconds: float = 0.0
+    log_curves: Log = lambda values, step: None
     saved_at: float = field(init=False)
     """Seconds of training at the last checkpoint."""
-    tell: Callable[[str], None] = lambda doing: None
-    """Takes what the training does beside steps, in a few words, for people."""
 
     def __post_init__(self) -> None:
         self.saved_at = self.state.training_seconds
 
     @property
     def main(self) -> bool:
-        """Whether this process writes and speaks for all."""
-        return bool(self.accelerator.is_main_process)
+        """Whether this process writes the files."""
+        return self.processes.main
 
     @property
     def unit(self) -> Unit:
@@ -111,15 +102,12 @@ class Run:
                 optimizers=self.optimizers,
                 averages=self.average.tensors,
             )
-        self.accelerator.wait_for_everyone()
+        self.processes.wait()
 
     def heed_signals(self) -> None:
-        """TrainingStopped if a signal has come to one of the processes."""
-        signum = max(self.stop, default=0)
-        if self.accelerator.num_processes > 1:
-            mine = torch.full((1,), signum, device=self.accelerator.device)
-            signum = int(self.accelerator.gather(mine).max())
-        if signum:
+        """TrainingStopped: a signal has come to one of the processes."""
+        mine = torch.tensor(max(self.stop, default=0), device=self.processes.device)
+        if signum := int(self.processes.gather(mine).max()):
             raise TrainingStopped(signum, self.state.step)
 
 
@@ -137,149 +125,118 @@ def open_run(
     ValueError: bad input, or the run directory is another training's. DamagedError: a file of it.
     TrainingFailed: another process is gone.
     """
-    files = RunDir(run_dir)
-    config = validate(_with_absolute_source(config, files))
-    with joined_processes(config.train, files.path, device) as accelerator:
-        check_may_train(config, files)
-        main = accelerator.is_main_process
-        with lock_folder(files.path) if main else nullcontext():
-            with data_kept_if_begun(files) if main else nullcontext():
-                run = _opened(config, files, accelerator, init_from)
-            yield run
+    files, config = RunDir(run_dir), _with_absolute_source(validate(config))
+    with joined_processes(device, config.train.timeout) as processes:
+        check_run_dir(config, files)
+        with lock_folder(files.path) if processes.main else nullcontext():
+            if not processes.main:
+                processes.wait()  # for the data
+            splits = prepare(
+                config.data,
+                seed=config.seed,
+                folder=files.data,
+                verify=SPLITS if processes.main else (),
+            )
+            if processes.main:
+                processes.wait()
+            if changed := files.changed_data(splits.folder, splits.sha256):
+                raise ValueError(changed)
+            init_from = None if checkpoints_in(files.path) else init_from
+            run = assemble(config, files, splits, processes, init_from)
+            curves = tracking(run.config, files.path, step=run.state.step)
+            with curves if run.main else nullcontext(run.log_curves) as run.log_curves:
+                _begin(run, init_from)
+                yield run
 
 
-def _with_absolute_source(config: Config, files: RunDir) -> Config:
-    """The configuration of a run that can be looked at from any folder.
-
-    Where data.source names the folder that the run began with, the first way to write it stays.
-    """
+def _with_absolute_source(config: Config) -> Config:
+    """The configuration with a data.source that is valid in any current folder."""
     if not config.data.source:
         return config
     source = str(Path(config.data.source).expanduser().absolute())
-    if files.begun and files.config_file.exists():
-        begun = files.config.data.source
-        if begun and os.path.realpath(begun) == os.path.realpath(source):
-            source = begun
     return replace(config, data=replace(config.data, source=source))
 
 
-def _opened(
-    config: Config, files: RunDir, accelerator: Accelerator, init_from: str | Path | None
-) -> Run:
-    main = accelerator.is_main_process
-    with accelerator.main_process_first():
-        splits = prepare(
-            config.data, seed=config.seed, folder=files.data, verify=SPLITS if main else ()
-        )
-    check_data(files, splits)
-    new = not checkpoints_in(files.path)
-    if not new and init_from is not None and main and str(init_from) != files.init_from:
-        warnings.warn(f"--init-from: {files.path} goes on from its own checkpoint", stacklevel=2)
-    run = _assembled(config, files, splits, accelerator, init_from)
-    _begin(run, init_from if new else None)
-    return run
-
-
-@contextmanager
-def rehearsed_run(
-    config: Config,
-    run_dir: str | Path,
-    *,
-    device: str = "auto",
-    init_from: str | Path | None = None,
-) -> Iterator[Run]:
-    """Context: what `open_run` would open, while nothing is written. The same is refused."""
-    files = RunDir(run_dir)
-    config = validate(_with_absolute_source(config, files))
-    with joined_processes(config.train, files.path, device) as accelerator:
-        check_may_train(config, files)
-        splits = find_data(config.data, seed=config.seed)
-        check_data(files, splits)
-        yield _assembled(config, files, splits, accelerator, init_from)
-
-
-def _assembled(
+def assemble(
     config: Config,
     files: RunDir,
     splits: Dataset,
-    accelerator: Accelerator,
+    processes: Processes,
     init_from: str | Path | None,
 ) -> Run:
-    """The parts of a training, where its last checkpoint or its start has them."""
-    device, processes = accelerator.device, accelerator.num_processes
+    """A training at its last checkpoint, else at its start."""
     config = resolve(
         config, splits.shape, splits.columns, splits.class_names, decided=splits.decided
     )
-    check_memory(config, device, processes=processes)
+    check_unchanged(config, files)
+    device = processes.device
     batches = Batches(
         splits.train,
         config,
         device=device,
-        process=accelerator.process_index,
-        processes=processes,
+        process=processes.rank,
+        processes=processes.count,
         labels=(splits.labels or {}).get("train"),
     )
-    new = not checkpoints_in(files.path)
-    flow = _initial_flow(config, init_from if new else None)
+    flow = _initial_flow(config, init_from)
     optimizers = _optimizers(flow, config.train, fused=device.type in ("cpu", "cuda"))
     flow.to(device)
     if isinstance(flow.condition, Classes) and splits.labels is not None:
         flow.condition.count(torch.from_numpy(splits.labels["train"]))
+    new = not checkpoints_in(files.path)
     if new and init_from is None:
         _start_from_data(flow, splits, batches)
     average = WeightAverage(flow, config.train.ema_decay)
     state = load_checkpoint(files.path, flow=flow, optimizers=optimizers, averages=average.tensors)
     # Of few rows the Gaussian that a flow starts as may be the best model: evaluate it.
     state.pending = state.pending or (new and config.kind is Kind.TABLE)
-    with warnings.catch_warnings():
-        # torch 2.13 renames an option, to a name that older ones do not know.
-        warnings.filterwarnings("ignore", message=".*broadcast_buffers")
-        model = accelerator.prepare(flow)
-    flow.train()
     return Run(
         config,
         files,
         splits,
         batches,
         flow,
-        model,
+        processes.wrap(flow.train()),
         optimizers,
         average,
-        accelerator,
+        processes,
         state,
         precision_on(config.train, device),
     )
 
 
-def _begin(run: Run, init_from: str | Path | None) -> None:
-    """Begin a sitting in the run directory.
+@contextmanager
+def dry_run(
+    config: Config,
+    run_dir: str | Path,
+    *,
+    device: str = "auto",
+    init_from: str | Path | None = None,
+) -> Iterator[Run]:
+    """Context: what `open_run` would open; nothing is written. The same input is refused."""
+    files, config = RunDir(run_dir), _with_absolute_source(validate(config))
+    with joined_processes(device, config.train.timeout) as processes:
+        check_run_dir(config, files)
+        splits = find_data(config.data, seed=config.seed)
+        yield assemble(config, files, splits, processes, init_from)
 
-    init_from: the flow whose weights the run has; a checkpoint keeps them for a resumed training.
-    """
-    past = earlier_sittings(run.files, run.state) if run.main else ([], [])
-    start_tracker(run.accelerator, run.config, run.files.path, step=run.state.step)
+
+def _begin(run: Run, init_from: str | Path | None) -> None:
+    """Begin a session in the run directory; a checkpoint keeps the weights of `init_from`."""
     if init_from is not None:
         run.save()
     if not run.main:
         return
-    device = run.accelerator.device
-    changes = begin_sitting(
+    begin_session(
         run.config,
         run.files,
         run.state,
-        past,
-        device="cpu" if device.type == "cpu" else str(device),  # torchrun's is called cpu:0
-        processes=run.accelerator.num_processes,
+        device=str(run.processes.device),
+        processes=run.processes.count,
         precision=run.precision,
         data=dict(run.splits.sha256),
         init_from=None if init_from is None else str(init_from),
     )
-    if changes and not run.finished:
-        warnings.warn(
-            f"{run.files.path}: {', '.join(changes)}: "
-            "it goes on, but not to the bit as it would have",
-            stacklevel=2,
-        )
 
 
 def precision_on(recipe: TrainConfig, device: torch.device) -> str:
@@ -303,19 +260,17 @@ def _optimizers(flow: Flow, recipe: TrainConfig, *, fused: bool) -> list[torch.o
     """Adam, for all weights (section 4.1) or for those that are left when Muon has the matrices."""
     if recipe.muon_lr is None:
         return [torch.optim.Adam(flow.parameters(), lr=recipe.lr, fused=fused)]
-    context = matrices(flow)
-    rest = [weight for weight in flow.parameters() if weight not in {*context}]
+    of_muon = matrices(flow)
+    rest = [weight for weight in flow.parameters() if weight not in {*of_muon}]
     return [
         torch.optim.Adam(rest, lr=recipe.lr, fused=fused),
-        Muon(context, lr=recipe.muon_lr, weight_decay=recipe.muon_weight_decay),
+        Muon(of_muon, lr=recipe.muon_lr, weight_decay=recipe.muon_weight_decay),
     ]
 
 
 def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
-    """A new flow on the CPU, with the weights of another one where it is named."""
-    large = least_parameters(config) > LARGE
-    with progress("drawing the flow's first weights", 0, enabled=large):
-        flow = build(config)
+    """A new flow on the CPU, with the weights of another flow where it is named."""
+    flow = build(config)
     if init_from is not None:
         take_weights(flow, load_flow(init_from), init_from)
     if config.train.gradient_checkpointing:

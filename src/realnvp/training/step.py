@@ -1,7 +1,7 @@
-"""One step of maximum likelihood (section 4.1): loss, gradient, and whether to follow it."""
+"""One step of maximum likelihood (section 4.1): loss, gradient, and whether to take the step."""
 
 import math
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,60 +12,12 @@ from realnvp.flows.flow import Flow
 from realnvp.flows.paper import l2_penalty
 from realnvp.io.checkpoint import TrainState
 from realnvp.moments import restore_moments, stored_moments
-from realnvp.training.optim import rate
+from realnvp.training.optim import rate, take_step
 from realnvp.training.run import Run
 
 
-def first_nonfinite(flow: Flow, x: Tensor, *, l2: float) -> str:
-    """Name the first layer of the forward pass, else the first gradient, that is not finite for x.
-
-    l2: the weight of the penalty, `TrainConfig.l2`.
-
-    Changes nothing. Several processes call it together. They share their moments, so each makes
-    both passes, whatever the first pass finds.
-    """
-    before, bad = stored_moments(flow), list[str]()
-    hooks = [
-        module.register_forward_hook(partial(_look, bad, name))
-        for name, module in flow.named_modules()
-    ]
-    trained = {name: weight for name, weight in flow.named_parameters() if weight.requires_grad}
-    try:
-        gradients = torch.autograd.grad(
-            -flow(x).mean() + l2 * l2_penalty(flow), [*trained.values()], materialize_grads=True
-        )
-    finally:
-        restore_moments(before)
-        for hook in hooks:
-            hook.remove()
-    if not x.isfinite().all():
-        return "the batch itself is not finite"
-    if bad:
-        return f"first non-finite layer {bad[0] or 'log_prob'}"
-    wrong = [
-        name
-        for name, gradient in zip(trained, gradients, strict=True)
-        if not gradient.isfinite().all()
-    ]
-    # The backward pass reaches the last weights first.
-    return (
-        f"first non-finite gradient {wrong[-1]}"
-        if wrong
-        else "run again, the batch gives finite numbers"
-    )
-
-
-def _look(bad: list[str], name: str, module: nn.Module, inputs: Any, outputs: Any) -> None:
-    """A forward hook that notes the module's name if what it returns is not finite."""
-    if not all(
-        output.isfinite().all()
-        for output in (outputs if isinstance(outputs, tuple) else (outputs,))
-    ):
-        bad.append(name)
-
-
 def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
-    """Take a step on x, this process' part of the batch.
+    """Take a step on x, this process's part of the batch.
 
     Returns the loss (nats an image), the norm of its gradient, and the signal to stop, or 0.
     A step whose loss or gradient is not finite, or far out (`skip_factor`), changes neither weights
@@ -76,33 +28,20 @@ def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
     # Adam's eps and the clip are relative to nats an image (section 4.1).
     with torch.autocast(x.device.type, torch.bfloat16, enabled=run.precision == "bfloat16"):
         nats = -run.model(x, *context).mean()
-    run.accelerator.backward(nats + recipe.l2 * l2_penalty(run.flow))
-    norm = torch.as_tensor(
-        run.accelerator.clip_grad_norm_(run.flow.parameters(), _largest_norm(recipe, state))
-    )
-    mine = [
-        nats.detach(),
-        norm.to(nats),
-        nats.new_full((), max(run.stop, default=0)),
-        nats.new_full((), run.step_seconds),
-    ]
-    # The one wait for the device in a step.
-    everyones = run.accelerator.gather(torch.stack(mine)).view(-1, 4).cpu().numpy()
-    loss, (_, norm, signal_to_stop, seconds) = (
-        everyones[:, 0].mean().item(),
-        everyones.max(0).tolist(),
-    )
+    torch.autograd.backward(nats + recipe.l2 * l2_penalty(run.flow))
+    norm = nn.utils.clip_grad_norm_(run.flow.parameters(), recipe.grad_clip)
+    signal_to_stop, seconds = max(run.stop, default=0), run.step_seconds
+    mine = [nats.detach(), norm.to(nats), nats.new_tensor(signal_to_stop), nats.new_tensor(seconds)]
+    # The only wait for the device in a step.
+    everyones = run.processes.gather(torch.stack(mine)).cpu().numpy()
+    loss = everyones[:, 0].mean().item()
+    _, norm, signal_to_stop, seconds = everyones.max(0).tolist()
     state.training_seconds += seconds  # of the slowest process: all must agree on the learning rate
     finite = math.isfinite(loss) and math.isfinite(norm)
     if finite and not _far_out(recipe, state, norm):
-        share = rate(
-            run.progress, rising=(state.step + 1) / (recipe.warmup + 1), decay=recipe.decay
-        )
-        for optimizer in run.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group.setdefault("initial_lr", group["lr"]) * share
-            optimizer.step()
-        run.average.update(state.step + 1)
+        warmup = (state.step + 1) / (recipe.warmup + 1)
+        share = rate(run.progress, rising=warmup, decay=recipe.decay)
+        take_step(run.optimizers, run.average, step=state.step + 1, share=share)
     else:
         restore_moments(before)
         state.skipped += 1
@@ -110,12 +49,6 @@ def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
         state.typical_norm = _typical(state.typical_norm, norm)
     run.flow.zero_grad()
     return loss, norm, int(signal_to_stop)
-
-
-def _largest_norm(recipe: TrainConfig, state: TrainState) -> float:
-    """The norm that the gradient is clipped to."""
-    relative = (recipe.clip_factor or 0) * state.typical_norm  # 0: none is known
-    return min(recipe.grad_clip, relative or recipe.grad_clip)
 
 
 def _far_out(recipe: TrainConfig, state: TrainState, norm: float) -> bool:
@@ -126,3 +59,29 @@ def _far_out(recipe: TrainConfig, state: TrainState, norm: float) -> bool:
 def _typical(typical: float, norm: float) -> float:
     """The geometric mean of about fifty norms; a norm counts as at most ten times the old mean."""
     return typical**0.98 * min(norm, 10 * typical) ** 0.02 if typical and norm else norm
+
+
+def first_nonfinite(flow: Flow, x: Tensor, *context: Tensor) -> str:
+    """Name the first layer whose output for x is not finite; "" where all are finite.
+
+    Several processes call it together, since they share their moments, which stay as they are.
+    """
+    before, found = stored_moments(flow), list[str]()
+
+    def look_at(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, outputs: Any) -> None:
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            if not all(output.isfinite().all() for output in outputs):
+                found.append(name)
+
+        return hook
+
+    hooks = [module.register_forward_hook(look_at(name)) for name, module in flow.named_modules()]
+    try:
+        with torch.no_grad():
+            flow(x, *context)
+    finally:
+        restore_moments(before)
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else ""
