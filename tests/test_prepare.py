@@ -19,7 +19,7 @@ from PIL import Image
 
 from realnvp.cli.main import run
 from realnvp.config import PRESETS
-from realnvp.data import Rows, open_splits, prepare
+from realnvp.data import open_splits
 from realnvp.data.images import resized
 from realnvp.data.published import READERS
 from realnvp.data.published.cifar10 import CLASSES
@@ -245,15 +245,14 @@ def test_no_archive(capsys: Out, tmp_path: Path, name: str) -> None:
     refused(capsys, "cifar10", tmp_path / name, tmp_path / "out", str(tmp_path / name))
 
 
-@pytest.mark.parametrize("name", ["../escaped.bin", "/escaped.bin", "link.bin"])
-def test_no_member_of_an_archive_reaches_the_disk(tmp_path: Path, name: str) -> None:
-    source = write_tar(tmp_path / "a" / "cifar.tar", cifar()[0] | {name: b"x"})
+def test_no_member_of_an_archive_reaches_the_disk(tmp_path: Path) -> None:
+    outside = {"../data_batch_6.bin": bytes(3073), f"{tmp_path}/data_batch_7.bin": bytes(3073)}
+    source = write_tar(tmp_path / "a" / "cifar.tar", cifar()[0] | outside)
     with tarfile.open(source, "a") as tar:
-        link = tarfile.TarInfo("data_batch_9.bin")
+        link = tarfile.TarInfo("data_batch_8.bin")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(link)
-    arrays = prepared("cifar10", source, tmp_path / "a" / "out")
-    assert len(arrays["train"]) == 15
+    prepared("cifar10", source, tmp_path / "a" / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"a"}
     assert {path.name for path in (tmp_path / "a").iterdir()} == {"cifar.tar", "out"}
 
@@ -384,7 +383,10 @@ def test_celeba(tmp_path: Path, form: str) -> None:
         ({"list_eval_partition.txt": PARTITION.replace(b"000003.jpg 1\n", b"")}, "000003.jpg"),
         ({"list_eval_partition.txt": PARTITION + b"000008.jpg 0\n"}, "000008.jpg"),
         ({"list_eval_partition.txt": PARTITION.replace(b"3.jpg 1", b"3.jpg 3")}, "000003.jpg 3"),
-        ({"list_eval_partition.txt": PARTITION.replace(b"3.jpg 1", b"3.jpg 0")}, "in"),
+        (
+            {"list_eval_partition.txt": PARTITION.replace(b"3.jpg 1", b"3.jpg 0")},
+            "'train': 5, 'test': 2",
+        ),
         ({"list_eval_partition.txt": b"\xff\x00\xfe"}, "list_eval_partition.txt"),
         ({"img_align_celeba/000003.jpg": encoded(smooth(64, 64), "JPEG")}, "000003.jpg"),
         ({"img_align_celeba/000003.jpg": b"no image"}, "000003.jpg"),
@@ -474,27 +476,22 @@ def test_training_crops_the_stored_squares_at_random(tmp_path: Path) -> None:
         files = {f"{i:02}.png": encoded(noise(96, 96, 3)) for i in range(count)}
         write_folder(source / split, files)
     stored = prepared("lsun-bedroom", source, out)["train"]
-    base = PRESETS["lsun-bedroom"]
-    config = replace(
-        base,
-        data=replace(base.data, source=str(out), flip=False, val_fraction=0.1),
-        train=replace(base.train, batch_size=6),
-    )
-    splits = prepare(config.data, seed=0, folder=tmp_path / "none")
-    assert isinstance(splits.train, Rows)
-    assert isinstance(splits.validation, Rows)
-    assert splits.counts == {"train": 18, "validation": 2, "test": 3}
-    middles = stored[splits.validation.rows][:, 16:80, 16:80]
-    assert np.array_equal(np.asarray(splits.validation), middles)
+    dataset = open_splits(out, val_fraction=0.1)
+    assert dataset.counts == {"train": 18, "validation": 2, "test": 3}
+    middles = {image.tobytes() for image in stored[:, 16:80, 16:80]}
+    assert {image.tobytes() for image in dataset.validation[:]} < middles
+    config = PRESETS["lsun-bedroom"]
+    config = replace(config, data=replace(config.data, flip=False))
+    config = replace(config, train=replace(config.train, batch_size=6))
+    batches = Batches(dataset.train, config, device=torch.device("cpu"))
     corners = set()
-    batches = Batches(splits.train, config, device=torch.device("cpu"))
-    for step in range(6):
-        for index, image in zip(batches.indices(step), batches.at(step).floor(), strict=True):
-            pixels, large = image.permute(1, 2, 0).numpy(), stored[splits.train.rows[index]]
-            (corner,) = [
-                (y, x)
-                for y, x in np.ndindex(33, 33)
-                if np.array_equal(large[y : y + 64, x : x + 64], pixels)
-            ]
-            corners.add(corner)
+    for pixels in torch.cat([batches.at(step) for step in range(6)]).floor().numpy():
+        image = pixels.transpose(1, 2, 0)
+        places = np.argwhere((stored[:, :33, :33] == image[0, 0]).all(-1)).tolist()
+        (corner,) = [
+            (top, left)
+            for index, top, left in places
+            if np.array_equal(stored[index, top : top + 64, left : left + 64], image)
+        ]
+        corners.add(corner)
     assert len(corners) > 20
