@@ -109,7 +109,16 @@ def trained(texture: Array, folder: Path, minutes: float, seed: int) -> Flow:
     if not (folder / "run").exists():
         command = [sys.executable, "-m", "realnvp", "train", "images-modern", "--data.source", data]
         command += ["--run-dir", folder / "run", "--model.num-scales", 3, "--model.width", 16]
-        command += ["--model.num-couplings", 6, "--data.flip", "--seed", seed, "--device", "cpu"]
+        command += [
+            "--model.num-couplings",
+            6,
+            "--data.augment",
+            "hflip",
+            "--seed",
+            seed,
+            "--device",
+            "cpu",
+        ]
         command += ["--threads", 1, "--train.max-minutes", minutes, "--train.max-steps", STEPS]
         command += ["--train.eval-every", 100]
         subprocess.run([*map(str, command)], check=True)

@@ -42,7 +42,9 @@ def main() -> None:
     for name in sys.argv[1:]:
         model, levels = KINDS[name]
         if not (FOLDER / f"{name}.safetensors").exists():
-            realnvp.save_flow(flow_of(model, (3, 16, 16), levels=levels), FOLDER / f"{name}.safetensors")
+            realnvp.save_flow(
+                flow_of(model, (3, 16, 16), levels=levels), FOLDER / f"{name}.safetensors"
+            )
         flow, pixels = realnvp.load_flow(FOLDER / f"{name}.safetensors"), images(name, levels)
         # The flow's images shall be coded by the flow, though it was not trained.
         with (

@@ -31,7 +31,7 @@ from realnvp.bijections import (
     channelwise,
     checkerboard,
 )
-from realnvp.config import Config, DataConfig, ModelConfig
+from realnvp.config import Config, ImageData, ModelConfig
 from realnvp.flows.build import build, vector_flow
 from realnvp.moments import averaging
 from realnvp.nets.convnet import MLP, ConvNet
@@ -107,7 +107,7 @@ def image_flow(
         **{"num_scales": num_scales, "width": 4, "num_blocks": 1, "num_couplings": 2} | fields
     )
     names = tuple(map(str, range(context))) or None
-    data = DataConfig(shape=(channels, height, width), classes=context > 0, class_names=names)
+    data = ImageData(shape=(channels, height, width), classes=context > 0, class_names=names)
     return build(Config(data=data, model=model)).bijection
 
 
@@ -227,7 +227,7 @@ CASES: dict[str, Case] = {
     "regression": lambda: (context(Regression(3, GIVEN)), normal(4, 3)),
     "sinh-arcsinh": lambda: (SinhArcsinh(3), 3 * normal(4, 3, 2)),
     "vectors of 2, calibrated": lambda: (
-        vector_flow(2, width=8, calibrated=True).bijection,
+        vector_flow(2, width=8).bijection,
         normal(3, 2),
     ),
     "elementwise planes, given": lambda: (

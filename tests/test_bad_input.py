@@ -25,7 +25,7 @@ from told import Out, listing, refused
 import realnvp
 from realnvp import Config, Flow
 from realnvp.cli.main import run
-from realnvp.config import PRESETS, DataConfig, ModelConfig, from_json, to_json
+from realnvp.config import PRESETS, ImageData, ModelConfig, from_json, to_json
 from realnvp.data import read_image
 from realnvp.data.images import deep_png
 from realnvp.evaluation.likelihood import log_probs
@@ -598,7 +598,7 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], Argv], list[str]]] = {
 
 def of_images(folder: Path) -> Path:
     """A saved flow of images that nobody has."""
-    config = Config(data=DataConfig(shape=(1, 8, 8)), model=ModelConfig(width=4, num_blocks=1))
+    config = Config(data=ImageData(shape=(1, 8, 8)), model=ModelConfig(width=4, num_blocks=1))
     realnvp.save_flow(realnvp.build(config), folder / "in")
     return folder / "in"
 

@@ -8,7 +8,7 @@ import torch
 
 import realnvp
 from realnvp.sklearn import RealNVPRegressor
-from realnvp.training.fit import calibrate, last_of
+from realnvp.training.fit import last_of, recalibrate
 from realnvp.training.loop import train
 from tests.test_table import TINY, of, people, tensors, write_csv
 
@@ -29,10 +29,10 @@ def weights(flow: realnvp.Flow) -> torch.Tensor:
 
 
 def test_latents_of_rows_held_out_become_normal() -> None:
-    flow, x = realnvp.vector_flow(2, num_couplings=2, width=4, calibrated=True), rows(20_000)
+    flow, x = realnvp.vector_flow(2, num_couplings=2, width=4), rows(20_000)
     assert not weights(flow).any()
     before = flow.log_prob(x).mean()
-    calibrate(flow, x[:10_000])
+    recalibrate(flow, x[:10_000])
     with torch.no_grad():
         z = flow.encode(x[10_000:]).quantile(LEVELS, dim=0)
         assert flow.log_prob(x).mean() > before + 1
@@ -40,11 +40,11 @@ def test_latents_of_rows_held_out_become_normal() -> None:
 
 
 def test_few_rows_say_little() -> None:
-    few = realnvp.vector_flow(2, num_couplings=2, width=4, calibrated=True)
-    calibrate(few, torch.full((2, 2), 3.0, dtype=torch.float64))
+    few = realnvp.vector_flow(2, num_couplings=2, width=4)
+    recalibrate(few, torch.full((2, 2), 3.0, dtype=torch.float64))
     assert 0 < weights(few).abs().max() < 0.25
-    none = realnvp.vector_flow(2, num_couplings=2, width=4, calibrated=True)
-    calibrate(none, torch.empty(0, 2))
+    none = realnvp.vector_flow(2, num_couplings=2, width=4)
+    recalibrate(none, torch.empty(0, 2))
     assert not weights(none).any()
 
 
@@ -73,7 +73,7 @@ def test_regressions_are_calibrated_on_the_rows_held_out() -> None:
 
 def test_a_run_calibrates_its_models_and_goes_on_without(tmp_path: Path) -> None:
     config = of(write_csv(tmp_path / "people.csv", people()))
-    config = dataclasses.replace(config, model=dataclasses.replace(TINY.model, calibrated=True))
+    config = dataclasses.replace(config, model=dataclasses.replace(TINY.model))
     train(config, tmp_path / "run", device="cpu")
     assert weights(realnvp.load_flow(tmp_path / "run")).abs().min() > 0
     trained = tensors(tmp_path / "run")

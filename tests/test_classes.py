@@ -13,7 +13,7 @@ from PIL import Image
 
 import realnvp
 from realnvp.cli.main import run
-from realnvp.config import PRESETS, Config, DataConfig, TrainConfig
+from realnvp.config import PRESETS, Config, ImageData, TrainConfig
 from realnvp.data import Dataset, find_data, open_splits, prepare, to_pixels
 from realnvp.data.prepared import checksum, write_dataset
 from realnvp.evaluation.check import check
@@ -53,7 +53,7 @@ def faces(folder: Path, splits: tuple[str, ...] = ("",)) -> Path:
 
 def by_hand(source: Path, **fields: Any) -> dict[str, list[str]]:
     """The class names of the images of each split, as a training of the source has them."""
-    config = DataConfig(source=str(source), classes=True, val_fraction=0.2, **fields)
+    config = ImageData(source=str(source), classes=True, val_fraction=0.2, **fields)
     found = find_data(config, seed=0)
     written = prepare(config, seed=0, folder=source.parent / "prepared")
     assert found.labels is not None
@@ -152,7 +152,7 @@ def test_classes_that_make_no_sense(tmp_path: Path, change: str, words: str) -> 
 
 def test_a_set_without_classes() -> None:
     with pytest.raises(ValueError, match=r"data.classes: photos has no classes"):
-        find_data(DataConfig(set="photos", classes=True), seed=0)
+        find_data(ImageData(set="photos", classes=True), seed=0)
 
 
 def labelled_by_level(count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -62,7 +62,7 @@ from realnvp.codec.rounding import Unfit, nearest
 from realnvp.codec.side import best_side
 from realnvp.codec.stack import Empty, Stack, packed_states, unpacked_states
 from realnvp.codec.tiles import Tile, count_tiles, tiles_of
-from realnvp.config import Config, DataConfig, ModelConfig
+from realnvp.config import Config, ImageData, ModelConfig
 from realnvp.data.dataset import quantize
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.flow import Flow
@@ -400,7 +400,7 @@ MODELS["oblique noise"] = dataclasses.replace(MODELS["joint noise"], dequantizat
 def flow_of(model: ModelConfig, shape: tuple[int, ...], *, levels: int = 256) -> Flow:
     """A flow near its start from smooth images, where no weight is zero."""
     names = tuple("abcdef"[: model.context_dim]) or None
-    data = DataConfig(shape=shape, levels=levels, classes=model.context_dim > 0, class_names=names)
+    data = ImageData(shape=shape, levels=levels, classes=model.context_dim > 0, class_names=names)
     flow = realnvp.build(Config(data=data, model=model))
     x = torch.from_numpy(smooth(64, *shape, levels=levels).astype(np.float32)) + 0.5
     random = torch.Generator().manual_seed(0)

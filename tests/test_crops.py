@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from told import Out, answer, refused
 
-from realnvp.config import PRESETS, DataConfig, read_config
+from realnvp.config import PRESETS, ImageData, read_config
 from realnvp.data import find_data, open_splits, prepare
 from realnvp.data.crops import Crops, ReadPictures, StoredPictures
 from realnvp.training.batches import Batches
@@ -109,7 +109,7 @@ def test_training_cuts_other_crops_each_epoch(tmp_path: Path) -> None:
 
 def test_what_is_written_is_what_is_found(tmp_path: Path) -> None:
     """Pictures are in one split; train is one flat file, the others are crops."""
-    config = DataConfig(source=str(folder(tmp_path / "in", 12)), crop=8)
+    config = ImageData(source=str(folder(tmp_path / "in", 12)), crop=8)
     found = find_data(config, seed=3)
     data = prepare(config, seed=3, folder=tmp_path / "out")
     for split in ("train", "validation", "test"):
@@ -145,7 +145,7 @@ def test_what_is_written_is_what_is_found(tmp_path: Path) -> None:
     ],
 )
 def test_a_senseless_description_is_refused(tmp_path: Path, field: str, value: Any) -> None:
-    prepare(DataConfig(source=str(folder(tmp_path / "in")), crop=8), seed=0, folder=tmp_path / "x")
+    prepare(ImageData(source=str(folder(tmp_path / "in")), crop=8), seed=0, folder=tmp_path / "x")
     path = tmp_path / "x" / "dataset.json"
     about = json.loads(path.read_text()) | {field: value}
     about["sha256"].pop("dataset.json")
@@ -156,7 +156,7 @@ def test_a_senseless_description_is_refused(tmp_path: Path, field: str, value: A
 
 def test_arrays_are_cropped_too(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.stack([placed(20, 24, i) for i in range(9)]))
-    found = find_data(DataConfig(source=str(tmp_path / "x.npy"), crop=8), seed=0)
+    found = find_data(ImageData(source=str(tmp_path / "x.npy"), crop=8), seed=0)
     assert found.shape == (3, 8, 8)
     assert found.counts == {"train": 7 * 6, "validation": 6, "test": 6}
 
@@ -164,7 +164,7 @@ def test_arrays_are_cropped_too(tmp_path: Path) -> None:
 def test_arrays_are_read_as_files_are(tmp_path: Path) -> None:
     deep = np.random.default_rng(0).integers(0, 65536, (9, 8, 8, 3), dtype=np.uint16)
     np.save(tmp_path / "x.npy", deep)
-    config = DataConfig(source=str(tmp_path / "x.npy"))
+    config = ImageData(source=str(tmp_path / "x.npy"))
     kept = find_data(config, seed=0)
     assert kept.levels == 65536
     assert kept.train[:].dtype == np.uint16

@@ -13,7 +13,7 @@ import torch
 from pictures import color, pictures
 from PIL import Image
 
-from realnvp.config import PRESETS, DataConfig
+from realnvp.config import PRESETS, ImageData
 from realnvp.config.errors import Reasons
 from realnvp.data import (
     Dataset,
@@ -47,8 +47,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return prepare(PHOTOS, seed=0, folder=tmp_path_factory.mktemp("photos"))
 
 
-def images(source: Path | None, **fields: object) -> DataConfig:
-    return replace(DataConfig(source=source and str(source)), **fields)
+def images(source: Path | None, **fields: object) -> ImageData:
+    return replace(ImageData(source=source and str(source)), **fields)
 
 
 def complaint(call: Callable[[], object]) -> str:

@@ -166,7 +166,7 @@ def test_a_folder_is_no_onnx_file(
 
 def test_a_program_of_one_column_given_others() -> None:
     """Splines, and a last map that is calibrated, of any number of rows."""
-    flow = realnvp.vector_flow(1, context=2, num_couplings=2, width=8, calibrated=True).double()
+    flow = realnvp.vector_flow(1, context=2, num_couplings=2, width=8).double()
     program = export_program(flow)
     x, context = torch.randn(5, 1).double(), torch.randn(5, 2).double()
     with torch.no_grad():

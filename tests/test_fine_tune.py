@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from realnvp import DataConfig, ModelConfig, TrainConfig, load_flow, save_flow
+from realnvp import ImageData, ModelConfig, TrainConfig, load_flow, save_flow
 from realnvp.bijections import Chain
 from realnvp.cli.main import run
 from realnvp.config import Config
@@ -38,7 +38,7 @@ def color(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = ModelConfig(
         "modern", num_scales=1, width=6, num_blocks=1, num_couplings=2, dequantization="variational"
     )
-    flow = build(Config("images-modern", DataConfig(shape=(3, 8, 8)), model))
+    flow = build(Config("images-modern", ImageData(shape=(3, 8, 8)), model))
     with torch.no_grad():
         for i, weight in enumerate(flow.parameters()):
             weight += 0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(i))
@@ -146,7 +146,7 @@ def test_in_python_both_values_are_named(tiny: Config, run_dir: Path, tmp_path: 
 
 def test_a_conditional_flow_starts_as_the_flow_without_a_condition() -> None:
     """The weights that see the condition start at zero, and stay so."""
-    data = DataConfig(shape=(3, 8, 8))
+    data = ImageData(shape=(3, 8, 8))
     model = ModelConfig("modern", num_scales=1, width=6, num_blocks=1, num_couplings=2)
     plain = Config("images-modern", data, model)
     classes = dataclasses.replace(data, classes=True, class_names=("a", "b"))
@@ -177,7 +177,7 @@ def test_learned_noise_begins_with_the_same_density(before: str, after: str, con
     start, flow = (
         build(
             Config(
-                data=DataConfig(shape=(3, 8, 8), classes=context > 0, class_names=names),
+                data=ImageData(shape=(3, 8, 8), classes=context > 0, class_names=names),
                 model=dataclasses.replace(model, dequantization=d),
             )
         ).eval()
@@ -199,7 +199,7 @@ def test_noise_in_oblique_cells_begins_as_uniform_noise() -> None:
     start, flow = (
         build(
             Config(
-                data=DataConfig(shape=(3, 8, 8)), model=dataclasses.replace(model, dequantization=d)
+                data=ImageData(shape=(3, 8, 8)), model=dataclasses.replace(model, dequantization=d)
             )
         ).eval()
         for d in ("autoregressive", "oblique")

@@ -97,7 +97,7 @@ def test_few_rows_go_through_the_networks_at_the_start(kind: str) -> None:
     images = kind == "images"
     model = realnvp.ModelConfig("modern", num_scales=1, width=4, num_blocks=0, num_couplings=2)
     flow = (
-        realnvp.build(realnvp.Config(data=realnvp.DataConfig(shape=(1, 4, 4)), model=model))
+        realnvp.build(realnvp.Config(data=realnvp.ImageData(shape=(1, 4, 4)), model=model))
         if images
         else small()
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import realnvp
 from realnvp.bijections import AffineCoupling, Bijection, Chain
-from realnvp.config import Config, DataConfig, ModelConfig
+from realnvp.config import Config, ImageData, ModelConfig
 from realnvp.export import Call, export_onnx, export_program
 from realnvp.flows.context import Classes
 from realnvp.nets.convnet import MLP, ConvNet
@@ -38,8 +38,8 @@ def moved(flow: realnvp.Flow) -> realnvp.Flow:
 def faces(architecture: Any = "modern", *, classes: bool = True, **model: Any) -> realnvp.Flow:
     """A flow of images given a class."""
     names = NAMES if classes else None
-    data = DataConfig(shape=(1, 8, 8), classes=classes, class_names=names)
-    sizes = {"num_scales": 2, "width": 8, "num_blocks": 1, "num_couplings": 2, "given_every": 2}
+    data = ImageData(shape=(1, 8, 8), classes=classes, class_names=names)
+    sizes = {"num_scales": 2, "width": 8, "num_blocks": 1, "num_couplings": 2}
     return realnvp.build(Config(data=data, model=ModelConfig(architecture, **sizes | model)))
 
 
@@ -88,7 +88,7 @@ def test_a_fresh_conditional_flow_is_the_unconditional(architecture: str) -> Non
 
 
 def test_networks_of_every_second_coupling_see_the_condition() -> None:
-    flow = faces(num_couplings=4, given_every=2, dequantization="variational")
+    flow = faces(num_couplings=4, dequantization="variational")
     nets = [net for net in flow.modules() if isinstance(net, ConvNet)]
     seeing = [net.embedding is not None for net in nets]
     # The noise's network; a scale's four, and its prior's; the last scale's four.
@@ -184,7 +184,7 @@ def test_a_program_takes_the_condition(architecture: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("call", ["decode", "class_log_probs"])
 def test_onnx_takes_the_condition(call: Call, tmp_path: Path) -> None:
-    flow, x, c = conditional("modern", num_scales=1, num_couplings=1, given_every=1)
+    flow, x, c = conditional("modern", num_scales=1, num_couplings=1)
     export_onnx(flow, tmp_path / "flow.onnx", call=call)
     session = onnxruntime.InferenceSession(
         tmp_path / "flow.onnx", providers=["CPUExecutionProvider"]

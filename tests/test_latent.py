@@ -11,7 +11,7 @@ from flows import moved, normal, pixels
 from torch import Tensor
 
 from realnvp.bijections import FactorOut
-from realnvp.config import Config, DataConfig, ModelConfig, Shape
+from realnvp.config import Config, ImageData, ModelConfig, Shape
 from realnvp.data import quantize
 from realnvp.evaluation import latent
 from realnvp.evaluation.likelihood import views_of
@@ -24,7 +24,7 @@ def flow_of(shape: Shape, num_scales: int) -> Flow:
     """A flow in float64 whose weights are away from their start."""
     flow = build(
         Config(
-            data=DataConfig(shape=shape),
+            data=ImageData(shape=shape),
             model=ModelConfig(num_scales=num_scales, width=4, num_blocks=1),
         )
     )
@@ -146,7 +146,7 @@ def test_extrapolation_is_the_flow_built_for_the_larger_size() -> None:
         flow_of((1, 8, 8), 3),
         build(
             Config(
-                data=DataConfig(shape=(1, 16, 16)),
+                data=ImageData(shape=(1, 16, 16)),
                 model=ModelConfig(num_scales=3, width=4, num_blocks=1),
             )
         ),
@@ -212,7 +212,7 @@ def test_nearest_neighbours(chunk: int) -> None:
         torch.from_numpy(queries),
         data,
         chunk=chunk,
-        views=views_of(DataConfig(flip=True), (3, 4, 4)),
+        views=views_of(ImageData(augment=("hflip",)), (3, 4, 4)),
     )
     assert (int(mirrored.where[5]), float(mirrored.distance[5])) == (23, 0.0)
     assert (mirrored.distance <= found.distance).all()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from realnvp import bits_per_dim, fast, load_flow, quantize
 from realnvp.bijections import BatchNorm, Chain, Logit
-from realnvp.config import Config, DataConfig, ModelConfig
+from realnvp.config import Config, ImageData, ModelConfig
 from realnvp.data import dequantize
 from realnvp.evaluation.likelihood import log_probs, summarise
 from realnvp.flows.build import build
@@ -20,7 +20,7 @@ from realnvp.moments import averaging
 from realnvp.random import Purpose, uniform
 
 CONFIG = Config(
-    data=DataConfig(shape=(3, 8, 8), flip=True),
+    data=ImageData(shape=(3, 8, 8), augment=("hflip",)),
     model=ModelConfig(num_scales=2, width=4, num_blocks=1),
 )
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import realnvp
 from realnvp.bijections import AdditiveCoupling, AffineCoupling, BatchNorm
-from realnvp.config import PRESETS, Config, DataConfig, ModelConfig
+from realnvp.config import PRESETS, Config, ImageData, ModelConfig
 from realnvp.flows.build import build
 from realnvp.flows.paper import l2_penalty
 from realnvp.moments import MovingMoments
@@ -38,7 +38,7 @@ def test_sizes_are_the_authors(preset: str, millions: float, couplings: int) -> 
 
 def small(**model: object) -> Config:
     return Config(
-        data=DataConfig(shape=(3, 8, 8)),
+        data=ImageData(shape=(3, 8, 8)),
         model=ModelConfig(**{"num_scales": 2, "width": 4, "num_blocks": 2} | model),
     )
 
@@ -105,7 +105,7 @@ def test_l2_counts_gains_and_checkerboard_bounds() -> None:
 def test_no_weight_and_no_buffer_has_a_spatial_size() -> None:
     small_flow, large = (
         build(small()),
-        build(dataclasses.replace(small(), data=DataConfig(shape=(3, 64, 32)))),
+        build(dataclasses.replace(small(), data=ImageData(shape=(3, 64, 32)))),
     )
     shapes = {name: tensor.shape for name, tensor in small_flow.state_dict().items()}
     assert shapes == {name: tensor.shape for name, tensor in large.state_dict().items()}
@@ -164,7 +164,7 @@ def test_unknown_preset_and_missing_shape() -> None:
     with pytest.raises(ValueError, match=r"data\.shape"):
         realnvp.build("images")
     with pytest.raises(ValueError, match=r"30x32.*divisible by 8"):
-        build(Config(data=DataConfig(shape=(3, 30, 32)), model=ModelConfig(num_scales=4)))
+        build(Config(data=ImageData(shape=(3, 30, 32)), model=ModelConfig(num_scales=4)))
 
 
 def test_memory_estimate_is_a_fixed_part_and_one_for_each_image() -> None:

@@ -33,7 +33,7 @@ from realnvp.bijections import (
 )
 from realnvp.bijections.dequantization import stages
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
-from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, TrainConfig
+from realnvp.config import PRESETS, Config, ImageData, ModelConfig, TrainConfig
 from realnvp.data import dequantize
 from realnvp.evaluation.latent import compress, kept
 from realnvp.flows.build import build
@@ -59,7 +59,6 @@ def modern(config: Config, **recipe: object) -> Config:
         "decay": 0.5,
         "average": 0.9,
         "clip": 1e4,
-        "clip_factor": 3.0,
     } | recipe
     return with_train(dataclasses.replace(config, model=model), **recipe)
 
@@ -401,7 +400,7 @@ def test_further_scales_have_as_many_couplings_as_they_should(
         num_couplings=3,
         coupling_decay=growth,
     )
-    flow = build(Config("images", DataConfig(shape=(1, 8, 8)), model))
+    flow = build(Config("images", ImageData(shape=(1, 8, 8)), model))
     mixings = [
         module.weight.shape[0] for module in flow.modules() if isinstance(module, InvertibleLinear)
     ]
@@ -420,7 +419,7 @@ def test_a_gradient_that_is_far_out_is_not_followed(
     def without(run: Run, x: Tensor) -> tuple[float, float, int]:
         return (1.0, 1.0, 0) if run.state.step == 5 else step_of_the_loop(run, x)
 
-    config = modern(tiny, clip_factor=None)
+    config = modern(tiny)
     with monkeypatch.context() as patch:
         patch.setattr(realnvp.training.loop, "train_step", without)
         train(config, tmp_path / "without", device="cpu")

@@ -15,7 +15,7 @@ from test_training import assert_bit_equal, with_train
 from torch import Tensor
 
 import realnvp.training.loop
-from realnvp.config import Config, DataConfig, ModelConfig
+from realnvp.config import Config, ImageData, ModelConfig
 from realnvp.flows.build import build, vector_flow
 from realnvp.flows.flow import Flow
 from realnvp.io.pretrained import load_flow
@@ -211,7 +211,7 @@ def test_data_at_the_edge_of_sense(tmp_path: Path, tiny: Config, name: str) -> N
     config = dataclasses.replace(
         tiny,
         name="images",
-        data=DataConfig(source=str(tmp_path / "data"), levels=levels),
+        data=ImageData(source=str(tmp_path / "data"), levels=levels),
         model=model,
     )
     with warnings.catch_warnings(record=True) as caught:

@@ -20,7 +20,7 @@ from realnvp.anomaly.normal import (
     usual,
 )
 from realnvp.anomaly.statistics import CELL, LEAST, WIDTH, box, smoothed, statistics
-from realnvp.config import PRESETS, Config, DataConfig, ModelConfig
+from realnvp.config import PRESETS, Config, ImageData, ModelConfig
 from realnvp.export import export_detector
 from realnvp.flows.context import Classes
 from realnvp.flows.flow import Flow, evaluating
@@ -35,7 +35,7 @@ def flow() -> Flow:
     torch.manual_seed(0)
     config = Config(
         "images-modern",
-        DataConfig("images", shape=(1, SIDE, SIDE)),
+        ImageData("images", shape=(1, SIDE, SIDE)),
         ModelConfig("modern", num_scales=2, width=8, num_couplings=1),
     )
     return build(config).eval()

@@ -137,7 +137,7 @@ def test_what_pillow_reads_in_part_is_refused(tmp_path: Path) -> None:
 
 
 def test_pictures_of_two_depths_or_colours_are_refused_with_the_flag(tmp_path: Path) -> None:
-    from realnvp.config import DataConfig
+    from realnvp.config import ImageData
     from realnvp.config.errors import Reasons
     from realnvp.data import find_data
 
@@ -145,12 +145,12 @@ def test_pictures_of_two_depths_or_colours_are_refused_with_the_flag(tmp_path: P
     for name in ("a.png", "b.png"):
         (source / name).write_bytes(deep_png(RNG.integers(0, 65536, (8, 8, 3), dtype=np.uint16)))
     with pytest.raises(Reasons) as caught:
-        find_data(DataConfig(source=str(source)), seed=0)
+        find_data(ImageData(source=str(source)), seed=0)
     assert caught.value.lines == [
         f"2 files: 16 bits per channel, most have 8 bits, first {source / 'a.png'}: --bit-depth 8"
     ]
     for depth, levels in ((8, 256), (16, 65536)):
-        found = find_data(DataConfig(source=str(source), depth=depth), seed=0)
+        found = find_data(ImageData(source=str(source), depth=depth), seed=0)
         assert found.levels == levels
         assert len(found.train) == 6
 

@@ -126,7 +126,7 @@ def test_folded_networks_compute_the_same(trained: tuple[Flow, Tensor]) -> None:
 
 def test_a_flow_without_blocks_folds() -> None:
     config = Config(
-        data=realnvp.DataConfig(shape=(1, 4, 4)),
+        data=realnvp.ImageData(shape=(1, 4, 4)),
         model=realnvp.ModelConfig(num_scales=1, width=4, num_blocks=0),
     )
     flow = realnvp.build(config).double().eval()
@@ -256,8 +256,8 @@ def test_bfloat16_without_the_instructions_for_it() -> None:
     """oneDNN's fused kernels refuse bfloat16 on older CPUs; then torch's plain convolutions do it."""
     code = (
         "import torch, realnvp\n"
-        "from realnvp.config import Config, DataConfig, ModelConfig\n"
-        "flow = realnvp.build(Config(data=DataConfig(shape=(1, 8, 8)), model=ModelConfig(num_scales=2, width=4, num_blocks=1)))\n"
+        "from realnvp.config import Config, ImageData, ModelConfig\n"
+        "flow = realnvp.build(Config(data=ImageData(shape=(1, 8, 8)), model=ModelConfig(num_scales=2, width=4, num_blocks=1)))\n"
         "x = torch.rand(4, 1, 8, 8) * 256\n"
         "with torch.autocast('cpu', torch.bfloat16): flow.train().log_prob(x).mean().backward()\n"
         "assert next(flow.parameters()).grad.isfinite().all()\n"
@@ -285,7 +285,7 @@ def test_averaging_under_recomputation_counts_each_batch_once() -> None:
 
 def test_batches_read_ahead_are_the_batches(tiny: Config) -> None:
     images = np.random.default_rng(0).integers(0, 17, (70, 8, 8, 1), dtype=np.uint8)
-    config = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, flip=True))
+    config = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, augment=("hflip",)))
     ahead, fresh = (Batches(images, config, device=torch.device("cpu")) for _ in range(2))
     in_order = [ahead.at(step) for step in range(6)]  # three epochs
     for step in (5, 1, 3, 0, 4, 2):

@@ -24,7 +24,7 @@ Case = tuple[Callable[[Flow], Any], str, str]
 def flow() -> Flow:
     """A small flow of colour images of 256 levels, in eval mode. Only read it."""
     model = realnvp.ModelConfig("modern", num_scales=1, width=4, num_blocks=0, num_couplings=2)
-    config = realnvp.Config(data=realnvp.DataConfig(shape=(3, 8, 8)), model=model)
+    config = realnvp.Config(data=realnvp.ImageData(shape=(3, 8, 8)), model=model)
     return realnvp.build(config).eval()
 
 
@@ -104,7 +104,7 @@ REFUSED: dict[str, Case] = {
     ),
     "fit of words": (lambda f: realnvp.fit(f, np.array([["a"]])), "x: is no array of numbers", ""),
     "channels last of a shape": (
-        lambda f: realnvp.build(realnvp.Config(data=realnvp.DataConfig(shape=(64, 64, 3)))),
+        lambda f: realnvp.build(realnvp.Config(data=realnvp.ImageData(shape=(64, 64, 3)))),
         "data.shape: (64, 64, 3) looks like (height, width, channels); channels come first: ",
         "shape=(3, 64, 64)",
     ),

@@ -21,7 +21,7 @@ import realnvp
 from realnvp import Config, Flow
 from realnvp.evaluation.likelihood import BitsPerDim
 
-flow: Flow = realnvp.build(Config(data=realnvp.DataConfig(shape=(1, 8, 8), levels=17)))
+flow: Flow = realnvp.build(Config(data=realnvp.ImageData(shape=(1, 8, 8), levels=17)))
 nats: torch.Tensor = flow.log_prob(torch.rand(2, 1, 8, 8))
 samples: torch.Tensor = flow.eval().sample(2, temperature=0.8, seed=0)
 result: BitsPerDim = realnvp.bits_per_dim(flow, realnvp.quantize(samples, levels=17))

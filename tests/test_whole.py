@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from realnvp import Flow, build
-from realnvp.config import Config, DataConfig, ModelConfig
+from realnvp.config import Config, ImageData, ModelConfig
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.evaluation.score import continued, noisy, open_images, picture_map, score
 from realnvp.flows.tiled import tiled
@@ -37,7 +37,7 @@ MODELS = {
 
 def flow_of(name: str, levels: int = 256) -> Flow:
     """A flow whose networks say something: those of fresh flows end in zeros."""
-    flow = build(Config(data=DataConfig(shape=(3, 8, 8), levels=levels), model=MODELS[name]))
+    flow = build(Config(data=ImageData(shape=(3, 8, 8), levels=levels), model=MODELS[name]))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in flow.parameters():

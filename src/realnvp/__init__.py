@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, TrainConfig
+from realnvp.config import PRESETS, Config, ImageData, ModelConfig, TableData, TrainConfig
 
 if TYPE_CHECKING:
     from realnvp import anomaly as anomaly
@@ -21,9 +21,10 @@ __version__ = "1.0.0"
 __all__ = [
     "PRESETS",
     "Config",
-    "DataConfig",
     "Flow",
+    "ImageData",
     "ModelConfig",
+    "TableData",
     "TrainConfig",
     "as_distribution",
     "bits_per_dim",

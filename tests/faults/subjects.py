@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from realnvp.config import Config, DataConfig, ModelConfig, TrainConfig, to_json
+from realnvp.config import Config, ImageData, ModelConfig, TrainConfig, to_json
 from realnvp.io.files import numbered
 from realnvp.training.loop import train
 
@@ -15,7 +15,7 @@ SAVE_EVERY = 3
 EVERY = {"log_every": 1, "eval_every": 4, "sample_every": 6, "save_every": SAVE_EVERY}
 TINY = Config(
     "digits",
-    DataConfig("digits", shape=(1, 8, 8), levels=17),
+    ImageData("digits", shape=(1, 8, 8), levels=17),
     ModelConfig(num_scales=1, width=4, num_blocks=0),
     TrainConfig(
         max_steps=14, batch_size=8, eval_images=20, moment_batches=20, tracker="none", **EVERY

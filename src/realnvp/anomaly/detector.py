@@ -22,6 +22,7 @@ from realnvp.anomaly.normal import (
     usual,
 )
 from realnvp.anomaly.statistics import CELL, Images, Pass, box, passes, smoothed
+from realnvp.config import TableData
 from realnvp.config.errors import ParameterError
 from realnvp.config.fields import AT_LEAST_ONE, BETWEEN_0_AND_1, SEED, check_number
 from realnvp.config.units import in_bits_per_dim
@@ -132,7 +133,7 @@ class AnomalyDetector:
         self.fpr = check_number("false_alarms", fpr, float, BETWEEN_0_AND_1)
         self.noise_draws = check_number("noise_draws", noise_draws, int, AT_LEAST_ONE)
         self.seed = check_number("seed", seed, int, SEED)
-        if config_of(flow).data.levels is None:
+        if isinstance(config_of(flow).data, TableData):
             raise ValueError("flow: must be of images; this one is of a table")
         self.flow = flow
 

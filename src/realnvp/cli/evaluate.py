@@ -25,7 +25,7 @@ from realnvp.cli.options import (
     say,
     thousands,
 )
-from realnvp.config import PAPER, PRESETS
+from realnvp.config import PAPER, PRESETS, TableData
 
 if TYPE_CHECKING:
     from realnvp.evaluation.record import Evaluation
@@ -195,7 +195,7 @@ class Presets:
         rows = {
             name: {
                 "shape": config.data.shape,
-                "levels": config.data.levels,
+                "levels": None if isinstance(config.data, TableData) else config.data.levels,
                 "num_scales": config.model.num_scales,
                 "parameters": count_parameters(config) if config.data.shape else None,
                 "paper": PAPER.get(name),

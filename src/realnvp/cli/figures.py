@@ -115,7 +115,10 @@ class Report:
             result = current_evaluation(run)
         except (ValueError, DamagedError):  # none, or of another model or split
             evaluation = Evaluate(
-                self.run, codecs=config.data.levels == 256, device=self.device, threads=self.threads
+                self.run,
+                codecs=getattr(config.data, "levels", None) == 256,
+                device=self.device,
+                threads=self.threads,
             )
             result = evaluation.evaluated()
             evaluation.save(result)

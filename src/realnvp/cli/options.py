@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from realnvp.config.fields import DecodeOptions
+from realnvp.config.fields import BitDepth, ColorMode, DecodeOptions
 
 if TYPE_CHECKING:
     import torch
@@ -116,10 +116,10 @@ def set_threads(threads: int | None, device: "torch.device") -> None:
 
 def of_table(flow: "Flow") -> bool:
     """Whether a flow models the rows of a table."""
-    from realnvp.config import Kind
+    from realnvp.config import TableData
     from realnvp.flows.flow import config_of
 
-    return config_of(flow).kind is Kind.TABLE
+    return isinstance(config_of(flow).data, TableData)
 
 
 def given_class(flow: "Flow", name: str | None) -> str | None:
@@ -179,15 +179,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 # For commands that are still to be moved to the names above.
 Background = Annotated[str | None, tyro.conf.arg(metavar="COLOR")]
 Colours = Literal["grey", "rgb"] | None
-Depth = Annotated[int | None, tyro.conf.arg(metavar="BITS")]
+Depth = Annotated[BitDepth | None, tyro.conf.arg(metavar="BITS")]
 say = print
 
 
 def chosen_reading(
-    background: str | None, color_mode: str | None, bit_depth: int | None
+    background: str | None, color_mode: ColorMode | None, bit_depth: BitDepth | None
 ) -> DecodeOptions:
     """The options as one record."""
-    return DecodeOptions(background, color_mode, bit_depth)
+    return DecodeOptions(background=background, color_mode=color_mode, bit_depth=bit_depth)
 
 
 def thousands(number: int) -> str:

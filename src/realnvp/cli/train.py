@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from realnvp.cli.options import Device, Flag, Json, Threads, print_json, setup_device
-from realnvp.config import PRESETS, Config, read_config, to_json, validate
+from realnvp.config import PRESETS, Config, read_config, to_json
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Train:
     Two processes: torchrun --nproc-per-node 2 -m realnvp train digits --run-dir runs/two
     """
 
-    config: Annotated[Config, tyro.conf.arg(name="")]
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
     run_dir: Path | None = None
     """Where everything goes; runs/PRESET when not given, with --config the folder of that file."""
     init_from: str | None = None
@@ -45,7 +45,7 @@ class Train:
     threads: Threads = None
 
     def __call__(self) -> int:
-        config = validate(self.config)
+        config = self.config
         if self.print_config:
             print(to_json(config), end="")
             return 0

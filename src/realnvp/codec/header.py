@@ -5,7 +5,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from realnvp.config.resolve import Record
+from realnvp.config.fields import Record
 from realnvp.io.files import fields_of, parse_record
 
 WIDE, EXACT, BATCHED, LATEST = 1, 2, 3, 4  # versions of the format: `archive.py`

@@ -6,21 +6,24 @@ from typing import Any
 from realnvp.config.fields import (
     MAY_CHANGE,
     Config,
-    DataConfig,
+    ImageData,
     ModelConfig,
+    TableData,
     TrainConfig,
     differences,
 )
 
 _IMAGENET64 = Config(
     "imagenet64",
-    DataConfig("imagenet64", shape=(3, 64, 64), val_fraction=0.01),
+    ImageData("imagenet64", shape=(3, 64, 64), val_fraction=0.01),
     ModelConfig(num_scales=5, num_blocks=2),
 )
 
 
-def _like_imagenet64(name: str) -> Config:
-    return replace(_IMAGENET64, name=name, data=replace(_IMAGENET64.data, set=name, flip=True))
+def _like_imagenet64(name: Any) -> Config:
+    return replace(
+        _IMAGENET64, name=name, data=replace(_IMAGENET64.images, set=name, augment=("hflip",))
+    )
 
 
 _SHORT = TrainConfig(
@@ -30,12 +33,12 @@ _SHORT = TrainConfig(
 PRESETS: dict[str, Config] = {
     "cifar10": Config(
         "cifar10",
-        DataConfig("cifar10", shape=(3, 32, 32), flip=True),
+        ImageData("cifar10", shape=(3, 32, 32), augment=("hflip",)),
         ModelConfig(num_scales=2, width=64, num_blocks=8, momentum=0.9),
     ),
     "imagenet32": Config(
         "imagenet32",
-        DataConfig("imagenet32", shape=(3, 32, 32), val_fraction=0.01),
+        ImageData("imagenet32", shape=(3, 32, 32), val_fraction=0.01),
         ModelConfig(num_scales=4),
     ),
     "imagenet64": _IMAGENET64,
@@ -45,7 +48,7 @@ PRESETS: dict[str, Config] = {
     "lsun-church-outdoor": _like_imagenet64("lsun-church-outdoor"),
     "photos": Config(
         "photos",
-        DataConfig("photos", shape=(3, 32, 32), flip=True),
+        ImageData("photos", shape=(3, 32, 32), augment=("hflip",)),
         ModelConfig(num_scales=4, width=16, num_blocks=2),
         # In minutes of training a higher rate and almost no clip are worth .1 bits/dim
         # (docs/experiments/paper_claims.md).
@@ -62,14 +65,14 @@ PRESETS: dict[str, Config] = {
     ),
     "digits": Config(
         "digits",
-        DataConfig("digits", shape=(1, 8, 8), levels=17),
+        ImageData("digits", shape=(1, 8, 8), levels=17),
         ModelConfig(num_scales=2, num_blocks=2),
         _SHORT,
     ),
     "images": Config(train=_SHORT),
     "table": Config(
         "table",
-        DataConfig("table", levels=None),
+        TableData(),
         ModelConfig("vector", num_couplings=16, num_blocks=1, width=64, sine_std=6.0),
         replace(
             _SHORT,
@@ -88,7 +91,7 @@ PRESETS: dict[str, Config] = {
 }
 
 # Not the paper's: layers of later flows, trained as many minutes (docs/experiments/modern.md).
-_MODERN = ModelConfig("modern", width=48, growth=1.5, num_blocks=1, num_couplings=6, given_every=2)
+_MODERN = ModelConfig("modern", width=48, growth=1.5, num_blocks=1, num_couplings=6)
 # Most couplings where most of the bits are: at the first scale.
 _FINE = {
     "growth": 2.0,
@@ -98,7 +101,7 @@ _FINE = {
 _DECAYED = replace(_SHORT, muon_weight_decay=0.1)
 
 
-def _modernised(paper: Config, train: TrainConfig, **model: Any) -> Config:
+def _modernized(paper: Config, train: TrainConfig, **model: Any) -> Config:
     return replace(
         paper,
         name=f"{paper.name}-modern",
@@ -119,7 +122,7 @@ def _modernised(paper: Config, train: TrainConfig, **model: Any) -> Config:
 
 
 PRESETS |= {
-    f"{name}-modern": _modernised(PRESETS[name], train, **model)
+    f"{name}-modern": _modernized(PRESETS[name], train, **model)
     for name, train, model in (
         (
             "photos",

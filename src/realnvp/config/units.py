@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from realnvp.config.fields import Config, Kind
+from realnvp.config.fields import Config, TableData
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,4 +44,5 @@ LOG_LIKELIHOOD = Unit("log_likelihood", "nats", "rows", 1)
 
 def unit_of(config: Config | None) -> Unit:
     """Bits/dim for images; nats a row for tables, in the units of their columns."""
-    return LOG_LIKELIHOOD if config is not None and config.kind is Kind.TABLE else BITS_PER_DIM
+    table = config is not None and isinstance(config.data, TableData)
+    return LOG_LIKELIHOOD if table else BITS_PER_DIM

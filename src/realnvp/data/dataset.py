@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from realnvp.config import Kind
+from realnvp.config import ContextColumn
 from realnvp.config.errors import ParameterError
 from realnvp.config.fields import AS_FOUND, DecodeOptions
 from realnvp.device import as_tensor
@@ -123,17 +123,12 @@ class Dataset:
     class_names: tuple[str, ...] | None = None
     context: tuple[str, ...] | None = None
     """Names of the columns that a table's others are given."""
-    context_values: tuple[str, ...] | None = None
-    """What each of them may hold, as `data.context_values` says it."""
+    context_values: tuple[ContextColumn, ...] = ()
+    """Their encoding."""
     folder: Path | None = None
     """Where the arrays lie; None: only in memory, or not prepared."""
     sha256: Mapping[str, str] = field(default_factory=dict)
     """The checksum of each array, by the name of its file."""
-
-    @property
-    def kind(self) -> Kind:
-        """Images or a table."""
-        return Kind.TABLE if self.levels is None else Kind.IMAGES
 
     def groups_of(self, split: str) -> Sequence[int] | None:
         """Which photograph or picture each image of a split is a crop of. None: of none."""

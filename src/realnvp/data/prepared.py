@@ -9,17 +9,16 @@ import json
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from realnvp.config import DataConfig
+from realnvp.config import ContextColumn, ImageData, embed_context, parse_json
 from realnvp.config.errors import reason
-from realnvp.config.fields import DecodeOptions, is_colour
-from realnvp.config.resolve import context_columns_of, embed_context, typed
+from realnvp.config.fields import BitDepth, ColorMode, DecodeOptions
 from realnvp.data.crops import Crops, Pictures, StoredPictures, in_order
 from realnvp.data.dataset import SPLITS, Dataset, Pixels, Rows, Split, Values, cut_rows
 from realnvp.data.images import MAX_PIXELS, RefusedImage
@@ -52,20 +51,20 @@ class Description:
     sizes: Any = None
     """With crops: height and width of each training picture."""
     background: str | None = None
-    color_mode: str | None = None
-    bit_depth: int | None = None
+    color_mode: ColorMode | None = None
+    bit_depth: BitDepth | None = None
 
     labels: dict[str, Any] | None = None
     """By split: the class of each image, as groups are."""
     class_names: tuple[str, ...] | None = None
     context: tuple[str, ...] | None = None
     """Names of a table's given columns; their numbers follow the columns in the arrays."""
-    context_values: tuple[str, ...] | None = None
+    context_values: tuple[ContextColumn, ...] = ()
 
     @property
     def numbers_given(self) -> int:
         """How many numbers of given columns a row has."""
-        return len(embed_context(context_columns_of(self.context, self.context_values)))
+        return len(embed_context(self.context_values))
 
     @property
     def dtype(self) -> "np.dtype[Any]":
@@ -85,7 +84,7 @@ class Description:
 def open_splits(
     folder: Path,
     *,
-    val_fraction: float = DataConfig.val_fraction,
+    val_fraction: float = ImageData.val_fraction,
     seed: int = 0,
     verify: Iterable[str] = (),
 ) -> Dataset:
@@ -95,7 +94,8 @@ def open_splits(
     verify: the splits whose checksums are compared first.
     ValueError names the file that is missing, damaged, or not what dataset.json says.
     """
-    about = typed(Description, read_description(folder), by_hand=False)
+    read_description(folder)
+    about = parse_json(Description, (folder / DESCRIPTION).read_bytes(), folder / DESCRIPTION)
     present = [split for split in SPLITS if split != "validation" or split in about.counts]
     stored: dict[str, Values] = {split: open_npy(folder / f"{split}.npy") for split in present}
     doubted = {split if split in stored else "train" for split in verify}
@@ -135,7 +135,9 @@ def open_splits(
         groups=about.groups,
         comparable=about.comparable,
         columns=about.columns,
-        reading=DecodeOptions(about.background, about.color_mode, about.bit_depth),
+        reading=DecodeOptions(
+            background=about.background, color_mode=about.color_mode, bit_depth=about.bit_depth
+        ),
         crop=about.crop,
         labels=labels,
         class_names=about.class_names,
@@ -158,9 +160,6 @@ def read_description(folder: Path) -> dict[str, Any]:
         == (known.shape if len(known.shape) == 1 else None),
         "crop": not known.crop or known.shape[1:] == (known.crop, known.crop),
         "sizes": not known.crop or _sizes(known.sizes, known.crop, known.counts),
-        "background": known.background is None or is_colour(known.background),
-        "color_mode": known.color_mode in (None, "grey", "rgb"),
-        "bit_depth": known.bit_depth in (None, 8, 16),
         "train_shape": known.train_shape is None or len(known.train_shape) == 3,
         "groups": all(
             _labels(labels, known.counts.get(split))
@@ -172,7 +171,7 @@ def read_description(folder: Path) -> dict[str, Any]:
             and all(0 <= label < len(known.class_names or ()) for label in labels)
             for split, labels in (known.labels or {}).items()
         ),
-        "context_values": _makes_sense(known.context, known.context_values),
+        "context_values": len(known.context or ()) == len(known.context_values),
         "sha256": {*known.sha256} - {DESCRIPTION} == {f"{split}.npy" for split in known.counts},
     }
     if wrong := next((name for name, holds in rules.items() if not holds), None):
@@ -180,13 +179,6 @@ def read_description(folder: Path) -> dict[str, Any]:
     if about["sha256"].get(DESCRIPTION, own := checksum(about)) != own:
         raise ValueError(f"{path}: damaged, its own checksum does not fit")
     return about
-
-
-def _makes_sense(context: tuple[str, ...] | None, values: tuple[str, ...] | None) -> bool:
-    try:
-        return bool(context_columns_of(context, values)) == bool(context)
-    except (ValueError, TypeError):
-        return False
 
 
 def checksum(about: dict[str, Any]) -> str:
@@ -307,7 +299,10 @@ def write_description(dataset: Dataset, about: dict[str, Any], folder: Path) -> 
     if dataset.crop and isinstance(dataset.train, Crops):
         about |= {"crop": dataset.crop, "sizes": dataset.train.pictures.sizes.tolist()}
     if dataset.context:
-        about |= {"context": dataset.context, "context_values": dataset.context_values}
+        about |= {
+            "context": dataset.context,
+            "context_values": [asdict(each) for each in dataset.context_values],
+        }
     elif dataset.labels is not None:
         about["labels"] = {split: each.tolist() for split, each in dataset.labels.items()}
         about["class_names"] = dataset.class_names

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from realnvp.config import Config, DataConfig
+from realnvp.config import Config, DataConfig, TableData
 from realnvp.data.builtin import digits, photos
 from realnvp.data.crops import Crops, ReadPictures
 from realnvp.data.dataset import SPLITS, Dataset, split_off
@@ -27,12 +27,11 @@ def find_data(config: DataConfig, *, seed: int) -> Dataset:
     ValueError names the field, or all bad files.
     """
     found = _with_classes(_find(config, seed), config)
-    if found.levels != config.levels and not (
-        config.levels == SHALLOW and found.levels and found.levels > SHALLOW
+    levels = None if isinstance(config, TableData) else config.levels
+    if found.levels != levels and not (
+        levels == SHALLOW and found.levels and found.levels > SHALLOW
     ):
-        raise ValueError(
-            f"data.levels: {found.name} has {found.levels} grey levels, not {config.levels}"
-        )
+        raise ValueError(f"data.levels: {found.name} has {found.levels} gray levels, not {levels}")
     if config.shape not in (None, found.shape):
         raise ValueError(
             f"data.shape: the configuration says {config.shape}, the data are {found.shape}"
@@ -42,7 +41,7 @@ def find_data(config: DataConfig, *, seed: int) -> Dataset:
 
 def _with_classes(found: Dataset, config: DataConfig) -> Dataset:
     """The data set with its classes if they are asked for, else without."""
-    if found.context or config.context_columns:
+    if isinstance(config, TableData):
         return _as_given(found, config)
     if not config.classes:
         return replace(found, labels=None, class_names=None)
@@ -57,7 +56,7 @@ def _with_classes(found: Dataset, config: DataConfig) -> Dataset:
     return found
 
 
-def _as_given(found: Dataset, config: DataConfig) -> Dataset:
+def _as_given(found: Dataset, config: TableData) -> Dataset:
     """The data set, whose given columns are those that are asked for. ValueError: they are not."""
     there = found.context or ()
     if names_in(config.context_columns or (), there) != there:
@@ -127,7 +126,8 @@ def _prepared_source(config: DataConfig) -> Path | None:
     source = Path(config.source).expanduser() if config.source else None
     if not source or not (source / DESCRIPTION).exists():
         return None
-    other = config.crop and config.crop != read_description(source).get("crop")
+    crop = None if isinstance(config, TableData) else config.crop
+    other = crop and crop != read_description(source).get("crop")
     return None if other else source
 
 
@@ -143,7 +143,7 @@ def _find(config: DataConfig, seed: int) -> Dataset:
         return (
             photos(seed=seed) if config.set == "photos" else digits(config.val_fraction, seed=seed)
         )
-    if config.set == "table":
+    if isinstance(config, TableData):
         return table(config, seed=seed)
     if config.set != "images":
         raise ValueError(
@@ -155,13 +155,11 @@ def _find(config: DataConfig, seed: int) -> Dataset:
         raise ValueError(
             "data.source: images needs a folder of images, an .npy file or a prepared folder"
         )
-    if config.levels is None:
-        raise ValueError("data.levels: images have grey levels, such as 256")
     source = Path(config.source).expanduser()
     found = scan(
         source,
         levels=config.levels,
-        reading=config.reading,
+        reading=config.decode_options,
         crop=config.crop,
         resize=config.resize,
     )
@@ -178,7 +176,7 @@ def _find(config: DataConfig, seed: int) -> Dataset:
         None,
         found.levels,
         found.shape,
-        reading=config.reading,
+        reading=config.decode_options,
         class_names=class_names,
     )
     if not config.crop:
@@ -195,19 +193,28 @@ def _find(config: DataConfig, seed: int) -> Dataset:
 
 def _from_prepared(config: DataConfig, folder: Path, seed: int) -> Dataset:
     found = open_splits(folder, val_fraction=config.val_fraction, seed=seed)
-    if config.set not in (found.name, "images") or found.kind is not config.kind:
+    if config.set not in (found.name, "images") or (found.levels is None) != (
+        isinstance(config, TableData)
+    ):
         raise ValueError(f"data.set: {folder} holds {found.name}, not {config.set}")
+    if isinstance(config, TableData):
+        _check_columns(found, folder, config)
+        return found
     if config.resize and config.resize != min(found.shape[1:]):
         raise ValueError(
             f"data.resize: {folder} was prepared with images of {found.shape[1]}x{found.shape[2]}; "
             "prepare its source again"
         )
-    for name, value in config.reading.chosen().items():
+    for name, value in config.decode_options.chosen().items():
         if getattr(found.reading, name) != value:
             raise ValueError(
                 f"data.{name}: {folder} was prepared with {getattr(found.reading, name)!r}, "
                 f"not {value!r}; prepare its source again"
             )
+    return found
+
+
+def _check_columns(found: Dataset, folder: Path, config: TableData) -> None:
     there = found.columns or ()
     for name, kept in (("columns", config.columns), ("drop", config.drop)):
         if kept is not None and (name == "drop" or names_in(kept, there) != there):
@@ -215,22 +222,24 @@ def _from_prepared(config: DataConfig, folder: Path, seed: int) -> Dataset:
                 f"data.{name}: {folder} holds {', '.join(there)}, in this order; "
                 "choose others from the table itself"
             )
-    return found
 
 
 def _settings(config: DataConfig, seed: int) -> dict[str, Any]:
     """What decides the content of a prepared folder, as dataset.json records it."""
-    return {
+    common = {
         "name": config.set,
-        "levels": config.levels,
+        "levels": None if isinstance(config, TableData) else config.levels,
         "source": config.source,
         "val_fraction": config.val_fraction,
         "seed": seed,
+    }
+    if isinstance(config, TableData):
+        return common
+    return {
+        **common,
         **{name: side for name in ("crop", "resize") if (side := getattr(config, name))},
         **({"classes": True} if config.classes else {}),
-        **({"missing": "mark"} if config.missing == "mark" else {}),
-        **({"ordered": [*config.ordered]} if config.ordered else {}),
-        **config.reading.chosen(),
+        **config.decode_options.chosen(),
     }
 
 
@@ -242,7 +251,7 @@ def _check_settings(config: DataConfig, seed: int, folder: Path) -> None:
         now["shape"] = [*config.shape]
     if config.class_names:
         now["class_names"] = [*config.class_names]
-    if config.columns or config.drop:
+    if isinstance(config, TableData) and (config.columns or config.drop):
         there = [*(recorded["columns"] or []), *(recorded.get("context") or [])]
         left_out = {*names_in(config.context_columns or (), there)}
         taken = [name for name in names_in(config.columns or there, there) if name not in left_out]

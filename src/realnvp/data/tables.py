@@ -13,10 +13,8 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from realnvp.config import DataConfig, nearest
+from realnvp.config import ContextColumn, TableData, nearest
 from realnvp.config.errors import count_of, enumerated, listed, quoted, reason
-from realnvp.config.resolve import MISSING as MISSING_MARK
-from realnvp.config.resolve import GivenColumn, context_columns_of, order_of
 from realnvp.data.dataset import Dataset, split_off
 from realnvp.data.folder import is_image, split_entries, wanted
 from realnvp.data.images import why_no_file
@@ -335,7 +333,7 @@ Cells = Mapping[str, Sequence[str]]
 """By column: the text of each row; '' where it is missing."""
 
 
-def given_names(config: DataConfig, there: Columns) -> Columns:
+def given_names(config: TableData, there: Columns) -> Columns:
     """The columns of a table that are given. ValueError: it has no such columns."""
     names = names_in(config.context_columns or (), there)
     for name in names:
@@ -346,45 +344,34 @@ def given_names(config: DataConfig, there: Columns) -> Columns:
     return names
 
 
-def learned(config: DataConfig, cells: Cells, path: Path) -> tuple[GivenColumn, ...]:
+def learned(config: TableData, cells: Cells, path: Path) -> tuple[ContextColumn, ...]:
     """The given columns as the rows of a training have them. ValueError names what is wrong."""
-    mark = config.missing == "mark"
-    orders = dict(map(order_of, config.ordered or ()))
-    if wrong := next((name for name in orders if name not in cells), None):
-        raise ValueError(f"data.ordered: {wrong!r} is no given column{nearest(wrong, cells)}")
-    return tuple(
-        _column(name, [*texts], orders.get(name), path, mark=mark) for name, texts in cells.items()
-    )
+    return tuple(_column(name, [*texts], path) for name, texts in cells.items())
 
 
-def _column(
-    name: str, texts: list[str], order: tuple[str, ...] | None, path: Path, *, mark: bool
-) -> GivenColumn:
+def _column(name: str, texts: list[str], path: Path) -> ContextColumn:
     there = [text for text in texts if not _missing(text)]
     lacking = len(there) < len(texts)
-    if lacking and not mark:
+    if lacking:
         row = next(i for i, text in enumerate(texts) if _missing(text))
         raise ValueError(
             f"{path}: given column {name!r} has {len(texts) - len(there):,} missing values, first "
-            f"in row {row + 1:,} (--data.missing mark takes them)"
+            f"in row {row + 1:,}"
         )
     if not there:
         raise ValueError(f"{path}: given column {name!r} has no values")
-    if order is None and all(_is_finite(text) for text in there):
-        mean = float(np.mean([float(text) for text in there]))
-        return GivenColumn(name, mean=mean if lacking else None)
-    found = {*there} | ({MISSING_MARK} if lacking else set())
-    if order is not None and (unknown := sorted(found - {*order})):
-        raise ValueError(f"data.ordered: {name!r} also holds {quoted(unknown)}")
-    if order is None and len(found) > max(10, len(texts) // 5):
+    if all(_is_finite(text) for text in there):
+        return ContextColumn(name)
+    found = {*there}
+    if len(found) > max(10, len(texts) // 5):
         raise ValueError(
             f"{path}: given column {name!r} has {len(found):,} texts, {there[0][:40]!r} first: "
             "too many to learn from"
         )
-    return GivenColumn(name, order or tuple(sorted(found)), ordered=order is not None)
+    return ContextColumn(name, tuple(sorted(found)))
 
 
-def encoded(columns: Sequence[GivenColumn], cells: Cells, path: Path) -> Reals:
+def encoded(columns: Sequence[ContextColumn], cells: Cells, path: Path) -> Reals:
     """(N, k): the numbers of rows. ValueError names the column, the row and the value."""
     if not all(cells.values()):
         raise ValueError(f"{path}: has no rows")
@@ -392,37 +379,32 @@ def encoded(columns: Sequence[GivenColumn], cells: Cells, path: Path) -> Reals:
     return np.concatenate(parts, axis=1)
 
 
-def _encoded(column: GivenColumn, texts: Sequence[str], path: Path) -> Reals:
+def _encoded(column: ContextColumn, texts: Sequence[str], path: Path) -> Reals:
     where = f"{path}: given column {column.name!r}, row "
-    if column.texts:
-        index = {text: float(i) for i, text in enumerate(column.texts)}
-        known = [
-            MISSING_MARK if _missing(text) and MISSING_MARK in index else text for text in texts
-        ]
-        for i, text in enumerate(known):
+    if column.categories:
+        index = {text: float(i) for i, text in enumerate(column.categories)}
+        for i, text in enumerate(texts):
             if text not in index:
                 raise ValueError(
                     f"{where}{i + 1:,}: {'is missing' if _missing(text) else repr(text[:40])}; "
-                    f"training had {quoted(column.texts)}"
+                    f"training had {quoted(column.categories)}"
                 )
-        places = np.array([[index[text]] for text in known])
-        return places if column.ordered else (places == np.arange(len(index))).astype(np.float64)
-    values = np.full((len(texts), 1), column.mean or 0.0)
-    missing = np.array([[_missing(text)] for text in texts])
+        places = np.array([[index[text]] for text in texts])
+        return (places == np.arange(len(index))).astype(np.float64)
+    values = np.zeros((len(texts), 1))
     for i, text in enumerate(texts):
-        if missing[i]:
-            if column.mean is None:
-                raise ValueError(f"{where}{i + 1:,}: is missing; training had no missing values")
+        if _missing(text):
+            raise ValueError(f"{where}{i + 1:,}: is missing")
         elif not _is_finite(text):
             raise ValueError(f"{where}{i + 1:,}: {text[:40]!r} is no number")
         else:
             values[i] = float(text)
-    return values if column.mean is None else np.c_[values, missing]
+    return values
 
 
-def read_context(path: Path, config: DataConfig) -> Reals:
+def read_context(path: Path, config: TableData) -> Reals:
     """(N, k): the condition of each row of a table, for a flow of this configuration."""
-    columns = context_columns_of(config.context_columns, config.context_values)
+    columns = config.context_values
     return encoded(columns, read_cells(path, tuple(column.name for column in columns)), path)
 
 
@@ -451,7 +433,7 @@ class Remedies(NamedTuple):
 COMMAND = Remedies("--data.drop {!r}", "--data.noise 0.05")
 
 
-def table(config: DataConfig, *, seed: int) -> Dataset:
+def table(config: TableData, *, seed: int) -> Dataset:
     """The table of data.source; without splits, its rows are split by the seed's permutation.
 
     ValueError names all bad columns: missing, text, not finite, or constant in training.
@@ -461,8 +443,6 @@ def table(config: DataConfig, *, seed: int) -> Dataset:
             "data.source: table needs a .csv, .npy or .parquet file of numbers, "
             "or a folder of train, test ..."
         )
-    if config.classes:
-        raise ValueError("data.classes: is for images")
     source = Path(config.source).expanduser()
     files = _files(source)
     context = given_names(config, columns_of(files["train"]) if config.context_columns else ())
@@ -485,22 +465,21 @@ def table(config: DataConfig, *, seed: int) -> Dataset:
 
 
 def _with_given(
-    found: Dataset, files: dict[str, Path], context: Columns, config: DataConfig, *, seed: int
+    found: Dataset, files: dict[str, Path], context: Columns, config: TableData, *, seed: int
 ) -> Dataset:
     """The data set with the numbers of its given columns."""
     cells = {split: read_cells(path, context) for split, path in files.items()}
     as_trained = learned(config, cells["train"], files["train"])
-    values = tuple(column.as_text() for column in as_trained)
-    if config.context_values not in (None, values):
+    if config.context_values not in ((), as_trained):
         raise ValueError("data.context_values: the training rows hold other values")
     numbers = {split: encoded(as_trained, each, files[split]) for split, each in cells.items()}
     labels = {
         split: each[:] for split, each in split_off(numbers, config.val_fraction, seed=seed).items()
     }
-    return replace(found, labels=labels, context=context, context_values=values)
+    return replace(found, labels=labels, context=context, context_values=as_trained)
 
 
-def find_rows(source: Path, split: str, config: DataConfig) -> tuple[Dataset, str]:
+def find_rows(source: Path, split: str, config: TableData) -> tuple[Dataset, str]:
     """A table outside any run, and the split to take: "all" where the source has no splits.
 
     config: a flow's, which names the columns to take, and the given ones.

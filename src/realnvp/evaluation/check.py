@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from realnvp.bijections import InvertibleLinear
 from realnvp.bijections.base import Bijection, float64_like, reference_tensor
-from realnvp.config import Config, Kind, smallest_side
+from realnvp.config import Config, TableData, smallest_side
 from realnvp.config.units import in_bits_per_dim
 from realnvp.data import dequantize
 from realnvp.flows.flow import ROWS, Flow, config_of, evaluating
@@ -49,7 +49,7 @@ def how_many(config: Config) -> int:
     1,024 rows. 64 images, or fewer where eight feature maps for each would take more than a GiB:
     with 32 channels 64 images of 64x64, 16 of 256x256, 4 of 512x512.
     """
-    if config.kind is Kind.TABLE:
+    if isinstance(config.data, TableData):
         return ROWS
     each = 8 * 4 * config.model.width * math.prod(config.shape[1:])
     return min(IMAGES, max(1, ACTIVATIONS // each))
@@ -68,7 +68,7 @@ def check(
     """
     config = config_of(flow)
     with evaluating(flow):
-        if config.kind is Kind.TABLE:
+        if isinstance(config.data, TableData):
             x = _with_corners(flow, data)
             deviation = x[: len(data)].std(0, correction=0)
             scale = torch.where(deviation > 0, deviation, 1)

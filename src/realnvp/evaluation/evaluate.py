@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from realnvp.config import Config, Kind, paper_bits_per_dim
+from realnvp.config import Config, ImageData, TableData, paper_bits_per_dim
 from realnvp.config.errors import ParameterError, as_colours, count_of
 from realnvp.config.fields import AS_FOUND, DecodeOptions
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, Unit, unit_of
@@ -166,29 +166,27 @@ def _data(
             data = splits_of_run(run, config, verify=[split])
             if changed := RunDir(run).changed_data(data.folder, data.sha256):
                 raise ValueError(f"{changed}; --data.source evaluates them all the same")
-        if (data.context, data.context_values) != (
-            config.data.context_columns,
-            config.data.context_values,
-        ):
+        table = config.data if isinstance(config.data, TableData) else TableData()
+        if (data.context, data.context_values) != (table.context_columns, table.context_values):
             raise ValueError(
                 f"{source or run}: its given columns are not those of the flow, "
-                f"{', '.join(config.data.context_columns or ('none',))}"
+                f"{', '.join(table.context_columns or ('none',))}"
             )
-        if config.data.columns and data.columns not in (None, config.data.columns):
+        if table.columns and data.columns not in (None, table.columns):
             raise ValueError(
                 f"{source or run}: its columns are not those of the flow, "
-                f"{', '.join(config.data.columns)}"
+                f"{', '.join(table.columns)}"
             )
-    elif config.kind is Kind.TABLE:
+    elif isinstance(config.data, TableData):
         data, split = find_rows(source, split, config.data)
     else:
         data, split = find_split(
             source,
             split,
             levels=config.levels,
-            reading=config.data.reading.but(reading),
-            crop=crop or config.data.crop,
-            resize=config.data.resize,
+            reading=config.images.decode_options.but(reading),
+            crop=crop or config.images.crop,
+            resize=config.images.resize,
         )
         if config.data.class_names:
             splits = {"train" if name == "all" else name: x for name, x in data.splits.items()}
@@ -196,7 +194,7 @@ def _data(
             if (found := labels.get("train" if split == "all" else split)) is not None:
                 data = replace(data, labels={split: found}, class_names=config.data.class_names)
     if (len(data.shape), data.shape[0]) != (len(config.shape), config.shape[0]):
-        readable = config.kind is Kind.IMAGES and data.shape[0] in (1, 3)
+        readable = isinstance(config.data, ImageData) and data.shape[0] in (1, 3)
         flag = as_colours(config.shape[0]) if readable else ""
         raise ValueError(
             f"{source}: {_words(data.shape)}, but the flow was trained on {_words(config.shape)}"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from realnvp.bijections.base import float64_like
-from realnvp.config import DataConfig, Shape
+from realnvp.config import DataConfig, ImageData, Shape, TableData
 from realnvp.config.errors import ParameterError, as_uint8, in_order
 from realnvp.config.fields import AT_LEAST_ONE, check_number
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, in_bits_per_dim, unit_of
@@ -26,34 +26,45 @@ from realnvp.random import Purpose, uniform
 View = Callable[[Tensor], Tensor]
 """(B, C, H, W) -> (B, C, H, W): permutes pixels and channels, so it changes no volume."""
 MOST_CHANNELS = 6
-"""Most channels that data.recolour may permute: 6 have 720 orders."""
+"""Most channels that channel_shuffle may permute: 6 have 720 orders."""
+
+
+def _augment(data: DataConfig) -> tuple[str, ...]:
+    return (
+        () if isinstance(data, TableData) else tuple(a for a in data.augment if a != "brightness")
+    )
 
 
 def several_views(data: DataConfig, shape: Shape) -> bool:
     """Whether training showed an image of this shape in more ways than one."""
-    return data.flip or data.turn or (data.recolour and shape[0] > 1)
+    return bool({*_augment(data)} - ({"channel_shuffle"} if shape[0] == 1 else set()))
 
 
 def views_of(data: DataConfig, shape: Shape) -> list[View]:
-    """All combinations of data.flip, data.turn and data.recolour: 2 to 48 views of colour images.
+    """All combinations of data.augment: 2 to 48 views of colour images.
 
     They form a group; the first view is the image itself. ValueError if there is no other view, if
     turns do not keep this shape, or if there are more than MOST_CHANNELS channels to permute.
     """
     channels, height, width = shape
-    if data.turn and height != width:
+    augment = _augment(data)
+    if "rotate90" in augment and height != width:
         raise ParameterError("views", f"turned images must be square, these are {height}x{width}")
-    if data.recolour and channels > MOST_CHANNELS:
+    if "channel_shuffle" in augment and channels > MOST_CHANNELS:
         raise ParameterError("views", f"{channels} channels have too many orders")
     if not several_views(data, shape):
-        raise ParameterError(
-            "views", "training shows such an image as it is (data.flip, data.turn, data.recolour)"
-        )
-    orders = [*permutations(range(channels))] if data.recolour else [tuple(range(channels))]
+        raise ParameterError("views", "training shows such an image as it is (data.augment)")
+    orders = (
+        [*permutations(range(channels))]
+        if "channel_shuffle" in augment
+        else [tuple(range(channels))]
+    )
     return [
         partial(_view, mirror=mirror, turns=turns, order=list(order))
         for order, turns, mirror in product(
-            orders, range(4 if data.turn else 1), (False, True) if data.flip else (False,)
+            orders,
+            range(4 if "rotate90" in augment else 1),
+            (False, True) if "hflip" in augment else (False,),
         )
     ]
 
@@ -211,7 +222,7 @@ def log_probs(
     # Parts stay on the device until the end: to look at a part is to wait for the device.
     state, parts = float64_like(flow), []
     shown = (
-        views_of(flow.config.data if flow.config else DataConfig(), images.shape[1:])
+        views_of(flow.config.data if flow.config else ImageData(), images.shape[1:])
         if views
         else [nn.Identity()]
     )
@@ -269,7 +280,7 @@ def _check(flow: Flow, images: Images) -> None:
 
 def _tensor(images: Images, flow: Flow) -> Tensor:
     pixels = images if isinstance(images, Tensor) else as_tensor(images)
-    levels = flow.config and flow.config.data.levels
+    levels = getattr(flow.config and flow.config.data, "levels", None)
     # torch has no maximum of uint16.
     if levels and (largest := int(pixels.to(torch.int32).max())) >= levels:
         numpy = isinstance(images, np.ndarray)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from realnvp.config import Kind, ModelConfig, departures
+from realnvp.config import ModelConfig, TableData, departures
 from realnvp.config.errors import count_of
 from realnvp.evaluation.record import OfImages, current_evaluation, with_error
 from realnvp.io.run_dir import RunDir, Session
@@ -41,7 +41,7 @@ def table(runs: list[Path]) -> list[dict[str, Any]]:
 def _row(run: Path) -> dict[str, Any]:
     files = RunDir(run)
     config = files.config
-    if config.kind is Kind.TABLE:
+    if isinstance(config.data, TableData):
         raise ValueError(f"{run}: is of a table of numbers; the paper's Table 1 has images only")
     result = current_evaluation(run)
     assert isinstance(result, OfImages)

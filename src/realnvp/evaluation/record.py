@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from realnvp.config import Config, Kind
+from pydantic import TypeAdapter
+
+from realnvp.config import Config, TableData
 from realnvp.config.errors import count_of
-from realnvp.config.resolve import typed
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD
 from realnvp.io.files import damaged_if_invalid, fields_of, read_record, write_file
 from realnvp.io.pretrained import read_model
@@ -259,7 +260,8 @@ def parse_evaluation(tree: Any, path: Path, config: Config) -> Evaluation:
     ValueError names the file, and the first field that is missing or of another type.
     """
     try:
-        return typed(OfRows if config.kind is Kind.TABLE else OfImages, tree, by_hand=False)
+        kind = OfRows if isinstance(config.data, TableData) else OfImages
+        return TypeAdapter(kind).validate_python(tree)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from None
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from realnvp.config import Config, departures, flat
+from realnvp.config import Config, TableData, departures, flat
 from realnvp.evaluation.record import Evaluation, OfImages
 from realnvp.io.files import write_file
 from realnvp.io.run_dir import Session
@@ -156,7 +156,7 @@ def report(
 
 def _results(result: Evaluation, config: Config) -> str:
     meaning = "The mean of log p in the units of the columns."
-    if config.data.context_columns:
+    if isinstance(config.data, TableData) and config.data.context_columns:
         meaning = f"Given {', '.join(config.data.context_columns)}. {meaning}"
     rows: dict[str, Any] = {"standard error over": result.standard_error_over}
     if isinstance(result, OfImages):

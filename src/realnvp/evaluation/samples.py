@@ -128,7 +128,7 @@ def write_rows(
     """
     config = config_of(flow)
     (count,) = config.shape
-    columns = config.data.columns or tuple(f"x{i + 1}" for i in range(count))
+    columns = config.table.columns or tuple(f"x{i + 1}" for i in range(count))
     if out.suffix == ".png" and count != 2:
         raise ParameterError(
             "out",
@@ -137,8 +137,8 @@ def write_rows(
         )
     condition, cells = None, None
     if context:
-        condition = np.repeat(read_context(context, config.data), n, axis=0)
-        cells = read_cells(context, config.data.context_columns or ())
+        condition = np.repeat(read_context(context, config.table), n, axis=0)
+        cells = read_cells(context, config.table.context_columns or ())
         each, n = n, len(condition)
     samples = _Samples(
         flow,

@@ -289,9 +289,9 @@ def open_images(
 
     ValueError names all files that cannot be read.
     """
-    data = config_of(flow).data
+    data = config_of(flow).images
     shape, levels = config_of(flow).shape, config_of(flow).levels
-    reading = data.reading.but(reading)
+    reading = data.decode_options.but(reading)
 
     def whole(file: Path) -> Pixels:
         pixels = read_image(file, reading)
@@ -342,12 +342,12 @@ def score_rows(flow: Flow, files: Sequence[Path]) -> list[RowScore]:
     places: list[tuple[str, int]] = []
     nats: list[float] = []
     for file in files:
-        rows, columns = read_table(file, config.data.columns)
+        rows, columns = read_table(file, config.table.columns)
         if len(columns) != width:
             raise ValueError(
                 f"{file}: {count_of(len(columns), 'column')}, but the flow was trained on {width}"
             )
-        context = read_context(file, config.data) if config.data.context_columns else None
+        context = read_context(file, config.table) if config.table.context_columns else None
         nats += log_probs(flow, rows, context=context).tolist()
         places += [(str(file), i + 1) for i in range(len(rows))]
     return [

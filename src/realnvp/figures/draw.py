@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from realnvp.config import Config, Kind, nearest
+from realnvp.config import Config, ImageData, nearest
 from realnvp.config.errors import ParameterError
 from realnvp.device import is_out_of_memory
 from realnvp.figures import diagnostics as trust
@@ -41,7 +41,7 @@ PLOTTED = {"latents", "curves", "density", "map", "pairs", "conditional"}  # by 
 
 def figures_of(config: Config) -> Figures:
     """What can be drawn: of images, of points of a plane (two columns), of wider tables."""
-    if config.kind is Kind.IMAGES:
+    if isinstance(config.data, ImageData):
         return {"classes": paper.classes, **IMAGES} if config.data.classes else IMAGES
     if config.data.shape != (2,):
         return ROWS

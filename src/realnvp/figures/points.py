@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from realnvp.bijections.base import float64_like
-from realnvp.config.resolve import GivenColumn, context_columns_of
+from realnvp.config import ContextColumn
 from realnvp.evaluation import latent
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.figures import plots
@@ -40,7 +40,7 @@ def conditional(run: TrainedRun) -> Iterator[Drawing]:
     """
     data, context = _data(run), _given(run, SHOWN)
     assert context is not None
-    columns = context_columns_of(run.config.data.context_columns, run.config.data.context_values)
+    columns = run.config.table.context_values
     order, axes = np.lexsort(context.T[::-1]), _axes(data, 200)
     scale = np.where(context.std(0) > 0, context.std(0), 1)
     panels = list[tuple[str, tuple[Array, Array, Array]]]()
@@ -57,14 +57,14 @@ def conditional(run: TrainedRun) -> Iterator[Drawing]:
     )
 
 
-def _in_words(columns: Sequence[GivenColumn], numbers: Array) -> str:
+def _in_words(columns: Sequence[ContextColumn], numbers: Array) -> str:
     """'area = 42.7, city = Oslo': a condition by its numbers; three columns at most."""
     words, place = [], 0
     for column in columns[:3]:
         value = numbers[place : place + len(column.numbers)]
         place += len(column.numbers)
-        if column.texts:
-            text = column.texts[int(value[0]) if column.ordered else int(value.argmax())]
+        if column.categories:
+            text = column.categories[int(value.argmax())]
         else:
             text = f"{value[0]:.3g}"
         words.append(f"{column.name} = {text}"[:24])
@@ -121,8 +121,8 @@ def latents(run: TrainedRun) -> Iterator[Drawing]:
 
 
 def _names(run: TrainedRun) -> tuple[str, ...]:
-    assert run.config.data.columns is not None
-    return run.config.data.columns
+    assert run.config.table.columns is not None
+    return run.config.table.columns
 
 
 def _data(run: TrainedRun) -> Array:

@@ -14,7 +14,7 @@ from realnvp.bijections import (
     Logit,
     ObliqueDequantisation,
 )
-from realnvp.config import PRESETS, Config, DataConfig, ModelConfig, resolve, validate
+from realnvp.config import PRESETS, Config, ModelConfig, TableData, resolve
 from realnvp.flows.context import condition_of
 from realnvp.flows.flow import Flow, StandardNormal
 from realnvp.flows.modern import modern, vector
@@ -35,7 +35,7 @@ def build(config: Config | str) -> Flow:
     """A fresh flow of a configuration or a preset; its weights are a function of config.seed."""
     if isinstance(config, str):
         config = PRESETS[config]
-    config = resolve(validate(config), config.shape)
+    config = resolve(config, config.shape)
     place = torch.get_default_device()
     # We draw on the CPU and seed the CPU's generator alone, which we put back: torch.manual_seed
     # would seed the generators of all GPUs, too.
@@ -79,7 +79,6 @@ def vector_flow(
     sine_std: float = 6.0,
     coupling: Literal["affine", "additive", "spline"] = "affine",
     batch_norm: bool = False,
-    calibrated: bool = False,
     seed: int = 0,
 ) -> Flow:
     """A fresh flow of vectors, (B, dim), for tables and points. The density is in the data's units.
@@ -95,8 +94,6 @@ def vector_flow(
     coupling: affine as Real NVP's, additive as NICE's, or spline, which bends as well. One column
         given others is always one spline.
     batch_norm: after each coupling.
-    calibrated: end with a map of each latent, which `realnvp.fit` fits to the rows held out, so
-        that intervals hold what they say.
     seed: of the weights.
     """
     model = ModelConfig(
@@ -109,15 +106,8 @@ def vector_flow(
         sine_std=sine_std,
         batch_norm=batch_norm,
         context_dim=context,
-        calibrated=calibrated,
     )
-    data = DataConfig(
-        "table",
-        shape=(dim,),
-        levels=None,
-        classes=bool(classes),
-        class_names=tuple(classes) or None,
-    )
+    data = TableData(shape=(dim,), class_names=tuple(classes) or None)
     return build(Config("table", data, model, seed=seed))
 
 

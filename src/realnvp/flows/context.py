@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from realnvp.bijections import ActNorm, Chain
 from realnvp.bijections.base import float64_like
-from realnvp.config import Config
-from realnvp.config.resolve import context_columns_of, embed_context
+from realnvp.config import Config, TableData, embed_context
 from realnvp.random import Purpose, generator
 
 
@@ -143,7 +142,7 @@ def condition_of(config: Config) -> Condition | None:
     context = config.model.context_dim
     if not context:
         return None
-    if config.data.classes:
+    if config.data.class_names:
         return Classes(context, config.data.class_names)
-    columns = context_columns_of(config.data.context_columns, config.data.context_values)
-    return Columns(context, embed_context(columns))
+    columns = config.data.context_values if isinstance(config.data, TableData) else None
+    return Columns(context, embed_context(columns or ()))

@@ -250,7 +250,7 @@ class Flow(nn.Module):
             largest = x.detach().amax().item()
             if math.isnan(largest):
                 raise ValueError("x: has NaN")
-            levels = (self.config and self.config.data.levels) or 0
+            levels = getattr(self.config and self.config.data, "levels", 0)
             if x.ndim == 4 and levels > 2 and largest <= 1:
                 warnings.warn(
                     f"x: no value exceeds 1, but pixels of this flow are v + u in [0, {levels})",

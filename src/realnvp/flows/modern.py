@@ -47,9 +47,7 @@ def modern(model: ModelConfig, channels: int) -> Chain:
         layers += [
             ActNorm(4 * channels),
             InvertibleLinear(4 * channels),
-            half_coupling(
-                model, net if left % model.given_every else context_net, 4 * channels, flip=False
-            ),
+            half_coupling(model, net if left % 2 else context_net, 4 * channels, flip=False),
         ]
     if model.num_scales == 1:
         return Chain([Squeezed(Chain([*layers, ActNorm(4 * channels)]), by_color=True)])
@@ -68,8 +66,8 @@ def vector(model: ModelConfig, dim: int) -> Chain:
     A pair divides the entries by one bit of their index, both ways. First come the data's
     standardization, which is not trained, and their whitening, which is.
     With a condition c, a linear regression on c stands between both, so that a flow starts as the
-    Gaussian of its data given c. One column given c is one spline. A calibrated flow ends with a
-    map of each latent, which `training.fit.calibrate` fits.
+    Gaussian of its data given c. One column given c is one spline. Given c, a last
+    map of each latent follows, which `training.fit.recalibrate` fits.
     """
     layers: list[Bijection] = [*standardization(dim)]
     net = partial(
@@ -86,7 +84,7 @@ def vector(model: ModelConfig, dim: int) -> Chain:
         layers += [ActNorm(dim), Coupling(none_kept, net(RQSpline.outputs), RQSpline)]
     else:
         layers += _couplings(model, net, dim)
-    if model.calibrated:
+    if model.context_dim:
         layers.append(SinhArcsinh(dim).requires_grad_(False))
     return Chain(layers)
 

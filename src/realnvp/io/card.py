@@ -58,9 +58,9 @@ def _rows(config: Config, facts: Mapping[str, Any]) -> dict[str, str]:
     return {
         "data": f"{evaluation['dataset']} {evaluation.get('dataset_version') or ''}",
         "shape": "x".join(map(str, config.shape)),
-        "columns": ", ".join(data.columns or ()),
+        "columns": ", ".join(getattr(data, "columns", None) or ()),
         "classes": ", ".join(data.class_names or ()),
-        "context columns": ", ".join(data.context_columns or ()),
+        "context columns": ", ".join(getattr(data, "context_columns", None) or ()),
         f"{unit.words}, {evaluation['split']} split": measured
         + ("" if error is None else f" ± {error:.3f}, standard error"),
         "steps": str(facts.get("step", "")),

@@ -134,7 +134,7 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
         check_size(as_tensor(context), getattr(self, "feature_names_in_", None))
         check_size(as_tensor(rows))
         _warn_of_targets(rows, noise=self.noise)
-        self._fit(rows, context, context=context.shape[1], calibrated=True)
+        self._fit(rows, context, context=context.shape[1])
         return self
 
     def _architecture(self, columns: int) -> dict[str, Any]:

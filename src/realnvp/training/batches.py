@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from realnvp.config import Config, Kind
+from realnvp.config import Config, TableData
 from realnvp.data import Rows, Split, channels_first, dequantize
 from realnvp.data.crops import Crops
 from realnvp.data.dataset import Indices, Values
@@ -54,7 +54,7 @@ class Batches:
         labels: Indices | None = None,
     ) -> None:
         size = config.train.batch_size
-        table = config.kind is Kind.TABLE
+        table = isinstance(config.data, TableData)
         if table and len(images) >= processes:  # of a small table all rows are a batch
             size = min(size, len(images) // processes * processes)
         if size > len(images):
@@ -66,10 +66,10 @@ class Batches:
         self.mine = slice(process, None, processes)
         self.per_epoch = len(images) // size
         # Of 65,536 levels float32 leaves 8 bits for the noise.
-        exact = table or config.data.levels not in range(257)
+        exact = isinstance(config.data, TableData) or config.data.levels > 256
         double = config.train.precision == "float64" or (exact and device.type != "mps")
         self.dtype = torch.float64 if double else torch.float32
-        share = config.data.noise
+        share = config.data.noise if isinstance(config.data, TableData) else 0.0
         self.spread = (
             share * spread_of(torch.from_numpy(np.array(images[:]))).numpy() if share else None
         )
@@ -112,7 +112,7 @@ class Batches:
         They are pinned already, so that copy, too, is made ahead.
         """
         epoch, seed, mine = step // self.per_epoch, self.config.seed, self.indices(step)[self.mine]
-        if self.config.kind is Kind.TABLE:
+        if isinstance(self.config.data, TableData):
             rows = self.images[mine]
             if self.spread is not None and purpose == Purpose.TRAIN:
                 rows = rows + self._noise(step, self.spread)
@@ -129,20 +129,20 @@ class Batches:
         return random.standard_normal((self.size, len(spread)))[self.mine] @ spread.T
 
     def _augmented(self, pixels: Values, indices: Indices, epoch: int) -> Values:
-        data, seed, count = self.config.data, self.config.seed, len(self.images)
-        if data.flip:
+        augment, seed, count = self.config.images.augment, self.config.seed, len(self.images)
+        if "hflip" in augment:
             mirrored = _draws(seed, Purpose.FLIP, epoch, count)[indices] < 0.5
             pixels[mirrored] = pixels[mirrored, :, ::-1]
-        if data.turn:
+        if "rotate90" in augment:
             turns = (4 * _draws(seed, Purpose.TURN, epoch, count)[indices]).astype(int)
             for k in range(1, 4):
                 pixels[turns == k] = np.rot90(pixels[turns == k], k, axes=(1, 2))
-        if data.recolour:
+        if "channel_shuffle" in augment:
             orders = _orders(seed, epoch, count, pixels.shape[-1])[indices]
             pixels = np.take_along_axis(pixels, orders[:, None, None], axis=-1)
-        if data.brighten:
+        if "brightness" in augment:
             share = _draws(seed, Purpose.BRIGHTEN, epoch, count)[indices]
-            pixels = _brightened(pixels, share, data.brighten, self.config.levels)
+            pixels = _brightened(pixels, share, self.config.levels // 16, self.config.levels)
         return pixels
 
     def _pixels(self, indices: Indices, epoch: int) -> Values:

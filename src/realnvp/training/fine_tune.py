@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from realnvp.bijections import Chain
-from realnvp.config import Config, Kind, differences, flat
+from realnvp.config import Config, ImageData, differences, flat
 from realnvp.config.fields import is_richer
 from realnvp.flows.flow import Flow, config_of
 
@@ -53,7 +53,7 @@ def _check_fit(where: str | Path, there: Config, here: Config) -> None:
     if (len(there.shape), there.shape[0]) != (len(here.shape), here.shape[0]):
         raise ValueError(f"{where}: has data of shape {there.shape}, not {here.shape}")
     before, after = flat(there), flat(here)
-    may_differ = {"model.context_dim"} if here.kind is Kind.IMAGES else set()
+    may_differ = {"model.context_dim"} if isinstance(here.data, ImageData) else set()
     if is_richer(here.model.dequantization, there.model.dequantization):
         may_differ.add("model.dequantization")
     if there.model.context_dim:

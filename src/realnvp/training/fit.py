@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from realnvp.bijections import Chain, SinhArcsinh
+from realnvp.config import ImageData
 from realnvp.device import as_tensor
 from realnvp.flows.flow import Flow, evaluating, initialize_from, refuse_fast
 from realnvp.moments import restore_moments, stored_moments
@@ -25,7 +26,7 @@ PRIOR_ROWS = 50
 """Few rows say little: so many more count, whose latents are normal already."""
 
 
-def calibrate(flow: Flow, x: Tensor, context: Any = None) -> None:
+def recalibrate(flow: Flow, x: Tensor, context: Any = None) -> None:
     """Fit the flow's last layer, a `SinhArcsinh`, by maximum likelihood of rows held out.
 
     A flow that knows its training rows by heart is too sure of others: their latents are wider
@@ -59,7 +60,7 @@ def calibrate(flow: Flow, x: Tensor, context: Any = None) -> None:
 
 
 def last_of(flow: Flow) -> SinhArcsinh | None:
-    """The layer that `calibrate` fits. None: the flow ends otherwise."""
+    """The layer that `recalibrate` fits. None: the flow ends otherwise."""
     if not isinstance(flow.bijection, Chain):
         return None
     last = flow.bijection.bijections[-1]
@@ -176,7 +177,7 @@ def fit(
                     break
     flow.eval()
     flow.load_state_dict(best.weights)
-    calibrate(flow, validation, c_validation)
+    recalibrate(flow, validation, c_validation)
     return Fit(losses, best.curve, best.step)
 
 
@@ -230,7 +231,8 @@ def _check_rows(flow: Flow, x: Tensor) -> None:
     if not x.isfinite().all():
         raise ValueError("x: is not finite")
     check_size(x)
-    if flow.config and flow.config.data.levels and bool((x == x.floor()).all()):
+    images = flow.config and isinstance(flow.config.data, ImageData)
+    if images and bool((x == x.floor()).all()):
         raise ValueError("x: is grey levels; fit takes v + u, such as x + torch.rand(x.shape)")
 
 

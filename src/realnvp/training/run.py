@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from realnvp.bijections import ActNorm, data_dependent_init
-from realnvp.config import Config, Kind, TrainConfig, resolve, validate
+from realnvp.config import Config, TableData, TrainConfig, resolve
 from realnvp.config.units import Unit, unit_of
 from realnvp.data import Dataset, find_data, prepare
 from realnvp.data.dataset import SPLITS
@@ -125,7 +125,7 @@ def open_run(
     ValueError: bad input, or the run directory is another training's. DamagedError: a file of it.
     TrainingFailed: another process is gone.
     """
-    files, config = RunDir(run_dir), _with_absolute_source(validate(config))
+    files, config = RunDir(run_dir), _with_absolute_source(config)
     with joined_processes(device, config.train.timeout) as processes:
         check_run_dir(config, files)
         with lock_folder(files.path) if processes.main else nullcontext():
@@ -189,7 +189,7 @@ def assemble(
     average = WeightAverage(flow, config.train.ema_decay)
     state = load_checkpoint(files.path, flow=flow, optimizers=optimizers, averages=average.tensors)
     # Of few rows the Gaussian that a flow starts as may be the best model: evaluate it.
-    state.pending = state.pending or (new and config.kind is Kind.TABLE)
+    state.pending = state.pending or (new and isinstance(config.data, TableData))
     return Run(
         config,
         files,
@@ -214,7 +214,7 @@ def dry_run(
     init_from: str | Path | None = None,
 ) -> Iterator[Run]:
     """Context: what `open_run` would open; nothing is written. The same input is refused."""
-    files, config = RunDir(run_dir), _with_absolute_source(validate(config))
+    files, config = RunDir(run_dir), _with_absolute_source(config)
     with joined_processes(device, config.train.timeout) as processes:
         check_run_dir(config, files)
         splits = find_data(config.data, seed=config.seed)
@@ -247,7 +247,7 @@ def precision_on(recipe: TrainConfig, device: torch.device) -> str:
 
 def _start_from_data(flow: Flow, splits: Dataset, batches: Batches) -> None:
     """Start layers from the data: of a table all of it, of images the first 128 or so."""
-    if config_of(flow).kind is Kind.TABLE:
+    if isinstance(config_of(flow).data, TableData):
         standardize(flow, splits.train[:], context=(splits.labels or {}).get("train"))
     elif any(isinstance(module, ActNorm) for module in flow.modules()):
         first = range(-(-128 // batches.size))

@@ -65,7 +65,7 @@ def check_unchanged(config: Config, files: RunDir) -> None:
     begun = files.config
     was, now = flat(begun), flat(config)
     changed = [
-        f"{name} was {was[name]}, not {now[name]}"
+        f"{name} was {was.get(name)}, not {now.get(name)}"
         for name in differences(begun, config)
         if name not in MAY_CHANGE
     ]

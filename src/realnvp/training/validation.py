@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from realnvp.bijections.base import float64_like
-from realnvp.config import Kind
+from realnvp.config import ImageData, TableData
 from realnvp.data import channels_first, to_pixels
 from realnvp.device import as_tensor
 from realnvp.evaluation.likelihood import Summary, log_probs, summarise
@@ -22,7 +22,7 @@ from realnvp.io.pretrained import save_flow
 from realnvp.moments import averaging, restore_moments, stored_moments
 from realnvp.progress import track, track_slices
 from realnvp.random import Purpose
-from realnvp.training.fit import calibrate, last_of
+from realnvp.training.fit import last_of, recalibrate
 from realnvp.training.run import Run
 
 GRID = 36  # images of a grid of samples
@@ -67,11 +67,11 @@ def _average_moments(run: Run) -> None:
 
 
 def _recalibrate(run: Run) -> None:
-    """Calibrate the latents on the validation rows, if the flow has a layer for it."""
+    """Recalibrate the latents on the validation rows, if the flow has a layer for it."""
     if last_of(run.flow) is not None:
         labels, chosen = (run.splits.labels or {}).get("validation"), _chosen(run)
         rows = as_tensor(run.splits.validation[chosen]).to(float64_like(run.flow))
-        calibrate(run.flow, rows, None if labels is None else labels[chosen])
+        recalibrate(run.flow, rows, None if labels is None else labels[chosen])
 
 
 def _chosen(run: Run) -> NDArray[np.intp]:
@@ -86,7 +86,11 @@ def validate(run: Run) -> Summary:
     chosen = _chosen(run)
     labels = (run.splits.labels or {}).get("validation")
     nats = torch.zeros(len(chosen), dtype=torch.float64, device=processes.device)
-    size = min(64, batch_that_fits(run.splits.shape)) if run.config.kind is Kind.IMAGES else ROWS
+    size = (
+        min(64, batch_that_fits(run.splits.shape))
+        if isinstance(run.config.data, ImageData)
+        else ROWS
+    )
     for part in track_slices(len(chosen), size * processes.count, "validation"):
         run.heed_signals()
         mine = np.arange(part.start, part.stop)[processes.rank :: processes.count]
@@ -140,7 +144,7 @@ def _write_model(run: Run, which: str, measured: Mapping[str, float]) -> None:
 
 def write_samples(run: Run) -> None:
     """Write a grid of images beside samples, from the same z each time. Of a table: nothing."""
-    if not run.main or run.config.kind is Kind.TABLE:
+    if not run.main or isinstance(run.config.data, TableData):
         return
     classes = None
     if isinstance(run.flow.condition, Classes):
