@@ -132,6 +132,11 @@ def test_the_published_numbers() -> None:
     assert (COUNTS[OLD]["test"], COUNTS[NEW]["test"]) == (49_999, 50_000)
 
 
+@pytest.mark.parametrize("name", READERS)
+def test_all_but_imagenet_are_mirrored_in_training(name: str) -> None:
+    assert ("hflip" in PRESETS[name].images.augment) == ("imagenet" not in name)
+
+
 def test_an_interrupted_preparation_leaves_nothing(tmp_path: Path) -> None:
     def stopped() -> Iterator[LabeledImage]:
         yield from images()
@@ -481,7 +486,7 @@ def test_training_crops_the_stored_squares_at_random(tmp_path: Path) -> None:
     middles = {image.tobytes() for image in stored[:, 16:80, 16:80]}
     assert {image.tobytes() for image in dataset.validation[:]} < middles
     config = PRESETS["lsun-bedroom"]
-    config = replace(config, data=replace(config.data, flip=False))
+    config = replace(config, data=replace(config.images, augment=()))
     config = replace(config, train=replace(config.train, batch_size=6))
     batches = Batches(dataset.train, config, device=torch.device("cpu"))
     corners = set()
