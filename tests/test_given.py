@@ -1,7 +1,6 @@
 """Conditional flows: p(x | c) of classes and of columns."""
 
 import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from realnvp.flows.context import Classes
 from realnvp.nets.convnet import MLP, ConvNet
 from realnvp.nets.layers import Embedding
 from realnvp.training.checkpointing import recompute
-from realnvp.training.memory import training_memory
 from tests.flows import normal, pixels
 
 NAMES = ("frown", "neutral", "smile")
@@ -282,14 +280,6 @@ def test_what_only_conditional_flows_have() -> None:
     for flow in (plain, conditional("vector")[0]):
         with pytest.raises(ValueError, match="not given classes"):
             flow.mixture_log_prob(torch.zeros(1, 3))
-
-
-def test_the_memory_of_a_conditional_training_is_estimated() -> None:
-    for flow in (faces("paper"), faces("modern"), realnvp.vector_flow(3, context=2)):
-        assert flow.config is not None
-        for recomputed in (False, True):
-            train = replace(flow.config.train, gradient_checkpointing=recomputed)
-            assert training_memory(replace(flow.config, train=train)) > 0
 
 
 @pytest.mark.parametrize("architecture", ["paper", "modern"])

@@ -14,7 +14,7 @@ from realnvp.flows.paper import l2_penalty
 from realnvp.moments import MovingMoments
 from realnvp.nets.layers import WeightNormConv
 from realnvp.nets.resnet import ChannelSplitNet
-from realnvp.training.memory import count_parameters, training_memory
+from realnvp.flows.build import count_parameters
 
 
 # The authors' sizes: parameters in millions, couplings.
@@ -167,10 +167,3 @@ def test_unknown_preset_and_missing_shape() -> None:
         build(Config(data=ImageData(shape=(3, 30, 32)), model=ModelConfig(num_scales=4)))
 
 
-def test_memory_estimate_is_a_fixed_part_and_one_for_each_image() -> None:
-    config = PRESETS["digits"]
-    double = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=64))
-    fixed = 4 * 4 * count_parameters(config)  # weights, gradients, Adam's two moments
-    once, twice = training_memory(config), training_memory(double)
-    assert twice > once
-    assert fixed <= 2 * once - twice < 2 * fixed  # autograd also keeps weights, whatever the batch
