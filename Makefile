@@ -27,9 +27,7 @@ gpu-test: $(VENV)/.dev  ## what only a GPU can show, on a machine with one or mo
 	$(BIN)/python -m pytest -m gpu -ra
 
 faults: $(VENV)/.dev  ## kill trainings, fill disks, flip bits: hundreds of times, about 10 minutes
-	$(BIN)/python -m tests.faults.kill
-	$(BIN)/python -m tests.faults.storage
-	$(BIN)/python -m tests.faults.others
+	$(BIN)/python -m tests.faults
 
 mutants: $(VENV)/.dev  ## plant mistakes in the source and see that the tests tell each: about 15 minutes
 	$(BIN)/python -m tests.mutants

@@ -22,7 +22,8 @@ from torch import Tensor
 Record = TypeVar("Record")
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.realnvp\.tmp", re.DOTALL)
 DAY = 24 * 60 * 60.0
-NO_CHECKSUM = b"0" * 64
+KEY = "realnvp"  # of the metadata
+NO_CHECKSUM = "0" * 64
 
 
 class DamagedError(Exception):
@@ -98,12 +99,11 @@ def write_safetensors(
     safetensors alone reads a file with a flipped bit.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    texts = {"realnvp": json.dumps(metadata), "sha256": NO_CHECKSUM.decode()}
-    content = safetensors.torch.save(stored, texts)
-    checksum = hashlib.sha256(content).hexdigest().encode()
-    head, tail = _around_checksum(content, NO_CHECKSUM)
+    # One entry: safetensors writes several in any order.
+    content = safetensors.torch.save(stored, {KEY: NO_CHECKSUM + json.dumps(metadata)})
+    head, _, tail = _around_checksum(content)
     with atomic_write(path) as file:
-        file.writelines([head, checksum, tail])
+        file.writelines([head, hashlib.sha256(content).hexdigest().encode(), tail])
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -113,23 +113,25 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     content = path.read_bytes()
     try:
-        size = int.from_bytes(content[:8], "little")
-        texts = json.loads(content[8 : 8 + size])["__metadata__"]
-        head, tail = _around_checksum(content, texts["sha256"].encode())
+        head, checksum, tail = _around_checksum(content)
         digest = hashlib.sha256(head)
-        digest.update(NO_CHECKSUM)
+        digest.update(NO_CHECKSUM.encode())
         digest.update(tail)
-        if digest.hexdigest() != texts["sha256"]:
+        if digest.hexdigest().encode() != checksum:
             raise ValueError("the checksum differs")
-        return safetensors.torch.load(content), json.loads(texts["realnvp"])
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        size = int.from_bytes(content[:8], "little")
+        text = json.loads(content[8 : 8 + size])["__metadata__"][KEY]
+        return safetensors.torch.load(content), json.loads(text[len(checksum) :])
+    except (SafetensorError, ValueError) as error:
         raise DamagedError(f"{path}: damaged, or not a file of realnvp ({error})") from None
 
 
-def _around_checksum(content: bytes, checksum: bytes) -> tuple[memoryview, memoryview]:
-    """The parts of a file before and after its checksum."""
-    at = content.index(b'"sha256":"' + checksum) + len(b'"sha256":"')
-    return memoryview(content)[:at], memoryview(content)[at + len(checksum) :]
+def _around_checksum(content: bytes) -> tuple[memoryview, memoryview, memoryview]:
+    """The content before the checksum, the checksum, and the content after it."""
+    mark = f'"{KEY}":"'.encode()
+    at, view = content.index(mark) + len(mark), memoryview(content)
+    end = at + len(NO_CHECKSUM)
+    return view[:at], view[at:end], view[end:]
 
 
 def read_json(kind: type[Record], path: Path) -> Record:
