@@ -1,7 +1,6 @@
 """Tables whose columns are given others: --data.context_columns, from the file to samples and scores."""
 
 import csv
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,9 @@ from told import Out, answer, refused
 
 import realnvp
 from realnvp.cli.main import run
-from realnvp.config.resolve import GivenColumn
+from realnvp.config import ContextColumn
 from realnvp.data import find_data
-from realnvp.data.tables import encoded
 from realnvp.figures.points import _in_words
-from realnvp.io.card import card
 from realnvp.io.run_dir import RunDir
 
 HEADER = ["area", "city", "state", "price"]
@@ -25,7 +22,7 @@ QUICK = (
     *("--model.num-couplings", "2", "--model.width", "8", "--train.max-steps", "4"),
     *("--train.batch-size", "64", "--train.tracker", "none", "--train.eval-every", "4"),
 )
-GIVEN = ("--data.context_columns", "area,city,state", "--data.ordered", "state: poor < fair < good")
+GIVEN = ("--data.context_columns", "area", "city", "state")
 
 
 def houses(path: Path, n: int = 90, **changed: dict[int, str]) -> Path:
@@ -58,14 +55,14 @@ def test_the_configuration_knows_what_is_given(trained: Path) -> None:
     config = RunDir(trained).config
     assert config.data.columns == ("price",)
     assert config.data.context_columns == ("area", "city", "state")
-    assert [json.loads(value) for value in config.data.context_values or ()] == [
-        None,
-        ["Athens", "Oslo, N"],
-        {"ordered": ["poor", "fair", "good"]},
-    ]
-    assert config.model.context_dim == 4
+    assert config.table.context_values == (
+        ContextColumn("area"),
+        ContextColumn("city", ("Athens", "Oslo, N")),
+        ContextColumn("state", ("fair", "good", "poor")),
+    )
+    assert config.model.context_dim == 6
     flow = realnvp.load_flow(trained)
-    c = [[100.0, 0.0, 1.0, 2.0]]
+    c = [[100.0, 0.0, 1.0, 1.0, 0.0, 0.0]]
     assert flow.log_prob(torch.tensor([[3e5]]), context=c).isfinite().all()
 
 
@@ -92,7 +89,10 @@ def test_scores_and_evaluations_are_given_each_row(
     flow = realnvp.load_flow(trained)
     rows = [*csv.reader(new.open())][1:]
     c = [
-        [float(area), city == "Athens", city != "Athens", ["poor", "fair", "good"].index(state)]
+        [
+            *(float(area), city == "Athens", city != "Athens"),
+            *(state == each for each in ("fair", "good", "poor")),
+        ]
         for area, city, state, _ in rows
     ]
     price = torch.tensor([[float(row[3])] for row in rows], dtype=torch.float64)
@@ -114,7 +114,6 @@ def test_goes_on_and_is_drawn_checked_and_described(trained: Path, capsys: Out) 
     assert run(["info", str(trained)]) == 0
     assert "area" in capsys.readouterr().out
     config = RunDir(trained).config
-    assert "given the columns | area, city, state" in card("x", config, {}, parameters=1)
 
 
 @pytest.mark.parametrize(
@@ -151,25 +150,6 @@ def test_a_table_that_is_needed_or_not_taken(trained: Path, tmp_path: Path, caps
     )
 
 
-def test_missing_values_are_refused_or_marked(tmp_path: Path, capsys: Out) -> None:
-    holes = houses(
-        tmp_path / "holes.csv",
-        area=dict.fromkeys(range(0, 90, 9), ""),
-        city=dict.fromkeys(range(4, 90, 9), "NA"),
-    )
-    command = ("train", "table", "--data.source", holes, *GIVEN, *QUICK)
-    told = refused(capsys, *command, "--run-dir", tmp_path / "run")
-    assert "given column 'area' has 10 missing values, first in row 1 (--data.missing mark" in told
-    run_dir = tmp_path / "run"
-    assert run([*map(str, command), "--data.missing", "mark", "--run-dir", str(run_dir)]) == 0
-    config = RunDir(run_dir).config
-    mean, cities, _ = map(json.loads, config.data.context_values or ())
-    assert mean == pytest.approx(110, abs=20)
-    assert cities == ["(missing)", "Athens", "Oslo, N"]
-    assert config.model.context_dim == 6
-    assert run(["score", str(run_dir), str(holes), "--out", str(tmp_path / "s.csv")]) == 0
-
-
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
@@ -177,18 +157,7 @@ def test_missing_values_are_refused_or_marked(tmp_path: Path, capsys: Out) -> No
             ("--data.context_columns", "aera"),
             "data.context_columns: no column 'aera' (did you mean 'area'?)",
         ),
-        (("--data.context_columns", "area,city,state,price"), "no column is left"),
-        (("--data.context_columns", "city", "--data.ordered", "city: a"), "data.ordered: "),
-        (
-            ("--data.context_columns", "city,state", "--data.ordered", "state: poor < good"),
-            "data.ordered: 'state' also holds 'fair'",
-        ),
-        (
-            ("--data.context_columns", "city,state", "--data.ordered", "area: a < b"),
-            "is no given column",
-        ),
-        (("--data.ordered", "city: a < b"), "needs data.context_columns"),
-        (("--data.missing", "mark"), "needs data.context_columns"),
+        (("--data.context_columns", "area", "city", "state", "price"), "no column is left"),
     ],
 )
 def test_flags_that_make_no_sense(
@@ -207,25 +176,6 @@ def test_a_column_of_names_is_refused(tmp_path: Path) -> None:
         find_data(replace(data, source=str(source), context=("city",), drop=("state",)), seed=0)
 
 
-def test_numbers_of_values() -> None:
-    columns = [
-        GivenColumn("a", mean=5.0),
-        GivenColumn("b", ("x", "y")),
-        GivenColumn("c", ("low", "high"), ordered=True),
-    ]
-    cells = {"a": ["1", "", "3"], "b": ["y", "x", "y"], "c": ["low", "high", "low"]}
-    assert encoded(columns, cells, Path("t.csv")).tolist() == [
-        [1, 0, 0, 1, 0],
-        [5, 1, 1, 0, 1],
-        [3, 0, 0, 1, 0],
-    ]
-    assert [name for column in columns for name in column.numbers] == [
-        *("a", "a is missing", "b=x", "b=y", "c"),
-    ]
-    for column in columns:
-        assert GivenColumn.parse(column.name, column.as_text()) == column
-
-
 def test_two_columns_are_drawn_given_three_conditions(tmp_path: Path, capsys: Out) -> None:
     source = tmp_path / "two.csv"
     houses(source, n=100)
@@ -235,7 +185,8 @@ def test_two_columns_are_drawn_given_three_conditions(tmp_path: Path, capsys: Ou
         "--data.source",
         str(source),
         "--data.context_columns",
-        "city,state",
+        "city",
+        "state",
     ]
     assert run([*command, *QUICK, "--run-dir", str(tmp_path / "run")]) == 0
     assert run(["figures", str(tmp_path / "run"), "--only", "conditional", "--arrays"]) == 0
@@ -243,7 +194,7 @@ def test_two_columns_are_drawn_given_three_conditions(tmp_path: Path, capsys: Ou
     assert log_p.shape == (3, 200, 200)
     assert np.isfinite(log_p).all()
     assert np.abs(log_p[0] - log_p[2]).max() > 0
-    columns = (GivenColumn("city", ("A", "B")), GivenColumn("state", ("poor", "good"), True))
-    assert _in_words((*columns, GivenColumn("area")), np.array([0, 1, 1, 80.25])) == (
+    columns = (ContextColumn("city", ("A", "B")), ContextColumn("state", ("good", "poor")))
+    assert _in_words((*columns, ContextColumn("area")), np.array([0, 1, 1, 0, 80.25])) == (
         "city = B, state = good, area = 80.2"
     )
