@@ -1,19 +1,22 @@
-"""Time and memory of a large picture scored whole: python benchmarks/whole.py HEIGHT WIDTH.
+"""Time and memory of the score of a large picture: python -m benchmarks.whole HEIGHT WIDTH.
 
-Linux. The picture is scikit-image's coffee, side by side.
+Linux. The picture is scikit-image's coffee, repeated.
 """
 
-import math
 import resource
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from skimage import data
 
 import realnvp
-from realnvp.evaluation.score import picture_map
-from realnvp.progress import progress
+from realnvp.config import DecodeOptions
+from realnvp.evaluation.score import ImageFiles, score_images
+from realnvp.progress import show_progress
 
 
 def main() -> None:
@@ -21,14 +24,15 @@ def main() -> None:
     height, width = map(int, sys.argv[1:])
     flow, tile = realnvp.load_flow("photos-32"), data.coffee()
     repeats = -(-height // tile.shape[0]), -(-width // tile.shape[1]), 1
-    picture = np.tile(tile, repeats)[:height, :width]
-    began = time.monotonic()
-    with progress("strip", 1) as report:
-        nats = picture_map(flow, picture, report=lambda done, total: report(done, total=total))
-    seconds = time.monotonic() - began
+    with tempfile.TemporaryDirectory() as folder, show_progress():
+        path = Path(folder, "coffee.png")
+        Image.fromarray(np.tile(tile, repeats)[:height, :width]).save(path)
+        images = ImageFiles(flow, [path], decode=DecodeOptions())
+        began = time.monotonic()
+        (score,) = score_images(flow, images)
+        seconds = time.monotonic() - began
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    bits = -nats.sum().item() / math.log(2) / picture.size
-    print(f"{height}x{width}: {seconds:.0f} s, {memory:.2f} GiB at most, {bits:.4f} bits/dim")
+    print(f"{height}x{width}: {seconds:.0f} s, {memory:.2f} GiB, {score.bits_per_dim:.4f} bits/dim")
 
 
 if __name__ == "__main__":

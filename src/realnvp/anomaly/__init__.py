@@ -1,4 +1,4 @@
-"""Odd images: a verdict with a known rate of false alarms, and where."""
+"""Anomaly detection in images: p-values with a guaranteed false-positive rate, and maps."""
 
 from realnvp.anomaly.detector import AnomalyDetector
 

@@ -1,95 +1,181 @@
-"""Scores of single image files, or of a table's rows: how likely is each?"""
+"""Log-densities of image files, each scored whole, and of the rows of tables."""
 
 import math
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from realnvp.bijections.base import float64_like
-from realnvp.config.errors import ParameterError, count_of
-from realnvp.config.fields import AS_FOUND, AT_LEAST_ONE, DecodeOptions, check_number
+from realnvp.config.fields import DecodeOptions
 from realnvp.config.units import in_bits_per_dim
 from realnvp.data import channels_first, dequantize, read_image, read_table, to_size
-from realnvp.data.dataset import Pixels, in_threads
+from realnvp.data.dataset import in_threads
 from realnvp.data.folder import pictures_of
-from realnvp.data.images import RefusedImage, by_reason, check_fit
+from realnvp.data.images import check_fit
 from realnvp.data.tables import read_context
+from realnvp.device import moved
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.context import Classes
-from realnvp.flows.flow import Flow, config_of, evaluating, prior_map
-from realnvp.flows.tiled import MEMORY, tiled
-from realnvp.progress import Report, chunks
+from realnvp.flows.flow import Flow, batch_that_fits, config_of, evaluating, prior_map
+from realnvp.flows.tiled import tiled
+from realnvp.progress import track
 from realnvp.random import Purpose, uniform
 
-ROWS = 256  # of a picture, summed at once
-MOST_IN_FLOAT64 = 2**23  # entries of x; z and log-det of larger pictures are float32
+Image = NDArray[Any]
+"""(C, H, W), uint8 or uint16."""
+MAX_FLOAT64_SIZE = 2**23  # entries of x; larger images are computed in float32
+COMPARED = 16  # scores of a fast flow that are compared with those of the flow itself
 
 
-def picture_map(
-    flow: Flow,
-    picture: Pixels,
-    *,
-    context: Any = None,
-    noise_draws: int = 1,
-    seed: int = 0,
-    memory: int = MEMORY,
-    report: Callable[[int, int], None] | None = None,
-) -> Tensor:
-    """(H, W), float64: what each pixel contributes to log p of a picture, in nats.
+@dataclass(frozen=True)
+class Score:
+    """The score of an image, or of a row of a table; fields that do not apply are None."""
 
-    The sum is log p where the flow's scales divide both sides. Other pictures are continued, at
-    their right and lower edges, by their own mirror image, whose nats are left out: so each pixel
-    has its nats, and none of the picture is cut off.
+    path: str
+    log_prob: float
+    """Nats; of a row in the units of its columns."""
+    row: int | None = None
+    """1 is the first row of a table after its header."""
+    bits_per_dim: float | None = None
+    likeliest_class: str | None = None
+    class_probability: float | None = None
+    score: float | None = None
+    """Anomaly score: lower is more anomalous."""
+    p_value: float | None = None
+    anomalous: bool | None = None
+    box: tuple[int, int, int, int] | None = None
+    """The most anomalous region: left, top, right, bottom, in pixels."""
+    rank: int = 0
+    """1 is the most anomalous, without an anomaly score the least likely."""
 
-    picture: (H, W, C), as `read_image` gives it.
-    given: the condition of a conditional flow.
-    noise_draws: log p is averaged over them.
-    seed: of the noise, a function of the seed and the picture's pixels.
-    memory: bytes for the networks; where it is not enough they see overlapping strips, to the same
-        result.
-    report: told how many strips are done, and of how many.
 
-    ParameterError: it is no such array. RefusedImage: it has other channels or grey levels than the
-    flow.
+class ImageFiles(Sequence[Image]):
+    """Image files as a sequence of (C, H, W), each decoded when it is indexed."""
+
+    def __init__(
+        self, flow: Flow, paths: Iterable[Path], *, decode: DecodeOptions, resize: bool = False
+    ) -> None:
+        """Find the files.
+
+        paths: image files, and folders of them.
+        decode: options other than those of the training.
+        resize: bring each image to the size of the training images.
+        ValueError names all files that cannot be decoded, or that do not fit the flow.
+        """
+        self.config = config_of(flow)
+        self.decode = self.config.images.decode_options.but(decode)
+        self.resize = resize or self.config.images.resize is not None
+        self.files = [file for path in paths for file in pictures_of(path)]
+        if errors := [*filter(None, in_threads(self._error, range(len(self))))]:
+            raise ValueError("; ".join(errors))
+
+    def _error(self, index: int) -> str:
+        try:
+            self[index]
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: Any) -> Any:
+        file, shape = self.files[index], self.config.shape
+        pixels = read_image(file, self.decode)
+        check_fit(pixels, channels=shape[0], levels=self.config.levels, name=file)
+        if self.resize:
+            pixels = to_size(pixels, resize=shape[1:2] if shape[1] == shape[2] else shape[1:])
+        return np.ascontiguousarray(channels_first(pixels[None])[0])
+
+
+def score_images(
+    flow: Flow, images: ImageFiles, *, noise_draws: int = 1, seed: int = 0
+) -> list[Score]:
+    """Score image files of any size; log p is averaged over draws of the dequantization noise."""
+    scores: list[Score] = []
+    files = iter(images.files)
+    for pixels in batches(track(images, "images")):
+        joint = _log_joint(flow, pixels, noise_draws=noise_draws, seed=seed)
+        nats = joint.logsumexp(1)
+        bits = in_bits_per_dim(nats, pixels.shape[1:])
+        probability, likeliest = joint.softmax(1).max(1)
+        columns = (each.tolist() for each in (nats, bits, probability, likeliest))
+        for log_prob, bits_per_dim, p, c in zip(*columns, strict=True):
+            score = Score(str(next(files)), log_prob, bits_per_dim=bits_per_dim)
+            if isinstance(flow.condition, Classes):
+                names = flow.condition.names
+                score = replace(score, likeliest_class=names[c], class_probability=p)
+            scores.append(score)
+    return ranked(scores)
+
+
+def score_rows(flow: Flow, files: Iterable[Path]) -> list[Score]:
+    """Score the rows of tables; their columns are found by name."""
+    data = config_of(flow).table
+    scores: list[Score] = []
+    for file in files:
+        rows, _ = read_table(file, data.columns)
+        context = read_context(file, data) if data.context_columns else None
+        nats = log_probs(flow, rows, context=context).tolist()
+        scores += [Score(str(file), value, row=row) for row, value in enumerate(nats, 1)]
+    return ranked(scores)
+
+
+def ranked(scores: Sequence[Score]) -> list[Score]:
+    """The scores with their ranks; a NaN ranks first."""
+
+    def key(index: int) -> tuple[bool, float]:
+        score = scores[index]
+        value = score.log_prob if score.score is None else score.score
+        return (not math.isnan(value), value)
+
+    order = sorted(range(len(scores)), key=key)
+    ranks = {index: rank for rank, index in enumerate(order, 1)}
+    return [replace(score, rank=ranks[index]) for index, score in enumerate(scores)]
+
+
+def fast_error(flow: Flow, images: ImageFiles, scores: Sequence[Score], **how: Any) -> float:
+    """The largest error in bits/dim of the first scores of `Flow.fast`.
+
+    how: the arguments of `score_images`.
     """
-    config = config_of(flow)
-    noise_draws = check_number("noise_draws", noise_draws, int, AT_LEAST_ONE)
-    if not isinstance(picture, np.ndarray) or picture.ndim != 3:
-        found = getattr(picture, "shape", type(picture).__name__)
-        raise ParameterError("picture", f"expected an array (H, W, C), got {found}")
-    check_fit(picture, channels=config.shape[0], levels=config.levels, name="picture")
-    height, width, _ = picture.shape
-    total = torch.zeros(height, width, dtype=torch.float64, device="cpu")
-    with evaluating(flow):
-        for draw in range(noise_draws):
-            x = continued(noisy(flow, picture, seed, draw), flow.divisor)
-            strips = tiled(flow, memory=memory).bijection
-            z, terms = strips.pointwise_log_det(x, flow.embed_context(context, 1))
-            del x
-            for rows in chunks(height, ROWS):
-                nats = terms[:, :, rows] + prior_map(flow.prior, z[:, :, rows])
-                total[rows] += nats.double().sum(1)[0, :, :width].cpu()
-    return total / noise_draws
+    errors = []
+    for score, image in zip(scores[:COMPARED], images, strict=False):
+        exact = _log_joint(flow, image[None], **how).logsumexp(1).item()
+        errors.append(abs(in_bits_per_dim(score.log_prob - exact, image.shape)))
+    return max(errors)
 
 
-def noisy(flow: Flow, picture: Pixels, seed: int, draw: int) -> Tensor:
-    """x = v + u, (1, C, H, W), of a picture (H, W, C), on the flow's device."""
-    pixels = np.array(channels_first(picture[None]))
-    indices = [zlib.crc32(pixels.tobytes())]
+def batches(images: Iterable[Image]) -> Iterator[NDArray[Any]]:
+    """(B, C, H, W): consecutive images of one size, as many as fit into memory."""
+    for shape, alike in groupby(images, lambda image: image.shape):
+        while batch := [*islice(alike, batch_that_fits(shape))]:
+            yield np.stack(batch)
+
+
+def dequantized(flow: Flow, pixels: NDArray[Any], *, seed: int, draw: int) -> Tensor:
+    """x = v + u of images (B, C, H, W), mirrored at the right and below to sizes the flow takes.
+
+    The noise u is a function of the seed, the draw and an image's own pixels.
+    """
+    indices = [zlib.crc32(image.tobytes()) for image in pixels]
     noise = uniform(pixels.shape[1:], seed, Purpose.EVALUATE, indices=indices, round=draw)
     state = float64_like(flow)
-    if pixels.size > MOST_IN_FLOAT64:
+    if pixels[0].size > MAX_FLOAT64_SIZE:
         state = state.float()
-    return dequantize(torch.from_numpy(pixels), noise.to(state.dtype)).to(state.device)
+    x = dequantize(torch.from_numpy(pixels), noise.to(state.dtype))
+    return mirror_pad(moved(x, state.device), flow.divisor)
 
 
-def continued(x: Tensor, divisor: int) -> Tensor:
+def mirror_pad(x: Tensor, divisor: int) -> Tensor:
     """x, (B, C, H, W), continued by its mirror image until the divisor divides both sides."""
     for axis in (2, 3):
         side = x.shape[axis]
@@ -100,264 +186,30 @@ def continued(x: Tensor, divisor: int) -> Tensor:
     return x
 
 
-CHUNK = 16  # images, after which a score is known
-NUMBERS = 2**24  # of pixels in memory together
-FEW_STRIPS = 64
-LITTLE = 0.5  # of the pixels
+def encode(
+    flow: Flow, x: Tensor, size: Sequence[int], context: Any = None
+) -> tuple[Tensor, Tensor]:
+    """z of padded images x, and log p in nats, (B,), of their upper left part of this size."""
+    height, width = size
+    c = flow.embed_context(context, x.shape[0])
+    z, terms = tiled(flow).bijection.pointwise_log_det(x, c)
+    nats = prior_map(flow.prior, z) + terms
+    return z, nats[:, :, :height, :width].flatten(1).sum(1)
 
 
-class Score(NamedTuple):
-    """One image's density."""
-
-    path: str
-    log_prob: float
-    """Nats."""
-    bits_per_dim: float
-    rank: int
-    """1 is the least likely."""
+def log_joint(flow: Flow, x: Tensor, size: Sequence[int]) -> Tensor:
+    """(B, K): log p(x | c) + log p(c) of each class; (B, 1): log p(x) of a flow without classes."""
+    if not isinstance(flow.condition, Classes):
+        return encode(flow, x, size)[1][:, None]
+    classes = range(len(flow.condition.names))
+    return flow.condition.joint([encode(flow, x, size, c)[1] for c in classes])
 
 
-class ClassScore(NamedTuple):
-    """One image's density under the mixture of all classes, and its class."""
-
-    path: str
-    log_prob: float
-    """Nats, of the mixture."""
-    bits_per_dim: float
-    rank: int
-    """1 is the least likely."""
-    likeliest_class: str
-    class_probability: float
-    """p(c | x) of this class."""
-
-
-class RowScore(NamedTuple):
-    """One row's density."""
-
-    path: str
-    row: int
-    """1 is the first after the header."""
-    log_prob: float
-    """Nats, in the units of the columns."""
-    rank: int
-    """1 is the least likely."""
-
-
-COMPARED = 16  # scores of a fast flow, with the scores of the flow itself
-
-
-def fast_error(
-    flow: Flow, images: "Opened", scores: Sequence[Score | ClassScore], **how: Any
-) -> float:
-    """The largest error, in bits/dim, of the first few scores made with `realnvp.fast(flow)`.
-
-    how: what `score` was given.
-    """
-    exact = score(flow, images[:COMPARED], **how)
-    return max(
-        abs(a.bits_per_dim - b.bits_per_dim) for a, b in zip(exact, scores[:COMPARED], strict=True)
-    )
-
-
-def files_of(paths: Sequence[Path]) -> list[Path]:
-    """The paths, with the image files of a folder in its place; ValueError if there are none."""
-    files = [file for path in paths for file in pictures_of(path)]
-    if not files:
-        raise ValueError(f"{', '.join(map(str, paths))}: no image files in it")
-    return files
-
-
-def score(
-    flow: Flow,
-    images: "Opened",
-    *,
-    noise_draws: int = 1,
-    seed: int = 0,
-    report: Report | None = None,
-    known: Callable[[str, float, float], None] | None = None,
-) -> Sequence[Score | ClassScore]:
-    """Score image files: log-density, bits/dim, rank. Each image is scored whole.
-
-    Of a flow given classes also the most likely class and its probability.
-
-    noise_draws: log p is averaged over them.
-    seed: of the noise. An image's noise is a function of the seed and its pixels alone.
-    report: told how many are done.
-    known: told the path, log-density and bits/dim of each image, as soon as they are known.
-    """
-    names = flow.condition.names if isinstance(flow.condition, Classes) else ()
-    scores: list[tuple[str, float, float]] = []
-    classes: list[tuple[str, float]] = []
-    for chunk in chunks(len(images), images.at_once, report):
-        read = [*images[chunk]]
-        strips = partial(_tell_strips, report, chunk.start)
-        density = partial(_nats, flow, read, noise_draws=noise_draws, seed=seed, report=strips)
-        if isinstance(flow.condition, Classes):
-            joint = flow.condition.joint([density(context=c) for c in range(len(names))])
-            nats = joint.logsumexp(1)
-            shares, likeliest = joint.softmax(1).max(1)
-            classes += zip([names[i] for i in likeliest], shares.tolist(), strict=True)
-        else:
-            nats = density()
-        for file, value, image in zip(images.files[chunk], nats.tolist(), read, strict=True):
-            scores.append((str(file), value, in_bits_per_dim(value, image.shape)))
-            if known:
-                known(*scores[-1])
-    ranks = ranked([nats for _, nats, _ in scores])
-    ordered = [Score(*entry, rank) for entry, rank in zip(scores, ranks, strict=True)]
-    if not classes:
-        return ordered
-    return [ClassScore(*entry, *found) for entry, found in zip(ordered, classes, strict=True)]
-
-
-def _tell_strips(report: Report | None, first: int, number: int, done: int, total: int) -> None:
-    """Say how far a large image is, beside the images that are done."""
-    if report and total > FEW_STRIPS:
-        report(first + number, f"strip {done}/{total}")
-
-
-def _nats(
-    flow: Flow,
-    images: Sequence[Pixels],
-    *,
-    noise_draws: int,
-    seed: int,
-    report: Callable[[int, int, int], None],
-    context: int | None = None,
-) -> Tensor:
-    """log p of images, (C, H, W) each: in batches where all have the training's size."""
-    if all(image.shape == config_of(flow).shape for image in images):
-        return log_probs(
-            flow,
-            np.stack(images),
-            noise_draws=noise_draws,
-            seed=seed,
-            indices=[zlib.crc32(image.tobytes()) for image in images],
-            context=context,
-        )
-    of_class = flow if context is None else flow.condition_on(context)
-    return torch.stack(
-        [
-            picture_map(
-                of_class,
-                image.transpose(1, 2, 0),
-                noise_draws=noise_draws,
-                seed=seed,
-                report=partial(report, number),
-            ).sum()
-            for number, image in enumerate(images)
-        ]
-    )
-
-
-class Opened(Sequence[Pixels]):
-    """Image files as a sequence of (C, H, W), read when they are asked for.
-
-    kept: the share of the pixels of all files that is left after they were brought to one size.
-    at_once: how many may be in memory together.
-    """
-
-    def __init__(
-        self,
-        files: Sequence[Path],
-        read: Callable[[Path], Pixels],
-        *,
-        kept: float = 1.0,
-        at_once: int = CHUNK,
-    ) -> None:
-        self.files, self._read, self.kept, self.at_once = files, read, kept, at_once
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, which: Any) -> Any:
-        if isinstance(which, slice):
-            return Opened(self.files[which], self._read, at_once=self.at_once)
-        return self._read(self.files[which])
-
-    def __iter__(self) -> Iterator[Pixels]:
-        return map(self._read, self.files)
-
-
-def open_images(
-    flow: Flow, files: Sequence[Path], *, resize: bool = False, reading: DecodeOptions = AS_FOUND
-) -> Opened:
-    """The images of files, as `score` takes them.
-
-    resize: bring each to the flow's size: scale the smallest side, cut the middle.
-    reading: what to do with transparent pixels, other colours and depths, if not as in training.
-
-    ValueError names all files that cannot be read.
-    """
-    data = config_of(flow).images
-    shape, levels = config_of(flow).shape, config_of(flow).levels
-    reading = data.decode_options.but(reading)
-
-    def whole(file: Path) -> Pixels:
-        pixels = read_image(file, reading)
-        check_fit(pixels, channels=shape[0], levels=levels, name=file)
-        return pixels
-
-    def read(file: Path) -> Pixels:
-        pixels = whole(file)
-        if resize or data.resize:
-            pixels = to_size(pixels, resize=shape[1:2] if shape[1] == shape[2] else shape[1:])
-        return np.ascontiguousarray(channels_first(pixels[None])[0])
-
-    def look(file: Path) -> int | RefusedImage:
-        try:
-            return whole(file).size
-        except RefusedImage as refused:
-            return refused
-        except ValueError as error:
-            return RefusedImage(file, str(error))
-
-    looks = [*in_threads(look, files)]
-    if refused := [found for found in looks if isinstance(found, RefusedImage)]:
-        raise by_reason(refused)
-    sizes = [found for found in looks if isinstance(found, int)]
-    if resize or data.resize:
-        return Opened(files, read, kept=len(files) * math.prod(shape) / sum(sizes))
-    return Opened(files, read, at_once=max(1, min(CHUNK, NUMBERS // max(sizes))))
-
-
-def dropped(images: Opened) -> str:
-    """A caution where bringing images to one size leaves few of their pixels; '': most are left."""
-    if images.kept >= LITTLE:
-        return ""
-    return (
-        f"--resize drops {100 * (1 - images.kept):.3g} % of the pixels, and what is odd with them; "
-        "without it images are scored whole"
-    )
-
-
-def score_rows(flow: Flow, files: Sequence[Path]) -> list[RowScore]:
-    """Score the rows of tables, ranked together.
-
-    Columns are found by their names; other columns are passed over. ValueError names the file, and
-    the columns that are missing or hold numbers that are not finite.
-    """
-    config = config_of(flow)
-    (width,) = config.shape
-    places: list[tuple[str, int]] = []
-    nats: list[float] = []
-    for file in files:
-        rows, columns = read_table(file, config.table.columns)
-        if len(columns) != width:
-            raise ValueError(
-                f"{file}: {count_of(len(columns), 'column')}, but the flow was trained on {width}"
-            )
-        context = read_context(file, config.table) if config.table.context_columns else None
-        nats += log_probs(flow, rows, context=context).tolist()
-        places += [(str(file), i + 1) for i in range(len(rows))]
-    return [
-        RowScore(*place, value, rank)
-        for place, value, rank in zip(places, nats, ranked(nats), strict=True)
-    ]
-
-
-def ranked(nats: list[float]) -> list[int]:
-    """1 for the least likely. NaN counts as the least likely."""
-    order = sorted(range(len(nats)), key=lambda i: (not math.isnan(nats[i]), nats[i]))
-    ranks = dict(zip(order, range(1, len(order) + 1), strict=True))
-    return [ranks[i] for i in range(len(nats))]
+def _log_joint(flow: Flow, pixels: NDArray[Any], *, noise_draws: int, seed: int) -> Tensor:
+    """`log_joint` of images, averaged over draws of the noise, on the CPU."""
+    draws = []
+    with evaluating(flow):
+        for draw in range(noise_draws):
+            x = dequantized(flow, pixels, seed=seed, draw=draw)
+            draws.append(log_joint(flow, x, pixels.shape[2:]))
+    return torch.stack(draws).mean(0).cpu().double()
