@@ -59,7 +59,7 @@ def test_check_fails_on_a_flow_that_is_not_invertible(
     from realnvp.bijections import BatchNorm
 
     assert answer(capsys, "check", run_dir)["ok"]
-    monkeypatch.setattr(BatchNorm, "_inverse", lambda self, z: z)
+    monkeypatch.setattr(BatchNorm, "_inverse", lambda self, z, context=None: z)
     assert not answer(capsys, "check", run_dir, code=1)["ok"]
 
 
