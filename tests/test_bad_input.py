@@ -51,7 +51,7 @@ def training(folder: Path, *more: str | Path) -> Argv:
     "command",
     [
         ["score", "none", "x.png", "--out"],
-        ["export", "none", "--onnx"],
+        ["export", "none", "--out"],
         ["sample", "none", "--out"],
     ],
 )

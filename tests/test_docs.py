@@ -1,7 +1,7 @@
-"""What the pages say of the code is true: lines of the paper map, rooms, examples in Python."""
+"""The documentation names commands, flags, files and links that exist, and its examples run."""
 
 import re
-import runpy
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +9,26 @@ import pytest
 import torch
 
 import realnvp
-from tests.mutants import MUTANTS
+from realnvp.cli.main import COMMANDS, run
 
 ROOT = Path(__file__).parents[1]
-TUTORIALS = {*(ROOT / "docs" / "tutorials").glob("*.md")}  # make docs runs them
-PAGES = [ROOT / "README.md", *sorted({*(ROOT / "docs").rglob("*.md")} - TUTORIALS)]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TUTORIALS = ROOT / "docs" / "tutorials"  # run when the documentation is built
+TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
+COMMAND = re.compile(r"(?:^|`|    )realnvp ((?:[a-z][\w-]*)(?:\\\n|[^`\n])*)", re.MULTILINE)
 
 
 def python_blocks(page: Path) -> list[str]:
-    """The examples of a page that are marked as Python."""
-    return re.findall(
-        r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-    )
+    return re.findall(r"^```python\n(.*?)^```$", TEXT[page], re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if python_blocks(page)], ids=lambda page: page.name
+    "page",
+    [page for page in PAGES if python_blocks(page) and page.parent != TUTORIALS],
+    ids=lambda page: page.name,
 )
-def test_examples_in_python_run(
+def test_python_examples_run(
     page: Path, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -39,70 +40,35 @@ def test_examples_in_python_run(
             exec(compile(block, str(page), "exec"), names)
 
 
-def test_line_numbers_of_the_paper_map() -> None:
-    lines = runpy.run_path(str(ROOT / "docs" / "lines.py"))
-    text = (ROOT / "docs" / "paper_map.md").read_text()
-    assert lines["renumbered"](text) == text, "run: make lines"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_their_flags_exist(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for text in COMMAND.findall(TEXT[page]):
+        words = shlex.split(
+            text.replace("\\\n", " ").split(" && ")[0].split(" | ")[0], comments=True
+        )
+        assert words[0] in COMMANDS, text
+        command = words[:2] if words[0] == "train" and len(words) > 1 else words[:1]
+        if command[-1] in ("PRESET", "--config", "..."):
+            command = ["train", "photos"]
+        assert run([*command, "--help"]) == 0, text
+        help_text = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
+        for flag in re.findall(r"(?<!\S)--[\w.-]+", " ".join(words)):
+            assert f"{flag} " in help_text or f"{flag}," in help_text, (
+                f"{page.name}: {text}: {flag}"
+            )
 
 
-def test_every_mutant_can_be_planted() -> None:
-    for mutant in MUTANTS:
-        assert mutant.old in (ROOT / "src" / "realnvp" / mutant.file).read_text(), mutant
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", TEXT[page]):
+        if not target.startswith(("http:", "https:", "mailto:")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_every_room_is_named() -> None:
-    pages = "".join((ROOT / page).read_text() for page in ("README.md", "docs/design.md"))
-    named = set(re.findall(r"`(\w+(?:\.py|/))`", pages))
-    entries = [
-        path
-        for path in (ROOT / "src" / "realnvp").iterdir()
-        if path.suffix == ".py" or path.is_dir()
-    ]
-    expected = {
-        path.name + "/" * path.is_dir() for path in entries if not path.name.startswith("__")
-    }
-    assert expected - named == set()
-
-
-GLOSSARY = ROOT / "docs" / "glossary.md"
-LINKED = {  # where they first stand on a page
-    "v--u": r"v \+\s+u",
-    "dequantization": r"[Dd]equantisation",
-    "muon": r"\bMuon\b",
-    "moments": r"\bmoments\b",
-    "coupling_decay": r"\bcoupling_growth\b",
-    "sine_std": r"\bfrequency\b",
-}
-NO_PROSE = r"\A---\n.*?\n---\n|^```.*?^```$|\$\$.*?\$\$|\*\*[^*]+\*\*|`[^`\n]*`"
-NO_PROSE += r"|^(?: {4}|#)[^\n]*$|!?\[[^\[\]]*\]\((?![^)]*glossary)[^)]*\)"
-
-
-@pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda page: page.name
-)
-def test_words_of_the_glossary_are_linked_where_they_first_stand(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    anchors = {_anchor(title) for title in re.findall(r"^### (.*)$", GLOSSARY.read_text(), re.M)}
-    assert {*LINKED, *re.findall(r"glossary\.md#([^)]*)\)", text)} <= anchors
-    if page == GLOSSARY:
-        return
-    prose = re.sub(NO_PROSE, "", text, flags=re.M | re.S)
-    for word, pattern in LINKED.items():
-        if first := re.search(f"(?<!#)(?:{pattern})", prose):
-            link = re.search(rf"\[[^\[\]]*\]\([./\w]*glossary\.md#{word}\)", prose)
-            linked = link is not None and link.start() <= first.start()
-            assert linked, f"{page}: link '{first[0]}' to glossary.md#{word} where it first stands"
-
-
-def _anchor(title: str) -> str:
-    """As GitHub and MyST name a heading."""
-    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
-
-
-def test_the_readme_is_short() -> None:
-    text = (ROOT / "README.md").read_text()
-    assert len(text.splitlines()) <= 120
-    assert len(text.split()) <= 900
+def test_files_that_are_named_exist() -> None:
+    for page, text in TEXT.items():
+        for name in re.findall(r"`((?:tests|benchmarks|examples|docs)/[\w/]+\.\w+)`", text):
+            assert (ROOT / name).exists(), f"{page.name}: {name}"
 
 
 def test_the_citation_names_this_version() -> None:

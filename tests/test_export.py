@@ -108,7 +108,7 @@ def test_onnx_agrees_with_the_flow(
     run_dir: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / f"{call}.onnx"
-    assert run(["export", str(run_dir), "--onnx", str(file), "--call", call]) == 0
+    assert run(["export", str(run_dir), "--out", str(file), "--call", call]) == 0
     captured = capsys.readouterr()
     assert captured.out.startswith(f"{file}: {call}, ")
     assert captured.err == ""
@@ -160,7 +160,7 @@ def test_what_cannot_be_exported(run_dir: Path, tmp_path: Path) -> None:
 def test_a_folder_is_no_onnx_file(
     run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["export", str(run_dir), "--onnx", str(tmp_path)]) == 2
+    assert run(["export", str(run_dir), "--out", str(tmp_path)]) == 2
     assert f"--onnx: {tmp_path} is a folder" in capsys.readouterr().err
 
 
