@@ -12,7 +12,7 @@ from scipy.stats import binom
 
 from realnvp import build, load_flow, save_flow
 from realnvp.anomaly import AnomalyDetector
-from realnvp.anomaly.conformal import lowest_fpr, p_values, rounded
+from realnvp.anomaly.conformal import p_values, rounded
 from realnvp.anomaly.detector import image_score, map_distance
 from realnvp.anomaly.normal import RIDGE, SHRINKAGE, NormalModel, TailFunction
 from realnvp.anomaly.statistics import (
@@ -72,7 +72,7 @@ def test_the_test_is_two_sided(detector: AnomalyDetector, value: int | None) -> 
     anomalies = with_patch(noise(6, 1), value)
     assert (detector.predict(anomalies) == -1).all()
     assert detector.score_samples(anomalies).max() < detector.score_samples(noise(6, 1)).min()
-    assert (detector.p_values(anomalies) == lowest_fpr(60)).all()
+    assert (detector.p_values(anomalies) == 1 / 61).all()
 
 
 def test_the_map_and_its_region_show_where(detector: AnomalyDetector) -> None:

@@ -35,11 +35,6 @@ def p_values(scores: ArrayLike, normal: ArrayLike) -> NDArray[np.float64]:
     return (1 + np.searchsorted(ordered, rounded(scores), side="right")) / (len(ordered) + 1)
 
 
-def lowest_fpr(count: int) -> float:
-    """The lowest false-positive rate that so many normal images can calibrate."""
-    return 1 / (count + 1)
-
-
 def with_p_values(scores: Sequence[Score], normal: ArrayLike, fpr: float) -> list[Score]:
     """Scores of rows, calibrated by the log-densities of normal rows; sorted and ranked.
 

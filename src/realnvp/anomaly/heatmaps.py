@@ -29,6 +29,8 @@ def draw_maps(
     folder: for a heat map of each image, named as its file; None: none is written.
     top: number of heat maps to return.
     """
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
     scores: list[Score] = []
     kept: list[tuple[float, int, HeatMap]] = []
     for index, (score, fractions) in enumerate(results):

@@ -46,10 +46,7 @@ COMMANDS: dict[str, Any] = {
 }
 DESCRIPTION = f"""Exact probability models of images and tables with Real NVP (Dinh et al., 2016).
 
-Start:
-realnvp train digits --run-dir runs/digits;
-realnvp evaluate runs/digits;
-realnvp sample runs/digits --out samples.png
+Example: realnvp train digits --run-dir runs/digits
 
 Version {__version__}. Shell completion: realnvp --tyro-print-completion bash|zsh|tcsh
 """
@@ -94,8 +91,7 @@ def _dispatch(argv: list[str]) -> int:
         return train(argv[1:])
     if argv and argv[0] in COMMANDS:
         return tyro.cli(COMMANDS[argv[0]], prog=f"realnvp {argv[0]}", args=argv[1:])()
-    tyro.cli(_all_commands(), prog="realnvp", description=DESCRIPTION, args=argv)
-    raise AssertionError("tyro accepts only commands")
+    return tyro.cli(_all_commands(), prog="realnvp", description=DESCRIPTION, args=argv)()
 
 
 def _all_commands() -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from realnvp.config.fields import BitDepth, ColorMode, DecodeOptions
+from realnvp.config.fields import BitDepth, ColorMode, DecodeOptions, TableData
 
 if TYPE_CHECKING:
     import torch
@@ -18,38 +18,26 @@ if TYPE_CHECKING:
     from realnvp.data import Dataset
     from realnvp.flows.flow import Flow
 
+arg = tyro.conf.arg
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-Json = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="Print one JSON object.")]
-Device = Annotated[
-    str,
-    tyro.conf.arg(metavar="DEVICE", help="cpu, cuda, cuda:1 ..., or auto: cuda if there is a GPU."),
-]
+Json = Annotated[Flag, arg(help="Print one JSON object.")]
+Device = Annotated[str, arg(help="cpu, cuda, cuda:1 ..., or auto: cuda if there is a GPU.")]
 Threads = Annotated[
     int | None,
-    tyro.conf.arg(
-        metavar="N",
-        help="CPU threads of torch; default: one for each core that no other process uses.",
-    ),
+    arg(help="CPU threads of torch; default: one for each core that no other process uses."),
 ]
 Which = Annotated[
     Literal["best", "last"],
-    tyro.conf.arg(help="The model with the best validation result, or the last one."),
+    arg(help="The model with the best validation result, or the last one."),
 ]
-Fast = Annotated[
-    bool,
-    tyro.conf.FlagCreatePairsOff,
-    tyro.conf.arg(help="Several times as fast, in low precision; the error is measured."),
-]
+Fast = Annotated[Flag, arg(help="Several times as fast, in low precision; prints the error.")]
 RunDir = Annotated[
     str,
     tyro.conf.Positional,
-    tyro.conf.arg(
-        metavar="RUN",
-        help="A run directory, a saved flow, a pretrained flow such as photos-32, or a Hub id.",
-    ),
+    arg(metavar="RUN", help="A run, a saved or pretrained flow such as photos-32, or a Hub id."),
 ]
-ClassName = Annotated[str | None, tyro.conf.arg(name="class", metavar="NAME")]
-Decode = Annotated[DecodeOptions, tyro.conf.arg(name="")]
+ClassName = Annotated[str | None, arg(name="class", metavar="NAME")]
+Decode = Annotated[DecodeOptions, arg(name="")]
 MAX_THREADS = 1024  # far more end torch with a segmentation fault
 
 
@@ -92,7 +80,7 @@ def set_threads(threads: int | None, device: "torch.device") -> None:
     """Give torch the chosen number of threads, else one for each core that is free.
 
     torch's threads wait for each other by spinning: on two cores of which another process uses one,
-    a training with two threads is ten times slower than with one (docs/performance.md).
+    a training with two threads is ten times slower than with one.
     """
     import psutil
     import torch
@@ -116,17 +104,12 @@ def set_threads(threads: int | None, device: "torch.device") -> None:
 
 def of_table(flow: "Flow") -> bool:
     """Whether a flow models the rows of a table."""
-    from realnvp.config import TableData
-    from realnvp.flows.flow import config_of
-
-    return isinstance(config_of(flow).data, TableData)
+    return flow.config is not None and isinstance(flow.config.data, TableData)
 
 
 def given_class(flow: "Flow", name: str | None) -> str | None:
     """The name of a class of the flow. ValueError: the flow has no such class."""
-    from realnvp.flows.context import Classes
-
-    names = flow.condition.names if isinstance(flow.condition, Classes) else []
+    names = getattr(flow.condition, "names", [])
     if name is not None and name not in names:
         raise ValueError(f"--class: {name!r} is not one of the flow's {len(names)} classes")
     return name
@@ -150,17 +133,15 @@ def note(text: str) -> None:
 
 def print_json(values: Mapping[str, Any]) -> None:
     """Print one JSON object; JSON has no NaN nor infinity, so these become null."""
-    print(json.dumps(_finite(values), indent=2, allow_nan=False))
+    print(json.dumps(_finite(values), indent=2))
 
 
 def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {key: _finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(entry) for entry in value]
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

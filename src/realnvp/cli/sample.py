@@ -6,24 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from realnvp.cli.options import (
-    ClassName,
-    Device,
-    Fast,
-    Flag,
-    Json,
-    RunDir,
-    Threads,
-    Which,
-    beside,
-    given_class,
-    load,
-    note,
-    of_table,
-    own_data,
-    prepare_output,
-    print_json,
-)
+from realnvp.cli import options
 
 if TYPE_CHECKING:
     from realnvp.flows.flow import Flow
@@ -38,7 +21,7 @@ class Sample:
     Example: realnvp sample runs/photos -n 64 --seed 0 --temperature 0.8 --out samples.png
     """
 
-    run: RunDir
+    run: options.RunDir
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
     """Number of samples; with --context, for each row of that table."""
     seed: int = 0
@@ -47,30 +30,30 @@ class Sample:
     """Standard deviation of the latents; 1: exact samples of the model."""
     out: Path | None = None
     """The file to write; default: samples.png or samples.csv in the run directory."""
-    class_name: ClassName = None
+    class_name: options.ClassName = None
     """Class of all samples; default: classes at their frequencies in the training data."""
     context: Path | None = None
     """A table with the context columns of a conditional flow of a table."""
-    beside_data: Flag = False
+    beside_data: options.Flag = False
     """Show as many test images or rows beside the samples of a PNG."""
-    which: Which = "best"
-    fast: Fast = False
-    json: Json = False
-    device: Device = "auto"
-    threads: Threads = None
+    which: options.Which = "best"
+    fast: options.Fast = False
+    json: options.Json = False
+    device: options.Device = "auto"
+    threads: options.Threads = None
 
     def __call__(self) -> int:
         from realnvp.evaluation.samples import write_rows, write_samples
 
         if self.n < 1:
             raise ValueError(f"-n: must be at least 1, got {self.n}")
-        flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
-        table = of_table(flow)
+        flow, _ = options.load(self.run, self.device, threads=self.threads, which=self.which)
+        table = options.of_table(flow)
         out = self._output(table)
         context = self._context_of_rows(flow) if table else self._classes(flow)
         data = None
         if self.beside_data:
-            data = own_data(flow, self.run).of_class("test", self.class_name)[: self.n]
+            data = options.own_data(flow, self.run).of_class("test", self.class_name)[: self.n]
         facts: dict[str, Any] = {"out": str(out), "seed": self.seed}
         facts |= {"temperature": self.temperature, "class": self.class_name}
         if self.fast:
@@ -86,7 +69,7 @@ class Sample:
             temperature=self.temperature,
         )
         if self.json:
-            print_json(facts)
+            options.print_json(facts)
         else:
             bad = f", {facts['nonfinite']} samples not finite" if facts["nonfinite"] else ""
             print(f"{out}: written{bad}")
@@ -94,10 +77,10 @@ class Sample:
 
     def _output(self, table: bool) -> Path:
         suffixes = [".csv", ".npy", ".png"] if table else [".png", ".npy"]
-        out = self.out or beside(self.run) / f"samples{suffixes[0]}"
+        out = self.out or options.beside(self.run) / f"samples{suffixes[0]}"
         if out.suffix not in suffixes:
             raise ValueError(f"--out: {out} must end in {' or '.join(suffixes)}")
-        prepare_output("--out", out, read=[self.context] if self.context else [])
+        options.prepare_output("--out", out, read=[self.context] if self.context else [])
         return out
 
     def _context_of_rows(self, flow: "Flow") -> Path | None:
@@ -109,7 +92,7 @@ class Sample:
 
     def _classes(self, flow: "Flow", count: int | None = None) -> Any:
         """The class of all samples, or of each sample; None: the flow has no classes."""
-        name = given_class(flow, self.class_name)
+        name = options.given_class(flow, self.class_name)
         if name is not None or flow.condition is None:
             return name
         return flow.condition.draw(range(count or self.n), self.seed)
@@ -125,7 +108,7 @@ class Sample:
             quick,
             seed=self.seed,
             temperature=self.temperature,
-            context=None if of_table(flow) else self._classes(flow, 8),
+            context=None if options.of_table(flow) else self._classes(flow, 8),
         )
-        note(f"realnvp: fast: median error {error:.2f} gray levels")
+        options.note(f"realnvp: fast: median error {error:.2f} gray levels")
         return quick, error

@@ -11,28 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from realnvp.cli.options import (
-    Decode,
-    Device,
-    Fast,
-    Flag,
-    Json,
-    RunDir,
-    Threads,
-    Which,
-    load,
-    note,
-    of_table,
-    prepare_output,
-    print_json,
-)
+from realnvp.cli import options
 from realnvp.config.fields import AS_FOUND
 
 if TYPE_CHECKING:
-    from realnvp.data import Dataset
     from realnvp.evaluation.score import ImageFiles
     from realnvp.evaluation.score import Score as Record
-    from realnvp.figures.grids import HeatMap
     from realnvp.flows.flow import Flow
 
 FPR = 0.01
@@ -53,7 +37,7 @@ class Score:
     Example: realnvp score runs/table new.csv --normal good.csv --out scores.csv
     """
 
-    run: RunDir
+    run: options.RunDir
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH...")]
     """Image files and folders of them, or tables."""
     out: Path | None = None
@@ -71,61 +55,57 @@ class Score:
     """A PNG to write with heat maps of the most anomalous images."""
     top: int = 10
     """Number of images on the page and in the picture."""
-    resize: Flag = False
+    resize: options.Flag = False
     """Bring each image to the size of the training images."""
     noise_draws: int = 1
     """Draws of the dequantization noise over which scores are averaged."""
     seed: int = 0
     """Seed of the noise, and of the split of the normal images."""
-    decode: Decode = AS_FOUND
-    which: Which = "best"
-    fast: Fast = False
-    json: Json = False
-    device: Device = "auto"
-    threads: Threads = None
+    decode: options.Decode = AS_FOUND
+    which: options.Which = "best"
+    fast: options.Fast = False
+    json: options.Json = False
+    device: options.Device = "auto"
+    threads: options.Threads = None
 
     def __call__(self) -> int:
-        flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
-        self._prepare_outputs()
-        detect = any((self.normal, self.fpr, self.heatmaps, self.report, self.picture))
-        if of_table(flow):
-            scores, facts = self._score_rows(flow, detect)
-        else:
-            scores, facts = self._detect(flow) if detect else self._score_images(flow)
-        entries = [asdict(score) for score in scores]
-        columns = [name for name in entries[0] if any(e[name] is not None for e in entries)]
-        rows = [{name: entry[name] for name in columns} for entry in entries]
-        self._write(rows, facts)
-        return 0
-
-    def _prepare_outputs(self) -> None:
         if not self.paths:
             raise ValueError("PATH: name image files, folders or tables")
-        inputs = [*self.paths, *([self.normal] if self.normal else [])]
+        flow, _ = options.load(self.run, self.device, threads=self.threads, which=self.which)
         outputs = {"--out": self.out, "--report": self.report, "--picture": self.picture}
         for flag, path in outputs.items():
             if path:
-                prepare_output(flag, path, read=inputs)
-        if self.heatmaps:
-            self.heatmaps.mkdir(parents=True, exist_ok=True)
+                inputs = [*self.paths, self.normal] if self.normal else self.paths
+                options.prepare_output(flag, path, read=inputs)
+        detect = any((self.normal, self.fpr, self.heatmaps, self.report, self.picture))
+        if options.of_table(flow):
+            scores, facts = self._score_rows(flow, detect)
+        else:
+            scores, facts = self._detect(flow) if detect else self._score_images(flow)
+        self._write(scores, facts)
+        return 0
 
-    def _write(self, rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+    def _write(self, scores: "list[Record]", facts: dict[str, Any]) -> None:
         from realnvp.io.files import write_text
 
+        entries = [asdict(score) for score in scores]
+        columns = [name for name in entries[0] if any(e[name] is not None for e in entries)]
+        rows = [{name: entry[name] for name in columns} for entry in entries]
         text = io.StringIO()
-        table = csv.DictWriter(text, rows[0], lineterminator="\n")
-        table.writeheader()
-        table.writerows(
-            row | ({"box": " ".join(map(str, row["box"]))} if "box" in row else {}) for row in rows
-        )
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(columns)
+        for row in rows:
+            table.writerow(
+                [" ".join(map(str, v)) if isinstance(v, tuple) else v for v in row.values()]
+            )
         if self.out:
             write_text(self.out, text.getvalue())
         if self.json:
-            print_json({"scores": rows} | facts)
+            options.print_json({"scores": rows} | facts)
         elif not self.out:
             print(text.getvalue(), end="")
         if "summary" in facts:
-            note(facts["summary"])
+            options.note(facts["summary"])
 
     def _images(self, flow: "Flow", paths: Sequence[Path]) -> "ImageFiles":
         from realnvp.evaluation.score import ImageFiles
@@ -146,8 +126,6 @@ class Score:
         return scores, {"fast_error_bits_per_dim": error, "summary": summary}
 
     def _score_rows(self, flow: "Flow", detect: bool) -> "tuple[list[Record], dict[str, Any]]":
-        import numpy as np
-
         from realnvp.anomaly.conformal import with_p_values
         from realnvp.evaluation.likelihood import log_probs
         from realnvp.evaluation.score import score_rows
@@ -158,15 +136,14 @@ class Score:
         if self.normal:
             normal = [score.log_prob for score in score_rows(flow, [self.normal])]
         else:
-            data = self._own_data(flow)
+            data = options.own_data(flow, self.run)
             context = data.labels["validation"] if data.labels else None
-            normal = log_probs(flow, np.asarray(data.validation[:]), context=context).tolist()
-        fpr = self.fpr or FPR
-        scores = with_p_values(scores, normal, fpr)
-        return scores, _facts(scores, fpr, len(normal), f"{len(normal)} normal rows")
+            normal = log_probs(flow, data.validation[:], context=context).tolist()
+        scores = with_p_values(scores, normal, self.fpr or FPR)
+        return scores, self._facts(scores, len(normal), f"{len(normal)} normal rows")
 
     def _detect(self, flow: "Flow") -> "tuple[list[Record], dict[str, Any]]":
-        """Scores with p-values, sorted by the anomaly score; writes maps and page."""
+        """Scores with p-values, sorted by the anomaly score; writes the pictures."""
         from realnvp.anomaly import AnomalyDetector
         from realnvp.anomaly.heatmaps import draw_maps, write_page
         from realnvp.data import channels_first
@@ -174,12 +151,12 @@ class Score:
         from realnvp.figures.grids import contact_sheet, save_png
         from realnvp.flows.fast import fast
 
-        images = self._images(flow, self.paths)
-        normal: Any = (
-            self._images(flow, [self.normal])
-            if self.normal
-            else channels_first(self._own_data(flow).validation[:MAX_NORMAL])
-        )
+        images, normal = self._images(flow, self.paths), None
+        if self.normal:
+            normal = self._images(flow, [self.normal])
+        else:
+            data = options.own_data(flow, self.run)
+            normal = channels_first(data.validation[:MAX_NORMAL])
         detector = AnomalyDetector(
             fast(flow) if self.fast else flow,
             fpr=self.fpr or FPR,
@@ -187,18 +164,14 @@ class Score:
             seed=self.seed,
         ).fit(normal)
         if images[0].shape != normal[0].shape:
-            note("realnvp: new and normal images differ in size, so p-values may be wrong")
+            options.note("realnvp: warning: new and normal images differ in size")
         results = detector.results(images, paths=images.files)
-        maps: list[HeatMap] = []
-        if self.heatmaps or self.report or self.picture:
-            scores, maps = draw_maps(results, images, folder=self.heatmaps, top=self.top)
-        else:
-            scores = [score for score, _ in results]
+        scores, maps = draw_maps(results, images, folder=self.heatmaps, top=self.top)
         scores = sorted(ranked(scores), key=lambda score: score.rank)
-        calibrating = len(detector.normal_scores_)
-        rest = len(normal) - calibrating
-        text = f"{calibrating} of {len(normal)} normal images calibrate, {rest} set the reference"
-        facts = _facts(scores, detector.fpr, calibrating, text)
+        count = len(detector.normal_scores_)
+        rest = len(normal) - count
+        split = f"{count} of {len(normal)} normal images calibrate, {rest} set the reference"
+        facts = self._facts(scores, count, split)
         if self.picture:
             save_png(self.picture, contact_sheet(maps))
         if self.report:
@@ -207,22 +180,13 @@ class Score:
             write_page(self.report, title, facts["summary"], maps, scores, command)
         return scores, facts
 
-    def _own_data(self, flow: "Flow") -> "Dataset":
-        from realnvp.data import splits_of_run
-        from realnvp.flows.flow import config_of
-
-        return splits_of_run(Path(self.run), config_of(flow))
-
-
-def _facts(scores: "Sequence[Record]", fpr: float, count: int, normal: str) -> dict[str, Any]:
-    """Counts for JSON, and the sentence that sums them up."""
-    from realnvp.anomaly.conformal import lowest_fpr
-
-    anomalous = sum(bool(score.anomalous) for score in scores)
-    lowest = lowest_fpr(count)
-    few = f"; lowest possible rate {lowest:.2g}" if lowest > fpr * (1 + 1e-12) else ""
-    summary = (
-        f"{anomalous} of {len(scores)} anomalous at a false-positive rate of at most {fpr:g} "
-        f"({normal}{few})"
-    )
-    return {"anomalous": anomalous, "fpr": fpr, "calibrating": count, "summary": summary}
+    def _facts(self, scores: "list[Record]", count: int, normal: str) -> dict[str, Any]:
+        """Counts for JSON, and their summary; count: of normal scores that calibrate."""
+        fpr, lowest = self.fpr or FPR, 1 / (count + 1)
+        anomalous = sum(bool(score.anomalous) for score in scores)
+        few = f"; lowest possible rate {lowest:.2g}" if lowest > fpr * (1 + 1e-12) else ""
+        summary = (
+            f"{anomalous} of {len(scores)} anomalous at a false-positive rate of at most {fpr:g} "
+            f"({normal}{few})"
+        )
+        return {"anomalous": anomalous, "fpr": fpr, "calibrating": count, "summary": summary}
