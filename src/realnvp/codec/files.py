@@ -14,9 +14,9 @@ from realnvp.codec.images import check_flow
 from realnvp.codec.index import index_of
 from realnvp.codec.plan import pixel_type
 from realnvp.data import read_image
-from realnvp.data.dataset import Pixels, Shape, in_threads
+from realnvp.data.dataset import Pixels, Shape
 from realnvp.data.folder import pictures_of
-from realnvp.data.images import RefusedImage, by_reason, codec_sizes, deep_png
+from realnvp.data.images import codec_sizes, deep_png, scan_files
 from realnvp.flows.flow import Flow, config_of
 from realnvp.io.files import DamagedError, atomic_save
 from realnvp.progress import counted, progress
@@ -117,7 +117,7 @@ def compress_files(flow: Flow, name: str, files: Mapping[str, Path], out: Path) 
 def _other_formats(image: Pixels) -> dict[str, int]:
     """Bytes by format; none of a picture that one of the formats cannot hold."""
     try:
-        return codec_sizes(image, thorough=False)
+        return codec_sizes(image)
     except Exception:  # WebP has at most 16,383 rows, and no format here 16 bits
         return {}
 
@@ -125,24 +125,17 @@ def _other_formats(image: Pixels) -> dict[str, int]:
 def _shapes(files: Sequence[Path], levels: int) -> list[Shape]:
     """(C, H, W) of each file's picture."""
 
-    def look(file: Path) -> Shape | RefusedImage:
-        try:
-            image = read_image(file)
-        except RefusedImage as error:
-            return RefusedImage(file, error.why)  # flags that change pixels are no remedy here
+    def look(file: Path) -> Shape:
+        image = read_image(file)
         if image.dtype != pixel_type(levels) or image.max() >= levels:
-            return RefusedImage(
-                file,
-                f"has the value {image.max()}, {8 * image.itemsize} bits a channel, but "
-                f"the flow knows the levels 0 to {levels - 1}",
+            bits = 8 * image.itemsize
+            raise ValueError(
+                f"{file}: value {image.max()} of {bits} bits, the flow has {levels} levels"
             )
         height, width, channels = image.shape
         return channels, height, width
 
-    looks = list(in_threads(look, files))
-    if bad := [found for found in looks if isinstance(found, RefusedImage)]:
-        raise by_reason(bad)
-    return [found for found in looks if not isinstance(found, RefusedImage)]
+    return scan_files(files, look)
 
 
 def decompress_files(archive: Archive, flow: Flow, out: Path | None) -> list[str]:

@@ -1,8 +1,8 @@
 """Images to uint8 arrays, tables to float64: found, checked, prepared once, then memory-mapped."""
 
 from realnvp.data.dataset import (
+    CropView,
     Dataset,
-    Rows,
     Split,
     channels_first,
     channels_last,
@@ -10,15 +10,15 @@ from realnvp.data.dataset import (
     quantize,
     to_pixels,
 )
-from realnvp.data.folder import find_split, image_files
+from realnvp.data.folder import image_files
 from realnvp.data.images import codec_bits_per_dim, read_image, to_size
 from realnvp.data.prepared import open_splits
-from realnvp.data.sources import discard_prepared, find_data, prepare, splits_of_run
+from realnvp.data.sources import discard_prepared, find_data, find_split, prepare, splits_of_run
 from realnvp.data.tables import find_rows, read_table
 
 __all__ = [
+    "CropView",
     "Dataset",
-    "Rows",
     "Split",
     "channels_first",
     "channels_last",

@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from realnvp.config.errors import install_line
-from realnvp.data.dataset import SPLITS, Dataset, Indices, Lazy, Pixels, split_off
+from realnvp.data.dataset import SPLITS, Dataset, Indices, LazyArray, Pixels, split_off
 from realnvp.data.images import read_image
-from realnvp.data.labels import cut_labels
 
 Box = tuple[int, int, int, int]
 
@@ -60,8 +59,8 @@ def photos(*, seed: int) -> Dataset:
         box = (left, top, left + side, top + side)
         return np.asarray(pictures[number].resize((SIZE, SIZE), Image.Resampling.BOX, box=box))
 
-    def crops(boxes: Indices) -> Lazy:
-        return Lazy(
+    def crops(boxes: Indices) -> LazyArray:
+        return LazyArray(
             len(boxes), lambda wanted: np.stack([crop(*box) for box in boxes[wanted].tolist()])
         )
 
@@ -168,16 +167,17 @@ def _flat(sums: Indices, left: Indices, top: Indices, side: Indices) -> npt.NDAr
     return area * second - first**2 < (3 * FLATTEST * area) ** 2
 
 
-def digits(val_fraction: float, *, seed: int) -> Dataset:
+def digits(val_fraction: float, seed: int) -> Dataset:
     """The 1797 digits, (1, 8, 8) with 17 grey levels, split by the seed's permutation."""
     found = importlib.import_module("sklearn.datasets").load_digits()
     images = found.images[..., None].astype(np.uint8)
+    labels = split_off({"train": found.target}, val_fraction, seed=seed)
     return Dataset(
         "digits",
         "scikit-learn load_digits",
         17,
         (1, 8, 8),
         split_off({"train": images}, val_fraction, seed=seed),
-        labels=cut_labels({"train": found.target}, val_fraction, seed=seed),
+        labels={split: each[:] for split, each in labels.items()},
         class_names=tuple(map(str, found.target_names.tolist())),
     )

@@ -1,4 +1,4 @@
-"""Crops of pictures of any sizes: a grid of fixed crops, and crops anywhere for training."""
+"""Crops of pictures of any size: a fixed grid, and random places for training."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from realnvp.data.dataset import Indices, Pixels, in_threads
-from realnvp.progress import chunks
+from realnvp.progress import track_slices
 
-AT_ONCE = 8  # large pictures, decoded and not yet used
+AT_ONCE = 8  # decoded pictures in memory
 
 
 class Pictures(Protocol):
-    """Pictures of any sizes and of equal channels."""
+    """Pictures of any size with equal channels."""
 
     sizes: Indices
     """(N, 2): height and width of each."""
@@ -25,7 +25,7 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True)
 class ReadPictures:
-    """Pictures that are decoded whenever they are asked for."""
+    """Pictures that are decoded on demand."""
 
     sizes: Indices
     read: Callable[[int], Pixels]
@@ -36,13 +36,13 @@ class ReadPictures:
     def __getitem__(self, index: int) -> Pixels:
         return self.read(index)
 
-    def chosen(self, indices: Indices) -> "ReadPictures":
-        """Only these pictures, in this order."""
+    def subset(self, indices: Indices) -> "ReadPictures":
+        """The pictures of these indices, in this order."""
         return ReadPictures(self.sizes[indices], lambda i: self.read(int(indices[i])))
 
 
 class StoredPictures:
-    """Pictures that lie one after the other in a flat array, which may be memory-mapped."""
+    """Pictures stored one after the other in a flat array, which may be memory-mapped."""
 
     def __init__(self, flat: Pixels, sizes: Sequence[Sequence[int]], channels: int) -> None:
         self.flat, self.channels = flat, channels
@@ -61,11 +61,10 @@ class StoredPictures:
 class Crops:
     """Crops of pictures, side x side, as many of each as fit beside each other.
 
-    So a large picture counts for more than a small one. Like an array, (N, side, side, C):
-    indexing reads the cells of a grid over each picture, always the same. `crops` cuts anywhere
-    else in the picture of a cell: training does, in each epoch.
+    Like an array, (N, side, side, C): indexing reads the cells of a fixed grid over each picture.
+    `crops` crops the picture of a cell anywhere, as training does in each epoch.
 
-    most: cells of one picture at most, spread all over it. None: as many as fit.
+    most: largest number of cells of one picture, spread all over it. None: as many as fit.
     """
 
     def __init__(self, pictures: Pictures, side: int, *, most: int | None = None) -> None:
@@ -81,11 +80,11 @@ class Crops:
 
     @property
     def groups(self) -> Indices:
-        """(N,): which picture each crop is of."""
+        """(N,): the index of each crop's picture."""
         return np.repeat(np.arange(len(self.pictures)), self.grid.prod(1))
 
     def room(self, wanted: Indices) -> Indices:
-        """(n, 2): how many places the upper and the left edge of these crops can have."""
+        """(n, 2): the number of possible tops and lefts of a crop in these pictures."""
         return self.pictures.sizes[self._picture(wanted)] - self.side + 1
 
     def __getitem__(self, wanted: Any) -> Pixels:
@@ -104,7 +103,7 @@ class Crops:
         return found if asked.ndim else found[0]
 
     def crops(self, wanted: Indices, corners: Indices) -> Pixels:
-        """The crops of these indices, cut from their corners; corners: (n, 2) of (top, left)."""
+        """The crops in these pictures at the corners, (n, 2) of (top, left)."""
         of = self._picture(wanted)
         found: list[Any] = [None] * len(wanted)
         for number in np.unique(of):
@@ -120,5 +119,5 @@ class Crops:
 
 def in_order(pictures: Pictures) -> Iterator[Pixels]:
     """The pictures, decoded on all cores, a few at a time."""
-    for chunk in chunks(len(pictures), AT_ONCE):
-        yield from in_threads(pictures.__getitem__, range(chunk.start, chunk.stop))
+    for part in track_slices(len(pictures), AT_ONCE, "pictures"):
+        yield from in_threads(pictures.__getitem__, range(part.start, part.stop))

@@ -1,5 +1,7 @@
 """A data set: its splits, read on demand before it is prepared, memory-mapped afterwards."""
 
+import hashlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,16 +14,15 @@ import torch
 from torch import Tensor
 
 from realnvp.config import ContextColumn
-from realnvp.config.errors import ParameterError
 from realnvp.config.fields import AS_FOUND, DecodeOptions
 from realnvp.device import as_tensor
-from realnvp.progress import chunks
+from realnvp.progress import track_slices
 
 Pixels = npt.NDArray[np.unsignedinteger[Any]]
-"""uint8, or uint16 where there are more than 256 grey levels."""
+"""uint8, or uint16 for more than 256 gray levels."""
 Indices = npt.NDArray[np.int64]
 Values = npt.NDArray[Any]
-"""Pixels, or a table's float64 rows."""
+"""Pixels, or float64 rows of a table."""
 Shape = tuple[int, int, int]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,13 +30,13 @@ SPLITS = ("train", "validation", "test")
 
 
 def dequantize(images: Tensor, noise: Tensor) -> Tensor:
-    """x = v + u in the type of the noise, with floor(x) == v for every pixel.
+    """x = v + u in the dtype of the noise, with floor(x) == v for every pixel.
 
-    images: uint8 or uint16, grey levels v, (B, C, H, W); noise: u in [0, 1), same shape.
+    images: uint8 or uint16 gray levels v, (B, C, H, W); noise: u in [0, 1), same shape.
     """
     assert images.shape == noise.shape, f"images {tuple(images.shape)}, noise {tuple(noise.shape)}"
-    # float32 has 24 bits, of which v in 128 .. 255 leaves 16 after the point: a u next to 1 would
-    # be rounded up, to v + 1.
+    # float32 has 24 bits, and v in 128 .. 255 leaves 16 of them for the fraction: a u next to 1
+    # would be rounded up to v + 1.
     deep = images.dtype == torch.uint16
     largest = 1 - (2**15 if deep else 128) * torch.finfo(noise.dtype).eps
     v = images.to(noise.dtype) if deep else images.contiguous()  # torch adds no uint16
@@ -43,35 +44,34 @@ def dequantize(images: Tensor, noise: Tensor) -> Tensor:
 
 
 def quantize(x: Tensor | npt.NDArray[Any], *, levels: int = 256) -> Tensor:
-    """The grey levels floor(x), clamped to 0 .. levels - 1; of x's shape, any shape.
+    """The gray levels floor(x), clamped to 0 .. levels - 1; same shape as x, any shape.
 
     uint8, or uint16 for more than 256 levels.
 
-    ValueError if x has a NaN, which no grey level stands for, or if levels are more than 65,536.
+    ValueError: x has a NaN or is complex, or levels is not within 2 .. 65,536.
     """
     if not 2 <= levels <= 65536:
         raise ValueError(f"levels: must be between 2 and 65536, got {levels}")
     x = x if isinstance(x, Tensor) else as_tensor(x)
     if x.is_complex():
-        raise ParameterError("x", f"must be real numbers, got {x.dtype}")
+        raise ValueError(f"x: must be real numbers, got {x.dtype}")
     if not x.is_floating_point():
-        x = x.long()  # torch clamps no other integers of 16 bits or more, and no bool
+        x = x.long()  # torch clamps no bool and no unsigned integers of 16 bits or more
     if x.isnan().any():
-        raise ValueError(f"{int(x.isnan().sum())} of {x.numel()} pixels are NaN")
+        raise ValueError(f"x: {int(x.isnan().sum())} of {x.numel()} pixels are NaN")
     return x.floor().clamp(0, levels - 1).to(torch.uint8 if levels <= 256 else torch.uint16)
 
 
 def each_image(images: Iterable[Any]) -> Iterator[Any]:
-    """The images of an array or a list, one by one. ParameterError: it is neither."""
+    """The images of an array or a list. ValueError: not iterable."""
     try:
         return iter(images)
     except TypeError:
-        words = f"expected an array or a list of images, got {type(images).__name__}"
-        raise ParameterError("images", words) from None
+        raise ValueError(f"images: expected an array or a list, got {type(images)}") from None
 
 
 def to_pixels(x: Tensor, *, levels: int) -> Pixels:
-    """The images that x, (N, C, H, W) in data units, rounds to: (N, H, W, C), NaN as 0."""
+    """Round x, (N, C, H, W) in data units, to images (N, H, W, C); NaN becomes 0."""
     return channels_last(quantize(x.nan_to_num(), levels=levels).cpu().numpy())
 
 
@@ -86,7 +86,7 @@ def channels_last(images: Values) -> Values:
 
 
 class Split(Protocol):
-    """The images or rows of one split; indexing reads them: uint8 (n, H, W, C), float64 (n, D)."""
+    """The images or rows of one split; indexing reads uint8 (n, H, W, C) or float64 (n, D)."""
 
     def __len__(self) -> int: ...
 
@@ -95,69 +95,70 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set: its splits, and what is known of them."""
+    """The splits of a data set, with their description."""
 
     name: str
     version: str | None
     levels: int | None
-    """Grey levels of images; None: real numbers, a table."""
+    """Gray levels of images; None: a table."""
     shape: tuple[int, ...]
-    """Channels, height, width of images; the number of columns of a table."""
+    """(C, H, W) of images, (D,) of rows."""
     splits: Mapping[str, Split]
-    """By name: train, validation, test. Memory-mapped arrays of prepared data, else `Lazy`."""
+    """By name: train, validation, test."""
     groups: dict[str, list[int]] | None = None
-    """By split: which photograph each image was cut from; standard errors are clustered by it."""
+    """By split: the source photograph of each image; standard errors are clustered by it."""
     train_shape: Shape | None = None
-    """Of the stored training images, where training cuts its images out of larger ones."""
+    """Shape of the stored training images, if training crops its images from larger ones."""
     comparable: bool = False
-    """Whether the paper's number is about these images: its version of the set, and all of it."""
+    """Whether these are all images of the paper's version of the set."""
     columns: tuple[str, ...] | None = None
-    """Names of a table's columns."""
+    """Column names of a table."""
     reading: DecodeOptions = AS_FOUND
-    """How the image files were read."""
+    """How the image files were decoded."""
     crop: int | None = None
-    """The side of the crops that are cut from pictures of any sizes."""
+    """Side of the crops of pictures of any size."""
     labels: Mapping[str, Values] | None = None
-    """By split: the class of each image, an index of class_names; of a table the numbers of its
-    given columns, (N, k)."""
+    """By split: the class index of each image, (N,), or the context of each row, (N, k)."""
     class_names: tuple[str, ...] | None = None
     context: tuple[str, ...] | None = None
-    """Names of the columns that a table's others are given."""
+    """Names of the context columns of a table."""
     context_values: tuple[ContextColumn, ...] = ()
-    """Their encoding."""
+    """The encoding of the context columns."""
     folder: Path | None = None
-    """Where the arrays lie; None: only in memory, or not prepared."""
+    """Folder of the arrays; None: in memory, or not prepared."""
     sha256: Mapping[str, str] = field(default_factory=dict)
-    """The checksum of each array, by the name of its file."""
+    """Checksums of the arrays by file name."""
 
     def groups_of(self, split: str) -> Sequence[int] | None:
-        """Which photograph or picture each image of a split is a crop of. None: of none."""
+        """The source photograph of each crop of a split. None: the images are no crops."""
         own = getattr(self.splits[split], "groups", None)
         return (self.groups or {}).get(split) if own is None else list(own.tolist())
 
     @property
     def decided(self) -> dict[str, Any]:
-        """What a configuration that leaves it open takes from the data, by field of data."""
-        crop = {"crop": self.crop} if self.crop else {}
-        deep = {"levels": self.levels} if self.levels and self.levels > 256 else {}
-        context = (
-            {"context_columns": self.context, "context_values": self.context_values}
-            if self.context
-            else {}
-        )
-        return {**deep, **crop, **self.reading.chosen(), **context}
+        """Fields of `data` that the files decide if the configuration leaves them open."""
+        found: dict[str, Any] = self.reading.chosen()
+        if self.crop:
+            found["crop"] = self.crop
+        if self.levels and self.levels > 256:
+            found["levels"] = self.levels
+        if self.context:
+            found["context_columns"] = self.context
+            found["context_values"] = self.context_values
+        return found
 
     def of_class(self, split: str, name: str | None) -> Split:
-        """The images of a split that are of this class. None: all."""
+        """The images of a split that have this class. None: all images."""
         if name is None or self.labels is None or self.class_names is None:
             return self.splits[split]
         index = self.class_names.index(name)
-        return chosen(self.splits[split], np.flatnonzero(self.labels[split] == index))
+        return subset(self.splits[split], np.flatnonzero(self.labels[split] == index))
 
     @property
     def most_frequent(self) -> str | None:
-        """The name of the class that training has most often, of those that all splits have, if
-        any. None: there are no classes.
+        """The most frequent training class among those present in all splits, if there are any.
+
+        None: no classes.
         """
         if self.labels is None or self.class_names is None:
             return None
@@ -171,12 +172,12 @@ class Dataset:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many images or rows each split has."""
+        """The number of images or rows in each split."""
         return {name: len(split) for name, split in self.splits.items()}
 
     @property
     def train(self) -> Split:
-        """The split that a training sees."""
+        """The training split."""
         return self.splits["train"]
 
     @property
@@ -191,7 +192,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Lazy:
+class LazyArray:
     """A split that is read on demand."""
 
     count: int
@@ -202,31 +203,29 @@ class Lazy:
         return self.count
 
     def __getitem__(self, wanted: Any) -> Values:
-        return self.read(
-            np.arange(*wanted.indices(self.count))
-            if isinstance(wanted, slice)
-            else np.asarray(wanted)
-        )
+        if isinstance(wanted, slice):
+            return self.read(np.arange(*wanted.indices(self.count)))
+        return self.read(np.asarray(wanted))
 
 
-def chosen(split: Split, indices: Indices) -> Lazy:
-    """The split with only these images, in this order."""
-    return Lazy(len(indices), lambda wanted: split[indices[wanted]])
+def subset(split: Split, indices: Indices) -> LazyArray:
+    """The images of these indices, in this order."""
+    return LazyArray(len(indices), lambda wanted: split[indices[wanted]])
 
 
-def decoded(count: int, decode: Callable[[int], Pixels]) -> Lazy:
-    """The split whose images `decode(index)` reads, (H, W, C) each, on all cores."""
-    return Lazy(count, lambda wanted: np.stack(list(in_threads(decode, wanted.tolist()))))
+def decoded(count: int, decode: Callable[[int], Pixels]) -> LazyArray:
+    """A split whose images, (H, W, C), `decode(index)` reads on all cores."""
+    return LazyArray(count, lambda wanted: np.stack(list(in_threads(decode, wanted.tolist()))))
 
 
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
     """function(item) of each item, in order, on all cores.
 
-    A thousand at a time: a future for each of a million would fill the memory.
+    A thousand at a time: a future for each of a million items would fill the memory.
     """
     with ThreadPoolExecutor() as pool:
-        for chunk in chunks(len(items), 1024):
-            yield from pool.map(function, items[chunk])
+        for part in track_slices(len(items), 1024):
+            yield from pool.map(function, items[part])
 
 
 def split_off(
@@ -234,42 +233,77 @@ def split_off(
     val_fraction: float,
     *,
     seed: int,
-    choose: Callable[[Any, Indices], Any] = chosen,
+    equal: Sequence[Any] | None = None,
+    choose: Callable[[Any, Indices], Any] = subset,
 ) -> dict[str, Any]:
-    """Train, validation and test; a missing split is cut off from train by the seed's permutation.
+    """Train, validation and test; missing splits are cut off train by the seed's permutation.
 
-    The share `val_fraction` of train goes into each missing split, one image at least.
-    choose: makes the split that has only the images of these indices.
+    Each missing split gets `val_fraction` of train, at least one item.
+    equal: a key per item of train; items with equal keys stay in one split.
+    choose: (split, indices) -> the split with these items only.
     ValueError: train is too small.
     """
     train, missing = splits["train"], [name for name in SPLITS if name not in splits]
-    rows = cut_rows(len(train), val_fraction, missing, seed=seed) if missing else {}
+    rows = cut_rows(len(train), val_fraction, missing, seed=seed, equal=equal) if missing else {}
     return {name: choose(train, rows[name]) if name in rows else splits[name] for name in SPLITS}
 
 
 def cut_rows(
-    count: int, val_fraction: float, missing: Sequence[str], *, seed: int
+    count: int,
+    val_fraction: float,
+    missing: Sequence[str],
+    *,
+    seed: int,
+    equal: Sequence[Any] | None = None,
 ) -> dict[str, Indices]:
-    """Which of `count` training images go into each missing split, and which stay in train."""
+    """The indices of train and of each missing split, of `count` items; see `split_off`."""
+    group = np.arange(count) if equal is None else equal_groups(equal)
+    size = np.bincount(group)
     held = max(1, round(val_fraction * count))
-    if (kept := count - held * len(missing)) < 1:
-        raise ValueError(
-            f"data.source: too few training images (rows), {count}, "
-            f"to cut off {' and '.join(missing)}"
+    place = np.argsort(np.random.default_rng(seed).permutation(len(size)))
+    permuted = np.argsort(place[group], kind="stable")
+    # A group that is larger than a held-out split stays in train.
+    left = permuted[size[group[permuted]] <= held]
+    rows: dict[str, Indices] = {}
+    for name in reversed(missing):
+        first = len(left) - held
+        while first > 0 and group[left[first]] == group[left[first - 1]]:
+            first -= 1
+        if first < 0:
+            raise ValueError(f"data.val_fraction: {count} different items are too few to split")
+        # Held-out items stay permuted, so that the first n are a sample.
+        rows[name], left = left[first:], left[:first]
+    train = np.setdiff1d(np.arange(count), np.concatenate([*rows.values()]))
+    if not len(train):
+        raise ValueError(f"data.val_fraction: {count} items are too few to split")
+    return {"train": train, **rows}
+
+
+def equal_groups(keys: Iterable[Any]) -> Indices:
+    """(N,): a number for each key, the same for equal keys."""
+    number: dict[Any, int] = {}
+    return np.array([number.setdefault(key, len(number)) for key in keys], np.int64)
+
+
+def digest(values: Values) -> bytes:
+    """A key that equal arrays share."""
+    return hashlib.blake2b(np.ascontiguousarray(values).tobytes(), digest_size=16).digest()
+
+
+def warn_of_equal(name: object, keys: Sequence[Any], things: str) -> None:
+    """Warn of the number of equal images or rows, which `cut_rows` keeps in one split."""
+    if repeated := len(keys) - len({*keys}):
+        warnings.warn(
+            f"{name}: {repeated} of {len(keys)} {things} equal another; they stay in one split",
+            stacklevel=2,
         )
-    rest, *pieces = np.split(
-        np.random.default_rng(seed).permutation(count), [kept, kept + held][: len(missing)]
-    )
-    # Sorted, train is read in the order of the disk. Held out images stay mixed, so that their
-    # first n are a sample.
-    return {"train": np.sort(rest)} | dict(zip(missing, pieces, strict=True))
 
 
-class Rows:
-    """A view of a stored array: some of its images, cut to their centre, or some of its rows.
+class CropView:
+    """A view of some images of a stored array, center-cropped, or of some of its rows.
 
-    Like an array, uint8 (N, h, w, C) or float64 (N, D), but indexing reads, so that nothing large
-    is copied. `crops` cuts anywhere else: training on larger images does.
+    Like an array, uint8 (N, h, w, C) or float64 (N, D), but only indexing reads. `crops` crops at
+    other corners, for training on larger images.
     """
 
     def __init__(self, images: Values, rows: Indices, size: Sequence[int]) -> None:
@@ -279,7 +313,7 @@ class Rows:
         self.slack = tuple(
             stored - cut for stored, cut in zip(images.shape[1:], size, strict=False)
         )
-        """How far down and right a corner can lie."""
+        """The largest (top, left) of a crop."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -297,11 +331,11 @@ class Rows:
         return np.asarray(self[:], dtype=dtype)
 
     def room(self, wanted: Indices) -> Indices:
-        """(n, 2): how many places the upper and the left edge of these images can have."""
+        """(n, 2): the number of possible tops and lefts of a crop of these images."""
         return np.tile(np.array(self.slack) + 1, (len(wanted), 1))
 
     def crops(self, wanted: Indices, corners: Indices) -> Values:
-        """The images of these indices, cut from their corners; corners: (n, 2) of (top, left)."""
+        """The crops of these images at the corners, (n, 2) of (top, left)."""
         height, width = self.size
         return np.stack(
             [

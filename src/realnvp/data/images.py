@@ -1,11 +1,7 @@
-"""One image file to pixels, or the reason why not; pixels brought to one size."""
+"""One image file to pixels; pixels to one size, and to the bytes of other formats."""
 
 import io
-import re
-import struct
-import sys
-import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -13,324 +9,206 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from realnvp.config.errors import Reasons, as_colours, count_of, listed, reason
+from realnvp.config.errors import reason
 from realnvp.config.fields import AS_FOUND, DecodeOptions, rgb_of
-from realnvp.data.dataset import Pixels
-
-Bytes = npt.NDArray[np.uint8]
-KINDS = {1: 0, 3: 2, 4: 6}  # channels to PNG's colour type: grey, RGB, RGBA
-
-
-def deep_png(pixels: npt.NDArray[np.uint16]) -> bytes:
-    """A PNG of (H, W, C) with 1, 3 or 4 channels (PNG specification, third edition, section 11)."""
-    height, width, channels = pixels.shape
-    rows = _filtered(
-        np.frombuffer(pixels.astype(">u2").tobytes(), np.uint8).reshape(height, -1), 2 * channels
-    )
-    header = struct.pack(">IIBBBBB", width, height, 16, KINDS[channels], 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        _chunk(name, data)
-        for name, data in (
-            (b"IHDR", header),
-            (b"IDAT", zlib.compress(rows.tobytes(), 9)),
-            (b"IEND", b""),
-        )
-    )
-
-
-def _filtered(raw: Bytes, pixel: int) -> Bytes:
-    """The rows, each after the number of its filter: none, the pixel to the left, the row above.
-
-    The filter whose bytes, as signed, have the least sum of absolute values (section 12.7).
-    """
-    left, above = raw.copy(), raw.copy()
-    left[:, pixel:] -= raw[:, :-pixel]
-    above[1:] -= raw[:-1]
-    all_three = np.stack([raw, left, above])
-    best = abs(all_three.view(np.int8).astype(np.int64)).sum(-1).argmin(0)
-    rows = all_three[best, np.arange(len(raw))]
-    return np.concatenate([best[:, None].astype(np.uint8), rows], axis=1)
-
-
-def _chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
-# Of drawings that repeat themselves the first is smallest, of small pictures the second.
-WEBP_METHODS = 0, 4, 5, 6
-
-
-def codec_bits_per_dim(images: Pixels) -> dict[str, float]:
-    """{"png": ..., "webp": ...}: bits per dimension, mean over the images.
-
-    Each image is a whole file, its header included. JPEG XL, jxl, is there where imagecodecs or
-    pillow-jxl-plugin is installed.
-
-    images: uint8 (N, H, W, C) with C of 1 or 3; all formats as small as their settings make them.
-    """
-    with ThreadPoolExecutor() as pool:
-        sizes = list(pool.map(codec_sizes, images))
-    numbers = np.prod(images.shape[1:])
-    return {name: float(np.mean([8 * each[name] for each in sizes]) / numbers) for name in sizes[0]}
-
-
-def codec_sizes(image: Pixels, *, thorough: bool = True) -> dict[str, int]:
-    """Bytes of an image, (H, W, C), as PNG, WebP and, where there is a library, JPEG XL.
-
-    Of 16 bits per channel: as PNG.
-    thorough: with WebP's longest search, which takes most of the time and seldom finds less.
-    """
-    if image.dtype == np.uint16:
-        return {"png": len(deep_png(image))}
-    from PIL import Image
-
-    png = io.BytesIO()
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    picture.save(png, "PNG", optimize=True)
-    methods = WEBP_METHODS[: 4 if thorough else 3]
-    webp = min(len(lossless_webp(image, method)) for method in methods)
-    jxl = _jpeg_xl(image)
-    return {"png": png.tell(), "webp": webp} | ({"jxl": len(jxl)} if jxl else {})
-
-
-def lossless_webp(image: Pixels, method: int, quality: int = 100) -> bytes:
-    """A WebP file of an image, (H, W, C). It has no grey: it stores three equal channels."""
-    from PIL import Image
-
-    color_mode = np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
-    file = io.BytesIO()
-    Image.fromarray(color_mode).save(file, "WEBP", lossless=True, quality=quality, method=method)
-    return file.getvalue()
-
-
-def _jpeg_xl(image: Pixels) -> bytes:
-    """JPEG XL at effort 9; b"" where no library has it."""
-    try:
-        from imagecodecs import jpegxl_encode
-    except ImportError:
-        return _jpeg_xl_by_pillow(image)
-    return bytes(jpegxl_encode(image.squeeze(), lossless=True, effort=9))
-
-
-def _jpeg_xl_by_pillow(image: Pixels) -> bytes:
-    try:
-        import pillow_jxl  # noqa: F401  # what it registers is used
-    except ImportError:
-        return b""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(image.squeeze()).save(file, "JXL", lossless=True, effort=9)
-    return file.getvalue()
-
+from realnvp.data.dataset import Item, Pixels, Result, in_threads
+from realnvp.progress import track
 
 if TYPE_CHECKING:
     from PIL import Image
 
-
-# From here on Pillow speaks of decompression bombs; 89 million pixels are 268 MB of RGB.
-MAX_PIXELS = 89_478_485
-DETAILED = 3  # files that one line describes
-
-
-class RefusedImage(ValueError):
-    """A picture that cannot be used: "name: why: remedy".
-
-    remedy: the flag that helps. "": none does.
-    several: why it and others cannot be used, where that is said in other words.
-    detail: what is then said of each of them.
-    """
-
-    def __init__(
-        self, name: object, why: str, remedy: str = "", *, several: str = "", detail: str = ""
-    ) -> None:
-        super().__init__(": ".join([str(name), why, *[remedy] * bool(remedy)]))
-        self.name, self.why, self.remedy = str(name), why, remedy
-        self.several = several or why
-        self.detail = detail or why
-
-    def of(self, name: object) -> "RefusedImage":
-        """The same of the file of this name."""
-        return RefusedImage(name, self.why, self.remedy, several=self.several, detail=self.detail)
+Size = tuple[int, ...]
+"""(SIDE,) or (height, width)."""
+MAX_PIXELS = 89_478_485  # Pillow's bound against decompression bombs; 268 MB of RGB
+MAX_LISTED = 20  # bad files in one message
+JPEG_XL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")
+# WebP's method 0 is smallest for drawings that repeat themselves, 4 for small pictures.
+WEBP_METHODS = 0, 4, 5, 6
 
 
-def by_reason(refused: Iterable[RefusedImage]) -> Reasons:
-    """One line for each reason: how many files, the first, and the flag that helps.
+def look_at(
+    paths: Sequence[Item], look: Callable[[Item], Result], description: str = "images"
+) -> list[Result | ValueError]:
+    """look(path) of each path, on all cores, or the ValueError that it raised."""
 
-    A single line, if there is no more than one file for each.
-    """
-    alike: dict[tuple[str, str], list[RefusedImage]] = {}
-    for each in refused:
-        # Where a file is truncated makes no other reason.
-        alike.setdefault((re.sub(r"\d+", "", each.several), each.remedy), []).append(each)
-    lines = [str(same[0]) if len(same) == 1 else _together(same) for same in alike.values()]
-    several = max(map(len, alike.values())) > 1
-    return Reasons(lines if several else ["; ".join(lines)])
+    def attempt(path: Item) -> Result | ValueError:
+        try:
+            return look(path)
+        except ValueError as error:
+            return error
+
+    return [*track(in_threads(attempt, paths), description, total=len(paths))]
 
 
-def _together(refused: Sequence[RefusedImage]) -> str:
-    """One line for files that cannot be used for one reason, with what differs between them."""
-    first, remedy = refused[0], f": {refused[0].remedy}" * bool(refused[0].remedy)
-    count = f"{len(refused):,} files: {first.several}, first "
-    if first.several == first.why:
-        return f"{count}{first.name}{remedy}"
-    return f"{count}{listed([f'{each.name}: {each.detail}' for each in refused], DETAILED)}{remedy}"
+def scan_files(
+    paths: Sequence[Item], look: Callable[[Item], Result], description: str = "images"
+) -> list[Result]:
+    """look(path) of each path, on all cores. ValueError: the messages of all that fail."""
+    found = look_at(paths, look, description)
+    refuse([str(each) for each in found if isinstance(each, ValueError)])
+    return [each for each in found if not isinstance(each, ValueError)]
+
+
+def refuse(complaints: Sequence[str]) -> None:
+    """ValueError: the first complaints, and the number of all, unless there are none."""
+    if complaints:
+        more = len(complaints) - MAX_LISTED
+        lines = [*complaints[:MAX_LISTED], *([f"and {more} more"] if more > 0 else [])]
+        raise ValueError("\n".join(lines))
 
 
 def read_image(path: Path, reading: DecodeOptions = AS_FOUND) -> Pixels:
-    """The pixels of an image file, (H, W, C), turned upright by its EXIF tag.
+    """The pixels of an image file, (H, W, C), upright by its EXIF orientation.
 
-    uint8, or uint16 where a channel has 16 bits. C is 1 for grey, 3 for colour.
+    uint8, or uint16 for 16 bits per channel. C is 1 for gray, 3 for color.
 
-    RefusedImage: it is damaged or no still image, or `reading` does not say how to read it.
+    ValueError: the file is damaged, no still image, or needs a choice that `reading` leaves open.
     """
     if not path.is_file():
-        raise RefusedImage(path, why_no_file(path))
+        raise ValueError(f"{path}: no such file")
     return decode_image(path, path, reading)
-
-
-def why_no_file(path: Path) -> str:
-    """Words for a path that is no regular file."""
-    there = path.exists() and not path.is_dir()
-    return "a pipe or a device; save it as a file first" if there else "no such file"
 
 
 def decode_image(
     file: Path | BinaryIO, name: str | Path, reading: DecodeOptions = AS_FOUND
 ) -> Pixels:
-    """`read_image` of an open file; `name` is what the error calls it."""
-    from PIL import Image, UnidentifiedImageError
-
+    """`read_image` of an open file; errors call it `name`."""
     try:
-        with Image.open(file) as image:
-            _check_header(image)
-            # Of 16-bit colour Pillow itself keeps the upper byte alone, which is what 8 bits keep.
-            gray = image.mode.startswith("I")
-            deep = _is_deep(image) and (gray or reading.bit_depth != 8)
-            pixels, alpha = _deep(image, file) if deep else _shallow(image, reading)
-        return read_as(reading, pixels, alpha)
-    except RefusedImage as error:
-        raise error.of(name) from None
-    except UnidentifiedImageError:
-        why = "not an image that Pillow can read"
+        return read_as(reading, *_planes(_content(file), reading))
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
-        why = reason(error)
-    raise RefusedImage(name, why)
+        raise ValueError(f"{name}: {reason(error)}") from None
 
 
-def _check_header(image: "Image.Image") -> None:
-    """ValueError for what can be refused before anything is decoded."""
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"{image.width}x{image.height} exceeds limit of {MAX_PIXELS} pixels")
-    if (frames := getattr(image, "n_frames", 1)) > 1:
-        raise ValueError(f"{frames} frames; one still image is needed")
+def _content(file: Path | BinaryIO) -> bytes:
+    return file.read_bytes() if isinstance(file, Path) else file.read()
 
 
 Planes = tuple[Pixels, Pixels | None]
-"""Grey or colour, (H, W, C), and how opaque each pixel is, (H, W); None: all of them are."""
+"""Gray or color, (H, W, C), and alpha, (H, W); None: opaque."""
 
 
-def _shallow(image: "Image.Image", reading: DecodeOptions) -> Planes:
-    """The planes of an image of 8 bits a channel."""
-    mode, image = image.mode, _upright(image)
+def _planes(content: bytes, reading: DecodeOptions) -> Planes:
+    """The planes of an image file. 8 bits and gray are Pillow's, 16-bit color imagecodecs'."""
+    from PIL import Image
+
+    if content.startswith(JPEG_XL):
+        return _split_alpha(_imagecodecs("jpegxl_decode")(content))
+    with Image.open(io.BytesIO(content)) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width}x{image.height}: more than {MAX_PIXELS} pixels")
+        if (frames := getattr(image, "n_frames", 1)) > 1:
+            raise ValueError(f"{frames} frames, expected one")
+        if image.mode.startswith("I"):
+            return _gray16(image)
+        # Pillow keeps the upper byte of 16-bit color, as `bit_depth=8` does.
+        if reading.bit_depth != 8 and _has_deep_color(image, content):
+            orientation = image.getexif().get(0x0112, 1)
+            decode = {"PNG": "png_decode", "TIFF": "tiff_decode"}.get(image.format or "")
+            if decode is None:
+                raise ValueError(f"16-bit color in {image.format}: choose bit_depth 8")
+            return _split_alpha(upright(_imagecodecs(decode)(content), orientation))
+        return _planes8(image, reading)
+
+
+def _planes8(image: "Image.Image", reading: DecodeOptions) -> Planes:
+    """The planes of an image of 8 bits per channel."""
+    from PIL import ImageOps
+
+    image.load()
+    mode, image = image.mode, ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         rgba = np.asarray(image.convert("RGBA"))
-        pixels = rgba[..., :3] if mode not in ("L", "LA") else rgba[..., :1]
-        return pixels, rgba[..., 3]
+        return rgba[..., :1] if mode in ("L", "LA") else rgba[..., :3], rgba[..., 3]
     if mode in ("CMYK", "YCbCr") and not reading.color_mode:
-        raise RefusedImage("", f"mode {mode}", "--color-mode rgb")
+        raise ValueError(f"mode {mode}: choose a color_mode")
     if mode in ("1", "P", "CMYK", "YCbCr"):
         image = image.convert("L" if mode == "1" else "RGB")
     if image.mode not in ("L", "RGB"):
-        raise ValueError(f"mode {image.mode}; grey or RGB of 8 or 16 bits is needed")
+        raise ValueError(f"mode {image.mode}: neither gray nor RGB of 8 or 16 bits")
     return np.asarray(image).reshape(image.height, image.width, -1), None
 
 
-def _is_deep(image: "Image.Image") -> bool:
-    """Whether a channel has 16 bits.
-
-    Pillow turns 16-bit colour into mode RGB without a word. Only the arguments of its decoder
-    still tell: a raw mode such as RGB;16B, or the largest value of a PPM.
-    """
-    for codec, _, _, arguments in getattr(image, "tile", []):
-        largest = arguments[-1] if codec.startswith("ppm") and isinstance(arguments, tuple) else 255
-        if largest > 255 or re.search(r";16[BLNS]?\b", str(arguments)):
-            return True
-    return image.mode.startswith("I")
-
-
-def _deep(image: "Image.Image", file: Path | BinaryIO) -> Planes:
-    """The planes of an image of 16 bits a channel, uint16."""
-    if image.mode.startswith("I"):
-        gray = np.asarray(_upright(image))[..., None]
-        if gray.min() < 0 or gray.max() > 65535:
-            raise ValueError("more than 16 bits per channel")
-        clear = image.info.get("transparency")
-        gray = gray.astype(np.uint16)
-        return gray, None if clear is None else np.uint16(65535) * (gray[..., 0] != clear)
-    planes = _both_bytes(image, file)
-    return planes[..., :3], planes[..., 3] if planes.shape[-1] == 4 else None
-
-
-def _both_bytes(image: "Image.Image", file: Path | BinaryIO) -> npt.NDArray[np.uint16]:
-    """16-bit colour, (H, W, 3 or 4). Pillow keeps the upper byte alone of each number.
-
-    Read as if in the other byte order, it keeps the lower.
-    """
-    from PIL import Image
-
-    def swapped(tile: Any) -> Any:
-        codec, extents, offset, arguments = tile
-        first, *rest = [arguments] if isinstance(arguments, str) else arguments
-        mode, mark, order = str(first).rpartition(";16")
-        if not mark or mode not in ("RGB", "RGBA") or "transparency" in image.info:
-            raise RefusedImage(
-                "", f"16-bit colour of which 8 bits are read ({image.format})", "--bit-depth 8"
-            )
-        big = order == "B" or (order == "N" and sys.byteorder == "big")
-        first = f"{mode};16{'L' if big else 'B'}"
-        other = first if isinstance(arguments, str) else (first, *rest)
-        return getattr(type(tile), "_make", tuple)((codec, extents, offset, other))
-
-    tiles = [swapped(tile) for tile in image.tile]  # type: ignore[attr-defined]  # of its files
-    planes: npt.NDArray[np.uint16] = np.asarray(_upright(image)) * np.uint16(256)
-    if not isinstance(file, Path):
-        file.seek(0)
-    with Image.open(file) as again:
-        again.tile = tiles
-        return planes + np.asarray(_upright(again))
-
-
-def _upright(image: "Image.Image") -> "Image.Image":
-    """The image, decoded and turned by its EXIF tag."""
+def _gray16(image: "Image.Image") -> Planes:
+    """The planes of a gray image of more than 8 bits."""
     from PIL import ImageOps
 
-    image.load()  # verify() would let truncated files pass
-    return ImageOps.exif_transpose(image)
+    image.load()
+    transparent = image.info.get("transparency")
+    gray = np.asarray(ImageOps.exif_transpose(image))[..., None]
+    if gray.min() < 0 or gray.max() > 65535:
+        raise ValueError("more than 16 bits per channel")
+    gray = gray.astype(np.uint16)
+    if transparent is None:
+        return gray, None
+    return gray, np.uint16(65535) * (gray[..., 0] != transparent)
+
+
+def _has_deep_color(image: "Image.Image", content: bytes) -> bool:
+    """Whether a color image, which Pillow decodes to 8 bits, has 16 bits per channel."""
+    if image.format == "PNG":
+        return content[24] == 16  # the bit depth in IHDR
+    if image.format == "TIFF":
+        return 16 in image.tag_v2.get(258, ())  # type: ignore[attr-defined]  # BitsPerSample
+    if image.format == "PPM":
+        largest = image.tile[0][3]  # type: ignore[attr-defined]
+        return isinstance(largest, tuple) and largest[-1] > 255
+    return False
+
+
+def _split_alpha(pixels: Pixels) -> Planes:
+    """(H, W), or (H, W, C) with C of 1 to 4, to gray or color and alpha."""
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if pixels.ndim != 3 or pixels.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"{pixels.dtype} of shape {pixels.shape}: no still image of 8 or 16 bits")
+    if pixels.shape[-1] in (2, 4):
+        return pixels[..., :-1], pixels[..., -1]
+    return pixels, None
+
+
+def upright(pixels: Pixels, orientation: int) -> Pixels:
+    """(H, W, ...) turned by the number of EXIF's tag 0x0112, 1 to 8."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
+
+
+def _imagecodecs(function: str) -> Callable[..., Any]:
+    try:
+        import imagecodecs
+    except ImportError:
+        raise ValueError(
+            "16-bit color and JPEG XL need imagecodecs: pip install 'realnvp[imagecodecs]'"
+        ) from None
+    found: Callable[..., Any] = getattr(imagecodecs, function)
+    return found
 
 
 def read_as(reading: DecodeOptions, pixels: Pixels, alpha: Pixels | None = None) -> Pixels:
-    """Opaque pixels, (..., H, W, C), of the bit_depth and the colours that the reading asks for.
+    """Opaque pixels, (..., H, W, C), with the bit depth and the color mode of `reading`.
 
-    alpha: how opaque they are, (..., H, W). None: they are opaque.
+    alpha: (..., H, W). None: opaque.
     """
     if alpha is not None and alpha.min() < np.iinfo(alpha.dtype).max:
         if reading.background is None:
-            raise RefusedImage("", "transparent pixels", "--background white")
+            raise ValueError("transparent pixels: choose a background")
         pixels = _on_background(pixels, alpha, rgb_of(reading.background))
     if reading.bit_depth == 8 and pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
     if reading.bit_depth == 16 and pixels.dtype == np.uint8:
         pixels = pixels.astype(np.uint16) * np.uint16(257)
     if reading.color_mode == "grey" and pixels.shape[-1] == 3:
-        # The luma of ITU-R BT.601, in 16 binary digits as Pillow rounds it.
+        # The luma of ITU-R BT.601 in 16-bit fixed point, rounded as Pillow does.
         luma = pixels.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
         pixels = ((luma + 0x8000) >> 16).astype(pixels.dtype)[..., None]
     return rgb(pixels) if reading.color_mode == "rgb" else pixels
 
 
 def _on_background(pixels: Pixels, alpha: Pixels, color: tuple[int, ...]) -> Pixels:
-    """The pixels in front of a colour, rounded to the nearest level; grey stays grey on grey."""
+    """The pixels over a color, rounded to the nearest level; gray over gray stays gray."""
     largest = int(np.iinfo(pixels.dtype).max)
     behind = np.array(color[:1] if len({*color}) == 1 else color, np.uint32) * (largest // 255)
     share = alpha[..., None].astype(np.uint32)
@@ -339,61 +217,49 @@ def _on_background(pixels: Pixels, alpha: Pixels, color: tuple[int, ...]) -> Pix
 
 
 def rgb(pixels: Pixels) -> Pixels:
-    """(H, W, 3), of grey or colour."""
+    """(H, W, 3), of gray or color."""
     return pixels if pixels.shape[-1] == 3 else np.repeat(pixels, 3, axis=-1)
 
 
 def check_fit(pixels: Pixels, *, channels: int, levels: int, name: object) -> None:
-    """RefusedImage: an image (H, W, C) is not of the channels and grey levels that a flow knows."""
-    height, width, has = pixels.shape
-    if has != channels:
-        raise RefusedImage(
-            name,
-            f"{height}x{width} with {count_of(has, 'channel')}, "
-            f"but the flow was trained on {channels}",
-            as_colours(channels),
-            several=f"{count_of(has, 'channel')}, but the flow was trained on {channels}",
-        )
+    """ValueError: an image (H, W, C) has other channels or gray levels than the flow."""
+    if pixels.shape[-1] != channels:
+        raise ValueError(f"{name}: {pixels.shape[-1]} channels, the flow has {channels}")
     bits, known = 8 * pixels.dtype.itemsize, 16 if levels > 256 else 8
     if bits != known:
-        raise RefusedImage(
-            name,
-            f"{bits} bits per channel, the flow was trained on {known} bits",
-            f"--bit-depth {known}",
-        )
-    if (largest := int(pixels.max())) >= levels:
-        raise RefusedImage(
-            name, f"has the value {largest}, but the flow knows the levels 0 to {levels - 1}"
-        )
+        raise ValueError(f"{name}: {bits} bits per channel, the flow has {known} (bit_depth)")
+    check_levels(pixels, levels, name=name)
 
 
-Size = tuple[int, ...]
-"""(SIDE,) or (height, width)."""
+def check_levels(pixels: Pixels, levels: int, *, name: object) -> None:
+    """ValueError: a pixel is beyond the gray levels 0 .. levels - 1."""
+    if levels <= np.iinfo(pixels.dtype).max and (largest := int(pixels.max())) >= levels:
+        raise ValueError(f"{name}: has the value {largest}, beyond {levels} levels (data.levels)")
 
 
 def to_size(pixels: Pixels, *, resize: Size | None, crop: Size | None = None) -> Pixels:
-    """The image, scaled and then cut.
+    """Resize, then center-crop.
 
-    resize: (height, width), or (SIDE,) of the smallest side.
-    crop: (height, width) or (SIDE,) of the middle. None: the SIDE that it was resized to.
+    resize: (height, width), or (SIDE,) of the shorter side.
+    crop: (height, width) or (SIDE,). None: the SIDE of `resize`.
 
-    ValueError if it is too small for the crop.
+    ValueError: too small for the crop.
     """
     if resize and len(resize) == 1:
         pixels, crop = smallest_side(pixels, *resize), crop or resize
     elif resize:
         pixels = resized(pixels, *resize)
-    return centre(pixels, crop[0], crop[-1]) if crop else pixels
+    return center(pixels, crop[0], crop[-1]) if crop else pixels
 
 
 def resized(pixels: Pixels, height: int, width: int) -> Pixels:
-    """Scale to this size, bilinear and antialiased: a pixel averages the pixels it replaces."""
+    """Resize to this size, bilinear and antialiased."""
     from PIL import Image
 
     if height * width > MAX_PIXELS:
-        raise ValueError(f"would be {height} high, {width} wide: more than {MAX_PIXELS} pixels")
+        raise ValueError(f"would be {height}x{width}: more than {MAX_PIXELS} pixels")
     size, how = (width, height), Image.Resampling.BILINEAR
-    if pixels.dtype == np.uint16:  # Pillow scales no such colour; as floating-point planes it does
+    if pixels.dtype == np.uint16:  # Pillow resizes 16 bits only as floating-point planes
         planes: list[Any] = [
             Image.fromarray(plane.astype(np.float32)).resize(size, how)
             for plane in np.moveaxis(pixels, -1, 0)
@@ -404,18 +270,68 @@ def resized(pixels: Pixels, height: int, width: int) -> Pixels:
 
 
 def smallest_side(pixels: Pixels, side: int) -> Pixels:
-    """Scale until the smallest side is so long; the proportions stay."""
+    """Resize the shorter side to this length; the proportions stay."""
     height, width = pixels.shape[:2]
     scale = side / min(height, width)
     return resized(pixels, max(side, round(scale * height)), max(side, round(scale * width)))
 
 
-def centre(pixels: Pixels, height: int, width: int) -> Pixels:
-    """The middle height x width pixels; ValueError if there are not so many."""
+def center(pixels: Pixels, height: int, width: int) -> Pixels:
+    """The middle height x width pixels. ValueError: there are fewer."""
     if pixels.shape[0] < height or pixels.shape[1] < width:
         raise ValueError(
-            f"is {pixels.shape[0]} high, {pixels.shape[1]} wide: "
-            f"too small for a crop of {height}x{width}"
+            f"{pixels.shape[0]}x{pixels.shape[1]}: too small for a crop of {height}x{width}"
         )
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
     return pixels[top : top + height, left : left + width]
+
+
+def codec_bits_per_dim(images: Pixels) -> dict[str, float]:
+    """{"png": ..., "webp": ...}: bits per dimension of whole files, mean over images (N, H, W, C).
+
+    With "jxl", JPEG XL, if imagecodecs is installed.
+    """
+    with ThreadPoolExecutor() as pool:
+        sizes = list(pool.map(codec_sizes, images))
+    numbers = np.prod(images.shape[1:])
+    return {name: float(np.mean([8 * each[name] for each in sizes]) / numbers) for name in sizes[0]}
+
+
+def codec_sizes(image: Pixels) -> dict[str, int]:
+    """Bytes of an image, (H, W, C), as the smallest lossless PNG, WebP (8 bits) and JPEG XL.
+
+    JPEG XL needs imagecodecs; so does PNG of 16 bits.
+    """
+    from PIL import Image
+
+    sizes = {}
+    if image.dtype == np.uint16:
+        sizes["png"] = len(deep_png(image))
+    else:
+        png = io.BytesIO()
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
+            png, "PNG", optimize=True
+        )
+        sizes["png"] = png.tell()
+        sizes["webp"] = min(len(lossless_webp(image, method)) for method in WEBP_METHODS)
+    try:
+        encode = _imagecodecs("jpegxl_encode")
+    except ValueError:
+        return sizes
+    return sizes | {"jxl": len(encode(image.squeeze(), lossless=True, effort=9))}
+
+
+def lossless_webp(image: Pixels, method: int, quality: int = 100) -> bytes:
+    """A WebP file of an image, (H, W, C); WebP has no gray, so gray becomes three channels."""
+    from PIL import Image
+
+    color = np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+    file = io.BytesIO()
+    Image.fromarray(color).save(file, "WEBP", lossless=True, quality=quality, method=method)
+    return file.getvalue()
+
+
+def deep_png(pixels: npt.NDArray[np.uint16]) -> bytes:
+    """A PNG of (H, W, C), uint16, C of 1, 3 or 4."""
+    image = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    return bytes(_imagecodecs("png_encode")(np.ascontiguousarray(image), level=9))

@@ -1,187 +1,167 @@
 """Classes of images: the names of subfolders, or a file of labels beside arrays."""
 
 import csv
+import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from realnvp.config.errors import count_of, listed
 from realnvp.data.crops import Crops
-from realnvp.data.dataset import SPLITS, Indices, Split, split_off
-from realnvp.data.folder import image_files, split_entries
+from realnvp.data.dataset import SPLITS, Indices, Split
+from realnvp.data.folder import Scanned, npy_files
+from realnvp.data.images import refuse
 from realnvp.data.prepared import open_npy
-from realnvp.data.tables import open_csv
 
-Labels = Mapping[str, Indices]
-"""The class of each image of each split, an index of the names."""
+Labels = dict[str, Indices]
+"""By split: the class index of each image."""
+Names = dict[str, list[str]]
+"""By split: the class name of each image."""
 HEADERS = frozenset(["label", "labels", "class", "classes", "target"])
+INTEGER = re.compile(r"-?(0|[1-9]\d*)")
 
 
-def find_labels(source: Path, counts: Mapping[str, int]) -> tuple[Labels, tuple[str, ...]]:
-    """The class of each image of a folder or an .npy file, and the names of the classes.
+def find_labels(source: Path, found: Scanned) -> tuple[Labels, tuple[str, ...]]:
+    """The class of each image of a scanned source, and the names of the classes.
 
-    Image files: the class is the name of the folder in the split, or in the source where that has
-    no splits; labels.csv in the source, with lines of file and class, goes before.
-    Arrays: labels.npy or labels.csv beside them has a class for each image, in the order train,
-    validation, test; or train-labels.npy for train.npy, ...
+    Image files: the name of the top folder within the split, or the line "file,class" of
+    labels.csv in the source.
+    Arrays: labels.npy or labels.csv beside them, for all images in the order train, validation,
+    test; or train-labels.npy of train.npy, ...
 
-    counts: how many images each split has.
-    ValueError names the file or folder that is missing or wrong.
+    ValueError: an image has no class, or train lacks one.
     """
-    words = _words(source, counts)
-    names = sorted({word for each in words.values() for word in each})
-    if len(names) < 2:
-        raise ValueError(f"data.classes: {source}: all images are of one class, {names[0]!r}")
-    if unseen := {*names} - {*words["train"]}:
-        raise ValueError(
-            f"data.classes: {source}: train has no image of {listed([*map(str, unseen)], 5)}"
-        )
-    return _indices(words, names), tuple(map(str, names))
+    names = _names(source, found)
+    classes = {name for each in names.values() for name in each}
+    numbers = found.arrays and all(INTEGER.fullmatch(name) for name in classes)
+    known = sorted(classes, key=int) if numbers else sorted(classes)
+    if len(known) < 2:
+        raise ValueError(f"data.classes: {source}: all images have the class {known[0]!r}")
+    if unseen := classes - {*names["train"]}:
+        raise ValueError(f"data.classes: {source}: train has no image of {sorted(unseen)[0]!r}")
+    return _indices(names, known), tuple(known)
 
 
 def labels_among(
-    source: Path, splits: Mapping[str, Split], names: Sequence[str]
-) -> dict[str, Indices] | None:
-    """The class of each image of other data than a flow's, among its classes.
+    source: Path, found: Scanned, splits: Mapping[str, Split], classes: Sequence[str]
+) -> Labels | None:
+    """The class index of each image, or crop, of other data than a flow's.
 
-    A crop has its picture's class.
-    None: there are no labels, or labels of other classes, of which it warns.
+    None: there are no labels, or, with a warning, labels of other classes.
     """
-    pictures = {
-        split: each.pictures if isinstance(each, Crops) else each for split, each in splits.items()
-    }
     try:
-        words = _words(source, {split: len(each) for split, each in pictures.items()})
+        names = _names(source, found)
     except ValueError:
         return None
-    texts = {split: [*map(str, each)] for split, each in words.items()}
-    if others := {word for each in texts.values() for word in each} - {*names}:
+    if others := sorted({name for each in names.values() for name in each} - {*classes}):
         warnings.warn(
-            f"{source}: {listed(sorted(others), 3)}: no class of the flow; the mixture of all "
-            "classes is evaluated",
+            f"{source}: {others[0]!r} is no class of the flow; the mixture of all is evaluated",
             stacklevel=4,
         )
         return None
-    return of_crops(_indices(texts, names), splits)
+    return of_crops(_indices(names, classes), splits)
 
 
-def of_crops(labels: Labels, splits: Mapping[str, Split]) -> dict[str, Indices]:
-    """The class of each image, or crop, of each split, by the class of each picture."""
+def of_crops(labels: Mapping[str, Indices], splits: Mapping[str, Split]) -> Labels:
+    """The class of each image; a crop has the class of its picture."""
     return {
         split: labels[split][each.groups] if isinstance(each, Crops) else labels[split]
         for split, each in splits.items()
     }
 
 
-def _indices(
-    words: Mapping[str, Sequence[str | int]], names: Sequence[str | int]
-) -> dict[str, Indices]:
-    index = {name: i for i, name in enumerate(names)}
-    return {split: np.array([index[word] for word in each]) for split, each in words.items()}
+def _indices(names: Names, classes: Sequence[str]) -> Labels:
+    index = {name: i for i, name in enumerate(classes)}
+    return {split: np.array([index[name] for name in each]) for split, each in names.items()}
 
 
-def _words(source: Path, counts: Mapping[str, int]) -> Mapping[str, list[str] | list[int]]:
-    """The labels of the images of each split, as they are written."""
-    words: Mapping[str, list[str] | list[int]]
-    if source.is_file():
-        words = _beside(source.parent, {"train": source.stem}, counts)
-    elif arrays := split_entries({path.stem: path for path in source.glob("*.npy")}, source):
-        words = _beside(source, {split: path.stem for split, path in arrays.items()}, counts)
-    else:
-        words = _of_files(source)
-    for split, each in words.items():
-        if len(each) != counts[split]:
-            raise ValueError(
-                f"data.classes: {source}: {count_of(len(each), 'label')} for "
-                f"{count_of(counts[split], 'image')} of {split}"
-            )
-    return words
+def _names(source: Path, found: Scanned) -> Names:
+    return _of_arrays(source, found) if found.arrays else _of_files(source, found)
 
 
-def cut_labels(labels: Labels, val_fraction: float, *, seed: int) -> dict[str, Indices]:
-    """The labels of train, validation and test, as `cut_off` cuts the images."""
-    splits = split_off(labels, val_fraction, seed=seed)
-    return {name: np.asarray(split[:]) for name, split in splits.items()}
-
-
-def _of_files(source: Path) -> dict[str, list[str]]:
-    """The class of each image file of each split, in the order of `scan`."""
-    folders = split_entries(
-        {path.name: path for path in source.iterdir() if path.is_dir()}, source
-    ) or {"train": source}
-    listed_classes = dict(_of_table(source / "labels.csv"))
-    found: dict[str, list[str]] = {}
-    bad: list[str] = []
-    for split, folder in folders.items():
-        found[split] = []
-        for file in image_files(folder):
-            inner, name = file.relative_to(folder).parts, file.relative_to(source).as_posix()
-            if listed_classes:
-                word = listed_classes.get(name, "")
-                why = "labels.csv does not name it"
+def _of_files(source: Path, found: Scanned) -> Names:
+    """The class of each image file, bound by its path."""
+    table = source / "labels.csv"
+    listed = _read_table(table) if table.exists() else None
+    names: Names = {}
+    complaints: list[str] = []
+    for split, files in found.files.items():
+        names[split] = []
+        for file in files:
+            parts = file.relative_to(source).parts
+            inner = parts[1:] if found.in_folders else parts
+            if listed is not None:
+                name, why = listed.get("/".join(parts), ""), f"is not in {table.name}"
             else:
-                word, why = inner[0] if len(inner) > 1 else "", "is in no folder of a class"
-            if not word:
-                bad.append(f"{file}: {why}")
-            found[split].append(word)
-    if bad:
-        raise ValueError(f"data.classes: {listed(bad, 3)}")
-    return found
+                name, why = inner[0] if len(inner) > 1 else "", "is in no folder of a class"
+            if not name:
+                complaints.append(f"data.classes: {file}: {why}")
+            names[split].append(name)
+    refuse(complaints)
+    return names
 
 
-def _of_table(path: Path) -> Iterable[tuple[str, str]]:
-    """File and class of each line of labels.csv, if it exists."""
-    for number, line in enumerate(_lines(path) if path.exists() else [], 1):
+def _read_table(path: Path) -> dict[str, str]:
+    """Class by file, of lines "file,class"."""
+    lines = _lines(path)
+    for number, line in enumerate(lines, 1):
         if len(line) != 2:
-            raise ValueError(f"{path}: line {number}: expected a file and its class")
-        yield line[0], line[1]
+            raise ValueError(f"{path}: row {number}: expected a file and its class")
+    return {line[0]: line[1] for line in lines}
 
 
-def _beside(
-    folder: Path, stems: Mapping[str, str], counts: Mapping[str, int]
-) -> dict[str, list[str] | list[int]]:
-    """The labels of each split's array, from one file for all or one for each."""
-    for suffix, read in ((".npy", _of_array), (".csv", _of_lines)):
+def _of_arrays(source: Path, found: Scanned) -> Names:
+    """The classes of the images in .npy files: one file of labels for all, or one for each."""
+    arrays = npy_files(source)
+    folder = arrays["train"].parent
+    for suffix in (".npy", ".csv"):
         together = folder / f"labels{suffix}"
+        each = {
+            split: path.with_name(f"{path.stem}-labels{suffix}") for split, path in arrays.items()
+        }
         if together.exists():
-            words, ends = read(together), np.cumsum([counts.get(split, 0) for split in SPLITS])
-            if len(words) != ends[-1]:
-                raise ValueError(
-                    f"data.classes: {together}: {count_of(len(words), 'label')} for "
-                    f"{count_of(ends[-1], 'image')}"
-                )
-            return {
-                split: words[end - counts[split] : end]
-                for split, end in zip(SPLITS, ends, strict=True)
-                if split in counts
-            }
-        each = {split: folder / f"{stem}-labels{suffix}" for split, stem in stems.items()}
+            return _cut(together, _read_labels(together), found.splits)
         if each["train"].exists():
-            return {split: read(path) for split, path in each.items()}
-    raise ValueError(
-        f"data.classes: {folder}: no labels.npy and no labels.csv beside the images' arrays"
-    )
+            names = {split: _read_labels(path) for split, path in each.items()}
+            for split, path in each.items():
+                _check_count(path, len(names[split]), len(found.splits[split]))
+            return names
+    raise ValueError(f"data.classes: {folder}: no labels.npy and no labels.csv beside the arrays")
 
 
-def _of_array(path: Path) -> list[str] | list[int]:
-    labels = open_npy(path)
+def _cut(path: Path, labels: list[str], splits: Mapping[str, Split]) -> Names:
+    """The labels of all splits, in the order train, validation, test, by split."""
+    _check_count(path, len(labels), sum(map(len, splits.values())))
+    names: Names = {}
+    for split in SPLITS:
+        if split in splits:
+            count = len(splits[split])
+            names[split], labels = labels[:count], labels[count:]
+    return names
+
+
+def _check_count(path: Path, labels: int, images: int) -> None:
+    if labels != images:
+        raise ValueError(f"data.classes: {path}: {labels} labels for {images} images")
+
+
+def _read_labels(path: Path) -> list[str]:
+    """The labels in an .npy file, or in the last column of a .csv."""
+    if path.suffix == ".csv":
+        return [line[-1] for line in _lines(path)]
+    labels: Any = open_npy(path)
     if labels.ndim != 1 or labels.dtype.kind not in "iubU":
-        raise ValueError(
-            f"{path}: {labels.dtype} of shape {labels.shape}; integers or texts, (N,), are needed"
-        )
-    words: list[str] | list[int] = labels.tolist()
-    return words
-
-
-def _of_lines(path: Path) -> list[str] | list[int]:
-    """The last column of a CSV file, without its header."""
-    words = [line[-1] for line in _lines(path)]
-    return [*map(int, words)] if all(word.lstrip("-").isdecimal() for word in words) else words
+        raise ValueError(f"{path}: {labels.dtype} {labels.shape}; expected integers or texts, (N,)")
+    return [*map(str, labels.tolist())]
 
 
 def _lines(path: Path) -> list[list[str]]:
-    with open_csv(path) as file:
-        lines = [[cell.strip() for cell in line] for line in csv.reader(file) if line]
+    """The rows of a .csv without its header."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = [[cell.strip() for cell in line] for line in csv.reader(file) if line]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: {error}") from None
     return lines[1:] if lines and lines[0][-1].lower() in HEADERS else lines

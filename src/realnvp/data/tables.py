@@ -1,35 +1,30 @@
-"""The user's own table, or a folder of them: its splits, and what to know before a training."""
+"""The user's own table, or a folder of them: rows, context columns, and splits."""
 
-import csv
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from realnvp.config import ContextColumn, TableData, nearest
-from realnvp.config.errors import count_of, enumerated, listed, quoted, reason
-from realnvp.data.dataset import Dataset, split_off
-from realnvp.data.folder import is_image, split_entries, wanted
-from realnvp.data.images import why_no_file
+from realnvp.config import ContextColumn, TableData
+from realnvp.data.dataset import Dataset, digest, split_off, warn_of_equal
+from realnvp.data.folder import choose_split, split_entries
 from realnvp.data.prepared import open_npy
-from realnvp.progress import progress
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Reals = npt.NDArray[np.float64]
 Columns = tuple[str, ...]
-Choose = Callable[[Sequence[str]], list[int]]
-"""From the names of all columns to the places of those to take."""
-SUFFIXES = (".csv", ".npy", ".parquet")
-MISSING = frozenset(["", "na", "n/a", "nan", "null", "none", "?"])
-LARGEST = float(np.finfo(np.float32).max)  # weights are float32: the mean of a column among them
-SPOKEN_OF = 2**24  # bytes of a file that takes seconds to read
-LISTED = 10  # columns that one line names
+SUFFIXES = (".csv", ".tsv", ".npy", ".parquet")
+MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
+LARGEST = float(np.finfo(np.float32).max)  # the flow's weights, float32, hold a column's mean
+EXACT = 2**53  # float64 holds all integers up to here
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?(nan|inf|infinity)", re.IGNORECASE)
 
 
 def read_table(
@@ -37,468 +32,251 @@ def read_table(
 ) -> tuple[Reals, Columns]:
     """The rows of a table, (N, D), and the names of its columns.
 
-    columns: the columns to take, in this order. None: all.
-    drop: columns to leave out. In both, "a,b" is two columns if none is called that.
+    columns: the columns to take, in this order; None: all. drop: the columns to leave out.
 
-    A .csv has a header, unless its first line is numbers; then, and in an .npy, the columns are
-    x1, x2, ...
-    ValueError names all columns that are missing, no numbers or not finite, with the first such
-    row (1 is the first).
+    A .csv or .tsv has a header unless its first line is numbers; then, and in an .npy, the columns
+    are x1, x2, ...
+    ValueError: a column is missing or holds text, or a value is missing, infinite or too large.
     """
-    _check_file(path)
-    readers = {".csv": _read_csv, ".tsv": _read_csv, ".npy": _read_npy, ".parquet": _read_parquet}
-    choose = partial(_chosen, path, columns=columns, drop=drop)
-    with progress(f"reading {path.name}", 0, enabled=path.stat().st_size > SPOKEN_OF):
-        rows, names, bad = readers[path.suffix.lower()](path, choose)
-    for i, name in enumerate(names):
-        finite = np.isfinite(rows[:, i])
-        if name not in bad and not finite.all():
-            kind = "missing" if np.isnan(rows[:, i]).any() else "infinite"
-            count = int((~finite).sum())
-            bad[name] = (
-                f"has {count_of(count, f'{kind} value')}, "
-                f"first in row {np.flatnonzero(~finite)[0] + 1:,}"
-            )
-        elif name not in bad and (large := np.abs(rows[:, i]) > LARGEST).any():
-            row = int(np.flatnonzero(large)[0])
-            bad[name] = (
-                f"has {rows[row, i]:g} in row {row + 1:,}, beyond {LARGEST:.1g}; "
-                "a mark of missing values?"
-            )
-    refuse_columns(path, bad)
-    if not rows.size:
-        raise ValueError(f"{path}: has no rows")
-    return rows, names
+    frame = read_frame(path)
+    names = choose_columns(path, frame, columns, drop)
+    return numbers(path, frame, names), names
 
 
-def columns_of(path: Path) -> Columns:
+def column_names(path: Path) -> Columns:
     """The names of all columns of a table."""
-    _check_file(path)
-    if path.suffix.lower() == ".npy":
-        return tuple(_numbered(open_npy(path).shape[-1]))
-    if path.suffix.lower() == ".parquet":
-        from pyarrow import parquet
-
-        return tuple(parquet.read_schema(path).names)
-    with open_csv(path) as file:
-        return tuple(_header(path, file)[1])
-
-
-@contextmanager
-def open_csv(path: Path) -> Iterator[TextIO]:
-    """Context: a .csv file to read. ValueError names it: its text is not UTF-8, or no CSV."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            yield file
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: {error}; save it as UTF-8") from None
-    except csv.Error as error:
-        raise ValueError(f"{path}: {error}") from None
+    return tuple(read_frame(path).columns)
 
 
 def read_cells(path: Path, names: Columns) -> dict[str, list[str]]:
-    """The text of each row in each of these columns, stripped; '' where a value is missing.
-
-    ValueError: the file cannot be read, or has no such column.
-    """
-    _check_file(path)
-    choose = partial(_chosen, path, columns=names, drop=None)
-    if path.suffix.lower() == ".npy":
-        rows, found, _ = _read_npy(path, choose)
-        return {name: [*map(_as_text, rows[:, i])] for i, name in enumerate(found)}
-    if path.suffix.lower() == ".parquet":
-        from pyarrow import parquet
-
-        there = parquet.read_schema(path).names
-        read = parquet.read_table(path, columns=[there[i] for i in choose(there)])
-        return {name: [*map(_as_text, read.column(name).to_pylist())] for name in names}
-    return _cells_of_csv(path, choose)
+    """The text of each row in each of these columns."""
+    frame = read_frame(path)
+    choose_columns(path, frame, names, None)
+    return {name: [*map(str, frame[name])] for name in names}
 
 
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise ValueError(f"{path}: is a folder; name a table in it")
+def read_frame(path: Path) -> "pd.DataFrame":
+    """All columns of a table: texts of a .csv or .tsv, with decimal points; else as stored."""
+    import pandas as pd
+
     if not path.is_file():
-        raise ValueError(f"{path}: {why_no_file(path)}")
-    if path.suffix.lower() not in (*SUFFIXES, ".tsv"):
-        raise ValueError(f"{path}: no table that can be read ({' '.join(SUFFIXES)})")
+        raise ValueError(f"{path}: no such file")
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"{path}: not a table ({' '.join(SUFFIXES)})")
+    try:
+        if suffix == ".npy":
+            frame = _npy_frame(path)
+        elif suffix == ".parquet":
+            frame = pd.read_parquet(path)
+        else:
+            frame = _csv_frame(path)
+    except ImportError as error:
+        raise ValueError(f"{path}: {error}") from None
+    except (ValueError, OSError) as error:  # also pandas', pyarrow's and Unicode's
+        raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ').strip()}") from None
+    frame.columns = frame.columns.map(str)
+    if twice := frame.columns[frame.columns.duplicated()].tolist():
+        raise ValueError(f"{path}: two columns are called {twice[0]!r}")
+    if not len(frame):
+        raise ValueError(f"{path}: has no rows")
+    return frame
 
 
-def _as_text(value: Any) -> str:
-    """A value as a .csv has it."""
-    if value is None or value != value:
-        return ""
-    return repr(float(value)) if isinstance(value, float | np.floating) else str(value).strip()
+def _npy_frame(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    array = open_npy(path)
+    if array.dtype.kind not in "fiu" or array.ndim != 2:
+        raise ValueError(f"{array.dtype} of shape {array.shape}; expected numbers (rows, columns)")
+    return pd.DataFrame(array, columns=_numbered(array.shape[1]))
 
 
-def refuse_columns(path: Path, bad: dict[str, str]) -> None:
-    """ValueError names the columns and what is wrong with each, if there are any."""
-    if bad:
-        words = listed(
-            [f"column {name!r} {what}" for name, what in bad.items()], LISTED, "columns more"
-        )
-        raise ValueError(
-            f"{path}: {words} (--data.columns names the columns to take, "
-            "--data.drop those to leave out)"
-        )
+def _csv_frame(path: Path) -> "pd.DataFrame":
+    """The cells of a .csv or .tsv as texts."""
+    import pandas as pd
 
-
-def _chosen(
-    path: Path, there: Sequence[str], *, columns: Columns | None, drop: Columns | None
-) -> list[int]:
-    """Where the wanted columns stand among those that are there."""
-    if twice := next((name for name in there if list(there).count(name) > 1), None):
-        raise ValueError(f"{path}: two columns are called {twice!r}")
-    taken = there if columns is None else names_in(columns, there)
-    dropped = names_in(drop or (), there)
-    for name in (*taken, *dropped):
-        if name not in there:
-            raise ValueError(
-                f"{path}: no column {name!r}{nearest(name, there)}; there are {quoted(there)}"
-            )
-    if len({*taken}) < len(taken):
-        raise ValueError(f"data.columns: {quoted(taken)}: one of them twice")
-    if not (left := [list(there).index(name) for name in taken if name not in dropped]):
-        raise ValueError(f"{path}: no column is left")
-    return left
-
-
-def names_in(context: Sequence[str], there: Sequence[str]) -> Columns:
-    """The names of columns in a command's words, where "a,b" may be two."""
-    return tuple(name for word in context for name in _names(word, there))
-
-
-def _names(word: str, there: Sequence[str]) -> list[str]:
-    parts = [part.strip() for part in word.split(",")]
-    return [word] if word in there or {*parts}.isdisjoint(there) else parts
+    with path.open(encoding="utf-8-sig") as file:
+        first = next((line for line in file if line.strip()), "")
+    separator = next((mark for mark in ";\t" if mark in first), ",")
+    cells = pd.read_csv(
+        path,
+        sep=separator,
+        header=None,
+        dtype=str,
+        na_filter=False,
+        skipinitialspace=True,
+        encoding="utf-8-sig",
+    ).fillna("")
+    cells = cells.apply(lambda column: column.str.strip())
+    if separator != ",":  # decimal commas
+        cells = cells.replace(r"^([-+]?\d*),(\d+([eE][-+]?\d+)?)$", r"\1.\2", regex=True)
+    head = cells.iloc[0].tolist()
+    # A first line of numbers and missing values is no header.
+    if any(map(NUMBER.fullmatch, head)) and all(
+        NUMBER.fullmatch(cell) or cell.lower() in MISSING for cell in head
+    ):
+        cells.columns = pd.Index(_numbered(len(head)))
+        return cells
+    cells.columns = pd.Index(head)
+    return cells.iloc[1:].reset_index(drop=True)
 
 
 def _numbered(count: int) -> list[str]:
-    """Names for columns that have none."""
     return [f"x{i + 1}" for i in range(count)]
 
 
-def _read_npy(path: Path, choose: Choose) -> tuple[Reals, Columns, dict[str, str]]:
-    array = open_npy(path)
-    if array.dtype.kind not in "fiu" or array.ndim != 2:
-        raise ValueError(
-            f"{path}: {array.dtype} of shape {array.shape}; numbers of shape (rows, "
-            "columns) are needed"
-        )
-    there = _numbered(array.shape[1])
-    chosen = choose(there)
-    return np.array(array[:, chosen], np.float64), tuple(there[i] for i in chosen), {}
-
-
-def _read_parquet(path: Path, choose: Choose) -> tuple[Reals, Columns, dict[str, str]]:
-    import pyarrow as arrow
-    from pyarrow import parquet
-
-    try:
-        there = parquet.read_schema(path).names
-        chosen = [there[i] for i in choose(there)]
-        read = parquet.read_table(path, columns=chosen)
-    except (arrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: {reason(error)}") from None
-    rows, bad = np.full((read.num_rows, len(chosen)), np.nan), {}
-    for i, name in enumerate(chosen):
-        kind = read.schema.field(name).type
-        if arrow.types.is_integer(kind) or arrow.types.is_floating(kind):
-            rows[:, i] = read.column(name).to_numpy()
-        else:
-            bad[name] = f"holds {kind}, no numbers"
-    return rows, tuple(chosen), bad
-
-
-def _read_csv(path: Path, choose: Choose) -> tuple[Reals, Columns, dict[str, str]]:
-    with open_csv(path) as file:
-        delimiter, there, reader = _header(path, file)
-        chosen = choose(there)
-        rows = _all_numbers(path, len(there), delimiter=delimiter, skiprows=reader.line_num)
-        if rows is not None:
-            return rows[:, chosen], tuple(there[i] for i in chosen), {}
-        return _cell_by_cell(path, reader, there, chosen, delimiter=delimiter)
-
-
-def _cells_of_csv(path: Path, choose: Choose) -> dict[str, list[str]]:
-    with open_csv(path) as file:
-        delimiter, there, reader = _header(path, file)
-        chosen = choose(there)
-        found: dict[str, list[str]] = {there[i]: [] for i in chosen}
-        for cells in filter(_is_row, reader):
-            _check_length(path, reader, cells, there)
-            for i in chosen:
-                found[there[i]].append(_with_point(cells[i], delimiter))
-        return found
-
-
-def _header(path: Path, file: TextIO) -> tuple[str, list[str], Any]:
-    """The delimiter of a .csv, the names of its columns, and a reader of its rows."""
-    delimiter = max(";\t,", key=lambda mark: _fit_of(file, mark))
-    there, reader = _first_row(file, delimiter)
-    if not there:
-        raise ValueError(f"{path}: has no rows")
-    # Numbers and missing values alone are no header.
-    kinds = [_is_number(_with_point(cell, delimiter)) for cell in there]
-    if any(kinds) and all(
-        number or cell.lower() in MISSING for number, cell in zip(kinds, there, strict=True)
-    ):
-        there = _numbered(len(there))
-        file.seek(0)
-        reader = csv.reader(file, delimiter=delimiter)
-    return delimiter, there, reader
-
-
-def _check_length(path: Path, reader: Any, cells: list[str], there: Sequence[str]) -> None:
-    if len(cells) != len(there):
-        raise ValueError(
-            f"{path}: line {reader.line_num} has {len(cells)} cells, the first {len(there)}"
-        )
-
-
-def _fit_of(file: TextIO, delimiter: str) -> tuple[int, int]:
-    """How well a delimiter fits a .csv: numbers in its second line, then cells in its first."""
-    first, reader = _first_row(file, delimiter)
-    second: list[str] = next(filter(_is_row, reader), [])
-    return sum(_is_number(_with_point(cell, delimiter)) for cell in second), len(first)
-
-
-def _with_point(cell: str, delimiter: str) -> str:
-    """A number with a decimal comma as one with a point, where commas divide no cells."""
-    cell = cell.strip()
-    decimal = delimiter != "," and re.fullmatch(r"[-+]?\d*,\d+([eE][-+]?\d+)?", cell)
-    return cell.replace(",", ".") if decimal else cell
-
-
-def _first_row(file: TextIO, delimiter: str) -> tuple[list[str], Any]:
-    """The cells of the first line of a .csv that is not blank, and the reader after it."""
-    file.seek(0)
-    reader = csv.reader(file, delimiter=delimiter)
-    return [cell.strip() for cell in next(filter(_is_row, reader), [])], reader
-
-
-def _is_row(cells: list[str]) -> bool:
-    """Whether a line of a .csv is not blank."""
-    return len(cells) > 1 or any(cell.strip() for cell in cells)
-
-
-def _all_numbers(path: Path, count: int, **form: Any) -> Reals | None:
-    """The cells of a .csv by numpy's quick reader. None: a cell is no number."""
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*input contained no data")
-            rows = np.loadtxt(
-                path, comments=None, quotechar='"', encoding="utf-8-sig", ndmin=2, **form
-            )
-    except ValueError:
-        return None
-    return rows if rows.shape[1] == count else None
-
-
-def _cell_by_cell(
-    path: Path, reader: Any, there: Sequence[str], chosen: list[int], *, delimiter: str
-) -> tuple[Reals, Columns, dict[str, str]]:
-    """The rows, read cell by cell, NaN if missing; and the first text in each column with text."""
-    rows: list[list[float]] = []
-    bad: dict[str, str] = {}
-    marks: dict[str, str] = {}
-    for cells in filter(_is_row, reader):
-        _check_length(path, reader, cells, there)
-        rows.append([])
-        for i in chosen:
-            cell = cells[i].strip()
-            plain = _with_point(cell, delimiter)
-            number = _is_number(plain)
-            if number and "." in plain:
-                marks.setdefault("," if plain != cell else ".", f"{cell!r} in row {len(rows):,}")
-            if not number and cell.lower() not in MISSING:
-                bad.setdefault(there[i], f"holds text, {cell[:40]!r} in row {len(rows):,} first")
-            rows[-1].append(float(plain) if number else np.nan)
-    if len(marks) > 1:
-        raise ValueError(
-            f"{path}: decimal commas and points, {marks[',']} and {marks['.']}; write one kind"
-        )
-    return np.array(rows, np.float64).reshape(-1, len(chosen)), tuple(there[i] for i in chosen), bad
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return "_" not in cell  # Python reads 12_34 as a number; here it is a name
-
-
-Cells = Mapping[str, Sequence[str]]
-"""By column: the text of each row; '' where it is missing."""
-
-
-def given_names(config: TableData, there: Columns) -> Columns:
-    """The columns of a table that are given. ValueError: it has no such columns."""
-    names = names_in(config.context_columns or (), there)
-    for name in names:
+def choose_columns(
+    path: Path, frame: "pd.DataFrame", columns: Columns | None, drop: Columns | None
+) -> Columns:
+    """The columns to take. ValueError: the table lacks one that is named."""
+    there = [*frame.columns]
+    taken, dropped = columns or there, drop or ()
+    for name in (*taken, *dropped):
         if name not in there:
-            raise ValueError(
-                f"data.context_columns: no column {name!r}{nearest(name, there)}; there are {quoted(there)}"
-            )
-    return names
+            raise ValueError(f"{path}: no column {name!r}; there are {', '.join(there)}")
+    if len({*taken}) < len(taken):
+        raise ValueError(f"data.columns: {', '.join(taken)}: one of them twice")
+    return tuple(name for name in taken if name not in dropped)
 
 
-def learned(config: TableData, cells: Cells, path: Path) -> tuple[ContextColumn, ...]:
-    """The given columns as the rows of a training have them. ValueError names what is wrong."""
-    return tuple(_column(name, [*texts], path) for name, texts in cells.items())
-
-
-def _column(name: str, texts: list[str], path: Path) -> ContextColumn:
-    there = [text for text in texts if not _missing(text)]
-    lacking = len(there) < len(texts)
-    if lacking:
-        row = next(i for i, text in enumerate(texts) if _missing(text))
+def numbers(path: Path, frame: "pd.DataFrame", names: Columns) -> Reals:
+    """(N, D): these columns as float64. ValueError: text, or a value that is no finite number."""
+    if text := [name for name in names if _is_text(frame[name])]:
         raise ValueError(
-            f"{path}: given column {name!r} has {len(texts) - len(there):,} missing values, first "
-            f"in row {row + 1:,}"
+            f"{path}: text in {', '.join(map(repr, text))} (data.context_columns, data.drop)"
         )
-    if not there:
-        raise ValueError(f"{path}: given column {name!r} has no values")
-    if all(_is_finite(text) for text in there):
-        return ContextColumn(name)
-    found = {*there}
-    if len(found) > max(10, len(texts) // 5):
-        raise ValueError(
-            f"{path}: given column {name!r} has {len(found):,} texts, {there[0][:40]!r} first: "
-            "too many to learn from"
-        )
-    return ContextColumn(name, tuple(sorted(found)))
+    columns = [_to_float(path, name, frame[name]) for name in names]
+    return np.stack(columns, axis=1) if columns else np.empty((len(frame), 0))
 
 
-def encoded(columns: Sequence[ContextColumn], cells: Cells, path: Path) -> Reals:
-    """(N, k): the numbers of rows. ValueError names the column, the row and the value."""
-    if not all(cells.values()):
-        raise ValueError(f"{path}: has no rows")
-    parts = [_encoded(column, cells[column.name], path) for column in columns]
-    return np.concatenate(parts, axis=1)
+def _is_text(column: "pd.Series[Any]") -> bool:
+    if column.dtype.kind in "iuf":
+        return False
+    texts = column.astype(str)
+    return not (texts.str.fullmatch(NUMBER) | texts.str.lower().isin(MISSING)).all()
 
 
-def _encoded(column: ContextColumn, texts: Sequence[str], path: Path) -> Reals:
-    where = f"{path}: given column {column.name!r}, row "
-    if column.categories:
-        index = {text: float(i) for i, text in enumerate(column.categories)}
-        for i, text in enumerate(texts):
-            if text not in index:
-                raise ValueError(
-                    f"{where}{i + 1:,}: {'is missing' if _missing(text) else repr(text[:40])}; "
-                    f"training had {quoted(column.categories)}"
-                )
-        places = np.array([[index[text]] for text in texts])
-        return (places == np.arange(len(index))).astype(np.float64)
-    values = np.zeros((len(texts), 1))
-    for i, text in enumerate(texts):
-        if _missing(text):
-            raise ValueError(f"{where}{i + 1:,}: is missing")
-        elif not _is_finite(text):
-            raise ValueError(f"{where}{i + 1:,}: {text[:40]!r} is no number")
-        else:
-            values[i] = float(text)
+def _to_float(path: Path, name: str, column: "pd.Series[Any]") -> Reals:
+    """A column of numbers, or of texts that are numbers, as float64."""
+    if column.dtype.kind in "iuf":
+        values = column.to_numpy(np.float64, na_value=np.nan)
+        rounded = column.dtype.kind in "iu" and np.abs(values) >= EXACT
+    else:
+        texts = column.astype(str)
+        texts = texts.where(~texts.str.lower().isin(MISSING), "nan")
+        values = texts.to_numpy(object).astype(np.float64)
+        rounded = (np.abs(values) >= EXACT) & texts.str.fullmatch(r"[-+]?\d+").to_numpy(bool)
+    for wrong, words in [
+        (np.isnan(values), "missing value"),
+        (np.isinf(values), "infinite value"),
+        (rounded, "integer beyond 2^53, which float64 rounds"),
+        (np.abs(values) > LARGEST, f"value beyond {LARGEST:.1g}"),
+    ]:
+        if np.any(wrong):
+            raise ValueError(f"{path}: column {name!r}, row {np.argmax(wrong) + 1}: {words}")
     return values
 
 
+def learn_context(path: Path, frame: "pd.DataFrame", names: Columns) -> tuple[ContextColumn, ...]:
+    """The context columns with the categories of the training rows; no categories: numbers."""
+    columns = []
+    for name in names:
+        if not _is_text(frame[name]):
+            columns.append(ContextColumn(name))
+            continue
+        texts = frame[name].astype(str)
+        if (missing := texts.str.lower().isin(MISSING)).any():
+            row = int(np.argmax(missing)) + 1
+            raise ValueError(f"{path}: column {name!r}, row {row}: missing value")
+        categories = texts.astype("category").cat.categories
+        if len(categories) > max(10, len(frame) // 5):
+            raise ValueError(f"{path}: column {name!r} has {len(categories)} categories, too many")
+        columns.append(ContextColumn(name, tuple(map(str, categories))))
+    return tuple(columns)
+
+
+def embed(path: Path, frame: "pd.DataFrame", columns: Sequence[ContextColumn]) -> Reals:
+    """(N, k): numbers, and one-hot categories, of context columns.
+
+    ValueError: a missing value, or a category that training did not have.
+    """
+    import pandas as pd
+
+    choose_columns(path, frame, tuple(column.name for column in columns), None)
+    parts = []
+    for column in columns:
+        if not column.categories:
+            parts.append(numbers(path, frame, (column.name,)))
+            continue
+        texts = frame[column.name].astype(str)
+        codes = pd.Categorical(texts, categories=column.categories).codes
+        if (codes < 0).any():
+            row = int(np.argmax(codes < 0))
+            raise ValueError(
+                f"{path}: column {column.name!r}, row {row + 1}: {texts[row]!r} is no category "
+                "of the training rows"
+            )
+        parts.append(np.eye(len(column.categories))[codes])
+    return np.concatenate(parts, axis=1)
+
+
 def read_context(path: Path, config: TableData) -> Reals:
-    """(N, k): the condition of each row of a table, for a flow of this configuration."""
-    columns = config.context_values
-    return encoded(columns, read_cells(path, tuple(column.name for column in columns)), path)
-
-
-def _missing(text: str) -> bool:
-    return text.lower() in MISSING
-
-
-def _is_finite(text: str) -> bool:
-    try:
-        return abs(float(text)) < LARGEST
-    except ValueError:
-        return False
-
-
-FEW_ROWS = 10
-
-
-class Remedies(NamedTuple):
-    """What helps against doubtful columns."""
-
-    drop: str
-    """Leaves the column {!r} out."""
-    noise: str
-
-
-COMMAND = Remedies("--data.drop {!r}", "--data.noise 0.05")
+    """(N, k): the context of each row of a table, for a flow of this configuration."""
+    return embed(path, read_frame(path), config.context_values)
 
 
 def table(config: TableData, *, seed: int) -> Dataset:
-    """The table of data.source; without splits, its rows are split by the seed's permutation.
-
-    ValueError names all bad columns: missing, text, not finite, or constant in training.
-    """
+    """The table of data.source; the seed splits its rows if the source has no splits."""
     if not config.source:
-        raise ValueError(
-            "data.source: table needs a .csv, .npy or .parquet file of numbers, "
-            "or a folder of train, test ..."
-        )
+        raise ValueError("data.source: a table needs a file, or a folder of train, test, ...")
     source = Path(config.source).expanduser()
     files = _files(source)
-    context = given_names(config, columns_of(files["train"]) if config.context_columns else ())
-    read, columns = _read(files, config.columns, (*(config.drop or ()), *context))
-    splits = split_off(read, config.val_fraction, seed=seed)
-    train = splits["train"][:]
-    if len(columns) < 2 and not context:
-        raise ValueError(
-            f"{source}: has one column; a coupling changes some columns by the others, "
-            "so two are needed"
-        )
-    refuse_columns(source, constant(train, columns))
-    if config.columns is None and not context:
-        warn_of_index(source, read["train"], columns)
-    warn_of_few(source, train)
-    if not config.noise:
-        warn_of_unbounded(source, train, columns)
-    found = Dataset(config.set, source.name, None, (len(columns),), splits, columns=columns)
-    return _with_given(found, files, context, config, seed=seed) if context else found
-
-
-def _with_given(
-    found: Dataset, files: dict[str, Path], context: Columns, config: TableData, *, seed: int
-) -> Dataset:
-    """The data set with the numbers of its given columns."""
-    cells = {split: read_cells(path, context) for split, path in files.items()}
-    as_trained = learned(config, cells["train"], files["train"])
-    if config.context_values not in ((), as_trained):
-        raise ValueError("data.context_values: the training rows hold other values")
-    numbers = {split: encoded(as_trained, each, files[split]) for split, each in cells.items()}
-    labels = {
-        split: each[:] for split, each in split_off(numbers, config.val_fraction, seed=seed).items()
+    frames = {split: read_frame(path) for split, path in files.items()}
+    context = config.context_columns or ()
+    drop = (*(config.drop or ()), *context)
+    names = choose_columns(files["train"], frames["train"], config.columns, drop)
+    if len(names) < (1 if context else 2):
+        raise ValueError(f"{source}: too few columns to learn, {len(names)}")
+    rows = {split: _rows(files[split], frame, names) for split, frame in frames.items()}
+    columns = learn_context(files["train"], frames["train"], context)
+    numbers_of = {
+        split: embed(files[split], frame, columns) if columns else np.empty((len(frame), 0))
+        for split, frame in frames.items()
     }
-    return replace(found, labels=labels, context=context, context_values=as_trained)
+    equal = [*map(digest, np.hstack([rows["train"], numbers_of["train"]]))]
+    warn_of_equal(source, equal, "rows")
+    splits = split_off(rows, config.val_fraction, seed=seed, equal=equal)
+    if constant := constant_columns(splits["train"][:], names):
+        raise ValueError(f"{source}: column {constant[0]!r} is constant in the training rows")
+    if not config.noise:
+        warn_of_few_values(source, splits["train"][:], names)
+    found = Dataset(config.set, source.name, None, (len(names),), splits, columns=names)
+    if not columns:
+        return found
+    if config.context_values not in ((), columns):
+        raise ValueError("data.context_values: the training rows hold other values")
+    numbers_of = split_off(numbers_of, config.val_fraction, seed=seed, equal=equal)
+    labels = {split: each[:] for split, each in numbers_of.items()}
+    return replace(found, labels=labels, context=context, context_values=columns)
 
 
 def find_rows(source: Path, split: str, config: TableData) -> tuple[Dataset, str]:
-    """A table outside any run, and the split to take: "all" where the source has no splits.
+    """A table outside any run, and the split to take: "all" if the source has no splits.
 
-    config: a flow's, which names the columns to take, and the given ones.
-    ValueError names what is wrong with the columns, or says which splits there are.
+    config: of a flow, with the columns to take and the context columns.
     """
-    files = _files(source)
-    read, columns = _read(files, config.columns)
-    splits, split = wanted({**read}, split, source)
-    labels = None
-    if config.context_columns:
-        labels = {split: read_context(files["train" if split == "all" else split], config)}
+    files, split = choose_split(_files(source), split, source)
+    tables = {name: read_table(path, config.columns) for name, path in files.items()}
+    rows, names = {name: each[0] for name, each in tables.items()}, tables[split][1]
+    labels = {split: read_context(files[split], config)} if config.context_columns else None
     return Dataset(
         str(source),
         None,
         None,
-        (len(columns),),
-        splits,
-        comparable=False,
-        columns=columns,
+        (len(names),),
+        rows,
+        columns=names,
         labels=labels,
         context=config.context_columns,
         context_values=config.context_values,
@@ -507,95 +285,34 @@ def find_rows(source: Path, split: str, config: TableData) -> tuple[Dataset, str
 
 def _files(source: Path) -> dict[str, Path]:
     """The table of each split in the source, train at least."""
-    files = {"train": source}
-    if source.is_dir() and not (
-        files := split_entries(
-            {path.stem: path for path in source.iterdir() if path.suffix.lower() in SUFFIXES},
-            source,
-        )
-    ):
-        pictures = any(is_image(path.name) for path in source.iterdir())
-        raise ValueError(
-            f"{source}: holds no train{', train'.join(SUFFIXES)}"
-            + "; images: realnvp train images-modern" * pictures
-        )
+    if not source.is_dir():
+        return {"train": source}
+    tables = {path.stem: path for path in source.iterdir() if path.suffix.lower() in SUFFIXES}
+    files = split_entries(tables, source)
+    if not files:
+        raise ValueError(f"{source}: holds no train{', train'.join(SUFFIXES)}")
     return files
 
 
-def _read(
-    files: dict[str, Path], columns: Columns | None, drop: Columns | None = None
-) -> tuple[dict[str, Reals], Columns]:
-    """The rows of each split, and the names of train's columns."""
-    train, columns = read_table(files["train"], columns, drop)
-    return {"train": train} | {
-        split: read_table(files[split], columns)[0] for split in files if split != "train"
-    }, columns
+def _rows(path: Path, frame: "pd.DataFrame", names: Columns) -> Reals:
+    return numbers(path, frame, choose_columns(path, frame, names, None))
 
 
-def constant(rows: Reals, columns: Columns) -> dict[str, str]:
-    """The columns that have no density since all rows have one value, and which."""
-    return {
-        columns[i]: f"is {rows[0, i]:g} in all training rows"
-        for i in np.flatnonzero((rows == rows[0]).all(0))
-    }
+def constant_columns(rows: Reals, names: Sequence[str]) -> list[str]:
+    """The columns that have one value in all rows, and so no density."""
+    return [names[i] for i in np.flatnonzero((rows == rows[0]).all(0))]
 
 
-def warn_of_few(source: Path | str, rows: Reals) -> None:
-    """Warn of so few rows that a flow learns them by heart."""
-    if len(rows) <= max(FEW_ROWS, rows.shape[1]):
-        warnings.warn(
-            f"{source}: {count_of(len(rows), 'row')} to train on, of "
-            f"{count_of(rows.shape[1], 'column')}, are too few to learn more than a Gaussian",
-            stacklevel=2,
-        )
-
-
-def warn_of_index(
-    source: Path | str, rows: Reals, columns: Columns, remedies: Remedies = COMMAND
-) -> None:
-    """Warn of a column that numbers the rows: pandas' to_csv writes one, without a name."""
-    first = rows[0, 0]
-    numbers = first in (0, 1) and np.array_equal(rows[:, 0], first + np.arange(len(rows)))
-    unnamed = columns[0] == "" or columns[0].startswith(("Unnamed: ", "__index_level_"))
-    if unnamed or (numbers and len(rows) > FEW_ROWS):
-        warnings.warn(
-            f"{source}: column {columns[0]!r} looks like row numbers, as pandas' to_csv writes "
-            f"them: {remedies.drop.format(columns[0])} leaves it out",
-            stacklevel=2,
-        )
-
-
-def warn_of_unbounded(
-    source: Path | str, train: Reals, columns: Columns, remedies: Remedies = COMMAND
-) -> None:
-    """Warn of columns on which a density can grow without bound.
-
-    They have few different values, or follow from others.
-    """
-    some = train[:: -(-len(train) // 10_000)]
+def warn_of_few_values(source: object, rows: Reals, names: Sequence[str]) -> None:
+    """Warn of columns with few different values, on which a density can grow without bound."""
+    some = rows[:: -(-len(rows) // 10_000)]
     if few := [
         name
-        for name, values in zip(columns, some.T, strict=True)
+        for name, values in zip(names, some.T, strict=True)
         if len(np.unique(values)) <= len(some) // 20
     ]:
         warnings.warn(
-            f"{source}: {enumerated(few)}: few different values, "
-            f"on which a density can grow without bound; noise helps: {remedies.noise}",
+            f"{source}: {', '.join(map(repr, few))}: few different values, on which a density can "
+            "grow without bound (data.noise)",
             stacklevel=2,
         )
-    # A column that seldom differs may be constant in these rows.
-    varying = np.flatnonzero(np.ptp(some, axis=0))
-    if len(some) > len(columns) and len(varying) > 1:
-        sizes, axes = np.linalg.eigh(np.corrcoef(some[:, varying].T))
-        if sizes[0] < 1e-9:
-            tied = [
-                columns[i]
-                for i, weight in zip(varying, axes[:, 0], strict=True)
-                if abs(weight) > 1e-3
-            ]
-            apart = remedies.drop.format(tied[-1])
-            warnings.warn(
-                f"{source}: {enumerated(tied)}: each follows from the others, so that a density "
-                f"can grow without bound; leave one out, {apart}, or {remedies.noise}",
-                stacklevel=2,
-            )

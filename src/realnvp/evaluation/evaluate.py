@@ -4,7 +4,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +25,6 @@ from realnvp.data import (
     splits_of_run,
 )
 from realnvp.data.dataset import Indices
-from realnvp.data.labels import labels_among
 from realnvp.data.prepared import DESCRIPTION
 from realnvp.evaluation.classes import of_classes
 from realnvp.evaluation.likelihood import log_probs, summarise, views_of
@@ -187,12 +185,8 @@ def _data(
             reading=config.images.decode_options.but(reading),
             crop=crop or config.images.crop,
             resize=config.images.resize,
+            class_names=config.data.class_names,
         )
-        if config.data.class_names:
-            splits = {"train" if name == "all" else name: x for name, x in data.splits.items()}
-            labels = labels_among(source, splits, config.data.class_names) or {}
-            if (found := labels.get("train" if split == "all" else split)) is not None:
-                data = replace(data, labels={split: found}, class_names=config.data.class_names)
     if (len(data.shape), data.shape[0]) != (len(config.shape), config.shape[0]):
         readable = isinstance(config.data, ImageData) and data.shape[0] in (1, 3)
         flag = as_colours(config.shape[0]) if readable else ""

@@ -17,9 +17,8 @@ from realnvp.bijections.base import float64_like
 from realnvp.config.fields import DecodeOptions
 from realnvp.config.units import in_bits_per_dim
 from realnvp.data import channels_first, dequantize, read_image, read_table, to_size
-from realnvp.data.dataset import in_threads
 from realnvp.data.folder import pictures_of
-from realnvp.data.images import check_fit
+from realnvp.data.images import check_fit, scan_files
 from realnvp.data.tables import read_context
 from realnvp.device import moved
 from realnvp.evaluation.likelihood import log_probs
@@ -74,15 +73,10 @@ class ImageFiles(Sequence[Image]):
         self.decode = self.config.images.decode_options.but(decode)
         self.resize = resize or self.config.images.resize is not None
         self.files = [file for path in paths for file in pictures_of(path)]
-        if errors := [*filter(None, in_threads(self._error, range(len(self))))]:
-            raise ValueError("; ".join(errors))
+        scan_files(range(len(self)), self._check)
 
-    def _error(self, index: int) -> str:
-        try:
-            self[index]
-        except ValueError as error:
-            return str(error)
-        return ""
+    def _check(self, index: int) -> None:
+        self[index]
 
     def __len__(self) -> int:
         return len(self.files)

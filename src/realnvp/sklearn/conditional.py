@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from realnvp.config.fields import AT_LEAST_ONE, check_number
-from realnvp.data.tables import Remedies, constant, warn_of_unbounded
+from realnvp.data.tables import constant_columns, warn_of_few_values
 from realnvp.device import as_tensor
 from realnvp.flows.flow import StandardNormal
 from realnvp.random import Purpose, generator
@@ -326,7 +326,7 @@ def _columns(targets: Any) -> Array:
 def _warn_of_targets(rows: Array, *, noise: float) -> None:
     """Warn of targets that have no density, or one that can grow without bound."""
     names = tuple(f"target {i}" for i in range(rows.shape[1]))
-    for name, words in constant(rows, names).items():
-        warnings.warn(f"y: {name} {words}: it has no density", stacklevel=3)
+    for name in constant_columns(rows, names):
+        warnings.warn(f"y: {name} is constant: it has no density", stacklevel=3)
     if not noise:
-        warn_of_unbounded("y", rows, names, Remedies("leave {!r} out", "noise=0.05"))
+        warn_of_few_values("y", rows, names)

@@ -9,12 +9,11 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from realnvp.config.fields import AT_LEAST_ONE, check_number
-from realnvp.data.tables import Remedies, constant, warn_of_few, warn_of_index, warn_of_unbounded
+from realnvp.data.tables import constant_columns, warn_of_few_values
 from realnvp.device import as_tensor
 from realnvp.sklearn.base import Array, FlowEstimator, each
 from realnvp.training.fit import check_size
 
-PYTHON = Remedies("X.drop(columns={!r})", "noise=0.05")
 STANDARDISED = "X is standardised already, so densities are in the scaled units"
 REMEDY = "give RealNVPDensity the data without a StandardScaler; it standardises them itself"
 
@@ -120,11 +119,9 @@ class RealNVPDensity(
 def _warn_of_doubts(X: Array, names: Any, *, noise: float) -> None:
     """Warn of what `realnvp train table` refuses or warns of, and of columns in other units."""
     columns = tuple(map(str, range(X.shape[1]) if names is None else names))
-    for name, words in constant(X, columns).items():
-        warnings.warn(f"X: column {name!r} {words}: it has no density", stacklevel=3)
-    warn_of_few("X", X)
-    warn_of_index("X", X, columns, PYTHON)
+    for name in constant_columns(X, columns):
+        warnings.warn(f"X: column {name!r} is constant: it has no density", stacklevel=3)
     if not noise:
-        warn_of_unbounded("X", X, columns, PYTHON)
+        warn_of_few_values("X", X, columns)
     if len(X) > 1 and np.abs(X.mean(0)).max() < 1e-6 and np.abs(X.std(0) - 1).max() < 1e-6:
         warnings.warn(f"{STANDARDISED}: {REMEDY}", stacklevel=3)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from realnvp.data.dataset import Pixels
-from realnvp.data.images import centre, smallest_side
+from realnvp.data.images import center, smallest_side
 from realnvp.data.published.prepare import File, LabeledImage, Published, decode_images, files_in
 from realnvp.random import Purpose, generator
 
@@ -62,7 +62,7 @@ def random_square(pixels: Pixels, index: int, *, seed: int) -> Pixels:
 
 def middle(pixels: Pixels, _: int) -> Pixels:
     """The smallest side scaled to 96, then the middle 64x64."""
-    return centre(smallest_side(pixels, STORED), SIDE, SIDE)
+    return center(smallest_side(pixels, STORED), SIDE, SIDE)
 
 
 def _read_lmdb(folder: Path) -> Iterator[File]:
