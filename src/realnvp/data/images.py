@@ -106,7 +106,10 @@ def _planes(content: bytes, reading: DecodeOptions) -> Planes:
             decode = {"PNG": "png_decode", "TIFF": "tiff_decode"}.get(image.format or "")
             if decode is None:
                 raise ValueError(f"16-bit color in {image.format}: choose bit_depth 8")
-            return _split_alpha(upright(_imagecodecs(decode)(content), orientation))
+            pixels = _imagecodecs(decode)(content)
+            if image.format == "TIFF" and image.tag_v2.get(284) == 2:  # type: ignore[attr-defined]
+                pixels = np.moveaxis(pixels, 0, -1)  # planar
+            return _split_alpha(upright(pixels, orientation))
         return _planes8(image, reading)
 
 
