@@ -262,21 +262,19 @@ def cut_rows(
     held = max(1, round(val_fraction * count))
     place = np.argsort(np.random.default_rng(seed).permutation(len(size)))
     permuted = np.argsort(place[group], kind="stable")
-    # A group that is larger than a held-out split stays in train.
-    left = permuted[size[group[permuted]] <= held]
+    # Groups that are larger than a held-out split come first, that is, stay in train.
+    large = size[group[permuted]] > held
+    left = np.concatenate([permuted[large], permuted[~large]])
     rows: dict[str, Indices] = {}
     for name in reversed(missing):
         first = len(left) - held
         while first > 0 and group[left[first]] == group[left[first - 1]]:
             first -= 1
-        if first < 0:
-            raise ValueError(f"data.val_fraction: {count} different items are too few to split")
+        if first < 1:
+            raise ValueError(f"data.source: too few different images or rows to split, {len(size)}")
         # Held-out items stay permuted, so that the first n are a sample.
         rows[name], left = left[first:], left[:first]
-    train = np.setdiff1d(np.arange(count), np.concatenate([*rows.values()]))
-    if not len(train):
-        raise ValueError(f"data.val_fraction: {count} items are too few to split")
-    return {"train": train, **rows}
+    return {"train": np.sort(left), **rows}
 
 
 def equal_groups(keys: Iterable[Any]) -> Indices:
