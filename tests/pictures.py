@@ -24,9 +24,7 @@ def pictures(folder: Path, count: int = 10) -> Path:
 
 
 def png(path: Path, side: int, depth: int) -> None:
-    """A PNG of RGB as Pillow can read but not write: 16 bits, or a huge header with next to
-    nothing behind it.
-    """
+    """A PNG of RGB with a huge header and next to nothing behind it."""
     rows = b"".join(b"\0" + RNG.bytes(8 * 6) for _ in range(8))
     head = struct.pack(">IIBBBBB", side, side, depth, 2, 0, 0, 0)
     chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]

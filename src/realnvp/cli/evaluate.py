@@ -68,7 +68,7 @@ class Evaluate:
     """
     codecs: Flag = False
     """Also print what PNG, lossless WebP and `realnvp compress` need for the same images; JPEG
-    XL, too, where imagecodecs or pillow-jxl-plugin is installed.
+    XL, too, where imagecodecs is installed.
     """
     seed: int = 0
     """Seed of the noise."""

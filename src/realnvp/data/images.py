@@ -100,16 +100,12 @@ def _planes(content: bytes, reading: DecodeOptions) -> Planes:
             raise ValueError(f"{frames} frames, expected one")
         if image.mode.startswith("I"):
             return _gray16(image)
-        # Pillow keeps the upper byte of 16-bit color, as `bit_depth=8` does.
-        if reading.bit_depth != 8 and _has_deep_color(image, content):
-            orientation = image.getexif().get(0x0112, 1)
-            decode = {"PNG": "png_decode", "TIFF": "tiff_decode"}.get(image.format or "")
-            if decode is None:
+        if _has_deep_color(image, content):
+            if image.format in ("PNG", "TIFF"):
+                return _deep_color(image, content)
+            # Pillow keeps the upper byte, as `bit_depth=8` does.
+            if reading.bit_depth != 8:
                 raise ValueError(f"16-bit color in {image.format}: choose bit_depth 8")
-            pixels = _imagecodecs(decode)(content)
-            if image.format == "TIFF" and image.tag_v2.get(284) == 2:  # type: ignore[attr-defined]
-                pixels = np.moveaxis(pixels, 0, -1)  # planar
-            return _split_alpha(upright(pixels, orientation))
         return _planes8(image, reading)
 
 
@@ -156,6 +152,17 @@ def _has_deep_color(image: "Image.Image", content: bytes) -> bool:
         largest = image.tile[0][3]  # type: ignore[attr-defined]
         return isinstance(largest, tuple) and largest[-1] > 255
     return False
+
+
+def _deep_color(image: "Image.Image", content: bytes) -> Planes:
+    """The planes of a PNG or TIFF of 16-bit color, by imagecodecs."""
+    orientation = image.getexif().get(0x0112, 1)
+    if image.format == "PNG":
+        return _split_alpha(upright(_imagecodecs("png_decode")(content), orientation))
+    pixels = _imagecodecs("tiff_decode")(content)
+    if image.tag_v2.get(284) == 2:  # type: ignore[attr-defined]  # PlanarConfiguration
+        pixels = np.moveaxis(pixels, 0, -1)
+    return _split_alpha(upright(pixels, orientation))
 
 
 def _split_alpha(pixels: Pixels) -> Planes:

@@ -110,8 +110,8 @@ def find_split(
 
 
 def discard_prepared(folder: Path) -> None:
-    """Delete the data that a training has just written, and the folder if it is empty then."""
-    if (folder / DESCRIPTION).exists():
+    """Delete the data that `prepare` has written, and the folder if it is empty then."""
+    if (folder / DESCRIPTION).exists() and "settings" in read_description(folder):
         for name in (DESCRIPTION, *(f"{split}.npy" for split in SPLITS)):
             (folder / name).unlink(missing_ok=True)
         with suppress(OSError):

@@ -43,11 +43,6 @@ def read_table(
     return numbers(path, frame, names), names
 
 
-def column_names(path: Path) -> Columns:
-    """The names of all columns of a table."""
-    return tuple(read_frame(path).columns)
-
-
 def read_cells(path: Path, names: Columns) -> dict[str, list[str]]:
     """The text of each row in each of these columns."""
     frame = read_frame(path)
@@ -210,7 +205,7 @@ def embed(path: Path, frame: "pd.DataFrame", columns: Sequence[ContextColumn]) -
             parts.append(numbers(path, frame, (column.name,)))
             continue
         texts = frame[column.name].astype(str)
-        codes = pd.Categorical(texts, categories=column.categories).codes
+        codes = pd.Index(column.categories).get_indexer(texts)
         if (codes < 0).any():
             row = int(np.argmax(codes < 0))
             raise ValueError(

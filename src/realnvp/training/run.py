@@ -11,7 +11,7 @@ import torch
 from realnvp.bijections import ActNorm, data_dependent_init
 from realnvp.config import Config, TableData, TrainConfig, resolve
 from realnvp.config.units import Unit, unit_of
-from realnvp.data import Dataset, find_data, prepare
+from realnvp.data import Dataset, discard_prepared, find_data, prepare
 from realnvp.data.dataset import SPLITS
 from realnvp.device import has_bfloat16
 from realnvp.flows.build import build
@@ -131,6 +131,8 @@ def open_run(
         with lock_folder(files.path) if processes.main else nullcontext():
             if not processes.main:
                 processes.wait()  # for the data
+            elif not files.begun:
+                discard_prepared(files.data)  # of a training that failed before its first step
             splits = prepare(
                 config.data,
                 seed=config.seed,

@@ -32,7 +32,7 @@ def read_imagenet(source: Path, side: int) -> Published:
 def _read_batches(batches: Iterable[File], side: int) -> Iterator[LabeledImage]:
     for path, content in batches:
         try:
-            with np.load(io.BytesIO(content)) as arrays:
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 data = arrays["data"]
         except Exception as error:  # a damaged zip or header raises nearly anything
             raise ValueError(f"{path}: {error}") from None
