@@ -1,12 +1,9 @@
-"""A tiny trained run that many tests look at, a clean Accelerate between tests, and failures told
-at once.
-"""
+"""A tiny trained run for many tests; failures are printed at once."""
 
 import dataclasses
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 # Models this small gain nothing from a second thread, and lose much where cores are shared.
@@ -15,7 +12,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, ModelConfig, TrainConfig
@@ -55,16 +51,6 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _fresh_accelerate() -> Iterator[None]:
-    """Accelerate keeps precision and devices in process-wide state; each training here starts a
-    new one.
-    """
-    yield
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()
-
-
-@pytest.fixture(autouse=True)
 def _no_lines_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine a test would else read progress where it expects nothing."""
     monkeypatch.setattr("realnvp.progress.FIRST_LINE", 3600.0)
@@ -80,7 +66,6 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished training of `TINY`. Only read it."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     train(TINY, folder, device="cpu")
-    AcceleratorState._reset_state(True)
     return folder
 
 
