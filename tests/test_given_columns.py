@@ -1,7 +1,6 @@
 """Tables whose columns are given others: --data.context_columns, from the file to samples and scores."""
 
 import csv
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from told import Out, answer, refused
 import realnvp
 from realnvp.cli.main import run
 from realnvp.config import ContextColumn
-from realnvp.data import find_data
 from realnvp.figures.points import _in_words
 from realnvp.io.run_dir import RunDir
 
@@ -116,26 +114,6 @@ def test_goes_on_and_is_drawn_checked_and_described(trained: Path, capsys: Out) 
     config = RunDir(trained).config
 
 
-@pytest.mark.parametrize(
-    ("changed", "told"),
-    [
-        ({"city": {1: "Bern"}}, "given column 'city', row 2: 'Bern'; training had 'Athens', 'Oslo"),
-        ({"state": {0: "bad"}}, "given column 'state', row 1: 'bad'; training had 'poor'"),
-        ({"city": {2: "NA"}}, "given column 'city', row 3: is missing; training had"),
-        ({"area": {0: ""}}, "given column 'area', row 1: is missing; training had no missing"),
-        ({"area": {1: "big"}}, "given column 'area', row 2: 'big' is no number"),
-        ({"area": {1: "inf"}}, "given column 'area', row 2: 'inf' is no number"),
-        ({"area": {1: "1e300"}}, "given column 'area', row 2: '1e300' is no number"),
-    ],
-)
-def test_values_that_training_had_not(
-    trained: Path, tmp_path: Path, capsys: Out, changed: Any, told: str
-) -> None:
-    new = houses(tmp_path / "new.csv", 4, **changed)
-    assert told in refused(capsys, "sample", trained, "--given", new, "--out", tmp_path / "s.csv")
-    assert told in refused(capsys, "score", trained, new)
-
-
 def test_a_table_that_is_needed_or_not_taken(trained: Path, tmp_path: Path, capsys: Out) -> None:
     assert "--given: name a table with the columns area, city, state" in refused(
         capsys, "sample", trained, "--out", tmp_path / "s.csv"
@@ -148,32 +126,6 @@ def test_a_table_that_is_needed_or_not_taken(trained: Path, tmp_path: Path, caps
     assert "no column 'city'" in refused(
         capsys, "sample", trained, "--given", tmp_path / "less.csv", "--out", tmp_path / "s.csv"
     )
-
-
-@pytest.mark.parametrize(
-    ("flags", "told"),
-    [
-        (
-            ("--data.context_columns", "aera"),
-            "data.context_columns: no column 'aera' (did you mean 'area'?)",
-        ),
-        (("--data.context_columns", "area", "city", "state", "price"), "no column is left"),
-    ],
-)
-def test_flags_that_make_no_sense(
-    tmp_path: Path, capsys: Out, flags: tuple[str, ...], told: str
-) -> None:
-    source = houses(tmp_path / "houses.csv")
-    command = ("train", "table", "--data.source", source, *QUICK, "--run-dir", tmp_path / "run")
-    line = refused(capsys, *command, *flags, "--data.columns", *HEADER)
-    assert told in line
-
-
-def test_a_column_of_names_is_refused(tmp_path: Path) -> None:
-    source = houses(tmp_path / "names.csv", city={i: f"house {i}" for i in range(90)})
-    data = realnvp.PRESETS["table"].data
-    with pytest.raises(ValueError, match="given column 'city' has 90 texts, 'house 0' first: too"):
-        find_data(replace(data, source=str(source), context=("city",), drop=("state",)), seed=0)
 
 
 def test_two_columns_are_drawn_given_three_conditions(tmp_path: Path, capsys: Out) -> None:

@@ -63,11 +63,11 @@ def read_frame(path: Path) -> "pd.DataFrame":
         if suffix == ".npy":
             frame = _npy_frame(path)
         elif suffix == ".parquet":
+            import pyarrow  # noqa: F401  # pandas would name two packages where it is missing
+
             frame = pd.read_parquet(path)
         else:
             frame = _csv_frame(path)
-    except ImportError as error:
-        raise ValueError(f"{path}: {error}") from None
     except (ValueError, OSError) as error:  # also pandas', pyarrow's and Unicode's
         raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ').strip()}") from None
     frame.columns = frame.columns.map(str)
@@ -295,7 +295,7 @@ def _rows(path: Path, frame: "pd.DataFrame", names: Columns) -> Reals:
 
 def constant_columns(rows: Reals, names: Sequence[str]) -> list[str]:
     """The columns that have one value in all rows, and so no density."""
-    return [names[i] for i in np.flatnonzero((rows == rows[0]).all(0))]
+    return [names[i] for i in np.flatnonzero((rows == rows[0]).all(0)).tolist()]
 
 
 def warn_of_few_values(source: object, rows: Reals, names: Sequence[str]) -> None:
