@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from realnvp.config import Config
 from realnvp.device import full_precision, same_each_time
 from realnvp.flows.build import count_parameters
 from realnvp.io.checkpoint import TrainState
-from realnvp.progress import set_status, track
+from realnvp.progress import set_status, show_progress, track
 from realnvp.training.processes import TrainingFailed
 from realnvp.training.run import Run, dry_run, open_run
 from realnvp.training.session import TrainingStopped, stop_signals
@@ -54,8 +55,9 @@ def train(
             stop_signals() as run.stop,
         ):
             total = run.config.train.max_steps
-            for _ in track(_steps(run), "step", total=total, start=run.state.step):
-                pass
+            with nullcontext() if run.main else show_progress(False):
+                for _ in track(_steps(run), "step", total=total, start=run.state.step):
+                    pass
         return run.state
     except torch.OutOfMemoryError:
         raise TrainingFailed(

@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,12 +72,13 @@ def joined_processes(device: str, timeout: float) -> Iterator[Processes]:
             place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(place)
     try:
-        if count > 1:
+        if count > 1 and not dist.is_initialized():  # they stay joined for a further training
             backend = "nccl" if place.type == "cuda" else "gloo"
             dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-        yield Processes(int(os.environ.get("RANK", 0)), count, place)
-        if count > 1:
-            dist.destroy_process_group()
+        with warnings.catch_warnings():
+            # Of DDP: a newer name of an option, and gradients in another order than their buckets.
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers|Grad strides")
+            yield Processes(int(os.environ.get("RANK", 0)), count, place)
     except RuntimeError as error:  # gloo's errors have no type of their own
         if count == 1 or not re.search("gloo|NCCL|TCPStore|client socket", str(error)):
             raise
