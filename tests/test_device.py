@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -205,28 +204,6 @@ def test_what_is_on_the_cpu_stays_there_whatever_the_default_device_is() -> None
         assert np.isfinite(RealNVPDensity(max_iter=2, width=4).fit(rows).sample(3)).all()
 
 
-def test_a_second_training_takes_its_own_device(
-    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Accelerate keeps the device of its first use for all of a process; trainings neither heed
-    nor change that.
-    """
-    theirs = Accelerator(cpu=True, gradient_accumulation_steps=3)
-    short = with_train(tiny, max_steps=1, tracker="none")
-    train(short, tmp_path / "cpu", device="cpu")
-    assert (theirs.device.type, theirs.gradient_state.num_steps, theirs.num_processes) == (
-        "cpu",
-        3,
-        1,
-    )
-    monkeypatch.setenv(
-        "ACCELERATE_TORCH_DEVICE", "meta"
-    )  # stands for a GPU: what a new state would take
-    with pytest.raises(ValueError, match=r"^device: cpu, but ACCELERATE_TORCH_DEVICE says meta$"):
-        train(short, tmp_path / "other", device="cpu")
-    assert (theirs.device.type, theirs.gradient_state.num_steps) == ("cpu", 3)
-
-
 def test_more_processes_than_gpus(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,19 +220,6 @@ def test_more_processes_than_gpus(
     ):
         train(tiny, tmp_path / "run", device="cuda")
     assert not (tmp_path / "run").exists()
-
-
-def test_gradient_accumulation_of_the_environment_changes_nothing(
-    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    norms = []
-    for steps in ("1", "4"):
-        monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", steps)
-        run_dir = tmp_path / steps
-        train(with_train(tiny, max_steps=2, log_every=1, tracker="none"), run_dir, device="cpu")
-        lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-        norms.append([line.partition('"gradient_norm": ')[2].partition(",")[0] for line in lines])
-    assert norms[0] == norms[1]
 
 
 @pytest.mark.parametrize(

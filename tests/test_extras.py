@@ -1,6 +1,4 @@
-"""The package alone builds, loads, gives log_prob and samples; a missing package of an extra is
-told with its install line.
-"""
+"""The package without its extras builds, loads, gives log_prob and samples."""
 
 import re
 import subprocess
@@ -35,21 +33,6 @@ again = realnvp.load_flow(sys.argv[1] + "/saved")
 assert torch.equal(again.sample(2, seed=0), x)
 assert realnvp.fast(flow).log_prob(x).isfinite().all()
 """
-# What needs each of the extras' packages, as a command line; RUN is a run, NEW a folder that is not
-# there.
-NEEDS = {
-    "tyro": "presets",
-    "PIL": "score RUN NEW.png",
-    "skimage": "train photos --run-dir NEW",
-    "sklearn": "train digits --run-dir NEW",
-    "matplotlib": "figures RUN --only latents",
-    "lmdb": "prepare lsun-tower --source SOURCE --out NEW",
-    "huggingface_hub": "sample nobody/nothing --out NEW.png",
-    "onnxscript": "export RUN --onnx NEW.onnx",
-    "accelerate": "train digits --run-dir NEW",
-    "tensorboard": "train digits --run-dir NEW",
-    "pyarrow": "train table --data.source SOURCE/x.parquet --run-dir NEW",
-}
 
 
 def extras() -> dict[str, set[str]]:
@@ -82,34 +65,6 @@ def test_the_package_alone_builds_loads_and_samples(tmp_path: Path) -> None:
     others = {module for modules in extras().values() for module in modules}
     done = without(others | {"scipy", "pandas", "pytest"}, CORE, str(tmp_path))
     assert done.returncode == 0, done.stderr
-
-
-def test_every_package_of_an_extra_is_tried() -> None:
-    assert extras()["all"] == {*NEEDS, "rich"}  # tyro brings rich
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("module", NEEDS)
-def test_a_missing_package_is_told_with_its_install_line(
-    module: str, run_dir: Path, tmp_path: Path
-) -> None:
-    for name in ("new.png", "source/x.parquet", "source/train/data.mdb", "source/val/data.mdb"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    words = (
-        NEEDS[module]
-        .replace("RUN", str(run_dir))
-        .replace("NEW", str(tmp_path / "new"))
-        .replace("SOURCE", str(tmp_path / "source"))
-    )
-    done = without([module], "from realnvp.cli import entry\nentry()", *words.split())
-    assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    (line,) = [
-        line for line in done.stderr.splitlines() if "warning:" not in line
-    ]  # Accelerate has one on trackers
-    (extra,) = re.findall(r"pip install 'realnvp\[(\w+)\]'", line)
-    assert extra != "all"
-    assert module in extras()[extra], line
 
 
 def test_the_lowest_versions_that_are_declared_are_the_ones_that_are_tested() -> None:

@@ -14,19 +14,6 @@ from tests.test_docs import python_blocks
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
-# What a user's strict type check must be able to see through the wheel.
-USER = """
-import torch
-import realnvp
-from realnvp import Config, Flow
-from realnvp.evaluation.likelihood import BitsPerDim
-
-flow: Flow = realnvp.build(Config(data=realnvp.ImageData(shape=(1, 8, 8), levels=17)))
-nats: torch.Tensor = flow.log_prob(torch.rand(2, 1, 8, 8))
-samples: torch.Tensor = flow.eval().sample(2, temperature=0.8, seed=0)
-result: BitsPerDim = realnvp.bits_per_dim(flow, realnvp.quantize(samples, levels=17))
-mean: float = result.mean
-"""
 
 
 @pytest.fixture(scope="module")
@@ -92,21 +79,3 @@ def test_the_command_runs(python: Path, run_dir: Path, tmp_path: Path) -> None:
         command, "sample", "digits-8", "-n", "4", "--out", "samples.png", cwd=tmp_path
     )  # weights are in the wheel, too
     assert (tmp_path / "samples.png").stat().st_size > 0
-
-
-def test_a_strict_type_check_of_a_users_file(python: Path, tmp_path: Path) -> None:
-    (tmp_path / "user.py").write_text(USER)
-    mypy = [
-        sys.executable,
-        "-m",
-        "mypy",
-        "--strict",
-        "--python-executable",
-        python,
-        "--cache-dir",
-        ROOT / ".mypy_cache" / "wheel",
-    ]
-    run(*mypy, "user.py", cwd=tmp_path)
-    (tmp_path / "user.py").write_text(USER + "wrong: str = result.mean\n")
-    with pytest.raises(AssertionError, match="Incompatible types"):
-        run(*mypy, "user.py", cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""python -m realnvp is the command realnvp; torchrun and accelerate launch start it so."""
+"""python -m realnvp is the command realnvp; torchrun starts it so."""
 
 from realnvp.cli import entry
 
