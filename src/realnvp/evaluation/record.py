@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from realnvp.config import Config, TableData
 from realnvp.config.errors import count_of
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD
-from realnvp.io.files import damaged_if_invalid, fields_of, read_record, write_file
+from realnvp.io.files import damaged_if_invalid, fields_of, read_json, write_text
 from realnvp.io.pretrained import read_model
 from realnvp.io.run_dir import RunDir
 
@@ -111,7 +111,7 @@ class Evaluation:
 
     def save(self, run: Path) -> None:
         """Write RUN/evaluation.json."""
-        write_file(run / FILE, json.dumps(self.as_json(), indent=2, allow_nan=False) + "\n")
+        write_text(run / FILE, json.dumps(self.as_json(), indent=2, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,7 +272,7 @@ def read_evaluation(run: Path) -> Evaluation:
     ValueError if there is none, DamagedError if it makes no sense.
     """
     config = RunDir(run).config
-    tree = read_record(dict[str, Any], run / FILE, maker=f"realnvp evaluate {run}")
+    tree = read_json(dict[str, Any], run / FILE)
     with damaged_if_invalid():
         return parse_evaluation(tree, run / FILE, config)
 

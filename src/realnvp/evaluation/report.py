@@ -9,7 +9,7 @@ from typing import Any
 
 from realnvp.config import Config, TableData, departures, flat
 from realnvp.evaluation.record import Evaluation, OfImages
-from realnvp.io.files import write_file
+from realnvp.io.files import write_text
 from realnvp.io.run_dir import Session
 
 # What to look for in a picture, by the longest key that its file's name begins with.
@@ -150,7 +150,7 @@ def report(
         encoding="utf-8", errors="replace"
     ):
         raise ValueError(f"{page}: was not written by this program, so it is not replaced")
-    write_file(page, PAGE.format(title=_text(f"realnvp: {title}"), body="\n".join(parts)))
+    write_text(page, PAGE.format(title=_text(f"realnvp: {title}"), body="\n".join(parts)))
     return page
 
 

@@ -4,7 +4,6 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +21,7 @@ from realnvp.data.prepared import npy_header
 from realnvp.data.tables import read_cells, read_context
 from realnvp.figures import data_beside_samples, grid, save_png, scatter
 from realnvp.flows.flow import Flow, config_of, evaluating
-from realnvp.io.files import atomic_save
+from realnvp.io.files import atomic_write
 from realnvp.progress import chunks, progress
 
 Rows = NDArray[np.float64]
@@ -80,14 +79,12 @@ def write_samples(
     chunks = (to_pixels(x, levels=levels) for x in samples)
     if out.suffix == ".npy":
         kind = "|u1" if levels <= 256 else "<u2"
-        atomic_save(
-            out,
-            partial(_as_npy, chunks, (n, height, width, channels), kind),
-            size=n * channels * height * width * (1 if levels <= 256 else 2),
-        )
+        with atomic_write(out) as file:
+            _as_npy(chunks, (n, height, width, channels), kind, file)
     elif levels > 256 and data is None:
         content = deep_png(sheet(np.concatenate([*chunks]), levels=levels))
-        atomic_save(out, lambda file: file.write(content), size=len(content))
+        with atomic_write(out) as file:
+            file.write(content)
     elif data is not None:
         data_beside_samples(out, data, np.concatenate([*chunks]), levels=levels)
     else:
@@ -154,7 +151,8 @@ def write_rows(
         groups = {} if data is None else {"data": np.asarray(data)}
         save_png(out, scatter(groups | {"samples": np.concatenate([*chunks])}, columns))
     elif out.suffix == ".npy":
-        atomic_save(out, partial(_as_npy, chunks, (n, count), "<f8"))
+        with atomic_write(out) as file:
+            _as_npy(chunks, (n, count), "<f8", file)
     else:
         in_front = (
             (cell for row in zip(*cells.values(), strict=True) for cell in [row] * each)
@@ -162,7 +160,8 @@ def write_rows(
             else repeat(())
         )
         names = (*(cells or ()), *columns)
-        atomic_save(out, partial(_as_csv, chunks, names, in_front))
+        with atomic_write(out) as file:
+            _as_csv(chunks, names, in_front, file)
     return samples.nonfinite
 
 

@@ -17,7 +17,7 @@ from realnvp.figures.drawing import Drawing, TrainedRun
 from realnvp.figures.grids import save_png
 from realnvp.flows.context import Classes
 from realnvp.flows.flow import Flow, config_of, evaluating
-from realnvp.io.files import DamagedError, atomic_save
+from realnvp.io.files import DamagedError, atomic_write
 from realnvp.progress import Report, progress
 
 Figures = Mapping[str, Callable[[TrainedRun], Iterator[Drawing]]]
@@ -157,5 +157,6 @@ def _write(drawing: Drawing, folder: Path, *, arrays: bool) -> list[Path]:
     save_png(paths[0], drawing.picture)
     for name, array in drawing.arrays.items() if arrays else ():
         paths.append(folder / f"{drawing.name}-{name}.npy")
-        atomic_save(paths[-1], partial(np.save, arr=array))
+        with atomic_write(paths[-1]) as file:
+            np.save(file, array)
     return paths

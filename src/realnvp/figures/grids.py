@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from realnvp.io.files import atomic_save
+from realnvp.io.files import atomic_write
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -133,7 +133,8 @@ def save_png(path: Path, picture: Picture, *, optimize: bool = True) -> None:
     ImageOps.expand(picture, MARGIN, "white").save(
         content, "PNG", optimize=optimize, dpi=(DOTS_PER_INCH, DOTS_PER_INCH)
     )
-    atomic_save(path, lambda file: file.write(content.getvalue()), size=content.tell())
+    with atomic_write(path) as file:
+        file.write(content.getvalue())
 
 
 def _joined(pictures: Sequence[Picture], gap: int, *, across: bool) -> Picture:

@@ -1,6 +1,5 @@
 """Files that are written whole or not at all, and that are checked when they are read."""
 
-import csv
 import dataclasses
 import hashlib
 import json
@@ -8,7 +7,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -163,14 +162,6 @@ def damaged_if_invalid() -> Iterator[None]:
         raise DamagedError(str(error)) from None
 
 
-def read_record(kind: type[Record], path: Path, *, maker: str = "") -> Record:
-    """The record in a JSON file. ValueError: no such file. DamagedError: something else in it."""
-    if not path.exists():
-        raise ValueError(f"{path}: no such file{maker and f'; {maker} writes it'}")
-    with damaged_if_invalid():
-        return parse_record(kind, path.read_bytes(), path)
-
-
 def parse_record(kind: type[Record], text: bytes, path: Path) -> Record:
     """The record in the text of a file; ValueError names the file."""
     try:
@@ -191,54 +182,7 @@ def fields_of(record: Any) -> dict[str, Any]:
     }
 
 
-LOCK = ".lock"
-
-
-def atomic_save(
-    path: Path, write: Callable[[BinaryIO], object], *, size: int | None = None, keep: bool = False
-) -> None:
-    """`atomic_write` by a function. keep: go on with what an interrupted call wrote."""
-    if not keep:
-        with atomic_write(path) as file:
-            write(file)
-        return
-    sibling = kept_sibling(path)
-    with sibling.open("r+b" if sibling.exists() else "w+b") as file:
+def atomic_save(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """`atomic_write` by a function."""
+    with atomic_write(path) as file:
         write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    sibling.replace(path)
-
-
-def kept_sibling(path: Path) -> Path:
-    """Where `atomic_save` with `keep` writes a file until it is whole."""
-    return path.with_name(f".{path.name}.realnvp.tmp")
-
-
-write_file = write_text
-
-
-def partial_path(out: Path) -> Path:
-    """Where the rows of a table are, until it is whole: FILE.partial."""
-    return out.with_name(f"{out.name}.partial")
-
-
-@contextmanager
-def growing(out: Path | None, columns: Sequence[str]) -> Iterator[Callable[..., None]]:
-    """Context: a function that appends a row to FILE.partial, which is deleted in the end."""
-    if out is None:
-        yield lambda *row: None
-        return
-    path = partial_path(out)
-    if path.exists() and not path.read_bytes().startswith(b"path,"):
-        raise ValueError(f"{path}: was not written by this command, so it is not replaced")
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(columns)
-
-        def append(*row: Any) -> None:
-            table.writerow(row)
-            file.flush()
-
-        yield append
-    path.unlink()
