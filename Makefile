@@ -59,17 +59,18 @@ shipped: $(VENV)/.dev  ## train the two flows inside the package anew: about 10 
 	OMP_NUM_THREADS=1 $(BIN)/realnvp train photos-modern --run-dir runs/photos-32 --model.width 24 --model.growth 1.5 --model.num-couplings 8 --device cpu
 	for name in digits-8 photos-32; do \
 		$(BIN)/realnvp evaluate runs/$$name --noise-draws 4 && \
-		$(BIN)/realnvp share runs/$$name src/realnvp/pretrained/$$name --licence mit || exit 1; \
+		$(BIN)/realnvp package runs/$$name runs/$$name/package --license mit && \
+		cp runs/$$name/package/model.safetensors src/realnvp/pretrained/$$name.safetensors || exit 1; \
 	done
 
-PHOTOGRAPHS := images-modern --data.flip --data.turn --train.muon-weight-decay 0.01 --device cpu
+PHOTOGRAPHS := images-modern --data.augment hflip rotate90 --train.muon-weight-decay 0.01 --device cpu
 CROPS_64 := --data.crop 64 --train.batch-size 8 --train.lr 0.003 --train.muon-lr 0.01 --train.decay 1
-NOISE := --train.lr 0.0025 --train.muon-lr 0.009 --model.dequantisation
+NOISE := --train.lr 0.0025 --train.muon-lr 0.009 --model.dequantization
 SOURCES := 109 reduced photographs of Debian's packages: budgie-backgrounds 3.0-1 and 4.2-1 (CC0-1.0), gnome-backgrounds 3.38.0-1 (CC-BY-SA-3.0, GPL-2+), krank 0.7+dfsg2-5 (public domain), lomiri-wallpapers-16.04 and -20.04 20.04.0-4 (CC0-1.0, CC-BY-4.0, CC-BY-SA-3.0, CC-BY-SA-4.0), lxqt-themes 2.1.0-1 (LGPL-2.1+, CC-BY-SA-3.0), mate-backgrounds 1.26.0-1 and plasma-workspace-wallpapers 4:6.3.4-1 (GPL-2+), palapeli-data 4:25.04.0-1 (GPL-2+, GFDL, public domain), ukui-wallpapers 20.04.4-1 (CC-BY-SA-3.0)
-shipped-photographs: $(VENV)/.dev  ## train `photographs` anew, on the folder PICTURES of benchmarks/photographs.py: nine hours of one core
+shipped-photographs: $(VENV)/.dev  ## train `photos-full` anew, on the folder PICTURES of benchmarks/photographs.py: nine hours of one core
 	set -e; train() { of="--run-dir runs/photographs$$1 --data.source $(PICTURES)/$$2"; shift 2; \
 		OMP_NUM_THREADS=1 $(BIN)/realnvp train $(PHOTOGRAPHS) $$of "$$@"; }; \
-	train -1 first --data.crop 32 --data.recolour --model.num-scales 3 --model.width 64 --model.growth 1.5 --model.num-couplings 10 --model.dequantisation variational --train.batch-size 32 --train.max-minutes 55 --train.decay 0.4; \
+	train -1 first --data.crop 32 --data.augment hflip rotate90 channel_shuffle --model.num-scales 3 --model.width 64 --model.growth 1.5 --model.num-couplings 10 --model.dequantization variational --train.batch-size 32 --train.max-minutes 55 --train.decay 0.4; \
 	train -2 first $(CROPS_64) --init-from runs/photographs-1 --train.max-minutes 27; \
 	train -3 first $(CROPS_64) --init-from runs/photographs-2 --train.max-minutes 116; \
 	train -4 all --data.crop 32 --init-from runs/photographs-3 --train.batch-size 32 --train.lr 0.004 --train.muon-lr 0.014 --train.max-minutes 40 --train.decay 0.3; \
@@ -78,7 +79,8 @@ shipped-photographs: $(VENV)/.dev  ## train `photographs` anew, on the folder PI
 	train -7 all $(CROPS_64) $(NOISE) autoregressive --init-from runs/photographs-6 --train.max-minutes 108; \
 	train "" all $(CROPS_64) $(NOISE) oblique --init-from runs/photographs-7 --train.max-minutes 72
 	$(BIN)/realnvp evaluate runs/photographs --noise-draws 4
-	$(BIN)/realnvp share runs/photographs src/realnvp/pretrained/photographs --licence mit --sources "$(SOURCES)"
+	$(BIN)/realnvp package runs/photographs runs/photographs/package --license mit --sources "$(SOURCES)"
+	cp runs/photographs/package/model.safetensors src/realnvp/pretrained/photos-full.safetensors
 
 # Versions only: hashes, and the local part of a version (+cpu), would bind the list to one platform.
 lock: $(VENV)/.dev  ## requirements-dev.lock anew: the versions that are installed, so test them first

@@ -723,8 +723,6 @@ MUTANTS = [
     ),
     Mutant("config/rules.py", "> MOST_BLOCKS:", "> 2 * MOST_BLOCKS:", "tests/test_config.py"),
     Mutant("config/sizes.py", "36 * channels", "72 * channels", "tests/test_config.py"),
-    Mutant("training/memory.py", "(group, *group.parents)", "(group,)", "tests/test_memory.py"),
-    Mutant("training/memory.py", "limits.append(address_space)", "pass", "tests/test_memory.py"),
     Mutant("evaluation/table.py", " if result.comparable else {}", "", "tests/test_report.py"),
     Mutant(
         "cli/sample.py",
@@ -764,7 +762,6 @@ MUTANTS = [
     Mutant("training/pace.py", "max(self.steps - 1, 1)", "self.steps", FIRST_HOUR),
     Mutant("training/voice.py", "self.pace.warm or late", "self.pace.warm and late", FIRST_HOUR),
     Mutant("data/folder.py", "100 * (1 - kept)", "100 * kept", "tests/test_resize.py"),
-    Mutant("training/memory.py", "base + (size - least) * each", "base", "tests/test_memory.py"),
     Mutant("training/fit.py", "z.shape == x.shape and", "", "tests/test_own_flow.py"),
     Mutant("training/rehearsal.py", "+ (whole.size - many) * each", "", FIRST_HOUR),
     Mutant("training/rehearsal.py", "max(seconds, pace.step)", "pace.step", FIRST_HOUR),

@@ -22,7 +22,6 @@ from realnvp.codec.index import index_of
 from realnvp.data import read_image
 from realnvp.data.images import deep_png
 from realnvp.io.files import DamagedError
-from tests.faults.children import Child
 
 
 @pytest.fixture(scope="module")
@@ -101,28 +100,6 @@ def test_an_interrupted_call_goes_on(saved: Path, pictures: Path, tmp_path: Path
     assert all(path.stat().st_mtime_ns == time for path, time in there.items())
 
 
-@pytest.mark.slow
-def test_a_kill_at_any_time_leaves_no_half_file(
-    saved: Path, pictures: Path, tmp_path: Path
-) -> None:
-    file, back, random = tmp_path / "all.rnvp", tmp_path / "back", np.random.default_rng(0)
-    pack = ["compress", saved, pictures, "--out", file]
-    unpack = ["decompress", file, "--out", back]
-    for command, made in ((pack, file), (unpack, back)):
-        whole = Child(command, tmp_path / "log").succeed()
-        for _ in range(4):
-            shutil.rmtree(made) if made.is_dir() else made.unlink()
-            Child(command, tmp_path / "log").kill(random.uniform(0.2, 1) * whole)
-            written = [path for path in tmp_path.rglob("[!.]*") if path.is_relative_to(made)]
-            for path in written:
-                if path == file:
-                    assert run(["compress", "--check", str(file)]) == 0
-                elif path.is_file():
-                    original = pictures / path.relative_to(back)
-                    original = original if original.exists() else original.with_suffix("")
-                    assert np.array_equal(read_image(path), read_image(original))
-            Child(command, tmp_path / "log").succeed()
-            assert not list(tmp_path.rglob(".*.tmp"))
 
 
 def test_nothing_is_replaced(saved: Path, pictures: Path, tmp_path: Path, capsys: Out) -> None:
