@@ -9,7 +9,7 @@ AUDIT := $(VENV)/audit/bin
 RUN ?= runs/demo
 PARALLEL ?= -n auto --dist worksteal
 
-.PHONY: help demo test quick gpu-test faults mutants lint types format lines docs lock audit bench shipped shipped-photographs clean
+.PHONY: help demo test quick gpu-test faults mutants lint types format docs lock audit bench pretrained pretrained-photographs clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -43,9 +43,6 @@ format: $(VENV)/.dev  ## let ruff rewrite the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lines: $(VENV)/.dev  ## bring the line numbers in docs/paper_map.md up to date
-	$(BIN)/python docs/lines.py
-
 docs: $(VENV)/.docs  ## the documentation, with its tutorials run: build/docs/html/index.html, about 5 minutes at first
 	$(BIN)/sphinx-build -W --keep-going -q -b doctest -d build/docs/doctrees docs build/docs/doctest
 	$(BIN)/sphinx-build -W --keep-going -q -b html -d build/docs/doctrees docs build/docs/html
@@ -54,7 +51,7 @@ bench: $(VENV)/.dev  ## speed and memory: about an hour on 2 idle CPU cores (doc
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.scaling
 
-shipped: $(VENV)/.dev  ## train the two flows inside the package anew: about 10 minutes on one core
+pretrained: $(VENV)/.dev  ## train the flows digits-8 and photos-32 anew: about 10 minutes on one core
 	OMP_NUM_THREADS=1 $(BIN)/realnvp train digits-modern --run-dir runs/digits-8 --device cpu
 	OMP_NUM_THREADS=1 $(BIN)/realnvp train photos-modern --run-dir runs/photos-32 --model.width 24 --model.growth 1.5 --model.num-couplings 8 --device cpu
 	for name in digits-8 photos-32; do \
@@ -67,7 +64,7 @@ PHOTOGRAPHS := images-modern --data.augment hflip rotate90 --train.muon-weight-d
 CROPS_64 := --data.crop 64 --train.batch-size 8 --train.lr 0.003 --train.muon-lr 0.01 --train.decay 1
 NOISE := --train.lr 0.0025 --train.muon-lr 0.009 --model.dequantization
 SOURCES := 109 reduced photographs of Debian's packages: budgie-backgrounds 3.0-1 and 4.2-1 (CC0-1.0), gnome-backgrounds 3.38.0-1 (CC-BY-SA-3.0, GPL-2+), krank 0.7+dfsg2-5 (public domain), lomiri-wallpapers-16.04 and -20.04 20.04.0-4 (CC0-1.0, CC-BY-4.0, CC-BY-SA-3.0, CC-BY-SA-4.0), lxqt-themes 2.1.0-1 (LGPL-2.1+, CC-BY-SA-3.0), mate-backgrounds 1.26.0-1 and plasma-workspace-wallpapers 4:6.3.4-1 (GPL-2+), palapeli-data 4:25.04.0-1 (GPL-2+, GFDL, public domain), ukui-wallpapers 20.04.4-1 (CC-BY-SA-3.0)
-shipped-photographs: $(VENV)/.dev  ## train `photos-full` anew, on the folder PICTURES of benchmarks/photographs.py: nine hours of one core
+pretrained-photographs: $(VENV)/.dev  ## train `photos-full` anew, on the folder PICTURES of benchmarks/photographs.py: nine hours of one core
 	set -e; train() { of="--run-dir runs/photographs$$1 --data.source $(PICTURES)/$$2"; shift 2; \
 		OMP_NUM_THREADS=1 $(BIN)/realnvp train $(PHOTOGRAPHS) $$of "$$@"; }; \
 	train -1 first --data.crop 32 --data.augment hflip rotate90 channel_shuffle --model.num-scales 3 --model.width 64 --model.growth 1.5 --model.num-couplings 10 --model.dequantization variational --train.batch-size 32 --train.max-minutes 55 --train.decay 0.4; \
