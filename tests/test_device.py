@@ -1,42 +1,39 @@
-"""Which device is taken, how exactly it computes, and how often a training waits for it."""
+"""Devices: full precision, waits for the device, kernels of a step, and where tensors are made."""
 
-import dataclasses
 import itertools
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import realnvp
 import realnvp.training.batches
-import realnvp.training.loop
 from realnvp.anomaly import AnomalyDetector
 from realnvp.bijections import BatchNorm
-from realnvp.cli.main import run as command
 from realnvp.codec import compress, decompress
 from realnvp.config import PRESETS, Config
 from realnvp.device import full_precision, pick_device
 from realnvp.flows.flow import Flow
+from realnvp.moments import EPS, batch_moments
+from realnvp.nets.layers import Normalize
 from realnvp.sklearn import RealNVPDensity, RealNVPRegressor
 from realnvp.training.batches import Batches
 from realnvp.training.loop import train
 from realnvp.training.run import Run, open_run
 from realnvp.training.step import train_step
 from realnvp.training.validation import validate
-
-
-def with_train(config: Config, **changes: Any) -> Config:
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
-
 
 # Each way to allow TF32 or bfloat16 that torch has, or has had.
 ALLOWED = [
@@ -62,131 +59,96 @@ from realnvp.device import full_precision
 backends = torch.backends
 warnings.simplefilter("ignore")
 
-def legacy(look):
-    try:
-        return look()
-    except RuntimeError:  # a mix of both interfaces, says torch
-        return "mixed"
+def products():
+    one, other = (backends.cuda.matmul, backends.cudnn), (backends.mkldnn.matmul, backends.mkldnn)
+    return {each.fp32_precision for each in (one[0], one[1].conv, one[1].rnn, other[0], other[1].conv, other[1].rnn)}
 
 def settings():
-    backs = {"generic": ["all"], "cuda": ["all", "matmul", "conv", "rnn"], "mkldnn": ["all", "matmul", "conv", "rnn"]}
-    new = [torch._C._get_fp32_precision_getter(name, op) for name, ops in backs.items() for op in ops]
-    looks = [torch.get_float32_matmul_precision, lambda: backends.cuda.matmul.allow_tf32, lambda: backends.cudnn.allow_tf32]
-    return new, [legacy(look) for look in looks]
-
-def products():
-    of_cuda = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
-    return {each.fp32_precision for each in [*of_cuda, backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]}
+    ops = [("generic", "all"), *((name, op) for name in ("cuda", "mkldnn") for op in ("all", "matmul", "conv", "rnn"))]
+    return [torch._C._get_fp32_precision_getter(*each) for each in ops]
 
 def later():
-    '''What the user's next words come to, which tells a value that was set from one that was taken over.'''
+    '''A value that was set and a value that was inherited differ after further settings.'''
     for value in ("ieee", "tf32", "none"):
         backends.fp32_precision = value
         yield settings()
     backends.cudnn.fp32_precision = "ieee"
     yield settings()
 
-for words in sys.argv[1:]:
+for statement in sys.argv[1:]:
     seen = []
     for ours in (False, True):
         reader, writer = os.pipe()
         if not os.fork():
-            exec(words)
+            exec(statement)
             before = settings()
             if ours:
                 with full_precision():
-                    assert products() == {"ieee"}, (words, products())
+                    assert products() == {"ieee"}, (statement, products())
                     with full_precision():
                         pass
-                    assert products() == {"ieee"}, (words, products())
-            assert settings() == before, (words, before, settings())
+                    assert products() == {"ieee"}, (statement, products())
+            assert settings() == before, (statement, before, settings())
             os.write(writer, repr([before, *later()]).encode())
             os._exit(0)
         os.close(writer)
         os.wait()
         seen.append(os.fdopen(reader).read())
-    assert seen[0] and seen[0] == seen[1], (words, seen)
-print("all", len(sys.argv) - 1)
+    assert seen[0] and seen[0] == seen[1], (statement, seen)
 """
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "fork"),
-    reason="each case needs a process of its own, and importing torch takes long",
-)
+def normal(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="each case needs a process of its own")
 def test_full_precision_whatever_the_user_has_set() -> None:
-    """Within it all products are; afterwards torch is to the last setting as if it had not been
-    there.
-    """
-    ran = subprocess.run(
-        [sys.executable, "-c", IN_A_PROCESS, *ALLOWED], capture_output=True, text=True, timeout=600
-    )
-    assert ran.stdout.split() == ["all", str(len(ALLOWED))], ran.stderr
+    """Inside, every product is full; afterwards torch is as if it had not been there."""
+    command = [sys.executable, "-c", IN_A_PROCESS, *ALLOWED]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_full_precision_is_left_by_an_error_too() -> None:
     before = torch.backends.cudnn.conv.fp32_precision
     with pytest.raises(ZeroDivisionError), full_precision():
         raise ZeroDivisionError
-    assert torch.backends.cudnn.conv.fp32_precision == before == "tf32"
+    assert torch.backends.cudnn.conv.fp32_precision == before
 
 
-def test_all_of_a_training_is_in_full_precision_and_takes_the_same_algorithms(
+def test_all_of_a_training_is_in_full_precision_and_deterministic(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """precision float32 is no TF32, evaluations least of all, and cuDNN sums in no order of
-    chance; after it all is as before.
-    """
     backends, seen, log_prob = torch.backends, set(), Flow.log_prob
 
     def settings() -> tuple[object, ...]:
-        cudnn = backends.cudnn
-        return (
-            backends.cuda.matmul.fp32_precision,
-            cudnn.conv.fp32_precision,
-            cudnn.deterministic,
-            cudnn.benchmark,
-        )
+        matmul, cudnn = backends.cuda.matmul, backends.cudnn
+        full = matmul.fp32_precision, cudnn.conv.fp32_precision
+        return (*full, cudnn.deterministic, cudnn.benchmark)
 
-    def log_prob_seen(flow: Flow, x: Tensor) -> Tensor:
+    def observed(flow: Flow, *args: Any) -> Tensor:
         seen.add((flow.training, *settings()))
-        return log_prob(flow, x)
+        return log_prob(flow, *args)
 
-    monkeypatch.setattr(Flow, "log_prob", log_prob_seen)
-    monkeypatch.setattr(Flow, "forward", log_prob_seen)
-    backends.cuda.matmul.fp32_precision, backends.cudnn.benchmark = "tf32", True
+    monkeypatch.setattr(Flow, "log_prob", observed)
+    monkeypatch.setattr(Flow, "forward", observed)
+    monkeypatch.setattr(backends.cudnn, "benchmark", True)
+    backends.cuda.matmul.fp32_precision = "tf32"
     try:
         before = settings()
-        train(
-            with_train(tiny, max_steps=1, eval_every=1, tracker="none"),
-            tmp_path / "run",
-            device="cpu",
-        )
-        assert seen == {(True, "ieee", "ieee", True, False), (False, "ieee", "ieee", True, False)}
-        assert settings() == before == ("tf32", "tf32", False, True)
+        one_step = replace(tiny.train, max_steps=1, eval_every=1, tracker="none")
+        train(replace(tiny, train=one_step), tmp_path / "run", device="cpu")
+        assert seen == {(mode, "ieee", "ieee", True, False) for mode in (True, False)}
+        assert settings() == before
     finally:
-        backends.cuda.matmul.fp32_precision, backends.cudnn.benchmark = "none", False
+        backends.cuda.matmul.fp32_precision = "none"
 
 
-def test_on_a_mac_auto_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody has run this on mps, which lacks float64: it must be named."""
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert pick_device("auto").type == "cpu"
-    assert pick_device("mps").type == "mps"
-    with pytest.raises(ValueError, match=r"^device: cuda is not there; available: mps, cpu"):
-        pick_device("cuda")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert pick_device("auto").type == "cuda"
-
-
-def test_float64_on_a_mac_is_refused(
-    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    with pytest.raises(ValueError, match=r"^train\.precision: mps has no float64$"):
-        train(with_train(tiny, precision="float64"), tmp_path / "run", device="mps")
-    assert not (tmp_path / "run").exists()
+def test_auto_is_a_gpu_where_there_is_one() -> None:
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(ValueError, match="device"):
+        pick_device("nowhere")
 
 
 def test_what_is_on_the_cpu_stays_there_whatever_the_default_device_is() -> None:
@@ -204,139 +166,75 @@ def test_what_is_on_the_cpu_stays_there_whatever_the_default_device_is() -> None
         assert np.isfinite(RealNVPDensity(max_iter=2, width=4).fit(rows).sample(3)).all()
 
 
-def test_more_processes_than_gpus(
-    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for name, value in {
-        "WORLD_SIZE": "3",
-        "LOCAL_WORLD_SIZE": "3",
-        "LOCAL_RANK": "0",
-        "RANK": "0",
-    }.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(
-        ValueError, match=r"^--nproc-per-node: 3 processes, but this machine has 2 GPUs; one each$"
-    ):
-        train(tiny, tmp_path / "run", device="cuda")
-    assert not (tmp_path / "run").exists()
+class Kernels(TorchDispatchMode):
+    """Counts the operations; with CUDA's demands on batch norm's gradient."""
 
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has ..."),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
-        RuntimeError(
-            "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported ..."
-        ),
-    ],
-)
-def test_a_full_gpu_is_one_line(
-    error: Exception,
-    run_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def log_prob(flow: Flow, x: Tensor) -> Tensor:
-        raise error
-
-    monkeypatch.setattr(Flow, "log_prob", log_prob)
-    assert command(["evaluate", str(run_dir), "--device", "cpu"]) == 2
-    assert (
-        capsys.readouterr().err.splitlines()[-1] == "realnvp: error: not enough GPU memory for that"
-    )
-
-
-def test_a_budget_in_minutes_with_a_line_after_each_step(
-    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first step's time is known in the second: until then nobody knows how many steps there
-    will be.
-    """
-    ticks = iter(range(10_000))
-    monkeypatch.setattr(realnvp.training.loop, "clock", lambda: next(ticks))  # a second each step
-    config = with_train(
-        tiny, max_steps=None, max_minutes=3 / 60, log_every=1, eval_every=100, tracker="none"
-    )
-    assert train(config, tmp_path / "run", device="cpu").step == 4
-
-
-class Waits(TorchDispatchMode):
-    """Counts what waits for a device, or brings a number to it: a CPU does neither, but is asked
-    in the same words.
-    """
+    WAITS = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal")
+    """Operations that wait for a GPU."""
+    COPIES = ("lift", "lift_fresh")
+    """Operations that bring a number of Python's to the device."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.looks = self.constants = 0
+        self.calls: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.looks += func.overloadpacket in (
-            torch.ops.aten._local_scalar_dense,
-            torch.ops.aten.nonzero,
-            torch.ops.aten.equal,
-        )
-        self.constants += func.overloadpacket == torch.ops.aten.lift_fresh
-        return func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name in self.COPIES or not (func.is_view or name in ("detach", "promote_types")):
+            self.calls[name] += 1
+        if func is torch.ops.aten.native_batch_norm_backward.default:
+            assert args[5] is not None, "save_mean should always be defined"
+            assert args[6] is not None, "save_invstd should always be defined"
+        return func(*args, **kwargs or {})
+
+    def count(self, names: tuple[str, ...]) -> int:
+        return sum(self.calls[name] for name in names)
 
 
-def with_waits(monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]) -> tuple[int, int, int]:
-    """How often call fetches from the device, looks at a single number, and brings a constant to
-    the device.
-    """
-    fetches, cpu, here = itertools.count(), Tensor.cpu, threading.get_ident()
+@pytest.fixture
+def fetches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """A list with an entry for each tensor that this thread fetches from the device."""
+    found, cpu, here = list[int](), Tensor.cpu, threading.get_ident()
 
-    def fetched(tensor: Tensor) -> Tensor:
-        if threading.get_ident() == here:  # another thread reads batches ahead, as fast as it can
-            next(fetches)
+    def fetch(tensor: Tensor) -> Tensor:
+        if threading.get_ident() == here:  # another thread reads batches ahead
+            found.append(tensor.numel())
         return cpu(tensor)
 
-    with monkeypatch.context() as patch, Waits() as seen:
-        patch.setattr(Tensor, "cpu", fetched)
-        call()
-    return next(fetches), seen.looks, seen.constants
+    monkeypatch.setattr(Tensor, "cpu", fetch)
+    return found
 
 
 @pytest.fixture(params=["digits", "digits-modern", "table"])
-def begun(request: pytest.FixtureRequest, tiny: Config, tmp_path: Path) -> Iterator[Run]:
-    """A training after one step, in which optimisers make their state."""
+def begun(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Run]:
+    """A training after one step, in which optimizers make their state."""
     config = PRESETS[request.param]
     if request.param == "table":
         np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(300, 3)))
-        config = dataclasses.replace(
-            config, data=dataclasses.replace(config.data, source=str(tmp_path / "rows.npy"))
-        )
-    model = dataclasses.replace(config.model, width=4, num_blocks=1, num_couplings=2)
-    config = with_train(
-        dataclasses.replace(config, model=model),
-        batch_size=8,
-        eval_images=150,
-        moment_batches=3,
-        tracker="none",
-    )
+        data = replace(config.data, source=str(tmp_path / "rows.npy"))
+        config = replace(config, data=data)
+    model = replace(config.model, width=4, num_blocks=1, num_couplings=2)
+    few: dict[str, Any] = {"batch_size": 8, "eval_images": 150, "moment_batches": 3}
+    config = replace(config, model=model, train=replace(config.train, tracker="none", **few))
     with open_run(config, tmp_path / "run", device="cpu") as run:
         train_step(run, run.batches.at(0))
         yield run
 
 
-def test_a_step_waits_for_its_device_once(begun: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loss, norm, time and signal are fetched together; nothing is brought to the device but the
-    batch.
-    """
+def test_a_step_waits_for_its_device_once(begun: Run, fetches: list[int]) -> None:
+    """Loss, norm, time and signal are fetched together; only the batch is brought to the device."""
     x = begun.batches.at(1)
-    fetches, looks, constants = with_waits(monkeypatch, lambda: train_step(begun, x))
-    assert (fetches, looks) == (1, 0)
+    with Kernels() as kernels:
+        train_step(begun, x)
+    assert (len(fetches), kernels.count(Kernels.WAITS)) == (1, 0)
     norms = sum(isinstance(module, BatchNorm) for module in begun.flow.modules())
-    assert constants <= norms  # each of which counts its batch
+    assert kernels.count(Kernels.COPIES) <= norms  # each of which counts its batch
 
 
-def test_an_evaluation_waits_for_its_device_at_its_end(
-    begun: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not after each of its batches, of which there are three."""
-    assert with_waits(monkeypatch, lambda: validate(begun))[0] <= 2
+def test_an_evaluation_waits_for_its_device_at_its_end(begun: Run, fetches: list[int]) -> None:
+    """Not after each of its three batches."""
+    validate(begun)
+    assert len(fetches) <= 2
 
 
 def test_batches_are_pinned_by_the_thread_that_reads_ahead(
@@ -352,9 +250,106 @@ def test_batches_are_pinned_by_the_thread_that_reads_ahead(
     monkeypatch.setattr(Tensor, "is_pinned", lambda tensor: bool(threads))
     monkeypatch.setattr(realnvp.training.batches, "moved", lambda tensor, device: tensor)
     batches = Batches(np.zeros((64, 8, 8, 1), np.uint8), tiny, device=torch.device("cuda"))
-    batches.at(0)
-    threads.clear()
-    batches._ahead[1].result()
-    batches.at(1)
-    batches._ahead[2].result()
+    for step in range(3):
+        batches.at(step)
+        threads.clear() if step == 0 else None
+        batches._ahead[step + 1].result()
     assert set(threads) == {"batches_0"}
+
+
+@pytest.fixture
+def as_of_several(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The paths that several processes take, in one process: the sizes of sums over processes."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    sums: list[int] = []
+    all_reduce = dist.all_reduce
+    monkeypatch.setattr(dist, "all_reduce", lambda x: (sums.append(x.numel()), all_reduce(x)))
+    for module in ("moments", "nets.kernels"):
+        monkeypatch.setattr(f"realnvp.{module}.several_processes", lambda: True)
+    yield sums
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.6])
+def test_several_processes_train_batch_norm_with_one_sum_each_way(
+    momentum: float, as_of_several: list[int]
+) -> None:
+    norm = Normalize(3, momentum=momentum).double().train()
+    norm.moments.mean, norm.moments.var = normal(3), normal(3).square() + 0.5
+
+    def formula(h: Tensor) -> Tensor:
+        """Eq 15-16, by autograd."""
+        mean, var = (
+            momentum * old[:, None, None] + (1 - momentum) * new[:, None, None]
+            for old, new in zip(
+                (norm.moments.mean, norm.moments.var), batch_moments(h), strict=True
+            )
+        )
+        return ((h - mean) / (var + EPS).sqrt() + norm.beta[:, None, None]).relu()
+
+    h, direction = normal(4, 3, 5, 2) * 2 + 1, normal(4, 3, 5, 2)
+    results = []
+    for function in (formula, norm):
+        as_of_several.clear()
+        h = h.detach().requires_grad_()
+        with Kernels():
+            out = function(h)
+            results.append([out, *torch.autograd.grad((out * direction).sum(), [h, norm.beta])])
+    assert as_of_several == [7, 6]
+    for expected, found in zip(*results, strict=True):
+        assert (expected - found).abs().max() < 1e-12
+
+
+def test_moments_of_unequal_parts_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = normal(9, 3, 2, 2) + 5
+    parts = [x[:2], x[2:3], x[3:]]
+    rows = [torch.cat([*batch_moments(part), torch.tensor([4.0 * len(part)])]) for part in parts]
+    monkeypatch.setattr("realnvp.moments.several_processes", lambda: True)
+    monkeypatch.setattr("realnvp.moments.over_processes", lambda mine: torch.stack(rows))
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 3)
+    mean, var = batch_moments(parts[1])
+    assert (mean - x.mean((0, 2, 3))).abs().max() < 1e-12
+    assert (var - x.var((0, 2, 3), correction=0)).abs().max() < 1e-12
+
+
+def test_a_batch_norm_launches_few_kernels() -> None:
+    """For large models launches decide the time of a step on a GPU: 98 norms in one of CIFAR-10."""
+    norm, h = Normalize(3).train(), normal(4, 3, 5, 2).float().requires_grad_()
+    with Kernels() as forward:
+        out = norm(h)
+    with Kernels() as backward:
+        out.backward(torch.ones_like(out))
+    assert forward.calls.total() <= 7, forward.calls
+    assert backward.calls.total() <= 8, backward.calls
+
+
+@pytest.mark.parametrize(
+    ("preset", "sums"),
+    [
+        ("digits", (4971.462537847285, 125901.19900980608)),
+        ("digits-modern", (17.975416880804573, 3712.324335972295)),
+        ("table", (-25.50736416669979, 10384.608246457326)),
+    ],
+)
+def test_the_weights_of_a_seed_stay(preset: str, sums: tuple[float, float]) -> None:
+    flow = realnvp.vector_flow(5, seed=3) if preset == "table" else realnvp.build(preset)
+    values = torch.cat([tensor.double().flatten() for tensor in flow.state_dict().values()])
+    found = values.sum().item(), values.abs().sum().item()
+    assert found == pytest.approx(sums, rel=1e-6, abs=1e-3)
+
+
+def test_building_leaves_all_generators_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded = itertools.count()
+    for name in ("manual_seed", "manual_seed_all"):
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda seed: next(seeded))
+    state = torch.get_rng_state()
+    realnvp.build("digits-modern")
+    assert next(seeded) == 0
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_flow_is_built_where_tensors_are_by_default() -> None:
+    with torch.device("meta"):
+        flow = realnvp.vector_flow(2)
+    assert {weight.device.type for weight in flow.parameters()} == {"meta"}

@@ -31,7 +31,7 @@ def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
     torch.autograd.backward(nats + recipe.l2 * l2_penalty(run.flow))
     norm = nn.utils.clip_grad_norm_(run.flow.parameters(), recipe.grad_clip)
     signal_to_stop, seconds = max(run.stop, default=0), run.step_seconds
-    mine = [nats.detach(), norm.to(nats), nats.new_tensor(signal_to_stop), nats.new_tensor(seconds)]
+    mine = [nats.detach(), norm.to(nats), nats.new_full((), signal_to_stop), nats.new_full((), seconds)]
     # The only wait for the device in a step.
     everyones = run.processes.gather(torch.stack(mine)).cpu().numpy()
     loss = everyones[:, 0].mean().item()
