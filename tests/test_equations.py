@@ -6,11 +6,12 @@ from functools import partial
 
 import pytest
 import torch
-from flows import image_flow, moved, normal, pixels
+from tests.flows import image_flow, moved, normal, pixels
 from torch import Tensor, nn
 
 from realnvp.bijections import (
-    AffineCoupling,
+    Affine,
+    Coupling,
     BatchNorm,
     Chain,
     FactorOut,
@@ -62,7 +63,9 @@ class HalfNet(nn.Module):
 @pytest.mark.parametrize("flip", [False, True])
 def test_eq_4_to_8_split_form(flip: bool) -> None:
     """y_1:d = x_1:d; y_d+1:D = x_d+1:D exp(l(x_1:d)) + m(x_1:d); and its inverse."""
-    coupling = AffineCoupling(partial(channelwise, flip=flip), HalfNet(), bound=0.7).double().eval()
+    coupling = (
+        Coupling(partial(channelwise, flip=flip), HalfNet(), Affine, bound=0.7).double().eval()
+    )
     x = normal(2, 6, 2, 2)
     first, second = x.chunk(2, dim=1)
     kept, changed = (second, first) if flip else (first, second)
@@ -83,7 +86,7 @@ def test_eq_4_to_8_split_form(flip: bool) -> None:
 def test_eq_9_masked_form() -> None:
     """y = b x + (1 - b)(x exp(l(b x)) + m(b x)), with b a product."""
     net = ResNet(2, 4, 4, num_blocks=1, see_mask=True)
-    coupling = moved(Chain([AffineCoupling(checkerboard, net)]), normal(2, 2, 4, 6)).bijections[0]
+    coupling = moved(Chain([Coupling(checkerboard, net, Affine)]), normal(2, 2, 4, 6)).bijections[0]
     x = normal(2, 2, 4, 6)
     b = checkerboard(x.shape, CPU).double()
     m, raw = net(b * x, b.bool()).chunk(2, dim=1)
@@ -101,7 +104,7 @@ def test_eq_10_to_13_multi_scale_recursion() -> None:
     flow = moved(image_flow(1, 8, 8, 2), x)
     logit, (*three, squeezed, factored) = flow.bijections[0], flow.bijections[1].bijections
     assert len(three) == 6
-    assert [type(layer).__name__ for layer in three] == ["AffineCoupling", "BatchNorm"] * 3
+    assert [type(layer).__name__ for layer in three] == ["Coupling", "BatchNorm"] * 3
     assert isinstance(squeezed, Squeezed)
     assert isinstance(factored, FactorOut)
     h, total = logit(x)
@@ -155,7 +158,7 @@ def test_latent_levels_are_where_the_flow_leaves_them(channels: int) -> None:
     """
 
     class Count(BatchNorm):
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
             return x + 1, x.new_zeros(len(x))
 
     nested = Count(1)
@@ -180,7 +183,7 @@ def test_zero_pattern_of_the_jacobian(mask: object, channels: int) -> None:
     """Section 3.3: kept entries have an identity row; a changed one depends on itself and on kept
     entries alone.
     """
-    coupling = AffineCoupling(mask, HalfNet()).double().eval()
+    coupling = Coupling(mask, HalfNet(), Affine).double().eval()
     x = normal(1, channels, 4, 4)
     jacobian = torch.func.jacrev(lambda v: coupling(v)[0])(x).reshape(x.numel(), -1)
     kept = mask(x.shape, CPU).expand_as(x).flatten()

@@ -1,7 +1,6 @@
 """Gradient checkpointing: memory for time, layer by layer."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 
 from torch import Tensor
@@ -9,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from realnvp.bijections import BatchNorm, Coupling
 from realnvp.flows.flow import Flow
-from realnvp.moments import Stored, restore_moments, stored_moments
+from realnvp.moments import restore_moments, stored_moments
 
 Layer = Coupling | BatchNorm
 """The layers that are worth computing again: all networks are in them."""
@@ -31,7 +30,7 @@ def _forward(layer: Layer, *inputs: Tensor) -> tuple[Tensor, Tensor]:
     own = partial(type(layer).forward, layer)
     if not layer.training:
         return own(*inputs)
-    second = _second_pass(layer, stored_moments(layer))
+    second = _SecondPass(layer)
     return checkpoint(
         own,
         *inputs,
@@ -41,12 +40,15 @@ def _forward(layer: Layer, *inputs: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-@contextmanager
-def _second_pass(layer: Layer, before: Stored) -> Iterator[None]:
-    """Context: batch norm's moments are as before the first pass; then as they were on entry."""
-    after = stored_moments(layer)
-    restore_moments(before)
-    try:
-        yield
-    finally:
-        restore_moments(after)
+class _SecondPass:
+    """Context, for any number of backward passes: the moments of before the first forward pass."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer, self.before = layer, stored_moments(layer)
+
+    def __enter__(self) -> None:
+        self.after = stored_moments(self.layer)
+        restore_moments(self.before)
+
+    def __exit__(self, *_: object) -> None:
+        restore_moments(self.after)
