@@ -162,7 +162,7 @@ MUTANTS = [
         "evaluation/figures/points.py",
         "if column.ordered else int(value.argmax())",
         "if column.ordered else 0",
-        "tests/test_given_columns.py -k drawn",
+        "tests/test_context_columns.py -k drawn",
     ),
     Mutant("odd/rows.py", "p <= false_alarms", "p < 0", "tests/test_table.py -k verdicts_on_rows"),
     Mutant(
@@ -414,19 +414,19 @@ MUTANTS = [
         "evaluation/score.py",
         "read_given(file, config.data) if config.data.context_columns else None",
         "[0.0] * flow.config.model.context_dim if config.data.context_columns else None",
-        "tests/test_given_columns.py -k scores",
+        "tests/test_context_columns.py -k scores",
     ),
     Mutant(
         "data/given.py",
         "np.c_[values, missing]",
         "np.c_[values, ~missing]",
-        "tests/test_given_columns.py -k numbers_of",
+        "tests/test_context_columns.py -k sampl",
     ),
     Mutant(
         "training/run.py",
         '(splits.labels or {}).get("train"))',
         "(splits.labels or {}).get('validation'))",
-        "tests/test_given_columns.py -k configuration",
+        "tests/test_context_columns.py -k configuration",
     ),
     Mutant(
         "bijections/regression.py",

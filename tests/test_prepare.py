@@ -21,10 +21,10 @@ from realnvp.cli.main import run
 from realnvp.config import PRESETS
 from realnvp.data import open_splits
 from realnvp.data.images import resized
-from realnvp.data.published import READERS
-from realnvp.data.published.cifar10 import CLASSES
-from realnvp.data.published.imagenet import COUNTS, NEW, OLD
 from realnvp.data.published.prepare import LabeledImage, Published, write_published
+from realnvp.data.published.readers import CIFAR10_CLASSES as CLASSES
+from realnvp.data.published.readers import IMAGENET_COUNTS as COUNTS
+from realnvp.data.published.readers import NEW, OLD, READERS
 from realnvp.training.batches import Batches
 
 Pixels = NDArray[np.uint8]

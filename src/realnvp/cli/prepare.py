@@ -34,7 +34,7 @@ class Prepare:
     """Print dataset.json as one JSON object."""
 
     def __call__(self) -> int:
-        from realnvp.data.published import READERS
+        from realnvp.data.published.readers import READERS
         from realnvp.data.published.prepare import write_published
 
         found = READERS[self.set](self.source, self.seed)
