@@ -1,7 +1,7 @@
 """Images to uint8 arrays, tables to float64: found, checked, prepared once, then memory-mapped."""
 
+from realnvp.data.crops import CropView
 from realnvp.data.dataset import (
-    CropView,
     Dataset,
     Split,
     channels_first,
@@ -12,8 +12,14 @@ from realnvp.data.dataset import (
 )
 from realnvp.data.folder import image_files
 from realnvp.data.images import codec_bits_per_dim, read_image, to_size
-from realnvp.data.prepared import open_splits
-from realnvp.data.sources import discard_prepared, find_data, find_split, prepare, splits_of_run
+from realnvp.data.prepared import (
+    discard_prepared,
+    find_data,
+    find_split,
+    open_splits,
+    prepare,
+    splits_of_run,
+)
 from realnvp.data.tables import find_rows, read_table
 
 __all__ = [

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from realnvp.data.dataset import Indices, Pixels, in_threads
+from realnvp.data.dataset import Indices, Pixels, Values, in_threads
 from realnvp.progress import track_slices
 
 AT_ONCE = 8  # decoded pictures in memory
@@ -115,6 +116,52 @@ class Crops:
 
     def _picture(self, wanted: Indices) -> Indices:
         return np.searchsorted(self.ends, wanted, side="right")
+
+
+class CropView:
+    """A view of some images of a stored array, center-cropped, or of some of its rows.
+
+    Like an array, uint8 (N, h, w, C) or float64 (N, D), but only indexing reads. `crops` crops at
+    other corners, for training on larger images.
+    """
+
+    def __init__(self, images: Values, rows: Indices, size: Sequence[int]) -> None:
+        self.images, self.rows, self.size = images, rows, size
+        self.dtype = images.dtype
+        self.shape = (len(rows), *size, images.shape[-1])
+        self.slack = tuple(
+            stored - cut for stored, cut in zip(images.shape[1:], size, strict=False)
+        )
+        """The largest (top, left) of a crop."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, wanted: Any) -> Values:
+        middle = [
+            slice(room // 2, room // 2 + length)
+            for room, length in zip(self.slack, self.size, strict=True)
+        ]
+        return np.asarray(self.images[self.rows[wanted]][(..., *middle, slice(None))])
+
+    def __array__(
+        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+    ) -> npt.NDArray[Any]:
+        return np.asarray(self[:], dtype=dtype)
+
+    def room(self, wanted: Indices) -> Indices:
+        """(n, 2): the number of possible tops and lefts of a crop of these images."""
+        return np.tile(np.array(self.slack) + 1, (len(wanted), 1))
+
+    def crops(self, wanted: Indices, corners: Indices) -> Values:
+        """The crops of these images at the corners, (n, 2) of (top, left)."""
+        height, width = self.size
+        return np.stack(
+            [
+                self.images[row, top : top + height, left : left + width]
+                for row, (top, left) in zip(self.rows[wanted], corners.tolist(), strict=True)
+            ]
+        )
 
 
 def in_order(pictures: Pictures) -> Iterator[Pixels]:

@@ -1,11 +1,13 @@
 """A data set: its splits, read on demand before it is prepared, memory-mapped afterwards."""
 
 import hashlib
+import io
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from realnvp.config import ContextColumn
+from realnvp.config.errors import reason
 from realnvp.config.fields import AS_FOUND, DecodeOptions
 from realnvp.device import as_tensor
 from realnvp.progress import track_slices
@@ -27,6 +30,8 @@ Shape = tuple[int, int, int]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 SPLITS = ("train", "validation", "test")
+# numpy parses a header as Python, which CPython 3.11 cannot do in several threads at once.
+_HEADERS = Lock()
 
 
 def dequantize(images: Tensor, noise: Tensor) -> Tensor:
@@ -297,47 +302,29 @@ def warn_of_equal(name: object, keys: Sequence[Any], things: str) -> None:
         )
 
 
-class CropView:
-    """A view of some images of a stored array, center-cropped, or of some of its rows.
+def open_npy(path: Path) -> Values:
+    """The array in an .npy file, memory-mapped and read-only.
 
-    Like an array, uint8 (N, h, w, C) or float64 (N, D), but only indexing reads. `crops` crops at
-    other corners, for training on larger images.
+    ValueError: the file is missing, damaged or empty.
     """
+    try:
+        with _HEADERS:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # a damaged header, parsed as Python, can raise nearly anything
+        raise ValueError(f"{path}: {reason(error)}") from None
+    if not isinstance(array, np.ndarray) or not array.size:
+        raise ValueError(f"{path}: not one array with something in it")
+    return array
 
-    def __init__(self, images: Values, rows: Indices, size: Sequence[int]) -> None:
-        self.images, self.rows, self.size = images, rows, size
-        self.dtype = images.dtype
-        self.shape = (len(rows), *size, images.shape[-1])
-        self.slack = tuple(
-            stored - cut for stored, cut in zip(images.shape[1:], size, strict=False)
-        )
-        """The largest (top, left) of a crop."""
 
-    def __len__(self) -> int:
-        return len(self.rows)
+def npy_header(shape: tuple[int, ...], kind: str) -> bytes:
+    """The first bytes of an .npy file; kind: "|u1" is uint8, "<u2" uint16, "<f8" float64."""
+    header, about = io.BytesIO(), {"descr": kind, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, about)
+    return header.getvalue()
 
-    def __getitem__(self, wanted: Any) -> Values:
-        middle = [
-            slice(room // 2, room // 2 + length)
-            for room, length in zip(self.slack, self.size, strict=True)
-        ]
-        return np.asarray(self.images[self.rows[wanted]][(..., *middle, slice(None))])
 
-    def __array__(
-        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
-    ) -> npt.NDArray[Any]:
-        return np.asarray(self[:], dtype=dtype)
-
-    def room(self, wanted: Indices) -> Indices:
-        """(n, 2): the number of possible tops and lefts of a crop of these images."""
-        return np.tile(np.array(self.slack) + 1, (len(wanted), 1))
-
-    def crops(self, wanted: Indices, corners: Indices) -> Values:
-        """The crops of these images at the corners, (n, 2) of (top, left)."""
-        height, width = self.size
-        return np.stack(
-            [
-                self.images[row, top : top + height, left : left + width]
-                for row, (top, left) in zip(self.rows[wanted], corners.tolist(), strict=True)
-            ]
-        )
+def sha256_of(path: Path) -> str:
+    """The checksum of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,11 @@
-"""The user's own images: an .npy file, a folder of .npy files, or folders of image files."""
+"""The user's own images: .npy files, or folders of image files; and the class of each image."""
 
+import csv
 import os
+import re
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
@@ -11,18 +14,27 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 
 from realnvp.config.fields import AS_FOUND, DecodeOptions
-from realnvp.data.crops import ReadPictures
-from realnvp.data.dataset import LazyArray, Pixels, Shape, decoded, digest
+from realnvp.data.crops import Crops, ReadPictures
+from realnvp.data.dataset import (
+    SPLITS,
+    Indices,
+    LazyArray,
+    Pixels,
+    Shape,
+    Split,
+    decoded,
+    digest,
+    open_npy,
+)
 from realnvp.data.images import (
     check_levels,
-    look_at,
     read_as,
     read_image,
     refuse,
+    scan_files,
     smallest_side,
     to_size,
 )
-from realnvp.data.prepared import open_npy
 
 Part = TypeVar("Part")
 Look = tuple[tuple[int, ...], "np.dtype[Any]", bytes]
@@ -38,6 +50,8 @@ SPLIT_NAMES = {
     "val": "validation",
     "test": "test",
 }
+HEADERS = frozenset(["label", "labels", "class", "classes", "target"])
+INTEGER = re.compile(r"-?(0|[1-9]\d*)")
 
 
 @dataclass(frozen=True)
@@ -115,24 +129,17 @@ def _scan_pictures(
         return pixels.shape, pixels.dtype, digest(pixels)
 
     paths = [path for split in files for path in files[split]]
-    looks = look_at(paths, look)
-    shape, dtype = common_shape(paths, looks, crop)
-    known = {path: each for path, each in zip(paths, looks, strict=True) if isinstance(each, tuple)}
-
-    def read(paths: Sequence[Path], index: int) -> Pixels:
-        pixels = load(paths[index])
-        if digest(pixels) != known[paths[index]][2]:
-            raise ValueError(f"{paths[index]}: changed while it was read")
-        return pixels
-
+    looks = dict(zip(paths, scan_files(paths, look), strict=True))
+    shape, dtype = common_shape(looks, crop)
     splits: dict[str, Any] = {}
     for split, inside in files.items():
-        if crop:
-            sizes = np.array([known[path][0][:2] for path in inside])
-            splits[split] = ReadPictures(sizes, partial(read, inside))
-        else:
-            splits[split] = decoded(len(inside), partial(read, inside))
-    digests = [known[path][2] for path in files["train"]]
+
+        def read(index: int, inside: list[Path] = inside) -> Pixels:
+            return load(inside[index])
+
+        sizes = np.array([looks[path][0][:2] for path in inside])
+        splits[split] = ReadPictures(sizes, read) if crop else decoded(len(inside), read)
+    digests = [looks[path][2] for path in files["train"]]
     return Scanned(splits, files, shape, _known_levels(dtype, levels), digests, bool(folders))
 
 
@@ -141,27 +148,22 @@ def _scan_arrays(
 ) -> Scanned:
     """The splits in .npy files."""
     arrays = {split: open_images(path) for split, path in paths.items()}
-    digests: list[bytes] = []
-
-    def look(split: str) -> Look:
-        array = arrays[split]
-        for image in array:
-            if reading.bit_depth is None:
-                check_levels(image, levels_for(array.dtype, levels), name=paths[split])
-            if split == "train":
-                digests.append(digest(image))
-        first = read_as(reading, array[0])
-        return first.shape, first.dtype, b""
-
-    shape, dtype = common_shape([*paths.values()], look_at([*paths], look), crop)
+    looks: dict[Path, Look] = {}
     splits: dict[str, Any] = {}
     for split, array in arrays.items():
+        first = read_as(reading, array[0])
+        looks[paths[split]] = first.shape, first.dtype, b""
         read = partial(_read_array, reading, array)
+        if reading.bit_depth is None:
+            for image in array:
+                check_levels(image, levels_for(array.dtype, levels), name=paths[split])
         if crop:
             splits[split] = ReadPictures(np.tile(array.shape[1:3], (len(array), 1)), read)
         else:
             splits[split] = LazyArray(len(array), read) if reading.chosen() else array
+    shape, dtype = common_shape(looks, crop)
     files = {split: [path] for split, path in paths.items()}
+    digests = [*map(digest, arrays["train"])]
     return Scanned(splits, files, shape, _known_levels(dtype, levels), digests)
 
 
@@ -198,35 +200,27 @@ def _known_levels(dtype: "np.dtype[Any]", asked: int) -> int:
 
 
 def common_shape(
-    paths: Sequence[Path], looks: Sequence[Look | ValueError], crop: int | None = None
+    looks: Mapping[Path, Look], crop: int | None = None
 ) -> tuple[Shape, "np.dtype[Any]"]:
     """(C, H, W), or (C, crop, crop), and the dtype that all images have.
 
-    ValueError: all files that could not be read, differ from most or are smaller than the crop.
+    ValueError: all files that differ from most, or are smaller than the crop.
     """
 
-    def kind(look: Look) -> tuple[Any, ...]:
+    def kind(look: Look) -> str:
         (height, width, channels), dtype, _ = look
-        return (channels, str(dtype)) if crop else (height, width, channels, str(dtype))
+        return ("" if crop else f"{height}x{width}, ") + f"{channels} channels, {dtype}"
 
-    counts = Counter(kind(look) for look in looks if isinstance(look, tuple))
-    most = max(counts, key=lambda each: counts[each], default=())
+    most = Counter(map(kind, looks.values())).most_common(1)[0][0]
     complaints = []
-    for path, look in zip(paths, looks, strict=True):
-        if isinstance(look, ValueError):
-            complaints.append(str(look))
-        elif kind(look) != most:
-            complaints.append(f"{path}: is {_words(kind(look))}, most are {_words(most)}")
+    for path, look in looks.items():
+        if kind(look) != most:
+            complaints.append(f"{path}: is {kind(look)}; most are {most}")
         elif crop and min(look[0][:2]) < crop:
             complaints.append(f"{path}: {look[0][0]}x{look[0][1]} is too small for crop {crop}")
     refuse(complaints)
-    (height, width, channels), dtype, _ = next(each for each in looks if isinstance(each, tuple))
+    (height, width, channels), dtype, _ = next(iter(looks.values()))
     return (channels, crop or height, crop or width), dtype
-
-
-def _words(kind: tuple[Any, ...]) -> str:
-    *size, channels, dtype = kind
-    return f"{'x'.join(map(str, size))} {channels} channels {dtype}".strip()
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -241,7 +235,8 @@ def image_files(folder: Path) -> list[Path]:
     found: list[Path] = []
     for parent, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in names if is_image(name) and name[0] != "."]
+        images = [n for n in names if PurePath(n).suffix.lower() in SUFFIXES and n[0] != "."]
+        found += [Path(parent, name) for name in images]
     if not found:
         raise ValueError(f"{folder}: no image files in it ({' '.join(sorted(SUFFIXES))})")
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
@@ -250,11 +245,6 @@ def image_files(folder: Path) -> list[Path]:
 def pictures_of(path: Path) -> list[Path]:
     """An image file, or all below a folder. ValueError: there are none."""
     return image_files(path) if path.is_dir() else [path]
-
-
-def is_image(name: str) -> bool:
-    """Whether the suffix of a file name is an image's."""
-    return PurePath(name).suffix.lower() in SUFFIXES
 
 
 def split_entries(entries: dict[str, Path], source: Path) -> dict[str, Path]:
@@ -274,3 +264,134 @@ def choose_split(splits: dict[str, Part], split: str, source: Path) -> tuple[dic
     if split not in splits:
         raise ValueError(f"{source}: has no {split} split, only {' and '.join(splits)}")
     return splits, split
+
+
+# Classes of images
+
+Labels = dict[str, Indices]  # by split: the class index of each image
+Names = dict[str, list[str]]  # by split: the class name of each image
+
+
+def find_labels(source: Path, found: Scanned) -> tuple[Labels, tuple[str, ...]]:
+    """The class of each image of a scanned source, and the names of the classes.
+
+    Image files: the name of the top folder within the split, or the line "file,class" of
+    labels.csv in the source.
+    Arrays: labels.npy or labels.csv beside them, for all images in the order train, validation,
+    test; or train-labels.npy of train.npy, ...
+
+    ValueError: an image has no class, or train lacks one.
+    """
+    names = _names(source, found)
+    classes = {name for each in names.values() for name in each}
+    numbers = found.arrays and all(INTEGER.fullmatch(name) for name in classes)
+    known = sorted(classes, key=int) if numbers else sorted(classes)
+    if len(known) < 2:
+        raise ValueError(f"data.classes: {source}: all images have the class {known[0]!r}")
+    if unseen := classes - {*names["train"]}:
+        raise ValueError(f"data.classes: {source}: train has no image of {sorted(unseen)[0]!r}")
+    return _indices(names, known), tuple(known)
+
+
+def labels_among(
+    source: Path, found: Scanned, splits: Mapping[str, Split], classes: Sequence[str]
+) -> Labels | None:
+    """The class index of each image, or crop, of other data than a flow's.
+
+    None: there are no labels, or, with a warning, labels of other classes.
+    """
+    try:
+        names = _names(source, found)
+    except ValueError:
+        return None
+    if others := sorted({name for each in names.values() for name in each} - {*classes}):
+        warnings.warn(
+            f"{source}: {others[0]!r} is no class of the flow; the mixture of all is evaluated",
+            stacklevel=4,
+        )
+        return None
+    return of_crops(_indices(names, classes), splits)
+
+
+def of_crops(labels: Mapping[str, Indices], splits: Mapping[str, Split]) -> Labels:
+    """The class of each image; a crop has the class of its picture."""
+    return {
+        split: labels[split][each.groups] if isinstance(each, Crops) else labels[split]
+        for split, each in splits.items()
+    }
+
+
+def _indices(names: Names, classes: Sequence[str]) -> Labels:
+    index = {name: i for i, name in enumerate(classes)}
+    return {split: np.array([index[name] for name in each]) for split, each in names.items()}
+
+
+def _names(source: Path, found: Scanned) -> Names:
+    return _of_arrays(source, found) if found.arrays else _of_files(source, found)
+
+
+def _of_files(source: Path, found: Scanned) -> Names:
+    """The class of each image file, bound by its path."""
+    listed = None
+    if (table := source / "labels.csv").exists():
+        listed = {line[0]: line[-1] for line in _lines(table)}
+    names: Names = {split: [] for split in found.files}
+    complaints: list[str] = []
+    for split, files in found.files.items():
+        for file in files:
+            path = file.relative_to(source)
+            inner = path.parts[1:] if found.in_folders else path.parts
+            name = inner[0] if len(inner) > 1 else ""
+            if listed is not None:
+                name = listed.get(path.as_posix(), "")
+            if not name:
+                where = f"not in {table.name}" if listed else "in no folder of a class"
+                complaints.append(f"data.classes: {file}: {where}")
+            names[split].append(name)
+    refuse(complaints)
+    return names
+
+
+def _of_arrays(source: Path, found: Scanned) -> Names:
+    """The classes of the images in .npy files: one file of labels for all, or one for each."""
+    arrays = npy_files(source)
+    counts = {split: len(found.splits[split]) for split in SPLITS if split in found.splits}
+    folder = arrays["train"].parent
+    for suffix in (".npy", ".csv"):
+        if (together := folder / f"labels{suffix}").exists():
+            labels = _read_labels(together, sum(counts.values()))
+            ends = np.cumsum([*counts.values()])
+            return {
+                split: labels[end - counts[split] : end]
+                for split, end in zip(counts, ends, strict=True)
+            }
+        each = {
+            split: path.with_name(f"{path.stem}-labels{suffix}") for split, path in arrays.items()
+        }
+        if each["train"].exists():
+            return {split: _read_labels(path, counts[split]) for split, path in each.items()}
+    raise ValueError(f"data.classes: {folder}: no labels.npy and no labels.csv beside the arrays")
+
+
+def _read_labels(path: Path, count: int) -> list[str]:
+    """The labels in an .npy file, or in the last column of a .csv."""
+    if path.suffix == ".csv":
+        names = [line[-1] for line in _lines(path)]
+    else:
+        labels: Any = open_npy(path)
+        if labels.ndim != 1 or labels.dtype.kind not in "iubU":
+            raise ValueError(f"{path}: {labels.dtype} {labels.shape}, not integers or texts, (N,)")
+        names = [*map(str, labels.tolist())]
+    if len(names) != count:
+        raise ValueError(f"data.classes: {path}: {len(names)} labels for {count} images")
+    return names
+
+
+def _lines(path: Path) -> list[list[str]]:
+    """The rows of a .csv without its header."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = [[cell.strip() for cell in line] for line in csv.reader(file) if line]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: {error}") from None
+    return lines[1:] if lines and lines[0][-1].lower() in HEADERS else lines

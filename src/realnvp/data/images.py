@@ -26,27 +26,22 @@ JPEG_XL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")
 WEBP_METHODS = 0, 4, 5, 6
 
 
-def look_at(
-    paths: Sequence[Item], look: Callable[[Item], Result], description: str = "images"
-) -> list[Result | ValueError]:
-    """look(path) of each path, on all cores, or the ValueError that it raised."""
-
-    def attempt(path: Item) -> Result | ValueError:
-        try:
-            return look(path)
-        except ValueError as error:
-            return error
-
-    return [*track(in_threads(attempt, paths), description, total=len(paths))]
-
-
 def scan_files(
     paths: Sequence[Item], look: Callable[[Item], Result], description: str = "images"
 ) -> list[Result]:
     """look(path) of each path, on all cores. ValueError: the messages of all that fail."""
-    found = look_at(paths, look, description)
-    refuse([str(each) for each in found if isinstance(each, ValueError)])
-    return [each for each in found if not isinstance(each, ValueError)]
+    complaints: list[str] = []
+
+    def attempt(path: Item) -> Result | None:
+        try:
+            return look(path)
+        except ValueError as error:
+            complaints.append(str(error))
+            return None
+
+    found = [*track(in_threads(attempt, paths), description, total=len(paths))]
+    refuse(sorted(complaints))  # in one order, whichever thread was first
+    return [each for each in found if each is not None]
 
 
 def refuse(complaints: Sequence[str]) -> None:

@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from realnvp.config import ContextColumn, TableData
-from realnvp.data.dataset import Dataset, digest, split_off, warn_of_equal
+from realnvp.data.dataset import Dataset, digest, open_npy, split_off, warn_of_equal
 from realnvp.data.folder import choose_split, split_entries
-from realnvp.data.prepared import open_npy
 
 if TYPE_CHECKING:
     import pandas as pd

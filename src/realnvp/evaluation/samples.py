@@ -15,9 +15,8 @@ from torch import Tensor
 from realnvp.bijections.base import float64_like
 from realnvp.config.errors import ParameterError
 from realnvp.data import to_pixels
-from realnvp.data.dataset import Pixels
+from realnvp.data.dataset import Pixels, npy_header
 from realnvp.data.images import MAX_PIXELS, deep_png
-from realnvp.data.prepared import npy_header
 from realnvp.data.tables import read_cells, read_context
 from realnvp.figures import data_beside_samples, grid, save_png, scatter
 from realnvp.flows.flow import Flow, config_of, evaluating

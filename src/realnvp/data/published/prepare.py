@@ -15,15 +15,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from realnvp.config.fields import DecodeOptions
-from realnvp.data.dataset import SPLITS, Dataset, Pixels
+from realnvp.data.dataset import SPLITS, Dataset, Pixels, npy_header, open_npy
 from realnvp.data.images import decode_image
-from realnvp.data.prepared import open_npy, write_description
+from realnvp.data.prepared import new_folder, write_description
 from realnvp.progress import track
 
 LabeledImage = tuple[str, Pixels, int | None]
@@ -58,14 +57,9 @@ def write_published(
     Raises:
         ValueError: a file is damaged or missing, or `out` holds something.
     """
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out}: is not empty")
-    if not allow_partial:
-        _check_md5(source, found.md5)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        folder = Path(temporary) / out.name
-        folder.mkdir()
+    with new_folder(out) as folder:
+        if not allow_partial:
+            _check_md5(source, found.md5)
         total = sum(next(iter(found.counts.values())).values())
         labels = _write_arrays(track(found.images, "images", total=total), folder)
         paths = {split: folder / f"{split}.npy" for split in SPLITS}
@@ -87,9 +81,7 @@ def write_published(
             class_names=found.class_names,
         )
         about = {"name": name, "source": source.absolute().name, "val_fraction": None, "seed": seed}
-        about = write_description(dataset, about, folder)
-        folder.replace(out)
-    return about
+        return write_description(dataset, about, folder)
 
 
 def _check_md5(source: Path, published: Mapping[str, str]) -> None:
@@ -125,20 +117,14 @@ def _write_arrays(images: Iterable[LabeledImage], folder: Path) -> dict[str, Any
             if split not in files:
                 files[split] = stack.enter_context((folder / f"{split}.npy").open("wb"))
                 shapes[split], labels[split] = image.shape, []
-                _write_header(files[split], (0, *image.shape))
+                files[split].write(npy_header((0, *image.shape), "|u1"))
             files[split].write(image.tobytes())
             labels[split].append(label)
         for split, file in files.items():
             file.seek(0)
-            _write_header(file, (len(labels[split]), *shapes[split]))
+            # numpy's header has 128 bytes for any number of images.
+            file.write(npy_header((len(labels[split]), *shapes[split]), "|u1"))
     return {split: np.array(each) for split, each in labels.items() if None not in each}
-
-
-def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
-    """Write numpy's header, of 128 bytes for any number of images."""
-    np.lib.format.write_array_header_1_0(
-        file, {"descr": "|u1", "fortran_order": False, "shape": shape}
-    )
 
 
 def files_in(source: Path, pattern: str, archives: str = "") -> Iterator[File]:
