@@ -1,4 +1,4 @@
-"""realnvp figures, report and table: what came out of runs, for readers."""
+"""realnvp figures, report and table: the results of runs, for readers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,83 +6,55 @@ from typing import Annotated
 
 import tyro
 
+from realnvp.cli import options
 from realnvp.cli.evaluate import Evaluate
-from realnvp.cli.options import (
-    Device,
-    Flag,
-    Json,
-    RunDir,
-    Threads,
-    Which,
-    beside,
-    given_class,
-    load,
-    note,
-    print_json,
-    print_table,
-    say,
-)
 
 
 @dataclass
 class Figures:
-    """Draw the paper's figures from one trained run, and those that show whether its density
-    can be trusted.
+    """Draw the paper's figures of one trained run, and those that show whether its density can be
+    trusted.
 
-    samples, manifold (eq 14), extrapolation, compression, latents, curves; PNG files under
-    RUN/figures.
+    Of images: samples, classes, manifold (eq 14), extrapolation, compression, latents, curves.
+    Of tables: density, map, conditional, pairs, latents, curves. PNG files in RUN/figures.
 
     Example: realnvp figures runs/photos --only manifold --seed 1
     """
 
-    run: RunDir
+    run: options.RunDir
     only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
     """Only this figure; may be repeated."""
     seed: int = 0
-    """Seed of everything that is chosen or drawn at random."""
-    context: str | None = None
-    """Of a flow given classes: the class of all figures but `classes`; the most frequent when not
-    given.
-    """
+    """Seed of all choices and samples."""
+    class_name: options.ClassName = None
+    """Class of all figures but classes and curves; default: the most frequent class."""
     out: Path | None = None
-    """Another folder than RUN/figures."""
-    arrays: Flag = False
-    """Also write what was drawn, as .npy."""
-    which: Which = "best"
-    json: Json = False
-    device: Device = "auto"
-    threads: Threads = None
+    """The folder to write; default: RUN/figures."""
+    arrays: options.Flag = False
+    """Also write the arrays shown, as .npy."""
+    which: options.Which = "best"
+    json: options.Json = False
+    device: options.Device = "auto"
+    threads: options.Threads = None
 
     def __call__(self) -> int:
-        from realnvp.figures import drawn_figures
+        from realnvp.figures import draw_figures
 
-        flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
-        drawn = drawn_figures(
+        flow, _ = options.load(self.run, self.device, threads=self.threads, which=self.which)
+        files = draw_figures(
             flow,
             self.run,
             only=self.only,
             seed=self.seed,
-            context=given_class(flow, self.context),
-            out=self.out or beside(self.run) / "figures",
+            class_name=options.given_class(flow, self.class_name),
+            out=self.out or options.beside(self.run) / "figures",
             arrays=self.arrays,
         )
+        facts = {"run": self.run, "seed": self.seed, "which": self.which}
         if self.json:
-            print_json(
-                {
-                    "run": self.run,
-                    "seed": self.seed,
-                    "which": self.which,
-                    "files": [*map(str, drawn.files)],
-                    "missing": drawn.missing,
-                }
-                | ({} if drawn.context is None else {"given": drawn.context})
-            )
+            options.print_json({**facts, "files": [*map(str, files)]})
         else:
-            say("\n".join(map(str, drawn.files)))
-            if drawn.context is not None:
-                note(
-                    f"realnvp: of class {drawn.context} (--given NAME), but for classes and curves"
-                )
+            print("\n".join(map(str, files)))
         return 0
 
 
@@ -98,14 +70,14 @@ class Report:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="A run directory.")]
     seed: int = 0
     """Seed of the figures."""
-    json: Json = False
-    device: Device = "auto"
-    threads: Threads = None
+    json: options.Json = False
+    device: options.Device = "auto"
+    threads: options.Threads = None
 
     def __call__(self) -> int:
         from realnvp.evaluation.record import current_evaluation
         from realnvp.evaluation.report import report
-        from realnvp.figures import drawn_figures
+        from realnvp.figures import draw_figures
         from realnvp.io.files import DamagedError
         from realnvp.io.run_dir import RunDir
 
@@ -122,28 +94,13 @@ class Report:
             )
             result = evaluation.evaluated()
             evaluation.save(result)
-        flow, _ = load(self.run, self.device, threads=self.threads, which=result.which)
-        drawn = drawn_figures(flow, self.run, seed=self.seed)
-        page = report(
-            run,
-            config,
-            result,
-            drawn.files,
-            sessions,
-            seed=self.seed,
-            missing=drawn.missing.items(),
-            context=drawn.context,
-        )
+        flow, _ = options.load(self.run, self.device, threads=self.threads, which=result.which)
+        files = draw_figures(flow, self.run, seed=self.seed)
+        page = report(run, config, result, files, sessions, seed=self.seed)
         if self.json:
-            print_json(
-                {
-                    "report": str(page),
-                    "pictures": [*map(str, drawn.files)],
-                    "missing": drawn.missing,
-                }
-            )
+            options.print_json({"report": str(page), "pictures": [*map(str, files)]})
         else:
-            say(f"{page}: open it in a browser")
+            print(f"{page}: open it in a browser")
         return 0
 
 
@@ -160,9 +117,9 @@ class Table:
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
     """Run directories, each evaluated before."""
-    markdown: Flag = False
+    markdown: options.Flag = False
     """Print it in Markdown."""
-    json: Json = False
+    json: options.Json = False
 
     def __call__(self) -> int:
         from realnvp.evaluation.paper_table import COLUMNS, cells, markdown, table
@@ -171,11 +128,11 @@ class Table:
             raise ValueError("table: name run directories")
         rows = table(list(self.runs))
         if self.json:
-            print_json({"rows": rows})
+            options.print_json({"rows": rows})
         elif self.markdown:
-            say(markdown(rows))
+            print(markdown(rows))
         else:
-            print_table(COLUMNS[:-1], [cells(row)[:-1] for row in rows])
+            options.print_table(COLUMNS[:-1], [cells(row)[:-1] for row in rows])
             # No terminal has room for the commands in the table.
-            say("\n".join(f"{row['run']}: {row['command']}" for row in rows))
+            print("\n".join(f"{row['run']}: {row['command']}" for row in rows))
         return 0

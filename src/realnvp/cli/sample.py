@@ -29,7 +29,7 @@ class Sample:
     temperature: float = 1.0
     """Standard deviation of the latents; 1: exact samples of the model."""
     out: Path | None = None
-    """The file to write; default: samples.png or samples.csv in the run directory."""
+    """The file to write, and its folder; default: samples.png or samples.csv beside the model."""
     class_name: options.ClassName = None
     """Class of all samples; default: classes at their frequencies in the training data."""
     context: Path | None = None
@@ -50,7 +50,9 @@ class Sample:
         flow, _ = options.load(self.run, self.device, threads=self.threads, which=self.which)
         table = options.of_table(flow)
         out = self._output(table)
-        context = self._context_of_rows(flow) if table else self._classes(flow)
+        if table and (flow.condition is None) != (self.context is None):
+            raise ValueError("--context: a table for flows with context columns, and for no other")
+        context = self.context if table else self._classes(flow)
         data = None
         if self.beside_data:
             data = options.own_data(flow, self.run).of_class("test", self.class_name)[: self.n]
@@ -59,15 +61,8 @@ class Sample:
         if self.fast:
             flow, facts["fast_error_gray_levels"] = self._fast(flow)
         write: Any = write_rows if table else write_samples
-        facts["nonfinite"] = write(
-            flow,
-            out,
-            n=self.n,
-            data=data,
-            context=context,
-            seed=self.seed,
-            temperature=self.temperature,
-        )
+        how: Any = {"seed": self.seed, "temperature": self.temperature}
+        facts["nonfinite"] = write(flow, out, n=self.n, data=data, context=context, **how)
         if self.json:
             options.print_json(facts)
         else:
@@ -83,13 +78,6 @@ class Sample:
         options.prepare_output("--out", out, read=[self.context] if self.context else [])
         return out
 
-    def _context_of_rows(self, flow: "Flow") -> Path | None:
-        if flow.condition is None and self.context:
-            raise ValueError("--context: this flow has no context columns")
-        if flow.condition is not None and not self.context:
-            raise ValueError("--context: name a table with this flow's context columns")
-        return self.context
-
     def _classes(self, flow: "Flow", count: int | None = None) -> Any:
         """The class of all samples, or of each sample; None: the flow has no classes."""
         name = options.given_class(flow, self.class_name)
@@ -103,12 +91,8 @@ class Sample:
         from realnvp.flows.fast import fast
 
         quick = fast(flow)
-        error = fast_error(
-            flow,
-            quick,
-            seed=self.seed,
-            temperature=self.temperature,
-            context=None if options.of_table(flow) else self._classes(flow, 8),
-        )
+        context = None if options.of_table(flow) else self._classes(flow, 8)
+        how: Any = {"seed": self.seed, "temperature": self.temperature}
+        error = fast_error(flow, quick, context=context, **how)
         options.note(f"realnvp: fast: median error {error:.2f} gray levels")
         return quick, error

@@ -19,7 +19,7 @@ SENTENCES = {
         "a column is what the flow does not hold for part of the class."
     ),
     "samples": (
-        "Data beside samples: look at colours and textures first, then at shapes, which come last."
+        "Data beside samples: look at colors and textures first, then at shapes, which come last."
     ),
     "samples-temperature": (
         "The same latents at lower temperatures: calmer images, no longer exact samples of "
@@ -44,20 +44,20 @@ SENTENCES = {
     "latents-maps": (
         "Mean and deviation of the latents at each pixel: 0 and 1 everywhere for a perfect flow."
     ),
-    "latents-nats": (
+    "latents-bits": (
         "Where the bits go: what is unusual in an image, or busy, costs more than what is smooth."
     ),
     "latents-extremes": (
         "The likeliest and the least likely test images: smooth ones cost few bits, unusual "
         "ones many."
     ),
-    "latents-neighbours": (
+    "latents-neighbors": (
         "Samples beside the training images nearest to them: a copy would mean that the flow "
-        "memorised."
+        "memorized."
     ),
     "latents-distances": (
         "Distances to the nearest training image: samples much nearer than test images would "
-        "be memorised."
+        "be memorized."
     ),
     "": "Another picture of the run.",
     "density": (

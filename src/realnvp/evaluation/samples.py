@@ -3,95 +3,81 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import repeat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from realnvp.bijections.base import float64_like
-from realnvp.config.errors import ParameterError
 from realnvp.data import to_pixels
-from realnvp.data.dataset import Pixels, npy_header
+from realnvp.data.dataset import npy_header
 from realnvp.data.images import MAX_PIXELS, deep_png
 from realnvp.data.tables import read_cells, read_context
-from realnvp.figures import data_beside_samples, grid, save_png, scatter
+from realnvp.figures import grid, save_png, scatter, side_by_side
 from realnvp.flows.flow import Flow, config_of, evaluating
 from realnvp.io.files import atomic_write
-from realnvp.progress import chunks, progress
+from realnvp.progress import track_slices
 
-Rows = NDArray[np.float64]
-CHUNK, GAP = 64, 2
-MANY = 16_384  # rows at a time
+Array = NDArray[Any]
+IMAGES, ROWS = 64, 16_384  # at a time
+GAP = 2  # white between the images of a sheet
 
 
 class _Samples:
-    """n samples, at_once at a time; counts the samples with an entry that is not finite."""
+    """n samples in batches; counts the samples with an entry that is not finite."""
 
-    def __init__(
-        self, flow: Flow, n: int, at_once: int, *, context: Any = None, **how: Any
-    ) -> None:
-        self.flow, self.n, self.at_once, self.how = flow, n, at_once, how
+    def __init__(self, flow: Flow, n: int, batch: int, *, context: Any, **how: Any) -> None:
+        self.flow, self.n, self.batch, self.how = flow, n, batch, how
         self.context = flow.condition_of_each(context, n)
         self.nonfinite = 0
 
     def __iter__(self) -> Iterator[Tensor]:
-        with evaluating(self.flow), progress("sample", self.n) as report:
-            for chunk in chunks(self.n, self.at_once, report):
-                c = None if self.context is None else self.context[chunk]
-                x = self.flow.sample(
-                    chunk.stop - chunk.start, first=chunk.start, context=c, **self.how
-                )
+        with evaluating(self.flow):
+            for part in track_slices(self.n, self.batch, "samples"):
+                c = None if self.context is None else self.context[part]
+                count = part.stop - part.start
+                x = self.flow.sample(count, first=part.start, context=c, **self.how)
                 self.nonfinite += int((~x.isfinite()).flatten(1).any(1).sum())
                 yield x
 
 
 def write_samples(
-    flow: Flow,
-    out: Path,
-    *,
-    n: int,
-    seed: int,
-    temperature: float,
-    context: Any = None,
-    data: Pixels | None = None,
+    flow: Flow, out: Path, *, n: int, context: Any = None, data: Array | None = None, **how: Any
 ) -> int:
-    """Write sampled images to out, .npy or .png, and return how many are not finite.
+    """Write n sampled images to a .npy or .png file; return how many are not finite.
 
-    n: how many images.
-    seed, temperature: of the latents.
-    given: c of all samples, or of each, of a conditional flow.
-    data: uint8 (N, H, W, C) to show beside the samples in a PNG.
+    context: of all samples or of each.
+    data: images (N, H, W, C) to show beside the samples in a PNG.
+    how: seed and temperature of `Flow.sample`.
 
     Entries that are not finite are written as 0. A PNG of more than 256 levels has 16 bits per
     channel, except beside data.
     """
     config = config_of(flow)
     (channels, height, width), levels = config.shape, config.levels
-    # The images of a grid are 64 pixels high or more.
-    if out.suffix != ".npy" and n * max(64, height) * max(64, width) > MAX_PIXELS:
-        raise ParameterError("n", f"{n:,} samples are too many for a PNG; name an .npy file")
-    samples = _Samples(flow, n, CHUNK, context=context, seed=seed, temperature=temperature)
-    chunks = (to_pixels(x, levels=levels) for x in samples)
+    samples = _Samples(flow, n, IMAGES, context=context, **how)
+    pixels = (to_pixels(x, levels=levels) for x in samples)
     if out.suffix == ".npy":
-        kind = "|u1" if levels <= 256 else "<u2"
+        _write_npy(out, pixels, (n, height, width, channels), "|u1" if levels <= 256 else "<u2")
+        return samples.nonfinite
+    if n * max(64, height) * max(64, width) > MAX_PIXELS:  # small images are enlarged
+        raise ValueError(f"n: {n:,} samples are too many for a PNG; name an .npy file")
+    images = np.concatenate([*pixels])
+    if data is not None:
+        side_by_side(out, {"data": data, "samples": images}, levels=levels)
+    elif levels > 256:
         with atomic_write(out) as file:
-            _as_npy(chunks, (n, height, width, channels), kind, file)
-    elif levels > 256 and data is None:
-        content = deep_png(sheet(np.concatenate([*chunks]), levels=levels))
-        with atomic_write(out) as file:
-            file.write(content)
-    elif data is not None:
-        data_beside_samples(out, data, np.concatenate([*chunks]), levels=levels)
+            file.write(deep_png(sheet(images, levels=levels)))
     else:
-        save_png(out, grid(np.concatenate([*chunks]), levels=levels))
+        save_png(out, grid(images, levels=levels))
     return samples.nonfinite
 
 
-def sheet(images: Pixels, *, levels: int) -> NDArray[np.uint16]:
+def sheet(images: Array, *, levels: int) -> NDArray[np.uint16]:
     """Images in rows, uint16 (H, W, C), white between them; 0 .. levels - 1 become 0 .. 65535."""
     count, height, width, channels = images.shape
     columns = math.ceil(math.sqrt(count))
@@ -107,94 +93,60 @@ def write_rows(
     out: Path,
     *,
     n: int,
-    seed: int,
-    temperature: float,
     context: Path | None = None,
-    data: Rows | None = None,
+    data: Array | None = None,
+    **how: Any,
 ) -> int:
-    """Write sampled rows to out, .csv with a header, .npy, or a .png of two columns.
+    """Write n sampled rows to a .csv, .npy, or (two columns) .png file.
 
-    n: how many rows.
-    seed, temperature: of the latents.
-    given: the table of given columns, of a flow that is given columns: n rows for each of its rows.
-        A .csv begins with these columns.
+    Return how many have an entry that is not finite.
+
+    context: a table with the context columns: n rows for each of its rows. A .csv file begins with
+        these columns.
     data: (N, 2), to show beside the samples in a PNG.
-
-    Returns how many have an entry that is not finite.
+    how: seed and temperature of `Flow.sample`.
     """
     config = config_of(flow)
     (count,) = config.shape
     columns = config.table.columns or tuple(f"x{i + 1}" for i in range(count))
     if out.suffix == ".png" and count != 2:
-        raise ParameterError(
-            "out",
-            f"{out} can show tables of two columns only, this one has {count}; "
-            "name a .csv or .npy file",
-        )
-    condition, cells = None, None
+        raise ValueError(f"out: {out} shows two columns, the table has {count}; name a .csv file")
+    values, first = None, repeat(())  # type: Any, Iterator[tuple[str, ...]]
+    names = columns
     if context:
-        condition = np.repeat(read_context(context, config.table), n, axis=0)
+        values = np.repeat(read_context(context, config.table), n, axis=0)
         cells = read_cells(context, config.table.context_columns or ())
-        each, n = n, len(condition)
-    samples = _Samples(
-        flow,
-        n,
-        MANY,
-        context=condition,
-        seed=seed,
-        temperature=temperature,
-        dtype=float64_like(flow).dtype,
-    )
-    chunks = (x.cpu().double().numpy() for x in samples)
+        first = (row for row in zip(*cells.values(), strict=True) for _ in range(n))
+        names, total = (*cells, *columns), len(values)
+    else:
+        total = n
+    how["dtype"] = float64_like(flow).dtype
+    samples = _Samples(flow, total, ROWS, context=values, **how)
+    rows = (x.cpu().double().numpy() for x in samples)
     if out.suffix == ".png":
         groups = {} if data is None else {"data": np.asarray(data)}
-        save_png(out, scatter(groups | {"samples": np.concatenate([*chunks])}, columns))
+        save_png(out, scatter(groups | {"samples": np.concatenate([*rows])}, columns))
     elif out.suffix == ".npy":
-        with atomic_write(out) as file:
-            _as_npy(chunks, (n, count), "<f8", file)
+        _write_npy(out, rows, (total, count), "<f8")
     else:
-        in_front = (
-            (cell for row in zip(*cells.values(), strict=True) for cell in [row] * each)
-            if cells
-            else repeat(())
-        )
-        names = (*(cells or ()), *columns)
         with atomic_write(out) as file:
-            _as_csv(chunks, names, in_front, file)
+            text = io.TextIOWrapper(file, "utf-8", newline="")
+            table = csv.writer(text, lineterminator="\n")
+            table.writerow(names)
+            for part in rows:
+                table.writerows((*next(first), *row) for row in part.tolist())
+            text.detach()
     return samples.nonfinite
 
 
-def _as_npy(
-    chunks: Iterable[NDArray[Any]], shape: tuple[int, ...], kind: str, file: BinaryIO
-) -> None:
-    file.write(npy_header(shape, kind))
-    file.writelines(chunk.tobytes() for chunk in chunks)
+def _write_npy(out: Path, parts: Iterable[Array], shape: tuple[int, ...], kind: str) -> None:
+    with atomic_write(out) as file:
+        file.write(npy_header(shape, kind))
+        file.writelines(part.tobytes() for part in parts)
 
 
-def _as_csv(
-    chunks: Iterable[Rows],
-    columns: Sequence[str],
-    in_front: Iterator[tuple[str, ...]],
-    file: BinaryIO,
-) -> None:
-    text = io.TextIOWrapper(file, "utf-8", newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(columns)
-    for chunk in chunks:
-        table.writerows((*next(in_front), *row) for row in chunk.tolist())
-    text.detach()
-
-
-def fast_error(
-    flow: Flow, quick: Flow, *, seed: int, temperature: float, context: Any = None
-) -> float:
-    """The error, in grey levels, of samples of `quick`, made by `realnvp.fast(flow)`.
-
-    The median over the pixels of 8 samples.
-    """
+def fast_error(flow: Flow, quick: Flow, *, context: Any = None, **how: Any) -> float:
+    """The median error, in gray levels, of 8 samples of `quick`, made by `realnvp.fast(flow)`."""
     with evaluating(flow):
-        exact, approximate = (
-            each.sample(8, context=context, temperature=temperature, seed=seed)
-            for each in (flow, quick)
-        )
-    return float((exact - approximate).abs().median())
+        exact, other = (each.sample(8, context=context, **how) for each in (flow, quick))
+    return float((exact - other).abs().median())

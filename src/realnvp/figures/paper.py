@@ -1,98 +1,168 @@
-"""The paper's figures from one run of images."""
+"""Figures of a flow of images: the paper's, and those that show whether a density can be trusted.
 
+Each figure is a generator of `Drawing` from a `TrainedRun`.
+"""
+
+import json
+import math
+import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from realnvp.bijections.base import float64_like
+from realnvp.config import Config
+from realnvp.config.units import in_bits_per_dim, unit_of
+from realnvp.data import Dataset, channels_first, dequantize, splits_of_run, to_pixels
 from realnvp.evaluation import latent
-from realnvp.figures.drawing import Drawing, TrainedRun
-from realnvp.figures.grids import Pixels, beside, stacked
+from realnvp.evaluation.likelihood import log_probs, several_views, views_of
+from realnvp.figures import plots
+from realnvp.figures.grids import Array, Picture, Pixels, beside, colors, grid, stacked
+from realnvp.flows.flow import Flow
+from realnvp.io.run_dir import RunDir
+from realnvp.progress import track_slices
+from realnvp.random import Purpose, generator, uniform
 
-COLUMNS = 10  # images of a class
+COLUMNS = 10
 TEMPERATURES = (0.6, 0.7, 0.8, 0.9, 1.0)
+EXAMINED = 256  # test images whose latents are shown
+SAMPLED = 128  # samples, and as many test images, whose nearest training images are found
+
+
+class Drawing(NamedTuple):
+    """One picture, and the arrays it shows."""
+
+    name: str
+    picture: Picture
+    arrays: dict[str, Array]
+
+
+@dataclass
+class TrainedRun:
+    """A flow in eval mode with its data.
+
+    seed: of all choices and samples.
+    class_name: of a class-conditional flow: the class of `flow` and `splits`.
+    """
+
+    flow: Flow
+    config: Config
+    folder: Path
+    seed: int = 0
+    class_name: str | None = None
+    conditional: Flow | None = None
+    """The class-conditional flow, where `flow` is p(x | class_name)."""
+
+    @cached_property
+    def whole(self) -> Dataset:
+        """The data of all classes."""
+        data = splits_of_run(self.folder, self.config)
+        RunDir(self.folder).warn_of_changed_data(data.folder, data.sha256)
+        return data
+
+    @cached_property
+    def splits(self) -> Dataset:
+        """The data of `class_name`."""
+        if self.class_name is None:
+            return self.whole
+        splits = {name: self.whole.of_class(name, self.class_name) for name in self.whole.splits}
+        return replace(self.whole, splits=splits, groups=None, labels=None)
+
+    def condition_on(self, class_name: str | None) -> None:
+        """Draw p(x | class); None: of the most frequent class."""
+        self.class_name = class_name or self.whole.most_frequent
+        self.conditional, self.flow = self.flow, self.flow.condition_on(self.class_name)
+
+    def some(self, split: str, count: int, *, at_least: int = 1) -> Pixels:
+        """Choose up to count images or rows of a split by the seed, in their order."""
+        data = getattr(self.splits, split)
+        if len(data) < at_least:
+            raise ValueError(f"the {split} split has {len(data)} examples, {at_least} are needed")
+        return np.array(data[self.chosen(len(data), count)])
+
+    def chosen(self, total: int, count: int) -> Array:
+        """Ascending indices of the examples that `some` chooses."""
+        rng = generator(self.seed, Purpose.CHOICE)
+        return np.sort(rng.choice(total, min(count, total), replace=False))
+
+    def encoded(self, images: Pixels) -> Tensor:
+        """z of images, (N, H, W, C), at the centers of their bins."""
+        return latent.encode(self.flow, latent.centres(torch.from_numpy(channels_first(images))))
+
+    def pixels(self, x: Tensor) -> Pixels:
+        """x in data units, (N, C, H, W), as integers (N, H, W, C); 0 where x is not finite."""
+        if bad := int((~x.isfinite()).flatten(1).any(1).sum()):
+            warnings.warn(f"{bad} of {len(x)} decoded images are not finite", stacklevel=2)
+        return to_pixels(x, levels=self.config.levels)
+
+    def sampled(self, count: int, *, temperature: float = 1.0, factor: int = 1) -> Pixels:
+        """Samples, (N, H, W, C), of `factor` times the height and width of the training images."""
+        shape = latent.extrapolated(self.config.shape, factor)
+        how: dict[str, Any] = {"temperature": temperature, "seed": self.seed}
+        slices = track_slices(count, max(1, 64 // factor**2), "samples")
+        parts = [
+            self.pixels(self.flow.sample(part.stop - part.start, shape, first=part.start, **how))
+            for part in slices
+        ]
+        return np.concatenate(parts)
+
+    def grid(self, images: Pixels, **texts: Any) -> Picture:
+        """A grid of images with the run's gray levels."""
+        return grid(images, levels=self.config.levels, **texts)
 
 
 def samples(run: TrainedRun) -> Iterator[Drawing]:
     """Data beside samples (figures 5, 7-11), and the same latents at temperatures from 0.6 to 1."""
-    if not len(run.splits.test):
-        raise run.too_few("test images", 0)
-    data, drawn = run.some(run.splits.test, 64), run.sampled(64)
-    yield Drawing(
-        "samples",
-        beside([run.grid(data, title="data"), run.grid(drawn, title="samples")]),
-        {"data": data, "samples": drawn},
-    )
-    rows = np.concatenate(
-        [run.sampled(10, temperature=temperature) for temperature in TEMPERATURES]
-    )
-    yield Drawing(
-        "samples-temperature",
-        run.grid(
-            rows, columns=10, side=96, title="temperature", left=[f"{t:.1f}" for t in TEMPERATURES]
-        ),
-        {"samples": rows},
-    )
+    data, drawn = run.some("test", 64), run.sampled(64)
+    picture = beside([run.grid(data, title="data"), run.grid(drawn, title="samples")])
+    yield Drawing("samples", picture, {"data": data, "samples": drawn})
+    rows = np.concatenate([run.sampled(COLUMNS, temperature=t) for t in TEMPERATURES])
+    left = [f"{t:.1f}" for t in TEMPERATURES]
+    picture = run.grid(rows, columns=COLUMNS, side=96, title="temperature", left=left)
+    yield Drawing("samples-temperature", picture, {"samples": rows})
 
 
 def classes(run: TrainedRun) -> Iterator[Drawing]:
     """A row for each class: data, and samples that have the same latents in each row."""
-    flow, data = run.conditional, run.whole
+    flow, data, white = run.conditional, run.whole, run.config.levels - 1
     assert flow is not None
     names = data.class_names or ()
     rows = [np.asarray(data.of_class("train", name)[:COLUMNS]) for name in names]
+    padding = [(0, 0), (0, 0), (0, 0)]
+    full = [np.pad(r, [(0, COLUMNS - len(r)), *padding], constant_values=white) for r in rows]
     drawn = [run.pixels(flow.sample(COLUMNS, context=name, seed=run.seed)) for name in names]
-    shown = [
-        run.grid(
-            np.concatenate([_filled(row, run.config.levels) for row in each]),
-            columns=COLUMNS,
-            title=title,
-            left=[name[:24] for name in names] if each is rows else (),
-        )
-        for title, each in (("data", rows), ("samples: a column has the same latents", drawn))
+    left = [name[:24] for name in names]
+    panels = [
+        run.grid(np.concatenate(full), columns=COLUMNS, title="data", left=left),
+        run.grid(np.concatenate(drawn), columns=COLUMNS, title="samples, same latents in a column"),
     ]
-    yield Drawing("classes", beside(shown), {"samples": np.stack(drawn)})
-
-
-def _filled(images: Pixels, levels: int) -> Pixels:
-    """A row of images, with white ones where there are too few."""
-    missing = [(0, COLUMNS - len(images)), (0, 0), (0, 0), (0, 0)]
-    return np.pad(images, missing, constant_values=levels - 1)
+    yield Drawing("classes", beside(panels), {"samples": np.stack(drawn)})
 
 
 def manifold(run: TrainedRun) -> Iterator[Drawing]:
     """The images on the grid that four images span (eq 14, figures 6, 12-16)."""
     split = "train" if run.config.data.set == "celeba" else "validation"  # figure 13
-    images = run.some(getattr(run.splits, split), 4)
-    if len(images) < 4:
-        raise run.too_few(f"four {split} images", len(images))
-    grid = latent.manifold(run.encoded(images))
-    z = grid.z.flatten(0, 1)
-    points = run.pixels(latent.decode(run.flow, z, report=run.telling("image", len(z))))
-    yield Drawing(
-        "manifold",
-        run.grid(points, columns=8, side=128, red=grid.corners),
-        {"images": points, "corners": np.array(grid.corners)},
-    )
+    found = latent.manifold(run.encoded(run.some(split, 4, at_least=4)))
+    images = run.pixels(latent.decode(run.flow, found.z.flatten(0, 1)))
+    picture = run.grid(images, columns=8, side=128, red=found.corners)
+    yield Drawing("manifold", picture, {"images": images, "corners": np.array(found.corners)})
 
 
 def extrapolation(run: TrainedRun) -> Iterator[Drawing]:
     """Samples of the training size, 2 and 10 times as large, at one pixel size (figures 17-21)."""
-    sizes = {1: (12, 4), 2: (6, 2), 10: (1, 1)}
-    drawn = {factor: run.sampled(count, factor=factor) for factor, (count, _) in sizes.items()}
-    one, two, ten = (
-        run.grid(
-            drawn[factor],
-            columns=columns,
-            side=96 * factor,
-            title="{1}x{2}".format(*drawn[factor].shape),
-        )
-        for factor, (_, columns) in sizes.items()
-    )
-    yield Drawing(
-        "extrapolation",
-        beside([stacked([one, two]), ten]),
-        {f"x{factor}": images for factor, images in drawn.items()},
-    )
+    pictures, arrays = [], dict[str, Array]()
+    for factor, count, columns in ((1, 12, 4), (2, 6, 2), (10, 1, 1)):
+        images = arrays[f"x{factor}"] = run.sampled(count, factor=factor)
+        title = f"{images.shape[1]}x{images.shape[2]}"
+        pictures.append(run.grid(images, columns=columns, side=96 * factor, title=title))
+    picture = beside([stacked(pictures[:2]), pictures[2]])
+    yield Drawing("extrapolation", picture, arrays)
 
 
 def compression(run: TrainedRun) -> Iterator[Drawing]:
@@ -100,25 +170,117 @@ def compression(run: TrainedRun) -> Iterator[Drawing]:
 
     The rest of the latents is drawn again (appendix D).
     """
-    images, num_scales = run.some(run.splits.validation, 16), run.config.model.num_scales or 1
-    if not len(images):
-        raise run.too_few("validation images", 0)
+    num_scales = run.config.model.num_scales or 1
     if num_scales == 1:
-        raise ValueError("needs two scales, the flow has one")
-    z, shares, columns = run.encoded(images), latent.shares(num_scales), []
+        raise ValueError("compression: needs two scales, the flow has one")
+    z, columns = run.encoded(run.some("validation", 16)), []
     for level in range(num_scales):
         keep = latent.kept(*z.shape[2:], num_scales=num_scales, level=level)
         mixed = latent.compress(z, keep, run.flow.prior, seed=run.seed, indices=range(len(z)))
         columns.append(run.pixels(latent.decode(run.flow, mixed)))
-    table = np.stack(columns, 1)  # (images, shares, H, W, C)
+    table = np.stack(columns, 1)  # (images, levels, H, W, C)
+    fractions = latent.shares(num_scales)
+    above = [f"{100 * fraction:g} %" for fraction in fractions]
     blocks = np.array_split(table, min(max(2, 8 // num_scales), len(table)))
     pictures = [
-        run.grid(
-            block.reshape(-1, *images.shape[1:]),
-            columns=num_scales,
-            side=96,
-            above=[f"{100 * share:g} %" for share in shares],
-        )
+        run.grid(np.concatenate(block), columns=num_scales, side=96, above=above)
         for block in blocks
     ]
-    yield Drawing("compression", beside(pictures), {"images": table, "shares": np.array(shares)})
+    yield Drawing(
+        "compression", beside(pictures), {"images": table, "fractions": np.array(fractions)}
+    )
+
+
+def latents(run: TrainedRun) -> Iterator[Drawing]:
+    """Show whether a density can be trusted.
+
+    Compare z with N(0, 1), as a whole and at each pixel; show the images of extreme density, the
+    bits of each pixel, and the training images nearest to samples.
+    """
+    images = run.some("test", EXAMINED)
+    pixels = torch.from_numpy(channels_first(images))
+    noise = uniform(pixels.shape[1:], run.seed, Purpose.EVALUATE, indices=range(len(pixels)))
+    x = dequantize(pixels, noise)
+    z = latent.encode(run.flow, x).cpu()
+    scales = latent.by_scale(z, run.config.model.num_scales or 1)
+    named = {f"scale {i}": values for i, values in enumerate(scales)}
+    yield Drawing("latents", plots.latents(named), {"z": z.numpy()})
+    mean, deviation = (values.numpy() for values in latent.pixel_moments(z))
+    arrays = {"mean": mean, "deviation": deviation}
+    yield Drawing("latents-maps", plots.maps(mean, deviation), arrays)
+    yield _pixel_bits(run, images[: 2 * COLUMNS], x[: 2 * COLUMNS])
+    bits = in_bits_per_dim(log_probs(run.flow, pixels, seed=run.seed), pixels.shape[1:]).numpy()
+    yield _extremes(run, images, bits)
+    yield from _neighbors(run)
+
+
+def _pixel_bits(run: TrainedRun, images: Pixels, x: Tensor) -> Drawing:
+    """Test images above the bits of each pixel, whose mean is bits/dim."""
+    nats = run.flow.pixel_log_prob(x.to(float64_like(run.flow))).cpu().numpy()
+    bits = -nats / (math.log(2) * x.shape[1])
+    low, high = np.quantile(bits, [0.02, 0.98])
+    colored = colors(((bits - low) / (high - low + 1e-12)).clip(0, 1)).round()
+    title = f"bits/dim of each pixel: yellow {low:.1f}, violet {high:.1f}"
+    pictures = []
+    for row in range(0, len(images), COLUMNS):
+        part = slice(row, row + COLUMNS)
+        pictures += [
+            run.grid(images[part], columns=COLUMNS, side=96, title="" if row else title),
+            grid(colored[part], levels=256, columns=COLUMNS, side=96),
+        ]
+    return Drawing("latents-bits", stacked(pictures, gap=6), {"bits_per_dim": bits})
+
+
+def _extremes(run: TrainedRun, images: Pixels, bits: Array) -> Drawing:
+    """The images with the fewest and with the most bits/dim."""
+    order, pictures = np.argsort(bits), []
+    arrays: dict[str, Array] = {}
+    for name, chosen in (("fewest", order[:20]), ("most", order[::-1][:20])):
+        title, under = f"{name} bits/dim", [f"{value:.2f}" for value in bits[chosen]]
+        grid = run.grid(images[chosen], columns=COLUMNS, side=96, title=title, under=under)
+        pictures.append(grid)
+        arrays |= {name: images[chosen], f"{name}-bits_per_dim": bits[chosen]}
+    return Drawing("latents-extremes", stacked(pictures), arrays)
+
+
+def _neighbors(run: TrainedRun) -> Iterator[Drawing]:
+    """Show whether the flow memorized training images.
+
+    Show the samples that are nearest to a training image; compare the distances of samples and of
+    test images to their nearest training image.
+    """
+    train, test, drawn = run.splits.train, run.some("test", SAMPLED), run.sampled(SAMPLED)
+    data, shape = run.config.data, run.splits.shape
+    views = views_of(data, shape) if several_views(data, shape) else []
+    queries = torch.from_numpy(np.concatenate([drawn, test]))
+    found = latent.nearest_neighbours(queries, train, views=views)
+    near, normal = found.distance[: len(drawn)].numpy(), found.distance[len(drawn) :].numpy()
+    order = np.argsort(near)[:20]
+    pairs = drawn[order], np.stack([train[i] for i in found.where.numpy()[order]])
+    rows = [images[at : at + COLUMNS] for at in (0, COLUMNS) for images in pairs]
+    left, title = ["sample", "training"] * 2, "samples nearest to a training image"
+    picture = run.grid(np.concatenate(rows), columns=COLUMNS, side=96, title=title, left=left)
+    yield Drawing("latents-neighbors", picture, {"samples": pairs[0], "training": pairs[1]})
+    picture = plots.distances({"samples": near, "test images": normal})
+    yield Drawing("latents-distances", picture, {"samples": near, "test": normal})
+
+
+def curves(run: TrainedRun) -> Iterator[Drawing]:
+    """Bits/dim, or nats a row, of train and validation over steps and over time."""
+    path, unit = run.folder / "metrics.jsonl", unit_of(run.config)
+    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    train = _series(entries, value=f"train_{unit.key}")
+    value = f"validation_{unit.key}"
+    validation = _series(entries, value=value, error="validation_standard_error")
+    if not len(train["value"]) or not len(validation["value"]):
+        raise ValueError(f"{path}: no {unit.words} yet")
+    arrays = {f"train-{key}": values for key, values in train.items()}
+    arrays |= {f"validation-{key}": values for key, values in validation.items()}
+    yield Drawing("curves", plots.curves(train, validation, unit.words), arrays)
+
+
+def _series(entries: list[dict[str, Any]], **keys: str) -> dict[str, Array]:
+    """Step, seconds and these keys of the entries with a finite value; NaN where one is null."""
+    keys |= {"step": "step", "seconds": "seconds"}
+    chosen = [entry for entry in entries if entry.get(keys["value"]) is not None]
+    return {name: np.array([e.get(key) for e in chosen], float) for name, key in keys.items()}

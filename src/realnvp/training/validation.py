@@ -15,7 +15,7 @@ from realnvp.config import ImageData, TableData
 from realnvp.data import channels_first, to_pixels
 from realnvp.device import as_tensor
 from realnvp.evaluation.likelihood import Summary, log_probs, summarise
-from realnvp.figures import data_beside_samples
+from realnvp.figures import side_by_side
 from realnvp.flows.context import Classes
 from realnvp.flows.flow import ROWS, Flow, batch_that_fits, evaluating
 from realnvp.io.pretrained import save_flow
@@ -151,9 +151,9 @@ def write_samples(run: Run) -> None:
         classes = [i % len(run.flow.condition.names) for i in range(GRID)]
     with evaluating(run.flow):
         samples = run.flow.sample(GRID, context=classes, seed=run.config.seed)
-    data_beside_samples(
-        run.files.samples / f"step-{run.state.step:09d}.png",
-        np.asarray(run.splits.validation[:GRID]),
-        to_pixels(samples, levels=run.config.levels),
-        levels=run.config.levels,
-    )
+    panels = {
+        "data": np.asarray(run.splits.validation[:GRID]),
+        "samples": to_pixels(samples, levels=run.config.levels),
+    }
+    path = run.files.samples / f"step-{run.state.step:09d}.png"
+    side_by_side(path, panels, levels=run.config.levels)
