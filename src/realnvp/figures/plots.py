@@ -47,7 +47,7 @@ def latents(groups: Mapping[str, Tensor]) -> Picture:
             bins = np.linspace(-4, 4, 81).tolist()
             above.hist(z.numpy(), bins, density=True, color=BLUE, alpha=0.5, label="z")
             above.plot(x, density, color="black", lw=1, label="N(0, 1)")
-            moments = f"mean {z.mean():.2f}, deviation {z.std(correction=0):.2f}"
+            moments = f"mean {z.mean():z.2f}, deviation {z.std(correction=0):.2f}"
             above.set_title(f"{name}\n{moments}")
             below.plot([-4, 4], [-4, 4], color="black", lw=1)
             below.plot(*normal_quantiles(z), ".", color=BLUE, ms=4)
@@ -134,6 +134,7 @@ def density(
         dots(right, "samples", samples, color=ORANGE)
         fill_areas(middle, grid, log_p)
         middle.set_title("density")
+        middle.legend(title="mass within", fontsize=7, title_fontsize=7)
         for panel in (left, middle, right):
             panel.set(xlim=grid[0][[0, -1]], ylim=grid[1][[0, -1]], xlabel=columns[0])
         left.set_ylabel(columns[1])
@@ -158,10 +159,11 @@ def conditional(
             dots(panel, title, near, color=ORANGE)
             panel.set(xlim=grid[0][[0, -1]], ylim=grid[1][[0, -1]], xlabel=columns[0])
         row[0].set_ylabel(columns[1])
-        row[0].plot([], [], "o", ms=3, color=ORANGE, label="test rows, nearest conditions")
-        figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower right")
+        row[0].plot([], [], "o", ms=3, color=ORANGE, label="nearest test rows")
+        keys = row[0].get_legend_handles_labels()
+        figure.legend(*keys, title="mass within", loc="outside right center")
 
-    return plot(3.8 * len(panels), 4.3, draw)
+    return plot(3.6 * len(panels) + 1.5, 3.8, draw)
 
 
 def both_ways(
@@ -268,7 +270,6 @@ def fill_areas(axes: Any, grid: Sequence[Array], log_p: Array) -> None:
     axes.contourf(*grid, log_p, [*edges, edges[-1] + 1e3], colors=shades)
     for mass, shade in zip(MASSES, shades, strict=True):
         axes.plot([], [], "s", color=shade, label=f"{100 * mass:g} %")
-    axes.legend(title="mass within", fontsize=7, title_fontsize=7, loc="best")
 
 
 def area_edges(log_p: Array) -> Array:
