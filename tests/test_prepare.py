@@ -7,25 +7,20 @@ import pickle
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from realnvp.cli.main import run
-from realnvp.config import PRESETS
-from realnvp.data import open_splits
+from realnvp.data import CropView, open_splits
 from realnvp.data.images import resized
 from realnvp.data.published.prepare import LabeledImage, Published, write_published
 from realnvp.data.published.readers import CIFAR10_CLASSES as CLASSES
-from realnvp.data.published.readers import IMAGENET_COUNTS as COUNTS
 from realnvp.data.published.readers import NEW, OLD, READERS
-from realnvp.training.batches import Batches
 
 Pixels = NDArray[np.uint8]
 Out = pytest.CaptureFixture[str]
@@ -128,15 +123,6 @@ def test_the_number_of_images_names_the_version(tmp_path: Path) -> None:
     assert not (tmp_path / "d").exists()
 
 
-def test_the_published_numbers() -> None:
-    assert (COUNTS[OLD]["test"], COUNTS[NEW]["test"]) == (49_999, 50_000)
-
-
-@pytest.mark.parametrize("name", READERS)
-def test_all_but_imagenet_are_mirrored_in_training(name: str) -> None:
-    assert ("hflip" in PRESETS[name].images.augment) == ("imagenet" not in name)
-
-
 def test_an_interrupted_preparation_leaves_nothing(tmp_path: Path) -> None:
     def stopped() -> Iterator[LabeledImage]:
         yield from images()
@@ -196,12 +182,6 @@ def test_cifar10(capsys: Out, tmp_path: Path, form: str) -> None:
     assert dataset.counts == {"train": 12, "validation": 3, "test": 5}
 
 
-def test_classes_of_cifar10() -> None:
-    assert CLASSES[0] == "airplane"
-    assert CLASSES[3] == "cat"
-    assert CLASSES[9] == "truck"
-
-
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -230,16 +210,6 @@ def test_other_bytes_than_the_published_ones(capsys: Out, tmp_path: Path) -> Non
 def test_a_truncated_archive(capsys: Out, tmp_path: Path, form: str, share: float) -> None:
     source = WRITERS[form](tmp_path / "cifar", cifar()[0])
     source.write_bytes(source.read_bytes()[: int(share * source.stat().st_size)])
-    refused(capsys, "cifar10", source, tmp_path / "out", str(source), "--allow-partial")
-
-
-@pytest.mark.parametrize("form", ["tar.gz", "zip"])
-def test_a_flipped_bit(capsys: Out, tmp_path: Path, form: str) -> None:
-    source = WRITERS[form](tmp_path / "cifar", cifar()[0])
-    content = bytearray(source.read_bytes())
-    content[20] ^= 0xFF
-    content[len(content) // 2] ^= 0xFF
-    source.write_bytes(content)
     refused(capsys, "cifar10", source, tmp_path / "out", str(source), "--allow-partial")
 
 
@@ -392,20 +362,16 @@ def test_celeba(tmp_path: Path, form: str) -> None:
             {"list_eval_partition.txt": PARTITION.replace(b"3.jpg 1", b"3.jpg 0")},
             "'train': 5, 'test': 2",
         ),
+        ({"list_eval_partition.txt": None}, "list_eval_partition.txt"),
         ({"list_eval_partition.txt": b"\xff\x00\xfe"}, "list_eval_partition.txt"),
         ({"img_align_celeba/000003.jpg": encoded(smooth(64, 64), "JPEG")}, "000003.jpg"),
         ({"img_align_celeba/000003.jpg": b"no image"}, "000003.jpg"),
     ],
 )
-def test_bad_celeba(capsys: Out, tmp_path: Path, changed: dict[str, bytes], word: str) -> None:
+def test_bad_celeba(capsys: Out, tmp_path: Path, changed: dict[str, Any], word: str) -> None:
     files = faces() | {"list_eval_partition.txt": PARTITION} | changed
-    source = write_folder(tmp_path / "in", files)
+    source = write_folder(tmp_path / "in", {k: v for k, v in files.items() if v is not None})
     refused(capsys, "celeba", source, tmp_path / "out", word, "--allow-partial")
-
-
-def test_celeba_without_its_list(capsys: Out, tmp_path: Path) -> None:
-    source = write_folder(tmp_path / "in", faces())
-    refused(capsys, "celeba", source, tmp_path / "out", "list_eval_partition.txt")
 
 
 # LSUN
@@ -475,7 +441,7 @@ def test_bad_lsun(capsys: Out, tmp_path: Path) -> None:
     assert not (tmp_path / "marker").exists()
 
 
-def test_training_crops_the_stored_squares_at_random(tmp_path: Path) -> None:
+def test_training_crops_the_stored_squares(tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     for split, count in {"train": 20, "val": 3}.items():
         files = {f"{i:02}.png": encoded(noise(96, 96, 3)) for i in range(count)}
@@ -485,18 +451,7 @@ def test_training_crops_the_stored_squares_at_random(tmp_path: Path) -> None:
     assert dataset.counts == {"train": 18, "validation": 2, "test": 3}
     middles = {image.tobytes() for image in stored[:, 16:80, 16:80]}
     assert {image.tobytes() for image in dataset.validation[:]} < middles
-    config = PRESETS["lsun-bedroom"]
-    config = replace(config, data=replace(config.images, augment=()))
-    config = replace(config, train=replace(config.train, batch_size=6))
-    batches = Batches(dataset.train, config, device=torch.device("cpu"))
-    corners = set()
-    for pixels in torch.cat([batches.at(step) for step in range(6)]).floor().numpy():
-        image = pixels.transpose(1, 2, 0)
-        places = np.argwhere((stored[:, :33, :33] == image[0, 0]).all(-1)).tolist()
-        (corner,) = [
-            (top, left)
-            for index, top, left in places
-            if np.array_equal(stored[index, top : top + 64, left : left + 64], image)
-        ]
-        corners.add(corner)
-    assert len(corners) > 20
+    assert isinstance(dataset.train, CropView)
+    assert (dataset.train.room(np.arange(2)) == 33).all()
+    (crop,) = dataset.train.crops(np.array([4]), np.array([[7, 32]]))
+    assert crop.tobytes() in {image.tobytes() for image in stored[:, 7:71, 32:96]}

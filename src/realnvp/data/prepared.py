@@ -27,6 +27,7 @@ from realnvp.data.dataset import (
     open_npy,
     sha256_of,
     split_off,
+    subset,
     warn_of_equal,
 )
 from realnvp.data.folder import SHALLOW, choose_split, find_labels, labels_among, of_crops, scan
@@ -62,13 +63,8 @@ def prepare(config: DataConfig, *, seed: int, folder: Path, verify: Iterable[str
         return _checked(found, config)
     if prepared := _prepared_source(config):
         return _open(prepared, config, seed, verify)
-    about = {
-        "name": config.set,
-        "source": config.source,
-        "val_fraction": config.val_fraction,
-        "seed": seed,
-        "settings": _settings(config, seed),
-    }
+    about = {name: getattr(config, name) for name in ("source", "val_fraction")}
+    about |= {"name": config.set, "seed": seed, "settings": _settings(config, seed)}
     write_dataset(find_data(config, seed=seed), about, folder)
     return open_splits(folder)
 
@@ -109,8 +105,7 @@ def find_split(
     if crop:
         splits = {name: Crops(each, crop, most=MOST_CROPS) for name, each in splits.items()}
     labels = labels_among(source, found, splits, class_names) if class_names else None
-    if labels:
-        labels, _ = choose_split(labels, split, source)
+    labels = labels and choose_split(labels, split, source)[0]
     splits, split = choose_split(splits, split, source)
     return Dataset(
         str(source),
@@ -128,8 +123,8 @@ def find_split(
 def discard_prepared(folder: Path) -> None:
     """Delete the data that `prepare` has written, and the folder if it is empty then."""
     if (folder / DESCRIPTION).exists() and "settings" in read_description(folder):
-        for name in (DESCRIPTION, *(f"{split}.npy" for split in SPLITS)):
-            (folder / name).unlink(missing_ok=True)
+        for path in (folder / DESCRIPTION, *(folder / f"{split}.npy" for split in SPLITS)):
+            path.unlink(missing_ok=True)
         with suppress(OSError):
             folder.rmdir()
 
@@ -145,13 +140,11 @@ def _prepared_source(config: DataConfig) -> Path | None:
 
 def _settings(config: DataConfig, seed: int) -> str:
     """A checksum of the settings that decide the content of a prepared folder."""
-    settings: dict[str, Any] = {
-        name: getattr(config, name) for name in ("set", "source", "val_fraction")
-    }
+    names = ["set", "source", "val_fraction"]
     if isinstance(config, ImageData):
-        settings |= {name: getattr(config, name) for name in ("classes", "crop", "resize")}
-        settings |= config.chosen()
-        # The files decide between 256 and 65,536.
+        names += ["classes", "crop", "resize", *config.chosen()]
+    settings = {name: getattr(config, name) for name in names}
+    if isinstance(config, ImageData):  # the files decide between 256 and 65,536 levels
         settings["levels"] = SHALLOW if config.levels == SHALLOW**2 else config.levels
     text = json.dumps([settings, seed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -182,21 +175,16 @@ def _images(config: ImageData, source: Path, seed: int) -> Dataset:
     )
     cut = partial(split_off, val_fraction=config.val_fraction, seed=seed, equal=found.digests)
     warn_of_equal(source, found.digests, "images")
-    labels, class_names = None, None
+    labels, class_names, groups = None, None, None
     if config.classes:
         known, class_names = find_labels(source, found)
         labels = {split: each[:] for split, each in cut(known).items()}
-    groups = None
+    splits = cut(found.splits, choose=ReadPictures.subset if config.crop else subset)
     if config.crop:
-        pictures = cut(found.splits, choose=ReadPictures.subset)
-        splits: dict[str, Any] = {
-            split: Crops(each, config.crop, most=None if split == "train" else MOST_CROPS)
-            for split, each in pictures.items()
-        }
+        most = {"train": None, "validation": MOST_CROPS, "test": MOST_CROPS}
+        splits = {name: Crops(splits[name], config.crop, most=most[name]) for name in SPLITS}
         groups = {split: splits[split].groups.tolist() for split in ("validation", "test")}
         labels = labels and of_crops(labels, splits)
-    else:
-        splits = cut(found.splits)
     return Dataset(
         config.set,
         None,
@@ -217,13 +205,10 @@ def _open(folder: Path, config: DataConfig, seed: int, verify: Iterable[str] = (
     if config.set not in ("images", found.name):
         raise ValueError(f"data.set: {folder} holds {found.name}, not {config.set}")
     if isinstance(config, ImageData):
-        sides = found.shape[1:]
-        asked = {
-            name: (value, getattr(found.reading, name)) for name, value in config.chosen().items()
-        }
-        _refuse_others(
-            folder, resize=(config.resize or min(sides, default=0), min(sides, default=0)), **asked
-        )
+        side = min(found.shape[1:], default=None)
+        _refuse_others(folder, resize=(config.resize or side, side))
+        for name, value in config.chosen().items():
+            _refuse_others(folder, **{name: (value, getattr(found.reading, name))})
     return _checked(found, config)
 
 
@@ -299,28 +284,22 @@ def open_splits(
             labels |= {split: labels["train"][rows[split]] for split in rows}
     elif about["train_shape"]:
         splits["train"] = CropView(train, np.arange(len(train)), shape[1:])
+    same: dict[str, Any] = {name: about[name] for name in ("name", "version", "levels", "groups", "comparable")}
+    tuples: dict[str, Any] = {
+        name: about[name] and tuple(about[name]) for name in ("columns", "class_names", "context")
+    }
     return Dataset(
-        name=about["name"],
-        version=about["version"],
-        levels=about["levels"],
+        **same,
+        **tuples,
         shape=shape,
         splits={split: splits[split] for split in SPLITS},
-        groups=about["groups"],
-        comparable=about["comparable"],
-        columns=_as_tuple(about["columns"]),
         reading=DecodeOptions(**about["reading"]),
         crop=about["crop"],
         labels=labels,
-        class_names=_as_tuple(about["class_names"]),
-        context=_as_tuple(about["context"]),
         context_values=tuple(ContextColumn(**each) for each in about["context_values"]),
         folder=folder,
         sha256={f"{split}.npy": about["sha256"][f"{split}.npy"] for split in stored},
     )
-
-
-def _as_tuple(values: list[str] | None) -> tuple[str, ...] | None:
-    return None if values is None else tuple(values)
 
 
 def read_description(folder: Path) -> dict[str, Any]:

@@ -136,6 +136,7 @@ def choose_columns(
 
 def numbers(path: Path, frame: "pd.DataFrame", names: Columns) -> Reals:
     """(N, D): these columns as float64. ValueError: text, or a value that is no finite number."""
+    choose_columns(path, frame, names, None)
     if text := [name for name in names if _is_text(frame[name])]:
         raise ValueError(
             f"{path}: text in {', '.join(map(repr, text))} (data.context_columns, data.drop)"
@@ -198,7 +199,7 @@ def embed(path: Path, frame: "pd.DataFrame", columns: Sequence[ContextColumn]) -
     import pandas as pd
 
     choose_columns(path, frame, tuple(column.name for column in columns), None)
-    parts = []
+    parts = [np.empty((len(frame), 0))]
     for column in columns:
         if not column.categories:
             parts.append(numbers(path, frame, (column.name,)))
@@ -232,13 +233,10 @@ def table(config: TableData, *, seed: int) -> Dataset:
     names = choose_columns(files["train"], frames["train"], config.columns, drop)
     if len(names) < (1 if context else 2):
         raise ValueError(f"{source}: too few columns to learn, {len(names)}")
-    rows = {split: _rows(files[split], frame, names) for split, frame in frames.items()}
     columns = learn_context(files["train"], frames["train"], context)
-    numbers_of = {
-        split: embed(files[split], frame, columns) if columns else np.empty((len(frame), 0))
-        for split, frame in frames.items()
-    }
-    equal = [*map(digest, np.hstack([rows["train"], numbers_of["train"]]))]
+    rows = {split: numbers(files[split], frame, names) for split, frame in frames.items()}
+    embedded = {split: embed(files[split], frame, columns) for split, frame in frames.items()}
+    equal = [*map(digest, np.hstack([rows["train"], embedded["train"]]))]
     warn_of_equal(source, equal, "rows")
     splits = split_off(rows, config.val_fraction, seed=seed, equal=equal)
     if constant := constant_columns(splits["train"][:], names):
@@ -250,8 +248,8 @@ def table(config: TableData, *, seed: int) -> Dataset:
         return found
     if config.context_values not in ((), columns):
         raise ValueError("data.context_values: the training rows hold other values")
-    numbers_of = split_off(numbers_of, config.val_fraction, seed=seed, equal=equal)
-    labels = {split: each[:] for split, each in numbers_of.items()}
+    embedded = split_off(embedded, config.val_fraction, seed=seed, equal=equal)
+    labels = {split: each[:] for split, each in embedded.items()}
     return replace(found, labels=labels, context=context, context_values=columns)
 
 
@@ -286,10 +284,6 @@ def _files(source: Path) -> dict[str, Path]:
     if not files:
         raise ValueError(f"{source}: holds no train{', train'.join(SUFFIXES)}")
     return files
-
-
-def _rows(path: Path, frame: "pd.DataFrame", names: Columns) -> Reals:
-    return numbers(path, frame, choose_columns(path, frame, names, None))
 
 
 def constant_columns(rows: Reals, names: Sequence[str]) -> list[str]:
