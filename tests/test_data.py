@@ -354,11 +354,10 @@ def test_labels_beside_arrays(tmp_path: Path, labels: list[str], names: tuple[st
 def test_labels_of_other_data(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         pictures(tmp_path / "in" / name, 4)
-    kwargs = {"levels": 256, "class_names": ("ant", "cat", "dog")}
-    found, split = find_split(tmp_path / "in", "test", **kwargs)
+    found, split = find_split(tmp_path / "in", "test", ImageData(), ("ant", "cat", "dog"))
     assert split == "all"
     assert found.labels is not None
     assert found.labels["all"].tolist() == [1] * 4 + [2] * 4
     with pytest.warns(UserWarning, match="cat"):
-        found, _ = find_split(tmp_path / "in", "test", levels=256, class_names=("ant", "dog"))
+        found, _ = find_split(tmp_path / "in", "test", ImageData(), ("ant", "dog"))
     assert found.labels is None

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
-from realnvp.config.fields import AS_FOUND, DecodeOptions
+from realnvp.config import ImageData
 from realnvp.data.crops import Crops, ReadPictures
 from realnvp.data.dataset import (
     SPLITS,
@@ -76,29 +76,15 @@ class Scanned:
         return self.files["train"][0].suffix.lower() == ".npy"
 
 
-def scan(
-    source: Path,
-    *,
-    levels: int,
-    reading: DecodeOptions = AS_FOUND,
-    crop: int | None = None,
-    resize: int | None = None,
-) -> Scanned:
-    """The splits of a source, at least train. Every file is read once.
+def scan(source: Path, config: ImageData) -> Scanned:
+    """The splits of a source, at least train, as `config` wants them. Every file is read once.
 
-    levels: gray levels. 256: as many as the files have, 65,536 for 16 bits.
-    crop: side of crops of pictures of any size. None: all images have one size.
-    resize: length that the shorter side of image files is scaled to, before the middle square, or
-        crops, are taken.
-
-    ValueError: all files that cannot be read or differ from most.
+    ValueError: all files that cannot be read, or all that differ from most.
     """
     arrays = npy_files(source)
-    if not arrays:
-        return _scan_pictures(source, levels, reading, crop, resize)
-    if resize:
+    if arrays and config.resize:
         raise ValueError(f"data.resize: is for image files; {source} holds arrays")
-    return _scan_arrays(arrays, levels, reading, crop)
+    return _scan_arrays(arrays, config) if arrays else _scan_pictures(source, config)
 
 
 def npy_files(source: Path) -> dict[str, Path]:
@@ -110,22 +96,21 @@ def npy_files(source: Path) -> dict[str, Path]:
     return split_entries({path.stem: path for path in source.glob("*.npy")}, source)
 
 
-def _scan_pictures(
-    source: Path, levels: int, reading: DecodeOptions, crop: int | None, resize: int | None
-) -> Scanned:
+def _scan_pictures(source: Path, config: ImageData) -> Scanned:
     """The splits of a folder of image files."""
+    crop, resize = config.crop, config.resize
     folders = split_entries({path.name: path for path in source.iterdir() if path.is_dir()}, source)
     files = {split: image_files(path) for split, path in (folders or {"train": source}).items()}
 
     def load(path: Path) -> Pixels:
-        pixels = read_image(path, reading)
-        if resize:
-            return smallest_side(pixels, resize) if crop else to_size(pixels, resize=(resize,))
-        return pixels
+        pixels = read_image(path, config)
+        if resize and crop:
+            return smallest_side(pixels, resize)
+        return to_size(pixels, resize=(resize,) if resize else None)
 
     def look(path: Path) -> Look:
         pixels = load(path)
-        check_levels(pixels, levels_for(pixels.dtype, levels), name=path)
+        check_levels(pixels, levels_for(pixels.dtype, config.levels), name=path)
         return pixels.shape, pixels.dtype, digest(pixels)
 
     paths = [path for split in files for path in files[split]]
@@ -140,35 +125,34 @@ def _scan_pictures(
         sizes = np.array([looks[path][0][:2] for path in inside])
         splits[split] = ReadPictures(sizes, read) if crop else decoded(len(inside), read)
     digests = [looks[path][2] for path in files["train"]]
-    return Scanned(splits, files, shape, _known_levels(dtype, levels), digests, bool(folders))
+    return Scanned(
+        splits, files, shape, _known_levels(dtype, config.levels), digests, bool(folders)
+    )
 
 
-def _scan_arrays(
-    paths: dict[str, Path], levels: int, reading: DecodeOptions, crop: int | None
-) -> Scanned:
+def _scan_arrays(paths: dict[str, Path], config: ImageData) -> Scanned:
     """The splits in .npy files."""
     arrays = {split: open_images(path) for split, path in paths.items()}
     looks: dict[Path, Look] = {}
     splits: dict[str, Any] = {}
     for split, array in arrays.items():
-        first = read_as(reading, array[0])
-        looks[paths[split]] = first.shape, first.dtype, b""
-        read = partial(_read_array, reading, array)
-        if reading.bit_depth is None:
+        read = partial(_read_array, config, array)
+        looks[paths[split]] = read(0).shape, read(0).dtype, b""
+        if config.bit_depth is None:
             for image in array:
-                check_levels(image, levels_for(array.dtype, levels), name=paths[split])
-        if crop:
+                check_levels(image, levels_for(array.dtype, config.levels), name=paths[split])
+        if config.crop:
             splits[split] = ReadPictures(np.tile(array.shape[1:3], (len(array), 1)), read)
         else:
-            splits[split] = LazyArray(len(array), read) if reading.chosen() else array
-    shape, dtype = common_shape(looks, crop)
+            splits[split] = LazyArray(len(array), read) if config.chosen() else array
+    shape, dtype = common_shape(looks, config.crop)
     files = {split: [path] for split, path in paths.items()}
     digests = [*map(digest, arrays["train"])]
-    return Scanned(splits, files, shape, _known_levels(dtype, levels), digests)
+    return Scanned(splits, files, shape, _known_levels(dtype, config.levels), digests)
 
 
-def _read_array(reading: DecodeOptions, array: Pixels, wanted: Any) -> Pixels:
-    return read_as(reading, array[wanted])
+def _read_array(config: ImageData, array: Pixels, wanted: Any) -> Pixels:
+    return read_as(config, array[wanted])
 
 
 def open_images(path: Path) -> Pixels:

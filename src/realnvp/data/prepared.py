@@ -14,7 +14,7 @@ import numpy as np
 
 from realnvp.config import Config, ContextColumn, DataConfig, ImageData, TableData
 from realnvp.config.errors import reason
-from realnvp.config.fields import AS_FOUND, DecodeOptions
+from realnvp.config.fields import DecodeOptions
 from realnvp.data.builtin import digits, photos
 from realnvp.data.crops import Crops, CropView, ReadPictures, StoredPictures, in_order
 from realnvp.data.dataset import (
@@ -87,23 +87,16 @@ def splits_of_run(run_dir: Path, config: Config, *, verify: Iterable[str] = ()) 
 
 
 def find_split(
-    source: Path,
-    split: str,
-    *,
-    levels: int,
-    reading: DecodeOptions = AS_FOUND,
-    crop: int | None = None,
-    resize: int | None = None,
-    class_names: Sequence[str] | None = None,
+    source: Path, split: str, config: ImageData, class_names: Sequence[str] | None = None
 ) -> tuple[Dataset, str]:
     """Images outside any run, and the split to take: "all" if the source has no splits.
 
     class_names: the flow's; labels of these classes are read, too.
     """
-    found = scan(source, levels=levels, reading=reading, crop=crop, resize=resize)
+    found = scan(source, config)
     splits: dict[str, Any] = found.splits
-    if crop:
-        splits = {name: Crops(each, crop, most=MOST_CROPS) for name, each in splits.items()}
+    if config.crop:
+        splits = {name: Crops(each, config.crop, most=MOST_CROPS) for name, each in splits.items()}
     labels = labels_among(source, found, splits, class_names) if class_names else None
     labels = labels and choose_split(labels, split, source)[0]
     splits, split = choose_split(splits, split, source)
@@ -113,8 +106,8 @@ def find_split(
         found.levels,
         found.shape,
         splits,
-        reading=reading,
-        crop=crop,
+        reading=config.decode_options,
+        crop=config.crop,
         labels=labels,
         class_names=tuple(class_names) if class_names and labels else None,
     ), split
@@ -166,13 +159,7 @@ def _find(config: DataConfig, seed: int) -> Dataset:
 
 def _images(config: ImageData, source: Path, seed: int) -> Dataset:
     """The user's own images, split by the seed if the source has no splits."""
-    found = scan(
-        source,
-        levels=config.levels,
-        reading=config.decode_options,
-        crop=config.crop,
-        resize=config.resize,
-    )
+    found = scan(source, config)
     cut = partial(split_off, val_fraction=config.val_fraction, seed=seed, equal=found.digests)
     warn_of_equal(source, found.digests, "images")
     labels, class_names, groups = None, None, None
@@ -284,7 +271,9 @@ def open_splits(
             labels |= {split: labels["train"][rows[split]] for split in rows}
     elif about["train_shape"]:
         splits["train"] = CropView(train, np.arange(len(train)), shape[1:])
-    same: dict[str, Any] = {name: about[name] for name in ("name", "version", "levels", "groups", "comparable")}
+    same: dict[str, Any] = {
+        name: about[name] for name in ("name", "version", "levels", "groups", "comparable")
+    }
     tuples: dict[str, Any] = {
         name: about[name] and tuple(about[name]) for name in ("columns", "class_names", "context")
     }
@@ -294,7 +283,6 @@ def open_splits(
         shape=shape,
         splits={split: splits[split] for split in SPLITS},
         reading=DecodeOptions(**about["reading"]),
-        crop=about["crop"],
         labels=labels,
         context_values=tuple(ContextColumn(**each) for each in about["context_values"]),
         folder=folder,

@@ -178,15 +178,13 @@ def _data(
     elif isinstance(config.data, TableData):
         data, split = find_rows(source, split, config.data)
     else:
-        data, split = find_split(
-            source,
-            split,
+        wanted = ImageData(
             levels=config.levels,
-            reading=config.images.decode_options.but(reading),
             crop=crop or config.images.crop,
             resize=config.images.resize,
-            class_names=config.data.class_names,
+            **config.images.decode_options.but(reading).chosen(),
         )
+        data, split = find_split(source, split, wanted, config.data.class_names)
     if (len(data.shape), data.shape[0]) != (len(config.shape), config.shape[0]):
         readable = isinstance(config.data, ImageData) and data.shape[0] in (1, 3)
         flag = as_colours(config.shape[0]) if readable else ""
