@@ -271,9 +271,8 @@ def open_splits(
             labels |= {split: labels["train"][rows[split]] for split in rows}
     elif about["train_shape"]:
         splits["train"] = CropView(train, np.arange(len(train)), shape[1:])
-    same: dict[str, Any] = {
-        name: about[name] for name in ("name", "version", "levels", "groups", "comparable")
-    }
+    names = ("name", "version", "levels", "groups", "comparable", "crop")
+    same: dict[str, Any] = {name: about[name] for name in names}
     tuples: dict[str, Any] = {
         name: about[name] and tuple(about[name]) for name in ("columns", "class_names", "context")
     }
