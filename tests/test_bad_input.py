@@ -180,7 +180,6 @@ DAMAGES: list[tuple[list[str], str, Callable[[bytes], bytes] | None]] = [
     (["evaluate", "RUN"], "data/dataset.json", lambda c: c.replace(b"17", b"18")),
     (["evaluate", "RUN"], "data/dataset.json", None),
     (["train", "--config", "RUN/config.json", "--run-dir", "RUN"], "data/test.npy", flip),
-    (["figures", "RUN", "--only", "curves"], "metrics.jsonl", lambda c: b"3\n"),
     (["evaluate", "RUN", "--which", "last"], "model/last*.safetensors", flip),
     (["sample", "RUN", "--which", "last"], "model/last*.safetensors", lambda c: c[:100]),
     (["score", "RUN", "IN", "--which", "last"], "model/last*.safetensors", lambda c: c[100:]),

