@@ -1,16 +1,15 @@
-"""Latents that are standard normal on rows held out of the fit."""
+"""Recalibration: latents are standard normal on validation rows."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import realnvp
+from realnvp.cli.main import run
+from realnvp.io.checkpoint import newest_checkpoint
 from realnvp.sklearn import RealNVPRegressor
 from realnvp.training.fit import last_of, recalibrate
-from realnvp.training.loop import train
-from tests.test_table import TINY, of, people, tensors, write_csv
 
 LEVELS = torch.tensor([0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975], dtype=torch.float64)
 NORMAL = torch.special.ndtri(LEVELS)
@@ -28,28 +27,36 @@ def weights(flow: realnvp.Flow) -> torch.Tensor:
     return torch.cat([*last.parameters()]).detach()
 
 
+def conditional() -> realnvp.Flow:
+    return realnvp.vector_flow(2, context=1, num_couplings=2, width=4)
+
+
+def none(count: int) -> torch.Tensor:
+    return torch.zeros(count, 1)
+
+
 def test_latents_of_rows_held_out_become_normal() -> None:
-    flow, x = realnvp.vector_flow(2, num_couplings=2, width=4), rows(20_000)
+    flow, x, c = conditional(), rows(20_000), none(10_000)
     assert not weights(flow).any()
-    before = flow.log_prob(x).mean()
-    recalibrate(flow, x[:10_000])
+    before = flow.log_prob(x[10_000:], c).mean()
+    recalibrate(flow, x[:10_000], c)
     with torch.no_grad():
-        z = flow.encode(x[10_000:]).quantile(LEVELS, dim=0)
-        assert flow.log_prob(x).mean() > before + 1
+        z = flow.encode(x[10_000:], c).quantile(LEVELS, dim=0)
+        assert flow.log_prob(x[10_000:], c).mean() > before + 1
     assert (z - NORMAL[:, None]).abs().max() < 0.1
 
 
-def test_few_rows_say_little() -> None:
-    few = realnvp.vector_flow(2, num_couplings=2, width=4)
-    recalibrate(few, torch.full((2, 2), 3.0, dtype=torch.float64))
+def test_few_rows_change_little() -> None:
+    few = conditional()
+    recalibrate(few, torch.full((2, 2), 3.0, dtype=torch.float64), none(2))
     assert 0 < weights(few).abs().max() < 0.25
-    none = realnvp.vector_flow(2, num_couplings=2, width=4)
-    recalibrate(none, torch.empty(0, 2))
-    assert not weights(none).any()
+    without = conditional()
+    recalibrate(without, torch.empty(0, 2), none(0))
+    assert not weights(without).any()
 
 
-def test_regressions_are_calibrated_on_the_rows_held_out() -> None:
-    """A large network learns 200 rows by heart; what it says of others then holds all the same."""
+def test_regressions_are_calibrated_on_validation_rows() -> None:
+    """A network that overfits 200 rows still has calibrated intervals."""
     random = np.random.default_rng(0)
     x = random.uniform(-1, 1, (3000, 4))
     y = x[:, 0] + np.exp(x[:, 1]) * random.standard_normal(3000)
@@ -71,11 +78,16 @@ def test_regressions_are_calibrated_on_the_rows_held_out() -> None:
     assert not weights(alone.fit(x[:50], y[:50]).flow_).any()
 
 
-def test_a_run_calibrates_its_models_and_goes_on_without(tmp_path: Path) -> None:
-    config = of(write_csv(tmp_path / "people.csv", people()))
-    config = dataclasses.replace(config, model=dataclasses.replace(TINY.model))
-    train(config, tmp_path / "run", device="cpu")
+def test_a_run_recalibrates_its_models_and_not_its_checkpoints(tmp_path: Path) -> None:
+    table = np.column_stack([rows(300), np.arange(300) % 7])
+    source = tmp_path / "rows.csv"
+    np.savetxt(source, table, delimiter=",", header="x,y,c", comments="")
+    command = ["train", "table", "--data.source", str(source), "--data.context-columns", "c"]
+    command += ["--model.num-couplings", "2", "--model.width", "4", "--train.max-steps", "4"]
+    command += ["--train.eval-every", "2", "--train.batch-size", "32", "--train.tracker", "none"]
+    assert run([*command, "--run-dir", str(tmp_path / "run")]) == 0
     assert weights(realnvp.load_flow(tmp_path / "run")).abs().min() > 0
-    trained = tensors(tmp_path / "run")
-    name = next(name for name in trained if name.endswith("log_tail"))
-    assert not trained[name].any()
+    newest = newest_checkpoint(tmp_path / "run")
+    assert newest is not None
+    name = next(name for name in newest[0] if name.endswith("log_tail"))
+    assert not newest[0][name].any()

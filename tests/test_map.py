@@ -1,4 +1,4 @@
-"""The map of nats: `Flow.log_prob_map` says where log_prob comes from."""
+"""`Flow.pixel_log_prob`: the contribution of each pixel to log_prob."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_columns_of_rows() -> None:
     assert sums_to_log_prob(flow, normal(5, 3)).shape == (5, 3)
 
 
-def test_a_pixel_without_density_is_the_place() -> None:
+def test_a_pixel_without_density() -> None:
     flow = realnvp.Flow(Chain([Logit()]), StandardNormal()).eval()
     x = pixels(1, 1, 4, 4)
     x[0, 0, 1, 2] = 999
@@ -43,17 +43,17 @@ def test_a_pixel_without_density_is_the_place() -> None:
 
 
 class Doubled(Bijection):
-    """A user's, which knows of no map."""
+    """A bijection without `pointwise_log_det`."""
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return 2 * x, torch.full((len(x),), x[0].numel() * 2.0).log().to(x)
 
-    def _inverse(self, z: Tensor) -> Tensor:
+    def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         return z / 2
 
 
 class Laplace(nn.Module):
-    """A user's prior, which knows of no map."""
+    """A prior without a map."""
 
     def log_prob(self, z: Tensor) -> Tensor:
         return -(z.abs() + 2.0).flatten(1).sum(1)
@@ -62,14 +62,14 @@ class Laplace(nn.Module):
         raise NotImplementedError
 
 
-def test_a_term_without_a_place_is_shared_equally() -> None:
+def test_a_term_without_a_map_is_shared_equally() -> None:
     x = normal(2, 3, 4, 4)
     flow = realnvp.Flow(Chain([Doubled()]), Laplace()).eval()
     nats = sums_to_log_prob(flow, x)
     assert torch.equal(nats, nats[:, :1, :1].expand(2, 4, 4))
 
 
-def test_it_has_gradients_also_where_training_recomputes() -> None:
+def test_gradients_with_checkpointing() -> None:
     x = pixels(4, 1, 8, 8).float()
     gradients = []
     for change in (lambda flow: flow, recompute):

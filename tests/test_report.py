@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import realnvp.cli.figures
+import realnvp.cli.options
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, to_json
 from realnvp.evaluation.paper_table import markdown, table
@@ -113,9 +113,9 @@ def test_pictures_and_number_are_of_one_model(
     shutil.copytree(reported, copy)
     assert run(["evaluate", str(copy), "--which", "last", "--device", "cpu"]) == 0
     loaded: list[str] = []
-    right = realnvp.cli.figures.load
+    right = realnvp.cli.options.load
     monkeypatch.setattr(
-        realnvp.cli.figures,
+        realnvp.cli.options,
         "load",
         lambda *context, **how: (loaded.append(how["which"]), right(*context, **how))[1],
     )

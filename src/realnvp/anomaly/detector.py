@@ -1,17 +1,17 @@
 """AnomalyDetector: which images are anomalous, at a given false-positive rate, and where."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from realnvp.anomaly.conformal import p_values
 from realnvp.anomaly.normal import MAX_DISTANCE, NormalModel, TailFunction
 from realnvp.anomaly.statistics import (
     PATCH,
@@ -22,13 +22,14 @@ from realnvp.anomaly.statistics import (
 )
 from realnvp.config import TableData
 from realnvp.config.units import in_bits_per_dim
-from realnvp.evaluation.score import Image, Score
+from realnvp.evaluation.score import Image, Score, ranked
 from realnvp.flows.flow import Flow, config_of
 from realnvp.io.files import write_safetensors
 from realnvp.io.pretrained import below, flow_contents, load_flow, read_model
 from realnvp.random import Purpose, generator
 
 Array = NDArray[Any]
+BITS = 12  # of the mantissa of a score
 REFERENCE = 0.25  # fraction of the normal images that sets the reference; the others calibrate
 SQUARE, MAX_SIDE = 0.03, 6  # fraction of an image's patches, and patches a side, that score it
 MAP_SMOOTHING = 8.0  # standard deviation, in pixels, of the Gaussian that smooths maps
@@ -77,11 +78,11 @@ class AnomalyDetector:
             raise ValueError(f"normal: needs at least 2 images, got {len(normal)}")
         order = generator(self.seed, Purpose.CHOICE).permutation(len(normal))
         first, rest = np.split(order, [max(1, int(REFERENCE * len(normal)))])
-        reference = self._statistics(normal[i] for i in first)
+        reference = self._statistics(np.asarray(normal[i]) for i in first)
         self.reference_ = NormalModel.fit(batch.statistics for batch in reference)
         patches_each = max(1, TAIL_PATCHES // len(rest))
         scores, tail = [], []
-        for batch in self._statistics(normal[i] for i in rest):
+        for batch in self._statistics(np.asarray(normal[i]) for i in rest):
             distance = self.reference_.distance(batch.statistics)
             scores.append(image_score(distance))
             step = 1 + distance[0].numel() // patches_each
@@ -190,3 +191,41 @@ def image_score(distance: Tensor) -> Tensor:
 def square_side(patches: int, largest: int) -> int:
     """Side of the square that scores an image of so many patches."""
     return min(largest, math.ceil(math.sqrt(SQUARE * patches)))
+
+
+def rounded(scores: ArrayLike) -> NDArray[np.float64]:
+    """Scores to 12 bits; NaN, the most anomalous, becomes -inf.
+
+    The score of an image differs by some 1e-6 with its batch, since networks are float32. Unequal
+    scores of equal images would break the guarantee, which needs their order to be random.
+    """
+    values = np.asarray(scores, float)
+    mantissa, exponent = np.frexp(np.where(np.isnan(values), -np.inf, values))
+    return np.ldexp(np.round(np.ldexp(mantissa, BITS)), exponent - BITS)
+
+
+def p_values(scores: ArrayLike, normal: ArrayLike) -> NDArray[np.float64]:
+    """p = (1 + number of the n normal scores that are at most as large) / (n + 1), of each score.
+
+    scores: lower is more anomalous.
+    normal: scores of n normal images, which had no part in how scores are computed.
+
+    If an image and the n normal images are exchangeable, P(p <= a) <= a for every a, whatever the
+    score (Vovk, Gammerman, Shafer 2005, chapter 2).
+    """
+    ordered = np.sort(rounded(normal))
+    return (1 + np.searchsorted(ordered, rounded(scores), side="right")) / (len(ordered) + 1)
+
+
+def with_p_values(scores: Sequence[Score], normal: ArrayLike, fpr: float) -> list[Score]:
+    """Scores of rows, calibrated by the log-densities of normal rows; sorted and ranked.
+
+    The anomaly score of a row is its log-density.
+    """
+    values = [score.log_prob for score in scores]
+    chances = p_values(values, normal)
+    judged = [
+        replace(score, score=value, p_value=float(p), anomalous=bool(p <= fpr))
+        for score, value, p in zip(scores, values, chances, strict=True)
+    ]
+    return sorted(ranked(judged), key=lambda score: score.rank)

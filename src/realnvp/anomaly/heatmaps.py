@@ -1,23 +1,16 @@
 """Heat maps of images, and one self-contained HTML page about the most anomalous images."""
 
 import base64
-import html
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from realnvp.anomaly.detector import Array
-from realnvp.evaluation.report import PAGE
 from realnvp.evaluation.score import ImageFiles, Score
-from realnvp.figures.grids import HeatMap, Picture, heat_map, save_png
+from realnvp.figures.grids import HeatMap, heat_map, png, save_png
 from realnvp.io.files import write_text
-
-EXPLANATION = """The color of a place shows the fraction of normal patches that are more anomalous:
-the darker, the fewer. A box marks the most anomalous region. p is the conformal p-value: of new
-normal images at most the false-positive rate are called anomalous, on average. The detector sees
-texture, edges and brightness, not meaning."""
+from realnvp.templates import render
 
 
 def draw_maps(
@@ -34,6 +27,7 @@ def draw_maps(
     scores: list[Score] = []
     kept: list[tuple[float, int, HeatMap]] = []
     for index, (score, fractions) in enumerate(results):
+        assert score.box is not None and score.score is not None  # noqa: PT018
         scores.append(score)
         pixels = images[index].astype(np.float32) * (255 / (images.config.levels - 1))
         picture = pixels.round().astype(np.uint8).transpose(1, 2, 0)
@@ -65,27 +59,9 @@ def write_page(
 
     command: the command line that made the page.
     """
-    parts = [
-        f"<h1>{_text(title)}</h1>",
-        f'<p class="number">{_text(summary)}</p>',
-        f"<p>{EXPLANATION}</p>",
-        f"<p><code>{_text(command)}</code></p>",
+    entries = [
+        (score, found.caption, base64.b64encode(png(heat_map(found))).decode())
+        for score, found in zip(scores, maps, strict=False)
     ]
-    for score, found in zip(scores, maps, strict=False):
-        parts.append(
-            f"<h2>{score.rank}. {_text(score.path)}</h2>"
-            f"<p>{_text(caption(score))}; anomaly score {score.score:.3f}; "
-            f"{score.bits_per_dim:.3f} bits/dim; region {score.box}</p>"
-            f'<figure><img alt="{_text(score.path)}" src="{_data(heat_map(found))}"></figure>'
-        )
-    write_text(path, PAGE.format(title=_text(title), body="\n".join(parts)))
-
-
-def _data(picture: Picture) -> str:
-    content = io.BytesIO()
-    picture.save(content, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
+    page = render("anomaly.html", title=title, summary=summary, command=command, entries=entries)
+    write_text(path, page)

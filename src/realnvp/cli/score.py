@@ -126,7 +126,7 @@ class Score:
         return scores, {"fast_error_bits_per_dim": error, "summary": summary}
 
     def _score_rows(self, flow: "Flow", detect: bool) -> "tuple[list[Record], dict[str, Any]]":
-        from realnvp.anomaly.conformal import with_p_values
+        from realnvp.anomaly.detector import with_p_values
         from realnvp.evaluation.likelihood import log_probs
         from realnvp.evaluation.score import score_rows
 

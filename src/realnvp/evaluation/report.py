@@ -7,10 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from realnvp.config import Config, TableData, departures, flat
 from realnvp.evaluation.record import Evaluation, OfImages
 from realnvp.io.files import write_text
 from realnvp.io.run_dir import Session
+from realnvp.templates import render
 
 # What to look for in a picture, by the longest key that its file's name begins with.
 SENTENCES = {
@@ -79,32 +82,6 @@ SENTENCES = {
     ),
 }
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 68rem; }}
-body {{ margin: 2rem auto; padding: 0 1rem; }}
-h1 {{ font-size: 1.6rem; }}
-h2 {{ font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid #ddd; }}
-table {{ border-collapse: collapse; }}
-td, th {{ padding: .15rem 1.2rem .15rem 0; text-align: left; vertical-align: top; }}
-img {{ max-width: 100%; }} figure {{ margin: 1.5rem 0; }}
-code {{ background: #f4f4f4; padding: .1rem .3rem; }}
-.number {{ font-size: 1.4rem; }} details {{ margin: 1rem 0; }}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
-
 
 def report(
     run: Path,
@@ -150,7 +127,7 @@ def report(
         encoding="utf-8", errors="replace"
     ):
         raise ValueError(f"{page}: was not written by this program, so it is not replaced")
-    write_text(page, PAGE.format(title=_text(f"realnvp: {title}"), body="\n".join(parts)))
+    write_text(page, render("base.html", title=f"realnvp: {title}", body=Markup("\n".join(parts))))
     return page
 
 

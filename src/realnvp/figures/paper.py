@@ -220,7 +220,7 @@ def _pixel_bits(run: TrainedRun, images: Pixels, x: Tensor) -> Drawing:
     bits = -nats / (math.log(2) * x.shape[1])
     low, high = np.quantile(bits, [0.02, 0.98])
     colored = colors(((bits - low) / (high - low + 1e-12)).clip(0, 1)).round()
-    title = f"bits/dim of each pixel: yellow {low:.1f}, violet {high:.1f}"
+    title = f"bits/dim of each pixel: yellow {low:z.1f}, violet {high:z.1f}"
     pictures = []
     for row in range(0, len(images), COLUMNS):
         part = slice(row, row + COLUMNS)
