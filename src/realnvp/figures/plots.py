@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -98,20 +98,18 @@ def curves(train: Mapping[str, Array], validation: Mapping[str, Array], unit: st
     """
     # The first twentieth of the training would hide the rest.
     shown = np.concatenate([train["value"][len(train["value"]) // 20 :], validation["value"]])
-    room = 0.1 * np.ptp(shown) + 0.02
-    longest = max(part["seconds"].max() for part in (train, validation))
-    name, size = ("hours", 3600) if longest > 3 * 3600 else ("minutes", 60)
-    if longest <= 180:
-        name, size = "seconds", 1
+    limits = tuple(limits_of(shown, 0, room=0.1))
+    seconds = max(part["seconds"].max() for part in (train, validation))
+    sizes = {"seconds": 1, "minutes": 60, "hours": 3600}
+    name = "seconds" if seconds <= 180 else "minutes" if seconds <= 3 * 3600 else "hours"
 
     def draw(figure: Any) -> None:
         panels = figure.subplots(1, 2, sharey=True)
-        x_axes = (("step", 1, "step"), ("seconds", size, name))
+        x_axes = (("step", 1, "step"), ("seconds", sizes[name], name))
         for axes, (key, scale, label) in zip(panels, x_axes, strict=True):
             axes.plot(train[key] / scale, train["value"], color=BLUE, lw=0.8, label="train")
             x, y, error = validation[key] / scale, validation["value"], validation["error"]
             axes.errorbar(x, y, error, color=ORANGE, lw=1.5, marker=".", label="validation")
-            limits = (shown.min() - room, shown.max() + room)
             axes.set(xlabel=label, xlim=(0, None), ylim=limits)
             axes.grid(alpha=0.25)
         panels[0].set_ylabel(unit)
@@ -120,50 +118,58 @@ def curves(train: Mapping[str, Array], validation: Mapping[str, Array], unit: st
     return plot(8.0, 3.2, draw)
 
 
-def density(
-    columns: Sequence[str], data: Array, samples: Array, grid: Sequence[Array], log_p: Array
-) -> Picture:
-    """Data, density and samples of two columns; see `fill_areas`.
+class Panel(NamedTuple):
+    """Points (N, 2) of one color, over a density on a grid if log_p is not None."""
 
-    data, samples: (N, 2).
+    title: str
+    points: Array
+    color: str = BLUE
+    log_p: Array | None = None
+
+
+def panels(
+    columns: Sequence[str], grid: Sequence[Array], shown: Sequence[Panel], points_label: str = ""
+) -> Picture:
+    """Panels of two columns, on common axes, with one legend of densities.
+
+    grid: coordinates, (n,) and (m,), of each log_p, (m, n); their ends are the limits.
+    points_label: of the points in the legend.
     """
+    has_density = any(panel.log_p is not None for panel in shown)
 
     def draw(figure: Any) -> None:
-        left, middle, right = figure.subplots(1, 3, sharex=True, sharey=True)
-        dots(left, "data", data, color=BLUE)
-        dots(right, "samples", samples, color=ORANGE)
-        fill_areas(middle, grid, log_p)
-        middle.set_title("density")
-        middle.legend(title="mass within", fontsize=7, title_fontsize=7)
-        for panel in (left, middle, right):
-            panel.set(xlim=grid[0][[0, -1]], ylim=grid[1][[0, -1]], xlabel=columns[0])
-        left.set_ylabel(columns[1])
-
-    return plot(11.4, 4.3, draw)
-
-
-def conditional(
-    columns: Sequence[str],
-    grid: Sequence[Array],
-    panels: Mapping[str, tuple[Array, Array]],
-) -> Picture:
-    """Conditional densities of two columns.
-
-    panels: log_p, as for `fill_areas`, and data of near conditions, (N, 2), under their titles.
-    """
-
-    def draw(figure: Any) -> None:
-        row = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
-        for panel, (title, (log_p, near)) in zip(row, panels.items(), strict=True):
-            fill_areas(panel, grid, log_p)
-            dots(panel, title, near, color=ORANGE)
-            panel.set(xlim=grid[0][[0, -1]], ylim=grid[1][[0, -1]], xlabel=columns[0])
+        row = figure.subplots(1, len(shown), squeeze=False, sharex=True, sharey=True)[0]
+        for axes, panel in zip(row, shown, strict=True):
+            if panel.log_p is not None:
+                axes.contourf(*grid, panel.log_p, area_edges(panel.log_p), colors=shades())
+            dots(axes, panel.title, panel.points, color=panel.color)
+            axes.set(xlim=grid[0][[0, -1]], ylim=grid[1][[0, -1]], xlabel=columns[0])
         row[0].set_ylabel(columns[1])
-        row[0].plot([], [], "o", ms=3, color=ORANGE, label="nearest test rows")
-        keys = row[0].get_legend_handles_labels()
-        figure.legend(*keys, title="mass within", loc="outside right center")
+        if has_density:
+            for mass, shade in zip(MASSES, shades(), strict=True):
+                row[-1].plot([], [], "s", color=shade, label=f"{100 * mass:g} %")
+            if points_label:
+                row[-1].plot([], [], "o", ms=3, color=shown[-1].color, label=points_label)
+            keys = row[-1].get_legend_handles_labels()
+            figure.legend(*keys, title="mass within", loc="outside right center")
 
-    return plot(3.6 * len(panels) + 1.5, 3.8, draw)
+    return plot(3.9 * len(shown) + 1.3 * has_density, 4.0, draw)
+
+
+def shades() -> Array:
+    """The colors of the areas that hold `MASSES` of a density."""
+    from matplotlib import colormaps
+
+    return colormaps["Blues"](np.linspace(0.12, 0.95, len(MASSES)))
+
+
+def area_edges(log_p: Array) -> Array:
+    """log p on the rims of the smallest areas that hold `MASSES`, ascending, and a bound above."""
+    ordered = np.sort(log_p, axis=None)[::-1]
+    mass = np.cumsum(np.exp(ordered - ordered[0]))
+    edges = ordered[np.searchsorted(mass, np.array(MASSES) * mass[-1])]
+    edges = np.maximum.accumulate(edges + 1e-9 * np.arange(len(edges)))
+    return np.append(edges, edges[-1] + 1e3)
 
 
 def both_ways(
@@ -233,18 +239,11 @@ def pairs(columns: Sequence[str], data: Array, samples: Array) -> Picture:
 
 def scatter(groups: Mapping[str, Array], columns: Sequence[str]) -> Picture:
     """The points of each group, (N, 2), in its own panel, on the axes of the first group."""
-    low, high = limits_of(next(iter(groups.values())), 0, room=0.05)
-
-    def draw(figure: Any) -> None:
-        panels = figure.subplots(1, len(groups), squeeze=False, sharex=True, sharey=True)[0]
-        for axes, (title, points), color in zip(
-            panels, groups.items(), (BLUE, ORANGE), strict=False
-        ):
-            dots(axes, title, points, color=color)
-            axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel=columns[0])
-        panels[0].set_ylabel(columns[1])
-
-    return plot(4.2 * len(groups), 4.2, draw)
+    limits = limits_of(next(iter(groups.values())), 0, room=0.05)
+    shown = [
+        Panel(*group, color) for group, color in zip(groups.items(), (BLUE, ORANGE), strict=False)
+    ]
+    return panels(columns, list(np.transpose(limits)), shown)
 
 
 def limits_of(data: Array, beyond: float, *, room: float) -> tuple[Array, Array]:
@@ -258,30 +257,8 @@ def limits_of(data: Array, beyond: float, *, room: float) -> tuple[Array, Array]
     return low - more, high + more
 
 
-def fill_areas(axes: Any, grid: Sequence[Array], log_p: Array) -> None:
-    """Fill the smallest areas that hold `MASSES` of a density, and label their rims.
-
-    grid: coordinates, (n,) and (m,), of log_p, (m, n).
-    """
-    from matplotlib import colormaps
-
-    shades = colormaps["Blues"](np.linspace(0.12, 0.95, len(MASSES)))
-    edges = area_edges(log_p)
-    axes.contourf(*grid, log_p, [*edges, edges[-1] + 1e3], colors=shades)
-    for mass, shade in zip(MASSES, shades, strict=True):
-        axes.plot([], [], "s", color=shade, label=f"{100 * mass:g} %")
-
-
-def area_edges(log_p: Array) -> Array:
-    """log p on the rims of the areas that hold `MASSES`, ascending."""
-    ordered = np.sort(log_p, axis=None)[::-1]
-    mass = np.cumsum(np.exp(ordered - ordered[0]))
-    edges = ordered[np.searchsorted(mass, np.array(MASSES) * mass[-1])]
-    return np.maximum.accumulate(edges + 1e-9 * np.arange(len(edges)))
-
-
 def dots(axes: Any, title: str, points: Array, **color: Any) -> None:
     """Draw points: the more there are, the smaller."""
-    size = min(4.0, max(0.3, 6000 / len(points)))
+    size = min(4.0, max(0.3, 6000 / max(1, len(points))))
     axes.scatter(*points.T, s=size, linewidths=0, alpha=0.7, **color)
     axes.set_title(title)

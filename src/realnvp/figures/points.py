@@ -24,7 +24,12 @@ def density(run: TrainedRun) -> Iterator[Drawing]:
     """Data, samples, and the density as areas that hold so much probability."""
     data, samples = run.some("test", SHOWN), _samples(run, 10_000)
     log_p, grid = _log_p(run, data, 400)
-    picture = plots.density(_names(run), data, samples[:SHOWN], grid, log_p)
+    shown = [
+        plots.Panel("data", data),
+        plots.Panel("density", data[:0], log_p=log_p),
+        plots.Panel("samples", samples[:SHOWN], plots.ORANGE),
+    ]
+    picture = plots.panels(_names(run), grid, shown)
     yield Drawing("density", picture, {"data": data, "samples": samples, "log_p": log_p})
 
 
@@ -37,18 +42,17 @@ def conditional(run: TrainedRun) -> Iterator[Drawing]:
     assert context is not None
     order = np.lexsort(context.T[::-1])
     scale = np.where(context.std(0) > 0, context.std(0), 1)
-    panels = dict[str, tuple[Array, Array]]()
+    panels, densities, grid = list[plots.Panel](), list[Array](), list[Array]()
     for quantile in QUANTILES:
         c = context[order[round(quantile * (len(order) - 1))]]
         squares = np.square((context - c) / scale).sum(1)
         near = data[np.argsort(squares, kind="stable")[: max(1, len(data) // 20)]]
         log_p, grid = _log_p(run, data, 200, c)
         title = context_text(run.config.table.context_values, c)
-        while title in panels:
-            title += " "
-        panels[title] = log_p, near
-    arrays = {"log_p": np.stack([log_p for log_p, _ in panels.values()])}
-    yield Drawing("conditional", plots.conditional(_names(run), grid, panels), arrays)
+        panels.append(plots.Panel(title, near, plots.ORANGE, log_p))
+        densities.append(log_p)
+    picture = plots.panels(_names(run), grid, panels, "nearest test rows")
+    yield Drawing("conditional", picture, {"log_p": np.stack(densities)})
 
 
 def context_text(columns: Sequence[ContextColumn], values: Array) -> str:
