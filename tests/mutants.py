@@ -156,7 +156,7 @@ MUTANTS = [
     Mutant("flows/flow.py", "c[chunk]", "c[: chunk.stop - chunk.start]", GIVEN),
     Mutant("training/fit.py", "c[order[held:]]", "c[held:]", GIVEN),
     Mutant(
-        "data/labels.py", "labels[split][each.groups] if isinstance(each, Crops) else ", "", CLASSES
+        "data/folder.py", "labels[split][each.groups] if isinstance(each, Crops) else ", "", CLASSES
     ),
     Mutant(
         "evaluation/figures/points.py",
@@ -180,7 +180,9 @@ MUTANTS = [
     Mutant(
         "flows/guided.py", "self.weight * (with_class - without)", "self.weight * with_class", GIVEN
     ),
-    Mutant("data/labels.py", "words[end - counts[split] : end]", "words[: counts[split]]", CLASSES),
+    Mutant(
+        "data/folder.py", "labels[end - counts[split] : end]", "labels[: counts[split]]", CLASSES
+    ),
     Mutant(
         "data/prepared.py",
         'labels["train"][rows[split]]',

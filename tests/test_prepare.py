@@ -238,10 +238,8 @@ def test_imagenet_of_pictures(capsys: Out, tmp_path: Path, form: str) -> None:
         if split == "train":
             files["0000002.png"] = encoded(expected[split][2, ..., 0])  # gray
         files["._0000002.png"] = b"a note of macOS"
-        if form == "folder":
-            write_folder(source / folder, files)
-        else:
-            write_tar(source / f"{folder}.tar", {f"{folder}/{name}": files[name] for name in files})
+        inside = {f"{folder}/{name}": files[name] for name in files}
+        WRITERS[form](source / (folder if form == "tar" else ""), inside)
     write_folder(source / "train_64x64", {"0.png": encoded(noise(64, 64, 3))})
     arrays = prepared("imagenet32", source, tmp_path / "out")
     assert f"{OLD}, partial" in capsys.readouterr().out
@@ -295,10 +293,7 @@ def face_by_hand(pixels: Pixels) -> Pixels:
 def test_celeba(tmp_path: Path, form: str) -> None:
     files, source = faces(), tmp_path / "in"
     write_folder(source / "Eval", {"list_eval_partition.txt": PARTITION})
-    if form == "zip":
-        write_zip(source / "Img" / "img_align_celeba.zip", files)
-    else:
-        write_folder(source, files)
+    WRITERS[form](source / ("img_align_celeba" if form == "zip" else ""), files)
     arrays = prepared("celeba", source, tmp_path / "out")
     for split, numbers in {"train": [1, 2, 5, 7], "validation": [3], "test": [4, 6]}.items():
         expected = [face_by_hand(decoded(files[f"img_align_celeba/{i:06}.jpg"])) for i in numbers]
