@@ -340,7 +340,7 @@ def main(
     by_texture = table.groupby(["task", "method", "texture"]).auroc.mean().unstack()
     by_texture["mean"] = by_texture.mean(axis=1)
     by_defect = table.groupby(["task", "method", "defect"]).auroc.mean().unstack()
-    print(by_defect.join(by_texture).round(3).to_string())
+    print(by_defect.join(by_texture.add_suffix(" texture")).round(3).to_string())
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ from realnvp.cli.evaluate import Evaluate
 
 @dataclass
 class Figures:
-    """Draw the paper's figures of one trained run, and those that show whether its density can be
-    trusted.
+    """Draw the paper's figures of a trained run, and diagnostics of its density.
 
     Of images: samples, classes, manifold (eq 14), extrapolation, compression, latents, curves.
     Of tables: density, map, conditional, pairs, latents, curves. PNG files in RUN/figures.
@@ -50,9 +49,8 @@ class Figures:
             out=self.out or options.beside(self.run) / "figures",
             arrays=self.arrays,
         )
-        facts = {"run": self.run, "seed": self.seed, "which": self.which}
         if self.json:
-            options.print_json({**facts, "files": [*map(str, files)]})
+            options.print_json({"run": self.run, "files": [*map(str, files)]})
         else:
             print("\n".join(map(str, files)))
         return 0
@@ -106,11 +104,10 @@ class Report:
 
 @dataclass
 class Table:
-    """Print the paper's Table 1 with your runs beside it: bits/dim, error, the paper's number,
-    other systems, what it took.
+    """Print the paper's Table 1 with the results of runs.
 
-    The paper's number stands beside a run only if its configuration is the paper's; else the
-    fields that differ are named.
+    The paper's number stands beside a run with the paper's configuration, else the fields that
+    differ.
 
     Example: realnvp table runs/cifar10 runs/photos --markdown
     """
@@ -133,6 +130,5 @@ class Table:
             print(markdown(rows))
         else:
             options.print_table(COLUMNS[:-1], [cells(row)[:-1] for row in rows])
-            # No terminal has room for the commands in the table.
             print("\n".join(f"{row['run']}: {row['command']}" for row in rows))
         return 0

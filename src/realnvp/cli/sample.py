@@ -81,9 +81,10 @@ class Sample:
     def _classes(self, flow: "Flow", count: int | None = None) -> Any:
         """The class of all samples, or of each sample; None: the flow has no classes."""
         name = options.given_class(flow, self.class_name)
-        if name is not None or flow.condition is None:
+        condition: Any = flow.condition
+        if name is not None or condition is None:
             return name
-        return flow.condition.draw(range(count or self.n), self.seed)
+        return condition.draw(range(count or self.n), self.seed)
 
     def _fast(self, flow: "Flow") -> "tuple[Flow, float]":
         """The fast flow, and its median error on a few samples."""
