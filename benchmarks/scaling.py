@@ -28,9 +28,8 @@ from torch.profiler import ProfilerActivity, profile
 from realnvp.bijections import Chain
 from realnvp.config import PRESETS, Config
 from realnvp.device import keep_freed_memory
-from realnvp.flows.build import build
+from realnvp.flows.build import build, checkerboard_couplings
 from realnvp.flows.flow import Flow, StandardNormal
-from realnvp.flows.paper import checkerboard_couplings
 from realnvp.training.checkpointing import recompute
 
 BASE = replace(PRESETS["imagenet32"], data=replace(PRESETS["imagenet32"].data, shape=(3, 32, 32)))

@@ -126,15 +126,13 @@ def test_fast_is_off_by_little_and_keeps_the_state_in_float64(run_dir: Path) -> 
     assert 0 < error.abs().max() < 1
 
 
-def test_a_fast_flow_is_not_reported_saved_or_changed(run_dir: Path, tmp_path: Path) -> None:
+def test_a_fast_flow_is_not_reported_or_saved(run_dir: Path, tmp_path: Path) -> None:
     quick = realnvp.fast(realnvp.load_flow(run_dir))
     for wrong in (
         lambda: realnvp.bits_per_dim(quick, torch.zeros(1, 1, 8, 8, dtype=torch.uint8)),
         lambda: evaluate(quick, run_dir),
         lambda: realnvp.save_flow(quick, tmp_path / "flow"),
         lambda: realnvp.fast(quick),
-        lambda: copy.deepcopy(quick),
-        lambda: quick.double(),
     ):
         with pytest.raises(ValueError, match="fast"):
             wrong()

@@ -9,8 +9,7 @@ from torch import Tensor
 import realnvp
 from realnvp.bijections import Additive, BatchNorm, Coupling
 from realnvp.config import PRESETS, Config, ImageData, ModelConfig, default_num_scales
-from realnvp.flows.build import build, count_parameters
-from realnvp.flows.paper import l2_penalty
+from realnvp.flows.build import build, count_parameters, l2_penalty
 from realnvp.moments import MovingMoments
 from realnvp.nets.layers import WeightNormConv
 from realnvp.nets.resnet import ChannelSplitNet

@@ -28,9 +28,8 @@ from realnvp.bijections.multiscale import even_squares, from_squares, odd_square
 from realnvp.bijections.splines import END, STEEPEST
 from realnvp.config import PRESETS, Config, ImageData, ModelConfig
 from realnvp.evaluation.latent import compress, kept
-from realnvp.flows.build import build
+from realnvp.flows.build import build, half_coupling
 from realnvp.flows.flow import StandardNormal
-from realnvp.flows.paper import half_coupling
 from realnvp.nets.convnet import ConvNet
 from realnvp.nets.resnet import ChannelSplitNet
 from realnvp.training.optim import WeightAverage, rate

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from realnvp.bijections.base import reference_tensor
-from realnvp.flows.context import Classes
+from realnvp.flows.context import Classes, Columns
 from realnvp.flows.flow import Flow, in_eval_mode, refuse_fast
 from realnvp.io.files import atomic_write
 
@@ -55,10 +55,11 @@ def export_program(
     # A batch of 2: torch takes 1 for a constant.
     x = torch.zeros(2, *shape, dtype=dtype or mine.dtype, device=mine.device)
     inputs: tuple[Tensor, ...] = (x,)
-    if flow.condition is not None and call not in ("mixture_log_prob", "class_log_probs"):
-        is_class = isinstance(flow.condition, Classes)
-        columns = x.new_zeros(2, len(flow.condition.names))
-        inputs = (x, torch.zeros_like(columns[:, 0], dtype=torch.int64) if is_class else columns)
+    if call not in ("mixture_log_prob", "class_log_probs"):
+        if isinstance(flow.condition, Classes):
+            inputs = (x, torch.zeros(2, dtype=torch.int64, device=x.device))
+        elif isinstance(flow.condition, Columns):
+            inputs = (x, x.new_zeros(2, flow.condition.columns))
     # torch.export reads flags of TF32 that `full_precision` makes unreadable.
     with in_eval_mode(flow), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's, of itself

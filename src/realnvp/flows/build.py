@@ -1,33 +1,60 @@
-"""From a configuration to a flow with fresh weights."""
+"""Flows with fresh weights: the paper's architecture, later image flows, and flows of vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from threading import RLock
 from typing import Literal
 
 import torch
+from torch import Tensor, nn
 
 from realnvp.bijections import (
+    ActNorm,
+    Additive,
+    Affine,
+    BatchNorm,
     Bijection,
     Chain,
+    Coupling,
     Dequantisation,
+    FactorOut,
+    InvertibleLinear,
     JointDequantisation,
     Logit,
     ObliqueDequantisation,
+    Regression,
+    RQSpline,
+    SinhArcsinh,
+    Squeezed,
+    bitwise,
+    channelwise,
+    checkerboard,
+    none_kept,
 )
-from realnvp.config import PRESETS, Config, ModelConfig, TableData, resolve
-from realnvp.flows.context import condition_of
+from realnvp.bijections.base import reference_tensor
+from realnvp.bijections.coupling import Transform
+from realnvp.bijections.masks import Mask
+from realnvp.config import PRESETS, Config, ModelConfig, TableData, coarser, resolve
+from realnvp.flows.context import condition_of, standardization
 from realnvp.flows.flow import Flow, StandardNormal
-from realnvp.flows.modern import modern, vector
-from realnvp.flows.paper import multiscale
-from realnvp.nets.convnet import ConvNet
+from realnvp.nets.convnet import MLP, ConvNet
+from realnvp.nets.layers import MatrixConv, WeightNormConv
+from realnvp.nets.resnet import ChannelSplitNet, ResNet
 from realnvp.random import Purpose, generator
 
-DRAWING = RLock()  # of torch's own generator, which all threads share
+TRANSFORMS: dict[str, type[Transform]] = {
+    "affine": Affine,
+    "additive": Additive,
+    "spline": RQSpline,
+}
 NOISE = {
     "variational": Dequantisation,
     "autoregressive": JointDequantisation,
     "oblique": ObliqueDequantisation,
 }
+MakeNet = Callable[[int], nn.Module]
+"""A function from a number of outputs, of each pixel or row, to a network."""
+_drawing = RLock()  # of torch's own generator, which all threads share
 
 
 @torch.inference_mode(False)  # or its weights could not be trained
@@ -40,10 +67,9 @@ def build(config: Config | str) -> Flow:
     # We draw on the CPU and seed the CPU's generator alone, which we put back: torch.manual_seed
     # would seed the generators of all GPUs, too.
     drawn_on = torch.device(place if place.type == "meta" else "cpu")
-    with drawn_on, DRAWING, torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(
-            int(generator(config.seed, Purpose.WEIGHTS).integers(2**63))
-        )
+    with drawn_on, _drawing, torch.random.fork_rng(devices=[]):
+        seed = int(generator(config.seed, Purpose.WEIGHTS).integers(2**63))
+        torch.default_generator.manual_seed(seed)
         condition = condition_of(config)
         return Flow(bijection_of(config), StandardNormal(), config, condition=condition).to(place)
 
@@ -57,14 +83,8 @@ def bijection_of(config: Config) -> Chain:
     layers: list[Bijection] = [Logit(alpha=model.alpha, levels=config.levels), f(model, channels)]
     if model.dequantization != "uniform":
         noise = NOISE[model.dequantization]
-        net = ConvNet(
-            4 * channels,
-            model.width,
-            4 * noise.outputs(channels),
-            num_blocks=model.num_blocks,
-            context=model.context_dim,
-        )
-        layers.insert(0, noise(net, levels=config.levels))
+        net = _convnet(model, 4 * channels, context=model.context_dim)
+        layers.insert(0, noise(net(4 * noise.outputs(channels)), levels=config.levels))
     return Chain(layers)
 
 
@@ -83,18 +103,17 @@ def vector_flow(
 ) -> Flow:
     """A fresh flow of vectors, (B, dim), for tables and points. The density is in the data's units.
 
-    The first layers standardise and whiten the data, once they are set: by `standardise`, or by the
-    first batch inside `realnvp.bijections.starting`.
+    The first layers standardize and whiten the data once `fit` has initialized them.
 
-    given: columns of a condition c, for p(x | c): (B, given).
-    classes: their names, if c is a class.
-    num_couplings: each way to divide the entries takes two.
+    context: number of columns of the condition c of p(x | c).
+    classes: names of the classes, if c is a class.
+    num_couplings: each division of the entries takes two.
     width, num_blocks: hidden units and residual blocks of each network.
-    sine_std: of the sines in the networks (`MLP`). 0: no sines.
-    coupling: affine as Real NVP's, additive as NICE's, or spline, which bends as well. One column
-        given others is always one spline.
+    sine_std: standard deviation of the networks' sines (`MLP`). 0: no sines.
+    coupling: affine as in Real NVP, additive as in NICE, or spline. The map of one column given a
+        condition is always one spline.
     batch_norm: after each coupling.
-    seed: of the weights.
+    seed: seed of the weights.
     """
     model = ModelConfig(
         "vector",
@@ -115,3 +134,163 @@ def count_parameters(config: Config) -> int:
     """The number of learned parameters of the flow of a configuration; allocates none of them."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build(config).parameters())
+
+
+def multiscale(model: ModelConfig, channels: int) -> Chain:
+    """f of section 3.6 for x of (C, H, W): eq 10-13 as a recursion over the scales.
+
+    Each scale has three checkerboard couplings, a squeeze and three channel-wise couplings; then
+    half of the result is factored out. The last scale has four checkerboard couplings.
+    """
+    if model.num_scales == 1:
+        return Chain(checkerboard_couplings(model, channels, 4))
+    further = coarser(model)
+    return Chain(
+        [
+            *checkerboard_couplings(model, channels, 3),
+            Squeezed(Chain(channelwise_couplings(further, 4 * channels, 3))),
+            FactorOut(multiscale(further, 2 * channels)),
+        ]
+    )
+
+
+def checkerboard_couplings(model: ModelConfig, channels: int, count: int) -> list[Bijection]:
+    """Couplings with alternating checkerboards, each followed by batch norm of its whole output."""
+    net = _resnet(model, channels, see_mask=True)
+    layers: list[Bijection] = []
+    for i in range(count):
+        mask = partial(checkerboard, flip=i % 2 == 1)
+        layers.append(coupling(model, mask, net, channels, bound=0.0))
+        layers.append(BatchNorm(channels, momentum=model.momentum))
+    return layers
+
+
+def channelwise_couplings(model: ModelConfig, channels: int, count: int) -> list[Bijection]:
+    """Couplings that change the channels' second, first, second ... half, each with batch norm."""
+    net = _resnet(model, channels // 2)
+    layers: list[Bijection] = []
+    for i in range(count):
+        layers.append(half_coupling(model, net, channels, flip=i % 2 == 1))
+        layers.append(BatchNorm(channels, momentum=model.momentum))
+    return layers
+
+
+def half_coupling(model: ModelConfig, net: MakeNet, channels: int, *, flip: bool) -> Coupling:
+    """A channel-wise coupling whose network sees the kept half alone.
+
+    It changes the second half. flip: the first.
+    """
+    return coupling(
+        model,
+        partial(channelwise, flip=flip),
+        lambda c_out: ChannelSplitNet(net(c_out), flip=flip),
+        channels // 2,
+    )
+
+
+def coupling(
+    model: ModelConfig, mask: Mask, net: MakeNet, channels: int, *, bound: float = 1.0
+) -> Coupling:
+    """A coupling with the model's transform.
+
+    channels: the number of channels that change.
+    bound: initial value of the bound of the log-scale.
+    """
+    transform = TRANSFORMS[model.coupling]
+    return Coupling(mask, net(transform.outputs * channels), transform, bound=bound)
+
+
+def modern(model: ModelConfig, channels: int) -> Chain:
+    """f with the paper's scales and the layers of later flows (Glow), for x of (C, H, W).
+
+    Each scale repeats act norm, a learned linear map of the channels and a checkerboard coupling at
+    half the resolution, then factors half of the result out.
+
+    Before that a last coupling changes the half that is factored out, conditional on the half that
+    goes on. The prior of a scale is then a Gaussian conditional on all coarser scales, and all
+    latents stay N(0, I).
+    """
+    net = _convnet(model, 2 * channels)
+    context_net = _convnet(model, 2 * channels, context=model.context_dim)
+    layers: list[Bijection] = []
+    for left in reversed(range(model.num_couplings)):
+        layers += [
+            ActNorm(4 * channels),
+            InvertibleLinear(4 * channels),
+            half_coupling(model, net if left % 2 else context_net, 4 * channels, flip=False),
+        ]
+    if model.num_scales == 1:
+        return Chain([Squeezed(Chain([*layers, ActNorm(4 * channels)]), by_color=True)])
+    prior = [ActNorm(4 * channels), half_coupling(model, context_net, 4 * channels, flip=True)]
+    return Chain(
+        [
+            Squeezed(Chain([*layers, *prior]), by_color=True),
+            FactorOut(modern(coarser(model), 2 * channels)),
+        ]
+    )
+
+
+def vector(model: ModelConfig, dim: int) -> Chain:
+    """f for x of (D,): standardization, regression on c, couplings with fully connected networks.
+
+    A pair of couplings divides the entries by one bit of their index, both ways; a linear map
+    stands before each pair. The first linear map whitens the data. The regression makes a fresh
+    flow the Gaussian of its data given c. One column given c has one spline in place of couplings.
+    Given c, the last layer is a map of each latent, which `training.fit.recalibrate` fits.
+    """
+    net = partial(
+        MLP,
+        dim,
+        model.width,
+        num_blocks=model.num_blocks,
+        sine_std=model.sine_std,
+        context=model.context_dim,
+    )
+    layers: list[Bijection] = [*standardization(dim)]
+    if model.context_dim:
+        layers.append(Regression(dim, model.context_dim))
+    if dim == 1 and (model.context_dim or model.coupling == "spline"):
+        layers += [ActNorm(dim), Coupling(none_kept, net(RQSpline.outputs), RQSpline)]
+    else:
+        for i in range(model.num_couplings):
+            if i % 2 == 0:
+                layers.append(InvertibleLinear(dim, starts_as="rotation" if i else "symmetric"))
+            layers.append(coupling(model, partial(bitwise, bit=i // 2, flip=i % 2 == 1), net, dim))
+            if model.batch_norm:
+                layers.append(BatchNorm(dim, momentum=model.momentum))
+    if model.context_dim:
+        layers.append(SinhArcsinh(dim).requires_grad_(False))
+    return Chain(layers)
+
+
+def _resnet(model: ModelConfig, channels: int, *, see_mask: bool = False) -> MakeNet:
+    return partial(
+        ResNet,
+        channels,
+        model.width,
+        num_blocks=model.num_blocks,
+        momentum=model.momentum,
+        see_mask=see_mask,
+        context=model.context_dim,
+    )
+
+
+def _convnet(model: ModelConfig, channels: int, *, context: int = 0) -> MakeNet:
+    return partial(ConvNet, channels, model.width, num_blocks=model.num_blocks, context=context)
+
+
+def l2_penalty(flow: Flow) -> Tensor:
+    """Sum of squares of weight norm's trained gains and of the checkerboard couplings' bounds."""
+    penalized = [reference_tensor(flow).new_zeros(())]
+    for module in flow.modules():
+        if isinstance(module, WeightNormConv) and module.gain is not None:
+            penalized.append(module.gain)
+    for module in flow.modules():
+        if isinstance(module, Coupling) and not isinstance(module.net, ChannelSplitNet):
+            penalized += [] if module.bound is None else [module.bound]
+    return torch.stack([each.square().sum() for each in penalized]).sum()
+
+
+def matrices(flow: Flow) -> list[Tensor]:
+    """The networks' weights that are matrices, (out, in), which Muon trains."""
+    return [m.weight for m in flow.modules() if isinstance(m, MatrixConv | nn.Linear)]

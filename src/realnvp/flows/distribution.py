@@ -1,7 +1,7 @@
 """A flow as a `torch.distributions.Distribution`: a prior, a variational guide, ..."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,16 +30,12 @@ def as_distribution(
     validate_args: as torch.distributions'.
     """
     several = flow.condition is not None and np.ndim(context) > flow.condition.dims
-    c = flow.condition_of_each(context, len(context) if several else 1)
+    batch_shape = (len(context),) if several else ()
+    c = flow.condition_of_each(context, *batch_shape or (1,))
     if c is not None and not several:
         c = c.squeeze(0)
-    return FlowDistribution(
-        flow,
-        flow.event_shape(shape),
-        (len(context),) if several else (),
-        context=c,
-        validate_args=validate_args,
-    )
+    event_shape = flow.event_shape(shape)
+    return FlowDistribution(flow, event_shape, batch_shape, context=c, validate_args=validate_args)
 
 
 class FlowDistribution(Distribution):
@@ -49,6 +45,7 @@ class FlowDistribution(Distribution):
     """
 
     has_rsample = True
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
     def __init__(
         self,
@@ -63,28 +60,19 @@ class FlowDistribution(Distribution):
         super().__init__(Size(batch_shape), Size(event_shape), validate_args=validate_args)
 
     @property
-    def arg_constraints(self) -> dict[str, constraints.Constraint]:
-        """{}: it has a flow in place of parameters."""
-        return {}
-
-    @property
     def support(self) -> constraints.Constraint:
         """All reals, each x as a whole."""
-        return constraints.independent(  # type: ignore[no-untyped-call]
-            constraints.real, len(self.event_shape)
-        )
+        dims = len(self.event_shape)
+        return constraints.independent(constraints.real, dims)  # type: ignore[no-untyped-call]
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "FlowDistribution":
         """The distribution of a batch_shape of independent x, each with the flow's density."""
-        context = self.context
-        if context is not None:
-            context = context.expand(*batch_shape, *context.shape[len(self.batch_shape) :])
+        c = self.context
+        if c is not None:
+            c = c.expand(*batch_shape, *c.shape[len(self.batch_shape) :])
+        check = self._validate_args
         return FlowDistribution(
-            self.flow,
-            self.event_shape,
-            batch_shape,
-            context=context,
-            validate_args=self._validate_args,
+            self.flow, self.event_shape, batch_shape, context=c, validate_args=check
         )
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -99,18 +87,17 @@ class FlowDistribution(Distribution):
         count = shape[: len(shape) - len(self.event_shape)].numel()
         seed = int(torch.randint(2**63 - 1, ()))
         z = self.flow.latents(range(count), self.event_shape, seed) if count else torch.empty(0)
-        return self._map(self.flow.decode, z.view(shape), self.event_shape).to(
-            reference_tensor(self.flow)
-        )
+        x = self._map(self.flow.decode, z.view(shape), self.event_shape)
+        return x.to(reference_tensor(self.flow))
 
     def _map(self, function: Callable[..., Tensor], x: Tensor, event: Sequence[int]) -> Tensor:
         """Apply a function of (B, *event_shape) to x, (..., *event_shape); gives (..., *event)."""
-        leading, context = x.shape[: x.ndim - len(self.event_shape)], self.context
-        if context is not None:
+        leading, c = x.shape[: x.ndim - len(self.event_shape)], self.context
+        if c is not None:
             leading = Size(np.broadcast_shapes(leading, self.batch_shape))
             x = x.expand(*leading, *self.event_shape)
-            c = context.shape[len(self.batch_shape) :]
-            context = context.expand(*leading, *c).reshape(-1, *c)
+            one = c.shape[len(self.batch_shape) :]
+            c = c.expand(*leading, *one).reshape(-1, *one)
         if not leading.numel():
             return x.new_empty((*leading, *event))
-        return function(x.reshape(-1, *self.event_shape), context).view((*leading, *event))
+        return function(x.reshape(-1, *self.event_shape), c).view((*leading, *event))

@@ -1,11 +1,6 @@
-"""A flow for pictures, previews and ranking.
-
-Its networks are folded into plain convolutions of low precision.
-"""
+"""A flow for pictures, previews and ranking: networks folded into convolutions of low precision."""
 
 import copy
-from collections.abc import Callable
-from typing import NoReturn, Self, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -20,64 +15,40 @@ from realnvp.nets.kernels import conv_add, convolve, packed
 from realnvp.nets.layers import Embedding, MatrixConv, Normalize, WeightNormConv
 from realnvp.nets.resnet import ResidualBlock, ResNet, both_signs
 
-MADE_BY_FAST = "a flow made by realnvp.fast"
-
 
 def fast(flow: Flow, *, dtype: torch.dtype | None = None) -> Flow:
-    """A copy of the flow in eval mode, several times as fast, without gradients.
+    """A copy of a flow of images in eval mode, several times as fast, without gradients.
 
     Batch norm and weight norm are folded into the convolutions, whose weights are laid out for the
-    flow's device. z and log-det keep their type. Do not report numbers of the copy: `bits_per_dim`
-    and `save_flow` refuse it.
+    flow's device: move or convert the original, not the copy. z and log-det keep their type. Do not
+    report numbers of the copy: `bits_per_dim` and `save_flow` refuse it.
 
-    dtype: of the networks. bfloat16 is off by a few nats in thousands, float32 by rounding.
+    dtype: type of the networks. bfloat16 is off by a few nats in thousands, float32 by rounding.
     None: bfloat16 if the device has fast instructions for it, else float32.
-
-    ValueError for a flow that `fast` made, for another dtype and for a flow of vectors.
     """
     refuse_fast(flow, "take")
     if dtype is None:
         dtype = torch.bfloat16 if has_bfloat16(reference_tensor(flow).device) else torch.float32
-    if dtype not in (torch.bfloat16, torch.float32, torch.float64):
-        raise ValueError(f"dtype: must be torch.bfloat16, float32 or float64, got {dtype}")
     with torch.no_grad():
-        copies: dict[int, nn.Module] = {
-            id(net): _FastResNet(net, dtype)
-            if isinstance(net, ResNet)
-            else _FastConvNet(net, dtype)
-            for net in flow.modules()
-            if isinstance(net, ResNet | ConvNet)
-        }
-    if not copies:
-        raise ValueError(
-            "fast: only flows of images have convolutions to fold; this one is as fast as it gets"
-        )
-    copied = copy.deepcopy(flow, copies)  # it takes the fast networks as copies it made
+        copies: dict[int, nn.Module] = {}
+        for net in flow.modules():
+            if isinstance(net, ResNet):
+                copies[id(net)] = _FastResNet(net, dtype)
+            elif isinstance(net, ConvNet):
+                copies[id(net)] = _FastConvNet(net, dtype)
+    copied = copy.deepcopy(flow, copies)  # takes the fast networks for copies that it made
     copied.exact = False
     return copied.eval().requires_grad_(False)
 
 
-class _Fixed(nn.Module):
-    """A network that stays as it is made: its weights are laid out for one type and one device."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        raise ValueError(f"{MADE_BY_FAST} stays as it is: move or convert the original")
-
-    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        raise ValueError(f"{MADE_BY_FAST} cannot be copied: copy the original")
-
-
-class _FastConvNet(_Fixed):
+class _FastConvNet(nn.Module):
     """`ConvNet` with packed weights."""
 
     def __init__(self, net: ConvNet, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype, self.width, self.reach = dtype, net.width, net.reach
-        self.conv_in, *inner, self.conv_out = [
-            _Convolution(module, dtype)
-            for module in net.modules()
-            if isinstance(module, MatrixConv)
-        ]
+        convs = [module for module in net.modules() if isinstance(module, MatrixConv)]
+        self.conv_in, *inner, self.conv_out = [_Convolution(conv, dtype) for conv in convs]
         self.embedding = _weight(net.embedding, dtype)
         self.blocks = list(zip(inner[::2], inner[1::2], strict=True))
 
@@ -90,7 +61,7 @@ class _FastConvNet(_Fixed):
         return self.conv_out(F.silu(h, inplace=True))
 
 
-class _FastResNet(_Fixed):
+class _FastResNet(nn.Module):
     """`ResNet` in eval mode as convolutions, ReLUs and sums.
 
     relu(norm(h)) = s relu(h + c), with s > 0. s goes into the weights of the convolution that comes
@@ -125,7 +96,8 @@ class _FastResNet(_Fixed):
     @torch.no_grad()
     def forward(self, x: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
         r = torch.addcmul(self.shift_in, x, self.scale_in)
-        h = self.conv_in(both_signs(r, mask, see_mask=self.see_mask).to(self.dtype))
+        h = both_signs(r, mask, see_mask=self.see_mask)
+        h = self.conv_in(h.to(self.dtype, memory_format=torch.channels_last))
         _embed(self.embedding, context, h)
         accumulated = self.skip_in(h)
         for conv1, conv2, skip in self.blocks:
@@ -171,20 +143,18 @@ class _Convolution:
         times_in: Tensor | None = None,
         times_out: Tensor | None = None,
         sees: Tensor | None = None,
-        plus: Tensor | None = None,
+        plus: Tensor | float = 0.0,
     ) -> None:
         weight = conv.filters()
-        bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.clone()
+        bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias
         if times_in is not None:
-            weight = weight * times_in[None, :, None, None]
+            weight = weight * times_in[:, None, None]
         if times_out is not None:
             weight, bias = weight * times_out[:, None, None, None], bias * times_out
         if sees is not None:
             bias = bias - weight[:, :, 0, 0] @ sees
-        if plus is not None:
-            bias = bias + plus
         self.weight = packed(weight.to(dtype, memory_format=torch.channels_last))
-        self.bias = bias.to(dtype)
+        self.bias = (bias + plus).to(dtype)
 
     def __call__(self, h: Tensor, *, relu: bool = False) -> Tensor:
         return convolve(h, self.weight, self.bias, relu=relu)

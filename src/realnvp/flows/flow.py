@@ -36,7 +36,7 @@ class Prior(Protocol):
         """(B,): nats."""
 
     def sample(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor:
-        """Draw z of this shape: a single latent for images, (C, H, W), or many rows, (n, D)."""
+        """z of this shape: of one image, (C, H, W), or of many rows, (n, D)."""
 
 
 class StandardNormal(nn.Module):
@@ -55,8 +55,8 @@ class StandardNormal(nn.Module):
         return torch.from_numpy(generator.standard_normal(tuple(shape)))
 
 
-def prior_map(prior: Prior, z: Tensor) -> Tensor:
-    """log p(z) by entry of z: the prior's own `pointwise_log_prob`, or equal shares."""
+def pointwise_log_prob(prior: Prior, z: Tensor) -> Tensor:
+    """log p(z) by entry of z: the prior's own, or equal shares of each example's."""
     if isinstance(prior, StandardNormal):
         return prior.pointwise_log_prob(z)
     return equal_shares(prior.log_prob(z), z)
@@ -119,7 +119,7 @@ class Flow(nn.Module):
         """
         x = self._data(x)
         z, terms = self.bijection.pointwise_log_det(x, self.embed_context(context, x.shape[0]))
-        terms = terms + prior_map(self.prior, z)
+        terms = terms + pointwise_log_prob(self.prior, z)
         return terms.sum(1) if x.ndim > 2 else terms
 
     def mixture_log_prob(self, x: Tensor) -> Tensor:
@@ -170,15 +170,12 @@ class Flow(nn.Module):
     def condition_of_each(self, context: Any, count: int) -> Tensor | None:
         """c of each of `count` x: classes, (count,), or columns, (count, k).
 
-        None: the flow is not conditional. ValueError: c is missing or does not fit.
+        None: the flow is not conditional. ValueError: c is missing, or needless.
         """
-        if self.condition is None:
-            if context is not None:
-                raise ValueError("context: this flow is not conditional")
-            return None
-        if context is None:
-            raise ValueError("context: missing, this flow is conditional")
-        return self.condition.parse(context, count)
+        if (self.condition is None) != (context is None):
+            kind = "unconditional" if self.condition is None else "conditional"
+            raise ValueError(f"context: this flow is {kind}")
+        return None if self.condition is None else self.condition.parse(context, count)
 
     @torch.no_grad()
     def sample(
@@ -242,7 +239,7 @@ class Flow(nn.Module):
         return x.to(torch.promote_types(x.dtype, reference_tensor(self, x).dtype))
 
     def _data(self, x: Tensor) -> Tensor:
-        """`_batch`; in eval mode ValueError for NaN, and a warning of pixels scaled to [0, 1]."""
+        """`_batch`; in eval mode ValueError for NaN, and a warning of pixels in other units."""
         x = self._batch(x)
         if self.training or torch.compiler.is_compiling():
             return x
@@ -250,10 +247,10 @@ class Flow(nn.Module):
             largest = x.detach().amax().item()
             if math.isnan(largest):
                 raise ValueError("x: has NaN")
-            levels = getattr(self.config and self.config.data, "levels", 0)
-            if x.ndim == 4 and levels > 2 and largest <= 1:
+            levels = self.config.data.levels if x.ndim == 4 and self.config else 0
+            if levels > 2 and not 1 < largest < 2 * levels:
                 warnings.warn(
-                    f"x: no value exceeds 1, but pixels of this flow are v + u in [0, {levels})",
+                    f"x: pixels of this flow are v + u in [0, {levels}), the largest is {largest:g}",
                     stacklevel=3,
                 )
         return x
@@ -272,9 +269,8 @@ def batch_that_fits(shape: Sequence[int]) -> int:
 def initialize_from(flow: Flow, x: Tensor, context: Any = None) -> None:
     """Initialize the layers that depend on data, and the condition, from one process' x.
 
-    The leading layers see all of x, up to the first that does not depend on data. The layers
-    behind see the first rows only, since networks take time and memory. Layers after the last that
-    depends on data are not computed.
+    The leading layers see all of x, the layers behind the first that does not depend on data only
+    the first rows, since networks take time and memory.
     """
     if isinstance(flow.condition, Classes):
         flow.condition.count(flow.condition.parse(context, len(x)))
@@ -297,10 +293,7 @@ def config_of(flow: Flow) -> Config:
 
 
 def refuse_fast(flow: Flow, verb: str) -> None:
-    """ValueError if `realnvp.fast` made the flow: its density is another one.
-
-    verb: the use of the original instead.
-    """
+    """ValueError for a flow that `realnvp.fast` made; verb: the use of the original instead."""
     if not flow.exact:
         raise ValueError(f"flow: made by realnvp.fast; {verb} the original")
 

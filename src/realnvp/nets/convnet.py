@@ -41,7 +41,7 @@ class ConvNet(nn.Module):
         nn.init.zeros_(self.conv_out.weight)
 
     def forward(self, x: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
-        h = self.conv_in(compressed(x).contiguous(memory_format=torch.channels_last))
+        h = self.conv_in(compressed(x))
         if self.embedding is not None and context is not None:
             h.add_(self.embedding(context).to(h.dtype))
         for block in self.blocks:

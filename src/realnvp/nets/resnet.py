@@ -71,16 +71,13 @@ class ResNet(nn.Module):
 
 
 def both_signs(r: Tensor, mask: Tensor, *, see_mask: bool) -> Tensor:
-    """relu([r, -r]), what the first convolution sees; see_mask: relu([2 r, -2 r, mask]).
-
-    Channels last in memory.
-    """
+    """Input of the first convolution: relu([r, -r]); see_mask: relu([2 r, -2 r, mask])."""
     if see_mask:
         plane = mask.to(r.dtype).expand(r.shape[0], 1, *r.shape[2:])
         h = torch.cat([2 * r, -2 * r, plane], dim=1)
     else:
         h = torch.cat([r, -r], dim=1)
-    return h.relu_().contiguous(memory_format=torch.channels_last)
+    return h.relu_()
 
 
 class ChannelSplitNet(nn.Module):

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 
 from realnvp.bijections import ActNorm, data_dependent_init
+from realnvp.bijections.base import float64_like
 from realnvp.config import Config, TableData, TrainConfig, resolve
 from realnvp.config.units import Unit, unit_of
 from realnvp.data import Dataset, discard_prepared, find_data, prepare
 from realnvp.data.dataset import SPLITS
-from realnvp.device import has_bfloat16
-from realnvp.flows.build import build
+from realnvp.device import as_tensor, has_bfloat16
+from realnvp.flows.build import build, matrices
 from realnvp.flows.context import Classes
-from realnvp.flows.flow import Flow, config_of
-from realnvp.flows.modern import matrices, standardize
+from realnvp.flows.flow import Flow, config_of, initialize_from
 from realnvp.io.checkpoint import TrainState, checkpoints_in, load_checkpoint, save_checkpoint
 from realnvp.io.files import lock_folder
 from realnvp.io.pretrained import load_flow
@@ -250,7 +250,8 @@ def precision_on(recipe: TrainConfig, device: torch.device) -> str:
 def _start_from_data(flow: Flow, splits: Dataset, batches: Batches) -> None:
     """Start layers from the data: of a table all of it, of images the first 128 or so."""
     if isinstance(config_of(flow).data, TableData):
-        standardize(flow, splits.train[:], context=(splits.labels or {}).get("train"))
+        rows = as_tensor(splits.train[:]).to(float64_like(flow))
+        initialize_from(flow, rows, (splits.labels or {}).get("train"))
     elif any(isinstance(module, ActNorm) for module in flow.modules()):
         first = range(-(-128 // batches.size))
         with data_dependent_init(flow), torch.no_grad():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from realnvp.config import TrainConfig
 from realnvp.flows.flow import Flow
-from realnvp.flows.paper import l2_penalty
+from realnvp.flows.build import l2_penalty
 from realnvp.io.checkpoint import TrainState
 from realnvp.moments import restore_moments, stored_moments
 from realnvp.training.optim import rate, take_step
