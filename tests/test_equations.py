@@ -6,14 +6,13 @@ from functools import partial
 
 import pytest
 import torch
-from tests.flows import image_flow, moved, normal, pixels
 from torch import Tensor, nn
 
 from realnvp.bijections import (
     Affine,
-    Coupling,
     BatchNorm,
     Chain,
+    Coupling,
     FactorOut,
     Logit,
     Squeezed,
@@ -25,6 +24,7 @@ from realnvp.flows.flow import Flow, StandardNormal
 from realnvp.moments import MovingMoments, averaging
 from realnvp.nets.layers import WeightNormConv
 from realnvp.nets.resnet import ResNet, both_signs
+from tests.flows import image_flow, moved, normal, pixels
 
 CPU = torch.device("cpu")
 

@@ -85,7 +85,7 @@ def test_what_is_kept_is_what_the_first_factor_out_sends_on(
     inner = first.bijection
     with torch.no_grad():
         z = flow.encode(x)
-        monkeypatch.setattr(inner, "forward", lambda h: (h + 100, h.new_zeros(len(h))))
+        monkeypatch.setattr(inner, "forward", lambda h, c: (h + 100, h.new_zeros(len(h))))
         changed = flow.encode(x) != z
     assert torch.equal(changed[0, 0], latent.kept(8, 8, num_scales=3, level=1))
 

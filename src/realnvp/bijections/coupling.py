@@ -1,6 +1,6 @@
 """Coupling layers (sections 3.2 to 3.4): one part of x decides how the other part changes."""
 
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,9 @@ from realnvp.bijections.masks import Mask
 class Transform(Protocol):
     """A monotone map of each entry of x, and how a network's outputs parametrize it."""
 
-    outputs: int
+    outputs: ClassVar[int]
     """Outputs of the network for each entry of x."""
-    bounded: bool
+    bounded: ClassVar[bool]
     """Whether the log-scale is l = bound * tanh(raw) with a trained bound."""
 
     @classmethod
@@ -66,7 +66,8 @@ class Coupling(PointwiseBijection):
 class Affine:
     """T(x) = x exp(l) + m (eq 7); log T'(x) = l. raw: m, then raw l, with l = bound * tanh(raw)."""
 
-    outputs, bounded = 2, True
+    outputs: ClassVar[int] = 2
+    bounded: ClassVar[bool] = True
 
     def __init__(self, shift: Tensor, log_scale: Tensor) -> None:
         self.shift, self.log_scale = shift, log_scale
@@ -86,7 +87,8 @@ class Affine:
 class Additive:
     """T(x) = x + m; log T'(x) = 0: the coupling of NICE, the paper's predecessor [14]. raw: m."""
 
-    outputs, bounded = 1, False
+    outputs: ClassVar[int] = 1
+    bounded: ClassVar[bool] = False
 
     def __init__(self, shift: Tensor) -> None:
         self.shift = shift

@@ -65,7 +65,7 @@ class RQSpline:
         Zeros: the identity. l = bound * tanh(raw). Widths and heights are at least a thousandth of
         the whole, slopes at the knots within a factor of 100 of 1.
         """
-        raw = raw.unflatten(1, (cls.outputs, -1)).movedim(1, -1)
+        raw = raw.view(raw.shape[0], cls.outputs, -1, *raw.shape[2:]).movedim(1, -1)
         sizes = [1, 1, cls.bins, cls.bins, cls.bins - 1]
         shift, scale, widths, heights, slopes = torch.split(raw, sizes, dim=-1)
         most = math.log(STEEPEST)

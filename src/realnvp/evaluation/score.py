@@ -23,7 +23,7 @@ from realnvp.data.tables import read_context
 from realnvp.device import moved
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.context import Classes
-from realnvp.flows.flow import Flow, batch_that_fits, config_of, evaluating, prior_map
+from realnvp.flows.flow import Flow, batch_that_fits, config_of, evaluating, pointwise_log_prob
 from realnvp.flows.tiled import tiled
 from realnvp.progress import track
 from realnvp.random import Purpose, uniform
@@ -187,7 +187,7 @@ def encode(
     height, width = size
     c = flow.embed_context(context, x.shape[0])
     z, terms = tiled(flow).bijection.pointwise_log_det(x, c)
-    nats = prior_map(flow.prior, z) + terms
+    nats = pointwise_log_prob(flow.prior, z) + terms
     return z, nats[:, :, :height, :width].flatten(1).sum(1)
 
 

@@ -247,12 +247,10 @@ class Flow(nn.Module):
             largest = x.detach().amax().item()
             if math.isnan(largest):
                 raise ValueError("x: has NaN")
-            levels = self.config.data.levels if x.ndim == 4 and self.config else 0
+            levels = self.config.levels if x.ndim == 4 and self.config else 0
             if levels > 2 and not 1 < largest < 2 * levels:
-                warnings.warn(
-                    f"x: pixels of this flow are v + u in [0, {levels}), the largest is {largest:g}",
-                    stacklevel=3,
-                )
+                words = f"x: up to {largest:g}, but pixels of this flow are v + u in [0, {levels})"
+                warnings.warn(words, stacklevel=3)
         return x
 
 

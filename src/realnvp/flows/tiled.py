@@ -61,6 +61,7 @@ class Tiled(PointwiseBijection):
             case Chain():
                 log_det = torch.zeros_like(x)
                 for layer in f.bijections:
+                    assert isinstance(layer, Bijection)
                     x, terms = self._apply_layer(layer, x, context)
                     log_det += terms
                     del terms  # of a large image they take as much memory as the image
@@ -98,8 +99,8 @@ class Tiled(PointwiseBijection):
         if isinstance(f, Logit):
             planes, reach = ENTRYWISE_PLANES, 0
         else:
-            planes, reach = getattr(f.net, "width", None), getattr(f.net, "reach", None)
-        if planes is None or reach is None:
+            planes, reach = getattr(f.net, "width", 0), getattr(f.net, "reach", 0)
+        if not planes:
             return x.shape[2], 0
         squeezed = isinstance(f, Dequantisation)  # its network sees 2x2 squares as channels
         overlap = 2 * reach if squeezed else reach + reach % 2

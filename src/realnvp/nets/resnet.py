@@ -92,7 +92,7 @@ class ChannelSplitNet(nn.Module):
         super().__init__()
         self.net = net
         self.flip = flip
-        self.width, self.reach = getattr(net, "width", None), getattr(net, "reach", None)
+        self.width, self.reach = getattr(net, "width", 0), getattr(net, "reach", 0)
 
     def forward(self, x: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
         channels = x.shape[1]
