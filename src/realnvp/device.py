@@ -1,4 +1,4 @@
-"""The device of a command, its arithmetic, and the lack of its memory."""
+"""The device of a command, its arithmetic, and its memory."""
 
 import ctypes
 import platform
@@ -17,16 +17,10 @@ from torch import Tensor
 
 # torch's settings of the type that float32 is rounded to before a product, the general settings
 # first: a setting that was never set follows a more general one.
-_backends: Any = torch.backends
+_torch: Any = torch.backends
 _PRECISIONS: tuple[Any, ...] = (
-    _backends,
-    _backends.cudnn,
-    _backends.cuda.matmul,
-    _backends.cudnn.conv,
-    _backends.cudnn.rnn,
-    _backends.mkldnn.matmul,
-    _backends.mkldnn.conv,
-    _backends.mkldnn.rnn,
+    *(_torch, _torch.cudnn, _torch.cuda.matmul, _torch.cudnn.conv, _torch.cudnn.rnn),
+    *(_torch.mkldnn.matmul, _torch.mkldnn.conv, _torch.mkldnn.rnn),
 )
 _lock = RLock()
 _users = 0  # threads in `full_precision`
@@ -96,11 +90,8 @@ def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def same_each_time() -> Iterator[None]:
-    """Context: cuDNN computes the same bits each time.
-
-    No sums in the order of arrival, no algorithm chosen by a stopwatch.
-    """
+def deterministic() -> Iterator[None]:
+    """Context: cuDNN sums in a fixed order and chooses no algorithm by a stopwatch."""
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
     cudnn.deterministic, cudnn.benchmark = True, False
@@ -118,15 +109,17 @@ def has_bfloat16(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    by_amd = "AuthenticAMD" in _processor() and torch.cpu._is_avx512_bf16_supported()
+    by_amd = processor().startswith("AMD") and torch.cpu._is_avx512_bf16_supported()
     return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or by_amd)
 
 
 @cache
-def _processor() -> str:
-    """The system's description of the CPU, with its maker."""
-    described = Path("/proc/cpuinfo")
-    return described.read_text(errors="replace") if described.exists() else platform.processor()
+def processor() -> str:
+    """The CPU's name, as 'AMD EPYC 7763 64-Core Processor'."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

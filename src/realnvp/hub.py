@@ -1,16 +1,55 @@
 """A run as a folder with a model card, for the Hugging Face Hub."""
 
+import math
+import re
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from realnvp.config import to_json
+from realnvp.config import Config, to_json
+from realnvp.config.units import unit_of
 from realnvp.evaluation.record import current_evaluation
 from realnvp.flows.flow import Flow, config_of
-from realnvp.io.card import model_card
 from realnvp.io.files import write_text
 from realnvp.io.pretrained import WEIGHTS, load_model, save_flow
 from realnvp.io.run_dir import RunDir
+
+CARD = """---
+{{ card_data }}
+---
+
+# {{ name }}
+
+A normalizing flow (Real NVP, [arXiv:1605.08803](https://arxiv.org/abs/1605.08803)): an exact
+probability density, trained with [realnvp](https://pypi.org/project/realnvp).
+
+| | |
+|---|---|
+{% for name, value in rows -%}
+| {{ name }} | {{ value }} |
+{% endfor %}
+## Use
+
+```python
+import realnvp
+
+flow = realnvp.load_flow("{{ name }}")  # the path of this folder, or its id on the Hub
+samples = flow.sample(16{{ context }})
+```
+
+`flow.log_prob(x{{ context }})` is exact, in nats; x is in data units, of images with their noise.
+
+## Intended use
+
+Log-densities, samples, latents, interpolation and compression of data like the training data, and
+ranking such data from usual to unusual.
+
+Not for decisions about people. A high density does not show that something is of the training
+data's kind: other images, mostly smooth ones, can be likelier, so compare only within one kind.
+Samples may resemble training data.
+"""
 
 
 def package(
@@ -38,7 +77,7 @@ def package(
         "sources": sources,
     }
     parameters = sum(weight.numel() for weight in flow.parameters())
-    card = model_card(folder.resolve().name, flow.config, facts, parameters=parameters)
+    card = _model_card(folder.resolve().name, flow.config, facts, parameters)
     folder.mkdir(parents=True, exist_ok=True)
     save_flow(flow, folder / WEIGHTS, facts=facts)
     write_text(folder / "config.json", to_json(flow.config))
@@ -66,3 +105,55 @@ def push_to_hub(flow: Flow | str | Path, repo_id: str, *, private: bool = False)
             repo_id=repo, folder_path=folder, allow_patterns=[WEIGHTS, "config.json", "README.md"]
         )
     return str(commit.commit_url)
+
+
+def _model_card(name: str, config: Config, facts: Mapping[str, Any], parameters: int) -> str:
+    """README.md, with the metadata that the Hub reads."""
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    evaluation, unit = facts["evaluation"], unit_of(config)
+    value, error, data = evaluation[unit.key], evaluation["standard_error"], config.data
+    finite = value is not None and math.isfinite(value)
+    result = EvalResult(
+        task_type="density-estimation",
+        dataset_type=evaluation["dataset"],
+        dataset_name=evaluation["dataset"],
+        dataset_split=evaluation["split"],
+        metric_type=unit.key,
+        metric_name=unit.words,
+        metric_value=value,
+    )
+    card_data = ModelCardData(
+        license=facts["license"],
+        library_name="realnvp",
+        pipeline_tag="unconditional-image-generation" if len(config.shape) == 3 else None,
+        tags=["normalizing-flow", "real-nvp", "density-estimation"],
+        model_name=name,
+        eval_results=[result] if finite else None,
+    )
+    rows = {
+        "data": f"{evaluation['dataset']} {evaluation.get('dataset_version') or ''}",
+        "shape": "x".join(map(str, config.shape)),
+        "columns": ", ".join(getattr(data, "columns", None) or ()),
+        "classes": ", ".join(data.class_names or ()),
+        "context columns": ", ".join(getattr(data, "context_columns", None) or ()),
+        f"{unit.words}, {evaluation['split']} split": (f"{value:.3f}" if finite else "not finite")
+        + ("" if error is None else f" ± {error:.3f}, standard error"),
+        "steps": str(facts.get("step", "")),
+        "parameters": f"{parameters:,}",
+        "versions": ", ".join(f"{name} {number}" for name, number in facts["versions"].items()),
+        "sources of the data": facts["sources"] or "",
+        "license": facts["license"] or "not stated",
+    }
+    return ModelCard.from_template(
+        card_data,
+        template_str=CARD,
+        name=_escaped(name),
+        rows=[(key, _escaped(value)) for key, value in rows.items() if value],
+        context=", context=c" if config.model.context_dim else "",
+    ).content
+
+
+def _escaped(text: str) -> str:
+    """Markdown that shows the text as it is, in one line."""
+    return re.sub(r"([\\`*_\[\]<>&|~$])", r"\\\1", " ".join(text.split()))

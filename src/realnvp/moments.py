@@ -14,7 +14,7 @@ EPS = 1e-4
 
 
 class MovingMoments(nn.Module):
-    """Mean and biased variance of each channel of x, (B, C, ...), to normalise with.
+    """Mean and biased variance of each channel of x, (B, C, ...), to normalize with.
 
     Training: mu' = rho mu + (1 - rho) mu_batch, and var' alike (eq 15-16). The gradient flows
     through the batch term only; the stored moments carry none. rho = 0 gives plain batch norm,
@@ -53,10 +53,9 @@ class MovingMoments(nn.Module):
 
     @torch.no_grad()
     def _store(self, mean: Tensor, var: Tensor, decay: float) -> None:
-        # New tensors, not changes in place: autograd may still need the old ones.
-        # Values that are not finite are not stored: they would poison all later evaluations. It is
-        # enough to ask the variance, which is not finite where the mean is not. Few kernels, since
-        # a flow has a hundred norms and more.
+        # New tensors, not changes in place: autograd may still need the old ones. Non-finite values
+        # are not stored: they would poison all later evaluations. The variance is not finite where
+        # the mean is not. Few kernels, since a flow has a hundred norms and more.
         finite, old = var < math.inf, (self.mean, self.var)
         new = torch._foreach_lerp(old, (mean, var), 1 - decay)
         self.mean, self.var = (
@@ -69,16 +68,12 @@ def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
     float32 or better; differentiable.
     """
-    return pooled(*own_moments(x), count(x))[:2]
-
-
-def own_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """`batch_moments` of this process' x alone."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     axes = [axis for axis in range(x.ndim) if axis != 1]
     # Two sums: torch.var_mean is two to eight times slower on a CPU.
     mean = x.sum(axes) / count(x)
-    return mean, (x - per_channel(mean, x)).square().sum(axes) / count(x)
+    var = (x - per_channel(mean, x)).square().sum(axes) / count(x)
+    return pooled(mean, var, count(x))[:2]
 
 
 def pooled(mean: Tensor, var: Tensor, numbers: int) -> tuple[Tensor, Tensor, Tensor | int]:
@@ -114,6 +109,23 @@ def over_processes(x: Tensor) -> Tensor:
     return _AllReduceSum.apply(x) if several_processes() else x  # type: ignore[no-untyped-call]
 
 
+class _AllReduceSum(torch.autograd.Function):
+    """The sum over processes. Every process' loss depends on it, so gradients are summed, too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _AllReduceSum.forward(ctx, gradient)
+
+
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
+
+
 def several_processes() -> bool:
     """Whether a batch is spread over processes."""
     started = not _alone.get() and dist.is_available() and dist.is_initialized()
@@ -130,22 +142,7 @@ def alone() -> Iterator[None]:
         _alone.reset(token)
 
 
-class _AllReduceSum(torch.autograd.Function):
-    """The sum over processes. Every process' loss depends on it, so gradients are summed, too."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = x.clone()
-        dist.all_reduce(x)
-        return x
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _AllReduceSum.forward(ctx, gradient)
-
-
 Stored = list[tuple[MovingMoments, Tensor, Tensor]]
-_alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
 def stored_moments(module: nn.Module) -> Stored:
@@ -165,7 +162,7 @@ def averaging(module: nn.Module) -> Iterator[None]:
     """Context: training-mode forward passes store the average of all their batches' moments.
 
     That is eq 15-16 with rho = k/(k + 1) at batch k = 0, 1, ... So each layer sees inputs that are
-    normalised with nearly the final moments of the layers before it.
+    normalized with nearly the final moments of the layers before it.
     """
     stored = stored_moments(module)
     for moments, _, _ in stored:

@@ -1,4 +1,4 @@
-"""All randomness after initialisation: functions of (seed, purpose, index, round) alone.
+"""All randomness after initialization: functions of (seed, purpose, index, round) alone.
 
 So a resumed training draws what an uninterrupted training draws, and no result depends on batch
 size, order or the number of processes. Philox is a counter-based generator: the seed and the
@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-from realnvp.config.fields import SEED, check_number
 
 
 class Purpose(IntEnum):
@@ -31,18 +29,19 @@ class Purpose(IntEnum):
     CROP = 10
     SQUARE = 11
     TURN = 12
-    RECOLOUR = 13
+    SHUFFLE = 13
     CLASS = 14
-    BRIGHTEN = 15
+    BRIGHTNESS = 15
 
 
 def generator(
     seed: int, purpose: Purpose, *, index: int = 0, round: int = 0
 ) -> np.random.Generator:
     """numpy's generator for a seed, a purpose, an index (of an image) and a round (an epoch)."""
-    return np.random.Generator(
-        np.random.Philox(key=_key(seed, purpose), counter=_counter(index, round))
-    )
+    if not 0 <= seed < 2**63 or seed != int(seed):
+        raise ValueError(f"seed: must be a whole number from 0 to 2^63 - 1, got {seed}")
+    key = np.array([int(seed), purpose], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=_counter(index, round)))
 
 
 def uniform(
@@ -57,18 +56,13 @@ def uniform(
     rows = np.empty((len(indices), *shape), np.float32)
     # Row i is what generator(seed, purpose, index=indices[i]) draws. To set the counter of one
     # Philox is quicker than to make many.
-    philox = np.random.Philox(key=_key(seed, purpose))
-    generate, state = np.random.Generator(philox), philox.state
+    random = generator(seed, purpose)
+    state = random.bit_generator.state
     for row, index in zip(rows, indices, strict=True):
         state["state"]["counter"] = _counter(int(index), round)
-        philox.state = state
-        generate.random(out=row, dtype=np.float32)
+        random.bit_generator.state = state
+        random.random(out=row, dtype=np.float32)
     return torch.from_numpy(rows)
-
-
-def _key(seed: int, purpose: Purpose) -> NDArray[np.uint64]:
-    seed = check_number("seed", seed, int, SEED)
-    return np.array([seed, purpose], dtype=np.uint64)
 
 
 def _counter(index: int, round: int) -> NDArray[np.uint64]:

@@ -1,14 +1,13 @@
 """Files that are written whole or not at all, and that are checked when they are read."""
 
-import dataclasses
 import hashlib
 import json
 import os
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -18,8 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
+from realnvp.config import parse_json
+
 Record = TypeVar("Record")
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.realnvp\.tmp", re.DOTALL)
 DAY = 24 * 60 * 60.0
 KEY = "realnvp"  # of the metadata
 NO_CHECKSUM = "0" * 64
@@ -45,24 +45,12 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
     except OSError as error:
         if error.errno is None or error.filename not in (None, str(temporary)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put a rename on the disk, too. Windows opens no folders."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -73,21 +61,30 @@ def write_text(path: Path, text: str) -> None:
 
 def remove_stale(folder: Path) -> None:
     """Delete temporaries of `atomic_write` that are older than a day: their writers are gone."""
-    for path in folder.glob(".*.realnvp.tmp"):
-        if TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > DAY:
+    for path in folder.glob(f".?*.{'[0-9a-f]' * 16}.realnvp.tmp"):
+        if time.time() - path.stat().st_mtime > DAY:
             path.unlink(missing_ok=True)
 
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Context: other processes are locked out of the folder. ValueError: another one is in it."""
+    """Context: other processes are locked out of the folder, which is made if it is missing.
+
+    ValueError: another process is in it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
     try:
-        acquired = FileLock(folder / ".lock").acquire(blocking=False)
+        lock = FileLock(path).acquire(blocking=False)
     except Timeout:
         raise ValueError(f"{folder}: in use by another process") from None
-    with acquired:
-        yield
+    with lock:
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows deletes no open file
+                path.unlink()
+                folder.rmdir()  # if nothing was written
 
 
 def write_safetensors(
@@ -100,9 +97,9 @@ def write_safetensors(
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # One entry: safetensors writes several in any order.
     content = safetensors.torch.save(stored, {KEY: NO_CHECKSUM + json.dumps(metadata)})
-    head, _, tail = _around_checksum(content)
+    head, _, tail, checksum = _with_checksum(content)
     with atomic_write(path) as file:
-        file.writelines([head, hashlib.sha256(content).hexdigest().encode(), tail])
+        file.writelines([head, checksum, tail])
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -112,11 +109,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     content = path.read_bytes()
     try:
-        head, checksum, tail = _around_checksum(content)
-        digest = hashlib.sha256(head)
-        digest.update(NO_CHECKSUM.encode())
-        digest.update(tail)
-        if digest.hexdigest().encode() != checksum:
+        _, stored, _, checksum = _with_checksum(content)
+        if stored != checksum:
             raise ValueError("the checksum differs")
         size = int.from_bytes(content[:8], "little")
         text = json.loads(content[8 : 8 + size])["__metadata__"][KEY]
@@ -125,30 +119,23 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DamagedError(f"{path}: damaged, or not a file of realnvp ({error})") from None
 
 
-def _around_checksum(content: bytes) -> tuple[memoryview, memoryview, memoryview]:
-    """The content before the checksum, the checksum, and the content after it."""
-    mark = f'"{KEY}":"'.encode()
-    at, view = content.index(mark) + len(mark), memoryview(content)
-    end = at + len(NO_CHECKSUM)
-    return view[:at], view[at:end], view[end:]
+def _with_checksum(content: bytes) -> tuple[memoryview, memoryview, memoryview, bytes]:
+    """A file before, at and after its checksum, and the checksum that it should have."""
+    mark, view = f'"{KEY}":"'.encode(), memoryview(content)
+    start = content.index(mark) + len(mark)
+    end = start + len(NO_CHECKSUM)
+    digest = hashlib.sha256(view[:start])
+    digest.update(NO_CHECKSUM.encode())
+    digest.update(view[end:])
+    return view[:start], view[start:end], view[end:], digest.hexdigest().encode()
 
 
 def read_json(kind: type[Record], path: Path) -> Record:
-    """The content of a JSON file as `list[Session]`, say. ValueError: there is no such file.
-
-    DamagedError: the content is something else.
-    """
-    if not path.exists():
-        raise ValueError(f"{path}: no such file")
-    try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DamagedError(f"{path}: {where}: {first['msg']}") from None
+    """The content of a JSON file, as `list[Session]`. ValueError names the file and the field."""
+    return parse_json(kind, path.read_bytes(), path)
 
 
-# The rest goes with its last callers.
+# The rest goes with its last callers, in codec, data and evaluation.
 
 
 @contextmanager
@@ -167,19 +154,14 @@ def parse_record(kind: type[Record], text: bytes, path: Path) -> Record:
     try:
         return TypeAdapter(kind).validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{path}: {where}: {first['msg']}") from None
+        raise ValueError(f"{path}: {error.errors()[0]['msg']}") from None
 
 
 def fields_of(record: Any) -> dict[str, Any]:
     """The fields of a record for JSON; optional fields that are None are left out."""
-    optional = {item.name for item in dataclasses.fields(record) if item.default is None}
-    return {
-        name: value
-        for name, value in dataclasses.asdict(record).items()
-        if value is not None or name not in optional
-    }
+    optional = {item.name for item in fields(record) if item.default is None}
+    values = asdict(record).items()
+    return {name: value for name, value in values if value is not None or name not in optional}
 
 
 def atomic_save(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -1,7 +1,8 @@
-"""Flows that people load: from a file, a run, the package or the Hugging Face Hub."""
+"""Flows in files: saved, in a run or its checkpoints, in the package, on the Hugging Face Hub."""
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from torch import Tensor
 from realnvp.config import Config, from_json, to_json
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow, refuse_fast
-from realnvp.io.files import read_safetensors, write_safetensors
+from realnvp.io.files import DamagedError, read_safetensors, write_safetensors
 
 WEIGHTS = "model.safetensors"  # of a folder that `realnvp.hub.package` writes
 FOLDER = Path(__file__).parents[1] / "pretrained"
@@ -69,13 +70,8 @@ def load_model(
         flow = build(from_json(json.dumps(metadata["config"]), where))
     flow.load_state_dict(weights_of(tensors, averaged=True), assign=True)
     flow.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as `build`
-    return flow.eval(), _facts(metadata)
-
-
-def _facts(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts in a model's metadata; of a checkpoint, its step."""
     state = metadata.get("state")
-    return {"step": state["step"]} if state else dict(metadata.get("facts", {}))
+    return flow.eval(), {"step": state["step"]} if state else dict(metadata.get("facts", {}))
 
 
 def load_config(where: str | Path) -> Config:
@@ -87,8 +83,6 @@ def read_model(
     where: str | Path, which: Literal["best", "last"] = "best"
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and metadata of the file that `load_flow` would load."""
-    from realnvp.io.checkpoint import newest_checkpoint
-
     path = locate(where)
     if path.is_file():
         return read_safetensors(path)
@@ -107,17 +101,39 @@ def weights_of(tensors: Mapping[str, Tensor], *, averaged: bool = False) -> dict
 
 def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors PREFIX.NAME of a file, by NAME."""
-    return {
-        name.removeprefix(f"{prefix}."): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(f"{prefix}.")
-    }
+    start = f"{prefix}."
+    return {name[len(start) :]: each for name, each in tensors.items() if name.startswith(start)}
+
+
+def checkpoints_in(run_dir: Path) -> list[Path]:
+    """The checkpoints of a run, by step."""
+    return sorted((run_dir / "checkpoints").glob(f"step-{'[0-9]' * 9}.safetensors"))
+
+
+def newest_checkpoint(run_dir: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Tensors and metadata of the newest intact checkpoint. None: there is no checkpoint.
+
+    Warns of newer ones that are damaged. DamagedError: none is intact.
+    """
+    complaints = []
+    for path in reversed(checkpoints_in(run_dir)):
+        try:
+            newest = read_safetensors(path)
+        except DamagedError as error:
+            complaints.append(str(error))
+            continue
+        for complaint in complaints:
+            warnings.warn(f"{complaint}; an older checkpoint is used", stacklevel=3)
+        return newest
+    if complaints:
+        raise DamagedError("; ".join(complaints))
+    return None
 
 
 def locate(where: str | Path) -> Path:
     """The .safetensors file or run directory that a name of `load_flow` means.
 
-    ValueError: there is none.
+    ValueError: there is none here. huggingface_hub's errors: nor on the Hub.
     """
     path, name = Path(where), str(where)
     if (path / WEIGHTS).exists():
@@ -127,20 +143,9 @@ def locate(where: str | Path) -> Path:
     if name in pretrained():
         return FOLDER / f"{name}.safetensors"
     if not HUB_ID.fullmatch(name) or path.parent.exists():
-        raise ValueError(
-            f"{name}: no such file or run directory, nor one of {', '.join(pretrained())}"
-        )
-    return _download(name)
-
-
-def _download(name: str) -> Path:
-    """A flow's file from the Hub, or from its cache on this machine. ValueError: it has none."""
+        names = ", ".join(pretrained())
+        raise ValueError(f"{name}: no such file or run directory, nor one of {names}")
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repo_id, _, revision = name.partition("@")
-    try:
-        return Path(hf_hub_download(repo_id, WEIGHTS, revision=revision or None))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{name}: not found here or on the Hugging Face Hub: {reason}") from None
+    return Path(hf_hub_download(repo_id, WEIGHTS, revision=revision or None))

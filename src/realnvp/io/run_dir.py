@@ -1,46 +1,65 @@
-"""A run directory: the files that a training writes, by name."""
+"""A run directory: the files that a training writes, by name, and its checkpoints."""
 
-import os
 import platform
-import re
 import shlex
-import subprocess
 import sys
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from realnvp.config import Config, read_config
-from realnvp.io.checkpoint import TrainState, checkpoints_in, newest_checkpoint
-from realnvp.io.files import read_json
+import numpy as np
+import torch
+from torch import Tensor
 
-PACKAGES = ("realnvp", "torch", "numpy", "safetensors", "pillow", "scikit-image", "scikit-learn")
+import realnvp
+from realnvp.config import Config, read_config
+from realnvp.device import processor
+from realnvp.flows.flow import Flow
+from realnvp.io.files import read_json, write_safetensors
+from realnvp.io.pretrained import (
+    below,
+    checkpoints_in,
+    flow_contents,
+    newest_checkpoint,
+    weights_of,
+)
+
+KEPT = 2  # checkpoints of a run
+
+
+@dataclass
+class TrainState:
+    """Where a training stands, beside its tensors."""
+
+    step: int = 0
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+    typical_norm: float = 0.0
+    skipped: int = 0
+    best: float | None = None
+    best_step: int = 0
+    evaluations_since_best: int = 0
+    pending: bool = False
+    """Whether the evaluation and the samples that are due after this step are still to come."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
     """One command of a training, and its environment: an entry of environment.json."""
 
-    from_step: int = 0
     time: str
     """ISO 8601, UTC."""
     command: list[str]
     versions: dict[str, str]
-    """Of Python and of the packages that a training uses."""
-    git_commit: str | None
-    """Of the working tree that the command was started in; with '+' if there are changes."""
     platform: str
     processor: str
-    cpus: int
     threads: int
     gpus: list[str]
-    cuda: str | None
     device: str
-    processes: int = 1
+    processes: int
     precision: str
     data: dict[str, str]
     """The sha256 of each array that was trained on."""
@@ -55,46 +74,21 @@ class Session:
 
 def current_session(**fields: Any) -> Session:
     """This process as a session; fields: those that its training knows, such as device."""
-    import torch
-
     return Session(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         command=["realnvp", *sys.argv[1:]],
-        versions={"python": platform.python_version()} | _versions(),
-        git_commit=_git_commit(),
+        versions={
+            "realnvp": realnvp.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
         platform=platform.platform(),
-        processor=_processor(),
-        cpus=os.cpu_count() or 1,
+        processor=processor(),
         threads=torch.get_num_threads(),
         gpus=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        cuda=torch.version.cuda,
         **fields,
     )
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _git_commit() -> str | None:
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+"]
-    try:
-        commit = subprocess.run(command, capture_output=True, text=True, timeout=5)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return commit.stdout.strip() or None
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*:\s*(.+)$", path.read_text(), re.M) if path.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 class RunDir:
@@ -131,27 +125,78 @@ class RunDir:
         return read_json(list[Session], self.sessions_file)
 
     @property
-    def init_from(self) -> str | None:
-        """The flow whose weights the training started with. None: fresh weights."""
-        known = self.sessions if self.sessions_file.exists() else []
-        return next((session.init_from for session in known if session.init_from), None)
-
-    @property
     def state(self) -> TrainState | None:
         """Where the newest intact checkpoint left the training. None: there is no checkpoint."""
         newest = newest_checkpoint(self.path)
         return None if newest is None else TrainState(**newest[1]["state"])
 
-    def changed_data(self, folder: Path | None, sha256: Mapping[str, str]) -> str:
-        """A complaint if the run was trained on other data than the folder's; '' if not.
+    def warn_of_changed_data(self, folder: Path | None, sha256: Mapping[str, str]) -> None:
+        """Warn if the run was trained on other data than the folder's.
 
         sha256: of each array in the folder; {} if there are none.
         """
-        if not sha256 or not self.sessions_file.exists() or self.sessions[0].data == sha256:
-            return ""
-        return f"{folder}: not the data that {self.path} was trained on"
+        if sha256 and self.sessions_file.exists() and self.sessions[0].data != sha256:
+            warnings.warn(f"{folder}: not the data that {self.path} was trained on", stacklevel=3)
 
-    def warn_of_changed_data(self, folder: Path | None, sha256: Mapping[str, str]) -> None:
-        """Warn if the run was trained on other data than the folder's."""
-        if changed := self.changed_data(folder, sha256):
-            warnings.warn(changed, stacklevel=3)
+
+def save_checkpoint(
+    run_dir: Path,
+    state: TrainState,
+    *,
+    flow: Flow,
+    optimizers: Sequence[torch.optim.Optimizer],
+    averages: Mapping[str, Tensor],
+) -> None:
+    """Write checkpoints/step-N.safetensors, and keep the last two checkpoints.
+
+    averages: the moving averages of the weights, by name.
+    """
+    names = {weight: name for name, weight in flow.named_parameters()}
+    tensors, metadata = flow_contents(flow)
+    tensors |= {
+        f"optimizer.{names[weight]}.{entry}": value
+        for optimizer in optimizers
+        for weight, entries in optimizer.state.items()
+        for entry, value in entries.items()
+    }
+    tensors |= {f"average.{name}": tensor for name, tensor in averages.items()}
+    path = run_dir / "checkpoints" / f"step-{state.step:09d}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_safetensors(path, tensors, metadata | {"state": asdict(state)})
+    for old in checkpoints_in(run_dir)[:-KEPT]:
+        old.unlink()
+
+
+def load_checkpoint(
+    run_dir: Path,
+    *,
+    flow: Flow,
+    optimizers: Sequence[torch.optim.Optimizer],
+    averages: Mapping[str, Tensor],
+) -> TrainState:
+    """Load the newest intact checkpoint into flow, optimizers and averages.
+
+    A new state, where there are no checkpoints. DamagedError: there are, and none is intact.
+    """
+    newest = newest_checkpoint(run_dir)
+    if newest is None:
+        return TrainState()
+    tensors, metadata = newest
+    flow.load_state_dict(weights_of(tensors))
+    parameters = dict(flow.named_parameters())
+    owners = {
+        weight: optimizer
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for weight in group["params"]
+    }
+    for key, tensor in below("optimizer", tensors).items():
+        name, entry = key.rsplit(".", 1)
+        weight = parameters[name]
+        # The fused Adam assumes that its tensors have the memory layout of the weight.
+        like = torch.empty((), device=weight.device) if entry == "step" else weight.detach()
+        moved = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+        owners[weight].state[weight][entry] = moved
+    for name, mean in averages.items():
+        mean.copy_(tensors[f"average.{name}"])
+    return TrainState(**metadata["state"])

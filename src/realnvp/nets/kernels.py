@@ -18,7 +18,6 @@ from realnvp.moments import (
     MovingMoments,
     count,
     over_processes,
-    own_moments,
     pooled,
     several_processes,
 )
@@ -161,9 +160,7 @@ class _Normalise(torch.autograd.Function):
 
 
 def _fused_moments(h: Tensor) -> tuple[Tensor, Tensor]:
-    """`own_moments` without a gradient, in one call where torch has a kernel for it."""
-    if h.device.type not in ("cpu", "cuda"):
-        return own_moments(h)
+    """Mean and biased variance, (C,), float32 or better, without a gradient."""
     result = torch.promote_types(h.dtype, torch.float32)
     # The type of a running mean decides the type of the result; momentum 0 leaves it unchanged.
     unused = None if h.dtype == result else h.new_zeros(h.shape[1], dtype=result)

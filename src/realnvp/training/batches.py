@@ -20,8 +20,8 @@ from realnvp.random import Purpose, generator, uniform
 def spread_of(rows: Tensor) -> Tensor:
     """The factor of unit noise: a matrix, (D, D), for rows; deviations, (C, H, W), for images.
 
-    As in `Mixing`, the covariance of few rows is drawn towards its diagonal. So columns that depend
-    on each other get noise in every direction, too.
+    As in `InvertibleLinear`, the covariance of few rows is drawn towards its diagonal. So columns
+    that depend on each other get noise in every direction, too.
     """
     exact = rows.double()
     deviation = exact.std(0, correction=0)
@@ -53,8 +53,7 @@ class Batches:
         processes: int = 1,
         labels: Indices | None = None,
     ) -> None:
-        size = config.train.batch_size
-        table = isinstance(config.data, TableData)
+        size, table = config.train.batch_size, isinstance(config.data, TableData)
         if table and len(images) >= processes:  # of a small table all rows are a batch
             size = min(size, len(images) // processes * processes)
         if size > len(images):
@@ -66,12 +65,11 @@ class Batches:
         self.mine = slice(process, None, processes)
         self.per_epoch = len(images) // size
         # Of 65,536 levels float32 leaves 8 bits for the noise.
-        exact = isinstance(config.data, TableData) or config.data.levels > 256
-        double = config.train.precision == "float64" or (exact and device.type != "mps")
+        double = table or config.levels > 256 or config.train.precision == "float64"
         self.dtype = torch.float64 if double else torch.float32
-        share = config.data.noise if isinstance(config.data, TableData) else 0.0
+        noise = config.data.noise if isinstance(config.data, TableData) else 0.0
         self.spread = (
-            share * spread_of(torch.from_numpy(np.array(images[:]))).numpy() if share else None
+            noise * spread_of(torch.from_numpy(np.array(images[:]))).numpy() if noise else None
         )
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ahead: dict[int, Future[tuple[Tensor, Tensor | None]]] = {}
@@ -79,15 +77,14 @@ class Batches:
     def indices(self, step: int) -> Indices:
         """The images of the step's batch, over all processes."""
         epoch, position = divmod(step, self.per_epoch)
-        return _order(self.config.seed, epoch, len(self.images))[
-            position * self.size : (position + 1) * self.size
-        ]
+        order = _order(self.config.seed, epoch, len(self.images))
+        return order[position * self.size : (position + 1) * self.size]
 
     def at(self, step: int, purpose: Purpose = Purpose.TRAIN) -> Tensor:
         """x, (B, C, H, W) or (B, D): this process' part of the step's batch, on its device.
 
         Images are v + u. A table's rows are float64: nothing is rounded before the flow has
-        standardised it. The next training batch is read ahead.
+        standardized it. The next training batch is read ahead.
         """
         reading = self._ahead.pop(step, None) if purpose == Purpose.TRAIN else None
         values, noise = reading.result() if reading else self._read(step, purpose)
@@ -107,7 +104,7 @@ class Batches:
         return (moved(torch.from_numpy(self.labels[rows]), self.device),)
 
     def _read(self, step: int, purpose: Purpose) -> tuple[Tensor, Tensor | None]:
-        """Grey levels, augmented, and noise, both (B, C, H, W); of a table rows, (B, D), and None.
+        """Gray levels, augmented, and noise, both (B, C, H, W); of a table rows, (B, D), and None.
 
         They are pinned already, so that copy, too, is made ahead.
         """
@@ -115,18 +112,14 @@ class Batches:
         if isinstance(self.config.data, TableData):
             rows = self.images[mine]
             if self.spread is not None and purpose == Purpose.TRAIN:
-                rows = rows + self._noise(step, self.spread)
+                draws = generator(seed, Purpose.TRAIN, index=step)
+                normal = draws.standard_normal((self.size, len(self.spread)))[self.mine]
+                rows = rows + normal @ self.spread.T
             return pinned(torch.from_numpy(rows).to(self.dtype), self.device), None
-        values = torch.from_numpy(
-            channels_first(self._augmented(self._pixels(mine, epoch), mine, epoch))
-        )
+        pixels = self._augmented(self._pixels(mine, epoch), mine, epoch)
+        values = torch.from_numpy(channels_first(pixels))
         noise = uniform(values.shape[1:], seed, purpose, indices=mine, round=epoch)
         return pinned(values, self.device), pinned(noise, self.device)
-
-    def _noise(self, step: int, spread: Values) -> Values:
-        """Of this process' rows of a table, (B, D)."""
-        random = generator(self.config.seed, Purpose.TRAIN, index=step)
-        return random.standard_normal((self.size, len(spread)))[self.mine] @ spread.T
 
     def _augmented(self, pixels: Values, indices: Indices, epoch: int) -> Values:
         augment, seed, count = self.config.images.augment, self.config.seed, len(self.images)
@@ -141,8 +134,8 @@ class Batches:
             orders = _orders(seed, epoch, count, pixels.shape[-1])[indices]
             pixels = np.take_along_axis(pixels, orders[:, None, None], axis=-1)
         if "brightness" in augment:
-            share = _draws(seed, Purpose.BRIGHTEN, epoch, count)[indices]
-            pixels = _brightened(pixels, share, self.config.levels // 16, self.config.levels)
+            share = _draws(seed, Purpose.BRIGHTNESS, epoch, count)[indices]
+            pixels = _brightened(pixels, share, self.config.levels)
         return pixels
 
     def _pixels(self, indices: Indices, epoch: int) -> Values:
@@ -158,11 +151,12 @@ class Batches:
         return self.images.crops(indices, np.stack(corners))
 
 
-def _brightened(pixels: Values, share: NDArray[np.float64], most: int, levels: int) -> Values:
-    """Images, (B, H, W, C), with the same number of levels more, or fewer, for all of an image.
+def _brightened(pixels: Values, share: NDArray[np.float64], levels: int) -> Values:
+    """Images, (B, H, W, C), with up to 1/16 of the levels more, or fewer, for all of an image.
 
     share: (B,), in [0, 1): of the range that is left to each image, so that none is cut off.
     """
+    most = levels // 16
     down = np.minimum(most, pixels.min((1, 2, 3)).astype(int))
     up = np.minimum(most, levels - 1 - pixels.max((1, 2, 3)).astype(int))
     change = np.floor(share * (down + up + 1)).astype(int) - down
@@ -181,6 +175,5 @@ def _draws(seed: int, purpose: Purpose, epoch: int, count: int) -> NDArray[np.fl
 
 @lru_cache(maxsize=2)
 def _orders(seed: int, epoch: int, count: int, channels: int) -> Indices:
-    return generator(seed, Purpose.RECOLOUR, round=epoch).permuted(
-        np.tile(np.arange(channels), (count, 1)), axis=1
-    )
+    orders = np.tile(np.arange(channels), (count, 1))
+    return generator(seed, Purpose.SHUFFLE, round=epoch).permuted(orders, axis=1)

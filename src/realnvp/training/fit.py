@@ -6,10 +6,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from realnvp.bijections import Chain, SinhArcsinh
@@ -20,18 +19,22 @@ from realnvp.moments import restore_moments, stored_moments
 from realnvp.progress import set_status, show_progress, track
 from realnvp.random import Purpose, generator
 from realnvp.training.batches import spread_of
-from realnvp.training.optim import WeightAverage, rate, take_step
+from realnvp.training.optim import WeightAverage, loss_and_gradient, rate, take_step
 
 PRIOR_ROWS = 50
-"""Few rows say little: so many more count, whose latents are normal already."""
+"""Pseudo-count of normal latents that draws a calibration on few rows towards the identity."""
+EVAL_EVERY = 25  # steps
+MOST_VALIDATION = 2000  # rows
+WARMUP = 0.05  # of the steps
+CLIP = 10.0  # norm of the gradient of nats a row
 
 
 def recalibrate(flow: Flow, x: Tensor, context: Any = None) -> None:
     """Fit the flow's last layer, a `SinhArcsinh`, by maximum likelihood of rows held out.
 
-    A flow that knows its training rows by heart is too sure of others: their latents are wider
-    than N(0, 1), and intervals hold less than they say. This is the recalibration of quantiles of
-    Kuleshov et al. (2018) as a bijection, so that p(x | c) stays a density.
+    An overfitted flow is too sure of new rows: their latents are wider than N(0, 1), and intervals
+    hold less than their nominal share. This is the recalibration of quantiles of Kuleshov et al.
+    (2018) as a bijection, so that p(x | c) stays a density.
 
     Without such a layer, or without rows, nothing changes.
     """
@@ -40,10 +43,9 @@ def recalibrate(flow: Flow, x: Tensor, context: Any = None) -> None:
         return
     with evaluating(flow):
         z = last.inverse(flow.encode(x, context)).double()
-    quantiles = torch.special.ndtri(
-        (torch.arange(PRIOR_ROWS, device=z.device).to(z) + 0.5) / PRIOR_ROWS
-    )
-    z = torch.cat([z[z.isfinite().all(1)], quantiles[:, None].expand(-1, z.shape[1])])
+    shares = (torch.arange(PRIOR_ROWS, device=z.device).to(z) + 0.5) / PRIOR_ROWS
+    quantiles = torch.special.ndtri(shares)[:, None].expand(-1, z.shape[1])
+    z = torch.cat([z[z.isfinite().all(1)], quantiles])
     layer = copy.deepcopy(last).to(z).requires_grad_()
     optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=100, line_search_fn="strong_wolfe")
 
@@ -65,12 +67,6 @@ def last_of(flow: Flow) -> SinhArcsinh | None:
         return None
     last = flow.bijection.bijections[-1]
     return last if isinstance(last, SinhArcsinh) else None
-
-
-EVAL_EVERY = 25  # steps
-MOST_VALIDATION = 2000  # rows
-WARMUP = 0.05  # of the steps
-CLIP = 10.0  # norm of the gradient of nats a row
 
 
 @dataclass(repr=False)
@@ -129,12 +125,17 @@ def fit(
     seed: the same seed gives the same weights; torch's own generators are left alone.
     verbose: show the progress.
 
-    ValueError: x is not finite, or grey levels without noise.
+    ValueError: x or context is not finite in float32, or x is gray levels without noise.
     """
     refuse_fast(flow, "fit")
     x, context = _in_memory(x, context)
-    _check_rows(flow, x)
+    images = flow.config and isinstance(flow.config.data, ImageData)
+    if images and bool((x == x.floor()).all()):
+        raise ValueError("x: is gray levels; fit takes v + u, such as x + torch.rand(x.shape)")
     c = flow.condition_of_each(context, len(x))
+    for name, values in (("x", x), ("context", c)):
+        if values is not None and not values.float().isfinite().all():
+            raise ValueError(f"{name}: is not finite, or beyond the range of float32")
     if flow.shape is None:
         flow.shape = tuple(x.shape[1:])
     random = generator(seed, Purpose.TRAIN)
@@ -151,67 +152,48 @@ def fit(
             initialize_from(flow, train, c_train)
     weights = [weight for weight in flow.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(weights, lr=lr, fused=x.device.type in ("cpu", "cuda"))
-    best, average = _Best(flow, validation, c_validation, tol), WeightAverage(flow, ema_decay)
-    best.evaluate(0)
-    losses = []
+    average, result = WeightAverage(flow, ema_decay), Fit()
+    best, improved, kept = -math.inf, 0, copy.deepcopy(flow.state_dict())
+
+    def keep_if_better(step: int) -> None:
+        nonlocal best, improved, kept
+        nats = float(step)  # without validation rows the last weights are the best
+        if len(validation):
+            with evaluating(flow):
+                nats = flow.log_prob(validation, c_validation).mean().item()
+            result.validation.append(nats)
+        improved = step if nats > best + tol else improved
+        if nats > best:
+            best, result.best_step, kept = nats, step, copy.deepcopy(flow.state_dict())
+
+    keep_if_better(0)
     flow.train()
     with show_progress() if verbose else nullcontext():
         for step in track(range(1, max_steps + 1), "step"):
             size = min(batch_size, len(train))
             chosen = torch.from_numpy(random.integers(len(train), size=size))
-            batch, before = _with_noise(train[chosen], spread, random), stored_moments(flow)
-            loss = -flow.log_prob(batch, None if c_train is None else c_train[chosen]).mean()
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            if nn.utils.clip_grad_norm_(weights, CLIP).isfinite():
+            batch, before = train[chosen], stored_moments(flow)
+            draws = torch.from_numpy(random.standard_normal(batch.shape)).to(batch)
+            batch = batch + (draws @ spread.T if batch.ndim == 2 else spread * draws)
+            condition = () if c_train is None else (c_train[chosen],)
+            loss, norm = loss_and_gradient(flow, flow, batch, *condition, grad_clip=CLIP)
+            if norm.isfinite():
                 share = rate(step / max_steps, rising=step / (WARMUP * max_steps))
                 take_step([optimizer], average, step=step, share=share)
             else:
                 restore_moments(before)
-            losses.append(loss.item())
+            flow.zero_grad()
+            result.loss.append(loss.item())
             if step % EVAL_EVERY == 0 or step == max_steps:
                 with average.used():
-                    best.evaluate(step)
-                set_status(f"loss {losses[-1]:.3f}, best validation {best.nats:.3f} nats")
-                if step - best.improved >= patience:
+                    keep_if_better(step)
+                set_status(f"loss {result.loss[-1]:.3f}, best validation {best:.3f} nats")
+                if step - improved >= patience:
                     break
     flow.eval()
-    flow.load_state_dict(best.weights)
+    flow.load_state_dict(kept)
     recalibrate(flow, validation, c_validation)
-    return Fit(losses, best.curve, best.step)
-
-
-def _with_noise(batch: Tensor, spread: Tensor, random: np.random.Generator) -> Tensor:
-    noise = torch.from_numpy(random.standard_normal(batch.shape)).to(batch)
-    return batch + (noise @ spread.T if batch.ndim == 2 else spread * noise)
-
-
-class _Best:
-    """The weights with the highest mean log-density of the validation rows, if any, else the last.
-
-    tol: nats that count as an improvement.
-    """
-
-    def __init__(self, flow: Flow, rows: Tensor, context: Tensor | None, tol: float) -> None:
-        self.flow, self.rows, self.context, self.tol = flow, rows, context, tol
-        self.curve: list[float] = []
-        self.nats, self.step, self.improved = -math.inf, 0, 0
-        self.weights = copy.deepcopy(flow.state_dict())
-
-    def evaluate(self, step: int) -> None:
-        """Compare the weights as they are after this step."""
-        if not len(self.rows):
-            self.step, self.improved = step, step
-            self.weights = copy.deepcopy(self.flow.state_dict())
-            return
-        with evaluating(self.flow):
-            nats = self.flow.log_prob(self.rows, self.context).mean().item()
-        self.curve.append(nats)
-        if nats > self.nats + self.tol:
-            self.improved = step
-        if nats > self.nats:
-            self.nats, self.step = nats, step
-            self.weights = copy.deepcopy(self.flow.state_dict())
+    return result
 
 
 def _in_memory(x: Any, context: Any) -> tuple[Tensor, Any]:
@@ -224,19 +206,3 @@ def _in_memory(x: Any, context: Any) -> tuple[Tensor, Any]:
         context = pairs[0] if pairs and context is None else context
     rows = x.detach() if isinstance(x, Tensor) else as_tensor(x)
     return (rows if rows.is_floating_point() else rows.double()), context
-
-
-def _check_rows(flow: Flow, x: Tensor) -> None:
-    """ValueError: the fit would be of wrong numbers."""
-    if not x.isfinite().all():
-        raise ValueError("x: is not finite")
-    check_size(x)
-    images = flow.config and isinstance(flow.config.data, ImageData)
-    if images and bool((x == x.floor()).all()):
-        raise ValueError("x: is grey levels; fit takes v + u, such as x + torch.rand(x.shape)")
-
-
-def check_size(x: Tensor, names: Any = None) -> None:
-    """ValueError: x has numbers that float32 weights cannot follow."""
-    if bool((x.abs() > torch.finfo(torch.float32).max).any()):
-        raise ValueError("x: has numbers beyond the range of float32")

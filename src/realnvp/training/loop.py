@@ -3,23 +3,34 @@
 import json
 import math
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from realnvp.config import Config
-from realnvp.device import full_precision, same_each_time
+from realnvp.data import find_data
+from realnvp.device import deterministic, full_precision
 from realnvp.flows.build import count_parameters
-from realnvp.io.checkpoint import TrainState
+from realnvp.flows.flow import Flow
+from realnvp.io.run_dir import RunDir, TrainState
+from realnvp.moments import restore_moments, stored_moments
 from realnvp.progress import set_status, show_progress, track
-from realnvp.training.processes import TrainingFailed
-from realnvp.training.run import Run, dry_run, open_run
-from realnvp.training.session import TrainingStopped, stop_signals
-from realnvp.training.step import first_nonfinite, train_step
+from realnvp.training.optim import loss_and_gradient, rate, take_step
+from realnvp.training.run import Run, assemble, open_run
+from realnvp.training.session import (
+    TrainingFailed,
+    TrainingStopped,
+    joined_processes,
+    stop_signals,
+)
 from realnvp.training.validation import evaluate, write_samples
 
 if sys.platform == "linux":
@@ -50,7 +61,7 @@ def train(
         # float32 is float32: where speed is wanted, bfloat16 is faster than TF32.
         with (
             full_precision(),
-            same_each_time(),
+            deterministic(),
             open_run(config, run_dir, device=device, init_from=init_from) as run,
             stop_signals() as run.stop,
         ):
@@ -67,34 +78,27 @@ def train(
 
 
 def seconds_per_step(
-    config: Config,
-    run_dir: str | Path,
-    *,
-    device: str = "auto",
-    init_from: str | Path | None = None,
+    config: Config, *, device: str = "auto", init_from: str | Path | None = None
 ) -> tuple[Config, int, float]:
     """The resolved configuration of a training, its parameters, and the seconds of a step.
 
     Takes three steps and writes nothing. Arguments and errors are those of `train`.
     """
-    with (
-        full_precision(),
-        same_each_time(),
-        dry_run(config, run_dir, device=device, init_from=init_from) as run,
-    ):
+    with full_precision(), deterministic(), joined_processes(device, config.train.timeout) as here:
+        splits = find_data(config.data, seed=config.seed)
+        run = assemble(config, RunDir(tempfile.gettempdir()), splits, here, init_from)
         seconds = []
         for step in range(TIMED):
             began = time.monotonic()
-            train_step(run, run.batches.at(run.state.step + step))
+            train_step(run, run.batches.at(step))
             seconds.append(time.monotonic() - began)
-        return run.config, count_parameters(run.config), min(seconds)
+    return run.config, count_parameters(run.config), min(seconds)
 
 
 def _steps(run: Run) -> Iterator[None]:
     """Take the steps of a training; each is followed by the evaluations and saves that are due."""
     every, state = run.config.train, run.state
-    began = time.monotonic() - state.seconds
-    first = state.step
+    began, first = time.monotonic() - state.seconds, state.step
     losses, busy = list[float](), 0.0  # since the last line of metrics.jsonl
     if state.pending:
         _conclude(run)
@@ -115,6 +119,48 @@ def _steps(run: Run) -> Iterator[None]:
             losses, busy = [], 0.0
         _conclude(run, signum)
         yield
+
+
+def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
+    """Take a step on x, this process's part of the batch.
+
+    Returns the loss (nats an image), the norm of its gradient, and the signal to stop, or 0.
+    A step whose loss or gradient is not finite, or whose gradient is beyond `skip_factor`, changes
+    neither weights nor moments.
+    """
+    before, state, recipe = stored_moments(run.flow), run.state, run.config.train
+    nats, norm = loss_and_gradient(
+        run.model,
+        run.flow,
+        x,
+        *run.batches.condition_on([state.step]),
+        grad_clip=recipe.grad_clip,
+        l2=recipe.l2,
+        bfloat16=run.precision == "bfloat16",
+    )
+    others = (nats.new_full((), value) for value in (max(run.stop, default=0), run.step_seconds))
+    # The only wait for the device in a step.
+    everyones = run.processes.gather(torch.stack([nats, norm.to(nats), *others])).cpu().numpy()
+    loss = everyones[:, 0].mean().item()
+    _, norm, signum, seconds = everyones.max(0).tolist()
+    state.training_seconds += seconds  # of the slowest process: all must agree on the learning rate
+    finite, typical = math.isfinite(loss) and math.isfinite(norm), state.typical_norm
+    # Muon's steps have one size, however large the gradient.
+    outlier = recipe.skip_factor is not None and 0 < recipe.skip_factor * typical < norm
+    if finite and not outlier:
+        share = rate(
+            run.progress, rising=(state.step + 1) / (recipe.warmup + 1), decay=recipe.decay
+        )
+        take_step(run.optimizers, run.average, step=state.step + 1, share=share)
+    else:
+        restore_moments(before)
+        state.skipped += 1
+    if finite:
+        # The geometric mean of about fifty norms; each counts as at most ten times the mean.
+        moving = typical**0.98 * min(norm, 10 * typical) ** 0.02
+        state.typical_norm = moving if typical and norm else norm
+    run.flow.zero_grad()
+    return loss, norm, int(signum)
 
 
 def _measured(run: Run, losses: list[float], seconds: float, norm: float) -> dict[str, float]:
@@ -171,6 +217,32 @@ def _count_failed(run: Run, loss: float, norm: float) -> None:
         )
 
 
+def first_nonfinite(flow: Flow, x: Tensor, *context: Tensor) -> str:
+    """Name the first layer whose output for x is not finite; "" where all are finite.
+
+    Several processes call it together, since they share their moments, which stay as they are.
+    """
+    before, found = stored_moments(flow), list[str]()
+
+    def look_at(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, outputs: Any) -> None:
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            if not all(output.isfinite().all() for output in outputs):
+                found.append(name)
+
+        return hook
+
+    hooks = [module.register_forward_hook(look_at(name)) for name, module in flow.named_modules()]
+    try:
+        with torch.no_grad():
+            flow(x, *context)
+    finally:
+        restore_moments(before)
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else ""
+
+
 def _log(run: Run, values: Mapping[str, float]) -> None:
     """Add a line to metrics.jsonl, and points to the curves."""
     if not run.main:
@@ -183,9 +255,13 @@ def _log(run: Run, values: Mapping[str, float]) -> None:
 
 
 def _print_size(run: Run) -> None:
-    """Print parameters, memory and time of the first steps."""
-    device = run.processes.device
-    words = [f"{count_parameters(run.config):,} parameters", f"{run.step_seconds:.2g} s a step"]
+    """Print parameters, memory in use, and the time of a step and to the end."""
+    device, state = run.processes.device, run.state
+    left = (1 / run.progress - 1) * state.step * run.step_seconds
+    words = [
+        f"{count_parameters(run.config):,} parameters",
+        f"{run.step_seconds:.2g} s a step, {timedelta(seconds=round(left))} to the end",
+    ]
     if device.type == "cuda":
         words.append(f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB of GPU memory")
     elif sys.platform == "linux":

@@ -1,14 +1,21 @@
-"""Muon, the schedule of learning rates, and a moving average of the weights."""
+"""A step of maximum likelihood: loss and gradient, Muon, learning rates, averaged weights."""
 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.checkpoint import checkpoint
+
+from realnvp.bijections import BatchNorm, Coupling
+from realnvp.flows.flow import Flow
+from realnvp.flows.build import l2_penalty
+from realnvp.moments import restore_moments, stored_moments
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
@@ -120,6 +127,26 @@ class WeightAverage:
             parameter.data, self.tensors[name] = self.tensors[name], parameter.data
 
 
+def loss_and_gradient(
+    model: Any,
+    flow: Flow,
+    x: Tensor,
+    *context: Tensor,
+    grad_clip: float,
+    l2: float = 0.0,
+    bfloat16: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The mean loss of x in nats, and the norm of its gradient, which is in the weights, clipped.
+
+    model: the flow, or the flow wrapped for several processes.
+    """
+    # Adam's eps and the clip are relative to nats an image (section 4.1).
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
+        nats = -model(x, *context).mean()
+    torch.autograd.backward(nats + l2 * l2_penalty(flow) if l2 else nats)
+    return nats.detach(), nn.utils.clip_grad_norm_(flow.parameters(), grad_clip)
+
+
 def take_step(
     optimizers: Iterable[Optimizer], average: WeightAverage, *, step: int, share: float
 ) -> None:
@@ -143,3 +170,43 @@ def rate(progress: float, *, rising: float, decay: float = 1.0) -> float:
     """
     falling = min(1.0, (1 - progress) / decay) if decay else 1.0
     return min(1.0, rising) * (0.5 - 0.5 * math.cos(math.pi * falling))
+
+
+def enable_gradient_checkpointing(flow: Flow) -> Flow:
+    """The flow itself, changed: training keeps only the input of each coupling and batch norm.
+
+    The backward pass computes each of them a second time. In eval mode nothing changes.
+    """
+    for module in flow.modules():
+        if isinstance(module, BatchNorm | Coupling):  # all networks are in them
+            module.forward = partial(_checkpointed, module)  # type: ignore[method-assign]
+    return flow
+
+
+def _checkpointed(layer: BatchNorm | Coupling, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The layer's own forward pass, which keeps only its inputs in training mode."""
+    own = partial(type(layer).forward, layer)
+    if not layer.training:
+        return own(*inputs)
+    second = _SecondPass(layer)
+    return checkpoint(
+        own,
+        *inputs,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), second),
+    )
+
+
+class _SecondPass:
+    """Context, for any number of backward passes: the moments of before the first forward pass."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer, self.before = layer, stored_moments(layer)
+
+    def __enter__(self) -> None:
+        self.after = stored_moments(self.layer)
+        restore_moments(self.before)
+
+    def __exit__(self, *_: object) -> None:
+        restore_moments(self.after)

@@ -1,5 +1,6 @@
 """A training, opened: configuration, data, flow, optimizers, and where its checkpoint left it."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -7,34 +8,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim import Adam, Optimizer
 
 from realnvp.bijections import ActNorm, data_dependent_init
 from realnvp.bijections.base import float64_like
-from realnvp.config import Config, TableData, TrainConfig, resolve
+from realnvp.config import Config, ImageData, TableData, TrainConfig, differences, resolve
 from realnvp.config.units import Unit, unit_of
-from realnvp.data import Dataset, discard_prepared, find_data, prepare
+from realnvp.data import Dataset, discard_prepared, prepare
 from realnvp.data.dataset import SPLITS
 from realnvp.device import as_tensor, has_bfloat16
 from realnvp.flows.build import build, matrices
 from realnvp.flows.context import Classes
 from realnvp.flows.flow import Flow, config_of, initialize_from
-from realnvp.io.checkpoint import TrainState, checkpoints_in, load_checkpoint, save_checkpoint
 from realnvp.io.files import lock_folder
-from realnvp.io.pretrained import load_flow
-from realnvp.io.run_dir import RunDir
+from realnvp.io.pretrained import checkpoints_in, load_flow
+from realnvp.io.run_dir import RunDir, TrainState, load_checkpoint, save_checkpoint
 from realnvp.random import Purpose
 from realnvp.training.batches import Batches
-from realnvp.training.checkpointing import recompute
-from realnvp.training.fine_tune import take_weights
-from realnvp.training.optim import Muon, WeightAverage
-from realnvp.training.processes import Processes, joined_processes
+from realnvp.training.optim import Muon, WeightAverage, enable_gradient_checkpointing
 from realnvp.training.session import (
+    Log,
+    Processes,
     TrainingStopped,
     begin_session,
     check_run_dir,
     check_unchanged,
+    joined_processes,
+    tracking,
 )
-from realnvp.training.trackers import Log, tracking
+
+# Names of the weights of the layer that decides the noise.
+LAST_OF_NOISE = "bijection.bijections.0.net.conv_out."
 
 
 @dataclass
@@ -49,22 +53,19 @@ class Run:
     flow: Flow
     model: Any
     """The flow, wrapped for several processes."""
-    optimizers: list[torch.optim.Optimizer]
+    optimizers: list[Optimizer]
     average: WeightAverage
     processes: Processes
-    state: TrainState
     precision: str
     """In which the networks compute: float32, float64 or bfloat16."""
+    state: TrainState = field(default_factory=TrainState)
     stop: list[int] = field(default_factory=list)
     """The signals to stop that have come to this process."""
     failed_in_a_row: int = 0
     step_seconds: float = 0.0
     log_curves: Log = lambda values, step: None
-    saved_at: float = field(init=False)
+    saved_at: float = 0.0
     """Seconds of training at the last checkpoint."""
-
-    def __post_init__(self) -> None:
-        self.saved_at = self.state.training_seconds
 
     @property
     def main(self) -> bool:
@@ -73,7 +74,7 @@ class Run:
 
     @property
     def unit(self) -> Unit:
-        """What log-densities are reported in."""
+        """The unit in which log-densities are reported."""
         return unit_of(self.config)
 
     @property
@@ -90,6 +91,14 @@ class Run:
         patience = self.config.train.patience
         impatient = bool(patience and self.state.evaluations_since_best >= patience)
         return (self.progress >= 1 or impatient) and not self.state.pending
+
+    def load(self) -> None:
+        """Go to the newest checkpoint, if there is one."""
+        averages = self.average.tensors
+        self.state = load_checkpoint(
+            self.files.path, flow=self.flow, optimizers=self.optimizers, averages=averages
+        )
+        self.saved_at = self.state.training_seconds
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -125,38 +134,50 @@ def open_run(
     ValueError: bad input, or the run directory is another training's. DamagedError: a file of it.
     TrainingFailed: another process is gone.
     """
-    files, config = RunDir(run_dir), _with_absolute_source(config)
+    files = RunDir(run_dir)
+    if config.data.source:  # valid in any current folder
+        source = str(Path(config.data.source).expanduser().absolute())
+        config = replace(config, data=replace(config.data, source=source))
     with joined_processes(device, config.train.timeout) as processes:
         check_run_dir(config, files)
         with lock_folder(files.path) if processes.main else nullcontext():
-            if not processes.main:
-                processes.wait()  # for the data
-            elif not files.begun:
-                discard_prepared(files.data)  # of a training that failed before its first step
-            splits = prepare(
-                config.data,
-                seed=config.seed,
-                folder=files.data,
-                verify=SPLITS if processes.main else (),
-            )
+            splits = _prepared(config, files, processes)
+            resumed = bool(checkpoints_in(files.path))
+            run = assemble(config, files, splits, processes, None if resumed else init_from)
+            check_unchanged(run.config, files)
+            if resumed:
+                run.load()
+            elif init_from is not None:
+                run.save()
             if processes.main:
-                processes.wait()
-            if changed := files.changed_data(splits.folder, splits.sha256):
-                raise ValueError(changed)
-            init_from = None if checkpoints_in(files.path) else init_from
-            run = assemble(config, files, splits, processes, init_from)
+                begin_session(
+                    run.config,
+                    files,
+                    run.state,
+                    device=str(processes.device),
+                    processes=processes.count,
+                    precision=run.precision,
+                    data=dict(splits.sha256),
+                    init_from=None if resumed or init_from is None else str(init_from),
+                )
             curves = tracking(run.config, files.path, step=run.state.step)
             with curves if run.main else nullcontext(run.log_curves) as run.log_curves:
-                _begin(run, init_from)
                 yield run
 
 
-def _with_absolute_source(config: Config) -> Config:
-    """The configuration with a data.source that is valid in any current folder."""
-    if not config.data.source:
-        return config
-    source = str(Path(config.data.source).expanduser().absolute())
-    return replace(config, data=replace(config.data, source=source))
+def _prepared(config: Config, files: RunDir, processes: Processes) -> Dataset:
+    """The data, which the first process prepares while the others wait."""
+    if not processes.main:
+        processes.wait()
+    elif not files.begun:
+        discard_prepared(files.data)  # of a training that failed before its first step
+    verify = SPLITS if processes.main else ()
+    splits = prepare(config.data, seed=config.seed, folder=files.data, verify=verify)
+    if processes.main:
+        processes.wait()
+    if changed := files.changed_data(splits.folder, splits.sha256):
+        raise ValueError(changed)
+    return splits
 
 
 def assemble(
@@ -166,32 +187,33 @@ def assemble(
     processes: Processes,
     init_from: str | Path | None,
 ) -> Run:
-    """A training at its last checkpoint, else at its start."""
+    """A training at its start."""
     config = resolve(
         config, splits.shape, splits.columns, splits.class_names, decided=splits.decided
     )
-    check_unchanged(config, files)
-    device = processes.device
+    recipe, device, labels = config.train, processes.device, (splits.labels or {}).get("train")
     batches = Batches(
         splits.train,
         config,
         device=device,
         process=processes.rank,
         processes=processes.count,
-        labels=(splits.labels or {}).get("train"),
+        labels=labels,
     )
-    flow = _initial_flow(config, init_from)
-    optimizers = _optimizers(flow, config.train, fused=device.type in ("cpu", "cuda"))
+    flow = build(config)
+    if init_from is not None:
+        take_weights(flow, load_flow(init_from), init_from)
+    if recipe.gradient_checkpointing:
+        enable_gradient_checkpointing(flow)
+    if recipe.precision == "float64":
+        flow.double()
+    optimizers = _optimizers(flow, recipe, fused=device.type in ("cpu", "cuda"))
     flow.to(device)
-    if isinstance(flow.condition, Classes) and splits.labels is not None:
-        flow.condition.count(torch.from_numpy(splits.labels["train"]))
-    new = not checkpoints_in(files.path)
-    if new and init_from is None:
-        _start_from_data(flow, splits, batches)
-    average = WeightAverage(flow, config.train.ema_decay)
-    state = load_checkpoint(files.path, flow=flow, optimizers=optimizers, averages=average.tensors)
-    # Of few rows the Gaussian that a flow starts as may be the best model: evaluate it.
-    state.pending = state.pending or (new and isinstance(config.data, TableData))
+    if isinstance(flow.condition, Classes) and labels is not None:
+        flow.condition.count(torch.from_numpy(labels))
+    if init_from is None:
+        _initialize_from_data(flow, splits, batches)
+    fast = "bfloat16" if has_bfloat16(device) else "float32"
     return Run(
         config,
         files,
@@ -200,55 +222,16 @@ def assemble(
         flow,
         processes.wrap(flow.train()),
         optimizers,
-        average,
+        WeightAverage(flow, recipe.ema_decay),
         processes,
-        state,
-        precision_on(config.train, device),
+        fast if recipe.precision == "auto" else recipe.precision,
+        # Of few rows the Gaussian that a flow starts as may be the best model: evaluate it.
+        TrainState(pending=isinstance(config.data, TableData)),
     )
 
 
-@contextmanager
-def dry_run(
-    config: Config,
-    run_dir: str | Path,
-    *,
-    device: str = "auto",
-    init_from: str | Path | None = None,
-) -> Iterator[Run]:
-    """Context: what `open_run` would open; nothing is written. The same input is refused."""
-    files, config = RunDir(run_dir), _with_absolute_source(config)
-    with joined_processes(device, config.train.timeout) as processes:
-        check_run_dir(config, files)
-        splits = find_data(config.data, seed=config.seed)
-        yield assemble(config, files, splits, processes, init_from)
-
-
-def _begin(run: Run, init_from: str | Path | None) -> None:
-    """Begin a session in the run directory; a checkpoint keeps the weights of `init_from`."""
-    if init_from is not None:
-        run.save()
-    if not run.main:
-        return
-    begin_session(
-        run.config,
-        run.files,
-        run.state,
-        device=str(run.processes.device),
-        processes=run.processes.count,
-        precision=run.precision,
-        data=dict(run.splits.sha256),
-        init_from=None if init_from is None else str(init_from),
-    )
-
-
-def precision_on(recipe: TrainConfig, device: torch.device) -> str:
-    """The arithmetic of the networks; auto: what is fast on this device."""
-    fast = "bfloat16" if has_bfloat16(device) else "float32"
-    return fast if recipe.precision == "auto" else recipe.precision
-
-
-def _start_from_data(flow: Flow, splits: Dataset, batches: Batches) -> None:
-    """Start layers from the data: of a table all of it, of images the first 128 or so."""
+def _initialize_from_data(flow: Flow, splits: Dataset, batches: Batches) -> None:
+    """Initialize layers: from all of a table, of images from the first 128 or so."""
     if isinstance(config_of(flow).data, TableData):
         rows = as_tensor(splits.train[:]).to(float64_like(flow))
         initialize_from(flow, rows, (splits.labels or {}).get("train"))
@@ -259,23 +242,52 @@ def _start_from_data(flow: Flow, splits: Dataset, batches: Batches) -> None:
             flow.log_prob(x, *batches.condition_on(first))
 
 
-def _optimizers(flow: Flow, recipe: TrainConfig, *, fused: bool) -> list[torch.optim.Optimizer]:
+def _optimizers(flow: Flow, recipe: TrainConfig, *, fused: bool) -> list[Optimizer]:
     """Adam, for all weights (section 4.1) or for those that are left when Muon has the matrices."""
     if recipe.muon_lr is None:
-        return [torch.optim.Adam(flow.parameters(), lr=recipe.lr, fused=fused)]
+        return [Adam(flow.parameters(), lr=recipe.lr, fused=fused)]
     of_muon = matrices(flow)
     rest = [weight for weight in flow.parameters() if weight not in {*of_muon}]
-    return [
-        torch.optim.Adam(rest, lr=recipe.lr, fused=fused),
-        Muon(of_muon, lr=recipe.muon_lr, weight_decay=recipe.muon_weight_decay),
-    ]
+    muon = Muon(of_muon, lr=recipe.muon_lr, weight_decay=recipe.muon_weight_decay)
+    return [Adam(rest, lr=recipe.lr, fused=fused), muon]
 
 
-def _initial_flow(config: Config, init_from: str | Path | None) -> Flow:
-    """A new flow on the CPU, with the weights of another flow where it is named."""
-    flow = build(config)
-    if init_from is not None:
-        take_weights(flow, load_flow(init_from), init_from)
-    if config.train.gradient_checkpointing:
-        recompute(flow)
-    return flow.double() if config.train.precision == "float64" else flow
+def take_weights(flow: Flow, start: Flow, where: str | Path) -> None:
+    """Give the flow the weights of another flow. ValueError: they do not fit.
+
+    A conditional flow of images may start with one that is not conditional, and learned noise with
+    uniform noise: the new weights are zero, so the density is the same at first.
+
+    where: the name of the other flow.
+    """
+    here, there = config_of(flow), config_of(start)
+    if (len(there.shape), there.shape[0]) != (len(here.shape), here.shape[0]):
+        raise ValueError(f"{where}: has data of shape {there.shape}, not {here.shape}")
+    free = set()
+    if isinstance(here.data, ImageData) and not there.model.context_dim:
+        free.add("model.context_dim")
+    if is_richer(here.model.dequantization, there.model.dequantization):
+        free.add("model.dequantization")
+    changed = {name for name in differences(there, here) if name.startswith("model.")} - free
+    if changed:
+        raise ValueError(f"{where}: differs in {', '.join(sorted(changed))}")
+    weights = flow.state_dict()
+    more = _count_layers(flow) - _count_layers(start)  # learned noise is one more, the first
+    noises = here.model.dequantization, there.model.dequantization
+    new_cells = noises[0] == "oblique" != noises[1]
+    for name, weight in start.state_dict().items():
+        name = re.sub(
+            r"^(bijection\.bijections\.)(\d+)\.", lambda m: f"{m[1]}{int(m[2]) + more}.", name
+        )
+        if weight.shape != weights[name].shape:  # the last layer has more outputs now
+            missing = len(weights[name]) - len(weight)
+            weight = torch.cat([weight, weight.new_zeros(missing, *weight.shape[1:])])
+        if new_cells and name.startswith(LAST_OF_NOISE):
+            weight = torch.zeros_like(weight)  # it was of other cells
+        weights[name] = weight
+    flow.load_state_dict(weights)
+
+
+def _count_layers(flow: Flow) -> int:
+    assert isinstance(flow.bijection, Chain)
+    return len(flow.bijection.bijections)

@@ -1,17 +1,31 @@
-"""One command of a training: whether the run directory is its own, and how it stops."""
+"""Around a training: its processes, signals to stop, its run directory, and trackers."""
 
 import json
 import os
+import re
 import signal
 import threading
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
 from realnvp.config import MAY_CHANGE, Config, differences, flat, to_json
-from realnvp.io.checkpoint import TrainState
-from realnvp.io.files import fields_of, remove_stale, write_text
-from realnvp.io.run_dir import RunDir, current_session
+from realnvp.device import pick_device
+from realnvp.flows.flow import Flow
+from realnvp.io.files import remove_stale, write_text
+from realnvp.io.run_dir import RunDir, TrainState, current_session
+
+Log = Callable[[Mapping[str, float], int], None]
+"""Adds values by name to the curves, at a step."""
 
 
 class TrainingStopped(Exception):
@@ -20,6 +34,75 @@ class TrainingStopped(Exception):
     def __init__(self, signum: int, step: int) -> None:
         super().__init__(f"stopped at step {step} and saved; the same command goes on from there")
         self.exit_code = 128 + signum
+
+
+class TrainingFailed(Exception):
+    """The training cannot go on; its last checkpoint is intact."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a training, and this process's rank and device."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes the files of the run."""
+        return self.rank == 0
+
+    def gather(self, values: Tensor) -> Tensor:
+        """(count, *values.shape): the values of all processes."""
+        if self.count == 1:
+            return values[None]
+        parts = [torch.empty_like(values) for _ in range(self.count)]
+        dist.all_gather(parts, values)
+        return torch.stack(parts)
+
+    def wait(self) -> None:
+        """Wait for the other processes."""
+        if self.count > 1:
+            dist.barrier()
+
+    def wrap(self, flow: Flow) -> Any:
+        """The flow, with gradients averaged over the processes."""
+        if self.count == 1:
+            return flow
+        devices = [self.device] if self.device.type == "cuda" else None
+        # Batch norm takes its moments over the global batch: buffers are equal already.
+        return DistributedDataParallel(flow, device_ids=devices, broadcast_buffers=False)
+
+
+@contextmanager
+def joined_processes(device: str, timeout: float) -> Iterator[Processes]:
+    """Context: the processes that torchrun started, joined; without torchrun, this process alone.
+
+    timeout: seconds that a process waits for another.
+    TrainingFailed: another process has ended, or has not answered in time.
+    """
+    place, count = pick_device(device), int(os.environ.get("WORLD_SIZE", 1))
+    if place.type == "cuda":
+        if count > 1:
+            place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(place)
+    try:
+        if count > 1 and not dist.is_initialized():  # they stay joined for a further training
+            backend = "nccl" if place.type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        with warnings.catch_warnings():
+            # Of DDP: a newer name of an option, and gradients in another order than their buckets.
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers|Grad strides")
+            yield Processes(int(os.environ.get("RANK", 0)), count, place)
+    except RuntimeError as error:  # gloo's errors have no type of their own
+        if count == 1 or not re.search("gloo|NCCL|TCPStore|client socket", str(error)):
+            raise
+        raise TrainingFailed(
+            f"another process has ended or has not answered for {timeout:g} s (--train.timeout)"
+        ) from error
 
 
 @contextmanager
@@ -62,15 +145,9 @@ def check_unchanged(config: Config, files: RunDir) -> None:
     """
     if not files.begun or not files.config_file.exists():
         return
-    begun = files.config
-    was, now = flat(begun), flat(config)
-    changed = [
-        f"{name} was {was.get(name)}, not {now.get(name)}"
-        for name in differences(begun, config)
-        if name not in MAY_CHANGE
-    ]
+    changed = [name for name in differences(files.config, config) if name not in MAY_CHANGE]
     if changed:
-        raise ValueError(f"{files.config_file}: {'; '.join(changed)}")
+        raise ValueError(f"{files.config_file}: the run has other values of {', '.join(changed)}")
 
 
 def begin_session(config: Config, files: RunDir, state: TrainState, **where: Any) -> None:
@@ -85,20 +162,43 @@ def begin_session(config: Config, files: RunDir, state: TrainState, **where: Any
     sessions = files.sessions if files.sessions_file.exists() else []
     if not sessions and files.config_file.exists():
         files.config_file.replace(files.path / "config.given.json")
-    sessions.append(current_session(from_step=state.step, **where))
+    sessions.append(current_session(**where))
     write_text(files.config_file, to_json(config))
-    write_text(files.sessions_file, json.dumps([*map(fields_of, sessions)], indent=2) + "\n")
-    write_text(files.metrics_file, "".join(_metrics_until(state, files)))
+    write_text(files.sessions_file, json.dumps([*map(asdict, sessions)], indent=2) + "\n")
+    # A resumed training writes the later lines again; a killed process may have left half a line.
+    old = files.metrics_file.read_text() if files.metrics_file.exists() else ""
+    kept = (line for line in old.splitlines(keepends=True) if line.endswith("\n"))
+    write_text(files.metrics_file, "".join(line for line in kept if _is_of(state, line)))
 
 
-def _metrics_until(state: TrainState, files: RunDir) -> Iterator[str]:
-    """Lines of metrics.jsonl up to a state; a resumed training writes the later ones again."""
-    path = files.metrics_file
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    for line in lines:
-        if not line.endswith("\n"):  # a process was killed while it wrote the line
-            continue
-        entry = json.loads(line)
-        is_evaluation = "validation_standard_error" in entry
-        if (entry["step"], is_evaluation) <= (state.step, not state.pending):
-            yield line
+def _is_of(state: TrainState, line: str) -> bool:
+    """Whether a line of metrics.jsonl was written before a state."""
+    is_evaluation = "validation_standard_error" in line
+    return (json.loads(line)["step"], is_evaluation) <= (state.step, not state.pending)
+
+
+@contextmanager
+def tracking(config: Config, run_dir: Path, *, step: int) -> Iterator[Log]:
+    """Context: the function that adds points to the curves of `train.tracker`.
+
+    step: where the training stands; TensorBoard drops later points of an interrupted session.
+    """
+    if config.train.tracker == "tensorboard":
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(run_dir / "curves"), purge_step=step + 1) as writer:
+
+            def log(values: Mapping[str, float], step: int) -> None:
+                for name, value in values.items():
+                    writer.add_scalar(name, value, step)
+                writer.flush()
+
+            yield log
+    elif config.train.tracker == "wandb":
+        import wandb
+
+        name, fields = run_dir.resolve().name, flat(config)
+        with wandb.init(project="realnvp", name=name, dir=run_dir, config=fields) as run:
+            yield lambda values, step: run.log(dict(values), step=step)
+    else:
+        yield lambda values, step: None

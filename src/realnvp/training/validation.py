@@ -1,10 +1,8 @@
-"""How a training looks at itself: bits/dim (of a table nats) on validation, and samples."""
+"""Evaluations during a training: bits/dim (of a table nats) on validation data, and samples."""
 
 import copy
 import math
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -17,7 +15,7 @@ from realnvp.device import as_tensor
 from realnvp.evaluation.likelihood import Summary, log_probs, summarise
 from realnvp.figures import side_by_side
 from realnvp.flows.context import Classes
-from realnvp.flows.flow import ROWS, Flow, batch_that_fits, evaluating
+from realnvp.flows.flow import ROWS, batch_that_fits, evaluating
 from realnvp.io.pretrained import save_flow
 from realnvp.moments import averaging, restore_moments, stored_moments
 from realnvp.progress import track, track_slices
@@ -36,42 +34,23 @@ def evaluate(run: Run) -> dict[str, float]:
     on the validation rows; then both are put back.
     TrainingStopped: a signal came before there was a result, and nothing has changed.
     """
-    with _estimates_put_back(run.flow):
-        _average_moments(run)
-        _recalibrate(run)
-        return _keep_if_better(run, validate(run))
-
-
-@contextmanager
-def _estimates_put_back(flow: Flow) -> Iterator[None]:
-    """Context: batch norm's moments and the calibration may change; then they are as before."""
-    before, last = stored_moments(flow), last_of(flow)
+    flow, before, last = run.flow, stored_moments(run.flow), last_of(run.flow)
     calibration = last and copy.deepcopy(last.state_dict())
     try:
-        yield
+        if before:
+            with averaging(flow), torch.no_grad():
+                for step in track(range(run.config.train.moment_batches), "batch norm's moments"):
+                    run.heed_signals()
+                    x = run.batches.at(step, Purpose.MOMENTS)
+                    flow.log_prob(x, *run.batches.condition_on([step]))
+        if last is not None:
+            rows, context = run.splits.validation[_chosen(run)], _context(run, _chosen(run))
+            recalibrate(flow, as_tensor(rows).to(float64_like(flow)), context)
+        return _keep_if_better(run, validate(run))
     finally:
         restore_moments(before)
         if last is not None and calibration:
             last.load_state_dict(calibration)
-
-
-def _average_moments(run: Run) -> None:
-    """Set batch norm's moments to their averages over training batches."""
-    if not stored_moments(run.flow):
-        return
-    with averaging(run.flow), torch.no_grad():
-        for step in track(range(run.config.train.moment_batches), "batch norm's moments"):
-            run.heed_signals()
-            x = run.batches.at(step, Purpose.MOMENTS)
-            run.flow.log_prob(x, *run.batches.condition_on([step]))
-
-
-def _recalibrate(run: Run) -> None:
-    """Recalibrate the latents on the validation rows, if the flow has a layer for it."""
-    if last_of(run.flow) is not None:
-        labels, chosen = (run.splits.labels or {}).get("validation"), _chosen(run)
-        rows = as_tensor(run.splits.validation[chosen]).to(float64_like(run.flow))
-        recalibrate(run.flow, rows, None if labels is None else labels[chosen])
 
 
 def _chosen(run: Run) -> NDArray[np.intp]:
@@ -80,36 +59,31 @@ def _chosen(run: Run) -> NDArray[np.intp]:
     return np.linspace(0, count - 1, min(count, run.config.train.eval_images)).astype(int)
 
 
+def _context(run: Run, indices: NDArray[np.intp]) -> NDArray[np.int64] | None:
+    labels = (run.splits.labels or {}).get("validation")
+    return None if labels is None else labels[indices]
+
+
 def validate(run: Run) -> Summary:
     """Mean and error of validation images (rows) in the run's unit, spread over the processes."""
-    images, processes = run.splits.validation, run.processes
-    chosen = _chosen(run)
-    labels = (run.splits.labels or {}).get("validation")
+    shape, processes, chosen = run.splits.shape, run.processes, _chosen(run)
     nats = torch.zeros(len(chosen), dtype=torch.float64, device=processes.device)
-    size = (
-        min(64, batch_that_fits(run.splits.shape))
-        if isinstance(run.config.data, ImageData)
-        else ROWS
-    )
+    size = min(64, batch_that_fits(shape)) if isinstance(run.config.data, ImageData) else ROWS
     for part in track_slices(len(chosen), size * processes.count, "validation"):
         run.heed_signals()
         mine = np.arange(part.start, part.stop)[processes.rank :: processes.count]
         if len(mine):
-            indices = chosen[mine].tolist()
+            indices = chosen[mine]
             nats[mine] = log_probs(
                 run.flow,
-                channels_first(images[indices]),
-                context=None if labels is None else labels[indices],
+                channels_first(run.splits.validation[indices]),
+                context=_context(run, indices),
                 seed=run.config.seed,
-                indices=indices,
+                indices=indices.tolist(),
                 on_device=True,
             ).to(nats)
-    total = processes.gather(nats).sum(0).cpu()
-    groups = run.splits.groups_of("validation")
-    return summarise(
-        run.unit.of(total, run.splits.shape),
-        None if groups is None else np.array(groups)[chosen],
-    )
+    total, groups = processes.gather(nats).sum(0).cpu(), run.splits.groups_of("validation")
+    return summarise(run.unit.of(total, shape), groups and np.array(groups)[chosen])
 
 
 def _keep_if_better(run: Run, result: Summary) -> dict[str, float]:
@@ -133,13 +107,9 @@ def _keep_if_better(run: Run, result: Summary) -> dict[str, float]:
                 stacklevel=3,
             )
         for which in ["last", "best"] if better else ["last"]:
-            _write_model(run, which, measured)
+            path = run.files.models / f"{which}.safetensors"
+            save_flow(run.flow, path, facts={"step": state.step, **measured})
     return measured
-
-
-def _write_model(run: Run, which: str, measured: Mapping[str, float]) -> None:
-    facts = {"step": run.state.step, **measured}
-    save_flow(run.flow, run.files.models / f"{which}.safetensors", facts=facts)
 
 
 def write_samples(run: Run) -> None:
