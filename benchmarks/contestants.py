@@ -20,8 +20,8 @@ from benchmarks.public_copy import PublicCopy
 from realnvp.config import PRESETS, Config
 from realnvp.device import keep_freed_memory
 from realnvp.flows.build import build
+from realnvp.training.loop import train_step
 from realnvp.training.run import open_run
-from realnvp.training.step import train_step
 
 
 @dataclass(frozen=True)

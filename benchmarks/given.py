@@ -23,8 +23,8 @@ from torch import Tensor
 import realnvp
 from realnvp.config import Config
 from realnvp.device import full_precision, keep_freed_memory
+from realnvp.training.loop import train_step
 from realnvp.training.run import open_run
-from realnvp.training.step import train_step
 
 ROUNDS = 200
 BATCHES = {"digits-modern": 32, "digits": 64, "photos-modern": 16, "photos": 16}

@@ -30,7 +30,7 @@ from realnvp.config import PRESETS, Config
 from realnvp.device import keep_freed_memory
 from realnvp.flows.build import build, checkerboard_couplings
 from realnvp.flows.flow import Flow, StandardNormal
-from realnvp.training.checkpointing import recompute
+from realnvp.training.optim import enable_gradient_checkpointing
 
 BASE = replace(PRESETS["imagenet32"], data=replace(PRESETS["imagenet32"].data, shape=(3, 32, 32)))
 BATCH = 32
@@ -120,7 +120,7 @@ def print_time() -> None:
 def trained(couplings: int, again: bool) -> tuple[Flow, Step | None]:
     """A flow of so many couplings after two steps, and its step; again: with recomputation."""
     flow = flow_of(couplings=couplings)
-    step = step_of(recompute(flow) if again else flow, torch.randn(64, 3, 32, 32))
+    step = step_of(enable_gradient_checkpointing(flow) if again else flow, torch.randn(64, 3, 32, 32))
     step()
     step()
     return flow, step

@@ -23,8 +23,8 @@ import torch
 
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, ModelConfig, to_json
-from realnvp.io.checkpoint import checkpoints_in, newest_checkpoint
 from realnvp.io.files import DamagedError, read_safetensors
+from realnvp.io.pretrained import checkpoints_in, newest_checkpoint
 from realnvp.training.loop import train
 
 torch.set_num_threads(1)

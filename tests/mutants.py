@@ -596,7 +596,7 @@ MUTANTS = [
     Mutant("training/validation.py", "        restore_moments(before)\n", "        pass\n", GOLDEN),
     Mutant("training/run.py", " and not self.state.pending", "", CUT_SHORT),
     Mutant("training/train.py", "        full_precision(),\n", "", DEVICE),
-    Mutant("training/train.py", "        same_each_time(),\n", "", DEVICE),
+    Mutant("training/train.py", "        deterministic(),\n", "", DEVICE),
     Mutant(
         "training/pace.py", "60 * recipe.max_minutes - state.training_seconds", "60", FIRST_HOUR
     ),

@@ -16,7 +16,7 @@ from realnvp.export import Call, export_onnx, export_program
 from realnvp.flows.context import Classes
 from realnvp.nets.convnet import MLP, ConvNet
 from realnvp.nets.layers import Embedding
-from realnvp.training.checkpointing import recompute
+from realnvp.training.optim import enable_gradient_checkpointing
 from tests.flows import normal, pixels
 
 NAMES = ("frown", "neutral", "smile")
@@ -127,7 +127,7 @@ def test_checkpointed_saved_and_fast(architecture: str, tmp_path: Path) -> None:
             fast = realnvp.fast(flow, dtype=torch.float32).log_prob(x, context=c)
             assert torch.allclose(fast, nats, rtol=1e-4)
     gradients = []
-    for each in (flow, recompute(copy.deepcopy(flow))):
+    for each in (flow, enable_gradient_checkpointing(copy.deepcopy(flow))):
         each.train().log_prob(x, context=c).sum().backward()
         gradients.append([p.grad for p in each.parameters() if p.grad is not None])
     assert len(gradients[0]) > 0

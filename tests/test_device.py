@@ -30,9 +30,8 @@ from realnvp.moments import EPS, batch_moments
 from realnvp.nets.layers import Normalize
 from realnvp.sklearn import RealNVPDensity, RealNVPRegressor
 from realnvp.training.batches import Batches
-from realnvp.training.loop import train
+from realnvp.training.loop import train, train_step
 from realnvp.training.run import Run, open_run
-from realnvp.training.step import train_step
 from realnvp.training.validation import validate
 
 # Each way to allow TF32 or bfloat16 that torch has, or has had.

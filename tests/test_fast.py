@@ -18,7 +18,7 @@ from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.flow import Flow, StandardNormal, batch_that_fits
 from realnvp.moments import EPS, averaging, batch_moments
 from realnvp.nets.layers import Normalize, WeightNormConv
-from realnvp.training.checkpointing import recompute
+from realnvp.training.optim import enable_gradient_checkpointing
 from tests.flows import image_flow, moved, normal, pixels
 
 
@@ -164,7 +164,7 @@ def test_checkpointing_trains_the_same_to_the_bit(momentum: float) -> None:
     """Also with two forward passes before the backward passes, and with averaged moments."""
     x, results = pixels(8, 1, 8, 8), []
     for again in (False, True):
-        flow = recompute(make(momentum)) if again else make(momentum)
+        flow = enable_gradient_checkpointing(make(momentum)) if again else make(momentum)
         optimizer = torch.optim.Adam(flow.parameters(), lr=1e-2)
         for _ in range(2):
             optimizer.zero_grad()
@@ -183,7 +183,7 @@ def test_checkpointing_trains_the_same_to_the_bit(momentum: float) -> None:
 
 
 def test_a_copy_of_a_checkpointed_flow_has_its_own_weights() -> None:
-    flow, x = recompute(make()), pixels(4, 1, 8, 8)
+    flow, x = enable_gradient_checkpointing(make()), pixels(4, 1, 8, 8)
     copied, before = copy.deepcopy(flow), flow.log_prob(x)
     with torch.no_grad():
         for parameter in copied.parameters():

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from realnvp.config import Config
-from realnvp.io.checkpoint import checkpoints_in, newest_checkpoint
 from realnvp.io.files import DamagedError
+from realnvp.io.pretrained import checkpoints_in, newest_checkpoint
 from realnvp.training.loop import train
 from tests import faults
 

@@ -14,8 +14,8 @@ from realnvp.flows.build import build
 from realnvp.flows.flow import Flow
 from realnvp.io.pretrained import load_flow, save_flow
 from realnvp.io.run_dir import RunDir
-from realnvp.training.fine_tune import take_weights
 from realnvp.training.loop import train
+from realnvp.training.run import take_weights
 
 SHORT = ["--train.tracker", "none", "--train.eval-images", "8", "--train.moment-batches", "2"]
 SHORT += ["--train.batch-size", "8", "--device", "cpu", "--train.lr", "1e-12"]
@@ -59,7 +59,7 @@ def test_the_command_takes_model_and_weights(tmp_path: Path) -> None:
     assert tuned.config.data.shape == (3, 16, 12)
     for name, weight in flow.state_dict().items():
         torch.testing.assert_close(tuned.state_dict()[name], weight, atol=1e-6, rtol=0)
-    assert RunDir(tmp_path / "run").init_from == str(tmp_path / "flow.safetensors")
+    assert RunDir(tmp_path / "run").sessions[0].init_from == str(tmp_path / "flow.safetensors")
 
 
 def test_another_model_or_data_are_refused(tiny: Config, run_dir: Path, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_learned_noise_starts_as_uniform_noise() -> None:
     take_weights(flow, start, "start")
     x = 256 * torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     noise, *others = flow.bijection.bijections
-    z, log_det = noise(x)
+    _, log_det = noise(x)
     assert torch.allclose(log_det, torch.zeros(5), atol=1e-5)
     rest = list(start.bijection.bijections)
     for layer, expected in zip(others, rest, strict=True):

@@ -18,18 +18,17 @@ from torch import Tensor
 
 from realnvp.cli.main import run as command
 from realnvp.config import PRESETS, Config, TableData, to_json
-from realnvp.device import same_each_time
+from realnvp.device import deterministic
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.build import build
 from realnvp.flows.fast import fast
 from realnvp.flows.flow import evaluating
-from realnvp.io.checkpoint import newest_checkpoint
+from realnvp.io.pretrained import newest_checkpoint
 from realnvp.training.batches import Batches
-from realnvp.training.checkpointing import recompute
-from realnvp.training.loop import train
+from realnvp.training.loop import train, train_step
+from realnvp.training.optim import enable_gradient_checkpointing
 from realnvp.training.run import Run, open_run
 from realnvp.training.session import TrainingStopped
-from realnvp.training.step import train_step
 
 DEVICE = torch.device(os.environ.get("GPU_TESTS_ON", "cuda"))
 ON_GPU = DEVICE.type == "cuda"
@@ -82,7 +81,7 @@ def a_step(
     """Loss and norm of the gradient of a training's first step on the device, and its weights
     afterwards.
     """
-    with same_each_time(), open_run(config, tmp_path / name, device=str(device)) as run:
+    with deterministic(), open_run(config, tmp_path / name, device=str(device)) as run:
         loss, norm, _ = train_step(run, run.batches.at(0))
         assert run.state.skipped == 0
         return (loss, norm), [weight.detach().cpu() for weight in run.flow.parameters()]
@@ -141,9 +140,9 @@ def test_a_step_in_bfloat16(preset: str, tmp_path: Path) -> None:
 def test_recomputing_gives_the_same_gradient(preset: str, tmp_path: Path) -> None:
     config = small(preset, tmp_path)
     x, gradients = examples(config).to(DEVICE), []
-    for change in (lambda flow: flow, recompute):
+    for change in (lambda flow: flow, enable_gradient_checkpointing):
         flow = change(build(config).train().to(DEVICE))
-        with same_each_time():
+        with deterministic():
             (-flow.log_prob(x).mean()).backward()
         gradients.append([weight.grad for weight in flow.parameters() if weight.grad is not None])
     assert len(gradients[0]) == len(gradients[1])

@@ -11,13 +11,12 @@ from torch import Tensor
 import realnvp.training.loop
 from realnvp.config import Config
 from realnvp.flows.build import build
-from realnvp.io.checkpoint import newest_checkpoint
+from realnvp.io.pretrained import newest_checkpoint
 from realnvp.moments import stored_moments
 from realnvp.training.batches import Batches
-from realnvp.training.loop import train
-from realnvp.training.processes import TrainingFailed
+from realnvp.training.loop import first_nonfinite, train
 from realnvp.training.run import Run
-from realnvp.training.step import first_nonfinite
+from realnvp.training.session import TrainingFailed
 
 step_of_the_loop = realnvp.training.loop.train_step
 

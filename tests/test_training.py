@@ -22,14 +22,12 @@ from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, read_config, to_json
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow
-from realnvp.io.checkpoint import newest_checkpoint
 from realnvp.io.files import lock_folder
-from realnvp.io.pretrained import load_flow, load_model
+from realnvp.io.pretrained import load_flow, load_model, newest_checkpoint
 from realnvp.nets.layers import WeightNormConv
 from realnvp.training.loop import seconds_per_step, train
-from realnvp.training.processes import TrainingFailed
 from realnvp.training.run import Run
-from realnvp.training.session import TrainingStopped
+from realnvp.training.session import TrainingFailed, TrainingStopped
 
 step_of_the_loop = realnvp.training.loop.train_step
 
@@ -237,7 +235,7 @@ def test_bfloat16_stays_in_the_networks(
 
 
 def test_a_dry_run_writes_nothing(tiny: Config, tmp_path: Path) -> None:
-    config, parameters, seconds = seconds_per_step(tiny, tmp_path / "run", device="cpu")
+    config, parameters, seconds = seconds_per_step(tiny, device="cpu")
     assert config.data.shape == (1, 8, 8)
     assert parameters == sum(weight.numel() for weight in build(config).parameters())
     assert seconds > 0

@@ -52,16 +52,16 @@ class Train:
         setup_device(self.device, self.threads)
         run_dir = self.run_dir or Path("runs", config.name)
         if self.dry_run:
-            self._dry_run(config, run_dir)
+            self._dry_run(config)
         else:
             self._train(config, run_dir)
         return 0
 
-    def _dry_run(self, config: Config, run_dir: Path) -> None:
+    def _dry_run(self, config: Config) -> None:
         from realnvp.training.loop import seconds_per_step
 
         config, parameters, seconds = seconds_per_step(
-            config, run_dir, device=self.device, init_from=self.init_from
+            config, device=self.device, init_from=self.init_from
         )
         if self.json:
             measured = {"parameters": parameters, "seconds_per_step": seconds}

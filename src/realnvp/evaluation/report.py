@@ -178,7 +178,7 @@ def _environment(sessions: list[Session]) -> dict[str, Any]:
         "versions": ", ".join(f"{name} {version}" for name, version in last.versions.items()),
     } | {
         key: getattr(last, key)
-        for key in ("time", "git_commit", "platform", "processor", "cpus", "threads")
+        for key in ("time", "platform", "processor", "threads")
     }
 
 

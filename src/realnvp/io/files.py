@@ -72,6 +72,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
     ValueError: another process is in it.
     """
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
     try:
@@ -84,7 +85,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
         finally:
             with suppress(OSError):  # Windows deletes no open file
                 path.unlink()
-                folder.rmdir()  # if nothing was written
+                if made:
+                    folder.rmdir()  # if nothing was written
 
 
 def write_safetensors(

@@ -130,13 +130,19 @@ class RunDir:
         newest = newest_checkpoint(self.path)
         return None if newest is None else TrainState(**newest[1]["state"])
 
-    def warn_of_changed_data(self, folder: Path | None, sha256: Mapping[str, str]) -> None:
-        """Warn if the run was trained on other data than the folder's.
+    def changed_data(self, folder: Path | None, sha256: Mapping[str, str]) -> str:
+        """A complaint if the run was trained on other data than the folder's; '' if not.
 
         sha256: of each array in the folder; {} if there are none.
         """
-        if sha256 and self.sessions_file.exists() and self.sessions[0].data != sha256:
-            warnings.warn(f"{folder}: not the data that {self.path} was trained on", stacklevel=3)
+        if not sha256 or not self.sessions_file.exists() or self.sessions[0].data == sha256:
+            return ""
+        return f"{folder}: not the data that {self.path} was trained on"
+
+    def warn_of_changed_data(self, folder: Path | None, sha256: Mapping[str, str]) -> None:
+        """Warn if the run was trained on other data than the folder's."""
+        if changed := self.changed_data(folder, sha256):
+            warnings.warn(changed, stacklevel=3)
 
 
 def save_checkpoint(
@@ -151,7 +157,7 @@ def save_checkpoint(
 
     averages: the moving averages of the weights, by name.
     """
-    names = {weight: name for name, weight in flow.named_parameters()}
+    names: dict[Tensor, str] = {weight: name for name, weight in flow.named_parameters()}
     tensors, metadata = flow_contents(flow)
     tensors |= {
         f"optimizer.{names[weight]}.{entry}": value

@@ -17,7 +17,6 @@ from realnvp.device import as_tensor
 from realnvp.flows.flow import StandardNormal
 from realnvp.random import Purpose, generator
 from realnvp.sklearn.base import Array, FlowEstimator, each
-from realnvp.training.fit import check_size
 
 LATENTS = 256
 """How many z stand for p(y | x) of several targets, for means and quantiles."""
@@ -131,8 +130,6 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
         )
         self._one = np.ndim(targets) == 1
         rows = _columns(targets)
-        check_size(as_tensor(context), getattr(self, "feature_names_in_", None))
-        check_size(as_tensor(rows))
         _warn_of_targets(rows, noise=self.noise)
         self._fit(rows, context, context=context.shape[1])
         return self
@@ -281,7 +278,6 @@ class RealNVPClassifier(ClassifierMixin, FlowEstimator):
         if again and not np.array_equal(classes, self.classes_):
             raise ValueError("warm_start: the fit before was of other classes")
         self.classes_ = classes
-        check_size(as_tensor(rows), getattr(self, "feature_names_in_", None))
         self._fit(rows, index, classes=[str(name) for name in classes])
         return self
 

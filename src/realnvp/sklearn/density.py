@@ -10,9 +10,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from realnvp.config.fields import AT_LEAST_ONE, check_number
 from realnvp.data.tables import constant_columns, warn_of_few_values
-from realnvp.device import as_tensor
 from realnvp.sklearn.base import Array, FlowEstimator, each
-from realnvp.training.fit import check_size
 
 STANDARDISED = "X is standardised already, so densities are in the scaled units"
 REMEDY = "give RealNVPDensity the data without a StandardScaler; it standardises them itself"
@@ -75,7 +73,6 @@ class RealNVPDensity(
             self, X, dtype=np.float64, ensure_min_samples=2, reset=not self._goes_on()
         )
         names = getattr(self, "feature_names_in_", None)
-        check_size(as_tensor(rows), names)
         _warn_of_doubts(rows, names, noise=self.noise)
         self._fit(rows)
         return self

@@ -53,7 +53,7 @@ def recalibrate(flow: Flow, x: Tensor, context: Any = None) -> None:
         optimizer.zero_grad()
         latents, log_det = layer(z)
         nats = -(flow.prior.log_prob(latents) + log_det).mean()
-        nats.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(nats)
         return nats
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
-from realnvp.bijections import BatchNorm, Coupling
+from realnvp.bijections import BatchNorm, Bijection, Coupling
 from realnvp.flows.flow import Flow
 from realnvp.flows.build import l2_penalty
 from realnvp.moments import restore_moments, stored_moments
@@ -183,7 +183,7 @@ def enable_gradient_checkpointing(flow: Flow) -> Flow:
     return flow
 
 
-def _checkpointed(layer: BatchNorm | Coupling, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+def _checkpointed(layer: Bijection, *inputs: Tensor) -> tuple[Tensor, Tensor]:
     """The layer's own forward pass, which keeps only its inputs in training mode."""
     own = partial(type(layer).forward, layer)
     if not layer.training:
