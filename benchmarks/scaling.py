@@ -120,7 +120,9 @@ def print_time() -> None:
 def trained(couplings: int, again: bool) -> tuple[Flow, Step | None]:
     """A flow of so many couplings after two steps, and its step; again: with recomputation."""
     flow = flow_of(couplings=couplings)
-    step = step_of(enable_gradient_checkpointing(flow) if again else flow, torch.randn(64, 3, 32, 32))
+    step = step_of(
+        enable_gradient_checkpointing(flow) if again else flow, torch.randn(64, 3, 32, 32)
+    )
     step()
     step()
     return flow, step

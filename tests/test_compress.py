@@ -100,8 +100,6 @@ def test_an_interrupted_call_goes_on(saved: Path, pictures: Path, tmp_path: Path
     assert all(path.stat().st_mtime_ns == time for path, time in there.items())
 
 
-
-
 def test_nothing_is_replaced(saved: Path, pictures: Path, tmp_path: Path, capsys: Out) -> None:
     file, back = tmp_path / "all.rnvp", tmp_path / "back"
     assert run(["compress", str(saved), str(pictures), "--out", str(file)]) == 0

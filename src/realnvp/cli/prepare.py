@@ -34,8 +34,8 @@ class Prepare:
     """Print dataset.json as one JSON object."""
 
     def __call__(self) -> int:
-        from realnvp.data.published.readers import READERS
         from realnvp.data.published.prepare import write_published
+        from realnvp.data.published.readers import READERS
 
         found = READERS[self.set](self.source, self.seed)
         with show_progress():

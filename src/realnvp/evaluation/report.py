@@ -176,10 +176,7 @@ def _environment(sessions: list[Session]) -> dict[str, Any]:
     return {
         "sittings": len(sessions),
         "versions": ", ".join(f"{name} {version}" for name, version in last.versions.items()),
-    } | {
-        key: getattr(last, key)
-        for key in ("time", "platform", "processor", "threads")
-    }
+    } | {key: getattr(last, key) for key in ("time", "platform", "processor", "threads")}
 
 
 def _table(rows: dict[str, Any]) -> str:

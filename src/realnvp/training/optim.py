@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from realnvp.bijections import BatchNorm, Bijection, Coupling
-from realnvp.flows.flow import Flow
 from realnvp.flows.build import l2_penalty
+from realnvp.flows.flow import Flow
 from realnvp.moments import restore_moments, stored_moments
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)

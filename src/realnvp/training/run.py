@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.optim import Adam, Optimizer
 
-from realnvp.bijections import ActNorm, data_dependent_init
+from realnvp.bijections import ActNorm, Chain, data_dependent_init
 from realnvp.bijections.base import float64_like
 from realnvp.config import Config, ImageData, TableData, TrainConfig, differences, resolve
 from realnvp.config.units import Unit, unit_of
@@ -266,15 +266,13 @@ def take_weights(flow: Flow, start: Flow, where: str | Path) -> None:
     free = set()
     if isinstance(here.data, ImageData) and not there.model.context_dim:
         free.add("model.context_dim")
-    if is_richer(here.model.dequantization, there.model.dequantization):
+    if here.model.dequantization == "learned":
         free.add("model.dequantization")
     changed = {name for name in differences(there, here) if name.startswith("model.")} - free
     if changed:
         raise ValueError(f"{where}: differs in {', '.join(sorted(changed))}")
     weights = flow.state_dict()
     more = _count_layers(flow) - _count_layers(start)  # learned noise is one more, the first
-    noises = here.model.dequantization, there.model.dequantization
-    new_cells = noises[0] == "oblique" != noises[1]
     for name, weight in start.state_dict().items():
         name = re.sub(
             r"^(bijection\.bijections\.)(\d+)\.", lambda m: f"{m[1]}{int(m[2]) + more}.", name
@@ -282,8 +280,6 @@ def take_weights(flow: Flow, start: Flow, where: str | Path) -> None:
         if weight.shape != weights[name].shape:  # the last layer has more outputs now
             missing = len(weights[name]) - len(weight)
             weight = torch.cat([weight, weight.new_zeros(missing, *weight.shape[1:])])
-        if new_cells and name.startswith(LAST_OF_NOISE):
-            weight = torch.zeros_like(weight)  # it was of other cells
         weights[name] = weight
     flow.load_state_dict(weights)
 
