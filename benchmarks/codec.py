@@ -17,8 +17,9 @@ one core on the left halves:
     python -m benchmarks.codec --halves halves
     train() {  # NAME, and more flags
         OMP_NUM_THREADS=1 taskset -c 0 realnvp train images-modern --data.source halves/$1 \\
-            --data.crop 32 --data.augment hflip --model.num-scales 3 --model.width 32 --model.growth 1.5 \\
-            --model.dequantization variational --train.batch-size 16 --train.decay 0.6 \\
+            --data.crop 32 --data.augment hflip --model.num-scales 3 --model.width 32 \\
+            --model.growth 1.5 \\
+            --model.dequantization learned --train.batch-size 16 --train.decay 0.6 \\
             --train.eval-every 200 --train.max-minutes 10 --threads 1 --run-dir halves/runs/$*
         python -m benchmarks.codec --flow halves/runs/$1 --pictures halves/$1/test
     }

@@ -2,8 +2,8 @@
 
 time    seconds of training and log_prob, and a step's memory, against batch, width, blocks, side,
         couplings, one at a time
-memory  peak of a training step with and without --train.gradient_checkpointing, and of sampling, each in a fresh
-        process
+memory  peak of a training step with and without --train.gradient_checkpointing, and of sampling,
+        each in a fresh process
 """
 
 import json

@@ -113,7 +113,7 @@ def test_presets_there_and_back(name: str) -> None:
         ("model.width", 2.5),
         ("model.widht", 8),
         ("model.momentum", float("nan")),
-        ("model.dequantization", "oblique"),
+        ("model.dequantization", "learned"),
         ("model.coupling", "spline"),
         ("train.max_steps", None),
         ("train.muon_lr", 0.1),

@@ -79,7 +79,7 @@ def test_a_fresh_conditional_flow_is_the_unconditional_flow(architecture: str) -
 
 
 def test_networks_of_every_second_coupling_see_the_condition() -> None:
-    flow = faces(num_couplings=4, dequantization="variational")
+    flow = faces(num_couplings=4, dequantization="learned")
     seeing = [net.embedding is not None for net in flow.modules() if isinstance(net, ConvNet)]
     # The noise's network; a scale's four, and its prior's; the last scale's four.
     assert seeing == [True, *[False, True, False, True], True, *[False, True, False, True]]

@@ -51,7 +51,7 @@ def made(architecture: str, run_dir: Path) -> realnvp.Flow:
     else:
         config = PRESETS["digits-modern"]
         noise = (
-            {"dequantization": "variational", "num_couplings": 1}
+            {"dequantization": "learned", "num_couplings": 1}
             if architecture == "learned noise"
             else {"num_couplings": 2}
         )

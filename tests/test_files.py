@@ -60,9 +60,14 @@ def test_each_flip_and_cut_is_found(stored: Path, data: st.DataObject) -> None:
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     write_text(tmp_path / "x", "old")
-    with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "x") as file:
-        file.write(b"new")
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with atomic_write(tmp_path / "x") as file:
+            file.write(b"new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x").read_text() == "old"
 
@@ -162,6 +167,6 @@ def test_a_package_has_a_card_and_no_paths(evaluated: Path, tmp_path: Path) -> N
     for path in folder.iterdir():
         assert str(tmp_path).encode() not in path.read_bytes()
         assert str(evaluated).encode() not in path.read_bytes()
-    flow, facts = load_model(folder)
+    _, facts = load_model(folder)
     assert facts["evaluation"]["bits_per_dim"] == result.metric_value
     assert run(["package", str(evaluated), str(folder)]) == 2  # a card may be somebody's work

@@ -83,7 +83,7 @@ def test_a_conditional_flow_starts_as_the_flow_without_a_condition() -> None:
 
 
 def test_learned_noise_starts_as_uniform_noise() -> None:
-    start, flow = moved(config_of()), build(config_of(dequantization="oblique")).eval()
+    start, flow = moved(config_of()), build(config_of(dequantization="learned")).eval()
     take_weights(flow, start, "start")
     x = 256 * torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     noise, *others = flow.bijection.bijections

@@ -18,7 +18,7 @@ MODELS = {
         width=4,
         num_blocks=1,
         num_couplings=2,
-        dequantization="variational",
+        dequantization="learned",
     ),
     "additive": ModelConfig(
         "modern", "additive", num_scales=2, width=4, num_blocks=1, num_couplings=2

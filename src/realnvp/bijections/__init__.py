@@ -2,11 +2,7 @@
 
 from realnvp.bijections.base import Bijection, Chain, Conditioned, data_dependent_init
 from realnvp.bijections.coupling import Additive, Affine, Coupling
-from realnvp.bijections.dequantization import (
-    Dequantisation,
-    JointDequantisation,
-    ObliqueDequantisation,
-)
+from realnvp.bijections.dequantization import VariationalDequantization
 from realnvp.bijections.linear import InvertibleLinear, Regression
 from realnvp.bijections.masks import bitwise, channelwise, checkerboard, none_kept
 from realnvp.bijections.multiscale import FactorOut, Squeezed, latent_levels
@@ -22,16 +18,14 @@ __all__ = [
     "Chain",
     "Conditioned",
     "Coupling",
-    "Dequantisation",
     "FactorOut",
     "InvertibleLinear",
-    "JointDequantisation",
     "Logit",
-    "ObliqueDequantisation",
     "RQSpline",
     "Regression",
     "SinhArcsinh",
     "Squeezed",
+    "VariationalDequantization",
     "bitwise",
     "channelwise",
     "checkerboard",

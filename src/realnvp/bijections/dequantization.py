@@ -1,7 +1,6 @@
-"""Dequantisation noise that is learned (Ho et al. 2019, section 3.1), written as a bijection."""
+"""Learned dequantization noise (Ho et al. 2019, section 3.1), written as a bijection."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,53 +11,48 @@ from realnvp.bijections.masks import checkerboard
 from realnvp.bijections.splines import inverse_rational_quadratic, rational_quadratic
 
 BENDS = 2
-STEEPEST = 4.0  # of one bend
-ROOM, ROOM_IN_FLOAT64 = 2.0**-8, 2.0**-30
-"""Of an oblique cell: this share of each side is kept free."""
-SIDES = 4  # of a pixel, each with a neighbour
-MOST_LEAN = 8.0  # or rounding could grow without bound from stage to stage
+STEEPEST = 4.0  # slope of one bend
+ROOM, ROOM_IN_FLOAT64 = 2.0**-8, 2.0**-30  # share of each side of a cell that is kept free
+SIDES = 4  # neighbors of a pixel
+MAX_LEAN = 8.0  # a larger one would let rounding grow without bound from stage to stage
 
 Bend = tuple[Tensor, Tensor, Tensor]
 
 
-class Dequantisation(Bijection):
-    """z = v + u', x = v + u, v = floor(x);  log_det = sum of log du'/du.
+class VariationalDequantization(Bijection):
+    """z = v + u' of x = v + u, v = floor(x);  log_det = sum of log du'/du.
 
-    Each cell [v, v + 1) is mapped to itself.
+    u becomes u' by two bends, one after the other: monotone rational-quadratic maps of [0, 1] with
+    slope p at 0 and slope q at 1; c decides where a bend turns from p to q. p, q and c are
+    4^tanh(raw), hence in [1/4, 4] for any weights and image, and du'/du is in [1/16, 16].
 
-    u becomes u' by two bends (`bent`), one after the other, of slope p at 0 and slope q at 1; c
-    decides where it turns from p to q. p, q and c are 4^tanh(raw), hence in [1/4, 4] for any
-    weights and image. The slope of a bend is in [1/4, 4], too, so du'/du is in [1/16, 16]. The
-    inverse is the root of a quadratic, exact but for rounding: an error in z becomes at most 16
-    times as large in x.
-
-    For u ~ U[0, 1) the layers behind see noise u' ~ q(u' | v). log p(x) is then
+    For u ~ U[0, 1) the layers behind see noise u' ~ q(u' | v), and log p(x) is
     log p(v + u') - log q(u' | v), the bound of variational dequantization. So callers draw uniform
     noise, as for any flow.
 
+    The noise is autoregressive (Hoogeboom et al. 2020): each number's bends depend on the noise of
+    the `stages` before, by `lean`. The Jacobian is triangular: one pass finds z, and x is found
+    stage by stage.
+
+    The cells of colors are oblique: z_c = v_c + u'_c + u'_0 - 1/2 after the first color. So in each
+    pixel the first color's noise moves all colors alike, and u'_c is the noise of their difference:
+    where red less green is constant in a whole sky, u'_c is narrow. These cells have volume 1 and
+    fill the space as the cubes do, one for each v, so the bound on log P(v) is as before. x stays
+    in the cube [v, v + 1); z is in [-1/2, levels + 1/2).
+
     net maps the pixels' levels, scaled to [-3, 3], to `outputs` numbers of each pixel: raw p, q, c
-    of each bend and entry. Both have 2x2 squares as channels: (B, 4C, H/2, W/2).
+    of each bend and channel, and how far each number leans. Both have 2x2 squares as channels:
+    (B, 4C, H/2, W/2).
     """
-
-    NUMBERS = 3 * BENDS
-    """Numbers of the net for each entry of x: p, q and c of each bend."""
-
-    joint = False
-    """Whether u' depends on the u of other numbers."""
-    oblique = False
-    """Whether the cells are `ObliqueDequantisation`'s."""
 
     def __init__(self, net: nn.Module, *, levels: int) -> None:
         super().__init__()
-        self.net = net
-        self.levels = levels
-        self.register_load_state_dict_pre_hook(_refuse_version_0_1_0)  # type: ignore[no-untyped-call]
+        self.net, self.levels = net, levels
 
     @classmethod
     def outputs(cls, channels: int) -> int:
         """Numbers of the net for each pixel."""
-        leans = _pairs(channels) + SIDES * channels
-        return cls.NUMBERS * channels + cls.joint * leans
+        return (3 * BENDS + SIDES) * channels + _pairs(channels)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z, terms = self.pointwise_log_det(x, context)
@@ -66,116 +60,68 @@ class Dequantisation(Bijection):
 
     def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         v = x.floor()
-        u, (raw, leans) = x - v, self.noise_numbers(v, context)
-        log_slope, lean = torch.zeros_like(u), self._lean(leans, u)
-        for p, q, c in bends(raw, lean):
+        u = x - v
+        raw, leans = self.parameters_of(v, context)
+        log_slope, leaning = torch.zeros_like(u), self._lean(leans, u)
+        for p, q, c in bends(raw, leaning):
             u, term = rational_quadratic(u, p, q, c)
             log_slope = log_slope + term
-        return self._placed(v, u), log_slope
-
-    def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        v, end = self._cells(z)
-        u, (raw, leans) = end, self.noise_numbers(v, context)
-        # A round finds one stage more: its numbers lean on those of the stages before alone.
-        for _ in stages(z.shape[1]) if self.joint else (1,):
-            lean, u = self._lean(leans, u), end
-            for p, q, c in reversed(bends(raw, lean)):
-                u = inverse_rational_quadratic(u, p, q, c)
-        return self._within(v, u)
-
-    def noise_numbers(
-        self, v: Tensor, context: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Raw p, q, c, (B, BENDS, 3, C, H, W), of levels v, and by how much each entry leans."""
-        seen = pixel_unshuffle(6 * v / (self.levels - 1) - 3, 2)
-        # The mask: all of it is seen.
-        whole = seen.new_ones((), dtype=torch.bool)
-        said = pixel_shuffle(in_the_networks_dtype(self.net, seen, whole, context), 2)
-        own, leans = said.tensor_split([self.NUMBERS * v.shape[1]], dim=1)
-        raw = own.view(-1, BENDS, 3, *v.shape[1:])
-        return raw, leans.clamp(-MOST_LEAN, MOST_LEAN) if self.joint else None
-
-    def _lean(self, leans: Tensor | None, u: Tensor) -> Tensor | None:
-        if leans is None:
-            return None
-        return torch.cat([leaning(leans, u, c) for c in range(u.shape[1])], dim=1)
-
-    def _placed(self, v: Tensor, u: Tensor) -> Tensor:
-        """z: where in its cell u' lies."""
-        return self._within(v, u)
-
-    def _cells(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """v and u' of z."""
-        v = z.floor()
-        return v, z - v
-
-    def _within(self, v: Tensor, u: Tensor) -> Tensor:
-        """v + u, clamped into the cell [v, v + 1): rounding could reach the next cell."""
-        return v + u.clamp(max=1 - self.levels * torch.finfo(u.dtype).eps)
-
-
-class JointDequantisation(Dequantisation):
-    """`Dequantisation` whose u' depends on the u of other numbers, too, by `leaning`.
-
-    The noise of a pixel's colours, and of neighbours, can then be alike (Hoogeboom et al. 2020,
-    autoregressive dequantization). Where a picture's levels differ by certain integers, as those of
-    a smooth sky do, the layers behind see it; independent noise hides it.
-
-    The Jacobian is triangular in the order of `stages`: z is found at once, x stage by stage. So an
-    error in z also passes from stage to stage, more than 16 times as large in x.
-
-    The net also says how far each number leans.
-    """
-
-    joint = True
-
-
-class ObliqueDequantisation(JointDequantisation):
-    """`JointDequantisation` in oblique cells: z = v + u', but for colours after the first
-
-        z_c = v_c + u'_c + u'_0 - 1/2.
-
-    So in each pixel the first colour's noise moves all colours alike, and u'_c is the noise of
-    their difference. Where red less green is constant in a whole sky, u'_c is narrow, and
-    the first colour's noise is as wide as brightness wants it.
-
-    These cells have volume 1 and fill the space as the cubes do, one for each v. So the bound on
-    log P(v) is as before. x stays in the cube [v, v + 1); z is in [-1/2, levels + 1/2).
-    """
-
-    oblique = True
-
-    def _placed(self, v: Tensor, u: Tensor) -> Tensor:
-        # What the layers behind round, and their inverse, could reach another cell. Cells beside it
-        # end elsewhere, so that all colours' levels would be others.
+        # The layers behind round, and their inverse could reach another cell. Cells beside it end
+        # elsewhere, so that all colors' levels would be others.
         room = ROOM_IN_FLOAT64 if u.dtype is torch.float64 else ROOM
         u = u.clamp(room, 1 - room)
-        return torch.cat([v[:, :1] + u[:, :1], v[:, 1:] + (u[:, 1:] + u[:, :1] - 0.5)], dim=1)
+        z = torch.cat([v[:, :1] + u[:, :1], v[:, 1:] + (u[:, 1:] + u[:, :1] - 0.5)], dim=1)
+        return z, log_slope
 
-    def _cells(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        first, u = super()._cells(z[:, :1])
-        others, v = super()._cells(z[:, 1:] - (u - 0.5))
-        return torch.cat([first, others], dim=1), torch.cat([u, v], dim=1)
+    def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        v, end = cells(z)
+        u, (raw, leans) = end, self.parameters_of(v, context)
+        # Each round finds one stage more: its bends depend on those of the stages before alone.
+        for _ in stages(z.shape[1]):
+            leaning, u = self._lean(leans, u), end
+            for p, q, c in reversed(bends(raw, leaning)):
+                u = inverse_rational_quadratic(u, p, q, c)
+        # Rounding could reach the next cell.
+        return v + u.clamp(max=1 - self.levels * torch.finfo(u.dtype).eps)
+
+    def parameters_of(self, v: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Raw p, q, c of the levels v, (B, BENDS, 3, C, H, W), and how far each number leans."""
+        seen = pixel_unshuffle(6 * v / (self.levels - 1) - 3, 2)
+        everything = seen.new_ones((), dtype=torch.bool)  # a mask
+        found = pixel_shuffle(in_the_networks_dtype(self.net, seen, everything, context), 2)
+        raw, leans = found.tensor_split([3 * BENDS * v.shape[1]], dim=1)
+        return raw.view(-1, BENDS, 3, *v.shape[1:]), leans.clamp(-MAX_LEAN, MAX_LEAN)
+
+    def _lean(self, leans: Tensor, u: Tensor) -> Tensor:
+        return torch.cat([lean(leans, u, channel) for channel in range(u.shape[1])], dim=1)
 
 
-def bends(raw: Tensor, lean: Tensor | None) -> list[Bend]:
+def cells(z: Tensor) -> tuple[Tensor, Tensor]:
+    """v and u' of z."""
+    first = z[:, :1].floor()
+    upright = z[:, :1] - first
+    moved = z[:, 1:] - (upright - 0.5)
+    v = moved.floor()
+    return torch.cat([first, v], dim=1), torch.cat([upright, moved - v], dim=1)
+
+
+def bends(raw: Tensor, leaning: Tensor) -> list[Bend]:
     """p, q, c of each bend, (B, ...) each, from raw numbers (B, BENDS, 3, ...).
 
-    lean: of `leaning`. p rises with it and q falls, so that u' is larger.
+    p rises with `leaning` and q falls, so that u' is larger.
     """
-    if lean is not None:
-        p, q, c = raw.unbind(2)
-        lean = lean[:, None]
-        raw = torch.stack([p + lean, q - lean, c], dim=2)
+    p, q, c = raw.unbind(2)
+    leaning = leaning[:, None]
+    raw = torch.stack([p + leaning, q - leaning, c], dim=2)
     p, q, c = torch.exp(math.log(STEEPEST) * raw.tanh()).unbind(2)
     return list(zip(p.unbind(1), q.unbind(1), c.unbind(1), strict=True))
 
 
-def leaning(leans: Tensor, u: Tensor, channel: int) -> Tensor:
-    """How far the noise of a channel leans to 1, (B, 1, H, W), given the noise u.
+def lean(leans: Tensor, u: Tensor, channel: int) -> Tensor:
+    """How far the noise of a channel leans to 1, (B, 1, H, W), by the noise u.
 
-    It leans on the noise of its pixel's channels before. In odd squares of the checkerboard it also
-    leans on the noise of its own channel in the four neighbours, which are even squares.
+    It leans on the noise of its pixel's channels before; in odd squares of the checkerboard also on
+    the noise of its own channel in the four neighbors, which are even squares.
 
     leans: (B, C (C - 1) / 2 + 4 C, H, W): by how much.
     """
@@ -185,18 +131,18 @@ def leaning(leans: Tensor, u: Tensor, channel: int) -> Tensor:
     even = pad(even, (1, 1, 1, 1))
     above, below = even[..., :-2, 1:-1], even[..., 2:, 1:-1]
     left, right = even[..., 1:-1, :-2], even[..., 1:-1, 2:]
-    lean = (by_sides[:, channel::count] * torch.cat([above, below, left, right], dim=1)).sum(
+    found = (by_sides[:, channel::count] * torch.cat([above, below, left, right], dim=1)).sum(
         1, keepdim=True
     )
     first = _pairs(channel)
     before = by_channels[:, first : first + channel] * t[:, :channel]
-    return lean + before.sum(1, keepdim=True)
+    return found + before.sum(1, keepdim=True)
 
 
 def stages(channels: int) -> list[slice]:
-    """The channels that each stage of the noise has, which lean on earlier stages alone.
+    """The channels of each stage of the noise, which depend on earlier stages alone.
 
-    They are channels of `even_squares`, then `odd_squares`: colour by colour, even squares first.
+    They are channels of `even_squares`, then `odd_squares`: color by color, even squares first.
     """
     return [
         slice(first + c, first + 2 * channels, channels)
@@ -207,17 +153,3 @@ def stages(channels: int) -> list[slice]:
 
 def _pairs(channels: int) -> int:
     return channels * (channels - 1) // 2
-
-
-def _refuse_version_0_1_0(
-    module: nn.Module,
-    tensors: dict[str, Any],
-    prefix: str,
-    *_: object,
-) -> None:
-    """ValueError: the weights are of 0.1.0's layer, whose trained bound made another density."""
-    if f"{prefix}bound" in tensors:
-        raise ValueError(
-            "the learned noise of version 0.1.0 was no bijection, and is computed no more: "
-            "train again"
-        )

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from realnvp.bijections import Dequantisation, Logit
+from realnvp.bijections import Logit, VariationalDequantization
 from realnvp.codec.exact import exact_nets
 from realnvp.codec.noise import Noise
 from realnvp.codec.rounding import Rounding, certain, nearest
@@ -15,7 +15,7 @@ from realnvp.codec.stack import Integers, Stack
 from realnvp.codec.steps import Conditioned
 
 PIECES = 256  # of all levels together, at least
-LEARNED_PIECES, JOINT_PIECES = 16, 32  # of one level; joint noise is narrower
+LEARNED_PIECES = 32  # of one level
 OTHER_PIECES = 2  # the first nonce that changes them
 
 
@@ -29,11 +29,10 @@ class Cells:
     So within a piece noise is uniform on the logit's scale, which costs less than .0001 bits/dim.
     The decoder knows v and i from X, and pushes both digits back.
 
-    Of oblique cells (`ObliqueDequantisation`), G(i) has v + shift for v, where the shift is the
-    first colour's noise less 1/2; the decoder knows it from the first colour's X.
+    Of learned noise (`VariationalDequantization`), G(i) has v + shift for v, where the shift is the
+    first color's noise less 1/2; the decoder knows it from the first color's X.
 
-    noise: the flow's learned noise, which bends i / P. Of joint noise, a stage's numbers lean on
-        the places of the stages before.
+    noise: the flow's learned noise, which bends i / P. A stage's numbers lean on the places of the stages before.
     dtype: of the bends. In float32 machines differ by more than `certain` allows for; so were files
         of versions 1 to 3 written, which some machines cannot read.
     """
@@ -41,17 +40,15 @@ class Cells:
     def __init__(
         self,
         logit: Logit,
-        noise: Dequantisation | None,
+        noise: VariationalDequantization | None,
         bits: int,
         *,
         dtype: torch.dtype = torch.float64,
     ) -> None:
         self.logit, self.noise, self.scale, self.dtype = logit, noise, float(1 << bits), dtype
         few = max(1, PIECES // logit.levels)
-        self.joint = noise is not None and noise.joint
-        self.oblique = noise is not None and noise.oblique
-        learned = JOINT_PIECES if self.joint else LEARNED_PIECES
-        self.pieces = learned if noise else 1 << (few - 1).bit_length()
+        self.oblique = noise is not None
+        self.pieces = LEARNED_PIECES if noise else 1 << (few - 1).bit_length()
         levels = torch.arange(logit.levels + 1.0, dtype=torch.float64, device="cpu")
         self.edges = nearest(self._logit(levels))
         # A cell that is moved may be two steps narrower, by rounding.
@@ -114,7 +111,7 @@ class Cells:
         return v
 
     def _shift(self, v: Tensor, x: Tensor) -> Tensor:
-        """How far noise moves the other colours' cells: of the first colour's levels and X."""
+        """How far noise moves the other colors' cells: of the first color's levels and X."""
         return self._real(x) - v - 0.5
 
     def _real(self, x: Tensor) -> Tensor:

@@ -14,8 +14,6 @@ from realnvp.flows.flow import Flow, config_of
 
 EARLIER_SMALLEST = 16  # side of divided tiles
 EARLIER_SIDE = 64
-# Bits of the grid, by the noise.
-FINER = {"uniform": 0, "variational": 1, "autoregressive": 2, "oblique": 2}
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,8 @@ def index_of(
     few = sum(map(math.prod, shapes)) < 100 * 3 * 32 * 32
     # The narrowest level has 29 steps at least.
     deep = max(0, math.ceil(math.log2(config.levels)) - 10)
-    bits = 13 + FINER[config.model.dequantization] - few + deep
+    finer = 2 if config.model.dequantization == "learned" else 0
+    bits = 13 + finer - few + deep
     return Index(
         flow=name,
         channels=config.shape[0],

@@ -14,7 +14,6 @@ from realnvp.bijections import (
     Bijection,
     Chain,
     Coupling,
-    Dequantisation,
     FactorOut,
     InvertibleLinear,
     Logit,
@@ -70,12 +69,12 @@ class IntegerFlow:
         """The three parts, on the grid."""
         *noise, logit, f = _layers(self.flow.bijection)
         assert isinstance(logit, Logit)
-        learned = next((layer for layer in noise if isinstance(layer, Dequantisation)), None)
+        learned = next((x for x in noise if isinstance(x, VariationalDequantization)), None)
         sides = self.flow.divisor, self.flow.divisor
         delta = torch.full((channels, *sides), 2.0**-bits, dtype=torch.float64, device="cpu")
         dtype = torch.float32 if self.version <= BATCHED else torch.float64
         cells = Cells(logit, learned, bits, dtype=dtype)
-        steps, delta = integer_steps(f, delta, large=cells.joint)
+        steps, delta = integer_steps(f, delta, large=cells.oblique)
         return cells, steps, Normal(delta)
 
     def push(

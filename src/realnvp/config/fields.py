@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import field, fields, is_dataclass, replace
 from math import inf
 from numbers import Integral, Real
-from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -26,7 +26,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 ColorMode = Literal["grey", "rgb"]
 BitDepth = Literal[8, 16]
 Augmentation = Literal["hflip", "rotate90", "channel_shuffle", "brightness"]
-Noise = Literal["uniform", "variational", "autoregressive", "oblique"]
+Noise = Literal["uniform", "learned"]
 
 
 def _settings(title: str) -> ConfigDict:
@@ -167,12 +167,6 @@ class TableData:
 DataConfig = ImageData | TableData
 
 
-def is_richer(noise: Noise, than: Noise) -> bool:
-    """Whether a flow of noise `than` may begin to have this noise."""
-    kinds = get_args(Noise)
-    return kinds.index(noise) > kinds.index(than)
-
-
 @dataclass(frozen=True, config=_settings("model"))
 class ModelConfig:
     """The flow (section 3 of the paper)."""
@@ -201,8 +195,8 @@ class ModelConfig:
     batch_norm: bool = False
     """vector: batch norm (section 3.7) after each coupling; paper always has it."""
     dequantization: Noise = "uniform"
-    """modern: noise within a gray level, uniform as in the paper or learned for a tighter bound:
-    variational; autoregressive over colors and neighbors; oblique, one noise for all colors."""
+    """modern: noise within a gray level, uniform as in the paper, or learned for a tighter bound
+    (variational dequantization)."""
     momentum: BelowOne = 0.0
     """rho of eq 15-16 in training; 0: plain batch statistics."""
     alpha: BelowHalf = 0.05
@@ -213,7 +207,7 @@ class ModelConfig:
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.dequantization != "uniform" and self.architecture != "modern":
-            raise ValueError(f"model.dequantization: {self.dequantization} needs a modern model")
+            raise ValueError("model.dequantization: learned needs a modern model")
         if self.coupling == "spline" and self.architecture != "vector":
             raise ValueError("model.coupling: spline needs a vector model")
         return self
@@ -331,12 +325,12 @@ class Config:
             )
         if self.train.muon_lr is not None and model.architecture == "paper":
             raise ValueError("train.muon_lr: needs a modern or vector model")
-        if model.dequantization == "oblique" and isinstance(data, ImageData):
+        if model.dequantization == "learned" and isinstance(data, ImageData):
             gray = data.shape is not None and data.shape[0] == 1
             # Its cells reach half a level beyond the outermost levels.
             if not gray and 2 * model.alpha * (data.levels + 1) <= 1:
                 raise ValueError(
-                    f"model.alpha: must exceed 1 / {2 * data.levels + 2} for oblique noise"
+                    f"model.alpha: must exceed 1 / {2 * data.levels + 2} for learned dequantization"
                 )
         return self
 

@@ -134,7 +134,7 @@ def bits_per_dim(
     groups: which images belong together, as crops of one photograph; clusters the standard error.
     batch_size: images at once; fewer where they are large.
 
-    For a flow with `Dequantisation` this is the bound of variational dequantization.
+    For a flow with `VariationalDequantization` this is the bound of variational dequantization.
     """
     refuse_fast(flow, "report the numbers of")
     if unit_of(flow.config) is not BITS_PER_DIM:

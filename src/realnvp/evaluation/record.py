@@ -200,7 +200,7 @@ class OfImages(Evaluation):
     num_images: int
     noise_draws: int
     dequantization: str | None = None
-    """uniform, variational, autoregressive or oblique."""
+    """uniform or learned."""
     paper: float | None
     """The paper's number, where it is about this model and these images."""
     comparable: bool | None = None

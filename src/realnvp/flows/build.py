@@ -16,16 +16,14 @@ from realnvp.bijections import (
     Bijection,
     Chain,
     Coupling,
-    Dequantisation,
     FactorOut,
     InvertibleLinear,
-    JointDequantisation,
     Logit,
-    ObliqueDequantisation,
     Regression,
     RQSpline,
     SinhArcsinh,
     Squeezed,
+    VariationalDequantization,
     bitwise,
     channelwise,
     checkerboard,
@@ -46,11 +44,6 @@ TRANSFORMS: dict[str, type[Transform]] = {
     "affine": Affine,
     "additive": Additive,
     "spline": RQSpline,
-}
-NOISE = {
-    "variational": Dequantisation,
-    "autoregressive": JointDequantisation,
-    "oblique": ObliqueDequantisation,
 }
 MakeNet = Callable[[int], nn.Module]
 """A function from a number of outputs, of each pixel or row, to a network."""
@@ -81,10 +74,10 @@ def bijection_of(config: Config) -> Chain:
         return vector(model, channels)
     f = multiscale if model.architecture == "paper" else modern
     layers: list[Bijection] = [Logit(alpha=model.alpha, levels=config.levels), f(model, channels)]
-    if model.dequantization != "uniform":
-        noise = NOISE[model.dequantization]
+    if model.dequantization == "learned":
         net = _convnet(model, 4 * channels, context=model.context_dim)
-        layers.insert(0, noise(net(4 * noise.outputs(channels)), levels=config.levels))
+        outputs = 4 * VariationalDequantization.outputs(channels)
+        layers.insert(0, VariationalDequantization(net(outputs), levels=config.levels))
     return Chain(layers)
 
 

@@ -13,10 +13,10 @@ from realnvp.bijections import (
     Chain,
     Conditioned,
     Coupling,
-    Dequantisation,
     FactorOut,
     Logit,
     Squeezed,
+    VariationalDequantization,
 )
 from realnvp.bijections.base import PointwiseBijection
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
@@ -75,12 +75,12 @@ class Tiled(PointwiseBijection):
                 h, terms = self._apply_layer(f.bijection, odd_squares(x), context)
                 even = even_squares(x)
                 return from_squares(even, h), from_squares(torch.zeros_like(even), terms)
-            case Coupling() | Dequantisation() | Logit():
+            case Coupling() | VariationalDequantization() | Logit():
                 return self._in_strips(f, x, context)
         return f.pointwise_log_det(x, context)
 
     def _in_strips(
-        self, f: Coupling | Dequantisation | Logit, x: Tensor, context: Tensor | None
+        self, f: Coupling | VariationalDequantization | Logit, x: Tensor, context: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         height = x.shape[2]
         rows, overlap = self._strips(f, x)
@@ -94,7 +94,9 @@ class Tiled(PointwiseBijection):
             z[:, :, strip], log_det[:, :, strip] = z_strip[:, :, inner], terms[:, :, inner]
         return z, log_det
 
-    def _strips(self, f: Coupling | Dequantisation | Logit, x: Tensor) -> tuple[int, int]:
+    def _strips(
+        self, f: Coupling | VariationalDequantization | Logit, x: Tensor
+    ) -> tuple[int, int]:
         """The rows of a strip, and the rows that it sees of each neighbor."""
         if isinstance(f, Logit):
             planes, reach = ENTRYWISE_PLANES, 0
@@ -102,7 +104,9 @@ class Tiled(PointwiseBijection):
             planes, reach = getattr(f.net, "width", 0), getattr(f.net, "reach", 0)
         if not planes:
             return x.shape[2], 0
-        squeezed = isinstance(f, Dequantisation)  # its network sees 2x2 squares as channels
+        squeezed = isinstance(
+            f, VariationalDequantization
+        )  # its network sees 2x2 squares as channels
         overlap = 2 * reach if squeezed else reach + reach % 2
         bytes_of_row = 4 * PLANES * planes * x.shape[3] // (4 if squeezed else 1)
         # Strips begin at even rows, where a checkerboard begins, and 2x2 squares.

@@ -37,9 +37,6 @@ from realnvp.training.session import (
     tracking,
 )
 
-# Names of the weights of the layer that decides the noise.
-LAST_OF_NOISE = "bijection.bijections.0.net.conv_out."
-
 
 @dataclass
 class Run:
