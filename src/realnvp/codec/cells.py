@@ -32,7 +32,8 @@ class Cells:
     Of learned noise (`VariationalDequantization`), G(i) has v + shift for v, where the shift is the
     first color's noise less 1/2; the decoder knows it from the first color's X.
 
-    noise: the flow's learned noise, which bends i / P. A stage's numbers lean on the places of the stages before.
+    noise: the flow's learned noise, which bends i / P. A stage's numbers lean on the places of the
+        stages before.
     dtype: of the bends. In float32 machines differ by more than `certain` allows for; so were files
         of versions 1 to 3 written, which some machines cannot read.
     """

@@ -18,6 +18,7 @@ from realnvp.bijections import (
     InvertibleLinear,
     Logit,
     Squeezed,
+    VariationalDequantization,
 )
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
 from realnvp.codec.cells import Cells, borrowed
