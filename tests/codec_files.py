@@ -1,63 +1,95 @@
-"""Small archives of each kind of flow, tests/data/codec, which all later versions must decode.
+"""Flows, images and archives of the tests of the codec.
 
-`python -m tests.codec_files NAME...` writes those that are named: only for a new kind, or a new
-version of the format, which their names end with. Of version 1 they have none.
+`python -m tests.codec_files` writes the archives in tests/data/codec that other machines decode.
 """
 
 import dataclasses
-import io
-import sys
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import torch
 
 import realnvp
-from realnvp.codec import choice, compress, decompress, index
-from realnvp.codec.archive import Archive
-from tests.test_codec import MODELS, flow_of, smooth
+from realnvp.bijections import data_dependent_init
+from realnvp.codec import choice, compress, decompress
+from realnvp.codec.stack import Stack
+from realnvp.config import Config, ImageData, ModelConfig
+from realnvp.flows.flow import Flow
+from realnvp.moments import averaging
 
 FOLDER = Path(__file__).parent / "data" / "codec"
-KINDS = {name.replace(" ", "-"): (model, 256) for name, model in MODELS.items()}
-KINDS["16-bits"] = (MODELS["modern"], 65536)
-KINDS["tiles"] = (MODELS["modern"], 256)  # of 64 pixels, the first of them divided by the index
-KINDS["halves"] = (dataclasses.replace(MODELS["learned noise"], width=4), 256)
-KINDS["classes"] = (dataclasses.replace(MODELS["modern"], context=3), 256)
+ARCHIVES = sorted(FOLDER.glob("*.rnvp"))
+BITS = 13
+MODERN = ModelConfig("modern", num_scales=2, width=8, num_couplings=2, num_blocks=1)
+MODELS = {
+    "paper": ModelConfig(num_scales=2, width=4, num_blocks=1),
+    "modern": MODERN,
+    "additive": dataclasses.replace(MODERN, coupling="additive"),
+    "learned": dataclasses.replace(MODERN, num_scales=1, dequantization="learned"),
+}
 
 
-def images(name: str, levels: int) -> np.ndarray:
+def stack(words: int = 20_000, lanes: int = 16) -> Stack:
+    random = np.random.default_rng(1)
+    return Stack(random.integers(0, 1 << 16, words).astype(np.uint16), lanes)
+
+
+def same(a: Stack, b: Stack) -> bool:
+    return np.array_equal(a.states, b.states) and np.array_equal(a.words(), b.words())
+
+
+def bits(a: Stack) -> float:
+    return 16 * a.count + float(np.log2(a.states).sum())
+
+
+def smooth(*shape: int, levels: int = 256) -> np.ndarray:
+    """Images, (N, C, H, W), that a flow can learn something of: random walks."""
+    steps = np.random.default_rng(2).normal(0, levels / 60, shape)
+    walk = steps.cumsum(-1).cumsum(-2) / 4 + levels / 2
+    return walk.clip(0, levels - 1).astype(np.uint8 if levels <= 256 else np.uint16)
+
+
+def flow_of(model: ModelConfig, shape: tuple[int, ...], *, levels: int = 256) -> Flow:
+    """A flow near its start from smooth images, where no weight is zero."""
+    names = tuple("abcdef"[: model.context_dim]) or None
+    data = ImageData(shape=shape, levels=levels, classes=model.context_dim > 0, class_names=names)
+    flow = realnvp.build(Config(data=data, model=model))
+    x = torch.from_numpy(smooth(64, *shape, levels=levels).astype(np.float32)) + 0.5
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        with data_dependent_init(flow), averaging(flow):
+            flow.train().log_prob(
+                x, torch.arange(64) % model.context_dim if model.context_dim else None
+            )
+        for parameter in flow.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=random))
+    return flow.eval()
+
+
+def images(levels: int) -> np.ndarray:
     """Images that a flow codes, and noise that it does not."""
-    if name in ("tiles", "halves"):
-        height, width = (72, 136) if name == "tiles" else (16, 72)
-        picture = smooth(1, 3, height, width)
-        picture[..., -8:] = np.random.default_rng(0).integers(0, 256, (1, 3, height, 8))
-        return picture
-    noise = np.random.default_rng(0).integers(0, levels, (1, 3, 16, 16))
     smoothed = smooth(15, 3, 16, 16, levels=levels)
+    noise = np.random.default_rng(0).integers(0, levels, (1, 3, 16, 16))
     return np.concatenate([smoothed, noise.astype(smoothed.dtype)])
 
 
 def main() -> None:
     """Write flows and archives."""
-    for name in sys.argv[1:]:
-        model, levels = KINDS[name]
-        if not (FOLDER / f"{name}.safetensors").exists():
-            realnvp.save_flow(
-                flow_of(model, (3, 16, 16), levels=levels), FOLDER / f"{name}.safetensors"
-            )
-        flow, pixels = realnvp.load_flow(FOLDER / f"{name}.safetensors"), images(name, levels)
-        # The flow's images shall be coded by the flow, though it was not trained.
+    FOLDER.mkdir(exist_ok=True)
+    for name, levels in {"modern": 256, "learned": 256, "16-bits": 65536}.items():
+        flow = flow_of(MODELS.get(name, MODERN), (3, 16, 16), levels=levels)
+        realnvp.save_flow(flow, FOLDER / f"{name}.safetensors")
+        # The flow codes its images, though it was not trained.
         with (
             mock.patch.object(choice, "bytes_alone", lambda tiles, _: np.full(len(tiles), 1e5)),
             mock.patch.object(choice, "mosaic", lambda tiles, _: bytes(10**5 * len(tiles))),
-            mock.patch.object(index, "best_side", return_value=64),
         ):
-            data = compress(flow, pixels)
-        assert np.array_equal(decompress(flow, data), pixels)
-        version = Archive(io.BytesIO(data), name).version
-        (FOLDER / f"{name}.{version}.rnvp").write_bytes(data)
-        np.save(FOLDER / f"{name}.npy", pixels)
-        print(f"{name}: {len(data)} bytes for {pixels.nbytes}")
+            data = compress(flow, images(levels))
+        assert np.array_equal(decompress(flow, data), images(levels))
+        (FOLDER / f"{name}.rnvp").write_bytes(data)
+        np.save(FOLDER / f"{name}.npy", images(levels))
+        print(f"{name}: {len(data)} bytes for {images(levels).nbytes}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """A file of pictures: of which flow, which pictures, and chunks of tiles that each stand alone.
 
     7 bytes     magic
-    1           version: 1, networks in float64; 2, networks of `exact.py`; 3, these up to 8 bits,
-                larger batches, and shorter states of lanes; 4, learned noise in float64
+    1           version: 1
     32          SHA-256 of the flow: its weights and configuration
-    8           SHA-256 of the integers that the flow was rounded to, the first bytes of it
+    8           SHA-256 of the integers that the flow was rounded to, and of its networks' outputs
+                for certain numbers; the first bytes of it
     4           length of the index
     ...         index: JSON, packed (`header.py`)
     16 a chunk  its length, 4; CRC-32 of its bytes, 4; SHA-256 of its pixels, the first 8 bytes
@@ -17,7 +17,6 @@ head costs all.
 
 import hashlib
 import json
-import math
 import os
 import struct
 import zlib
@@ -33,7 +32,7 @@ import torch
 
 from realnvp.codec.choice import smallest
 from realnvp.codec.chunk import Told, decode
-from realnvp.codec.header import LATEST, WIDE, packed, unpacked
+from realnvp.codec.header import packed, unpacked
 from realnvp.codec.index import Index
 from realnvp.codec.plan import IntegerFlow
 from realnvp.codec.tiles import Tile
@@ -43,12 +42,12 @@ from realnvp.flows.flow import Flow, config_of
 from realnvp.io.files import DamagedError
 
 MAGIC = b"\x93RNVP\r\n"
+VERSION = 1
 HEAD = struct.Struct("<7sB32s8sI")
 ENTRY = struct.Struct("<II8s")
 CRC = struct.Struct("<I")
 CHUNK = 2048  # tiles, at most
 MOST_PIXELS = CHUNK * 64 * 64  # of their tiles
-MOST_INDEX = 1 << 28  # bytes
 
 
 def write(
@@ -65,8 +64,8 @@ def write(
     """
     coder = IntegerFlow(flow, index.bits)
     said = packed(index)
-    head = HEAD.pack(MAGIC, LATEST, flow_digest(flow), coder.digest()[:8], len(said)) + said
-    count = math.ceil(index.tiles / _per_chunk(index))
+    head = HEAD.pack(MAGIC, VERSION, flow_digest(flow), coder.digest()[:8], len(said)) + said
+    count = -(-index.tiles // _per_chunk(index))
     entries, bound, start = [], 0.0, file.tell()
     file.write(head + bytes(count * ENTRY.size + CRC.size))  # a place for what is known later
     for places, tiles in _chunks(index, pictures):
@@ -111,16 +110,16 @@ class Archive:
             raise ValueError(f"{name}: not an archive that realnvp compress wrote")
         if len(head) < HEAD.size:
             raise DamagedError(f"{name}: cut off")
-        _, self.version, self.flow_digest, self.integers_digest, length = HEAD.unpack(head)
-        if not WIDE <= self.version <= LATEST:
-            raise ValueError(f"{name}: of a later version of realnvp")
-        if length > min(self.size, MOST_INDEX):
+        _, version, self.flow_digest, self.integers_digest, length = HEAD.unpack(head)
+        if version > VERSION:
+            raise ValueError(f"{name}: archive of version {version} needs a later realnvp")
+        if length > self.size:
             raise DamagedError(f"{name}: its head is damaged")
         said = file.read(length)
         try:
-            self.index = unpacked(Index, said, MOST_INDEX)
+            self.index = unpacked(Index, said)
             # Each chunk needs its entry, so a file proves how many tiles there can be.
-            count = math.ceil(self.index.tiles / _per_chunk(self.index))
+            count = -(-self.index.tiles // _per_chunk(self.index))
             if count * ENTRY.size > self.size:
                 raise ValueError("fewer bytes than its pictures need")
         except ValueError as error:
@@ -133,6 +132,8 @@ class Archive:
         for length, crc, digest in ENTRY.iter_unpack(table):
             self.chunks.append(Chunk(start, length, crc, digest))
             start += length
+        if start < self.size:
+            raise ValueError(f"{name}: {self.size - start} bytes after the archive's end")
 
     def pictures(self, flow: Flow, told: Told) -> Iterator[Pixels | None]:
         """The pictures, (C, H, W). None: a chunk with tiles of it is damaged.
@@ -173,11 +174,11 @@ class Archive:
         of_flow = config.shape[0], config.levels, flow.divisor
         if (index.channels, index.levels, index.divisor) != of_flow:
             raise DamagedError(f"{self.name}: its head is damaged: it does not fit its flow")
-        coder = IntegerFlow(flow, index.bits, self.version)
+        coder = IntegerFlow(flow, index.bits)
         if coder.digest()[:8] != self.integers_digest:
             raise ValueError(
-                f"{self.name}: this version of realnvp, or this machine, rounds the flow to other "
-                "integers than the archive was written with"
+                f"{self.name}: this machine, or this version of realnvp, computes otherwise than "
+                "the one that wrote the archive"
             )
         return coder
 
@@ -216,7 +217,7 @@ def flow_digest(flow: Flow) -> bytes:
 
 def _per_chunk(index: Index) -> int:
     """How many tiles a chunk has."""
-    return min(CHUNK, MOST_PIXELS // index.whole_side**2)
+    return min(CHUNK, MOST_PIXELS // index.side**2)
 
 
 def _chunks(index: Index, pictures: Iterable[Pixels]) -> Iterator[tuple[list[Tile], list[Pixels]]]:

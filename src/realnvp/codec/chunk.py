@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from realnvp.codec.header import EXACT, unpacked
+from realnvp.codec.header import unpacked
 from realnvp.codec.leaves import FLOW, RAW, WEBP, Leaf, leaves_of
 from realnvp.codec.mosaic import from_mosaic
 from realnvp.codec.plan import IntegerFlow
@@ -18,7 +18,6 @@ from realnvp.data.dataset import Pixels
 NUMBERS = 64 * 3 * 32 * 32  # in a batch, at most, but for a single tile
 MOST_LANES = 1024
 MOST_NONCES = 256
-MOST_HEADER = 1 << 20  # bytes
 
 Told = Callable[[int], None]
 
@@ -41,7 +40,7 @@ class Header:
 
 def decode(coder: IntegerFlow, places: Sequence[Tile], content: bytes, told: Told) -> list[Pixels]:
     """The tiles at these places. ValueError: the content is damaged."""
-    header, stack = _opened(content, coder.version)
+    header, stack = _opened(content)
     leaves = leaves_of(places, header.kinds)
     found = dict[int, Pixels]()  # the leaves' pixels
     kinds, parts = np.array([leaf.kind for leaf in leaves]), [leaf.place for leaf in leaves]
@@ -97,19 +96,16 @@ def _batches(header: Header, leaves: Sequence[Leaf], places: Sequence[Tile]) -> 
     return batches
 
 
-def _opened(content: bytes, version: int) -> tuple[Header, Stack]:
+def _opened(content: bytes) -> tuple[Header, Stack]:
     """What `encode` wrote, checked."""
     length = int.from_bytes(content[:4], "little")
     said, rest = content[4 : 4 + length], content[4 + length :]
-    header = unpacked(Header, said, MOST_HEADER)
+    header = unpacked(Header, said)
     if not 1 <= header.lanes <= MOST_LANES:
         raise ValueError(f"{header.lanes} lanes")
     if any(not 0 <= nonce < MOST_NONCES for nonce in header.nonces.values()):
         raise ValueError("a nonce out of range")
-    if version <= EXACT:  # 32 bits each
-        states, words = np.frombuffer(rest[: 4 * header.lanes], "<u4"), rest[4 * header.lanes :]
-    else:
-        states, words = unpacked_states(rest, header.lanes)
+    states, words = unpacked_states(rest, header.lanes)
     if len(states) != header.lanes or len(words) % 2 or (states < 1 << 16).any():
         raise ValueError("its stack is damaged")
     return header, Stack.of(states.astype(np.int64), np.frombuffer(words, "<u2").astype(np.uint16))

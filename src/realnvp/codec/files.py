@@ -1,5 +1,6 @@
 """Picture files to an archive, and an archive to picture files."""
 
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -67,10 +68,14 @@ def files_by_name(paths: Sequence[Path], *, deep: bool) -> dict[str, Path]:
         above = path if len(paths) == 1 else path.parent
         for file in pictures_of(path):
             name = file.relative_to(above if path.is_dir() else path.parent).as_posix()
+            try:
+                name.encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"{file}: an archive's names are Unicode") from None
             target = lossless_name(name, deep=deep)
-            if other := unpacked.get(target):
+            if other := unpacked.get(_folded(target)):
                 raise ValueError(f"{other}, {file}: would both become {target}")
-            found[name] = unpacked[target] = file
+            found[name] = unpacked[_folded(target)] = file
     return found
 
 
@@ -150,22 +155,23 @@ def decompress_files(archive: Archive, flow: Flow, out: Path | None) -> list[str
     """
     check_flow(flow)
     names = archive.index.names or []
-    if len({_target(Path(), name, archive) for name in names}) < len(names):
+    targets = {_folded(_target(Path(), name, archive).as_posix()) for name in names}
+    if len(targets) < len(names):
         raise DamagedError(f"{archive.name}: holds two pictures with one name")
 
-    def targets() -> Iterator[Path]:  # one by one: a small file can claim millions of pictures
+    def all_targets() -> Iterator[Path]:  # one by one: a small file can claim millions of pictures
         return (_target(out or Path(), name, archive) for name in _names(archive))
 
-    present = {target for target in targets() if out and target.exists()}
+    present = {target for target in all_targets() if out and target.exists()}
     lost: list[str] = []
     with progress("tile", archive.index.tiles * (2 if present else 1)) as report:
         told = counted(report)
         if present:  # before anything is written
-            for target, picture in zip(targets(), archive.pictures(flow, told), strict=True):
+            for target, picture in zip(all_targets(), archive.pictures(flow, told), strict=True):
                 if target in present and picture is not None and not _holds(target, picture):
                     raise ValueError(f"--out: {target} exists already")
         pictures = archive.pictures(flow, told)
-        for name, target, picture in zip(_names(archive), targets(), pictures, strict=True):
+        for name, target, picture in zip(_names(archive), all_targets(), pictures, strict=True):
             if picture is None:
                 lost.append(name)
                 if len(lost) > MOST_LOST:
@@ -188,6 +194,11 @@ def _holds(file: Path, picture: Pixels) -> bool:
 def _names(archive: Archive) -> Iterator[str]:
     """The pictures' names; numbers where they have none."""
     return iter(archive.index.names or (f"{i:05}.png" for i in range(archive.index.count)))
+
+
+def _folded(name: str) -> str:
+    """The name, equal for names that some file systems hold for one: by case or Unicode's form."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def lossless_name(name: str, *, deep: bool) -> str:

@@ -1,4 +1,4 @@
-"""Small records as JSON, deflated with a dictionary of what nearly all of them say."""
+"""Small records as JSON, deflated with a dictionary of their usual text."""
 
 import json
 import zlib
@@ -8,8 +8,7 @@ from typing import Any
 from realnvp.config.fields import Record
 from realnvp.io.files import fields_of, parse_record
 
-WIDE, EXACT, BATCHED, LATEST = 1, 2, 3, 4  # versions of the format: `archive.py`
-
+LONGEST, MOST_PACKED = 4096, 64  # characters of a record, and of each of its bytes
 # Part of the format: the nearer to the end, the shorter a reference to it.
 DICTIONARY = (
     b'"given_as":"tensor","nonces":{"0":1,"1":1}}","names":["pictures/1.png","2.jpg","3.png"],'
@@ -22,12 +21,6 @@ DICTIONARY = (
     b'"lanes":128,"mosaics":[],"batches":[1,1,1,1,2,2,4,4,8,8,16,16,16],"nonces":{}}'
     b'","lanes":16,"mosaics":[205],"batches":[1,1,2,2],"nonces":{}}'
 )
-EARLIER_DICTIONARY = (
-    b'{"kinds":"wwwwwrrrrrffffffff","lanes":256,"mosaics":[],"batches":[1,1,2,3,4,5,6,8,10,13,16,16],'
-    b'"nonces":{},"flow":"photos-32","channels":3,"divisor":8,"levels":256,"bits":13,'
-    b'"runs":[[3,512,512,1]],"names":[".png","1.png"],"given_as":"list"}'
-)
-EARLIER = b"\x78"  # how a zlib stream begins, and deflate's never does
 
 
 def packed(record: Any) -> bytes:
@@ -37,19 +30,13 @@ def packed(record: Any) -> bytes:
     return packer.compress(text) + packer.flush()
 
 
-def unpacked(kind: type[Record], content: bytes, most: int) -> Record:
-    """What `packed` was given. ValueError: damaged, or more than `most` bytes of JSON.
-
-    Earlier files have a frame around it, zlib's, of ten bytes.
-    """
-    if content.startswith(EARLIER):
-        unpacker = zlib.decompressobj(zdict=EARLIER_DICTIONARY)
-    else:
-        unpacker = zlib.decompressobj(-zlib.MAX_WBITS, zdict=DICTIONARY)
+def unpacked(kind: type[Record], content: bytes) -> Record:
+    """The record of `packed`. ValueError: it is damaged, or hardly packed text could be so long."""
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS, zdict=DICTIONARY)
     try:
-        text = unpacker.decompress(content, most)
+        text = unpacker.decompress(content, LONGEST + MOST_PACKED * len(content))
     except zlib.error as error:
         raise ValueError(str(error)) from None
-    if not unpacker.eof:
+    if not unpacker.eof or unpacker.unused_data:
         raise ValueError("cut off, or too long")
     return parse_record(kind, text, Path("header"))

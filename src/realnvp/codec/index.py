@@ -3,17 +3,14 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby
 
-from realnvp.codec.cells import borrowed
+from realnvp.codec.dequantize import borrowed
 from realnvp.codec.side import SIDES, Look, best_side
 from realnvp.codec.tiles import Tile, count_tiles, places_of
 from realnvp.data.dataset import Shape
 from realnvp.data.images import MAX_PIXELS
 from realnvp.flows.flow import Flow, config_of
-
-EARLIER_SMALLEST = 16  # side of divided tiles
-EARLIER_SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -29,17 +26,14 @@ class Index:
     levels: int
     bits: int
     """Of the grid's step: 2^-bits on the logit's scale."""
+    side: int
+    """Of the tiles."""
     runs: list[list[int]]
     """[C, H, W, n]: n pictures of this shape, one after the other."""
     names: list[str] | None = None
     """Of the pictures' files, with /."""
     given_as: str | None = None
     """What `compress` was given: array, tensor or list."""
-    divided: int | None = None
-    """Of earlier files, whose chunks do not halve tiles: how many at the start are quartered, and
-    of the quarters again, and half as many more."""
-    side: int | None = None
-    """Of the tiles. None: 64, and the first are divided as in the first files."""
 
     def __post_init__(self) -> None:
         for run in self.runs:
@@ -51,9 +45,7 @@ class Index:
             raise ValueError(f"a grid of 2^-{self.bits} for {self.levels} levels")
         if self.channels < 1 or self.divisor < 1 or self.divisor & (self.divisor - 1):
             raise ValueError(f"{self.channels} channels, sides divided by {self.divisor}")
-        if not 0 <= (self.divided or 0) <= 64:
-            raise ValueError(f"{self.divided} divided tiles")
-        if self.side not in (None, *SIDES):
+        if self.side not in SIDES:
             raise ValueError(f"tiles of {self.side}")
         if self.names is not None and len(self.names) != self.count:
             raise ValueError(f"{len(self.names)} names for {self.count} pictures")
@@ -66,15 +58,8 @@ class Index:
     @property
     def tiles(self) -> int:
         """How many tiles they have."""
-        how = self.channels, self.divisor, self.whole_side
-        whole = sum(n * count_tiles((c, h, w), *how) for c, h, w, n in self.runs)
-        first = list(islice(self._whole(), 2 * (self.divided or 0)))
-        return whole - len(first) + sum(1 for _ in self._divided(iter(first)))
-
-    @property
-    def whole_side(self) -> int:
-        """Of the tiles that are not halved."""
-        return self.side or EARLIER_SIDE
+        how = self.channels, self.divisor, self.side
+        return sum(n * count_tiles((c, h, w), *how) for c, h, w, n in self.runs)
 
     @property
     def numbers(self) -> int:
@@ -89,31 +74,7 @@ class Index:
 
     def places(self) -> Iterator[tuple[int, Tile]]:
         """Each tile, with the index of its picture."""
-        return self._divided(self._whole())
-
-    def _whole(self) -> Iterator[tuple[int, Tile]]:
-        return places_of(self.shapes(), self.channels, self.divisor, self.whole_side)
-
-    def _divided(self, places: Iterator[tuple[int, Tile]]) -> Iterator[tuple[int, Tile]]:
-        """As in earlier files: small tiles come first."""
-        count = self.divided or 0
-        if self.side is None:
-            return self._cut(places, [EARLIER_SIDE // (2 if n else 4) for n in range(count)])
-        side, more = self.side // 2, count + count // 2
-        while side >= EARLIER_SMALLEST:
-            # The very first tiles may bring fewer bits than the average.
-            places = self._cut(places, [side] * (count if 2 * side == self.side else more))
-            side //= 2
-        return places
-
-    def _cut(
-        self, places: Iterator[tuple[int, Tile]], sides: Sequence[int]
-    ) -> Iterator[tuple[int, Tile]]:
-        """The places with the first of them cut into parts of these sides."""
-        for side, (i, tile) in zip(sides, places, strict=False):
-            for part in tile.divided(side, side):
-                yield i, part
-        yield from places
+        return places_of(self.shapes(), self.channels, self.divisor, self.side)
 
 
 def index_of(

@@ -21,9 +21,8 @@ from realnvp.bijections import (
     VariationalDequantization,
 )
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
-from realnvp.codec.cells import Cells, borrowed
-from realnvp.codec.exact import make_exact
-from realnvp.codec.header import BATCHED, LATEST, WIDE
+from realnvp.codec.dequantize import Cells, borrowed
+from realnvp.codec.exact_nets import make_exact
 from realnvp.codec.lifting import Mix
 from realnvp.codec.prior import Normal
 from realnvp.codec.stack import Integers, Stack
@@ -44,19 +43,19 @@ from realnvp.moments import EPS
 class IntegerFlow:
     """A flow of images, float64 on the CPU, in steps of 2^-bits on the logit's scale.
 
-    version: of the format (`archive.py`). Since the second, networks are `exact.py`'s, but of 16
-        bits there is more to predict than they can say.
+    Its networks are `exact_nets.py`'s. They are too coarse for pixels of 16 bits, whose networks compute
+    in float64.
     """
 
-    def __init__(self, flow: Flow, bits: int, version: int = LATEST) -> None:
-        self.version, self.levels = version, config_of(flow).levels
+    def __init__(self, flow: Flow, bits: int) -> None:
+        self.levels = config_of(flow).levels
         self.dtype = pixel_type(self.levels)
         self.classes = config_of(flow).model.context_dim
         """How many classes the flow is given; 0: none."""
         if self.classes > 1 << 16:
             raise ValueError(f"{self.classes} classes are too many for the codec")
         self.flow = copy.deepcopy(flow).double().cpu().eval()
-        if version > WIDE and self.levels <= 256:
+        if self.levels <= 256:
             make_exact(self.flow)
         try:
             with torch.no_grad():
@@ -73,8 +72,7 @@ class IntegerFlow:
         learned = next((x for x in noise if isinstance(x, VariationalDequantization)), None)
         sides = self.flow.divisor, self.flow.divisor
         delta = torch.full((channels, *sides), 2.0**-bits, dtype=torch.float64, device="cpu")
-        dtype = torch.float32 if self.version <= BATCHED else torch.float64
-        cells = Cells(logit, learned, bits, dtype=dtype)
+        cells = Cells(logit, learned, bits)
         steps, delta = integer_steps(f, delta, large=cells.oblique)
         return cells, steps, Normal(delta)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from realnvp.bijections import Additive, Coupling, Squeezed
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
-from realnvp.codec.exact import exact_nets
+from realnvp.codec.exact_nets import exact_nets
 from realnvp.codec.rounding import Rounding, certain, nearest, within_limit
 from realnvp.codec.stack import Integers, Stack
 from realnvp.nets.resnet import ChannelSplitNet
@@ -153,7 +153,9 @@ class Coupled:
         shift = rounded(shift / self.step.expand_as(x)[changed])
         if self.layer.transform is Additive:
             return changed, None, shift
-        scale = raw[0].tanh_().mul_(self.layer.bound).exp_()
+        bound = self.layer.bound
+        assert bound is not None
+        scale = raw[0].tanh_().mul_(bound).exp_()
         return changed, rounded(scale.mul_(S).clamp_(1, 1 << 16)), shift
 
     def _said(self, x: Tensor, context: Conditioned) -> tuple[Part, tuple[Tensor, ...]]:

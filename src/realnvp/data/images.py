@@ -310,20 +310,19 @@ def codec_sizes(image: Pixels) -> dict[str, int]:
     from PIL import Image
 
     sizes = {}
+    flat = image[..., 0] if image.shape[-1] == 1 else image
     if image.dtype == np.uint16:
         sizes["png"] = len(deep_png(image))
     else:
         png = io.BytesIO()
-        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
-            png, "PNG", optimize=True
-        )
+        Image.fromarray(flat).save(png, "PNG", optimize=True)
         sizes["png"] = png.tell()
         sizes["webp"] = min(len(lossless_webp(image, method)) for method in WEBP_METHODS)
     try:
         encode = _imagecodecs("jpegxl_encode")
     except ValueError:
         return sizes
-    return sizes | {"jxl": len(encode(image.squeeze(), lossless=True, effort=9))}
+    return sizes | {"jxl": len(encode(flat, lossless=True, effort=9))}
 
 
 def lossless_webp(image: Pixels, method: int, quality: int = 100) -> bytes:

@@ -11,6 +11,7 @@ code needs no more than that both sides agree, and nearly the flow's prediction 
 
 import math
 from collections.abc import Iterator
+from functools import cache
 from itertools import chain
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from realnvp.codec.stack import Integers
+from realnvp.device import full_precision
 from realnvp.nets.convnet import ConvNet
 from realnvp.nets.layers import MatrixConv
 
@@ -25,24 +27,20 @@ MOST_WHOLE = 1 << 24  # float32 holds all integers up to here
 MOST = 1 << 9  # of the integers that a convolution sees
 INPUT_BITS = 12  # after the point, of what a network sees
 INPUT_LIMIT = (MOST - 1) << 8  # of the integers that a network sees: 32, before `INPUT_BITS`
+CORNER = 8  # pixels that a probe compares
 LARGEST = 60  # of exponents
 AT_ONCE = 1 << 19  # hidden numbers: more need memory, fewer more calls
 
 
 class ExactNet(nn.Module):
-    """A `ConvNet` with `ExactConv`s: (B, c_out, H, W) from (B, c_in, H, W), float64.
+    """A `ConvNet` with `ExactConv`s: (B, c_out, H, W) from (B, c_in, H, W), float64."""
 
-    dtype: of the sums.
-    """
-
-    def __init__(self, net: ConvNet, dtype: torch.dtype) -> None:
+    def __init__(self, net: ConvNet) -> None:
         super().__init__()
         self.width, self.embedding = net.width, net.embedding
-        self.conv_in, self.conv_out = (
-            ExactConv(layer, dtype) for layer in (net.conv_in, net.conv_out)
-        )
+        self.conv_in, self.conv_out = ExactConv(net.conv_in), ExactConv(net.conv_out)
         self.blocks = [
-            [ExactConv(layer, dtype) for layer in block.modules() if isinstance(layer, MatrixConv)]
+            [ExactConv(layer) for layer in block.modules() if isinstance(layer, MatrixConv)]
             for block in net.blocks
         ]
 
@@ -66,10 +64,12 @@ class ExactNet(nn.Module):
         return self.conv_out(silu(h))
 
     def constants(self) -> Iterator[Integers]:
-        """The integers that the filters were rounded to."""
+        """The integers of the filters, and the bits of the outputs for certain numbers."""
         for conv in (self.conv_in, *chain.from_iterable(self.blocks), self.conv_out):
             yield conv.weight.long().numpy()
             yield conv.shift.long().numpy()
+        x = torch.linspace(-9, 9, 64 * self.conv_in.weight.shape[1], dtype=torch.float64)
+        yield self(x.view(1, -1, 8, 8), torch.ones(())).view(torch.int64).numpy()
 
 
 class ExactConv:
@@ -79,13 +79,13 @@ class ExactConv:
     MOST sum |integers| <= 2^24.
     """
 
-    def __init__(self, layer: MatrixConv, dtype: torch.dtype) -> None:
+    def __init__(self, layer: MatrixConv) -> None:
         filters = layer.filters().detach()
         count = filters[0].numel()
         room = (MOST_WHOLE / MOST - count / 2) / filters.abs().sum((1, 2, 3))
         self.shift = room.log2().floor().clamp(-LARGEST, LARGEST).int()
         integers = (filters * power_of_two(self.shift)[:, None, None, None]).round()
-        self.weight, self.unit = integers.to(dtype), power_of_two(-self.shift)[:, None, None]
+        self.weight, self.unit = integers.float(), power_of_two(-self.shift)[:, None, None]
         self.bias = layer.bias.detach().float()[:, None, None]
 
     def __call__(self, h: Tensor) -> Tensor:
@@ -103,23 +103,31 @@ class ExactConv:
         return total.mul_(self.unit / (1 << INPUT_BITS)).add_(self.bias)
 
     def _convolved(self, integers: Tensor) -> Tensor:
-        return F.conv2d(integers.to(self.weight), self.weight, padding=1).float()
+        with full_precision():
+            dtype = sum_type(integers.shape, self.weight.shape)
+            return F.conv2d(integers.to(dtype), self.weight.to(dtype), padding=1).float()
 
 
-def sum_type() -> torch.dtype:
-    """The type of the sums: float32, or float64 where float32's convolutions do not only add.
+@cache
+def sum_type(x: torch.Size, weight: torch.Size) -> torch.dtype:
+    """The type of the sums of a convolution of these shapes: float32, or float64 if that fails.
 
-    Some libraries have faster ones that divide, and torch can be told to round what they see.
+    Some libraries have faster convolutions that do more than add, and torch can be told to round
+    their inputs. Which of them computes depends on the shapes. So this convolves random integers of
+    these shapes, and compares two corners with float64.
     """
     random = torch.Generator().manual_seed(0)
-    x = torch.randint(-MOST, MOST + 1, (1, 32, 16, 16), generator=random, device="cpu")
-    weight = torch.randint(-50, 51, (32, 32, 3, 3), generator=random, device="cpu")
-    weight[:, 0, 1, 1] = 16383  # of as many bits as a filter's integer can have
-    wide, fast = (
-        F.conv2d(x.to(dtype), weight.to(dtype), padding=1)
-        for dtype in (torch.float64, torch.float32)
-    )
-    return torch.float32 if torch.equal(wide, fast.double()) else torch.float64
+    seen = torch.randint(-MOST, MOST + 1, x, generator=random, dtype=torch.float32)
+    filters = torch.randint(-50, 51, weight, generator=random, dtype=torch.float32)
+    filters[:, 0, 1, 1] = 16383  # of as many bits as a filter's integer can have
+    fast = F.conv2d(seen.contiguous(memory_format=torch.channels_last), filters, padding=1)
+    for image, near in ((0, slice(None, CORNER)), (-1, slice(-CORNER, None))):
+        part = seen[image, :, near, near].double()
+        inner = slice(None, -1) if near.start is None else slice(1, None)
+        expected = F.conv2d(part, filters.double(), padding=1)[:, inner, inner]
+        if not torch.equal(fast[image, :, near, near][:, inner, inner].double(), expected):
+            return torch.float64
+    return torch.float32
 
 
 def silu(h: Tensor) -> Tensor:
@@ -155,11 +163,10 @@ def power_below(h: Tensor) -> Tensor:
 
 def make_exact(flow: nn.Module) -> None:
     """Replace the flow's convolutional networks by exact ones."""
-    dtype = sum_type()
     for module in list(flow.modules()):
         for name, child in module.named_children():
             if isinstance(child, ConvNet):
-                setattr(module, name, ExactNet(child, dtype))
+                setattr(module, name, ExactNet(child))
 
 
 def exact_nets(module: nn.Module) -> list[ExactNet]:

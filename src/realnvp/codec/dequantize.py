@@ -1,4 +1,4 @@
-"""From grey levels to the integer grid of the logit: the noise is popped, bits back."""
+"""Dequantization of gray levels on the integer grid of the logit: the noise is popped, bits back."""
 
 import math
 from collections.abc import Iterator
@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from realnvp.bijections import Logit, VariationalDequantization
-from realnvp.codec.exact import exact_nets
-from realnvp.codec.noise import Noise
+from realnvp.bijections.dequantization import Bend, bends, lean, stages
+from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
+from realnvp.codec.exact_nets import exact_nets
 from realnvp.codec.rounding import Rounding, certain, nearest
 from realnvp.codec.stack import Integers, Stack
 from realnvp.codec.steps import Conditioned
@@ -20,7 +21,7 @@ OTHER_PIECES = 2  # the first nonce that changes them
 
 
 class Cells:
-    """Grey levels v as integers X, the logit in steps of 2^-bits.
+    """Gray levels v as integers X, the logit in steps of 2^-bits.
 
     The noise u ~ U[0, 1) picks one of P pieces of the level and a place in the piece:
 
@@ -34,8 +35,6 @@ class Cells:
 
     noise: the flow's learned noise, which bends i / P. A stage's numbers lean on the places of the
         stages before.
-    dtype: of the bends. In float32 machines differ by more than `certain` allows for; so were files
-        of versions 1 to 3 written, which some machines cannot read.
     """
 
     def __init__(
@@ -43,10 +42,8 @@ class Cells:
         logit: Logit,
         noise: VariationalDequantization | None,
         bits: int,
-        *,
-        dtype: torch.dtype = torch.float64,
     ) -> None:
-        self.logit, self.noise, self.scale, self.dtype = logit, noise, float(1 << bits), dtype
+        self.logit, self.noise, self.scale = logit, noise, float(1 << bits)
         few = max(1, PIECES // logit.levels)
         self.oblique = noise is not None
         self.pieces = LEARNED_PIECES if noise else 1 << (few - 1).bit_length()
@@ -54,14 +51,14 @@ class Cells:
         self.edges = nearest(self._logit(levels))
         # A cell that is moved may be two steps narrower, by rounding.
         if self.edges.diff().min() < self.pieces + 2 * self.oblique:
-            raise ValueError("its grey levels are too near to each other")
+            raise ValueError("its gray levels are too near to each other")
 
     def forward(self, v: Tensor, stack: Stack, nonce: int, context: Conditioned = None) -> Tensor:
         """X, int64, of v's shape.
 
         nonce: 0; others give other noise, where this one's was ambiguous.
         """
-        noise = Noise(self.noise, v, context, self.dtype)
+        noise = Noise(self.noise, v, context)
         v = noise.split(v)
         x, u = torch.empty_like(v), torch.zeros(v.shape, dtype=torch.float64, device="cpu")
         other_place, other_piece = _turns(nonce, v.shape)
@@ -82,7 +79,7 @@ class Cells:
     def inverse(self, x: Tensor, stack: Stack, nonce: int, context: Conditioned = None) -> Tensor:
         """v."""
         found = self._levels(x)
-        noise = Noise(self.noise, found, context, self.dtype)
+        noise = Noise(self.noise, found, context)
         v, x = noise.split(found), noise.split(x)
         u, digits = torch.zeros(v.shape, dtype=torch.float64, device="cpu"), []
         for stage, part in enumerate(noise.stages):
@@ -108,7 +105,7 @@ class Cells:
             moved = self._real(others) - self._shift(v, upright)
             v = torch.cat([v, moved.floor().long()], dim=1)
         if v.min() < 0 or v.max() >= self.logit.levels:
-            raise ValueError("a pixel beyond all grey levels")
+            raise ValueError("a pixel beyond all gray levels")
         return v
 
     def _shift(self, v: Tensor, x: Tensor) -> Tensor:
@@ -153,7 +150,7 @@ class Cells:
             return start, end, lambda i: self.edges[level + i]
         if by is not None:
             low = low + self._shift(v[:, by], x[:, by])
-        first, last = self._logit(low), self._logit((low + 1).to(self.dtype))
+        first, last = self._logit(low), self._logit(low + 1)
         if by is not None:
             start, end = rounded(first), rounded(last)
         bends, room = noise.bends(stage, u), end - start - self.pieces
@@ -199,3 +196,51 @@ def _turns(nonce: int, shape: torch.Size) -> tuple[Integers, Integers]:
     if nonce:
         turns[:] = np.random.Philox(nonce).random_raw(turns.size).reshape(turns.shape) >> 40
     return turns[0], turns[1] * (nonce >= OTHER_PIECES)
+
+
+class Noise:
+    """The bends of pixels' noise.
+
+    layer: None: uniform noise, which is not bent.
+    v: levels, (B, C, H, W).
+    """
+
+    def __init__(
+        self,
+        layer: VariationalDequantization | None,
+        v: Tensor,
+        context: Conditioned,
+    ) -> None:
+        self.learned, self.channels = layer is not None, v.shape[1]
+        self.stages = stages(self.channels) if self.learned else [slice(None)]
+        """The channels of `split` levels that are drawn together."""
+        self.raw: Tensor | None = None
+        if layer:
+            raw, self.leans = layer.parameters_of(v.double(), context)
+            squares = self.split(raw.flatten(0, 2))
+            self.raw = squares.view(*raw.shape[:3], *squares.shape[1:])
+
+    def split(self, x: Tensor) -> Tensor:
+        """x, (B, C, H, W), so that a stage is a slice of its channels."""
+        return torch.cat([even_squares(x), odd_squares(x)], dim=1) if self.learned else x
+
+    def joined(self, x: Tensor) -> Tensor:
+        """Undo `split`."""
+        return from_squares(*x.chunk(2, dim=1)) if self.learned else x
+
+    def moved_by(self, stage: int) -> slice | None:
+        """The channels whose noise moves the stage's cells. None: there are none."""
+        odd, channel = divmod(stage, self.channels)
+        return self.stages[odd * self.channels] if self.learned and channel else None
+
+    def bends(self, stage: int, u: Tensor) -> list[Bend]:
+        """The bends of a stage.
+
+        u: the noise, split, which is known of the stages before.
+        """
+        if self.raw is None:
+            return []
+        raw = self.raw[:, :, :, self.stages[stage]]
+        odd, channel = divmod(stage, self.channels)
+        squares = odd_squares if odd else even_squares
+        return bends(raw, squares(lean(self.leans, self.joined(u), channel)))
