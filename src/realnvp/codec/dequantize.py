@@ -1,4 +1,4 @@
-"""Dequantization of gray levels on the integer grid of the logit: the noise is popped, bits back."""
+"""Dequantization on the integer grid of the logit: the noise is popped, bits back."""
 
 import math
 from collections.abc import Iterator
@@ -18,6 +18,54 @@ from realnvp.codec.steps import Conditioned
 PIECES = 256  # of all levels together, at least
 LEARNED_PIECES = 32  # of one level
 OTHER_PIECES = 2  # the first nonce that changes them
+
+
+class Noise:
+    """The bends of pixels' noise.
+
+    layer: None: uniform noise, which is not bent.
+    v: levels, (B, C, H, W).
+    """
+
+    def __init__(
+        self,
+        layer: VariationalDequantization | None,
+        v: Tensor,
+        context: Conditioned,
+    ) -> None:
+        self.learned, self.channels = layer is not None, v.shape[1]
+        self.stages = stages(self.channels) if self.learned else [slice(None)]
+        """The channels of `split` levels that are drawn together."""
+        self.raw: Tensor | None = None
+        if layer:
+            raw, self.leans = layer.parameters_of(v.double(), context)
+            squares = self.split(raw.flatten(0, 2))
+            self.raw = squares.view(*raw.shape[:3], *squares.shape[1:])
+
+    def split(self, x: Tensor) -> Tensor:
+        """x, (B, C, H, W), so that a stage is a slice of its channels."""
+        return torch.cat([even_squares(x), odd_squares(x)], dim=1) if self.learned else x
+
+    def joined(self, x: Tensor) -> Tensor:
+        """Undo `split`."""
+        return from_squares(*x.chunk(2, dim=1)) if self.learned else x
+
+    def moved_by(self, stage: int) -> slice | None:
+        """The channels whose noise moves the stage's cells. None: there are none."""
+        odd, channel = divmod(stage, self.channels)
+        return self.stages[odd * self.channels] if self.learned and channel else None
+
+    def bends(self, stage: int, u: Tensor) -> list[Bend]:
+        """The bends of a stage.
+
+        u: the noise, split, which is known of the stages before.
+        """
+        if self.raw is None:
+            return []
+        raw = self.raw[:, :, :, self.stages[stage]]
+        odd, channel = divmod(stage, self.channels)
+        squares = odd_squares if odd else even_squares
+        return bends(raw, squares(lean(self.leans, self.joined(u), channel)))
 
 
 class Cells:
@@ -196,51 +244,3 @@ def _turns(nonce: int, shape: torch.Size) -> tuple[Integers, Integers]:
     if nonce:
         turns[:] = np.random.Philox(nonce).random_raw(turns.size).reshape(turns.shape) >> 40
     return turns[0], turns[1] * (nonce >= OTHER_PIECES)
-
-
-class Noise:
-    """The bends of pixels' noise.
-
-    layer: None: uniform noise, which is not bent.
-    v: levels, (B, C, H, W).
-    """
-
-    def __init__(
-        self,
-        layer: VariationalDequantization | None,
-        v: Tensor,
-        context: Conditioned,
-    ) -> None:
-        self.learned, self.channels = layer is not None, v.shape[1]
-        self.stages = stages(self.channels) if self.learned else [slice(None)]
-        """The channels of `split` levels that are drawn together."""
-        self.raw: Tensor | None = None
-        if layer:
-            raw, self.leans = layer.parameters_of(v.double(), context)
-            squares = self.split(raw.flatten(0, 2))
-            self.raw = squares.view(*raw.shape[:3], *squares.shape[1:])
-
-    def split(self, x: Tensor) -> Tensor:
-        """x, (B, C, H, W), so that a stage is a slice of its channels."""
-        return torch.cat([even_squares(x), odd_squares(x)], dim=1) if self.learned else x
-
-    def joined(self, x: Tensor) -> Tensor:
-        """Undo `split`."""
-        return from_squares(*x.chunk(2, dim=1)) if self.learned else x
-
-    def moved_by(self, stage: int) -> slice | None:
-        """The channels whose noise moves the stage's cells. None: there are none."""
-        odd, channel = divmod(stage, self.channels)
-        return self.stages[odd * self.channels] if self.learned and channel else None
-
-    def bends(self, stage: int, u: Tensor) -> list[Bend]:
-        """The bends of a stage.
-
-        u: the noise, split, which is known of the stages before.
-        """
-        if self.raw is None:
-            return []
-        raw = self.raw[:, :, :, self.stages[stage]]
-        odd, channel = divmod(stage, self.channels)
-        squares = odd_squares if odd else even_squares
-        return bends(raw, squares(lean(self.leans, self.joined(u), channel)))

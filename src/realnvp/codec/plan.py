@@ -43,8 +43,8 @@ from realnvp.moments import EPS
 class IntegerFlow:
     """A flow of images, float64 on the CPU, in steps of 2^-bits on the logit's scale.
 
-    Its networks are `exact_nets.py`'s. They are too coarse for pixels of 16 bits, whose networks compute
-    in float64.
+    Its networks are `exact_nets.py`'s. They are too coarse for pixels of 16 bits, whose networks
+    compute in float64.
     """
 
     def __init__(self, flow: Flow, bits: int) -> None:
