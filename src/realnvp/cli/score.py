@@ -15,7 +15,9 @@ from realnvp.cli import options
 from realnvp.config.fields import AS_FOUND
 
 if TYPE_CHECKING:
-    from realnvp.evaluation.score import ImageFiles
+    from numpy.typing import NDArray
+
+    from realnvp.evaluation.score import Image, ImageFiles
     from realnvp.evaluation.score import Score as Record
     from realnvp.flows.flow import Flow
 
@@ -151,7 +153,8 @@ class Score:
         from realnvp.figures.grids import contact_sheet, save_png
         from realnvp.flows.fast import fast
 
-        images, normal = self._images(flow, self.paths), None
+        images = self._images(flow, self.paths)
+        normal: Sequence[Image] | NDArray[Any]
         if self.normal:
             normal = self._images(flow, [self.normal])
         else:
