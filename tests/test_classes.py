@@ -4,7 +4,6 @@ import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +12,8 @@ from PIL import Image
 
 import realnvp
 from realnvp.cli.main import run
-from realnvp.config import PRESETS, Config, ImageData, TrainConfig
-from realnvp.data import Dataset, find_data, open_splits, prepare, to_pixels
+from realnvp.config import PRESETS, Config, TrainConfig
+from realnvp.data import Dataset, open_splits, to_pixels
 from realnvp.data.prepared import write_dataset
 from realnvp.evaluation.check import check
 from realnvp.evaluation.classes import of_classes
@@ -35,124 +34,6 @@ SHORT = [
 ]
 
 
-def picture(path: Path, level: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(level + len(path.name))
-    Image.fromarray(random.integers(level, level + 40, (8, 8), dtype=np.uint8)).save(path)
-
-
-def faces(folder: Path, splits: tuple[str, ...] = ("",)) -> Path:
-    for split in splits:
-        for i in range(12):
-            picture(folder / split / "smile" / f"{i}.png", 20 + i)
-            picture(folder / split / "frown" / "more" / f"{i}.png", 200 + i)
-    return folder
-
-
-def by_hand(source: Path, **fields: Any) -> dict[str, list[str]]:
-    """The class names of the images of each split, as a training of the source has them."""
-    config = ImageData(source=str(source), classes=True, val_fraction=0.2, **fields)
-    found = find_data(config, seed=0)
-    written = prepare(config, seed=0, folder=source.parent / "prepared")
-    assert found.labels is not None
-    assert found.class_names is not None
-    assert written.class_names == found.class_names
-    for split, labels in found.labels.items():
-        assert written.labels is not None
-        assert np.array_equal(written.labels[split], labels)
-        dark = np.asarray(found.splits[split][:]).reshape(len(labels), -1).mean(1) < 128
-        names = [found.class_names[label] for label in labels]
-        assert [name in ("smile", "5") for name in names] == dark.tolist(), split
-    return {split: [found.class_names[i] for i in labels] for split, labels in found.labels.items()}
-
-
-@pytest.mark.parametrize("splits", [("",), ("train", "test"), ("train", "val", "test")])
-def test_the_class_is_the_name_of_the_subfolder(tmp_path: Path, splits: tuple[str, ...]) -> None:
-    names = by_hand(faces(tmp_path / "faces", splits))
-    assert {name for each in names.values() for name in each} == {"smile", "frown"}
-
-
-@pytest.mark.parametrize("suffix", ["npy", "csv"])
-@pytest.mark.parametrize("kind", ["together", "each", "one file"])
-def test_labels_beside_arrays(tmp_path: Path, suffix: str, kind: str) -> None:
-    folder = tmp_path / "arrays"
-    folder.mkdir()
-
-    def write(name: str, labels: np.ndarray) -> None:
-        if suffix == "npy":
-            np.save(folder / f"{name}.npy", labels)
-        else:
-            (folder / f"{name}.csv").write_text("label\n" + "".join(f"{i}\n" for i in labels))
-
-    random, everything = np.random.default_rng(0), []
-    for split in ("train",) if kind == "one file" else ("train", "test"):
-        labels = random.permutation(np.repeat([5, 11], 10))
-        levels = np.where(labels == 5, 10, 180)[:, None, None]
-        images = (levels + random.integers(0, 60, (20, 8, 8))).astype(np.uint8)
-        np.save(folder / f"{split}.npy", images)
-        everything.append(labels)
-        if kind == "each":
-            write(f"{split}-labels", labels)
-    if kind != "each":
-        write("labels", np.concatenate(everything))
-    names = by_hand(folder / "train.npy" if kind == "one file" else folder)
-    assert sorted({name for each in names.values() for name in each}, key=int) == ["5", "11"]
-
-
-def test_crops_have_the_class_of_their_picture(tmp_path: Path) -> None:
-    names = by_hand(faces(tmp_path / "faces"), crop=4)
-    assert len(names["test"]) == 4 * 5  # pictures of 8x8
-
-
-def test_labels_of_files_in_a_table(tmp_path: Path) -> None:
-    folder = tmp_path / "faces"
-    for i in range(12):
-        picture(folder / f"{i}.png", 20 if i % 2 else 200)
-    lines = [f"{i}.png,{'smile' if i % 2 else 'frown'}\n" for i in range(12)]
-    (folder / "labels.csv").write_text("file,label\n" + "".join(lines))
-    by_hand(folder)
-
-
-def bad(change: str, folder: Path) -> Path:
-    """A source with this mistake."""
-    if change == "outside":
-        picture(faces(folder) / "lost.png", 3)
-    elif change == "one class":
-        picture(folder / "smile" / "a.png", 3)
-        picture(folder / "smile" / "b.png", 3)
-    elif change == "only in test":
-        picture(faces(folder, ("train", "test")) / "test" / "tears" / "a.png", 3)
-    else:
-        folder.mkdir()
-        np.save(folder / "train.npy", np.zeros((9, 8, 8), np.uint8))
-        if change == "too few":
-            np.save(folder / "labels.npy", np.arange(8))
-        if change == "floats":
-            np.save(folder / "labels.npy", np.arange(9.0))
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ("outside", "lost.png"),
-        ("one class", "data.classes: .*'smile'"),
-        ("only in test", "data.classes: .*'tears'"),
-        ("no labels", "data.classes: .*no labels.npy and no labels.csv"),
-        ("too few", "labels.npy: 8 labels for 9 images"),
-        ("floats", "labels.npy: float64 .*integers or texts"),
-    ],
-)
-def test_classes_that_make_no_sense(tmp_path: Path, change: str, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        by_hand(bad(change, tmp_path / "source"))
-
-
-def test_a_set_without_classes() -> None:
-    with pytest.raises(ValueError, match=r"data.classes: photos has no classes"):
-        find_data(ImageData(set="photos", classes=True), seed=0)
-
-
 def labelled_by_level(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Images whose only grey level is their class."""
     labels = np.random.default_rng(0).integers(0, 17, count)
@@ -161,11 +42,15 @@ def labelled_by_level(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_validation_that_is_cut_off_keeps_its_labels(tmp_path: Path) -> None:
     train, test = labelled_by_level(50), labelled_by_level(9)
-    names = tuple(map(str, range(17)))
-    splits, labels = {"train": train[0], "test": test[0]}, {"train": train[1], "test": test[1]}
-    whole = Dataset("digits", None, 17, (1, 8, 8), splits, labels=labels, class_names=names)
-    about = {"name": "digits", "source": None, "val_fraction": None, "seed": 0}
-    write_dataset(whole, about, tmp_path)
+    whole = Dataset(
+        name="digits",
+        levels=17,
+        shape=(1, 8, 8),
+        splits={"train": train[0], "test": test[0]},
+        labels={"train": train[1], "test": test[1]},
+        class_names=tuple(map(str, range(17))),
+    )
+    write_dataset(whole, tmp_path)
     found = open_splits(tmp_path, val_fraction=0.2, seed=3)
     assert found.labels is not None
     assert len(found.validation) == 10
@@ -347,7 +232,8 @@ def test_the_class_that_is_drawn_has_images_in_all_splits() -> None:
         name: np.array(found)
         for name, found in zip(splits, ([0, 0, 1], [0, 1, 1], [1, 1, 2]), strict=True)
     }
-    data = Dataset("x", None, 17, (1, 8, 8), splits, labels=labels, class_names=("a", "b", "c"))
+    about = {"name": "x", "levels": 17, "shape": (1, 8, 8), "class_names": ("a", "b", "c")}
+    data = Dataset(**about, splits=splits, labels=labels)
     assert data.most_frequent == "b"
     nowhere = replace(data, labels=labels | {"test": np.array([2, 2, 2])})
     assert nowhere.most_frequent == "a"

@@ -12,7 +12,8 @@ from PIL import Image
 
 from realnvp.config import PRESETS, ImageData
 from realnvp.data import find_data, prepare
-from realnvp.data.crops import Crops, ReadPictures, StoredPictures
+from realnvp.data.crops import Crops, StoredPictures
+from realnvp.data.dataset import Pictures, Subset
 from realnvp.training.batches import Batches
 
 SIZES = np.array([(9, 20), (8, 8), (33, 17), (16, 24)])
@@ -24,8 +25,7 @@ def placed(height: int, width: int, number: int = 0) -> NDArray[np.uint8]:
     return np.stack([rows, columns, np.full_like(rows, number)], -1).astype(np.uint8)
 
 
-def some() -> ReadPictures:
-    return ReadPictures(SIZES, lambda i: placed(*SIZES[i], i))
+SOME = Pictures(4, lambda i: placed(*SIZES[i], i))
 
 
 def folder(path: Path, count: int = 6) -> Path:
@@ -39,7 +39,7 @@ def folder(path: Path, count: int = 6) -> Path:
 
 
 def test_a_picture_has_as_many_crops_as_fit() -> None:
-    crops = Crops(some(), 8)
+    crops = Crops(SOME, SIZES, 8)
     assert crops.groups.tolist() == [0] * 2 + [1] + [2] * 8 + [3] * 6
     assert len(crops[:]) == len(crops) == 17
     for picture in range(4):
@@ -54,20 +54,24 @@ def test_a_picture_has_as_many_crops_as_fit() -> None:
 
 
 def test_crops_of_a_large_picture_are_spread_over_it() -> None:
-    large = ReadPictures(np.array([(800, 400), (8, 4000)]), lambda i: placed(9, 9))
-    assert Crops(large, 8, most=64).grid.tolist() == [[11, 5], [1, 64]]
+    assert Crops(SOME, np.array([(800, 400), (8, 4000)]), 8, most=64).grid.tolist() == [
+        [11, 5],
+        [1, 64],
+    ]
+    middle = Crops(Subset(SOME, np.array([2, 0])), SIZES[[2, 0]], 8, most=1)
+    assert middle[:][:, 0, 0].tolist() == [[12, 4, 2], [0, 6, 0]]
 
 
 def test_stored_pictures_are_the_pictures() -> None:
-    flat = np.concatenate([some()[i].ravel() for i in range(4)])
-    stored = StoredPictures(flat, SIZES.tolist(), 3)
+    flat = np.concatenate([SOME[i].ravel() for i in range(4)])
+    stored = StoredPictures(flat, SIZES, 3)
     for i in range(4):
-        assert np.array_equal(stored[i], some()[i])
+        assert np.array_equal(stored[i], SOME[i])
 
 
 def test_training_takes_other_crops_each_epoch() -> None:
     """A function of (seed, epoch, image), all over each picture, for any number of processes."""
-    crops, config = Crops(some(), 8), replace(PRESETS["images-modern"], seed=4)
+    crops, config = Crops(SOME, SIZES, 8), replace(PRESETS["images-modern"], seed=4)
     config = replace(config, train=replace(config.train, batch_size=4))
     batches = Batches(crops, config, device=torch.device("cpu"))
     corners: dict[int, set[tuple[int, ...]]] = {}

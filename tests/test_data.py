@@ -24,7 +24,7 @@ from realnvp.data import (
     read_image,
 )
 from realnvp.data.builtin import FLATTEST, MARGIN, PHOTOGRAPHS, SIDES, load_photographs, windows
-from realnvp.data.dataset import SPLITS, LazyArray, cut_rows, split_off
+from realnvp.data.dataset import SPLITS, cut, cut_rows, take
 from realnvp.data.images import codec_sizes, lossless_webp
 from realnvp.data.prepared import discard_prepared, find_split
 from realnvp.io.files import DamagedError
@@ -92,20 +92,20 @@ def test_equal_items_stay_in_one_split(keys: list[int], seed: int) -> None:
 
 @pytest.mark.parametrize("there", [(), ("validation",), ("test",), ("validation", "test")])
 def test_splits_that_are_there_stay(there: tuple[str, ...]) -> None:
-    parts = {split: np.zeros((3, 1, 1, 1), np.uint8) for split in there}
-    train = LazyArray(100, lambda wanted: wanted.astype(np.uint8))
-    whole = split_off(parts | {"train": train}, 0.1, seed=0)
+    splits = {split: np.zeros((3, 1, 1, 1), np.uint8) for split in there}
+    splits["train"] = np.arange(100)
+    whole = take(splits, cut(splits, 0.1, seed=0))
     assert list(whole) == ["train", "validation", "test"]
     assert all(len(whole[split]) == 3 for split in there)
-    cut = [whole[split][:] for split in whole if split not in there]
-    assert sorted(np.concatenate(cut).tolist()) == list(range(100))
+    new = [whole[split][:] for split in whole if split not in there]
+    assert sorted(np.concatenate(new).tolist()) == list(range(100))
 
 
 def test_equal_pictures_are_counted(tmp_path: Path) -> None:
     source = pictures(tmp_path, 20)
     for number in range(10):
         (source / f"again-{number}.png").write_bytes((source / "00.png").read_bytes())
-    with pytest.warns(UserWarning, match="10 of 30 images"):
+    with pytest.warns(UserWarning, match="10 of 30"):
         found = find_data(images(source), seed=0)
     seen = {split: {image.tobytes() for image in found.splits[split][:]} for split in SPLITS}
     assert len(set.union(*seen.values())) == 20 == sum(map(len, seen.values()))
@@ -172,11 +172,12 @@ def test_sizes_of_other_formats(photos: Dataset) -> None:
 
 
 def test_a_second_preparation_changes_nothing(tmp_path: Path) -> None:
-    folder = tmp_path / "data"
-    prepare(DIGITS, seed=0, folder=folder)
+    folder, config = tmp_path / "data", replace(DIGITS, classes=True)
+    prepare(config, seed=0, folder=folder)
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert sorted(before) == ["dataset.json", "test.npy", "train.npy", "validation.npy"]
-    splits = prepare(DIGITS, seed=0, folder=folder, verify=SPLITS)
+    arrays = [f"{split}{suffix}.npy" for split in SPLITS for suffix in ("", "-labels")]
+    assert sorted(before) == sorted(["dataset.json", *arrays])
+    splits = prepare(config, seed=0, folder=folder, verify=SPLITS)
     assert before == {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert isinstance(splits.train, np.memmap)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
@@ -187,6 +188,7 @@ def test_a_second_preparation_changes_nothing(tmp_path: Path) -> None:
     [
         {"val_fraction": 0.2},
         {"levels": 16},
+        {"classes": True},
         {"set": "images"},
         {"source": "elsewhere"},
         {"shape": (3, 8, 8)},
@@ -220,23 +222,20 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
 
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    content[-2] ^= 1
+    content[-2] ^= 64
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["dataset.json", "test.npy"])
+@pytest.mark.parametrize("name", ["dataset.json", "test.npy", "test-labels.npy"])
 @pytest.mark.parametrize(
     "damage",
     [Path.unlink, flip, lambda path: path.write_bytes(b""), lambda path: path.write_text("{}")],
 )
 def test_damage_is_named(tmp_path: Path, name: str, damage: Callable[[Path], object]) -> None:
-    prepare(DIGITS, seed=0, folder=tmp_path / "data")
+    prepare(replace(DIGITS, classes=True), seed=0, folder=tmp_path / "data")
     damage(tmp_path / "data" / name)
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(DamagedError, match=name):
         open_splits(tmp_path / "data", verify=SPLITS)
-    if (tmp_path / "data" / "dataset.json").exists():
-        with pytest.raises(DamagedError, match=name):
-            prepare(DIGITS, seed=0, folder=tmp_path / "data", verify=SPLITS)
 
 
 def test_a_prepared_folder_is_a_source(tmp_path: Path) -> None:
@@ -327,28 +326,36 @@ def test_a_class_is_bound_to_its_picture_by_the_path(tmp_path: Path) -> None:
     assert found.labels is not None
     for image, label in zip(found.train[:], found.labels["train"], strict=True):
         assert label == image[0, 0, 0] % 10 % 2
+    crops = find_data(images(tmp_path, classes=True, crop=2), seed=0)
+    assert crops.labels is not None
+    for image, label in zip(crops.test[:], crops.labels["test"], strict=True):
+        assert label == image[0, 0, 0] % 10 % 2
     (tmp_path / "labels.csv").write_text("\n".join(lines[1:]))
     with pytest.raises(ValueError, match=files[0].name):
         find_data(images(tmp_path, classes=True), seed=0)
+    with pytest.raises(ValueError, match=r"data\.classes"):
+        find_data(replace(PHOTOS, classes=True), seed=0)
 
 
 @pytest.mark.parametrize(
     ("labels", "names"),
-    [
-        (["10", "9", "1"], ("1", "9", "10")),
-        (["01", "1", "x"], ("01", "1", "x")),
-        (["01", "1", "2"], ("01", "1", "2")),
-        (["--1", "1", "2"], ("--1", "1", "2")),
-    ],
+    [([10, 9, 1], ("1", "9", "10")), (["01", "1", "x"], ("01", "1", "x"))],
 )
-def test_labels_beside_arrays(tmp_path: Path, labels: list[str], names: tuple[str, ...]) -> None:
-    np.save(tmp_path / "train.npy", RNG.integers(0, 256, (30, 4, 4), dtype=np.uint8))
-    (tmp_path / "labels.csv").write_text("\n".join(labels * 10))
-    found = find_data(images(tmp_path / "train.npy", classes=True), seed=0)
+def test_labels_beside_arrays(tmp_path: Path, labels: list[object], names: tuple[str, ...]) -> None:
+    every = np.array(labels * 10)
+    pixels = np.searchsorted(sorted({*labels}), every).astype(np.uint8)
+    np.save(tmp_path / "train.npy", np.tile(pixels[:, None, None], (1, 4, 4)))
+    np.save(tmp_path / "train-labels.npy", every)
+    with pytest.warns(UserWarning, match="27 of 30"):
+        found = find_data(images(tmp_path / "train.npy", classes=True), seed=0)
     assert found.class_names == names
-    (tmp_path / "labels.csv").write_text("\n".join(labels * 9))
-    with pytest.raises(ValueError, match=r"labels\.csv"):
-        find_data(images(tmp_path, classes=True), seed=0)
+    assert found.labels is not None
+    for split in SPLITS:
+        assert found.splits[split][:][:, 0, 0, 0].tolist() == found.labels[split].tolist()
+    for bad in (every[1:], np.ones(30), np.array(["a"] * 30), every[:, None]):
+        np.save(tmp_path / "train-labels.npy", bad)
+        with pytest.raises(ValueError, match=tmp_path.name):
+            find_data(images(tmp_path / "train.npy", classes=True), seed=0)
 
 
 def test_labels_of_other_data(tmp_path: Path) -> None:

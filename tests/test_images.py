@@ -1,6 +1,5 @@
 """One picture file to pixels: transparency, gray, palettes, CMYK, 16 bits, orientation, size."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,7 @@ def test_all_16_bits_of_color_are_read(tmp_path: Path, kind: str) -> None:
         tifffile.imwrite(path, DEEP, photometric="rgb", byteorder=order, compression=packed)
     assert np.array_equal(read_image(path), DEEP)
     assert read_image(path).dtype == np.uint16
-    assert np.array_equal(decode_image(io.BytesIO(path.read_bytes()), "x"), DEEP)
+    assert np.array_equal(decode_image(path.read_bytes(), "x"), DEEP)
     assert np.array_equal(read_image(path, DecodeOptions(bit_depth=8)), DEEP >> 8)
     luma = DEEP @ np.array([0.299, 0.587, 0.114])
     assert abs(read_image(path, DecodeOptions(color_mode="grey"))[..., 0] - luma).max() < 1.5
@@ -151,8 +150,7 @@ def test_8_bits_become_16(tmp_path: Path) -> None:
 def test_lost_bits_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.ppm"
     path.write_bytes(b"P6 5 6 65535\n" + DEEP.astype(">u2").tobytes())
-    refuses(path, "bit_depth")
-    assert read_image(path, DecodeOptions(bit_depth=8)).shape == (6, 5, 3)
+    refuses(path, "16-bit")
     refuses(saved(Image.fromarray(np.full((4, 4), 70000, np.int32)), tmp_path / "x.tif"), "16 bits")
 
 
@@ -174,11 +172,8 @@ def test_sizes() -> None:
     assert deep.dtype == np.uint16
     assert abs(deep / 257 - resized(pixels, 4, 5)).max() < 1.01
     assert smallest_side(pixels, 6).shape == (8, 6, 3)
-    assert to_size(pixels, resize=(6,)).shape == (6, 6, 3)
-    assert to_size(pixels, resize=(5, 9)).shape == (5, 9, 3)
-    assert np.array_equal(to_size(pixels, resize=None, crop=(4,)), pixels[6:10, 4:8])
-    with pytest.raises(ValueError, match="13x13"):
-        to_size(pixels, resize=None, crop=(13,))
+    assert np.array_equal(to_size(pixels, (6,)), smallest_side(pixels, 6)[1:7])
+    assert np.array_equal(to_size(pixels, (5, 9)), resized(pixels, 5, 9))
 
 
 def test_a_source_is_resized(tmp_path: Path) -> None:
@@ -187,7 +182,6 @@ def test_a_source_is_resized(tmp_path: Path) -> None:
     found = find_data(ImageData(source=str(tmp_path), resize=8), seed=0)
     stored = {image.tobytes() for split in found.splits.values() for image in split[:]}
     files = tmp_path.glob("*.png")
-    assert stored == {to_size(read_image(path), resize=(8,)).tobytes() for path in files}
-    np.save(tmp_path / "train.npy", np.zeros((20, 16, 16, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"data\.resize"):
-        find_data(ImageData(source=str(tmp_path / "train.npy"), resize=8), seed=0)
+    assert stored == {to_size(read_image(path), (8,)).tobytes() for path in files}
+    np.save(tmp_path / "x.npy", np.stack([color(9, 20) for _ in range(12)]))
+    assert find_data(ImageData(source=str(tmp_path / "x.npy"), resize=8), seed=0).shape == (3, 8, 8)

@@ -142,7 +142,7 @@ class Check:
 
         flow, _ = load(self.run, self.device, threads=self.threads, which=self.which)
         data, count = own_data(flow, self.run), how_many(config_of(flow))
-        if data.context and data.labels:
+        if data.context_values and data.labels:
             flow = flow.condition_on(data.labels["test"][0])  # the columns of one row, for all
         context = given_class(flow, self.context) or data.most_frequent
         if isinstance(flow.condition, Classes):

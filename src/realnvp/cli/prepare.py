@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from realnvp.cli.options import Flag, print_json, say
+from realnvp.cli.options import Flag
 from realnvp.progress import show_progress
 
 Lsun = Literal["lsun-bedroom", "lsun-tower", "lsun-church-outdoor"]
@@ -30,26 +30,19 @@ class Prepare:
     """Accept other files and numbers of images than published; the version says partial."""
     seed: int = 0
     """Seed of LSUN's 96x96 squares."""
-    json: Flag = False
-    """Print dataset.json as one JSON object."""
 
     def __call__(self) -> int:
-        from realnvp.data.published.prepare import write_published
-        from realnvp.data.published.readers import READERS
+        from realnvp.data.published import PUBLISHED, write_published
 
-        found = READERS[self.set](self.source, self.seed)
         with show_progress():
-            about = write_published(
-                found,
+            found = write_published(
+                PUBLISHED[self.set],
                 self.set,
                 self.source,
                 self.out,
                 allow_partial=self.allow_partial,
                 seed=self.seed,
             )
-        if self.json:
-            print_json(about)
-        else:
-            counts = ", ".join(f"{split} {count:,}" for split, count in about["counts"].items())
-            say(f"{self.out}: {self.set} ({about['version']}), {counts}")
+        counts = ", ".join(f"{split} {count:,}" for split, count in found.counts.items())
+        print(f"{self.out}: {self.set} ({found.version}), {counts}")
         return 0

@@ -14,7 +14,7 @@ from realnvp.config import Config
 from realnvp.config.errors import ParameterError
 from realnvp.config.units import BITS_PER_DIM, unit_of
 from realnvp.data import channels_first
-from realnvp.data.dataset import Pixels, Split, each_image
+from realnvp.data.dataset import Pixels, Split
 from realnvp.flows.flow import Flow, config_of, refuse_fast
 from realnvp.io.files import DamagedError
 from realnvp.progress import counted, progress
@@ -36,7 +36,7 @@ def compress(flow: Flow, images: Images) -> bytes:
     ValueError: the images are not of this kind, or have more levels than the flow.
     """
     check_flow(flow)
-    pictures = [_pixels(image, config_of(flow)) for image in each_image(images)]
+    pictures = [_pixels(image, config_of(flow)) for image in images]
     if not pictures:
         raise ValueError("images: there are none")
     kind = "array" if isinstance(images, np.ndarray) else "list"

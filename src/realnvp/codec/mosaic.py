@@ -58,8 +58,7 @@ def from_mosaic(content: bytes, count: int, shape: Shape, dtype: np.dtype[Any]) 
         with Image.open(file, formats=["PNG", "WEBP"]) as image:
             if image.size != (columns * width, rows * height):
                 raise ValueError("of another size")
-        file.seek(0)
-        picture = decode_image(file, "a mosaic")[..., :channels]
+        picture = decode_image(file.getvalue(), "a mosaic")[..., :channels]
         squares = picture.reshape(rows, height, columns, width, channels).transpose(0, 2, 4, 1, 3)
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
         raise ValueError(f"a mosaic: {error}") from None

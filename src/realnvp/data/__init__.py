@@ -1,6 +1,5 @@
 """Images to uint8 arrays, tables to float64: found, checked, prepared once, then memory-mapped."""
 
-from realnvp.data.crops import CropView
 from realnvp.data.dataset import (
     Dataset,
     Split,
@@ -23,7 +22,6 @@ from realnvp.data.prepared import (
 from realnvp.data.tables import find_rows, read_table
 
 __all__ = [
-    "CropView",
     "Dataset",
     "Split",
     "channels_first",

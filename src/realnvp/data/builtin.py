@@ -2,14 +2,14 @@
 
 import importlib
 import importlib.util
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from realnvp.config.errors import install_line
-from realnvp.data.dataset import SPLITS, Dataset, Indices, LazyArray, Pixels, split_off
+from realnvp.data.dataset import SPLITS, Dataset, Indices, Pictures, Pixels, cut, take
 from realnvp.data.images import read_image
 
 Box = tuple[int, int, int, int]
@@ -24,7 +24,7 @@ class Photograph(NamedTuple):
     top: bool
 
 
-# Left out: retina and hubble_deep_field, of one colour with hardly a shape at this size; color and
+# Left out: retina and hubble_deep_field, of one color with hardly a shape at this size; color and
 # logo, no photographs; motorcycle_right, the scene of motorcycle_left. Of the four corners, test is
 # the corner that a PNG compresses most like train.
 PHOTOGRAPHS = (
@@ -43,7 +43,7 @@ SIZE = 32
 # away; at most 112 in all, so that an object is in view.
 SIDES = (64, 112)
 MARGIN = 8
-# A window whose standard deviation, in grey levels, is below this is drawn again: otherwise a fifth
+# A window whose standard deviation, in gray levels, is below this is drawn again: otherwise a fifth
 # of the crops would be sky.
 FLATTEST = 8
 
@@ -54,44 +54,35 @@ def photos(*, seed: int) -> Dataset:
 
     photographs = load_photographs()
     pictures = [Image.fromarray(pixels) for pixels in photographs]
+    drawn = windows(photographs, seed=seed)
 
-    def crop(number: int, left: int, top: int, side: int) -> Pixels:
+    def crop(boxes: Indices, index: int) -> Pixels:
+        number, left, top, side = boxes[index].tolist()
         box = (left, top, left + side, top + side)
         return np.asarray(pictures[number].resize((SIZE, SIZE), Image.Resampling.BOX, box=box))
 
-    def crops(boxes: Indices) -> LazyArray:
-        return LazyArray(
-            len(boxes), lambda wanted: np.stack([crop(*box) for box in boxes[wanted].tolist()])
-        )
-
-    drawn = windows(photographs, seed=seed)
-    groups = {split: boxes[:, 0].tolist() for split, boxes in drawn.items()}
     return Dataset(
-        "photos",
-        "scikit-image + scikit-learn wheels",
-        256,
-        (3, SIZE, SIZE),
-        {split: crops(boxes) for split, boxes in drawn.items()},
-        groups,
+        name="photos",
+        version="scikit-image + scikit-learn wheels",
+        levels=256,
+        shape=(3, SIZE, SIZE),
+        splits={
+            split: Pictures(len(boxes), partial(crop, boxes)) for split, boxes in drawn.items()
+        },
+        groups={split: boxes[:, 0].tolist() for split, boxes in drawn.items()},
     )
 
 
 def load_photographs() -> list[Pixels]:
-    """The photographs in the order of `PHOTOGRAPHS`, uint8 (H, W, 3) each.
-
-    ValueError: a package lacks one.
-    """
-    # Found, not imported: scikit-image takes seconds, and its own functions might download.
-    specs = [importlib.util.find_spec(photograph.package) for photograph in PHOTOGRAPHS]
-    origins = [Path(spec.origin) for spec in specs if spec is not None and spec.origin is not None]
-    if len(origins) < len(PHOTOGRAPHS):
-        raise ValueError(
-            "data.set: photos needs scikit-image and scikit-learn: " + install_line("data")
-        )
-    return [
-        read_image(origin.parent / photograph.file)
-        for origin, photograph in zip(origins, PHOTOGRAPHS, strict=True)
-    ]
+    """The photographs in the order of `PHOTOGRAPHS`, uint8 (H, W, 3) each."""
+    found = []
+    for photograph in PHOTOGRAPHS:
+        # Found, not imported: scikit-image takes seconds, and its own functions might download.
+        spec = importlib.util.find_spec(photograph.package)
+        if spec is None or spec.origin is None:
+            raise ValueError("data.set: photos needs scikit-image and scikit-learn")
+        found.append(read_image(Path(spec.origin).parent / photograph.file))
+    return found
 
 
 def regions(photograph: Photograph, width: int, height: int) -> dict[str, Box]:
@@ -144,10 +135,7 @@ def _draw(box: Box, count: int, *, sums: Indices, rng: np.random.Generator) -> I
         again = again[_flat(sums, *found[again].T)]
         if not again.size:
             return found
-    raise ValueError(
-        f"data.set: photos: a photograph is flat in {box}, "
-        "so scikit-image or scikit-learn changed it"
-    )
+    raise ValueError(f"data.set: photos: a photograph is flat in {box}")
 
 
 def _running_sums(pixels: Pixels) -> Indices:
@@ -168,16 +156,16 @@ def _flat(sums: Indices, left: Indices, top: Indices, side: Indices) -> npt.NDAr
 
 
 def digits(val_fraction: float, seed: int) -> Dataset:
-    """The 1797 digits, (1, 8, 8) with 17 grey levels, split by the seed's permutation."""
+    """The 1797 digits, (1, 8, 8) with 17 gray levels, split by the seed's permutation."""
     found = importlib.import_module("sklearn.datasets").load_digits()
-    images = found.images[..., None].astype(np.uint8)
-    labels = split_off({"train": found.target}, val_fraction, seed=seed)
+    images = {"train": found.images[..., None].astype(np.uint8)}
+    rows = cut(images, val_fraction, seed=seed)
     return Dataset(
-        "digits",
-        "scikit-learn load_digits",
-        17,
-        (1, 8, 8),
-        split_off({"train": images}, val_fraction, seed=seed),
-        labels={split: each[:] for split, each in labels.items()},
+        name="digits",
+        version="scikit-learn load_digits",
+        levels=17,
+        shape=(1, 8, 8),
+        splits=take(images, rows),
+        labels=take({"train": found.target}, rows),
         class_names=tuple(map(str, found.target_names.tolist())),
     )

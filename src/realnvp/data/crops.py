@@ -1,54 +1,18 @@
 """Crops of pictures of any size: a fixed grid, and random places for training."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from realnvp.data.dataset import Indices, Pixels, Values, in_threads
-from realnvp.progress import track_slices
-
-AT_ONCE = 8  # decoded pictures in memory
-
-
-class Pictures(Protocol):
-    """Pictures of any size with equal channels."""
-
-    sizes: Indices
-    """(N, 2): height and width of each."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Pixels: ...
-
-
-@dataclass(frozen=True)
-class ReadPictures:
-    """Pictures that are decoded on demand."""
-
-    sizes: Indices
-    read: Callable[[int], Pixels]
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def __getitem__(self, index: int) -> Pixels:
-        return self.read(index)
-
-    def subset(self, indices: Indices) -> "ReadPictures":
-        """The pictures of these indices, in this order."""
-        return ReadPictures(self.sizes[indices], lambda i: self.read(int(indices[i])))
+from realnvp.data.dataset import Indices, Pixels, Split
 
 
 class StoredPictures:
     """Pictures stored one after the other in a flat array, which may be memory-mapped."""
 
-    def __init__(self, flat: Pixels, sizes: Sequence[Sequence[int]], channels: int) -> None:
-        self.flat, self.channels = flat, channels
-        self.sizes = np.asarray(sizes, np.int64).reshape(-1, 2)
-        self.ends = np.cumsum(self.sizes.prod(1)) * channels
+    def __init__(self, flat: Pixels, sizes: Indices, channels: int) -> None:
+        self.flat, self.sizes, self.channels = flat, sizes, channels
+        self.ends = np.cumsum(sizes.prod(1)) * channels
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -65,12 +29,16 @@ class Crops:
     Like an array, (N, side, side, C): indexing reads the cells of a fixed grid over each picture.
     `crops` crops the picture of a cell anywhere, as training does in each epoch.
 
-    most: largest number of cells of one picture, spread all over it. None: as many as fit.
+    sizes: (n, 2), height and width of each picture.
+    most: largest number of cells of one picture, spread all over it; 1: the middle. None: as many
+        as fit.
     """
 
-    def __init__(self, pictures: Pictures, side: int, *, most: int | None = None) -> None:
-        self.pictures, self.side = pictures, side
-        self.grid = pictures.sizes // side  # (N, 2): rows and columns of cells
+    def __init__(
+        self, pictures: Split, sizes: Indices, side: int, *, most: int | None = None
+    ) -> None:
+        self.pictures, self.sizes, self.side = pictures, sizes, side
+        self.grid = sizes // side  # (n, 2): rows and columns of cells
         if most:
             share = np.sqrt(np.minimum(1, most / self.grid.prod(1, keepdims=True)))
             self.grid = np.minimum(np.maximum(1, (self.grid * share).astype(int)), most)
@@ -82,11 +50,11 @@ class Crops:
     @property
     def groups(self) -> Indices:
         """(N,): the index of each crop's picture."""
-        return np.repeat(np.arange(len(self.pictures)), self.grid.prod(1))
+        return np.repeat(np.arange(len(self.sizes)), self.grid.prod(1))
 
     def room(self, wanted: Indices) -> Indices:
         """(n, 2): the number of possible tops and lefts of a crop in these pictures."""
-        return self.pictures.sizes[self._picture(wanted)] - self.side + 1
+        return self.sizes[self._picture(wanted)] - self.side + 1
 
     def __getitem__(self, wanted: Any) -> Pixels:
         asked = np.asarray(
@@ -116,55 +84,3 @@ class Crops:
 
     def _picture(self, wanted: Indices) -> Indices:
         return np.searchsorted(self.ends, wanted, side="right")
-
-
-class CropView:
-    """A view of some images of a stored array, center-cropped, or of some of its rows.
-
-    Like an array, uint8 (N, h, w, C) or float64 (N, D), but only indexing reads. `crops` crops at
-    other corners, for training on larger images.
-    """
-
-    def __init__(self, images: Values, rows: Indices, size: Sequence[int]) -> None:
-        self.images, self.rows, self.size = images, rows, size
-        self.dtype = images.dtype
-        self.shape = (len(rows), *size, images.shape[-1])
-        self.slack = tuple(
-            stored - cut for stored, cut in zip(images.shape[1:], size, strict=False)
-        )
-        """The largest (top, left) of a crop."""
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, wanted: Any) -> Values:
-        middle = [
-            slice(room // 2, room // 2 + length)
-            for room, length in zip(self.slack, self.size, strict=True)
-        ]
-        return np.asarray(self.images[self.rows[wanted]][(..., *middle, slice(None))])
-
-    def __array__(
-        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
-    ) -> npt.NDArray[Any]:
-        return np.asarray(self[:], dtype=dtype)
-
-    def room(self, wanted: Indices) -> Indices:
-        """(n, 2): the number of possible tops and lefts of a crop of these images."""
-        return np.tile(np.array(self.slack) + 1, (len(wanted), 1))
-
-    def crops(self, wanted: Indices, corners: Indices) -> Values:
-        """The crops of these images at the corners, (n, 2) of (top, left)."""
-        height, width = self.size
-        return np.stack(
-            [
-                self.images[row, top : top + height, left : left + width]
-                for row, (top, left) in zip(self.rows[wanted], corners.tolist(), strict=True)
-            ]
-        )
-
-
-def in_order(pictures: Pictures) -> Iterator[Pixels]:
-    """The pictures, decoded on all cores, a few at a time."""
-    for part in track_slices(len(pictures), AT_ONCE, "pictures"):
-        yield from in_threads(pictures.__getitem__, range(part.start, part.stop))

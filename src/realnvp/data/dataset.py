@@ -1,4 +1,4 @@
-"""A data set: its splits, read on demand before it is prepared, memory-mapped afterwards."""
+"""A data set: its description, and its splits, in memory, memory-mapped or read on demand."""
 
 import hashlib
 import io
@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol, TypeVar
@@ -19,7 +20,6 @@ from realnvp.config import ContextColumn
 from realnvp.config.errors import reason
 from realnvp.config.fields import AS_FOUND, DecodeOptions
 from realnvp.device import as_tensor
-from realnvp.progress import track_slices
 
 Pixels = npt.NDArray[np.unsignedinteger[Any]]
 """uint8, or uint16 for more than 256 gray levels."""
@@ -49,30 +49,18 @@ def dequantize(images: Tensor, noise: Tensor) -> Tensor:
 
 
 def quantize(x: Tensor | npt.NDArray[Any], *, levels: int = 256) -> Tensor:
-    """The gray levels floor(x), clamped to 0 .. levels - 1; same shape as x, any shape.
+    """The gray levels floor(x), clamped to 0 .. levels - 1: uint8, or uint16 beyond 256 levels.
 
-    uint8, or uint16 for more than 256 levels.
-
-    ValueError: x has a NaN or is complex, or levels is not within 2 .. 65,536.
+    ValueError: x has a NaN, or levels is not within 2 .. 65,536.
     """
     if not 2 <= levels <= 65536:
         raise ValueError(f"levels: must be between 2 and 65536, got {levels}")
     x = x if isinstance(x, Tensor) else as_tensor(x)
-    if x.is_complex():
-        raise ValueError(f"x: must be real numbers, got {x.dtype}")
     if not x.is_floating_point():
         x = x.long()  # torch clamps no bool and no unsigned integers of 16 bits or more
     if x.isnan().any():
         raise ValueError(f"x: {int(x.isnan().sum())} of {x.numel()} pixels are NaN")
     return x.floor().clamp(0, levels - 1).to(torch.uint8 if levels <= 256 else torch.uint16)
-
-
-def each_image(images: Iterable[Any]) -> Iterator[Any]:
-    """The images of an array or a list. ValueError: not iterable."""
-    try:
-        return iter(images)
-    except TypeError:
-        raise ValueError(f"images: expected an array or a list, got {type(images)}") from None
 
 
 def to_pixels(x: Tensor, *, levels: int) -> Pixels:
@@ -98,45 +86,51 @@ class Split(Protocol):
     def __getitem__(self, wanted: Any, /) -> Values: ...
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """The splits of a data set, with their description."""
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """The content of dataset.json."""
 
     name: str
-    version: str | None
-    levels: int | None
+    version: str | None = None
+    comparable: bool = False
+    """Whether these are all images of the paper's version of the set."""
+    levels: int | None = None
     """Gray levels of images; None: a table."""
     shape: tuple[int, ...]
     """(C, H, W) of images, (D,) of rows."""
-    splits: Mapping[str, Split]
-    """By name: train, validation, test."""
-    groups: dict[str, list[int]] | None = None
-    """By split: the source photograph of each image; standard errors are clustered by it."""
-    train_shape: Shape | None = None
-    """Shape of the stored training images, if training crops its images from larger ones."""
-    comparable: bool = False
-    """Whether these are all images of the paper's version of the set."""
-    columns: tuple[str, ...] | None = None
-    """Column names of a table."""
     reading: DecodeOptions = AS_FOUND
     """How the image files were decoded."""
     crop: int | None = None
     """Side of the crops of pictures of any size."""
-    labels: Mapping[str, Values] | None = None
-    """By split: the class index of each image, (N,), or the context of each row, (N, k)."""
+    sizes: list[list[int]] | None = None
+    """Height and width of each training picture that is cropped."""
+    groups: dict[str, list[int]] | None = None
+    """By split: the source photograph of each image; standard errors are clustered by it."""
     class_names: tuple[str, ...] | None = None
-    context: tuple[str, ...] | None = None
-    """Names of the context columns of a table."""
+    columns: tuple[str, ...] | None = None
+    """Column names of a table."""
     context_values: tuple[ContextColumn, ...] = ()
-    """The encoding of the context columns."""
-    folder: Path | None = None
-    """Folder of the arrays; None: in memory, or not prepared."""
+    """Context columns of a table."""
+    settings: dict[str, Any] | None = None
+    """The configuration that `prepare` followed."""
     sha256: Mapping[str, str] = field(default_factory=dict)
     """Checksums of the arrays by file name."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(Description):
+    """The splits of a data set, with their description."""
+
+    splits: Mapping[str, Split]
+    """By name: train, validation, test."""
+    labels: Mapping[str, Values] | None = None
+    """By split: the class index of each image, (N,), or the context of each row, (N, k)."""
+    folder: Path | None = None
+    """Folder of the arrays; None: in memory, or not prepared."""
+
     def groups_of(self, split: str) -> Sequence[int] | None:
         """The source photograph of each crop of a split. None: the images are no crops."""
-        own = getattr(self.splits[split], "groups", None)
+        own = getattr(self.splits[split], "groups", None) if self.crop else None
         return (self.groups or {}).get(split) if own is None else list(own.tolist())
 
     @property
@@ -147,8 +141,8 @@ class Dataset:
             found["crop"] = self.crop
         if self.levels and self.levels > 256:
             found["levels"] = self.levels
-        if self.context:
-            found["context_columns"] = self.context
+        if self.context_values:
+            found["context_columns"] = tuple(column.name for column in self.context_values)
             found["context_values"] = self.context_values
         return found
 
@@ -167,10 +161,8 @@ class Dataset:
         """
         if self.labels is None or self.class_names is None:
             return None
-        counts = {
-            split: np.bincount(labels, minlength=len(self.class_names))
-            for split, labels in self.labels.items()
-        }
+        size = len(self.class_names)
+        counts = {split: np.bincount(each, minlength=size) for split, each in self.labels.items()}
         everywhere = np.all([*counts.values()], axis=0)
         train = counts["train"] * (everywhere if everywhere.any() else 1)
         return self.class_names[int(train.argmax())]
@@ -197,60 +189,43 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class LazyArray:
-    """A split that is read on demand."""
+class Pictures:
+    """Images, (H, W, C) each, that are read on demand, several on all cores."""
 
     count: int
-    read: Callable[[Indices], Values]
-    """(n,) indices -> n images or rows."""
+    read: Callable[[int], Pixels]
 
     def __len__(self) -> int:
         return self.count
 
+    def __getitem__(self, wanted: Any) -> Pixels:
+        if isinstance(wanted, int | np.integer):
+            return self.read(int(wanted))
+        return np.stack([*in_threads(self.read, np.arange(self.count)[wanted].tolist())])
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The images or rows of these indices, in this order."""
+
+    split: Split
+    indices: Indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
     def __getitem__(self, wanted: Any) -> Values:
-        if isinstance(wanted, slice):
-            return self.read(np.arange(*wanted.indices(self.count)))
-        return self.read(np.asarray(wanted))
+        return self.split[self.indices[wanted]]
 
 
-def subset(split: Split, indices: Indices) -> LazyArray:
-    """The images of these indices, in this order."""
-    return LazyArray(len(indices), lambda wanted: split[indices[wanted]])
-
-
-def decoded(count: int, decode: Callable[[int], Pixels]) -> LazyArray:
-    """A split whose images, (H, W, C), `decode(index)` reads on all cores."""
-    return LazyArray(count, lambda wanted: np.stack(list(in_threads(decode, wanted.tolist()))))
-
-
-def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """function(item) of each item, in order, on all cores.
-
-    A thousand at a time: a future for each of a million items would fill the memory.
-    """
+def in_threads(
+    function: Callable[[Item], Result], items: Iterable[Item], at_once: int = 1024
+) -> Iterator[Result]:
+    """function(item) of each item, in order, on all cores; `at_once` results wait in memory."""
+    iterator = iter(items)
     with ThreadPoolExecutor() as pool:
-        for part in track_slices(len(items), 1024):
-            yield from pool.map(function, items[part])
-
-
-def split_off(
-    splits: Mapping[str, Any],
-    val_fraction: float,
-    *,
-    seed: int,
-    equal: Sequence[Any] | None = None,
-    choose: Callable[[Any, Indices], Any] = subset,
-) -> dict[str, Any]:
-    """Train, validation and test; missing splits are cut off train by the seed's permutation.
-
-    Each missing split gets `val_fraction` of train, at least one item.
-    equal: a key per item of train; items with equal keys stay in one split.
-    choose: (split, indices) -> the split with these items only.
-    ValueError: train is too small.
-    """
-    train, missing = splits["train"], [name for name in SPLITS if name not in splits]
-    rows = cut_rows(len(train), val_fraction, missing, seed=seed, equal=equal) if missing else {}
-    return {name: choose(train, rows[name]) if name in rows else splits[name] for name in SPLITS}
+        while some := [*islice(iterator, at_once)]:
+            yield from pool.map(function, some)
 
 
 def cut_rows(
@@ -259,16 +234,22 @@ def cut_rows(
     missing: Sequence[str],
     *,
     seed: int,
-    equal: Sequence[Any] | None = None,
+    equal: Iterable[Any] | None = None,
 ) -> dict[str, Indices]:
-    """The indices of train and of each missing split, of `count` items; see `split_off`."""
-    group = np.arange(count) if equal is None else equal_groups(equal)
-    size = np.bincount(group)
+    """The indices of train and of each missing split, cut off train by the seed's permutation.
+
+    Each missing split gets `val_fraction` of the `count` items, at least one.
+    equal: a key per item; items with equal keys stay in one split.
+    ValueError: there are too few items.
+    """
+    numbers: dict[Any, int] = {}
+    keys = range(count) if equal is None else equal
+    group = np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
     held = max(1, round(val_fraction * count))
-    place = np.argsort(np.random.default_rng(seed).permutation(len(size)))
+    place = np.argsort(np.random.default_rng(seed).permutation(len(numbers)))
     permuted = np.argsort(place[group], kind="stable")
     # Groups that are larger than a held-out split come first, that is, stay in train.
-    large = size[group[permuted]] > held
+    large = np.bincount(group)[group[permuted]] > held
     left = np.concatenate([permuted[large], permuted[~large]])
     rows: dict[str, Indices] = {}
     for name in reversed(missing):
@@ -276,30 +257,45 @@ def cut_rows(
         while first > 0 and group[left[first]] == group[left[first - 1]]:
             first -= 1
         if first < 1:
-            raise ValueError(f"data.source: too few different images or rows to split, {len(size)}")
+            raise ValueError(f"data.source: {len(numbers)} different images or rows are too few")
         # Held-out items stay permuted, so that the first n are a sample.
         rows[name], left = left[first:], left[:first]
     return {"train": np.sort(left), **rows}
 
 
-def equal_groups(keys: Iterable[Any]) -> Indices:
-    """(N,): a number for each key, the same for equal keys."""
-    number: dict[Any, int] = {}
-    return np.array([number.setdefault(key, len(number)) for key in keys], np.int64)
+def cut(
+    splits: Mapping[str, Split],
+    val_fraction: float,
+    *,
+    seed: int,
+    equal: Sequence[Any] | None = None,
+    source: object = None,
+) -> dict[str, Indices]:
+    """`cut_rows` for the splits that a source lacks; warns of the number of equal items."""
+    missing = [name for name in SPLITS if name not in splits]
+    if equal and (repeated := len(equal) - len({*equal})):
+        warnings.warn(
+            f"{source}: {repeated} of {len(equal)} images or rows equal another; "
+            "they stay in one split",
+            stacklevel=2,
+        )
+    return cut_rows(len(splits["train"]), val_fraction, missing, seed=seed, equal=equal)
+
+
+def take(splits: Mapping[str, Any], rows: Mapping[str, Indices]) -> dict[str, Any]:
+    """Train, validation and test; those in `rows` are subsets of train."""
+    train = splits["train"]
+    return {name: subset(train, rows[name]) if name in rows else splits[name] for name in SPLITS}
+
+
+def subset(split: Split, indices: Indices) -> Split:
+    """The entries of these indices, in this order; copied only from an array in memory."""
+    return split[indices] if type(split) is np.ndarray else Subset(split, indices)
 
 
 def digest(values: Values) -> bytes:
     """A key that equal arrays share."""
     return hashlib.blake2b(np.ascontiguousarray(values).tobytes(), digest_size=16).digest()
-
-
-def warn_of_equal(name: object, keys: Sequence[Any], things: str) -> None:
-    """Warn of the number of equal images or rows, which `cut_rows` keeps in one split."""
-    if repeated := len(keys) - len({*keys}):
-        warnings.warn(
-            f"{name}: {repeated} of {len(keys)} {things} equal another; they stay in one split",
-            stacklevel=2,
-        )
 
 
 def open_npy(path: Path) -> Values:
@@ -322,9 +318,3 @@ def npy_header(shape: tuple[int, ...], kind: str) -> bytes:
     header, about = io.BytesIO(), {"descr": kind, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(header, about)
     return header.getvalue()
-
-
-def sha256_of(path: Path) -> str:
-    """The checksum of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

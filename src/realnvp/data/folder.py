@@ -2,10 +2,9 @@
 
 import csv
 import os
-import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
@@ -14,18 +13,8 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 
 from realnvp.config import ImageData
-from realnvp.data.crops import Crops, ReadPictures
-from realnvp.data.dataset import (
-    SPLITS,
-    Indices,
-    LazyArray,
-    Pixels,
-    Shape,
-    Split,
-    decoded,
-    digest,
-    open_npy,
-)
+from realnvp.data.crops import Crops
+from realnvp.data.dataset import Indices, Pictures, Pixels, Shape, Split, Values, digest, open_npy
 from realnvp.data.images import (
     check_levels,
     read_as,
@@ -37,12 +26,9 @@ from realnvp.data.images import (
 )
 
 Part = TypeVar("Part")
-Look = tuple[tuple[int, ...], "np.dtype[Any]", bytes]
-"""(H, W, C), dtype and digest of an image."""
 SUFFIXES = frozenset(
     [".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jxl"]
 )
-SHALLOW, DEEP = 2**8, 2**16  # gray levels of 8 and of 16 bits
 SPLIT_NAMES = {
     "train": "train",
     "validation": "validation",
@@ -50,120 +36,107 @@ SPLIT_NAMES = {
     "val": "validation",
     "test": "test",
 }
-HEADERS = frozenset(["label", "labels", "class", "classes", "target"])
-INTEGER = re.compile(r"-?(0|[1-9]\d*)")
 
 
 @dataclass(frozen=True)
 class Scanned:
     """The images of a source."""
 
-    splits: dict[str, Any]
-    """By name: images, or `ReadPictures` for crops."""
+    roots: dict[str, Path]
+    """By split: the .npy file or the folder of its images."""
     files: dict[str, list[Path]]
-    """By split: the file of each image, or the one .npy file of all."""
+    """By split: the file of each image."""
+    splits: dict[str, Pictures]
+    sizes: dict[str, Indices]
+    """By split: (N, 2), height and width of each image."""
     shape: Shape
     """Of an image, or of a crop."""
     levels: int
     digests: list[bytes]
     """A key per training image; equal images have equal keys."""
-    in_folders: bool = False
-    """Whether each split has a folder of image files."""
-
-    @property
-    def arrays(self) -> bool:
-        """Whether the images lie in .npy files."""
-        return self.files["train"][0].suffix.lower() == ".npy"
 
 
 def scan(source: Path, config: ImageData) -> Scanned:
-    """The splits of a source, at least train, as `config` wants them. Every file is read once.
+    """The splits of a source, at least train, as `config` wants them. Every image is read once.
 
-    ValueError: all files that cannot be read, or all that differ from most.
+    ValueError: all images that cannot be read, or all that differ from most.
     """
-    arrays = npy_files(source)
-    if arrays and config.resize:
-        raise ValueError(f"data.resize: is for image files; {source} holds arrays")
-    return _scan_arrays(arrays, config) if arrays else _scan_pictures(source, config)
+    roots = split_roots(source)
+    files, splits = {}, {}
+    for split, root in roots.items():
+        files[split], read = _reader(root, config)
+        splits[split] = Pictures(len(files[split]), partial(_load, read, config))
+
+    def look(item: tuple[str, int]) -> tuple[Shape, "np.dtype[Any]", bytes]:
+        split, index = item
+        pixels = splits[split][index]
+        levels = levels_for(pixels.dtype, config.levels)
+        check_levels(pixels, levels, name=files[split][index])
+        return pixels.shape, pixels.dtype, digest(pixels)
+
+    looks = scan_files([(split, i) for split in splits for i in range(len(splits[split]))], look)
+    shape = _common_shape([file for split in files for file in files[split]], looks, config.crop)
+    sizes, left = {}, iter(looks)
+    for split in splits:
+        sizes[split] = np.array([next(left)[0][:2] for _ in files[split]])
+    digests = [key for _, _, key in looks[: len(files["train"])]]
+    levels = levels_for(looks[0][1], config.levels)
+    return Scanned(roots, files, splits, sizes, shape, levels, digests)
 
 
-def npy_files(source: Path) -> dict[str, Path]:
-    """The .npy file of each split. {}: a folder without any."""
+def split_roots(source: Path) -> dict[str, Path]:
+    """The .npy file, or the folder of image files, of each split; train is first."""
     if source.is_file() and source.suffix.lower() == ".npy":
         return {"train": source}
     if not source.is_dir():
         raise ValueError(f"{source}: neither a folder nor an .npy file")
-    return split_entries({path.stem: path for path in source.glob("*.npy")}, source)
+    arrays = {path.stem: path for path in source.glob("*.npy")}
+    folders = {path.name: path for path in source.iterdir() if path.is_dir()}
+    return split_entries(arrays, source) or split_entries(folders, source) or {"train": source}
 
 
-def _scan_pictures(source: Path, config: ImageData) -> Scanned:
-    """The splits of a folder of image files."""
-    crop, resize = config.crop, config.resize
-    folders = split_entries({path.name: path for path in source.iterdir() if path.is_dir()}, source)
-    files = {split: image_files(path) for split, path in (folders or {"train": source}).items()}
-
-    def load(path: Path) -> Pixels:
-        pixels = read_image(path, config)
-        if resize and crop:
-            return smallest_side(pixels, resize)
-        return to_size(pixels, resize=(resize,) if resize else None)
-
-    def look(path: Path) -> Look:
-        pixels = load(path)
-        check_levels(pixels, levels_for(pixels.dtype, config.levels), name=path)
-        return pixels.shape, pixels.dtype, digest(pixels)
-
-    paths = [path for split in files for path in files[split]]
-    looks = dict(zip(paths, scan_files(paths, look), strict=True))
-    shape, dtype = common_shape(looks, crop)
-    splits: dict[str, Any] = {}
-    for split, inside in files.items():
-
-        def read(index: int, inside: list[Path] = inside) -> Pixels:
-            return load(inside[index])
-
-        sizes = np.array([looks[path][0][:2] for path in inside])
-        splits[split] = ReadPictures(sizes, read) if crop else decoded(len(inside), read)
-    digests = [looks[path][2] for path in files["train"]]
-    return Scanned(
-        splits, files, shape, _known_levels(dtype, config.levels), digests, bool(folders)
-    )
+def split_entries(entries: dict[str, Path], source: Path) -> dict[str, Path]:
+    """The entries of a folder that are named like a split. ValueError: there are, but no train."""
+    found = {split: entries[name] for name, split in SPLIT_NAMES.items() if name in entries}
+    if found and "train" not in found:
+        raise ValueError(f"{source}: holds {' and '.join(found)}, but no train")
+    return found
 
 
-def _scan_arrays(paths: dict[str, Path], config: ImageData) -> Scanned:
-    """The splits in .npy files."""
-    arrays = {split: open_images(path) for split, path in paths.items()}
-    looks: dict[Path, Look] = {}
-    splits: dict[str, Any] = {}
-    for split, array in arrays.items():
-        read = partial(_read_array, config, array)
-        looks[paths[split]] = read(0).shape, read(0).dtype, b""
-        if config.bit_depth is None:
-            for image in array:
-                check_levels(image, levels_for(array.dtype, config.levels), name=paths[split])
-        if config.crop:
-            splits[split] = ReadPictures(np.tile(array.shape[1:3], (len(array), 1)), read)
-        else:
-            splits[split] = LazyArray(len(array), read) if config.chosen() else array
-    shape, dtype = common_shape(looks, config.crop)
-    files = {split: [path] for split, path in paths.items()}
-    digests = [*map(digest, arrays["train"])]
-    return Scanned(splits, files, shape, _known_levels(dtype, config.levels), digests)
+def choose_split(splits: dict[str, Part], split: str, source: Path) -> tuple[dict[str, Part], str]:
+    """The splits of a source, and the split to take: "all" if there is only train."""
+    if set(splits) == {"train"}:
+        return {"all": splits["train"]}, "all"
+    if split not in splits:
+        raise ValueError(f"{source}: has no {split} split, only {' and '.join(splits)}")
+    return splits, split
 
 
-def _read_array(config: ImageData, array: Pixels, wanted: Any) -> Pixels:
-    return read_as(config, array[wanted])
+def _reader(root: Path, config: ImageData) -> tuple[list[Path], Callable[[int], Pixels]]:
+    """The file of each image, and a function that reads an image."""
+    if root.is_dir():
+        files = image_files(root)
+        return files, lambda index: read_image(files[index], config)
+    array = open_images(root)
+    return [root] * len(array), lambda index: read_as(config, array[index])
+
+
+def _load(read: Callable[[int], Pixels], config: ImageData, index: int) -> Pixels:
+    """An image of the size that the configuration wants."""
+    pixels = read(index)
+    if not config.resize:
+        return pixels
+    if config.crop:
+        return smallest_side(pixels, config.resize)
+    return to_size(pixels, [config.resize])
 
 
 def open_images(path: Path) -> Pixels:
     """The images of an .npy file, memory-mapped, (N, H, W, C)."""
     array = open_npy(path)
     images = array[..., None] if array.ndim == 3 else array
-    if (
-        array.dtype not in (np.uint8, np.uint16)
-        or images.ndim != 4
-        or images.shape[-1] not in (1, 3)
-    ):
+    whole = array.dtype in (np.uint8, np.uint16)
+    if not whole or images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise ValueError(
             f"{path}: {array.dtype} of shape {array.shape}; expected uint8 or uint16 (N, H, W) or "
             "(N, H, W, C) with 1 or 3 channels"
@@ -173,38 +146,34 @@ def open_images(path: Path) -> Pixels:
 
 def levels_for(dtype: "np.dtype[Any]", asked: int) -> int:
     """Gray levels: those of the configuration, but 65,536 for 16 bits if it leaves 256."""
-    return DEEP if dtype == np.uint16 and asked <= SHALLOW else asked
-
-
-def _known_levels(dtype: "np.dtype[Any]", asked: int) -> int:
-    """`levels_for`. ValueError: more levels than 8 bits hold."""
-    if dtype == np.uint8 and asked > SHALLOW:
+    if dtype == np.uint8 and asked > 256:
         raise ValueError(f"data.levels: {asked}, but the images have 8 bits (data.bit_depth)")
-    return levels_for(dtype, asked)
+    return 65536 if dtype == np.uint16 and asked <= 256 else asked
 
 
-def common_shape(
-    looks: Mapping[Path, Look], crop: int | None = None
-) -> tuple[Shape, "np.dtype[Any]"]:
-    """(C, H, W), or (C, crop, crop), and the dtype that all images have.
+def _common_shape(
+    files: Sequence[Path],
+    looks: Sequence[tuple[Shape, "np.dtype[Any]", bytes]],
+    crop: int | None,
+) -> Shape:
+    """(C, H, W), or (C, crop, crop), that all images have.
 
     ValueError: all files that differ from most, or are smaller than the crop.
     """
-
-    def kind(look: Look) -> str:
-        (height, width, channels), dtype, _ = look
-        return ("" if crop else f"{height}x{width}, ") + f"{channels} channels, {dtype}"
-
-    most = Counter(map(kind, looks.values())).most_common(1)[0][0]
-    complaints = []
-    for path, look in looks.items():
-        if kind(look) != most:
-            complaints.append(f"{path}: is {kind(look)}; most are {most}")
-        elif crop and min(look[0][:2]) < crop:
-            complaints.append(f"{path}: {look[0][0]}x{look[0][1]} is too small for crop {crop}")
-    refuse(complaints)
-    (height, width, channels), dtype, _ = next(iter(looks.values()))
-    return (channels, crop or height, crop or width), dtype
+    kinds = [
+        ("" if crop else f"{height}x{width}, ") + f"{channels} channels, {dtype}"
+        for (height, width, channels), dtype, _ in looks
+    ]
+    most = Counter(kinds).most_common(1)[0][0]
+    complaints: dict[str, None] = {}  # in order, once each
+    for file, kind, (shape, _, _) in zip(files, kinds, looks, strict=True):
+        if kind != most:
+            complaints[f"{file}: is {kind}; most are {most}"] = None
+        elif crop and min(shape[:2]) < crop:
+            complaints[f"{file}: {shape[0]}x{shape[1]} is too small for crop {crop}"] = None
+    refuse([*complaints])
+    height, width, channels = looks[0][0]
+    return channels, crop or height, crop or width
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -231,70 +200,45 @@ def pictures_of(path: Path) -> list[Path]:
     return image_files(path) if path.is_dir() else [path]
 
 
-def split_entries(entries: dict[str, Path], source: Path) -> dict[str, Path]:
-    """The entries of a folder that are named like a split. ValueError: there are, but no train."""
-    found = {
-        split: entries[name] for name, split in reversed(SPLIT_NAMES.items()) if name in entries
-    }
-    if found and "train" not in found:
-        raise ValueError(f"{source}: holds {' and '.join(found)}, but no train")
-    return found
-
-
-def choose_split(splits: dict[str, Part], split: str, source: Path) -> tuple[dict[str, Part], str]:
-    """The splits of a source, and the split to take: "all" if there is only train."""
-    if set(splits) == {"train"}:
-        return {"all": splits["train"]}, "all"
-    if split not in splits:
-        raise ValueError(f"{source}: has no {split} split, only {' and '.join(splits)}")
-    return splits, split
-
-
 # Classes of images
 
-Labels = dict[str, Indices]  # by split: the class index of each image
-Names = dict[str, list[str]]  # by split: the class name of each image
+Labels = dict[str, Indices]
+"""By split: the class index of each image."""
 
 
 def find_labels(source: Path, found: Scanned) -> tuple[Labels, tuple[str, ...]]:
-    """The class of each image of a scanned source, and the names of the classes.
-
-    Image files: the name of the top folder within the split, or the line "file,class" of
-    labels.csv in the source.
-    Arrays: labels.npy or labels.csv beside them, for all images in the order train, validation,
-    test; or train-labels.npy of train.npy, ...
+    """The class of each image of a scanned source, and the names of the classes in order.
 
     ValueError: an image has no class, or train lacks one.
     """
-    names = _names(source, found)
-    classes = {name for each in names.values() for name in each}
-    numbers = found.arrays and all(INTEGER.fullmatch(name) for name in classes)
-    known = sorted(classes, key=int) if numbers else sorted(classes)
+    labels = _read_labels(source, found)
+    known = np.unique(np.concatenate([*labels.values()]))
     if len(known) < 2:
-        raise ValueError(f"data.classes: {source}: all images have the class {known[0]!r}")
-    if unseen := classes - {*names["train"]}:
-        raise ValueError(f"data.classes: {source}: train has no image of {sorted(unseen)[0]!r}")
-    return _indices(names, known), tuple(known)
+        raise ValueError(f"data.classes: {source}: all images have the class {known[0]}")
+    if len(unseen := np.setdiff1d(known, labels["train"])):
+        raise ValueError(f"data.classes: {source}: train has no image of {unseen[0]}")
+    indices = {split: np.searchsorted(known, each) for split, each in labels.items()}
+    return indices, tuple(map(str, known.tolist()))
 
 
-def labels_among(
-    source: Path, found: Scanned, splits: Mapping[str, Split], classes: Sequence[str]
-) -> Labels | None:
-    """The class index of each image, or crop, of other data than a flow's.
+def labels_among(source: Path, found: Scanned, classes: Sequence[str]) -> Labels | None:
+    """The class index of each image of other data than a flow's.
 
     None: there are no labels, or, with a warning, labels of other classes.
     """
     try:
-        names = _names(source, found)
+        labels = _read_labels(source, found)
     except ValueError:
         return None
+    names = {split: [*map(str, each.tolist())] for split, each in labels.items()}
     if others := sorted({name for each in names.values() for name in each} - {*classes}):
         warnings.warn(
             f"{source}: {others[0]!r} is no class of the flow; the mixture of all is evaluated",
             stacklevel=4,
         )
         return None
-    return of_crops(_indices(names, classes), splits)
+    index = {name: i for i, name in enumerate(classes)}
+    return {split: np.array([index[name] for name in each]) for split, each in names.items()}
 
 
 def of_crops(labels: Mapping[str, Indices], splits: Mapping[str, Split]) -> Labels:
@@ -305,77 +249,36 @@ def of_crops(labels: Mapping[str, Indices], splits: Mapping[str, Split]) -> Labe
     }
 
 
-def _indices(names: Names, classes: Sequence[str]) -> Labels:
-    index = {name: i for i, name in enumerate(classes)}
-    return {split: np.array([index[name] for name in each]) for split, each in names.items()}
+def _read_labels(source: Path, found: Scanned) -> dict[str, Values]:
+    """By split: the label of each image, integers or texts.
 
-
-def _names(source: Path, found: Scanned) -> Names:
-    return _of_arrays(source, found) if found.arrays else _of_files(source, found)
-
-
-def _of_files(source: Path, found: Scanned) -> Names:
-    """The class of each image file, bound by its path."""
+    Of an image file: its line "file,label" in labels.csv in the source, or else the name of the top
+    folder within the split. Of the images in x.npy: x-labels.npy.
+    """
     listed = None
     if (table := source / "labels.csv").exists():
-        listed = {line[0]: line[-1] for line in _lines(table)}
-    names: Names = {split: [] for split in found.files}
-    complaints: list[str] = []
-    for split, files in found.files.items():
-        for file in files:
-            path = file.relative_to(source)
-            inner = path.parts[1:] if found.in_folders else path.parts
-            name = inner[0] if len(inner) > 1 else ""
-            if listed is not None:
-                name = listed.get(path.as_posix(), "")
-            if not name:
-                where = f"not in {table.name}" if listed else "in no folder of a class"
-                complaints.append(f"data.classes: {file}: {where}")
-            names[split].append(name)
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            listed = {row[0].strip(): row[-1].strip() for row in csv.reader(file) if row}
+    labels: dict[str, Values] = {}
+    complaints = []
+    for split, root in found.roots.items():
+        if root.is_dir():
+            names = []
+            for path in found.files[split]:
+                inner = path.relative_to(root).parts
+                name = inner[0] if len(inner) > 1 else ""
+                if listed is not None:
+                    name = listed.get(path.relative_to(source).as_posix(), "")
+                if not name:
+                    complaints.append(f"data.classes: {path}: has no class")
+                names.append(name)
+            labels[split] = np.array(names)
+        else:
+            path = root.with_name(f"{root.stem}-labels.npy")
+            labels[split] = open_npy(path)
+            if labels[split].shape != (len(found.splits[split]),):
+                raise ValueError(f"data.classes: {path}: not one label for each image")
+            if labels[split].dtype.kind not in "iuU":
+                raise ValueError(f"data.classes: {path}: neither integers nor texts")
     refuse(complaints)
-    return names
-
-
-def _of_arrays(source: Path, found: Scanned) -> Names:
-    """The classes of the images in .npy files: one file of labels for all, or one for each."""
-    arrays = npy_files(source)
-    counts = {split: len(found.splits[split]) for split in SPLITS if split in found.splits}
-    folder = arrays["train"].parent
-    for suffix in (".npy", ".csv"):
-        if (together := folder / f"labels{suffix}").exists():
-            labels = _read_labels(together, sum(counts.values()))
-            ends = np.cumsum([*counts.values()])
-            return {
-                split: labels[end - counts[split] : end]
-                for split, end in zip(counts, ends, strict=True)
-            }
-        each = {
-            split: path.with_name(f"{path.stem}-labels{suffix}") for split, path in arrays.items()
-        }
-        if each["train"].exists():
-            return {split: _read_labels(path, counts[split]) for split, path in each.items()}
-    raise ValueError(f"data.classes: {folder}: no labels.npy and no labels.csv beside the arrays")
-
-
-def _read_labels(path: Path, count: int) -> list[str]:
-    """The labels in an .npy file, or in the last column of a .csv."""
-    if path.suffix == ".csv":
-        names = [line[-1] for line in _lines(path)]
-    else:
-        labels: Any = open_npy(path)
-        if labels.ndim != 1 or labels.dtype.kind not in "iubU":
-            raise ValueError(f"{path}: {labels.dtype} {labels.shape}, not integers or texts, (N,)")
-        names = [*map(str, labels.tolist())]
-    if len(names) != count:
-        raise ValueError(f"data.classes: {path}: {len(names)} labels for {count} images")
-    return names
-
-
-def _lines(path: Path) -> list[list[str]]:
-    """The rows of a .csv without its header."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [[cell.strip() for cell in line] for line in csv.reader(file) if line]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: {error}") from None
-    return lines[1:] if lines and lines[0][-1].lower() in HEADERS else lines
+    return labels

@@ -4,7 +4,7 @@ import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,6 @@ from realnvp.progress import track
 if TYPE_CHECKING:
     from PIL import Image
 
-Size = tuple[int, ...]
-"""(SIDE,) or (height, width)."""
 MAX_PIXELS = 89_478_485  # Pillow's bound against decompression bombs; 268 MB of RGB
 MAX_LISTED = 20  # bad files in one message
 JPEG_XL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")
@@ -30,13 +28,13 @@ def scan_files(
     paths: Sequence[Item], look: Callable[[Item], Result], description: str = "images"
 ) -> list[Result]:
     """look(path) of each path, on all cores. ValueError: the messages of all that fail."""
-    complaints: list[str] = []
+    complaints: set[str] = set()
 
     def attempt(path: Item) -> Result | None:
         try:
             return look(path)
         except ValueError as error:
-            complaints.append(str(error))
+            complaints.add(str(error))
             return None
 
     found = [*track(in_threads(attempt, paths), description, total=len(paths))]
@@ -59,115 +57,60 @@ def read_image(path: Path, reading: DecodeOptions = AS_FOUND) -> Pixels:
 
     ValueError: the file is damaged, no still image, or needs a choice that `reading` leaves open.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    return decode_image(path, path, reading)
-
-
-def decode_image(
-    file: Path | BinaryIO, name: str | Path, reading: DecodeOptions = AS_FOUND
-) -> Pixels:
-    """`read_image` of an open file; errors call it `name`."""
     try:
-        return read_as(reading, *_planes(_content(file), reading))
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: {reason(error)}") from None
+    return decode_image(content, path, reading)
+
+
+def decode_image(content: bytes, name: object, reading: DecodeOptions = AS_FOUND) -> Pixels:
+    """`read_image` of the content of a file; errors call it `name`."""
+    from PIL import Image
+
+    try:
+        if content.startswith(JPEG_XL):
+            return read_as(reading, _imagecodecs("jpegxl_decode")(content))
+        with Image.open(io.BytesIO(content)) as image:
+            pixels = _pixels(image, content, reading)
+            # Pillow has turned a TIFF, and forgotten its orientation, when it has loaded it.
+            return read_as(reading, upright(pixels, image.getexif().get(0x0112, 1)))
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
         raise ValueError(f"{name}: {reason(error)}") from None
 
 
-def _content(file: Path | BinaryIO) -> bytes:
-    return file.read_bytes() if isinstance(file, Path) else file.read()
-
-
-Planes = tuple[Pixels, Pixels | None]
-"""Gray or color, (H, W, C), and alpha, (H, W); None: opaque."""
-
-
-def _planes(content: bytes, reading: DecodeOptions) -> Planes:
-    """The planes of an image file. 8 bits and gray are Pillow's, 16-bit color imagecodecs'."""
-    from PIL import Image
-
-    if content.startswith(JPEG_XL):
-        return _split_alpha(_imagecodecs("jpegxl_decode")(content))
-    with Image.open(io.BytesIO(content)) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width}x{image.height}: more than {MAX_PIXELS} pixels")
-        if (frames := getattr(image, "n_frames", 1)) > 1:
-            raise ValueError(f"{frames} frames, expected one")
-        if image.mode.startswith("I"):
-            return _gray16(image)
-        if _has_deep_color(image, content):
-            if image.format in ("PNG", "TIFF"):
-                return _deep_color(image, content)
-            # Pillow keeps the upper byte, as `bit_depth=8` does.
-            if reading.bit_depth != 8:
-                raise ValueError(f"16-bit color in {image.format}: choose bit_depth 8")
-        return _planes8(image, reading)
-
-
-def _planes8(image: "Image.Image", reading: DecodeOptions) -> Planes:
-    """The planes of an image of 8 bits per channel."""
-    from PIL import ImageOps
-
-    image.load()
-    mode, image = image.mode, ImageOps.exif_transpose(image)
+def _pixels(image: "Image.Image", content: bytes, reading: DecodeOptions) -> Pixels:
+    """(H, W) or (H, W, C), also with alpha: by Pillow, but 16-bit color by imagecodecs."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width}x{image.height}: more than {MAX_PIXELS} pixels")
+    if (frames := getattr(image, "n_frames", 1)) > 1:
+        raise ValueError(f"{frames} frames, expected one")
+    if image.mode.startswith("I"):
+        gray = np.asarray(image)
+        if gray.min() < 0 or gray.max() > 65535:
+            raise ValueError("more than 16 bits per channel")
+        gray = gray.astype(np.uint16)
+        if (clear := image.info.get("transparency")) is None:
+            return gray
+        return np.stack([gray, np.uint16(65535) * (gray != clear)], -1)
+    if image.format == "PNG" and content[24] == 16:  # the bit depth in IHDR
+        return np.asarray(_imagecodecs("png_decode")(content))
+    tags: Any = getattr(image, "tag_v2", {})
+    if 16 in tags.get(258, ()):  # BitsPerSample
+        pixels = _imagecodecs("tiff_decode")(content)
+        return np.moveaxis(pixels, 0, -1) if tags.get(284) == 2 else pixels  # PlanarConfiguration
+    ppm: Any = image.tile[0][3] if image.format == "PPM" else None  # type: ignore[attr-defined]
+    if isinstance(ppm, tuple) and ppm[-1] > 255:  # Pillow would drop the lower byte
+        raise ValueError("16-bit color: only in PNG, TIFF and JPEG XL")
     if image.has_transparency_data:
-        rgba = np.asarray(image.convert("RGBA"))
-        return rgba[..., :1] if mode in ("L", "LA") else rgba[..., :3], rgba[..., 3]
-    if mode in ("CMYK", "YCbCr") and not reading.color_mode:
-        raise ValueError(f"mode {mode}: choose a color_mode")
-    if mode in ("1", "P", "CMYK", "YCbCr"):
-        image = image.convert("L" if mode == "1" else "RGB")
+        return np.asarray(image.convert("LA" if image.mode in ("L", "LA") else "RGBA"))
+    if image.mode in ("CMYK", "YCbCr") and not reading.color_mode:
+        raise ValueError(f"mode {image.mode}: choose a color_mode")
+    if image.mode in ("1", "P", "CMYK", "YCbCr"):
+        return np.asarray(image.convert("L" if image.mode == "1" else "RGB"))
     if image.mode not in ("L", "RGB"):
         raise ValueError(f"mode {image.mode}: neither gray nor RGB of 8 or 16 bits")
-    return np.asarray(image).reshape(image.height, image.width, -1), None
-
-
-def _gray16(image: "Image.Image") -> Planes:
-    """The planes of a gray image of more than 8 bits."""
-    from PIL import ImageOps
-
-    image.load()
-    transparent = image.info.get("transparency")
-    gray = np.asarray(ImageOps.exif_transpose(image))[..., None]
-    if gray.min() < 0 or gray.max() > 65535:
-        raise ValueError("more than 16 bits per channel")
-    gray = gray.astype(np.uint16)
-    if transparent is None:
-        return gray, None
-    return gray, np.uint16(65535) * (gray[..., 0] != transparent)
-
-
-def _has_deep_color(image: "Image.Image", content: bytes) -> bool:
-    """Whether a color image, which Pillow decodes to 8 bits, has 16 bits per channel."""
-    if image.format == "PNG":
-        return content[24] == 16  # the bit depth in IHDR
-    if image.format == "TIFF":
-        return 16 in image.tag_v2.get(258, ())  # type: ignore[attr-defined]  # BitsPerSample
-    if image.format == "PPM":
-        largest = image.tile[0][3]  # type: ignore[attr-defined]
-        return isinstance(largest, tuple) and largest[-1] > 255
-    return False
-
-
-def _deep_color(image: "Image.Image", content: bytes) -> Planes:
-    """The planes of a PNG or TIFF of 16-bit color, by imagecodecs."""
-    orientation = image.getexif().get(0x0112, 1)
-    if image.format == "PNG":
-        return _split_alpha(upright(_imagecodecs("png_decode")(content), orientation))
-    pixels = _imagecodecs("tiff_decode")(content)
-    if image.tag_v2.get(284) == 2:  # type: ignore[attr-defined]  # PlanarConfiguration
-        pixels = np.moveaxis(pixels, 0, -1)
-    return _split_alpha(upright(pixels, orientation))
-
-
-def _split_alpha(pixels: Pixels) -> Planes:
-    """(H, W), or (H, W, C) with C of 1 to 4, to gray or color and alpha."""
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    if pixels.ndim != 3 or pixels.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"{pixels.dtype} of shape {pixels.shape}: no still image of 8 or 16 bits")
-    if pixels.shape[-1] in (2, 4):
-        return pixels[..., :-1], pixels[..., -1]
-    return pixels, None
+    return np.asarray(image)
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
@@ -192,15 +135,16 @@ def _imagecodecs(function: str) -> Callable[..., Any]:
     return found
 
 
-def read_as(reading: DecodeOptions, pixels: Pixels, alpha: Pixels | None = None) -> Pixels:
-    """Opaque pixels, (..., H, W, C), with the bit depth and the color mode of `reading`.
+def read_as(reading: DecodeOptions, pixels: Pixels) -> Pixels:
+    """Opaque pixels, (H, W, C), with the bit depth and the color mode of `reading`.
 
-    alpha: (..., H, W). None: opaque.
+    pixels: (H, W), or (H, W, C), C of 1 to 4: gray or color, or either with alpha.
     """
-    if alpha is not None and alpha.min() < np.iinfo(alpha.dtype).max:
-        if reading.background is None:
-            raise ValueError("transparent pixels: choose a background")
-        pixels = _on_background(pixels, alpha, rgb_of(reading.background))
+    if pixels.ndim not in (2, 3) or pixels.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"{pixels.dtype} of shape {pixels.shape}: no still image of 8 or 16 bits")
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    if pixels.shape[-1] in (2, 4):
+        pixels = _opaque(pixels[..., :-1], pixels[..., -1:], reading.background)
     if reading.bit_depth == 8 and pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
     if reading.bit_depth == 16 and pixels.dtype == np.uint8:
@@ -209,21 +153,23 @@ def read_as(reading: DecodeOptions, pixels: Pixels, alpha: Pixels | None = None)
         # The luma of ITU-R BT.601 in 16-bit fixed point, rounded as Pillow does.
         luma = pixels.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
         pixels = ((luma + 0x8000) >> 16).astype(pixels.dtype)[..., None]
-    return rgb(pixels) if reading.color_mode == "rgb" else pixels
+    if reading.color_mode == "rgb" and pixels.shape[-1] == 1:
+        pixels = pixels.repeat(3, axis=-1)
+    return pixels
 
 
-def _on_background(pixels: Pixels, alpha: Pixels, color: tuple[int, ...]) -> Pixels:
+def _opaque(pixels: Pixels, alpha: Pixels, background: str | None) -> Pixels:
     """The pixels over a color, rounded to the nearest level; gray over gray stays gray."""
     largest = int(np.iinfo(pixels.dtype).max)
+    if alpha.min() == largest:
+        return pixels
+    if background is None:
+        raise ValueError("transparent pixels: choose a background")
+    color = rgb_of(background)
     behind = np.array(color[:1] if len({*color}) == 1 else color, np.uint32) * (largest // 255)
-    share = alpha[..., None].astype(np.uint32)
+    share = alpha.astype(np.uint32)
     mixed = pixels * share + behind * (largest - share)
     return ((mixed + largest // 2) // largest).astype(pixels.dtype)
-
-
-def rgb(pixels: Pixels) -> Pixels:
-    """(H, W, 3), of gray or color."""
-    return pixels if pixels.shape[-1] == 3 else np.repeat(pixels, 3, axis=-1)
 
 
 def check_fit(pixels: Pixels, *, channels: int, levels: int, name: object) -> None:
@@ -242,27 +188,17 @@ def check_levels(pixels: Pixels, levels: int, *, name: object) -> None:
         raise ValueError(f"{name}: has the value {largest}, beyond {levels} levels (data.levels)")
 
 
-def to_size(pixels: Pixels, *, resize: Size | None, crop: Size | None = None) -> Pixels:
-    """Resize, then center-crop.
-
-    resize: (height, width), or (SIDE,) of the shorter side.
-    crop: (height, width) or (SIDE,). None: the SIDE of `resize`.
-
-    ValueError: too small for the crop.
-    """
-    if resize and len(resize) == 1:
-        pixels, crop = smallest_side(pixels, *resize), crop or resize
-    elif resize:
-        pixels = resized(pixels, *resize)
-    return center(pixels, crop[0], crop[-1]) if crop else pixels
+def to_size(pixels: Pixels, size: Sequence[int]) -> Pixels:
+    """Resize to (height, width), or the shorter side to (SIDE,), then crop the middle square."""
+    if len(size) == 2:
+        return resized(pixels, size[0], size[1])
+    return center(smallest_side(pixels, size[0]), size[0])
 
 
 def resized(pixels: Pixels, height: int, width: int) -> Pixels:
     """Resize to this size, bilinear and antialiased."""
     from PIL import Image
 
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"would be {height}x{width}: more than {MAX_PIXELS} pixels")
     size, how = (width, height), Image.Resampling.BILINEAR
     if pixels.dtype == np.uint16:  # Pillow resizes 16 bits only as floating-point planes
         planes: list[Any] = [
@@ -281,14 +217,10 @@ def smallest_side(pixels: Pixels, side: int) -> Pixels:
     return resized(pixels, max(side, round(scale * height)), max(side, round(scale * width)))
 
 
-def center(pixels: Pixels, height: int, width: int) -> Pixels:
-    """The middle height x width pixels. ValueError: there are fewer."""
-    if pixels.shape[0] < height or pixels.shape[1] < width:
-        raise ValueError(
-            f"{pixels.shape[0]}x{pixels.shape[1]}: too small for a crop of {height}x{width}"
-        )
-    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
-    return pixels[top : top + height, left : left + width]
+def center(pixels: Pixels, side: int) -> Pixels:
+    """The middle side x side pixels."""
+    top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
+    return pixels[top : top + side, left : left + side]
 
 
 def codec_bits_per_dim(images: Pixels) -> dict[str, float]:

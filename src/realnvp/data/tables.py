@@ -1,9 +1,7 @@
 """The user's own table, or a folder of them: rows, context columns, and splits."""
 
-import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from realnvp.config import ContextColumn, TableData
-from realnvp.data.dataset import Dataset, digest, open_npy, split_off, warn_of_equal
+from realnvp.data.dataset import Dataset, cut, digest, open_npy, take
 from realnvp.data.folder import choose_split, split_entries
 
 if TYPE_CHECKING:
@@ -20,10 +18,9 @@ if TYPE_CHECKING:
 Reals = npt.NDArray[np.float64]
 Columns = tuple[str, ...]
 SUFFIXES = (".csv", ".tsv", ".npy", ".parquet")
-MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
+MISSING = ("", "na", "n/a", "nan", "null", "none", "<na>", "?")
 LARGEST = float(np.finfo(np.float32).max)  # the flow's weights, float32, hold a column's mean
 EXACT = 2**53  # float64 holds all integers up to here
-NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?(nan|inf|infinity)", re.IGNORECASE)
 
 
 def read_table(
@@ -35,7 +32,7 @@ def read_table(
 
     A .csv or .tsv has a header unless its first line is numbers; then, and in an .npy, the columns
     are x1, x2, ...
-    ValueError: a column is missing or holds text, or a value is missing, infinite or too large.
+    ValueError: a column is missing, or a value is no finite number, or too large.
     """
     frame = read_frame(path)
     names = choose_columns(path, frame, columns, drop)
@@ -45,7 +42,7 @@ def read_table(
 def read_cells(path: Path, names: Columns) -> dict[str, list[str]]:
     """The text of each row in each of these columns."""
     frame = read_frame(path)
-    choose_columns(path, frame, names, None)
+    choose_columns(path, frame, names)
     return {name: [*map(str, frame[name])] for name in names}
 
 
@@ -53,14 +50,13 @@ def read_frame(path: Path) -> "pd.DataFrame":
     """All columns of a table: texts of a .csv or .tsv, with decimal points; else as stored."""
     import pandas as pd
 
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{path}: not a table ({' '.join(SUFFIXES)})")
     try:
         if suffix == ".npy":
-            frame = _npy_frame(path)
+            frame = pd.DataFrame(open_npy(path))
+            frame.columns = pd.Index(_numbered(frame.shape[1]))
         elif suffix == ".parquet":
             import pyarrow  # noqa: F401  # pandas would name two packages where it is missing
 
@@ -75,15 +71,6 @@ def read_frame(path: Path) -> "pd.DataFrame":
     if not len(frame):
         raise ValueError(f"{path}: has no rows")
     return frame
-
-
-def _npy_frame(path: Path) -> "pd.DataFrame":
-    import pandas as pd
-
-    array = open_npy(path)
-    if array.dtype.kind not in "fiu" or array.ndim != 2:
-        raise ValueError(f"{array.dtype} of shape {array.shape}; expected numbers (rows, columns)")
-    return pd.DataFrame(array, columns=_numbered(array.shape[1]))
 
 
 def _csv_frame(path: Path) -> "pd.DataFrame":
@@ -105,15 +92,13 @@ def _csv_frame(path: Path) -> "pd.DataFrame":
     cells = cells.apply(lambda column: column.str.strip())
     if separator != ",":  # decimal commas
         cells = cells.replace(r"^([-+]?\d*),(\d+([eE][-+]?\d+)?)$", r"\1.\2", regex=True)
-    head = cells.iloc[0].tolist()
-    # A first line of numbers and missing values is no header.
-    if any(map(NUMBER.fullmatch, head)) and all(
-        NUMBER.fullmatch(cell) or cell.lower() in MISSING for cell in head
-    ):
-        cells.columns = pd.Index(_numbered(len(head)))
-        return cells
-    cells.columns = pd.Index(head)
-    return cells.iloc[1:].reset_index(drop=True)
+    head = cells.iloc[0]
+    values, text = _parsed(head)
+    if text.any() or np.isnan(values).all():
+        cells.columns = pd.Index(head)
+        return cells.iloc[1:].reset_index(drop=True)
+    cells.columns = pd.Index(_numbered(len(head)))
+    return cells
 
 
 def _numbered(count: int) -> list[str]:
@@ -121,73 +106,61 @@ def _numbered(count: int) -> list[str]:
 
 
 def choose_columns(
-    path: Path, frame: "pd.DataFrame", columns: Columns | None, drop: Columns | None
+    path: Path,
+    frame: "pd.DataFrame",
+    columns: Columns | None = None,
+    drop: Columns | None = None,
 ) -> Columns:
     """The columns to take. ValueError: the table lacks one that is named."""
-    there = [*frame.columns]
-    taken, dropped = columns or there, drop or ()
-    for name in (*taken, *dropped):
-        if name not in there:
-            raise ValueError(f"{path}: no column {name!r}; there are {', '.join(there)}")
-    if len({*taken}) < len(taken):
-        raise ValueError(f"data.columns: {', '.join(taken)}: one of them twice")
-    return tuple(name for name in taken if name not in dropped)
+    for name in (*(columns or ()), *(drop or ())):
+        if name not in frame:
+            raise ValueError(f"{path}: no column {name!r}; there are {', '.join(frame)}")
+    return tuple(name for name in columns or frame if name not in (drop or ()))
+
+
+def _parsed(column: "pd.Series[Any]") -> tuple[Reals, npt.NDArray[np.bool_]]:
+    """The numbers of a column, NaN where there is none, and where it has texts."""
+    import pandas as pd
+
+    if column.dtype.kind in "iuf":
+        return column.to_numpy(np.float64, na_value=np.nan), np.zeros(len(column), bool)
+    texts = column.astype(str).fillna("")
+    values = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64)
+    return values, np.isnan(values) & ~texts.str.lower().isin(MISSING).to_numpy()
 
 
 def numbers(path: Path, frame: "pd.DataFrame", names: Columns) -> Reals:
-    """(N, D): these columns as float64. ValueError: text, or a value that is no finite number."""
-    choose_columns(path, frame, names, None)
-    if text := [name for name in names if _is_text(frame[name])]:
-        raise ValueError(
-            f"{path}: text in {', '.join(map(repr, text))} (data.context_columns, data.drop)"
-        )
-    columns = [_to_float(path, name, frame[name]) for name in names]
-    return np.stack(columns, axis=1) if columns else np.empty((len(frame), 0))
-
-
-def _is_text(column: "pd.Series[Any]") -> bool:
-    if column.dtype.kind in "iuf":
-        return False
-    texts = column.astype(str)
-    return not (texts.str.fullmatch(NUMBER) | texts.str.lower().isin(MISSING)).all()
-
-
-def _to_float(path: Path, name: str, column: "pd.Series[Any]") -> Reals:
-    """A column of numbers, or of texts that are numbers, as float64."""
-    if column.dtype.kind in "iuf":
-        values = column.to_numpy(np.float64, na_value=np.nan)
-        rounded = column.dtype.kind in "iu" and np.abs(values) >= EXACT
-    else:
-        texts = column.astype(str)
-        texts = texts.where(~texts.str.lower().isin(MISSING), "nan")
-        values = texts.to_numpy(object).astype(np.float64)
-        rounded = (np.abs(values) >= EXACT) & texts.str.fullmatch(r"[-+]?\d+").to_numpy(bool)
-    for wrong, words in [
-        (np.isnan(values), "missing value"),
-        (np.isinf(values), "infinite value"),
-        (rounded, "integer beyond 2^53, which float64 rounds"),
-        (np.abs(values) > LARGEST, f"value beyond {LARGEST:.1g}"),
-    ]:
-        if np.any(wrong):
-            raise ValueError(f"{path}: column {name!r}, row {np.argmax(wrong) + 1}: {words}")
-    return values
+    """(N, D): these columns as float64. ValueError: a value is no finite number, or too large."""
+    rows = np.empty((len(frame), len(names)))
+    for values, name in zip(rows.T, names, strict=True):
+        column = frame[name]
+        values[:], _ = _parsed(column)
+        wrong = ~(np.abs(values) <= LARGEST)
+        if column.dtype.kind != "f":  # an integer that float64 rounds
+            whole = column.astype(str).str.fullmatch(r"[-+]?\d+").to_numpy(bool)
+            wrong |= whole & (np.abs(values) >= EXACT)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise ValueError(
+                f"{path}: column {name!r}, row {row + 1}: {str(column[row])!r} is no number, "
+                "or too large"
+            )
+    return rows
 
 
 def learn_context(path: Path, frame: "pd.DataFrame", names: Columns) -> tuple[ContextColumn, ...]:
     """The context columns with the categories of the training rows; no categories: numbers."""
+    choose_columns(path, frame, names)
     columns = []
     for name in names:
-        if not _is_text(frame[name]):
+        values, text = _parsed(frame[name])
+        if not text.any():
             columns.append(ContextColumn(name))
             continue
-        texts = frame[name].astype(str)
-        if (missing := texts.str.lower().isin(MISSING)).any():
+        if (missing := np.isnan(values) & ~text).any():
             row = int(np.argmax(missing)) + 1
             raise ValueError(f"{path}: column {name!r}, row {row}: missing value")
-        categories = texts.astype("category").cat.categories
-        if len(categories) > max(10, len(frame) // 5):
-            raise ValueError(f"{path}: column {name!r} has {len(categories)} categories, too many")
-        columns.append(ContextColumn(name, tuple(map(str, categories))))
+        columns.append(ContextColumn(name, tuple(sorted({*map(str, frame[name])}))))
     return tuple(columns)
 
 
@@ -196,23 +169,20 @@ def embed(path: Path, frame: "pd.DataFrame", columns: Sequence[ContextColumn]) -
 
     ValueError: a missing value, or a category that training did not have.
     """
-    import pandas as pd
-
-    choose_columns(path, frame, tuple(column.name for column in columns), None)
+    choose_columns(path, frame, tuple(column.name for column in columns))
     parts = [np.empty((len(frame), 0))]
     for column in columns:
         if not column.categories:
             parts.append(numbers(path, frame, (column.name,)))
             continue
-        texts = frame[column.name].astype(str)
-        codes = pd.Index(column.categories).get_indexer(texts)
-        if (codes < 0).any():
-            row = int(np.argmax(codes < 0))
+        texts = np.array([*map(str, frame[column.name])])
+        parts.append((texts[:, None] == np.array(column.categories)).astype(np.float64))
+        if (unknown := ~parts[-1].any(1)).any():
+            row = int(np.argmax(unknown))
             raise ValueError(
-                f"{path}: column {column.name!r}, row {row + 1}: {texts[row]!r} is no category "
-                "of the training rows"
+                f"{path}: column {column.name!r}, row {row + 1}: {texts[row]!r} is no category of "
+                "the training rows"
             )
-        parts.append(np.eye(len(column.categories))[codes])
     return np.concatenate(parts, axis=1)
 
 
@@ -234,23 +204,27 @@ def table(config: TableData, *, seed: int) -> Dataset:
     if len(names) < (1 if context else 2):
         raise ValueError(f"{source}: too few columns to learn, {len(names)}")
     columns = learn_context(files["train"], frames["train"], context)
-    rows = {split: numbers(files[split], frame, names) for split, frame in frames.items()}
-    embedded = {split: embed(files[split], frame, columns) for split, frame in frames.items()}
-    equal = [*map(digest, np.hstack([rows["train"], embedded["train"]]))]
-    warn_of_equal(source, equal, "rows")
-    splits = split_off(rows, config.val_fraction, seed=seed, equal=equal)
-    if constant := constant_columns(splits["train"][:], names):
+    tables, embedded = {}, {}
+    for split, frame in frames.items():
+        choose_columns(files[split], frame, names)
+        tables[split] = numbers(files[split], frame, names)
+        embedded[split] = embed(files[split], frame, columns)
+    equal = [*map(digest, np.hstack([tables["train"], embedded["train"]]))]
+    rows = cut(tables, config.val_fraction, seed=seed, equal=equal, source=source)
+    splits = take(tables, rows)
+    if constant := constant_columns(splits["train"], names):
         raise ValueError(f"{source}: column {constant[0]!r} is constant in the training rows")
     if not config.noise:
-        warn_of_few_values(source, splits["train"][:], names)
-    found = Dataset(config.set, source.name, None, (len(names),), splits, columns=names)
-    if not columns:
-        return found
-    if config.context_values not in ((), columns):
-        raise ValueError("data.context_values: the training rows hold other values")
-    embedded = split_off(embedded, config.val_fraction, seed=seed, equal=equal)
-    labels = {split: each[:] for split, each in embedded.items()}
-    return replace(found, labels=labels, context=context, context_values=columns)
+        warn_of_few_values(source, splits["train"], names)
+    return Dataset(
+        name=config.set,
+        version=source.name,
+        shape=(len(names),),
+        splits=splits,
+        columns=names,
+        labels=take(embedded, rows) if columns else None,
+        context_values=columns,
+    )
 
 
 def find_rows(source: Path, split: str, config: TableData) -> tuple[Dataset, str]:
@@ -259,18 +233,14 @@ def find_rows(source: Path, split: str, config: TableData) -> tuple[Dataset, str
     config: of a flow, with the columns to take and the context columns.
     """
     files, split = choose_split(_files(source), split, source)
-    tables = {name: read_table(path, config.columns) for name, path in files.items()}
-    rows, names = {name: each[0] for name, each in tables.items()}, tables[split][1]
-    labels = {split: read_context(files[split], config)} if config.context_columns else None
+    rows, names = read_table(files[split], config.columns)
+    context = read_context(files[split], config) if config.context_values else None
     return Dataset(
-        str(source),
-        None,
-        None,
-        (len(names),),
-        rows,
+        name=str(source),
+        shape=(len(names),),
+        splits={split: rows},
         columns=names,
-        labels=labels,
-        context=config.context_columns,
+        labels=None if context is None else {split: context},
         context_values=config.context_values,
     ), split
 

@@ -165,7 +165,7 @@ def _data(
             if changed := RunDir(run).changed_data(data.folder, data.sha256):
                 raise ValueError(f"{changed}; --data.source evaluates them all the same")
         table = config.data if isinstance(config.data, TableData) else TableData()
-        if (data.context, data.context_values) != (table.context_columns, table.context_values):
+        if data.context_values != table.context_values:
             raise ValueError(
                 f"{source or run}: its given columns are not those of the flow, "
                 f"{', '.join(table.context_columns or ('none',))}"

@@ -86,7 +86,7 @@ class ImageFiles(Sequence[Image]):
         pixels = read_image(file, self.decode)
         check_fit(pixels, channels=shape[0], levels=self.config.levels, name=file)
         if self.resize:
-            pixels = to_size(pixels, resize=shape[1:2] if shape[1] == shape[2] else shape[1:])
+            pixels = to_size(pixels, shape[1:2] if shape[1] == shape[2] else shape[1:])
         return np.ascontiguousarray(channels_first(pixels[None])[0])
 
 

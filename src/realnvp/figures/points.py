@@ -107,7 +107,7 @@ def _names(run: TrainedRun) -> tuple[str, ...]:
 
 def _context(run: TrainedRun, count: int | None = None) -> Array | None:
     """The context of the test rows, or of those that `some` chooses; None: there is none."""
-    if not run.splits.context or not run.splits.labels:
+    if not run.splits.context_values or not run.splits.labels:
         return None
     context = run.splits.labels["test"]
     return np.array(context[:] if count is None else context[run.chosen(len(context), count)])

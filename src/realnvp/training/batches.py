@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from realnvp.config import Config, TableData
-from realnvp.data import CropView, Split, channels_first, dequantize
+from realnvp.data import Split, channels_first, dequantize
 from realnvp.data.crops import Crops
 from realnvp.data.dataset import Indices, Values
 from realnvp.device import moved, pinned
@@ -139,7 +139,7 @@ class Batches:
         return pixels
 
     def _pixels(self, indices: Indices, epoch: int) -> Values:
-        if not isinstance(self.images, CropView | Crops):
+        if not isinstance(self.images, Crops):
             return self.images[indices]
         room = self.images.room(indices)
         if (room == 1).all():

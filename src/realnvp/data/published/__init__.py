@@ -1,1 +1,0 @@
-"""Published data sets: a reader for the files of each, and their way to a prepared folder."""
