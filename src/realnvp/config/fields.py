@@ -97,7 +97,7 @@ class ImageData(DecodeOptions):
     no such split."""
     classes: bool = False
     """Learn p(x | class): the class of an image is the name of its subfolder, its entry in
-    labels.npy or labels.csv, or the label of the data set."""
+    labels.csv or x-labels.npy beside x.npy, or the label of the data set."""
     class_names: tuple[str, ...] | None = None
     """Names of the classes. None: those of the data."""
     crop: Annotated[int, Field(ge=1, le=4096)] | None = None
