@@ -1,5 +1,6 @@
 """Pixels, splits, built-in sets, prepared folders, and folders of pictures with their classes."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from realnvp.data import (
     read_image,
 )
 from realnvp.data.builtin import FLATTEST, MARGIN, PHOTOGRAPHS, SIDES, load_photographs, windows
-from realnvp.data.dataset import SPLITS, cut, cut_rows, take
+from realnvp.data.dataset import SPLITS, cut_rows, take
 from realnvp.data.images import codec_sizes, lossless_webp
 from realnvp.data.prepared import discard_prepared, find_split
 from realnvp.io.files import DamagedError
@@ -71,7 +72,7 @@ def test_without_equal_items_a_permutation_is_cut(count: int, fraction: float, s
     held = max(1, round(fraction * count))
     order = np.random.default_rng(seed).permutation(count)
     for equal in (None, range(count)):
-        rows = cut_rows(count, fraction, ["validation", "test"], seed=seed, equal=equal)
+        rows = cut_rows({"train": np.zeros(count)}, fraction, seed=seed, equal=equal)
         assert rows["validation"].tolist() == order[-2 * held : -held].tolist()
         assert rows["test"].tolist() == order[-held:].tolist()
         assert rows["train"].tolist() == sorted(order[: -2 * held])
@@ -80,7 +81,8 @@ def test_without_equal_items_a_permutation_is_cut(count: int, fraction: float, s
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=100), st.integers(0, 5))
 def test_equal_items_stay_in_one_split(keys: list[int], seed: int) -> None:
     try:
-        rows = cut_rows(len(keys), 0.1, ["validation", "test"], seed=seed, equal=keys)
+        with warnings.catch_warnings(action="ignore"):
+            rows = cut_rows({"train": np.zeros(len(keys))}, 0.1, seed=seed, equal=keys)
     except ValueError:
         assert len({*keys}) < 6
         return
@@ -94,7 +96,7 @@ def test_equal_items_stay_in_one_split(keys: list[int], seed: int) -> None:
 def test_splits_that_are_there_stay(there: tuple[str, ...]) -> None:
     splits = {split: np.zeros((3, 1, 1, 1), np.uint8) for split in there}
     splits["train"] = np.arange(100)
-    whole = take(splits, cut(splits, 0.1, seed=0))
+    whole = take(splits, cut_rows(splits, 0.1, seed=0))
     assert list(whole) == ["train", "validation", "test"]
     assert all(len(whole[split]) == 3 for split in there)
     new = [whole[split][:] for split in whole if split not in there]
@@ -361,10 +363,10 @@ def test_labels_beside_arrays(tmp_path: Path, labels: list[object], names: tuple
 def test_labels_of_other_data(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         pictures(tmp_path / "in" / name, 4)
-    found, split = find_split(tmp_path / "in", "test", ImageData(), ("ant", "cat", "dog"))
+    found, split = find_split(tmp_path / "in", "test", ImageData(class_names=("ant", "cat", "dog")))
     assert split == "all"
     assert found.labels is not None
     assert found.labels["all"].tolist() == [1] * 4 + [2] * 4
     with pytest.warns(UserWarning, match="cat"):
-        found, _ = find_split(tmp_path / "in", "test", ImageData(), ("ant", "dog"))
+        found, _ = find_split(tmp_path / "in", "test", ImageData(class_names=("ant", "dog")))
     assert found.labels is None

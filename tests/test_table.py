@@ -8,7 +8,8 @@ import pytest
 
 from realnvp.config import ContextColumn, TableData
 from realnvp.data import find_data, open_splits, prepare, read_table
-from realnvp.data.tables import find_rows, read_context
+from realnvp.data.prepared import find_split
+from realnvp.data.tables import read_context
 from realnvp.io.files import DamagedError
 
 pd = pytest.importorskip("pandas")
@@ -154,7 +155,7 @@ def test_a_folder_of_splits(tmp_path: Path) -> None:
     csv(tmp_path / "test.csv", ROWS[50:])
     found = find_data(config(tmp_path), seed=0)
     assert np.array_equal(found.validation[:], ROWS[40:50])
-    other, split = find_rows(tmp_path, "test", config(tmp_path, columns=("z",)))
+    other, split = find_split(tmp_path, "test", config(tmp_path, columns=("z",)))
     assert (split, other.columns) == ("test", ("z",))
     csv(tmp_path / "val.csv", ROWS[40:50], "y,x,w")
     with pytest.raises(ValueError, match=r"val\.csv.*'z'"):
@@ -210,7 +211,7 @@ def test_context_columns_are_numbers_and_categories(tmp_path: Path) -> None:
     resolved = replace(settings, context_values=columns, columns=("x", "z"))
     assert read_context(path, resolved).shape == (60, 4)
     assert open_splits(tmp_path / "data").context_values == columns
-    rows, _ = find_rows(path, "test", resolved)
+    rows, _ = find_split(path, "test", resolved)
     assert rows.labels is not None
     assert np.array_equal(rows.labels["all"], read_context(path, resolved))
 

@@ -19,7 +19,7 @@ from realnvp.data.prepared import (
     prepare,
     splits_of_run,
 )
-from realnvp.data.tables import find_rows, read_table
+from realnvp.data.tables import read_table
 
 __all__ = [
     "Dataset",
@@ -30,7 +30,6 @@ __all__ = [
     "dequantize",
     "discard_prepared",
     "find_data",
-    "find_rows",
     "find_split",
     "image_files",
     "open_splits",

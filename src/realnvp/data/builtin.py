@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from realnvp.data.dataset import SPLITS, Dataset, Indices, Pictures, Pixels, cut, take
+from realnvp.data.dataset import SPLITS, Dataset, Indices, Pictures, Pixels, cut_rows, take
 from realnvp.data.images import read_image
 
 Box = tuple[int, int, int, int]
@@ -159,7 +159,7 @@ def digits(val_fraction: float, seed: int) -> Dataset:
     """The 1797 digits, (1, 8, 8) with 17 gray levels, split by the seed's permutation."""
     found = importlib.import_module("sklearn.datasets").load_digits()
     images = {"train": found.images[..., None].astype(np.uint8)}
-    rows = cut(images, val_fraction, seed=seed)
+    rows = cut_rows(images, val_fraction, seed=seed)
     return Dataset(
         name="digits",
         version="scikit-learn load_digits",

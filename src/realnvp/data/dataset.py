@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from threading import Lock
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -30,8 +29,6 @@ Shape = tuple[int, int, int]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 SPLITS = ("train", "validation", "test")
-# numpy parses a header as Python, which CPython 3.11 cannot do in several threads at once.
-_HEADERS = Lock()
 
 
 def dequantize(images: Tensor, noise: Tensor) -> Tensor:
@@ -155,10 +152,7 @@ class Dataset(Description):
 
     @property
     def most_frequent(self) -> str | None:
-        """The most frequent training class among those present in all splits, if there are any.
-
-        None: no classes.
-        """
+        """The most frequent training class, of those in all splits if there are any."""
         if self.labels is None or self.class_names is None:
             return None
         size = len(self.class_names)
@@ -229,22 +223,26 @@ def in_threads(
 
 
 def cut_rows(
-    count: int,
+    splits: Mapping[str, Split],
     val_fraction: float,
-    missing: Sequence[str],
     *,
     seed: int,
-    equal: Iterable[Any] | None = None,
+    equal: Sequence[Any] | None = None,
+    source: object = None,
 ) -> dict[str, Indices]:
     """The indices of train and of each missing split, cut off train by the seed's permutation.
 
-    Each missing split gets `val_fraction` of the `count` items, at least one.
-    equal: a key per item; items with equal keys stay in one split.
+    Each missing split gets `val_fraction` of train, at least one item.
+    equal: a key per item; items with equal keys stay in one split, and a warning counts them.
     ValueError: there are too few items.
     """
+    count = len(splits["train"])
     numbers: dict[Any, int] = {}
-    keys = range(count) if equal is None else equal
-    group = np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
+    group = np.array([numbers.setdefault(key, len(numbers)) for key in equal or range(count)])
+    if repeated := count - len(numbers):
+        warnings.warn(
+            f"{source}: {repeated} of {count} equal another; they stay in one split", stacklevel=2
+        )
     held = max(1, round(val_fraction * count))
     place = np.argsort(np.random.default_rng(seed).permutation(len(numbers)))
     permuted = np.argsort(place[group], kind="stable")
@@ -252,7 +250,7 @@ def cut_rows(
     large = np.bincount(group)[group[permuted]] > held
     left = np.concatenate([permuted[large], permuted[~large]])
     rows: dict[str, Indices] = {}
-    for name in reversed(missing):
+    for name in reversed([name for name in SPLITS if name not in splits]):
         first = len(left) - held
         while first > 0 and group[left[first]] == group[left[first - 1]]:
             first -= 1
@@ -263,27 +261,8 @@ def cut_rows(
     return {"train": np.sort(left), **rows}
 
 
-def cut(
-    splits: Mapping[str, Split],
-    val_fraction: float,
-    *,
-    seed: int,
-    equal: Sequence[Any] | None = None,
-    source: object = None,
-) -> dict[str, Indices]:
-    """`cut_rows` for the splits that a source lacks; warns of the number of equal items."""
-    missing = [name for name in SPLITS if name not in splits]
-    if equal and (repeated := len(equal) - len({*equal})):
-        warnings.warn(
-            f"{source}: {repeated} of {len(equal)} images or rows equal another; "
-            "they stay in one split",
-            stacklevel=2,
-        )
-    return cut_rows(len(splits["train"]), val_fraction, missing, seed=seed, equal=equal)
-
-
 def take(splits: Mapping[str, Any], rows: Mapping[str, Indices]) -> dict[str, Any]:
-    """Train, validation and test; those in `rows` are subsets of train."""
+    """Train, validation and test; splits in `rows` are subsets of train."""
     train = splits["train"]
     return {name: subset(train, rows[name]) if name in rows else splits[name] for name in SPLITS}
 
@@ -304,8 +283,7 @@ def open_npy(path: Path) -> Values:
     ValueError: the file is missing, damaged or empty.
     """
     try:
-        with _HEADERS:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a damaged header, parsed as Python, can raise nearly anything
         raise ValueError(f"{path}: {reason(error)}") from None
     if not isinstance(array, np.ndarray) or not array.size:

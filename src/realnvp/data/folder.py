@@ -2,19 +2,17 @@
 
 import csv
 import os
-import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import numpy as np
 
 from realnvp.config import ImageData
-from realnvp.data.crops import Crops
-from realnvp.data.dataset import Indices, Pictures, Pixels, Shape, Split, Values, digest, open_npy
+from realnvp.data.dataset import SPLITS, Indices, Pictures, Pixels, Shape, Values, digest, open_npy
 from realnvp.data.images import (
     check_levels,
     read_as,
@@ -25,17 +23,10 @@ from realnvp.data.images import (
     to_size,
 )
 
-Part = TypeVar("Part")
 SUFFIXES = frozenset(
     [".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jxl"]
 )
-SPLIT_NAMES = {
-    "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "test": "test",
-}
+SPLIT_NAMES = {name: name for name in SPLITS} | {"valid": "validation", "val": "validation"}
 
 
 @dataclass(frozen=True)
@@ -66,21 +57,35 @@ def scan(source: Path, config: ImageData) -> Scanned:
     for split, root in roots.items():
         files[split], read = _reader(root, config)
         splits[split] = Pictures(len(files[split]), partial(_load, read, config))
+    items = [(split, i) for split in splits for i in range(len(splits[split]))]
 
     def look(item: tuple[str, int]) -> tuple[Shape, "np.dtype[Any]", bytes]:
         split, index = item
-        pixels = splits[split][index]
-        levels = levels_for(pixels.dtype, config.levels)
-        check_levels(pixels, levels, name=files[split][index])
+        file, pixels = files[split][index], splits[split][index]
+        check_levels(pixels, levels_for(pixels.dtype, config.levels), name=file)
+        if config.crop and min(pixels.shape[:2]) < config.crop:
+            raise ValueError(f"{file}: {pixels.shape[:2]} is too small for crop {config.crop}")
         return pixels.shape, pixels.dtype, digest(pixels)
 
-    looks = scan_files([(split, i) for split in splits for i in range(len(splits[split]))], look)
-    shape = _common_shape([file for split in files for file in files[split]], looks, config.crop)
-    sizes, left = {}, iter(looks)
-    for split in splits:
-        sizes[split] = np.array([next(left)[0][:2] for _ in files[split]])
-    digests = [key for _, _, key in looks[: len(files["train"])]]
-    levels = levels_for(looks[0][1], config.levels)
+    looks = scan_files(items, look)
+    kinds = [
+        ("" if config.crop else f"{height}x{width}, ") + f"{channels} channels, {dtype}"
+        for (height, width, channels), dtype, _ in looks
+    ]
+    most = Counter(kinds).most_common(1)[0][0]
+    others = {
+        f"{files[split][i]}: is {kind}; most are {most}"
+        for (split, i), kind in zip(items, kinds, strict=True)
+        if kind != most
+    }
+    refuse(sorted(others))
+    (height, width, channels), dtype, _ = looks[0]
+    shape = channels, config.crop or height, config.crop or width
+    ends = np.cumsum([len(each) for each in splits.values()])
+    every = np.split(np.array([(height, width) for (height, width, _), *_ in looks]), ends[:-1])
+    sizes = dict(zip(splits, every, strict=True))
+    digests = [key for _, _, key in looks[: len(splits["train"])]]
+    levels = levels_for(dtype, config.levels)
     return Scanned(roots, files, splits, sizes, shape, levels, digests)
 
 
@@ -101,15 +106,6 @@ def split_entries(entries: dict[str, Path], source: Path) -> dict[str, Path]:
     if found and "train" not in found:
         raise ValueError(f"{source}: holds {' and '.join(found)}, but no train")
     return found
-
-
-def choose_split(splits: dict[str, Part], split: str, source: Path) -> tuple[dict[str, Part], str]:
-    """The splits of a source, and the split to take: "all" if there is only train."""
-    if set(splits) == {"train"}:
-        return {"all": splits["train"]}, "all"
-    if split not in splits:
-        raise ValueError(f"{source}: has no {split} split, only {' and '.join(splits)}")
-    return splits, split
 
 
 def _reader(root: Path, config: ImageData) -> tuple[list[Path], Callable[[int], Pixels]]:
@@ -151,31 +147,6 @@ def levels_for(dtype: "np.dtype[Any]", asked: int) -> int:
     return 65536 if dtype == np.uint16 and asked <= 256 else asked
 
 
-def _common_shape(
-    files: Sequence[Path],
-    looks: Sequence[tuple[Shape, "np.dtype[Any]", bytes]],
-    crop: int | None,
-) -> Shape:
-    """(C, H, W), or (C, crop, crop), that all images have.
-
-    ValueError: all files that differ from most, or are smaller than the crop.
-    """
-    kinds = [
-        ("" if crop else f"{height}x{width}, ") + f"{channels} channels, {dtype}"
-        for (height, width, channels), dtype, _ in looks
-    ]
-    most = Counter(kinds).most_common(1)[0][0]
-    complaints: dict[str, None] = {}  # in order, once each
-    for file, kind, (shape, _, _) in zip(files, kinds, looks, strict=True):
-        if kind != most:
-            complaints[f"{file}: is {kind}; most are {most}"] = None
-        elif crop and min(shape[:2]) < crop:
-            complaints[f"{file}: {shape[0]}x{shape[1]} is too small for crop {crop}"] = None
-    refuse([*complaints])
-    height, width, channels = looks[0][0]
-    return channels, crop or height, crop or width
-
-
 def image_files(folder: Path) -> list[Path]:
     """The image files below a folder, sorted by relative path; none hidden, none in linked folders.
 
@@ -206,47 +177,27 @@ Labels = dict[str, Indices]
 """By split: the class index of each image."""
 
 
-def find_labels(source: Path, found: Scanned) -> tuple[Labels, tuple[str, ...]]:
-    """The class of each image of a scanned source, and the names of the classes in order.
+def find_labels(
+    source: Path, found: Scanned, known: Sequence[str] | None = None
+) -> tuple[Labels, tuple[str, ...]]:
+    """The class index of each image of a scanned source, and the names of the classes.
 
-    ValueError: an image has no class, or train lacks one.
+    known: the classes of a flow. None: integers in their order, texts in that of the alphabet.
+    ValueError: an image has no class, or none of the known ones, or train lacks one.
     """
     labels = _read_labels(source, found)
-    known = np.unique(np.concatenate([*labels.values()]))
-    if len(known) < 2:
-        raise ValueError(f"data.classes: {source}: all images have the class {known[0]}")
-    if len(unseen := np.setdiff1d(known, labels["train"])):
-        raise ValueError(f"data.classes: {source}: train has no image of {unseen[0]}")
-    indices = {split: np.searchsorted(known, each) for split, each in labels.items()}
-    return indices, tuple(map(str, known.tolist()))
-
-
-def labels_among(source: Path, found: Scanned, classes: Sequence[str]) -> Labels | None:
-    """The class index of each image of other data than a flow's.
-
-    None: there are no labels, or, with a warning, labels of other classes.
-    """
-    try:
-        labels = _read_labels(source, found)
-    except ValueError:
-        return None
     names = {split: [*map(str, each.tolist())] for split, each in labels.items()}
-    if others := sorted({name for each in names.values() for name in each} - {*classes}):
-        warnings.warn(
-            f"{source}: {others[0]!r} is no class of the flow; the mixture of all is evaluated",
-            stacklevel=4,
-        )
-        return None
-    index = {name: i for i, name in enumerate(classes)}
-    return {split: np.array([index[name] for name in each]) for split, each in names.items()}
-
-
-def of_crops(labels: Mapping[str, Indices], splits: Mapping[str, Split]) -> Labels:
-    """The class of each image; a crop has the class of its picture."""
-    return {
-        split: labels[split][each.groups] if isinstance(each, Crops) else labels[split]
-        for split, each in splits.items()
-    }
+    if known is None:
+        known = [*map(str, np.unique(np.concatenate([*labels.values()])).tolist())]
+        if len(known) < 2:
+            raise ValueError(f"data.classes: {source}: all images have the class {known[0]!r}")
+        if unseen := sorted({*known} - {*names["train"]}):
+            raise ValueError(f"data.classes: {source}: train has no image of {unseen[0]!r}")
+    if others := sorted({name for each in names.values() for name in each} - {*known}):
+        raise ValueError(f"data.classes: {source}: {others[0]!r} is no class of the flow")
+    index = {name: i for i, name in enumerate(known)}
+    indices = {split: np.array([index[name] for name in each]) for split, each in names.items()}
+    return indices, tuple(known)
 
 
 def _read_labels(source: Path, found: Scanned) -> dict[str, Values]:

@@ -1,5 +1,6 @@
 """One image file to pixels; pixels to one size, and to the bytes of other formats."""
 
+import importlib.util
 import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -70,7 +71,7 @@ def decode_image(content: bytes, name: object, reading: DecodeOptions = AS_FOUND
 
     try:
         if content.startswith(JPEG_XL):
-            return read_as(reading, _imagecodecs("jpegxl_decode")(content))
+            return read_as(reading, imagecodecs().jpegxl_decode(content))
         with Image.open(io.BytesIO(content)) as image:
             pixels = _pixels(image, content, reading)
             # Pillow has turned a TIFF, and forgotten its orientation, when it has loaded it.
@@ -94,10 +95,10 @@ def _pixels(image: "Image.Image", content: bytes, reading: DecodeOptions) -> Pix
             return gray
         return np.stack([gray, np.uint16(65535) * (gray != clear)], -1)
     if image.format == "PNG" and content[24] == 16:  # the bit depth in IHDR
-        return np.asarray(_imagecodecs("png_decode")(content))
+        return np.asarray(imagecodecs().png_decode(content))
     tags: Any = getattr(image, "tag_v2", {})
     if 16 in tags.get(258, ()):  # BitsPerSample
-        pixels = _imagecodecs("tiff_decode")(content)
+        pixels = imagecodecs().tiff_decode(content)
         return np.moveaxis(pixels, 0, -1) if tags.get(284) == 2 else pixels  # PlanarConfiguration
     ppm: Any = image.tile[0][3] if image.format == "PPM" else None  # type: ignore[attr-defined]
     if isinstance(ppm, tuple) and ppm[-1] > 255:  # Pillow would drop the lower byte
@@ -124,15 +125,9 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
     return pixels
 
 
-def _imagecodecs(function: str) -> Callable[..., Any]:
-    try:
-        import imagecodecs
-    except ImportError:
-        raise ValueError(
-            "16-bit color and JPEG XL need imagecodecs: pip install 'realnvp[imagecodecs]'"
-        ) from None
-    found: Callable[..., Any] = getattr(imagecodecs, function)
-    return found
+def imagecodecs() -> Any:
+    """The library of 16-bit color and JPEG XL, which is optional."""
+    return importlib.import_module("imagecodecs")
 
 
 def read_as(reading: DecodeOptions, pixels: Pixels) -> Pixels:
@@ -250,11 +245,9 @@ def codec_sizes(image: Pixels) -> dict[str, int]:
         Image.fromarray(flat).save(png, "PNG", optimize=True)
         sizes["png"] = png.tell()
         sizes["webp"] = min(len(lossless_webp(image, method)) for method in WEBP_METHODS)
-    try:
-        encode = _imagecodecs("jpegxl_encode")
-    except ValueError:
-        return sizes
-    return sizes | {"jxl": len(encode(flat, lossless=True, effort=9))}
+    if importlib.util.find_spec("imagecodecs"):
+        sizes["jxl"] = len(imagecodecs().jpegxl_encode(flat, lossless=True, effort=9))
+    return sizes
 
 
 def lossless_webp(image: Pixels, method: int, quality: int = 100) -> bytes:
@@ -270,4 +263,4 @@ def lossless_webp(image: Pixels, method: int, quality: int = 100) -> bytes:
 def deep_png(pixels: npt.NDArray[np.uint16]) -> bytes:
     """A PNG of (H, W, C), uint16, C of 1, 3 or 4."""
     image = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-    return bytes(_imagecodecs("png_encode")(np.ascontiguousarray(image), level=9))
+    return bytes(imagecodecs().png_encode(np.ascontiguousarray(image), level=9))

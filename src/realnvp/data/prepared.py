@@ -1,6 +1,7 @@
 """A data set is found, checked and written once: train.npy, test.npy, ..., dataset.json."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from hashlib import file_digest
@@ -19,13 +20,13 @@ from realnvp.data.dataset import (
     Dataset,
     Description,
     Values,
-    cut,
+    cut_rows,
     in_threads,
     npy_header,
     open_npy,
     take,
 )
-from realnvp.data.folder import choose_split, find_labels, labels_among, of_crops, scan
+from realnvp.data.folder import find_labels, scan
 from realnvp.data.tables import table
 from realnvp.io.files import DamagedError, atomic_write
 from realnvp.progress import track, track_slices
@@ -79,33 +80,18 @@ def splits_of_run(run_dir: Path, config: Config, *, verify: Iterable[str] = ()) 
     return _checked(found, config.data)
 
 
-def find_split(
-    source: Path, split: str, config: ImageData, class_names: Sequence[str] | None = None
-) -> tuple[Dataset, str]:
-    """Images outside any run, and the split to take: "all" if the source has no splits.
+def find_split(source: Path, split: str, config: DataConfig) -> tuple[Dataset, str]:
+    """Data outside any run, and the split to take: "all" if the source has no splits.
 
-    class_names: the flow's; labels of these classes are read, too.
+    config: as of a flow; labels of its classes are read if the source has them.
     """
-    found = scan(source, config)
-    splits: dict[str, Any] = found.splits
-    if side := config.crop:
-        splits = {
-            name: Crops(each, found.sizes[name], side, most=MAX_CROPS)
-            for name, each in splits.items()
-        }
-    labels = labels_among(source, found, class_names) if class_names else None
-    labels = labels and choose_split(of_crops(labels, splits), split, source)[0]
-    splits, split = choose_split(splits, split, source)
-    return Dataset(
-        name=str(source),
-        levels=found.levels,
-        shape=found.shape,
-        splits=splits,
-        reading=config.decode_options,
-        crop=config.crop,
-        labels=labels,
-        class_names=tuple(class_names) if class_names and labels else None,
-    ), split
+    found = table(config, source) if isinstance(config, TableData) else _images(config, source)
+    if found.splits.keys() == {"train"}:
+        labels = found.labels and {"all": found.labels["train"]}
+        return replace(found, splits={"all": found.train}, labels=labels), "all"
+    if split not in found.splits:
+        raise ValueError(f"{source}: has no {split} split, only {' and '.join(found.splits)}")
+    return found, split
 
 
 def discard_prepared(folder: Path) -> None:
@@ -126,47 +112,54 @@ def _open_source(config: DataConfig, seed: int, verify: Iterable[str] = ()) -> D
 
 
 def _find(config: DataConfig, seed: int) -> Dataset:
-    if isinstance(config, TableData):
-        return table(config, seed=seed)
-    if config.set in ("photos", "digits"):
-        if config.source:
-            raise ValueError(f"data.source: {config.set} needs none, or a prepared folder")
+    if config.set in ("images", "table"):
+        if not config.source:
+            raise ValueError(f"data.source: {config.set} needs a file or a folder")
+        source = Path(config.source).expanduser()
+        if isinstance(config, TableData):
+            return table(config, source, seed=seed)
+        return _images(config, source, seed=seed)
+    if config.set in ("photos", "digits") and not config.source:
         return photos(seed=seed) if config.set == "photos" else digits(config.val_fraction, seed)
-    if config.set != "images":
-        raise ValueError(f"data.source: {config.set} needs a prepared folder (realnvp prepare)")
-    if not config.source:
-        raise ValueError("data.source: images need a folder or an .npy file")
-    return _images(config, Path(config.source).expanduser(), seed)
+    raise ValueError(f"data.source: {config.set} needs a prepared folder (realnvp prepare)")
 
 
-def _images(config: ImageData, source: Path, seed: int) -> Dataset:
-    """The user's own images, split by the seed if the source has no splits."""
+def _images(config: ImageData, source: Path, *, seed: int | None = None) -> Dataset:
+    """The user's own images.
+
+    seed: for the splits that the source lacks. None: they are of other data than a flow's.
+    """
     found = scan(source, config)
-    rows = cut(found.splits, config.val_fraction, seed=seed, equal=found.digests, source=source)
-    splits, labels, class_names, groups = take(found.splits, rows), None, None, None
-    if config.classes:
-        known, class_names = find_labels(source, found)
-        labels = take(known, rows)
+    splits: dict[str, Any] = found.splits
+    sizes, labels, class_names = found.sizes, None, config.class_names
+    if config.classes or class_names:
+        try:
+            labels, class_names = find_labels(source, found, class_names)
+        except ValueError as error:
+            if seed is not None:
+                raise
+            warnings.warn(f"{str(error).splitlines()[0]}: classes are ignored", stacklevel=4)
+    if seed is not None:
+        rows = cut_rows(splits, config.val_fraction, seed=seed, equal=found.digests, source=source)
+        splits, sizes, labels = take(splits, rows), take(sizes, rows), labels and take(labels, rows)
+    groups = None
     if side := config.crop:
-        most = {"train": None, "validation": MAX_CROPS, "test": MAX_CROPS}
-        sizes = take(found.sizes, rows)
-        splits = {
-            split: Crops(each, sizes[split], side, most=most[split])
-            for split, each in splits.items()
-        }
-        groups = {split: splits[split].groups.tolist() for split in ("validation", "test")}
-        labels = labels and of_crops(labels, splits)
+        for split, images in splits.items():
+            most = None if split == "train" and seed is not None else MAX_CROPS
+            splits[split] = Crops(images, sizes[split], side, most=most)
+        groups = {split: crops.groups for split, crops in splits.items()}
+        labels = labels and {split: labels[split][each] for split, each in groups.items()}
     return Dataset(
-        name=config.set,
+        name=str(source) if seed is None else config.set,
         levels=found.levels,
         shape=found.shape,
         splits=splits,
-        groups=groups,
+        groups=groups and {split: groups[split].tolist() for split in splits if split != "train"},
         reading=config.decode_options,
         crop=config.crop,
-        sizes=splits["train"].sizes.tolist() if config.crop else None,
+        sizes=sizes["train"].tolist() if config.crop else None,
         labels=labels,
-        class_names=class_names,
+        class_names=class_names if labels else None,
     )
 
 
@@ -182,7 +175,6 @@ def _checked(found: Dataset, config: DataConfig) -> Dataset:
         left = tuple(name for name in columns if name not in (*(config.drop or ()), *context))
         pairs["columns"] = left, found.columns
         pairs["context_columns"] = config.context_columns or (), context
-        pairs["context_values"] = config.context_values or None, found.context_values
     else:
         if not config.classes:
             found = replace(found, labels=None, class_names=None)
@@ -237,7 +229,7 @@ def open_splits(
     else:
         size = splits["train"].shape[1:-1]
         if "validation" not in splits:
-            rows = cut(splits, val_fraction, seed=seed)
+            rows = cut_rows(splits, val_fraction, seed=seed)
             splits, labels = take(splits, rows), labels and take(labels, rows)
         if size != about.shape[1:]:  # of LSUN: training crops its images
             for split in {"train", "validation"} - {*present[1:]}:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from realnvp.config import ContextColumn, TableData
-from realnvp.data.dataset import Dataset, cut, digest, open_npy, take
-from realnvp.data.folder import choose_split, split_entries
+from realnvp.data.dataset import Dataset, cut_rows, digest, open_npy, take
+from realnvp.data.folder import split_entries
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,6 +131,7 @@ def _parsed(column: "pd.Series[Any]") -> tuple[Reals, npt.NDArray[np.bool_]]:
 
 def numbers(path: Path, frame: "pd.DataFrame", names: Columns) -> Reals:
     """(N, D): these columns as float64. ValueError: a value is no finite number, or too large."""
+    choose_columns(path, frame, names)
     rows = np.empty((len(frame), len(names)))
     for values, name in zip(rows.T, names, strict=True):
         column = frame[name]
@@ -191,58 +192,38 @@ def read_context(path: Path, config: TableData) -> Reals:
     return embed(path, read_frame(path), config.context_values)
 
 
-def table(config: TableData, *, seed: int) -> Dataset:
-    """The table of data.source; the seed splits its rows if the source has no splits."""
-    if not config.source:
-        raise ValueError("data.source: a table needs a file, or a folder of train, test, ...")
-    source = Path(config.source).expanduser()
+def table(config: TableData, source: Path, *, seed: int | None = None) -> Dataset:
+    """The rows of a table, or of a folder of train, test, ...
+
+    seed: for the splits that the source lacks. None: the rows are other data than a flow's.
+    """
     files = _files(source)
     frames = {split: read_frame(path) for split, path in files.items()}
     context = config.context_columns or ()
     drop = (*(config.drop or ()), *context)
     names = choose_columns(files["train"], frames["train"], config.columns, drop)
-    if len(names) < (1 if context else 2):
-        raise ValueError(f"{source}: too few columns to learn, {len(names)}")
-    columns = learn_context(files["train"], frames["train"], context)
-    tables, embedded = {}, {}
-    for split, frame in frames.items():
-        choose_columns(files[split], frame, names)
-        tables[split] = numbers(files[split], frame, names)
-        embedded[split] = embed(files[split], frame, columns)
-    equal = [*map(digest, np.hstack([tables["train"], embedded["train"]]))]
-    rows = cut(tables, config.val_fraction, seed=seed, equal=equal, source=source)
-    splits = take(tables, rows)
-    if constant := constant_columns(splits["train"], names):
-        raise ValueError(f"{source}: column {constant[0]!r} is constant in the training rows")
-    if not config.noise:
-        warn_of_few_values(source, splits["train"], names)
+    columns = config.context_values or learn_context(files["train"], frames["train"], context)
+    rows = {split: numbers(files[split], frame, names) for split, frame in frames.items()}
+    labels = {split: embed(files[split], frame, columns) for split, frame in frames.items()}
+    if seed is not None:
+        equal = [*map(digest, np.hstack([rows["train"], labels["train"]]))]
+        cut = cut_rows(rows, config.val_fraction, seed=seed, equal=equal, source=source)
+        rows, labels = take(rows, cut), take(labels, cut)
+        if len(names) < (1 if context else 2):
+            raise ValueError(f"{source}: too few columns to learn, {len(names)}")
+        if constant := constant_columns(rows["train"], names):
+            raise ValueError(f"{source}: column {constant[0]!r} is constant in the training rows")
+        if not config.noise:
+            warn_of_few_values(source, rows["train"], names)
     return Dataset(
-        name=config.set,
+        name=str(source) if seed is None else config.set,
         version=source.name,
         shape=(len(names),),
-        splits=splits,
+        splits=rows,
         columns=names,
-        labels=take(embedded, rows) if columns else None,
+        labels=labels if columns else None,
         context_values=columns,
     )
-
-
-def find_rows(source: Path, split: str, config: TableData) -> tuple[Dataset, str]:
-    """A table outside any run, and the split to take: "all" if the source has no splits.
-
-    config: of a flow, with the columns to take and the context columns.
-    """
-    files, split = choose_split(_files(source), split, source)
-    rows, names = read_table(files[split], config.columns)
-    context = read_context(files[split], config) if config.context_values else None
-    return Dataset(
-        name=str(source),
-        shape=(len(names),),
-        splits={split: rows},
-        columns=names,
-        labels=None if context is None else {split: context},
-        context_values=config.context_values,
-    ), split
 
 
 def _files(source: Path) -> dict[str, Path]:

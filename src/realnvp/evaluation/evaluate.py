@@ -19,7 +19,6 @@ from realnvp.data import (
     Split,
     channels_first,
     codec_bits_per_dim,
-    find_rows,
     find_split,
     open_splits,
     splits_of_run,
@@ -176,15 +175,16 @@ def _data(
                 f"{', '.join(table.columns)}"
             )
     elif isinstance(config.data, TableData):
-        data, split = find_rows(source, split, config.data)
+        data, split = find_split(source, split, config.data)
     else:
         wanted = ImageData(
             levels=config.levels,
             crop=crop or config.images.crop,
             resize=config.images.resize,
+            class_names=config.data.class_names,
             **config.images.decode_options.but(reading).chosen(),
         )
-        data, split = find_split(source, split, wanted, config.data.class_names)
+        data, split = find_split(source, split, wanted)
     if (len(data.shape), data.shape[0]) != (len(config.shape), config.shape[0]):
         readable = isinstance(config.data, ImageData) and data.shape[0] in (1, 3)
         flag = as_colours(config.shape[0]) if readable else ""
