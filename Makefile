@@ -49,7 +49,7 @@ docs: $(VENV)/.docs  ## the documentation, with its tutorials run: build/docs/ht
 
 bench: $(VENV)/.dev  ## speed and memory: about an hour on 2 idle CPU cores (docs/performance.md)
 	$(BIN)/python -m benchmarks.throughput
-	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.memory
 
 pretrained: $(VENV)/.dev  ## train the flows digits-8 and photos-32 anew: about 10 minutes on one core
 	OMP_NUM_THREADS=1 $(BIN)/realnvp train digits-modern --run-dir runs/digits-8 --device cpu
