@@ -12,7 +12,7 @@ from PIL import Image
 
 from realnvp.config import PRESETS, ImageData
 from realnvp.data import find_data, prepare
-from realnvp.data.crops import Crops, StoredPictures
+from realnvp.data.crops import Crops, stored_pictures
 from realnvp.data.dataset import Pictures, Subset
 from realnvp.training.batches import Batches
 
@@ -64,7 +64,7 @@ def test_crops_of_a_large_picture_are_spread_over_it() -> None:
 
 def test_stored_pictures_are_the_pictures() -> None:
     flat = np.concatenate([SOME[i].ravel() for i in range(4)])
-    stored = StoredPictures(flat, SIZES, 3)
+    stored = stored_pictures(flat, SIZES, 3)
     for i in range(4):
         assert np.array_equal(stored[i], SOME[i])
 

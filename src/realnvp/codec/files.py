@@ -16,7 +16,7 @@ from realnvp.codec.index import index_of
 from realnvp.codec.plan import pixel_type
 from realnvp.data import read_image
 from realnvp.data.dataset import Pixels, Shape
-from realnvp.data.folder import pictures_of
+from realnvp.data.folder import image_files
 from realnvp.data.images import codec_sizes, deep_png, scan_files
 from realnvp.flows.flow import Flow, config_of
 from realnvp.io.files import DamagedError, atomic_save
@@ -66,7 +66,7 @@ def files_by_name(paths: Sequence[Path], *, deep: bool) -> dict[str, Path]:
     unpacked: dict[str, Path] = {}
     for path in paths:
         above = path if len(paths) == 1 else path.parent
-        for file in pictures_of(path):
+        for file in image_files(path):
             name = file.relative_to(above if path.is_dir() else path.parent).as_posix()
             try:
                 name.encode()

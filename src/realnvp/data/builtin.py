@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from realnvp.data.dataset import SPLITS, Dataset, Indices, Pictures, Pixels, cut_rows, take
 from realnvp.data.images import read_image
@@ -129,13 +128,15 @@ def _draw(box: Box, count: int, *, sums: Indices, rng: np.random.Generator) -> I
     side = rng.integers(SIDES[0], SIDES[1] + 1, size=count)
     found = np.stack([side, side, side], axis=1)
     again = np.arange(count)
-    for _ in range(1000):
+    while again.size:
         found[again, 0] = rng.integers(box[0], box[2] - side[again] + 1)
         found[again, 1] = rng.integers(box[1], box[3] - side[again] + 1)
-        again = again[_flat(sums, *found[again].T)]
-        if not again.size:
-            return found
-    raise ValueError(f"data.set: photos: a photograph is flat in {box}")
+        left, top, width = found[again].T
+        right, bottom, area = left + width, top + width, width**2
+        inside = sums[:, bottom, right] - sums[:, top, right]
+        first, second = inside - sums[:, bottom, left] + sums[:, top, left]
+        again = again[area * second - first**2 < (3 * FLATTEST * area) ** 2]
+    return found
 
 
 def _running_sums(pixels: Pixels) -> Indices:
@@ -145,14 +146,6 @@ def _running_sums(pixels: Pixels) -> Indices:
     """
     gray = pixels.sum(axis=-1, dtype=np.int64)
     return np.pad(np.stack([gray, gray**2]).cumsum(axis=1).cumsum(axis=2), ((0, 0), (1, 0), (1, 0)))
-
-
-def _flat(sums: Indices, left: Indices, top: Indices, side: Indices) -> npt.NDArray[np.bool_]:
-    right, bottom, area = left + side, top + side, side**2
-    first, second = (
-        sums[:, bottom, right] - sums[:, top, right] - sums[:, bottom, left] + sums[:, top, left]
-    )
-    return area * second - first**2 < (3 * FLATTEST * area) ** 2
 
 
 def digits(val_fraction: float, seed: int) -> Dataset:

@@ -4,23 +4,19 @@ from typing import Any
 
 import numpy as np
 
-from realnvp.data.dataset import Indices, Pixels, Split
+from realnvp.data.dataset import Indices, Pictures, Pixels, Split
 
 
-class StoredPictures:
+def stored_pictures(flat: Pixels, sizes: Indices, channels: int) -> Pictures:
     """Pictures stored one after the other in a flat array, which may be memory-mapped."""
+    ends = np.cumsum(sizes.prod(1)) * channels
 
-    def __init__(self, flat: Pixels, sizes: Indices, channels: int) -> None:
-        self.flat, self.sizes, self.channels = flat, sizes, channels
-        self.ends = np.cumsum(sizes.prod(1)) * channels
+    def read(index: int) -> Pixels:
+        height, width = sizes[index].tolist()
+        start = ends[index] - height * width * channels
+        return flat[start : ends[index]].reshape(height, width, channels)
 
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def __getitem__(self, index: int) -> Pixels:
-        (height, width), end = self.sizes[index], self.ends[index]
-        start = end - height * width * self.channels
-        return self.flat[start:end].reshape(height, width, self.channels)
+    return Pictures(len(sizes), read)
 
 
 class Crops:

@@ -2,9 +2,9 @@
 
 import csv
 import os
+import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, NoReturn
@@ -12,7 +12,19 @@ from typing import Any, NoReturn
 import numpy as np
 
 from realnvp.config import ImageData
-from realnvp.data.dataset import SPLITS, Indices, Pictures, Pixels, Shape, Values, digest, open_npy
+from realnvp.data.crops import Crops
+from realnvp.data.dataset import (
+    SPLITS,
+    Dataset,
+    Indices,
+    Pictures,
+    Pixels,
+    Values,
+    cut_rows,
+    digest,
+    open_npy,
+    take,
+)
 from realnvp.data.images import (
     check_levels,
     read_as,
@@ -27,66 +39,96 @@ SUFFIXES = frozenset(
     [".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jxl"]
 )
 SPLIT_NAMES = {name: name for name in SPLITS} | {"valid": "validation", "val": "validation"}
+Look = tuple[tuple[int, ...], "np.dtype[Any]", bytes]
+"""Shape, (H, W, C), dtype and digest of an image."""
+MAX_CROPS = 64  # fixed crops of one picture
 
 
-@dataclass(frozen=True)
-class Scanned:
-    """The images of a source."""
+def own_images(config: ImageData, source: Path, *, seed: int | None = None) -> Dataset:
+    """The images of a source; every image is read and checked once.
 
-    roots: dict[str, Path]
-    """By split: the .npy file or the folder of its images."""
-    files: dict[str, list[Path]]
-    """By split: the file of each image."""
-    splits: dict[str, Pictures]
-    sizes: dict[str, Indices]
-    """By split: (N, 2), height and width of each image."""
-    shape: Shape
-    """Of an image, or of a crop."""
-    levels: int
-    digests: list[bytes]
-    """A key per training image; equal images have equal keys."""
-
-
-def scan(source: Path, config: ImageData) -> Scanned:
-    """The splits of a source, at least train, as `config` wants them. Every image is read once.
-
+    seed: for the splits that the source lacks. None: they are other data than a flow's.
     ValueError: all images that cannot be read, or all that differ from most.
     """
     roots = split_roots(source)
-    files, splits = {}, {}
+    files: dict[str, Sequence[Path]] = {}
+    splits: dict[str, Any] = {}
     for split, root in roots.items():
-        files[split], read = _reader(root, config)
-        splits[split] = Pictures(len(files[split]), partial(_load, read, config))
-    items = [(split, i) for split in splits for i in range(len(splits[split]))]
+        images: Any = image_files(root) if root.is_dir() else open_images(root)
+        files[split] = images if root.is_dir() else [root] * len(images)
+        splits[split] = Pictures(len(images), partial(_read, config, images))
+    looks = _scan(config, files, splits)
+    (height, width, channels), dtype, _ = looks["train"][0]
+    sizes: dict[str, Any] = {
+        split: np.array([shape[:2] for shape, _, _ in each]) for split, each in looks.items()
+    }
+    labels: dict[str, Any] | None = None
+    class_names, groups = config.class_names, {}
+    if config.classes or class_names:
+        try:
+            labels, class_names = find_labels(source, roots, files, class_names)
+        except ValueError as error:
+            if seed is not None:
+                raise
+            warnings.warn(f"{str(error).splitlines()[0]}: classes are ignored", stacklevel=3)
+    if seed is not None:
+        equal = [key for _, _, key in looks["train"]]
+        rows = cut_rows(splits, config.val_fraction, seed=seed, equal=equal, source=source)
+        splits, sizes, labels = take(splits, rows), take(sizes, rows), labels and take(labels, rows)
+    if side := config.crop:
+        for split, images in splits.items():
+            most_crops = None if split == "train" and seed is not None else MAX_CROPS
+            splits[split] = Crops(images, sizes[split], side, most=most_crops)
+            groups[split] = splits[split].groups
+        labels = labels and {split: labels[split][each] for split, each in groups.items()}
+    return Dataset(
+        name=str(source) if seed is None else config.set,
+        levels=levels_for(dtype, config.levels),
+        shape=(channels, side or height, side or width),
+        splits=splits,
+        groups={split: each.tolist() for split, each in groups.items()} or None,
+        reading=config.decode_options,
+        crop=side,
+        sizes=sizes["train"].tolist() if side else None,
+        labels=labels,
+        class_names=class_names if labels else None,
+    )
 
-    def look(item: tuple[str, int]) -> tuple[Shape, "np.dtype[Any]", bytes]:
+
+def _scan(
+    config: ImageData, files: Mapping[str, Sequence[Path]], splits: Mapping[str, Pictures]
+) -> dict[str, list[Look]]:
+    """Shape, dtype and digest of each image. ValueError: see `own_images`."""
+
+    def look(item: tuple[str, int]) -> tuple[str, Path, Look]:
         split, index = item
         file, pixels = files[split][index], splits[split][index]
         check_levels(pixels, levels_for(pixels.dtype, config.levels), name=file)
         if config.crop and min(pixels.shape[:2]) < config.crop:
             raise ValueError(f"{file}: {pixels.shape[:2]} is too small for crop {config.crop}")
-        return pixels.shape, pixels.dtype, digest(pixels)
+        return split, file, (pixels.shape, pixels.dtype, digest(pixels))
 
-    looks = scan_files(items, look)
-    kinds = [
-        ("" if config.crop else f"{height}x{width}, ") + f"{channels} channels, {dtype}"
-        for (height, width, channels), dtype, _ in looks
-    ]
+    found = scan_files([(split, i) for split in splits for i in range(len(splits[split]))], look)
+    kinds = [f"{shape[2:] if config.crop else shape}, {dtype}" for _, _, (shape, dtype, _) in found]
     most = Counter(kinds).most_common(1)[0][0]
     others = {
-        f"{files[split][i]}: is {kind}; most are {most}"
-        for (split, i), kind in zip(items, kinds, strict=True)
+        f"{file}: is {kind}; most are {most}"
+        for (_, file, _), kind in zip(found, kinds, strict=True)
         if kind != most
     }
     refuse(sorted(others))
-    (height, width, channels), dtype, _ = looks[0]
-    shape = channels, config.crop or height, config.crop or width
-    ends = np.cumsum([len(each) for each in splits.values()])
-    every = np.split(np.array([(height, width) for (height, width, _), *_ in looks]), ends[:-1])
-    sizes = dict(zip(splits, every, strict=True))
-    digests = [key for _, _, key in looks[: len(splits["train"])]]
-    levels = levels_for(dtype, config.levels)
-    return Scanned(roots, files, splits, sizes, shape, levels, digests)
+    return {split: [look for name, _, look in found if name == split] for split in splits}
+
+
+def _read(config: ImageData, images: Pixels | Sequence[Path], index: int) -> Pixels:
+    """An image as `config` wants it."""
+    image = images[index]
+    pixels = read_image(image, config) if isinstance(image, Path) else read_as(config, image)
+    if not config.resize:
+        return pixels
+    if config.crop:
+        return smallest_side(pixels, config.resize)
+    return to_size(pixels, [config.resize])
 
 
 def split_roots(source: Path) -> dict[str, Path]:
@@ -106,25 +148,6 @@ def split_entries(entries: dict[str, Path], source: Path) -> dict[str, Path]:
     if found and "train" not in found:
         raise ValueError(f"{source}: holds {' and '.join(found)}, but no train")
     return found
-
-
-def _reader(root: Path, config: ImageData) -> tuple[list[Path], Callable[[int], Pixels]]:
-    """The file of each image, and a function that reads an image."""
-    if root.is_dir():
-        files = image_files(root)
-        return files, lambda index: read_image(files[index], config)
-    array = open_images(root)
-    return [root] * len(array), lambda index: read_as(config, array[index])
-
-
-def _load(read: Callable[[int], Pixels], config: ImageData, index: int) -> Pixels:
-    """An image of the size that the configuration wants."""
-    pixels = read(index)
-    if not config.resize:
-        return pixels
-    if config.crop:
-        return smallest_side(pixels, config.resize)
-    return to_size(pixels, [config.resize])
 
 
 def open_images(path: Path) -> Pixels:
@@ -147,45 +170,39 @@ def levels_for(dtype: "np.dtype[Any]", asked: int) -> int:
     return 65536 if dtype == np.uint16 and asked <= 256 else asked
 
 
-def image_files(folder: Path) -> list[Path]:
+def image_files(path: Path) -> list[Path]:
     """The image files below a folder, sorted by relative path; none hidden, none in linked folders.
 
-    ValueError: there are none.
+    Of a file: the file itself. ValueError: there are none.
     """
 
     def fail(error: OSError) -> NoReturn:
         raise ValueError(f"{error.filename}: {error.strerror}")
 
+    if not path.is_dir():
+        return [path]
     found: list[Path] = []
-    for parent, folders, names in os.walk(folder, onerror=fail):
+    for parent, folders, names in os.walk(path, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
         images = [n for n in names if PurePath(n).suffix.lower() in SUFFIXES and n[0] != "."]
         found += [Path(parent, name) for name in images]
     if not found:
-        raise ValueError(f"{folder}: no image files in it ({' '.join(sorted(SUFFIXES))})")
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
-
-
-def pictures_of(path: Path) -> list[Path]:
-    """An image file, or all below a folder. ValueError: there are none."""
-    return image_files(path) if path.is_dir() else [path]
-
-
-# Classes of images
-
-Labels = dict[str, Indices]
-"""By split: the class index of each image."""
+        raise ValueError(f"{path}: no image files in it ({' '.join(sorted(SUFFIXES))})")
+    return sorted(found, key=lambda file: file.relative_to(path).as_posix())
 
 
 def find_labels(
-    source: Path, found: Scanned, known: Sequence[str] | None = None
-) -> tuple[Labels, tuple[str, ...]]:
-    """The class index of each image of a scanned source, and the names of the classes.
+    source: Path,
+    roots: Mapping[str, Path],
+    files: Mapping[str, Sequence[Path]],
+    known: Sequence[str] | None,
+) -> tuple[dict[str, Indices], tuple[str, ...]]:
+    """By split: the class index of each image; and the names of the classes.
 
     known: the classes of a flow. None: integers in their order, texts in that of the alphabet.
     ValueError: an image has no class, or none of the known ones, or train lacks one.
     """
-    labels = _read_labels(source, found)
+    labels = _read_labels(source, roots, files)
     names = {split: [*map(str, each.tolist())] for split, each in labels.items()}
     if known is None:
         known = [*map(str, np.unique(np.concatenate([*labels.values()])).tolist())]
@@ -200,7 +217,9 @@ def find_labels(
     return indices, tuple(known)
 
 
-def _read_labels(source: Path, found: Scanned) -> dict[str, Values]:
+def _read_labels(
+    source: Path, roots: Mapping[str, Path], files: Mapping[str, Sequence[Path]]
+) -> dict[str, Values]:
     """By split: the label of each image, integers or texts.
 
     Of an image file: its line "file,label" in labels.csv in the source, or else the name of the top
@@ -211,25 +230,21 @@ def _read_labels(source: Path, found: Scanned) -> dict[str, Values]:
         with table.open(newline="", encoding="utf-8-sig") as file:
             listed = {row[0].strip(): row[-1].strip() for row in csv.reader(file) if row}
     labels: dict[str, Values] = {}
-    complaints = []
-    for split, root in found.roots.items():
+    for split, root in roots.items():
         if root.is_dir():
-            names = []
-            for path in found.files[split]:
-                inner = path.relative_to(root).parts
-                name = inner[0] if len(inner) > 1 else ""
-                if listed is not None:
-                    name = listed.get(path.relative_to(source).as_posix(), "")
-                if not name:
-                    complaints.append(f"data.classes: {path}: has no class")
-                names.append(name)
+            inner = [path.relative_to(root).parts for path in files[split]]
+            names = [parts[0] if len(parts) > 1 else "" for parts in inner]
+            if listed is not None:
+                paths = [path.relative_to(source).as_posix() for path in files[split]]
+                names = [listed.get(path, "") for path in paths]
+            lacking = [path for path, name in zip(files[split], names, strict=True) if not name]
+            refuse([f"data.classes: {path}: has no class" for path in lacking])
             labels[split] = np.array(names)
         else:
             path = root.with_name(f"{root.stem}-labels.npy")
             labels[split] = open_npy(path)
-            if labels[split].shape != (len(found.splits[split]),):
+            if labels[split].shape != (len(files[split]),):
                 raise ValueError(f"data.classes: {path}: not one label for each image")
             if labels[split].dtype.kind not in "iuU":
                 raise ValueError(f"data.classes: {path}: neither integers nor texts")
-    refuse(complaints)
     return labels

@@ -1,6 +1,5 @@
 """A data set is found, checked and written once: train.npy, test.npy, ..., dataset.json."""
 
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
@@ -14,7 +13,7 @@ from pydantic import TypeAdapter
 
 from realnvp.config import Config, DataConfig, ImageData, TableData, parse_json
 from realnvp.data.builtin import digits, photos
-from realnvp.data.crops import Crops, StoredPictures
+from realnvp.data.crops import Crops, stored_pictures
 from realnvp.data.dataset import (
     SPLITS,
     Dataset,
@@ -26,14 +25,13 @@ from realnvp.data.dataset import (
     open_npy,
     take,
 )
-from realnvp.data.folder import find_labels, scan
+from realnvp.data.folder import own_images
 from realnvp.data.tables import table
 from realnvp.io.files import DamagedError, atomic_write
 from realnvp.progress import track, track_slices
 
 DESCRIPTION = "dataset.json"
 BLOCK = 2**24  # bytes that are written at once
-MAX_CROPS = 64  # fixed crops of one picture
 
 
 def find_data(config: DataConfig, *, seed: int) -> Dataset:
@@ -85,7 +83,7 @@ def find_split(source: Path, split: str, config: DataConfig) -> tuple[Dataset, s
 
     config: as of a flow; labels of its classes are read if the source has them.
     """
-    found = table(config, source) if isinstance(config, TableData) else _images(config, source)
+    found = table(config, source) if isinstance(config, TableData) else own_images(config, source)
     if found.splits.keys() == {"train"}:
         labels = found.labels and {"all": found.labels["train"]}
         return replace(found, splits={"all": found.train}, labels=labels), "all"
@@ -118,49 +116,10 @@ def _find(config: DataConfig, seed: int) -> Dataset:
         source = Path(config.source).expanduser()
         if isinstance(config, TableData):
             return table(config, source, seed=seed)
-        return _images(config, source, seed=seed)
+        return own_images(config, source, seed=seed)
     if config.set in ("photos", "digits") and not config.source:
         return photos(seed=seed) if config.set == "photos" else digits(config.val_fraction, seed)
     raise ValueError(f"data.source: {config.set} needs a prepared folder (realnvp prepare)")
-
-
-def _images(config: ImageData, source: Path, *, seed: int | None = None) -> Dataset:
-    """The user's own images.
-
-    seed: for the splits that the source lacks. None: they are of other data than a flow's.
-    """
-    found = scan(source, config)
-    splits: dict[str, Any] = found.splits
-    sizes, labels, class_names = found.sizes, None, config.class_names
-    if config.classes or class_names:
-        try:
-            labels, class_names = find_labels(source, found, class_names)
-        except ValueError as error:
-            if seed is not None:
-                raise
-            warnings.warn(f"{str(error).splitlines()[0]}: classes are ignored", stacklevel=4)
-    if seed is not None:
-        rows = cut_rows(splits, config.val_fraction, seed=seed, equal=found.digests, source=source)
-        splits, sizes, labels = take(splits, rows), take(sizes, rows), labels and take(labels, rows)
-    groups = None
-    if side := config.crop:
-        for split, images in splits.items():
-            most = None if split == "train" and seed is not None else MAX_CROPS
-            splits[split] = Crops(images, sizes[split], side, most=most)
-        groups = {split: crops.groups for split, crops in splits.items()}
-        labels = labels and {split: labels[split][each] for split, each in groups.items()}
-    return Dataset(
-        name=str(source) if seed is None else config.set,
-        levels=found.levels,
-        shape=found.shape,
-        splits=splits,
-        groups=groups and {split: groups[split].tolist() for split in splits if split != "train"},
-        reading=config.decode_options,
-        crop=config.crop,
-        sizes=sizes["train"].tolist() if config.crop else None,
-        labels=labels,
-        class_names=class_names if labels else None,
-    )
 
 
 def _checked(found: Dataset, config: DataConfig) -> Dataset:
@@ -224,7 +183,7 @@ def open_splits(
         raise DamagedError(str(error)) from None
     if about.crop and about.sizes:
         sizes = np.array(about.sizes)
-        stored = StoredPictures(splits["train"], sizes, about.shape[0])
+        stored = stored_pictures(splits["train"], sizes, about.shape[0])
         splits["train"] = Crops(stored, sizes, about.crop)
     else:
         size = splits["train"].shape[1:-1]

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -52,6 +51,7 @@ IMAGENET_COUNTS = {
 }
 CELEBA_COUNTS = {"train": 162_770, "validation": 19_867, "test": 19_962}
 PARTITION = "list_eval_partition.txt"
+LSUN_COUNTS = {"bedroom": 3_033_042, "tower": 708_264, "church_outdoor": 126_227}
 LSUN_STORED = 96  # side of the training images, of which training crops 64x64
 
 
@@ -111,13 +111,12 @@ def _write_arrays(images: Iterable[LabeledImage], folder: Path) -> None:
         for split, image, label in images:
             if split not in files:
                 files[split] = stack.enter_context((folder / f"{split}.npy").open("wb"))
+                files[split].seek(len(npy_header((0, *image.shape), "|u1")))
                 shapes[split], labels[split] = image.shape, []
-                files[split].write(npy_header((0, *image.shape), "|u1"))
             files[split].write(image.tobytes())
             labels[split].append(label)
         for split, file in files.items():
-            file.seek(0)
-            # numpy's header has 128 bytes for any number of images.
+            file.seek(0)  # the header is as long for any number of images
             file.write(npy_header((len(labels[split]), *shapes[split]), "|u1"))
             if None not in labels[split]:
                 np.save(folder / f"{split}-labels.npy", np.array(labels[split]))
@@ -126,48 +125,35 @@ def _write_arrays(images: Iterable[LabeledImage], folder: Path) -> None:
 def files_in(source: Path, pattern: str, archives: str = "") -> Iterator[File]:
     """Path and content of files in a folder, a .zip or a tar, or in the archives in a folder.
 
-    Paths are relative to the source and begin with the name of the archive. Numbers in them sort
-    as numbers; a tar keeps its own order. Hidden files are skipped.
+    Paths are relative to the source and begin with the name of the archive. A tar keeps its order;
+    others are sorted. Hidden files are skipped.
 
     pattern: regular expression of the paths, from their beginning or after any slash.
     archives: regular expression of the names of a folder's archives.
     ValueError: an archive is damaged.
     """
-    wanted = re.compile(rf"(?!\.[^/]|.*/\.)(.*/)?({pattern})")
+    wanted = re.compile(rf"(?!\.[^/]|.*/\.)(.*/)?({pattern})").fullmatch
     if source.is_dir():
-        for file in sorted(source.rglob("*"), key=_natural):
+        for file in sorted(source.rglob("*")):
             path = file.relative_to(source).as_posix()
             if archives and re.fullmatch(archives, file.name):
                 yield from files_in(file, pattern)
-            elif wanted.fullmatch(path) and file.is_file():
+            elif wanted(path) and file.is_file():
                 yield PurePosixPath(path), file.read_bytes()
         return
     try:
-        for path, content in (_read_zip if source.suffix == ".zip" else _read_tar)(source, wanted):
-            yield PurePosixPath(source.name, path), content
+        if source.suffix == ".zip":
+            with zipfile.ZipFile(source) as archive:
+                for name in sorted(filter(wanted, archive.namelist())):
+                    yield PurePosixPath(source.name, name), archive.read(name)
+            return
+        with tarfile.open(source, "r|*") as tar:
+            for member in tar:
+                tar.members.clear()  # type: ignore[attr-defined]  # a million take a gigabyte
+                if wanted(member.name) and (content := tar.extractfile(member)):
+                    yield PurePosixPath(source.name, member.name), content.read()
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
         raise ValueError(f"{source}: {error}") from None
-
-
-def _natural(path: Path | str) -> list[str | int]:
-    """Sort key: batch_10 comes after batch_9."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
-
-
-def _read_zip(source: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, bytes]]:
-    with zipfile.ZipFile(source) as archive:
-        for name in sorted(filter(wanted.fullmatch, archive.namelist()), key=_natural):
-            yield name, archive.read(name)
-
-
-def _read_tar(source: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, bytes]]:
-    with tarfile.open(source, "r|*") as archive:
-        for member in archive:
-            archive.members.clear()  # type: ignore[attr-defined]  # a million take a gigabyte
-            if member.isfile() and wanted.fullmatch(member.name):
-                content = archive.extractfile(member)
-                assert content
-                yield member.name, content.read()
 
 
 def decode_images(
@@ -201,8 +187,6 @@ def read_cifar10(source: Path, seed: int) -> Iterator[LabeledImage]:
         if len(content) % CIFAR10_RECORD:
             raise ValueError(f"{name}: {len(content)} bytes, no multiple of {CIFAR10_RECORD}")
         records = np.frombuffer(content, np.uint8).reshape(-1, CIFAR10_RECORD)
-        if records[:, 0].max(initial=0) >= len(CIFAR10_CLASSES):
-            raise ValueError(f"{name}: has labels above {len(CIFAR10_CLASSES) - 1}")
         images = channels_last(records[:, 1:].reshape(-1, 3, 32, 32))
         for label, image in zip(records[:, 0].tolist(), images, strict=True):
             yield "train" if name.startswith("data") else "test", image, label
@@ -210,14 +194,8 @@ def read_cifar10(source: Path, seed: int) -> Iterator[LabeledImage]:
 
 def read_imagenet(source: Path, seed: int, *, side: int) -> Iterator[LabeledImage]:
     """Read npz batches, or PNG files in train_SxS and valid_SxS; in folders, zips or tars."""
-    folder = f"(train|valid)_{side}x{side}"
-    batches = files_in(source, r"(train_data_batch_\d+|val_data)\.npz", rf"Imagenet{side}_.*\.zip")
-    files = files_in(source, rf"{folder}/.*\.png", rf"{folder}\.(tar|zip)")
-    return chain(_read_npz(batches, side), _read_pngs(files, side))
-
-
-def _read_npz(batches: Iterable[File], side: int) -> Iterator[LabeledImage]:
-    for path, content in batches:
+    batches = r"(train_data_batch_\d+|val_data)\.npz"
+    for path, content in files_in(source, batches, rf"Imagenet{side}_.*\.zip"):
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 data = arrays["data"]
@@ -228,9 +206,8 @@ def _read_npz(batches: Iterable[File], side: int) -> Iterator[LabeledImage]:
             raise ValueError(f"{path}: data is {images.dtype}, not uint8")
         for image in images:
             yield "train" if path.name.startswith("train") else "test", image, None
-
-
-def _read_pngs(files: Iterable[File], side: int) -> Iterator[LabeledImage]:
+    folder = f"(train|valid)_{side}x{side}"
+    files = files_in(source, rf"{folder}/.*\.png", rf"{folder}\.(tar|zip)")
     for path, pixels in decode_images(files, size=(side, side)):
         yield "train" if f"train_{side}x{side}" in path.parts else "test", pixels, None
 
@@ -315,11 +292,6 @@ def _read_lmdb(folder: Path) -> Iterator[File]:
         raise ValueError(f"{folder}: {error}") from None
 
 
-def _lsun(category: str, train: int) -> Published:
-    read = partial(read_lsun, category=category)
-    return Published(read, {"published lmdb": {"train": train, "test": 300}})
-
-
 PUBLISHED = {
     "cifar10": Published(
         read_cifar10, {"binary version": {"train": 50_000, "test": 10_000}}, CIFAR10_CLASSES
@@ -327,7 +299,11 @@ PUBLISHED = {
     "imagenet32": Published(partial(read_imagenet, side=32), IMAGENET_COUNTS),
     "imagenet64": Published(partial(read_imagenet, side=64), IMAGENET_COUNTS),
     "celeba": Published(read_celeba, {"img_align_celeba": CELEBA_COUNTS}),
-    "lsun-bedroom": _lsun("bedroom", 3_033_042),
-    "lsun-tower": _lsun("tower", 708_264),
-    "lsun-church-outdoor": _lsun("church_outdoor", 126_227),
+    **{
+        f"lsun-{category.replace('_', '-')}": Published(
+            partial(read_lsun, category=category),
+            {"published lmdb": {"train": count, "test": 300}},
+        )
+        for category, count in LSUN_COUNTS.items()
+    },
 }

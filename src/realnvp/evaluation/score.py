@@ -17,7 +17,7 @@ from realnvp.bijections.base import float64_like
 from realnvp.config.fields import DecodeOptions
 from realnvp.config.units import in_bits_per_dim
 from realnvp.data import channels_first, dequantize, read_image, read_table, to_size
-from realnvp.data.folder import pictures_of
+from realnvp.data.folder import image_files
 from realnvp.data.images import check_fit, scan_files
 from realnvp.data.tables import read_context
 from realnvp.device import moved
@@ -72,7 +72,7 @@ class ImageFiles(Sequence[Image]):
         self.config = config_of(flow)
         self.decode = self.config.images.decode_options.but(decode)
         self.resize = resize or self.config.images.resize is not None
-        self.files = [file for path in paths for file in pictures_of(path)]
+        self.files = [file for path in paths for file in image_files(path)]
         scan_files(range(len(self)), self._check)
 
     def _check(self, index: int) -> None:
