@@ -3,7 +3,6 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import onnxruntime
@@ -17,47 +16,29 @@ from realnvp.config import PRESETS
 from realnvp.data import find_data
 from realnvp.export import Call, export_onnx, export_program
 
-CALLS = get_args(Call)
 
-
-def context(flow: realnvp.Flow, call: Call, count: int) -> Tensor:
+def examples(flow: realnvp.Flow, call: Call, count: int) -> Tensor:
     """Digits with noise, or latents."""
     random = torch.Generator().manual_seed(count)
     assert flow.config is not None
-    assert flow.config.data.shape is not None
     if call == "decode" or flow.config.data.set == "table":
-        return torch.randn(count, *flow.config.data.shape, generator=random)
+        return torch.randn(count, *flow.config.shape, generator=random)
     digits = find_data(flow.config.data, seed=0).test[:count].transpose(0, 3, 1, 2)
     return torch.from_numpy(digits.copy()) + torch.rand(digits.shape, generator=random)
 
 
-def answer_of(file: Path, x: Tensor) -> np.ndarray:
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    [entry], [result] = session.get_inputs(), session.get_outputs()
-    assert (entry.name, entry.shape[1:]) == ("x", list(x.shape[1:]))
-    assert entry.shape[0] == result.shape[0] == "batch"
-    assert result.name in CALLS
-    return session.run(None, {"x": x.numpy()})[0]
-
-
 def made(architecture: str, run_dir: Path) -> realnvp.Flow:
-    """A trained flow of the paper's architecture, or a small one of another with weights away from
-    their start.
-    """
+    """A trained flow of the paper's architecture; others small, with weights away from the start."""
     if architecture == "paper":
         return realnvp.load_flow(run_dir)
     if architecture == "vector":
         flow = realnvp.vector_flow(3, width=8, num_couplings=4)
     else:
-        config = PRESETS["digits-modern"]
-        noise = (
-            {"dequantization": "learned", "num_couplings": 1}
-            if architecture == "learned noise"
-            else {"num_couplings": 2}
-        )
-        flow = realnvp.build(
-            replace(config, model=replace(config.model, width=8, num_scales=1, **noise))
-        )
+        config, noise = PRESETS["digits-modern"], {"num_couplings": 2}
+        if architecture == "learned noise":
+            noise = {"dequantization": "learned", "num_couplings": 1}
+        model = replace(config.model, width=8, num_scales=1, **noise)
+        flow = realnvp.build(replace(config, model=model))
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in flow.parameters():
@@ -71,9 +52,9 @@ def made(architecture: str, run_dir: Path) -> realnvp.Flow:
         ("paper", "encode"),
         ("modern", "decode"),
         ("learned noise", "log_prob"),
-        ("learned noise", "log_prob_map"),
+        ("learned noise", "pixel_log_prob"),
         ("vector", "log_prob"),
-        ("vector", "log_prob_map"),
+        ("vector", "pixel_log_prob"),
     ],
 )
 def test_a_program_is_the_flow(run_dir: Path, architecture: str, call: Call) -> None:
@@ -83,37 +64,35 @@ def test_a_program_is_the_flow(run_dir: Path, architecture: str, call: Call) -> 
     assert flow.training
     flow.eval()
     for count in (1, 2, 5):
-        x = context(flow, call, count)
+        x = examples(flow, call, count)
         with torch.no_grad():
             assert torch.equal(program.module()(x), getattr(flow, call)(x))
-    words = " ".join(str(node.target) for node in program.graph.nodes)
-    assert not re.search("mkldnn|weight_norm|linalg|arange", words)
+    operations = " ".join(str(node.target) for node in program.graph.nodes)
+    assert not re.search("mkldnn|weight_norm|linalg|arange", operations)
 
 
-def check_onnx(
-    flow: realnvp.Flow, file: Path, call: Call, dtype: torch.dtype = torch.float32
-) -> None:
+def check_onnx(flow: realnvp.Flow, file: Path, call: Call, dtype: torch.dtype) -> None:
     for count in (1, 5):
-        x = context(flow, call, count).to(dtype)
+        x = examples(flow, call, count).to(dtype)
         with torch.no_grad():
             expected = getattr(flow, call)(x)
         assert expected.dtype == dtype
-        # Nats of some hundreds, and grey levels of 0 to 16: the rest is rounding of float32.
-        assert np.abs(answer_of(file, x) - expected.numpy()).max() < 1e-3
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        [entry], [result] = session.get_inputs(), session.get_outputs()
+        assert (entry.name, entry.shape) == ("x", ["batch", *x.shape[1:]])
+        assert (result.name, result.shape[0]) == (call, "batch")
+        # Nats of some hundreds, and gray levels of 0 to 16: the rest is rounding of float32.
+        found = session.run(None, {"x": x.numpy()})[0]
+        assert np.abs(found - expected.numpy()).max() < 1e-3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("call", ["log_prob", "decode"])
-def test_onnx_agrees_with_the_flow(
-    run_dir: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_onnx_agrees_with_the_flow(run_dir: Path, tmp_path: Path, call: Call) -> None:
     file = tmp_path / f"{call}.onnx"
     assert run(["export", str(run_dir), "--out", str(file), "--call", call]) == 0
-    captured = capsys.readouterr()
-    assert captured.out.startswith(f"{file}: {call}, ")
-    assert captured.err == ""
-    assert [path.name for path in tmp_path.iterdir()] == [file.name]
-    check_onnx(realnvp.load_flow(run_dir), file, call)
+    assert [*tmp_path.iterdir()] == [file]
+    check_onnx(realnvp.load_flow(run_dir), file, call, torch.float32)
 
 
 @pytest.mark.slow
@@ -122,7 +101,7 @@ def test_onnx_agrees_with_the_flow(
     [
         ("modern", "log_prob", torch.float32),
         ("modern", "decode", torch.float64),
-        ("modern", "log_prob_map", torch.float64),
+        ("modern", "pixel_log_prob", torch.float64),
         ("learned noise", "log_prob", torch.float32),
         ("learned noise", "decode", torch.float64),
         ("vector", "log_prob", torch.float32),
@@ -143,29 +122,19 @@ def test_a_program_of_another_size() -> None:
         assert torch.equal(export_program(flow, (1, 4, 12)).module()(x), flow.log_prob(x))
 
 
-def test_what_cannot_be_exported(run_dir: Path, tmp_path: Path) -> None:
+def test_refusals(run_dir: Path, tmp_path: Path) -> None:
     flow = realnvp.load_flow(run_dir)
-    for words, call in {
-        r"expected a batch of shape \(B, 1, H, W\)": lambda: export_program(flow, (3, 8, 8)),
-        "9x8": lambda: export_program(flow, (1, 9, 8)),
-        "call: .*'sample'": lambda: export_program(flow, call="sample"),  # type: ignore[arg-type]  # the mistake
-        "realnvp.fast": lambda: export_program(realnvp.fast(flow)),
-        "float32": lambda: export_program(flow, dtype=torch.float16),
-        "shape: ": lambda: export_program(realnvp.Flow(flow.bijection, flow.prior)),
-    }.items():
-        with pytest.raises(ValueError, match=words):
-            call()
-
-
-def test_a_folder_is_no_onnx_file(
-    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    with pytest.raises(ValueError, match="fast"):
+        export_program(realnvp.fast(flow))
+    with pytest.raises(ValueError, match="x: "):
+        export_program(flow, (3, 8, 8))
+    with pytest.raises(ValueError, match="shape: "):
+        export_program(realnvp.Flow(flow.bijection, flow.prior))
     assert run(["export", str(run_dir), "--out", str(tmp_path)]) == 2
-    assert f"--onnx: {tmp_path} is a folder" in capsys.readouterr().err
 
 
 def test_a_program_of_one_column_given_others() -> None:
-    """Splines, and a last map that is calibrated, of any number of rows."""
+    """Splines, and a last layer that is recalibrated, of any number of rows."""
     flow = realnvp.vector_flow(1, context=2, num_couplings=2, width=8).double()
     program = export_program(flow)
     x, context = torch.randn(5, 1).double(), torch.randn(5, 2).double()

@@ -1,6 +1,5 @@
-"""Curves in TensorBoard and wandb; a stand-in for wandb."""
+"""Curves in TensorBoard, and in a stand-in for wandb."""
 
-import json
 import os
 import signal
 import sys
@@ -17,20 +16,14 @@ from realnvp.training.run import Run
 from realnvp.training.session import TrainingStopped
 
 WANDB = """
-import json
-from pathlib import Path
-
-def write(name, value):
-    with Path(__file__).with_name("calls.jsonl").open("a") as file:
-        file.write(json.dumps([name, value]) + "\\n")
-
 class Run:
-    def log(self, values, step): write("log", [step, values])
+    calls = []
+    def log(self, values, step): self.calls.append((step, values))
     def __enter__(self): return self
-    def __exit__(self, *_): write("finish", None)
+    def __exit__(self, *_): self.calls.append("finish")
 
 def init(**options):
-    write("init", {name: options[name] if name == "config" else str(options[name]) for name in options})
+    Run.calls.append(options)
     return Run()
 """
 
@@ -58,18 +51,12 @@ def test_curves_of_tensorboard_continue_without_a_gap(
 def test_wandb_gets_configuration_and_points(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = tmp_path / "site" / "wandb"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text(WANDB)
-    monkeypatch.syspath_prepend(package.parent)
+    (tmp_path / "wandb.py").write_text(WANDB)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     config = replace(tiny, train=replace(tiny.train, tracker="wandb"))
     train(config, tmp_path / "run", device="cpu")
-    calls = [json.loads(line) for line in (package / "calls.jsonl").read_text().splitlines()]
-    names = [name for name, _ in calls]
-    assert names[0] == "init"
-    assert names[-1] == "finish"
-    assert calls[0][1]["name"] == "run"
-    assert calls[0][1]["config"]["train.batch_size"] == 32
-    assert [step for name, (step, *_) in calls[1:-1]] == [5, 6, 10, 12, 12]
-    assert "validation_bits_per_dim" in calls[2][1][1]
+    options, *points, end = sys.modules["wandb"].Run.calls
+    assert (options["name"], options["config"]["train.batch_size"], end) == ("run", 32, "finish")
+    assert [step for step, _ in points] == [5, 6, 10, 12, 12]
+    assert "validation_bits_per_dim" in points[1][1]

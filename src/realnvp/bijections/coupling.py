@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from realnvp.bijections.base import PointwiseBijection, in_the_networks_dtype
-from realnvp.bijections.masks import Mask
+from realnvp.bijections.masks import Mask, none_kept
 
 
 class Transform(Protocol):
@@ -59,7 +59,11 @@ class Coupling(PointwiseBijection):
     def _predict(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Transform]:
         mask = self.mask(x.shape, x.device)
         # No product b x: 0 * inf would be nan.
-        raw = in_the_networks_dtype(self.net, x.where(mask, 0), mask, context)
+        kept = x.where(mask, 0)
+        if self.mask is none_kept:  # the entries of a channel share one map
+            kept = x.new_zeros(x.shape[:2])
+        raw = in_the_networks_dtype(self.net, kept, mask, context)
+        raw = raw.view(*raw.shape, *[1] * (x.ndim - raw.ndim))
         return mask, self.transform.of(raw, 0.0 if self.bound is None else self.bound.to(raw))
 
 

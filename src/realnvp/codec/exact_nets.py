@@ -116,9 +116,9 @@ def sum_type(x: torch.Size, weight: torch.Size) -> torch.dtype:
     their inputs. Which of them computes depends on the shapes. So this convolves random integers of
     these shapes, and compares two corners with float64.
     """
-    random = torch.Generator().manual_seed(0)
-    seen = torch.randint(-MOST, MOST + 1, x, generator=random, dtype=torch.float32)
-    filters = torch.randint(-50, 51, weight, generator=random, dtype=torch.float32)
+    kind = {"generator": torch.Generator().manual_seed(0), "dtype": torch.float32, "device": "cpu"}
+    seen = torch.randint(-MOST, MOST + 1, x, **kind)
+    filters = torch.randint(-50, 51, weight, **kind)
     filters[:, 0, 1, 1] = 16383  # of as many bits as a filter's integer can have
     fast = F.conv2d(seen.contiguous(memory_format=torch.channels_last), filters, padding=1)
     for image, near in ((0, slice(None, CORNER)), (-1, slice(-CORNER, None))):

@@ -242,7 +242,7 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
         """(B, Q): log p(y | x) of the values, (B, Q, 1)."""
         numbers = self.flow_.embed_context(context, len(context))
         z, terms = self.flow_.bijection.pointwise_log_det(values.transpose(1, 2), numbers)
-        return (StandardNormal().pixel_log_prob(z) + terms)[:, 0]
+        return (StandardNormal().pointwise_log_prob(z) + terms)[:, 0]
 
     def _shaped(self, values: Array) -> Array:
         """Without the axis of targets where y had none."""
