@@ -10,7 +10,6 @@ import torch
 
 import realnvp
 from realnvp.cli.main import COMMANDS, run
-from realnvp.io.pretrained import FOLDER
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -29,10 +28,12 @@ def python_blocks(page: Path) -> list[str]:
     [page for page in PAGES if python_blocks(page) and page.parent != TUTORIALS],
     ids=lambda page: page.name,
 )
-def test_python_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_examples_run(
+    page: Path, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "mine").symlink_to(FOLDER / "photos-32.safetensors")
+    (tmp_path / "runs" / "mine").symlink_to(run_dir)
     names: dict[str, Any] = {}
     with torch.random.fork_rng():
         for block in python_blocks(page):
