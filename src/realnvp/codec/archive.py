@@ -1,90 +1,172 @@
-"""A file of pictures: of which flow, which pictures, and chunks of tiles that each stand alone.
+"""A file of pictures: of which flow, which pictures, and chunks of pictures that stand alone.
 
-    7 bytes     magic
+    5 bytes     magic
     1           version: 1
-    32          SHA-256 of the flow: its weights and configuration
+    16          SHA-256 of the flow, its weights and configuration; the first bytes of it
     8           SHA-256 of the integers that the flow was rounded to, and of its networks' outputs
                 for certain numbers; the first bytes of it
     4           length of the index
-    ...         index: JSON, packed (`header.py`)
+    ...         index: JSON, packed (`chunk.py`)
     16 a chunk  its length, 4; CRC-32 of its bytes, 4; SHA-256 of its pixels, the first 8 bytes
     4           CRC-32 of all this
     ...         chunks
 
-Integers are little-endian. So a damaged chunk costs the pictures that have tiles in it; a damaged
-head costs all.
+Integers are little-endian. So a damaged chunk costs its pictures; a damaged head costs all.
 """
 
 import hashlib
 import json
+import math
 import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
-from itertools import groupby, islice, repeat
-from operator import itemgetter
+from dataclasses import asdict, dataclass
+from itertools import groupby, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 
-from realnvp.codec.choice import smallest
-from realnvp.codec.chunk import Told, decode
-from realnvp.codec.header import packed, unpacked
-from realnvp.codec.index import Index
+from realnvp.codec.chunk import Progress, decode, encode, packed, unpacked
 from realnvp.codec.plan import IntegerFlow
-from realnvp.codec.tiles import Tile
 from realnvp.config.fields import ModelConfig
-from realnvp.data.dataset import Pixels
+from realnvp.data.dataset import Pixels, Shape
+from realnvp.data.images import MAX_PIXELS
 from realnvp.flows.flow import Flow, config_of
 from realnvp.io.files import DamagedError
 
-MAGIC = b"\x93RNVP\r\n"
+MAGIC = b"\x93RNVP"
 VERSION = 1
-HEAD = struct.Struct("<7sB32s8sI")
+HEAD = struct.Struct("<5sB16s8sI")
 ENTRY = struct.Struct("<II8s")
 CRC = struct.Struct("<I")
-CHUNK = 2048  # tiles, at most
-MOST_PIXELS = CHUNK * 64 * 64  # of their tiles
+CHUNK = 2048  # pictures, at most
+CHUNK_NUMBERS = CHUNK * 3 * 64 * 64  # of a chunk's pictures, but for a single one
+
+
+@dataclass(frozen=True)
+class Index:
+    """What an archive holds."""
+
+    bits: int
+    """Of the grid's step: 2^-bits on the logit's scale."""
+    side: int
+    """Of the tiles."""
+    runs: list[list[int]]
+    """[C, H, W, n]: n pictures of this shape, one after the other."""
+    chunks: list[int]
+    """The pictures of each chunk."""
+    flow: str = ""
+    """The name of the flow."""
+    names: list[str] | None = None
+    """Of the pictures' files, with /."""
+    given_as: str | None = None
+    """The argument of `compress`: array, tensor or list."""
+
+    def __post_init__(self) -> None:
+        for run in self.runs:
+            if len(run) != 4 or min(run) < 1 or run[1] * run[2] > MAX_PIXELS or run[0] > 4:
+                raise ValueError(f"runs: {run} are no pictures")
+        if not 8 <= self.bits <= 24 or not 8 <= self.side <= 1024:
+            raise ValueError(f"a grid of 2^-{self.bits}, tiles of {self.side}")
+        if sum(self.chunks) != self.count or not all(1 <= n <= CHUNK for n in self.chunks):
+            raise ValueError(f"chunks: not of {self.count} pictures")
+        if self.names is not None and len(self.names) != self.count:
+            raise ValueError(f"{len(self.names)} names for {self.count} pictures")
+
+    @property
+    def count(self) -> int:
+        """How many pictures there are."""
+        return sum(run[3] for run in self.runs)
+
+    @property
+    def numbers(self) -> int:
+        """Channels of all pixels together."""
+        return sum(math.prod(run) for run in self.runs)
+
+    def shapes(self) -> Iterator[Shape]:
+        """(C, H, W) of each picture."""
+        for c, h, w, n in self.runs:
+            for _ in range(n):
+                yield c, h, w
+
+
+def index_of(
+    flow: Flow,
+    shapes: Sequence[Shape],
+    *,
+    name: str = "",
+    names: Sequence[str] | None = None,
+    given_as: str | None = None,
+) -> Index:
+    """The index of pictures of these shapes, coded with the flow.
+
+    name: of the flow.
+    names: of the pictures' files.
+    given_as: array, tensor or list.
+    """
+    config = config_of(flow)
+    few = sum(map(math.prod, shapes)) < 100 * 3 * 32 * 32
+    # The narrowest level has 29 steps at least.
+    deep = max(0, math.ceil(math.log2(config.levels)) - 10)
+    finer = 2 if config.model.dequantization == "learned" else 0
+    chunks, numbers = [0], 0
+    for shape in shapes:
+        numbers += math.prod(shape)
+        if chunks[-1] == CHUNK or (chunks[-1] and numbers > CHUNK_NUMBERS):
+            chunks.append(0)
+            numbers = math.prod(shape)
+        chunks[-1] += 1
+    return Index(
+        flow=name,
+        bits=13 + finer - few + deep,
+        # Tiles larger than the training images let more pixels see their surroundings.
+        side=min(256, max(8, 4 * max(config.shape[1:]))),
+        runs=[[*shape, len(list(same))] for shape, same in groupby(shapes)],
+        chunks=chunks,
+        names=None if names is None else list(names),
+        given_as=given_as,
+    )
 
 
 def write(
-    file: BinaryIO, flow: Flow, index: Index, pictures: Iterable[Pixels], told: Told
+    file: BinaryIO, flow: Flow, index: Index, pictures: Iterable[Pixels], progress: Progress
 ) -> float:
     """Write pictures, (C, H, W) of the index's shapes, to a file that is open for writing.
 
-    Each chunk is decoded and compared before the next is coded. So memory is bounded by a chunk and
-    a picture.
+    Each chunk is decoded and compared before the next is coded, so a chunk bounds the memory.
 
-    Returns the bits that the flow's bound says for all of them.
+    Returns the bits of all pictures by the flow's density.
 
-    told: how many tiles more are coded or compared.
+    progress: takes how many more numbers are coded or compared: in all, twice the index's.
     """
     coder = IntegerFlow(flow, index.bits)
-    said = packed(index)
-    head = HEAD.pack(MAGIC, VERSION, flow_digest(flow), coder.digest()[:8], len(said)) + said
-    count = -(-index.tiles // _per_chunk(index))
-    entries, bound, start = [], 0.0, file.tell()
-    file.write(head + bytes(count * ENTRY.size + CRC.size))  # a place for what is known later
-    for places, tiles in _chunks(index, pictures):
-        content, bits = smallest(flow, coder, places, tiles, told)
-        bound += bits
-        back = decode(coder, places, content, told)
-        if not all(np.array_equal(a, b) for a, b in zip(tiles, back, strict=True)):
-            raise RuntimeError("what was coded does not decode to the pictures")
-        entries.append(ENTRY.pack(len(content), zlib.crc32(content), _digest(places, tiles)))
+    packed_index = packed(index)
+    digests = flow_digest(flow), coder.digest()[:8]
+    head = HEAD.pack(MAGIC, VERSION, *digests, len(packed_index)) + packed_index
+    entries, total, start = [], 0.0, file.tell()
+    file.write(head + bytes(len(index.chunks) * ENTRY.size + CRC.size))  # filled in at the end
+    left, shapes = iter(pictures), index.shapes()
+    for count in index.chunks:
+        chunk = list(islice(left, count))
+        content, bits = encode(coder, index.side, chunk, progress)
+        total += bits
+        back = decode(coder, index.side, list(islice(shapes, count)), content, progress)
+        if not all(np.array_equal(a, b) for a, b in zip(chunk, back, strict=True)):
+            raise RuntimeError("the coded pictures do not decode to the pictures")
+        entries.append(ENTRY.pack(len(content), zlib.crc32(content), _digest(chunk)))
         file.write(content)
     table = b"".join(entries)
     file.seek(start + len(head))
     file.write(table + CRC.pack(zlib.crc32(head + table)))
     file.seek(0, os.SEEK_END)
-    return bound
+    return total
 
 
 class Chunk(NamedTuple):
-    """Where a chunk lies, and what it must be."""
+    """A chunk's place in its archive, and its checksums."""
 
     start: int
     length: int
@@ -96,9 +178,9 @@ class Archive:
     """An open archive.
 
     file: at its start.
-    name: what errors call it.
+    name: of the file, for errors.
 
-    ValueError: it is no archive. DamagedError: its head is damaged.
+    ValueError: it is no archive, or of a later version. DamagedError: its head is damaged.
     """
 
     def __init__(self, file: BinaryIO, name: str | Path) -> None:
@@ -113,19 +195,13 @@ class Archive:
         _, version, self.flow_digest, self.integers_digest, length = HEAD.unpack(head)
         if version > VERSION:
             raise ValueError(f"{name}: archive of version {version} needs a later realnvp")
-        if length > self.size:
-            raise DamagedError(f"{name}: its head is damaged")
-        said = file.read(length)
+        packed_index = file.read(min(length, self.size))
         try:
-            self.index = unpacked(Index, said)
-            # Each chunk needs its entry, so a file proves how many tiles there can be.
-            count = -(-self.index.tiles // _per_chunk(self.index))
-            if count * ENTRY.size > self.size:
-                raise ValueError("fewer bytes than its pictures need")
+            self.index = unpacked(Index, packed_index)
         except ValueError as error:
             raise DamagedError(f"{name}: its head is damaged: {error}") from None
-        table = file.read(count * ENTRY.size)
-        if file.read(CRC.size) != CRC.pack(zlib.crc32(head + said + table)):
+        table = file.read(len(self.index.chunks) * ENTRY.size)
+        if file.read(CRC.size) != CRC.pack(zlib.crc32(head + packed_index + table)):
             raise DamagedError(f"{name}: its head is damaged")
         self.chunks: list[Chunk] = []
         start = file.tell()
@@ -135,46 +211,26 @@ class Archive:
         if start < self.size:
             raise ValueError(f"{name}: {self.size - start} bytes after the archive's end")
 
-    def pictures(self, flow: Flow, told: Told) -> Iterator[Pixels | None]:
-        """The pictures, (C, H, W). None: a chunk with tiles of it is damaged.
+    def pictures(self, flow: Flow, progress: Progress) -> Iterator[Pixels | None]:
+        """The pictures, (C, H, W). None: its chunk is damaged.
 
-        told: how many tiles more are decoded.
+        progress: takes how many more numbers are decoded.
 
-        ValueError: it needs another flow.
+        ValueError: the archive needs another flow.
         """
-        coder = self.coder(flow)
-        tiles = self._tiles(coder, told)
-        by_picture = groupby(self.index.places(), key=itemgetter(0))
-        for shape, (_, places) in zip(self.index.shapes(), by_picture, strict=True):
-            picture, whole = np.empty(shape, coder.dtype), True
-            for _, place in places:
-                tile = next(tiles)
-                if tile is None:
-                    whole = False
-                else:
-                    place.paste(tile, picture)
-            yield picture if whole else None
-
-    def _tiles(self, coder: IntegerFlow, told: Told) -> Iterator[Pixels | None]:
-        """All tiles. None: the chunk is damaged."""
-        left = self.index.places()
-        for chunk in self.chunks:
-            places = [place for _, place in islice(left, _per_chunk(self.index))]
-            found = self._of_chunk(coder, chunk, places, told)
-            yield from repeat(None, len(places)) if found is None else found
+        coder, shapes = self.coder(flow), self.index.shapes()
+        for chunk, count in zip(self.chunks, self.index.chunks, strict=True):
+            found = self._decoded(coder, chunk, list(islice(shapes, count)), progress)
+            yield from found or [None] * count
 
     def coder(self, flow: Flow) -> IntegerFlow:
         """The flow on integers. ValueError: it is not the flow that the archive needs."""
         if flow_digest(flow) != self.flow_digest:
             raise ValueError(
                 f"{self.name}: needs another flow: {self.index.flow or 'one without a name'}, of "
-                f"SHA-256 {self.flow_digest.hex()[:16]}..."
+                f"SHA-256 {self.flow_digest.hex()}..."
             )
-        index, config = self.index, config_of(flow)
-        of_flow = config.shape[0], config.levels, flow.divisor
-        if (index.channels, index.levels, index.divisor) != of_flow:
-            raise DamagedError(f"{self.name}: its head is damaged: it does not fit its flow")
-        coder = IntegerFlow(flow, index.bits)
+        coder = IntegerFlow(flow, self.index.bits)
         if coder.digest()[:8] != self.integers_digest:
             raise ValueError(
                 f"{self.name}: this machine, or this version of realnvp, computes otherwise than "
@@ -182,62 +238,42 @@ class Archive:
             )
         return coder
 
-    def _of_chunk(
-        self, coder: IntegerFlow, chunk: Chunk, places: Sequence[Tile], told: Told
+    def _decoded(
+        self, coder: IntegerFlow, chunk: Chunk, shapes: list[Shape], progress: Progress
     ) -> list[Pixels] | None:
-        """The tiles of a chunk. None: it is damaged."""
+        """The pictures of a chunk. None: it is damaged."""
         self.file.seek(chunk.start)
         content = self.file.read(min(chunk.length, self.size))
-        if zlib.crc32(content) != chunk.crc:
+        too_large = len(shapes) > 1 and sum(map(math.prod, shapes)) > CHUNK_NUMBERS
+        if too_large or zlib.crc32(content) != chunk.crc:
             return None
         try:
-            tiles = decode(coder, places, content, told)
-        except ValueError:
+            pictures = decode(coder, self.index.side, shapes, content, progress)
+        except (ValueError, LookupError):
             return None
-        return tiles if _digest(places, tiles) == chunk.digest else None
+        return pictures if _digest(pictures) == chunk.digest else None
 
 
 def flow_digest(flow: Flow) -> bytes:
-    """SHA-256 of the flow's weights and of what in its configuration is the model's.
+    """The first 16 bytes of the SHA-256 of the flow's weights and its model's configuration.
 
-    Choices that have their default do not count. So an archive stays readable when there is more to
-    choose.
+    Fields at their defaults do not count, so an archive stays readable when fields are added.
     """
-    config, usual = config_of(flow), asdict(ModelConfig())
-    chosen = {name: value for name, value in asdict(config.model).items() if value != usual[name]}
-    model = json.dumps([config.shape[0], config.levels, chosen], sort_keys=True)
-    found = hashlib.sha256(model.encode())
+    config, defaults = config_of(flow), asdict(ModelConfig())
+    fields = {name: v for name, v in asdict(config.model).items() if v != defaults[name]}
+    model = json.dumps([config.shape[0], config.levels, fields], sort_keys=True)
+    digest = hashlib.sha256(model.encode())
     for name, tensor in sorted(flow.state_dict().items()):
         kind = str(tensor.dtype).removeprefix("torch.")
         # As bytes: numpy has no bfloat16.
         content = tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()
-        found.update(f"{name} {kind} {tuple(tensor.shape)}".encode() + content.tobytes())
-    return found.digest()
+        digest.update(f"{name} {kind} {tuple(tensor.shape)}".encode() + content.tobytes())
+    return digest.digest()[:16]
 
 
-def _per_chunk(index: Index) -> int:
-    """How many tiles a chunk has."""
-    return min(CHUNK, MOST_PIXELS // index.side**2)
-
-
-def _chunks(index: Index, pictures: Iterable[Pixels]) -> Iterator[tuple[list[Tile], list[Pixels]]]:
-    """Places and pixels of the tiles, chunk by chunk."""
-    each, at = zip(pictures, index.shapes(), strict=True), -1
-    places = index.places()
-    while block := list(islice(places, _per_chunk(index))):
-        tiles = []
-        for i, place in block:
-            if i != at:
-                at, (picture, shape) = i, next(each)
-                if picture.shape != shape:
-                    raise ValueError(f"a picture of shape {picture.shape} in place of {shape}")
-            tiles.append(place.cut(picture))
-        yield [place for _, place in block], tiles
-
-
-def _digest(places: Sequence[Tile], tiles: Sequence[Pixels]) -> bytes:
-    """The first 8 bytes of the SHA-256 of the tiles without their padding."""
-    found = hashlib.sha256()
-    for place, tile in zip(places, tiles, strict=True):
-        found.update(place.inner(tile).tobytes())
-    return found.digest()[:8]
+def _digest(pictures: Sequence[Pixels]) -> bytes:
+    """The first 8 bytes of the SHA-256 of pictures."""
+    digest = hashlib.sha256()
+    for picture in pictures:
+        digest.update(np.ascontiguousarray(picture).tobytes())
+    return digest.digest()[:8]

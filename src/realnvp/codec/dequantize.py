@@ -111,15 +111,12 @@ class Cells:
         x, u = torch.empty_like(v), torch.zeros(v.shape, dtype=torch.float64, device="cpu")
         other_place, other_piece = _turns(nonce, v.shape)
         for stage, part in enumerate(noise.stages):
-            digits = np.zeros(v[:, part].shape, np.int64)
-            if self.pieces > 1:
-                digits += stack.pop_all(np.full(digits.size, self.pieces)).reshape(digits.shape)
+            digits = stack.pop(np.full(v[:, part].shape, self.pieces))
             i = torch.from_numpy((digits + other_piece[:, part]) % self.pieces)
             _, _, nodes = self._of_stage(stage, noise, v, x, u, certain)
             start, end = nodes(i), nodes(i + 1)
             sizes = (end - start).numpy()
-            digits = stack.pop_all(sizes.ravel()).reshape(sizes.shape)
-            place = torch.from_numpy((digits + other_place[:, part]) % sizes)
+            place = torch.from_numpy((stack.pop(sizes) + other_place[:, part]) % sizes)
             x[:, part], u[:, part] = start + place, self._noise_at(i, place, end - start)
             stack.bits -= np.log2(self.pieces * sizes).sum((1, 2, 3))
         return noise.joined(x)
@@ -138,10 +135,8 @@ class Cells:
             digits.append((i.numpy(), place.numpy(), size.numpy()))
         other_place, other_piece = _turns(nonce, v.shape)
         for part, (i, place, size) in reversed(list(zip(noise.stages, digits, strict=True))):
-            stack.push_all(((place - other_place[:, part]) % size).ravel(), size.ravel())
-            if self.pieces > 1:
-                piece = (i - other_piece[:, part]) % self.pieces
-                stack.push_all(piece.ravel(), np.full(piece.size, self.pieces))
+            stack.push((place - other_place[:, part]) % size, size)
+            stack.push((i - other_piece[:, part]) % self.pieces, np.full_like(i, self.pieces))
         return found
 
     def _levels(self, x: Tensor) -> Tensor:

@@ -10,9 +10,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from realnvp.codec.archive import Archive, write
+from realnvp.codec.archive import Archive, index_of, write
 from realnvp.codec.images import check_flow
-from realnvp.codec.index import index_of
 from realnvp.codec.plan import pixel_type
 from realnvp.data import read_image
 from realnvp.data.dataset import Pixels, Shape
@@ -96,7 +95,7 @@ def compress_files(flow: Flow, name: str, files: Mapping[str, Path], out: Path) 
             raise ValueError(f"{paths[i]}: changed while it was read")
         return image
 
-    index = index_of(flow, shapes, picture, name=name, names=list(files))
+    index = index_of(flow, shapes, name=name, names=list(files))
     sizes: list[Future[dict[str, int]]] = []
     bound = 0.0
 
@@ -109,7 +108,7 @@ def compress_files(flow: Flow, name: str, files: Mapping[str, Path], out: Path) 
 
     def save(file: BinaryIO) -> None:
         nonlocal bound
-        with ThreadPoolExecutor(1) as pool, progress("tile", 2 * index.tiles) as report:
+        with ThreadPoolExecutor(1) as pool, progress("compress", 2 * index.numbers) as report:
             bound = write(file, flow, index, pictures(pool), counted(report))
 
     atomic_save(out, save)
@@ -164,7 +163,7 @@ def decompress_files(archive: Archive, flow: Flow, out: Path | None) -> list[str
 
     present = {target for target in all_targets() if out and target.exists()}
     lost: list[str] = []
-    with progress("tile", archive.index.tiles * (2 if present else 1)) as report:
+    with progress("decompress", archive.index.numbers * (2 if present else 1)) as report:
         told = counted(report)
         if present:  # before anything is written
             for target, picture in zip(all_targets(), archive.pictures(flow, told), strict=True):

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from realnvp.codec.archive import Archive, write
-from realnvp.codec.index import index_of
+from realnvp.codec.archive import Archive, index_of, write
 from realnvp.codec.plan import pixel_type
 from realnvp.config import Config
 from realnvp.config.errors import ParameterError
@@ -43,7 +42,7 @@ def compress(flow: Flow, images: Images) -> bytes:
     if isinstance(images, Tensor):
         kind = "tensor"
     shapes = [(*picture.shape,) for picture in pictures]
-    index = index_of(flow, shapes, pictures.__getitem__, given_as=kind)
+    index = index_of(flow, shapes, given_as=kind)
     file = io.BytesIO()
     write(file, flow, index, pictures, lambda _: None)
     return file.getvalue()
@@ -82,8 +81,8 @@ def file_bits_per_dim(flow: Flow, split: Split) -> float | None:
     """
     images = channels_first(split[: min(len(split), MOST)])
     shapes = [(*image.shape,) for image in images]
-    file, index = io.BytesIO(), index_of(flow, shapes, images.__getitem__)
-    with progress("tile of a file", 2 * index.tiles) as report:
+    file, index = io.BytesIO(), index_of(flow, shapes)
+    with progress("compress", 2 * index.numbers) as report:
         try:
             write(file, flow, index, images, counted(report))
         except ValueError:

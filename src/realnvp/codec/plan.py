@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import math
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from realnvp.codec.steps import (
     Step,
     of_channels,
 )
+from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.flow import Flow, config_of
 from realnvp.moments import EPS
 
@@ -54,7 +56,7 @@ class IntegerFlow:
         """How many classes the flow is given; 0: none."""
         if self.classes > 1 << 16:
             raise ValueError(f"{self.classes} classes are too many for the codec")
-        self.flow = copy.deepcopy(flow).double().cpu().eval()
+        self.original, self.flow = flow, copy.deepcopy(flow).double().cpu().eval()
         if self.levels <= 256:
             make_exact(self.flow)
         try:
@@ -63,6 +65,8 @@ class IntegerFlow:
                 self.cells, self.steps, self.prior = self._rounded(shape[0], bits)
         except ValueError as error:
             raise ValueError(f"this flow has no form on integers: {error}") from None
+        self.takes = config_of(flow).shape[0], flow.divisor
+        """Channels of the images, and the divisor of their sides."""
         self.borrowed = borrowed(self.levels, bits)
 
     def _rounded(self, channels: int, bits: int) -> tuple[Cells, Step, Normal]:
@@ -76,24 +80,23 @@ class IntegerFlow:
         steps, delta = integer_steps(f, delta, large=cells.oblique)
         return cells, steps, Normal(delta)
 
-    def push(
-        self, pixels: Tensor, stack: Stack, nonce: int, classes: Integers | None = None
-    ) -> None:
-        """Put images, int64 (B, C, H, W), on the stack.
+    def push(self, pixels: Tensor, stack: Stack, nonce: int) -> None:
+        """Put images, int64 (B, C, H, W), on the stack; above them their likeliest classes.
 
         nonce: of their noise (`Cells`).
-        classes: of each image, if the flow is given classes. They lie on top.
         """
+        classes = likeliest(self.original, pixels.numpy()) if self.classes else None
         with torch.no_grad():
             context = self._seen(classes)
             x = self.cells.forward(pixels, stack, nonce, context)
             self.prior.push(self.steps.forward(x, stack, context), stack)
         if classes is not None:
-            stack.push_all(classes, np.full_like(classes, self.classes))
+            stack.push(classes, np.full_like(classes, self.classes))
+            stack.bits += math.log2(self.classes)
 
     def pop(self, shape: torch.Size, stack: Stack, nonce: int) -> Tensor:
         """Take images of this shape from the stack."""
-        classes = stack.pop_all(np.full(shape[0], self.classes)) if self.classes else None
+        classes = stack.pop(np.full(shape[0], self.classes)) if self.classes else None
         with torch.no_grad():
             context = self._seen(classes)
             x = self.steps.inverse(self.prior.pop(shape, stack), stack, context)
@@ -112,6 +115,14 @@ class IntegerFlow:
             for constant in part.constants():
                 found.update(str(constant.shape).encode() + constant.astype("<i8").tobytes())
         return found.digest()
+
+
+def likeliest(flow: Flow, images: Integers) -> Integers:
+    """(B,): the class under which each image, (B, C, H, W), is likeliest."""
+    pixels = images.astype(pixel_type(config_of(flow).levels))
+    classes = range(config_of(flow).model.context_dim)
+    each = [log_probs(flow, pixels, context=c).nan_to_num(-math.inf) for c in classes]
+    return torch.stack(each).argmax(0).numpy()
 
 
 def pixel_type(levels: int) -> np.dtype[Any]:

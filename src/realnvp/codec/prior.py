@@ -53,10 +53,9 @@ class Normal:
         below, above = (bucket == tail for tail in self.tails)
         push_distances(np.where(below, -place, place + 1)[below | above], stack)
         place[below | above] = 0
-        slot, frequency = self.slots[bucket], self.frequencies[bucket]
-        for row in stack.rows(len(x)):
-            stack.push(place[row], size[row])
-            stack.push_words(slot[row] + stack.pop(frequency[row]))
+        stack.push(place, size)
+        slot = self.slots[bucket] + stack.pop(self.frequencies[bucket])
+        stack.push(slot, np.full_like(slot, TOTAL))
         step = self.steps[kind // self.buckets]
         squares = ((x + 0.5) * step) ** 2
         bits = squares * (0.5 / math.log(2)) + 0.5 * math.log2(2 * math.pi) - np.log2(step)
@@ -65,12 +64,10 @@ class Normal:
     def pop(self, shape: torch.Size, stack: Stack) -> Tensor:
         """z of this shape."""
         kind = self._kinds(shape)
-        bucket, place = np.empty_like(kind), np.empty_like(kind)
-        for row in reversed(stack.rows(len(kind))):
-            slot = stack.pop_words(len(kind[row]))
-            bucket[row] = b = self.bucket_at[slot]
-            stack.push(slot - self.slots[b], self.frequencies[b])
-            place[row] = stack.pop(self.sizes[kind[row] + b])
+        slot = stack.pop(np.full_like(kind, TOTAL))
+        bucket = self.bucket_at[slot]
+        stack.push(slot - self.slots[bucket], self.frequencies[bucket])
+        place = stack.pop(self.sizes[kind + bucket])
         below, above = (bucket == tail for tail in self.tails)
         distance = np.zeros_like(kind)
         distance[below | above] = pop_distances(int((below | above).sum()), stack)
@@ -104,16 +101,16 @@ def push_distances(distances: Integers, stack: Stack) -> None:
     length = np.frexp(distances)[1].astype(np.int64) - 1
     rest = distances - (1 << length)
     for low in range(0, DIGITS, 16):
-        stack.push_all(rest >> low & 0xFFFF, 1 << (length - low).clip(0, 16))
-    stack.push_all(length, np.full_like(length, DIGITS))
+        stack.push(rest >> low & 0xFFFF, 1 << (length - low).clip(0, 16))
+    stack.push(length, np.full_like(length, DIGITS))
 
 
 def pop_distances(count: int, stack: Stack) -> Integers:
     """So many of `push_distances`."""
-    length = stack.pop_all(np.full(count, DIGITS))
+    length = stack.pop(np.full(count, DIGITS))
     distances = 1 << length
     for low in reversed(range(0, DIGITS, 16)):
-        distances += stack.pop_all(1 << (length - low).clip(0, 16)) << low
+        distances += stack.pop(1 << (length - low).clip(0, 16)) << low
     return distances
 
 

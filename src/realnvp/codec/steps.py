@@ -181,24 +181,18 @@ class Coupled:
 
 def scaled(x: Tensor, ratio: Tensor, stack: Stack) -> Tensor:
     """Z = floor(y / S) of y = R X + d: d is popped, y mod S pushed."""
-    numbers, ratios = x.flatten().numpy(), ratio.flatten().numpy()
-    z = np.empty_like(numbers)
-    for row in stack.rows(len(z)):
-        y = ratios[row] * numbers[row] + stack.pop(ratios[row])
-        z[row] = y >> SCALE_BITS
-        stack.push_bits(y & (S - 1), SCALE_BITS)
-    return torch.from_numpy(z).view_as(x)
+    ratios = ratio.flatten().numpy()
+    y = ratios * x.flatten().numpy() + stack.pop(ratios)
+    stack.push(y & (S - 1), np.full_like(y, S))
+    return torch.from_numpy(y >> SCALE_BITS).view_as(x)
 
 
 def unscaled(z: Tensor, ratio: Tensor, stack: Stack) -> Tensor:
     """Undo `scaled`."""
     numbers, ratios = z.flatten().numpy(), ratio.flatten().numpy()
-    x = np.empty_like(numbers)
-    for row in reversed(stack.rows(len(x))):
-        r = ratios[row]
-        y = (numbers[row] << SCALE_BITS) + stack.pop_bits(len(r), SCALE_BITS)
-        x[row] = np.floor(y / r)  # exact, since abs y < 2^51
-        stack.push(y - r * x[row], r)
+    y = (numbers << SCALE_BITS) + stack.pop(np.full_like(numbers, S))
+    x = np.floor(y / ratios).astype(np.int64)  # exact, since abs y < 2^51
+    stack.push(y - ratios * x, ratios)
     return torch.from_numpy(x).view_as(z)
 
 

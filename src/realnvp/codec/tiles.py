@@ -5,22 +5,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from realnvp.data.dataset import Pixels, Shape
 
 SMALLEST = 8  # side that is not halved
+FLOW, RAW, HALVED = "frh"  # how a tile is coded: by the flow, as it is, in halves
 
 
 class Tile(NamedTuple):
-    """Where a tile lies in its picture, (C', H, W), and what the flow sees of it.
+    """A part of a picture, (C', H, W), and the shape in which the flow sees it.
 
-    planes: channels of the picture. A colour picture becomes three tiles for a flow of grey images;
-    a grey one becomes three equal channels for a flow of colours.
-    channels: that the flow sees.
-    divisor: of the sides that it takes.
+    picture: the picture's index.
+    planes: channels of the picture. A color picture becomes three tiles for a flow of gray images;
+        a gray one becomes three equal channels for a flow of colors.
+    channels: of the flow's images.
+    divisor: of the sides of the flow's images.
     """
 
+    picture: int
     planes: slice
     rows: slice
     columns: slice
@@ -29,12 +31,9 @@ class Tile(NamedTuple):
 
     @property
     def shape(self) -> Shape:
-        """Of the part of the picture that it is."""
-        return (
-            self.planes.stop - self.planes.start,
-            self.rows.stop - self.rows.start,
-            self.columns.stop - self.columns.start,
-        )
+        """The shape without the padding."""
+        planes, rows, columns = self.planes, self.rows, self.columns
+        return planes.stop - planes.start, rows.stop - rows.start, columns.stop - columns.start
 
     @property
     def padded(self) -> Shape:
@@ -42,34 +41,25 @@ class Tile(NamedTuple):
         height, width = (-(-side // self.divisor) * self.divisor for side in self.shape[1:])
         return self.channels, height, width
 
-    @property
-    def numbers(self) -> int:
-        """Channels of all its pixels, without the padding."""
-        return math.prod(self.shape)
+    def inner(self, picture: Pixels) -> Pixels:
+        """The tile of its picture, without the padding."""
+        return picture[self.planes, self.rows, self.columns]
 
     def cut(self, picture: Pixels) -> Pixels:
-        """The tile, padded, of a picture."""
-        return self.pad(picture[self.planes, self.rows, self.columns])
+        """The tile of its picture; the padding repeats the last channel, row and column."""
+        missing = [(0, a - b) for a, b in zip(self.padded, self.shape, strict=True)]
+        return np.pad(self.inner(picture), missing, mode="edge")
 
     def paste(self, tile: Pixels, picture: Pixels) -> None:
-        """Put the tile, padded, into the picture."""
-        picture[self.planes, self.rows, self.columns] = self.inner(tile)
-
-    def pad(self, part: Pixels) -> Pixels:
-        """The padded tile: the last channel, row and column again."""
-        missing = [(0, a - b) for a, b in zip(self.padded, self.shape, strict=True)]
-        return np.pad(part, missing, mode="edge")
+        """Put the tile, padded, into its picture."""
+        channels, height, width = self.shape
+        self.inner(picture)[:] = tile[:channels, :height, :width]
 
     def divided(self, height: int, width: int) -> Iterator["Tile"]:
-        """The tile in parts of this size, or the smallest that the flow takes; less at the ends."""
-        for rows in _parts(self.rows, max(height, self.divisor)):
-            for columns in _parts(self.columns, max(width, self.divisor)):
+        """The tile in parts of this size; smaller ones at the ends."""
+        for rows in _parts(self.rows, height):
+            for columns in _parts(self.columns, width):
                 yield self._replace(rows=rows, columns=columns)
-
-    def alone(self) -> "Tile":
-        """The tile as if it was a picture of its own."""
-        planes, rows, columns = (slice(0, length) for length in self.shape)
-        return Tile(planes, rows, columns, self.channels, self.divisor)
 
     def halves(self) -> list["Tile"]:
         """The tile in two, its longer side halved. []: it is one of the smallest."""
@@ -80,38 +70,21 @@ class Tile(NamedTuple):
         half = -(-longer // (2 * self.divisor)) * self.divisor
         return list(self.divided(*((half, width) if height == longer else (height, half))))
 
-    def inner(self, tile: Pixels) -> Pixels:
-        """The padded tile without the padding."""
-        channels, height, width = self.shape
-        return tile[:channels, :height, :width]
 
+def tiles_of(
+    pictures: Iterable[tuple[int, Shape]], channels: int, divisor: int, side: int
+) -> list[Tile]:
+    """The tiles of pictures, (index, (C', H, W)) each: equal padded shapes follow one another.
 
-def tiles_of(picture: Shape, channels: int, divisor: int, side: int) -> Iterator[Tile]:
-    """The tiles of a picture, (C', H, W), for a flow of so many channels.
-
-    divisor: of the sides that the flow takes.
-    side: of the tiles; smaller ones at the ends.
+    channels, divisor: of the flow's images.
+    side: of the tiles; smaller ones at the ends of a picture.
     """
-    planes, height, width = picture
-    for these in _parts(slice(0, planes), planes if planes == channels else 1):
-        whole = Tile(these, slice(0, height), slice(0, width), channels, divisor)
-        yield from whole.divided(side, side)
-
-
-def places_of(
-    pictures: Iterable[Shape], channels: int, divisor: int, side: int
-) -> Iterator[tuple[int, Tile]]:
-    """The tiles of several pictures, each with the index of its picture."""
-    for i, shape in enumerate(pictures):
-        for tile in tiles_of(shape, channels, divisor, side):
-            yield i, tile
-
-
-def count_tiles(picture: Shape, channels: int, divisor: int, side: int) -> int:
-    """How many tiles a picture has."""
-    planes, height, width = picture
-    side = max(side, divisor)
-    return (1 if planes == channels else planes) * -(-height // side) * -(-width // side)
+    tiles = list[Tile]()
+    for i, (planes, height, width) in pictures:
+        for part in _parts(slice(0, planes), planes if planes == channels else 1):
+            whole = Tile(i, part, slice(0, height), slice(0, width), channels, divisor)
+            tiles += whole.divided(side, side)
+    return sorted(tiles, key=lambda tile: tile.padded)
 
 
 def _parts(whole: slice, size: int) -> list[slice]:
@@ -119,9 +92,26 @@ def _parts(whole: slice, size: int) -> list[slice]:
     return [slice(*ends[i : i + 2]) for i in range(len(ends) - 1)]
 
 
-def by_shape(places: Sequence[Tile], wanted: npt.NDArray[np.bool_]) -> list[list[int]]:
-    """Indices of the wanted tiles, those of one padded shape together."""
-    groups: dict[Shape, list[int]] = {}
-    for i in np.flatnonzero(wanted).tolist():
-        groups.setdefault(places[i].padded, []).append(i)
-    return [groups[shape] for shape in sorted(groups)]
+def leaves_of(tiles: Sequence[Tile], kinds: str) -> Iterator[tuple[Tile, str]]:
+    """The parts of tiles that are coded in one piece, each with its kind.
+
+    kinds: a tree of letters for each tile: h and two trees, or a kind.
+
+    ValueError: the letters are not of these tiles.
+    """
+    letters, left = iter(kinds), list(reversed(tiles))
+    while left:
+        tile, letter = left.pop(), next(letters, "none")
+        if letter == HALVED and (halves := tile.halves()):
+            left.extend(reversed(halves))
+        elif letter in (FLOW, RAW):
+            yield tile, letter
+        else:
+            raise ValueError(f"kinds: {letter} for a tile of {tile.shape}")
+    if next(letters, None):
+        raise ValueError("kinds: more than the tiles")
+
+
+def numbers_of(tiles: Iterable[Tile]) -> int:
+    """Channels of all pixels of tiles, without the padding."""
+    return sum(math.prod(tile.shape) for tile in tiles)
