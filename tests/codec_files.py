@@ -79,7 +79,7 @@ def main() -> None:
         flow = flow_of(MODELS.get(name, MODERN), (3, 16, 16), levels=levels)
         realnvp.save_flow(flow, FOLDER / f"{name}.safetensors")
         # The flow codes its images, though it was not trained.
-        with mock.patch.object(chunk, "_webp", lambda picture, bits: None):
+        with mock.patch.object(chunk, "_webp", return_value=None):
             data = compress(flow, images(levels))
         assert np.array_equal(decompress(flow, data), images(levels))
         (FOLDER / f"{name}.rnvp").write_bytes(data)

@@ -146,10 +146,10 @@ random.py test_batches.py
 - [0, 0, index, round]
 + [0, 0, index, 0]
 
-pop: where c < n 2^16, c = 2^16 c + word (stack of digits)
-codec/stack.py test_codec_steps.py
-- c < sizes << 16
-+ c < sizes << 15
+y = R X + d, Z = floor(y / S) (modular scale transform)
+codec/steps.py test_codec_steps.py
+- stack.push(y & (S - 1), np.full_like(y, S))
++ stack.push(y & (S - 1), np.full_like(y, 2 * S))
 
 R = round(S e^l), l = bound tanh(raw) (scales of integers)
 codec/steps.py test_codec_steps.py

@@ -208,7 +208,7 @@ def test_what_decodes_to_other_pictures_is_lost(
     monkeypatch.setattr(archive, "decode", lambda *how: [each ^ 1 for each in chunk.decode(*how)])
     with pytest.raises(DamagedError, match="2 of 2"):
         decompress(modern, data)
-    with pytest.raises(RuntimeError, match="does not decode"):
+    with pytest.raises(RuntimeError):
         compress(modern, smooth(2, 3, 8, 8))
 
 

@@ -14,10 +14,8 @@ from told import Out, answer, listing, refused
 import realnvp
 from realnvp.cli.main import run
 from realnvp.codec import archive, compress, files
-from realnvp.codec import index as indices
-from realnvp.codec.archive import Archive, write
-from realnvp.codec.header import packed
-from realnvp.codec.index import index_of
+from realnvp.codec.archive import Archive, index_of, write
+from realnvp.codec.chunk import packed
 from realnvp.data import read_image
 from realnvp.data.images import deep_png
 from realnvp.io.files import DamagedError
@@ -130,7 +128,6 @@ def test_damage_costs_the_pictures_in_it_and_names_them(
 ) -> None:
     monkeypatch.setattr(archive, "CHUNK", 2)
     # A tile for each picture.
-    monkeypatch.setattr(indices, "best_side", lambda *_: 64)
     file, back = tmp_path / "all.rnvp", tmp_path / "back"
     assert run(["compress", str(saved), str(pictures), "--out", str(file)]) == 0
     with file.open("r+b") as opened:
@@ -150,7 +147,7 @@ def test_a_small_file_that_claims_many_pictures_is_told(
     monkeypatch.setattr(files, "MOST_LOST", 1000)
     data = compress(realnvp.load_flow(saved), smooth(1, 3, 16, 16))
     claimed = Archive(io.BytesIO(data), "data").index
-    said = packed(dataclasses.replace(claimed, runs=[[3, 1, 1, 5000]]))
+    said = packed(dataclasses.replace(claimed, runs=[[3, 1, 1, 5000]], chunks=[2000, 2000, 1000]))
     head = data[: archive.HEAD.size - 4] + len(said).to_bytes(4, "little") + said
     head += bytes(3 * archive.ENTRY.size)
     (tmp_path / "x.rnvp").write_bytes(head + zlib.crc32(head).to_bytes(4, "little"))
@@ -164,7 +161,7 @@ def test_no_name_leads_out_of_the_folder(
 ) -> None:
     flow, image = realnvp.load_flow(saved), smooth(1, 3, 16, 16)[0]
     with (tmp_path / "x.rnvp").open("w+b") as file:
-        index = index_of(flow, [image.shape], [image].__getitem__, names=[name])
+        index = index_of(flow, [image.shape], names=[name])
         write(file, flow, index, [image], lambda _: None)
     back = tmp_path / "inner" / "back"
     before = listing(tmp_path)
@@ -192,7 +189,7 @@ def test_names_that_become_one_are_refused_of_16_bits_too(tmp_path: Path) -> Non
     assert len(files.files_by_name([tmp_path], deep=False)) == 2
     file, shapes = io.BytesIO(), [picture.shape for picture in pictures]
     names = ["a.tif", "a.tif.png"]
-    index = index_of(flow, shapes, pictures.__getitem__, names=names)
+    index = index_of(flow, shapes, names=names)
     write(file, flow, index, pictures, lambda _: None)
     with pytest.raises(DamagedError, match="x"):
         files.decompress_files(Archive(file, "x"), flow, tmp_path / "back")

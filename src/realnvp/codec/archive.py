@@ -22,7 +22,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby, islice
+from itertools import groupby, islice, repeat
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -221,7 +221,7 @@ class Archive:
         coder, shapes = self.coder(flow), self.index.shapes()
         for chunk, count in zip(self.chunks, self.index.chunks, strict=True):
             found = self._decoded(coder, chunk, list(islice(shapes, count)), progress)
-            yield from found or [None] * count
+            yield from found or repeat(None, count)
 
     def coder(self, flow: Flow) -> IntegerFlow:
         """The flow on integers. ValueError: it is not the flow that the archive needs."""

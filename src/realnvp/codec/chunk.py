@@ -148,8 +148,9 @@ def _by_flow(
     progress(numbers_of(raw) + sum(pictures[i].size for i in files))
     header.kinds = "".join(kinds)
     head = packed(header)
-    parts = [len(head).to_bytes(4, "little"), head, *files.values()]
-    return b"".join([*parts, stack.words().astype("<u4").tobytes()]), bits
+    digits_of_tiles = stack.words().astype("<u4").tobytes()
+    length = len(head).to_bytes(4, "little")
+    return b"".join([length, head, *files.values(), digits_of_tiles]), bits
 
 
 def decode(
@@ -212,7 +213,9 @@ def _webp(picture: Pixels, bits: float) -> bytes | None:
     """
     if picture.dtype != np.uint8 or max(picture.shape) > WEBP_SIDE // len(picture):
         return None
-    image = np.moveaxis(picture if len(picture) in (1, 3) else np.vstack(picture)[None], 0, -1)
+    image = np.moveaxis(
+        picture if len(picture) in (1, 3) else picture.reshape(1, -1, picture.shape[2]), 0, -1
+    )
     quick = [(0, 75)] if image[..., 0].size <= TINY else [(0, 75), (1, 20)]
     found = 8 * min(len(lossless_webp(image, *effort)) for effort in quick)
     if found > DOUBT["photograph" if found > PHOTOGRAPH * picture.size else "drawing"] * bits:
@@ -229,7 +232,7 @@ def _from_webp(content: bytes, shape: Shape) -> Pixels:
     with Image.open(io.BytesIO(content), formats=["WEBP"]) as image:
         if image.size != (width, height * channels if stacked else height):
             raise ValueError("a WebP file of another size")
-    pixels = np.moveaxis(decode_image(io.BytesIO(content), "a WebP file"), -1, 0)
+    pixels = np.moveaxis(decode_image(content, "a WebP file"), -1, 0)
     return pixels[0].reshape(shape) if stacked else pixels[:channels]
 
 

@@ -153,24 +153,26 @@ def decompress_files(archive: Archive, flow: Flow, out: Path | None) -> list[str
     name. ValueError: another file is in a picture's place, or a name leads out of the folder.
     """
     check_flow(flow)
-    names = archive.index.names or []
-    targets = {_folded(_target(Path(), name, archive).as_posix()) for name in names}
-    if len(targets) < len(names):
+    deep = config_of(flow).levels > 256
+
+    def targets() -> Iterator[Path]:  # one by one: a small file can claim millions of pictures
+        return (_target(out or Path(), name, archive.name, deep) for name in _names(archive))
+
+    if (
+        archive.index.names
+        and len({_folded(str(path)) for path in targets()}) < archive.index.count
+    ):
         raise DamagedError(f"{archive.name}: holds two pictures with one name")
-
-    def all_targets() -> Iterator[Path]:  # one by one: a small file can claim millions of pictures
-        return (_target(out or Path(), name, archive) for name in _names(archive))
-
-    present = {target for target in all_targets() if out and target.exists()}
+    present = {target for target in targets() if out and target.exists()}
     lost: list[str] = []
     with progress("decompress", archive.index.numbers * (2 if present else 1)) as report:
         told = counted(report)
         if present:  # before anything is written
-            for target, picture in zip(all_targets(), archive.pictures(flow, told), strict=True):
+            for target, picture in zip(targets(), archive.pictures(flow, told), strict=True):
                 if target in present and picture is not None and not _holds(target, picture):
                     raise ValueError(f"--out: {target} exists already")
         pictures = archive.pictures(flow, told)
-        for name, target, picture in zip(_names(archive), all_targets(), pictures, strict=True):
+        for name, target, picture in zip(_names(archive), targets(), pictures, strict=True):
             if picture is None:
                 lost.append(name)
                 if len(lost) > MOST_LOST:
@@ -209,12 +211,12 @@ def lossless_name(name: str, *, deep: bool) -> str:
     return name if PurePosixPath(name).suffix.lower() in suffixes else f"{name}.png"
 
 
-def _target(folder: Path, name: str, archive: Archive) -> Path:
-    """Where a picture of this name goes. DamagedError: out of the folder."""
+def _target(folder: Path, name: str, archive: str | Path, deep: bool) -> Path:
+    """The path of a picture of this name. DamagedError: out of the folder."""
     path = Path(name)
     if not path.parts or path.anchor or ".." in path.parts or "\0" in name:
-        raise DamagedError(f"{archive.name}: holds a picture with the name {name!r}")
-    return folder / lossless_name(name, deep=archive.index.levels > 256)
+        raise DamagedError(f"{archive}: holds a picture with the name {name!r}")
+    return folder / lossless_name(name, deep=deep)
 
 
 def _save(picture: Pixels, target: Path, file: BinaryIO) -> None:
