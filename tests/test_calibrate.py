@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from realnvp.io.checkpoint import newest_checkpoint
 
 import realnvp
 from realnvp.cli.main import run
+from realnvp.io.pretrained import newest_checkpoint
 from realnvp.sklearn import RealNVPRegressor
 from realnvp.training.fit import last_of, recalibrate
 

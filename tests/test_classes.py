@@ -1,9 +1,9 @@
 """Classes of images, from folders and files to numbers and pictures."""
 
-import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,22 +16,16 @@ from realnvp.config import PRESETS, Config, TrainConfig
 from realnvp.data import Dataset, open_splits, to_pixels
 from realnvp.data.prepared import write_dataset
 from realnvp.evaluation.check import check
-from realnvp.evaluation.classes import of_classes
+from realnvp.evaluation.evaluate import classification
 from realnvp.evaluation.likelihood import log_probs
-from realnvp.figures.paper import TrainedRun, compression, latents
+from realnvp.figures.paper import TrainedRun, manifold
 from realnvp.flows.context import Classes
+from realnvp.io.run_dir import RunDir
 from realnvp.training.batches import Batches
+from tests.told import Out, answer, refused
 
-SHORT = [
-    "--train.max-steps",
-    "6",
-    "--train.eval-every",
-    "3",
-    "--train.sample-every",
-    "6",
-    "--model.width",
-    "4",
-]
+SHORT = ["--train.max-steps", "6", "--train.eval-every", "3", "--train.sample-every", "6"]
+SHORT += ["--model.width", "4"]
 
 
 def labelled_by_level(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -62,14 +56,8 @@ def test_batches_have_their_labels() -> None:
     images, labels = labelled_by_level(50)
     config = Config("digits", PRESETS["digits"].data, train=TrainConfig(batch_size=8))
     for process in range(2):
-        batches = Batches(
-            images,
-            config,
-            device=torch.device("cpu"),
-            process=process,
-            processes=2,
-            labels=labels,
-        )
+        own: dict[str, Any] = {"process": process, "processes": 2, "labels": labels}
+        batches = Batches(images, config, device=torch.device("cpu"), **own)
         for step in (0, 3, 7):
             [context] = batches.condition_on([step])
             assert torch.equal(batches.at(step)[:, 0, 0, 0].floor().long(), context)
@@ -102,36 +90,29 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_digits_are_trained_and_evaluated_given_the_digit(
-    trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_digits_are_trained_and_evaluated_given_the_digit(trained: Path, capsys: Out) -> None:
     flow = realnvp.load_flow(trained)
     assert isinstance(flow.condition, Classes)
     assert flow.condition.names == [*"0123456789"]
     data = open_splits(trained / "data")
     assert data.labels is not None
-    shares = np.bincount(data.labels["train"]) / len(data.train)
-    assert flow.condition.log_priors.exp().numpy() == pytest.approx(shares, abs=1e-6)
+    frequencies = np.bincount(data.labels["train"]) / len(data.train)
+    assert flow.condition.log_priors.exp().numpy() == pytest.approx(frequencies, abs=1e-6)
 
-    assert run(["evaluate", str(trained), "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
+    result: Any = answer(capsys, "evaluate", trained)
     images = np.moveaxis(np.asarray(data.test[:]), -1, 1).copy()
     context = realnvp.bits_per_dim(flow, images, context=data.labels["test"])
     assert result["bits_per_dim"] == pytest.approx(context.mean, abs=1e-6)
-    mixture = realnvp.bits_per_dim(flow, images)
-    classes = result["classes"]
-    assert classes["count"] == 10
-    assert classes["mixture_bits_per_dim"] == pytest.approx(mixture.mean, abs=1e-6)
-    assert classes["mixture_standard_error"] == pytest.approx(mixture.standard_error, abs=1e-6)
-    with torch.no_grad():
-        nats = torch.stack([log_probs(flow, images, context=c) for c in range(10)], dim=1)
-        right = (nats + flow.condition.log_priors).argmax(1).numpy() == data.labels["test"]
-    assert classes["accuracy"] == pytest.approx(right.mean())
+    mixture, found = realnvp.bits_per_dim(flow, images), result["measures"]
+    assert found["mixture_bits_per_dim"]["mean"] == pytest.approx(mixture.mean, abs=1e-6)
+    error = found["mixture_bits_per_dim"]["standard_error"]
+    assert error == pytest.approx(mixture.standard_error, abs=1e-6)
+    nats = torch.stack([log_probs(flow, images, context=c) for c in range(10)], dim=1)
+    right = (nats + flow.condition.log_priors).argmax(1).numpy() == data.labels["test"]
+    assert found["accuracy"]["mean"] == pytest.approx(right.mean())
     assert run(["evaluate", str(trained)]) == 0
     printed = capsys.readouterr().out
-    assert "given the class of each image, one of 10" in printed
-    assert "bits/dim: mixture of all classes" in printed
-    assert "accuracy by Bayes' rule" in printed
+    assert all(name.replace("_", " ") in printed for name in found)
 
 
 def test_accuracy_log_loss_and_calibration() -> None:
@@ -139,91 +120,66 @@ def test_accuracy_log_loss_and_calibration() -> None:
     p = torch.tensor([0.8, 0.2], dtype=torch.float64).log()
     right, count = np.repeat([1, 1, 1, 0, 0], 40), 200
     joint = (p + torch.tensor(0.5).log()).expand(count, 2)
-    found = of_classes(joint, 1 - right, (1, 8, 8))
-    assert found.accuracy == pytest.approx(0.6)
-    assert found.accuracy_standard_error == pytest.approx((0.6 * 0.4 / 199) ** 0.5)
-    assert found.log_loss == pytest.approx(-(0.6 * np.log(0.8) + 0.4 * np.log(0.2)))
-    assert found.calibration_error >= 0.2 - 1e-9  # exactly that, were there a single bin
-    assert found.mixture_bits_per_dim == pytest.approx(np.log(2) / (64 * np.log(2)), abs=1e-6)
+    found = classification(joint, 1 - right)
+    assert found["accuracy"].mean == pytest.approx(0.6)
+    assert found["accuracy"].standard_error == pytest.approx((0.6 * 0.4 / 199) ** 0.5)
+    assert found["log_loss"].mean == pytest.approx(-(0.6 * np.log(0.8) + 0.4 * np.log(0.2)))
+    assert found["calibration_error"].mean >= 0.2 - 1e-9  # exactly that, were there a single bin
+    assert 0 < found["calibration_error"].standard_error < 0.1
 
 
-def test_samples_of_a_class_and_of_all(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_samples_of_a_class_and_of_all(trained: Path, tmp_path: Path, capsys: Out) -> None:
     flow = realnvp.load_flow(trained)
     assert isinstance(flow.condition, Classes)
-    for flags, classes in {
-        ("--given", "7"): "7",
-        (): flow.condition.draw(range(20), 3),
-    }.items():
-        out = tmp_path / "samples.npy"
-        command = ["sample", str(trained), "-n", "20", "--seed", "3", "--out", str(out), *flags]
-        assert run(command) == 0
+    drawn = flow.condition.draw(range(20), 3)
+    command = ["sample", trained, "-n", "20", "--seed", "3", "--out", tmp_path / "samples.npy"]
+    for flags, classes in ((["--class", "7"], "7"), ([], drawn)):
+        answer(capsys, *command, *flags)
         samples = flow.sample(20, context=classes, seed=3, dtype=torch.float64)
-        assert np.array_equal(np.load(out), to_pixels(samples, levels=17))
-    assert len(set(flow.condition.draw(range(20), 3).tolist())) > 3
-    assert flow.condition.draw(range(5, 9), 3).equal(flow.condition.draw(range(9), 3)[5:])
-    assert run(["sample", str(trained), "--given", "seven"]) == 2
-    assert "--given: there is no class 'seven'" in capsys.readouterr().err
+        assert np.array_equal(np.load(tmp_path / "samples.npy"), to_pixels(samples, levels=17))
+    assert len(set(drawn.tolist())) > 3
+    assert flow.condition.draw(range(5, 9), 3).equal(drawn[5:9])
+    assert "--class" in refused(capsys, "sample", trained, "--class", "seven")
 
 
 def test_how_often_a_class_is_drawn() -> None:
-    classes = Classes(2)
+    classes = Classes(["a", "b"])
     classes.count(torch.tensor([0, 1, 1, 1]))
     assert classes.draw(range(2000), 0).double().mean().item() == pytest.approx(0.75, abs=0.03)
 
 
-def test_scores_have_the_class(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_scores_have_the_class(trained: Path, tmp_path: Path, capsys: Out) -> None:
     flow, images = realnvp.load_flow(trained), open_splits(trained / "data").test[:3]
     for i, image in enumerate(images):
         Image.fromarray(image[..., 0]).save(tmp_path / f"{i}.png")
-    assert run(["score", str(trained), str(tmp_path), "--json"]) == 0
-    scores = json.loads(capsys.readouterr().out)["scores"]
+    scores: Any = answer(capsys, "score", trained, tmp_path)["scores"]
     with torch.no_grad():
         x = torch.from_numpy(np.moveaxis(images, -1, 1)) + 0.5
-        posterior = flow.class_log_probs(x)
-        mixture = flow.mixture_log_prob(x)
+        posterior, mixture = flow.class_log_probs(x), flow.mixture_log_prob(x)
     for i, entry in enumerate(scores):
-        # Noise is another here: only roughly.
+        # The noise is another here: only roughly.
         assert entry["log_prob"] == pytest.approx(mixture[i].item(), abs=30)
         assert entry["class_probability"] == pytest.approx(posterior[i].exp().max().item(), abs=0.1)
         assert entry["likeliest_class"] in "0123456789"
 
 
-def test_figures_and_checks_are_of_one_class(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_figures_and_checks_are_of_one_class(trained: Path, tmp_path: Path, capsys: Out) -> None:
     out = tmp_path / "figures"
-    names = ["classes", "samples", "manifold"]
-    only = [word for name in names for word in ("--only", name)]
-    command = ["figures", str(trained), "--out", str(out), "--arrays", "--given", "4", *only]
-    assert run(command) == 0
+    only = [word for name in ("classes", "samples", "manifold") for word in ("--only", name)]
+    answer(capsys, "figures", trained, "--out", out, "--arrays", "--class", "4", *only)
     assert np.load(out / "classes-samples.npy").shape == (10, 10, 8, 8, 1)
     data = open_splits(trained / "data")
     assert data.labels is not None
     fours = data.test[:][data.labels["test"] == 4]
     shown = np.load(out / "samples-data.npy")
     assert {image.tobytes() for image in shown} <= {image.tobytes() for image in fours}
-    capsys.readouterr()
-    assert run(["check", str(trained), "--given", "4", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["ok"]
-    flow = realnvp.load_flow(trained)
-    assert flow.config is not None
-    few = TrainedRun(flow, flow.config, trained, seed=0)
-    few.whole = replace(
-        data,
-        splits={**data.splits, "validation": data.test[:0]},
-        labels={**data.labels, "validation": data.labels["test"][:0]},
-    )
+    assert answer(capsys, "check", trained, "--class", "4")["ok"]
+    few = TrainedRun(realnvp.load_flow(trained), RunDir(trained).config, trained)
+    empty = {**data.splits, "validation": data.test[:0]}
+    few.whole = replace(data, splits=empty, labels={**data.labels, "validation": np.array([], int)})
     few.condition_on("4")
     with pytest.raises(ValueError, match="validation"):
-        next(compression(few))
-    few = TrainedRun(flow, flow.config, trained, seed=0)
-    few.whole = replace(data, splits={**data.splits, "test": data.test[:0]}, labels=None)
-    with pytest.raises(ValueError, match="test"):
-        next(latents(few))
+        next(manifold(few))
 
 
 def test_the_class_that_is_drawn_has_images_in_all_splits() -> None:
@@ -240,23 +196,19 @@ def test_the_class_that_is_drawn_has_images_in_all_splits() -> None:
 
 
 def test_the_card_and_the_table_name_the_classes(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, tmp_path: Path, capsys: Out
 ) -> None:
-    assert run(["evaluate", str(trained)]) == 0
-    assert run(["package", str(trained), str(tmp_path / "shared")]) == 0
-    card = (tmp_path / "shared" / "README.md").read_text()
-    assert "| given the class | 0, 1, 2, " in card
-    assert "bits/dim of the mixture of all classes" in card
-    assert "given='0'" in card
+    answer(capsys, "evaluate", trained)
+    answer(capsys, "package", trained, tmp_path / "shared")
+    assert "0, 1, 2, " in (tmp_path / "shared" / "README.md").read_text()
     assert realnvp.load_flow(tmp_path / "shared").sample(2, context="3").shape == (2, 1, 8, 8)
-    capsys.readouterr()
-    assert run(["table", str(trained)]) == 0
-    assert "given the class" in " ".join(capsys.readouterr().out.split())
+    (row,) = answer(capsys, "table", trained)["rows"]
+    assert row["data"].endswith("given the class")
 
 
 @pytest.mark.parametrize("kind", ["own", "others", "none"])
 def test_other_data_are_evaluated_given_their_class_if_they_have_it(
-    trained: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+    trained: Path, tmp_path: Path, kind: str, capsys: Out
 ) -> None:
     data = open_splits(trained / "data")
     assert data.labels is not None
@@ -265,27 +217,23 @@ def test_other_data_are_evaluated_given_their_class_if_they_have_it(
         (tmp_path / name).mkdir(exist_ok=True)
         Image.fromarray(image[..., 0]).save(tmp_path / name / f"{i}.png")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore" if kind == "others" else "error")
-        assert run(["evaluate", str(trained), "--data.source", str(tmp_path), "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert (result.get("classes") is not None) == (kind == "own")
+        warnings.simplefilter("error" if kind == "own" else "ignore")
+        result: Any = answer(capsys, "evaluate", trained, "--data.source", tmp_path)
+    assert ("accuracy" in result["measures"]) == (kind == "own")
 
 
-def test_crops_of_a_run_and_of_other_data_have_their_class(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """In training and in other data: pictures of one grey are all dark or all bright."""
+def test_crops_of_a_run_and_of_other_data_have_their_class(tmp_path: Path, capsys: Out) -> None:
+    """In training and in other data: pictures of one gray are all dark or all bright."""
     random = np.random.default_rng(0)
     for name, gray in {"bright": 200, "dark": 20}.items():
         (tmp_path / "in" / name).mkdir(parents=True)
         for i in range(8):
             pixels = np.full((*random.integers(9, 30, 2), 3), gray, np.uint8)
             Image.fromarray(pixels).save(tmp_path / "in" / name / f"{i}.png")
-    folder = tmp_path / "run"
-    command = ["train", "images-modern", "--data.source", str(tmp_path / "in"), "--data.classes"]
+    folder, source = tmp_path / "run", ["--data.source", tmp_path / "in"]
+    command = ["train", "images-modern", *source, "--data.classes", "--data.crop", "8"]
     small = ["--model.num-scales", "1", "--model.num-couplings", "1", "--train.batch-size", "4"]
-    command += ["--data.crop", "8", *small, "--run-dir", str(folder), *SHORT, "--device", "cpu"]
-    assert run(command) == 0
+    answer(capsys, *command, *small, "--run-dir", folder, *SHORT, "--device", "cpu")
     data = open_splits(folder / "data")
     assert data.labels is not None
     assert data.class_names == ("bright", "dark")
@@ -293,9 +241,6 @@ def test_crops_of_a_run_and_of_other_data_have_their_class(
         images = data.splits[split][np.arange(len(data.splits[split]))]
         dark = images.reshape(len(images), -1).mean(1) < 100
         assert (dark == data.labels[split]).all()
-    capsys.readouterr()
-    other = ["--data.source", str(tmp_path / "in"), "--json"]
-    assert run(["evaluate", str(folder), *other]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["classes"]["count"] == 2
+    result: Any = answer(capsys, "evaluate", folder, *source)
+    assert "accuracy" in result["measures"]
     assert result["num_images"] > 16

@@ -3,6 +3,7 @@
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from realnvp import bits_per_dim, fast, load_flow, quantize
 from realnvp.bijections import BatchNorm, Chain, Logit
 from realnvp.config import Config, ImageData, ModelConfig
 from realnvp.data import dequantize
-from realnvp.evaluation.likelihood import log_probs, summarise
+from realnvp.evaluation.likelihood import log_probs, summarize, views_of
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow, StandardNormal, evaluating
 from realnvp.moments import averaging
@@ -76,14 +77,6 @@ def test_noise_draws_are_a_mean_of_log_p(flow: Flow, images: Tensor) -> None:
     ).abs().max() < 1e-6
 
 
-def test_views_are_a_mean_of_p(flow: Flow, images: Tensor) -> None:
-    noise = uniform((3, 8, 8), 0, Purpose.EVALUATE, indices=range(40))
-    x = dequantize(images, noise).double()
-    with torch.no_grad():
-        expected = torch.logaddexp(flow.log_prob(x), flow.log_prob(x.flip(3))) - math.log(2)
-    torch.testing.assert_close(log_probs(flow, images, views=True), expected)
-
-
 def test_a_uniform_density_takes_eight_bits() -> None:
     """Constants: an identity flow with a logistic base that is uniform on the whole support takes
     log2 of its length.
@@ -112,16 +105,16 @@ def test_nothing_that_is_not_finite_is_dropped(flow: Flow, images: Tensor) -> No
 
 def test_standard_error() -> None:
     values = torch.tensor([1.0, 2.0, 4.0, 5.0]).double()
-    plain = summarise(values)
+    plain = summarize(values)
     assert plain.mean == 3
     assert plain.standard_error == pytest.approx(values.std().item() / 2)
-    assert math.isnan(summarise(values[:1]).standard_error)
+    assert math.isnan(summarize(values[:1]).standard_error)
     # Copies of an image are no new information: clustered, the error is that of the images without
     # copies.
     copies = values.repeat_interleave(10)
-    clustered = summarise(copies, groups=[i for i in range(4) for _ in range(10)])
+    clustered = summarize(copies, groups=[i for i in range(4) for _ in range(10)])
     assert clustered.standard_error == pytest.approx(plain.standard_error)
-    assert summarise(copies).standard_error < plain.standard_error / 3
+    assert summarize(copies).standard_error < plain.standard_error / 3
 
 
 def test_evaluation_changes_nothing(flow: Flow, images: Tensor) -> None:
@@ -159,20 +152,14 @@ def test_noise_covers_the_whole_bin() -> None:
     assert noise.max() < 1
     assert abs(noise.mean() - 0.5) < 0.01
     assert abs(noise.var() - 1 / 12) < 0.002
-    assert torch.equal(
-        uniform((4,), 0, Purpose.TRAIN, indices=[7, 3])[1],
-        uniform((4,), 0, Purpose.TRAIN, indices=[3])[0],
-    )
-    others = [
-        uniform((4,), *key, indices=[3]) for key in ((1, Purpose.TRAIN), (0, Purpose.EVALUATE))
-    ]
-    assert not any(
-        torch.equal(other, uniform((4,), 0, Purpose.TRAIN, indices=[3])) for other in others
-    )
-    assert not torch.equal(
-        uniform((4,), 0, Purpose.TRAIN, indices=[3], round=1),
-        uniform((4,), 0, Purpose.TRAIN, indices=[3]),
-    )
+    own = uniform((4,), 0, Purpose.TRAIN, indices=[3])[0]
+    assert torch.equal(uniform((4,), 0, Purpose.TRAIN, indices=[7, 3])[1], own)
+    for seed, purpose, draw in (
+        (1, Purpose.TRAIN, 0),
+        (0, Purpose.EVALUATE, 0),
+        (0, Purpose.TRAIN, 1),
+    ):
+        assert not torch.equal(uniform((4,), seed, purpose, indices=[3], round=draw)[0], own)
 
 
 def test_samples_do_not_depend_on_the_chunk(flow: Flow) -> None:
@@ -196,27 +183,55 @@ def test_samples_have_the_density() -> None:
 
 
 def test_temperature_and_extrapolation(flow: Flow) -> None:
-    with torch.no_grad():
-        cold = flow.sample(2, temperature=0.0)
-        assert torch.equal(cold[0], cold[1])
-        assert flow.sample(1, shape=(3, 16, 16)).shape == (1, 3, 16, 16)
-        assert flow.sample(1, (3, 80, 80)).isfinite().all()
+    cold = flow.sample(2, temperature=0.0)
+    assert torch.equal(cold[0], cold[1])
+    assert flow.sample(1, (3, 80, 80)).isfinite().all()
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("augment", "shape", "count"),
     [
-        (lambda flow, images: flow.log_prob(images), "floating-point"),
-        (lambda flow, images: flow.log_prob(images.float()[0]), r"\(B, 3, H, W\), got \(3, 8, 8\)"),
-        (lambda flow, images: flow.log_prob(images.float()[:, :1]), r"got \(40, 1, 8, 8\)"),
-        (lambda flow, images: bits_per_dim(flow, images.float()), "uint8"),
-        (lambda flow, images: bits_per_dim(flow, images[:0]), "N > 0"),
+        ((), (3, 8, 8), 1),
+        (("hflip",), (3, 8, 6), 2),
+        (("hflip", "rotate90", "channel_shuffle", "brightness"), (3, 8, 8), 48),
+        (("channel_shuffle",), (1, 8, 8), 1),
+    ],
+)
+def test_views_are_a_group_of_permutations(
+    augment: Any, shape: tuple[int, int, int], count: int
+) -> None:
+    views = views_of(ImageData(augment=augment), shape)
+    x = torch.arange(math.prod(shape)).view(1, *shape)
+    seen = {tuple(view(x).flatten().tolist()) for view in views}
+    assert len(views) == len(seen) == count
+    assert torch.equal(views[0](x), x)
+    assert {tuple(a(b(x)).flatten().tolist()) for a in views for b in views} == seen
+    assert all(sorted(each) == x.flatten().tolist() for each in seen)
+
+
+def test_views_are_a_mean_of_p(flow: Flow, images: Tensor) -> None:
+    noise = uniform((3, 8, 8), 0, Purpose.EVALUATE, indices=range(40))
+    x = dequantize(images, noise).double()
+    with torch.no_grad():
+        expected = torch.logaddexp(flow.log_prob(x), flow.log_prob(x.flip(3))) - math.log(2)
+    torch.testing.assert_close(log_probs(flow, images, views=True), expected)
+    with pytest.raises(ValueError, match="rotate90"):
+        views_of(ImageData(augment=("rotate90",)), (3, 8, 6))
+
+
+@pytest.mark.parametrize(
+    ("call", "word"),
+    [
+        (lambda flow, images: flow.log_prob(images), "x"),
+        (lambda flow, images: flow.log_prob(images.float()[0]), "x"),
+        (lambda flow, images: flow.log_prob(images.float()[:, :1]), "x"),
+        (lambda flow, images: bits_per_dim(flow, images.float()), "images"),
         (lambda flow, images: bits_per_dim(flow, images, noise_draws=0), "noise_draws"),
         (lambda flow, images: Flow(flow.bijection, StandardNormal()).sample(1), "shape"),
     ],
 )
-def test_bad_input_is_named(flow: Flow, images: Tensor, call: object, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_bad_input_is_named(flow: Flow, images: Tensor, call: Any, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
         call(flow, images)
 
 
@@ -264,23 +279,16 @@ def test_log_prob_encode_and_decode_are_differentiable(flow: Flow, images: Tenso
 def test_with_a_float64_state_a_float32_flow_is_inverted_exactly(
     run_dir: Path, quick: bool
 ) -> None:
-    """Trained weights; images, black, white, one-pixel checkerboards, latents of 20 sigma;
-    bfloat16 networks too.
-    """
+    """Trained weights; images, black, white, one-pixel checkerboards, latents of 20 sigma."""
     flow = load_flow(run_dir)
     flow, random = fast(flow) if quick else flow, torch.Generator().manual_seed(0)
     board = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 16
-    extremes = (
-        torch.stack([torch.zeros(8, 8), torch.full((8, 8), 16), board, 16 - board]).double()[
-            :, None
-        ]
-        + 0.5
-    )
-    for x in (extremes, torch.rand(64, 1, 8, 8, dtype=torch.float64, generator=random) * 17):
+    planes = torch.stack([torch.zeros(8, 8), torch.full((8, 8), 16), board, 16 - board])
+    images = torch.rand(64, 1, 8, 8, dtype=torch.float64, generator=random) * 17
+    for x in (planes.double()[:, None] + 0.5, images):
         assert (flow.decode(flow.encode(x)) - x).abs().max() < 1e-9
         assert flow.log_prob(x).dtype == torch.float64
     for sigma in (1, 5, 20):
         x = flow.decode(sigma * torch.randn(64, 1, 8, 8, dtype=torch.float64, generator=random))
-        assert (
-            flow.decode(flow.encode(x)) - x
-        ).abs().max() < 1e-5  # at the ends of the range the logit is steep
+        # At the ends of the range the logit is steep.
+        assert (flow.decode(flow.encode(x)) - x).abs().max() < 1e-5

@@ -10,7 +10,7 @@ from typing import Any
 
 from realnvp.config import Config, to_json
 from realnvp.config.units import unit_of
-from realnvp.evaluation.record import current_evaluation
+from realnvp.evaluation.evaluate import current_evaluation
 from realnvp.flows.flow import Flow, config_of
 from realnvp.io.files import write_text
 from realnvp.io.pretrained import WEIGHTS, load_model, save_flow

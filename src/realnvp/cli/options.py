@@ -5,6 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -39,6 +40,32 @@ RunDir = Annotated[
 ClassName = Annotated[str | None, arg(name="class", metavar="NAME")]
 Decode = Annotated[DecodeOptions, arg(name="")]
 MAX_THREADS = 1024  # far more end torch with a segmentation fault
+
+
+@dataclass(kw_only=True)
+class Command:
+    """A command whose result is one JSON object, or a text."""
+
+    json: Flag = False
+    """Print one JSON object."""
+
+    def show(self, values: Mapping[str, Any], text: str) -> None:
+        """Print the result."""
+        print_json(values) if self.json else print(text)
+
+
+@dataclass(kw_only=True)
+class FlowCommand(Command):
+    """A command on a trained flow."""
+
+    run: RunDir
+    which: Which = "best"
+    device: Device = "auto"
+    threads: Threads = None
+
+    def load(self) -> "tuple[Flow, dict[str, Any]]":
+        """The flow on the device, and the facts saved with it."""
+        return load(self.run, self.device, threads=self.threads, which=self.which)
 
 
 def beside(run: str) -> Path:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from realnvp.flows.flow import Flow
 
 
-@dataclass
-class Sample:
+@dataclass(kw_only=True)
+class Sample(options.FlowCommand):
     """Draw samples: images to a PNG or .npy (N, H, W, C), rows of a table to a .csv or .npy.
 
     A .png of rows is a scatter plot of two columns.
@@ -21,7 +21,6 @@ class Sample:
     Example: realnvp sample runs/photos -n 64 --seed 0 --temperature 0.8 --out samples.png
     """
 
-    run: options.RunDir
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
     """Number of samples; with --context, for each row of that table."""
     seed: int = 0
@@ -36,18 +35,14 @@ class Sample:
     """A table with the context columns of a conditional flow of a table."""
     beside_data: options.Flag = False
     """Show as many test images or rows beside the samples of a PNG."""
-    which: options.Which = "best"
     fast: options.Fast = False
-    json: options.Json = False
-    device: options.Device = "auto"
-    threads: options.Threads = None
 
     def __call__(self) -> int:
         from realnvp.evaluation.samples import write_rows, write_samples
 
         if self.n < 1:
             raise ValueError(f"-n: must be at least 1, got {self.n}")
-        flow, _ = options.load(self.run, self.device, threads=self.threads, which=self.which)
+        flow, _ = self.load()
         table = options.of_table(flow)
         out = self._output(table)
         if table and (flow.condition is None) != (self.context is None):
@@ -63,11 +58,7 @@ class Sample:
         write: Any = write_rows if table else write_samples
         how: Any = {"seed": self.seed, "temperature": self.temperature}
         facts["nonfinite"] = write(flow, out, n=self.n, data=data, context=context, **how)
-        if self.json:
-            options.print_json(facts)
-        else:
-            bad = f", {facts['nonfinite']} samples not finite" if facts["nonfinite"] else ""
-            print(f"{out}: written{bad}")
+        self.show(facts, f"{out}: {facts['nonfinite']} samples not finite")
         return 1 if facts["nonfinite"] else 0
 
     def _output(self, table: bool) -> Path:

@@ -25,8 +25,8 @@ FPR = 0.01
 MAX_NORMAL = 2000  # validation images
 
 
-@dataclass
-class Score:
+@dataclass(kw_only=True)
+class Score(options.FlowCommand):
     """Score image files, whole and of any size, or the rows of tables: log-density and rank.
 
     With --normal or --fpr also an anomaly score (lower is more anomalous), a conformal p-value and
@@ -39,7 +39,6 @@ class Score:
     Example: realnvp score runs/table new.csv --normal good.csv --out scores.csv
     """
 
-    run: options.RunDir
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH...")]
     """Image files and folders of them, or tables."""
     out: Path | None = None
@@ -64,16 +63,12 @@ class Score:
     seed: int = 0
     """Seed of the noise, and of the split of the normal images."""
     decode: options.Decode = AS_FOUND
-    which: options.Which = "best"
     fast: options.Fast = False
-    json: options.Json = False
-    device: options.Device = "auto"
-    threads: options.Threads = None
 
     def __call__(self) -> int:
         if not self.paths:
             raise ValueError("PATH: name image files, folders or tables")
-        flow, _ = options.load(self.run, self.device, threads=self.threads, which=self.which)
+        flow, _ = self.load()
         outputs = {"--out": self.out, "--report": self.report, "--picture": self.picture}
         for flag, path in outputs.items():
             if path:

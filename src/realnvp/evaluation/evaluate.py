@@ -1,17 +1,17 @@
-"""`realnvp evaluate`: a flow's number on a split of its data, or on other data."""
+"""The number of a flow on a split of its data, or on other data, as a record to quote."""
 
-import math
-import time
-import warnings
-from collections.abc import Callable, Sequence
+import json
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+from torch import Tensor
 
-from realnvp.config import Config, ImageData, TableData, paper_bits_per_dim
-from realnvp.config.errors import ParameterError, as_colours, count_of
+from realnvp.config import Config, ImageData, TableData, paper_bits_per_dim, parse_json
 from realnvp.config.fields import AS_FOUND, DecodeOptions
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, Unit, unit_of
 from realnvp.data import (
@@ -23,18 +23,111 @@ from realnvp.data import (
     open_splits,
     splits_of_run,
 )
-from realnvp.data.dataset import Indices
 from realnvp.data.prepared import DESCRIPTION
-from realnvp.evaluation.classes import of_classes
-from realnvp.evaluation.likelihood import log_probs, summarise, views_of
-from realnvp.evaluation.record import Evaluation, OfImages, OfRows, OverViews
+from realnvp.evaluation.likelihood import Mean, log_probs, summarize, views_of
 from realnvp.flows.context import Classes
-from realnvp.flows.flow import Flow, config_of, refuse_fast
-from realnvp.io.files import DamagedError
+from realnvp.flows.flow import ROWS, Flow, config_of, refuse_fast
+from realnvp.io.files import read_json, write_text
+from realnvp.io.pretrained import read_model
 from realnvp.io.run_dir import RunDir
-from realnvp.progress import chunks, progress
+from realnvp.progress import track_slices
 
-CHUNK = 256
+FILE = "evaluation.json"
+IMAGES = 256  # read at once
+BINS, RESAMPLES = 10, 200  # of the calibration error, and of its bootstrap
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Mean):
+    """The mean log-density of a split: bits/dim of images, of a table's rows nats.
+
+    RUN/evaluation.json holds the fields that are not None, `mean` and `count` under the names of
+    the unit: bits_per_dim and num_images, or log_likelihood and num_rows.
+    """
+
+    standard_error_over: str
+    """images, rows, or the photographs that the images were cut from: '8 photographs'."""
+    count: int
+    split: str
+    dataset: str
+    dataset_version: str | None = None
+    shape: tuple[int, ...]
+    """(C, H, W) of an image, (D,) of a row."""
+    seed: int
+    noise_draws: int | None = None
+    dequantization: str | None = None
+    measures: dict[str, Mean] = field(default_factory=dict)
+    """Of augmented training: views_bits_per_dim, of the density averaged over the views of an
+    image. Of a flow with classes: mixture_bits_per_dim, accuracy, log_loss, calibration_error."""
+    codecs: dict[str, float] = field(default_factory=dict)
+    """Bits/dim of lossless image formats, and of an archive of `realnvp compress`."""
+    paper: float | None = None
+    """The paper's bits/dim for this model and these images."""
+    comparable: bool = False
+    """Whether these are the images of the paper's number."""
+    which: Literal["best", "last"]
+    step: int | None = None
+    """The step of the model."""
+
+    @property
+    def unit(self) -> Unit:
+        """Bits/dim or nats."""
+        return LOG_LIKELIHOOD if len(self.shape) == 1 else BITS_PER_DIM
+
+    @property
+    def finite(self) -> bool:
+        """Whether each image or row has a finite log-density."""
+        return not any(each.nonfinite for each in (self, *self.measures.values()))
+
+    def rows(self) -> dict[str, str]:
+        """Names and values for readers, the mean first."""
+        rows: dict[str, Any] = {
+            self.unit.words: self,
+            "standard error over": self.standard_error_over,
+            "not finite": self.nonfinite,
+            "data": f"{self.dataset} {self.dataset_version or ''}".strip(),
+            self.unit.things: f"{self.count:,}, {self.split} split",
+            "noise draws": self.noise_draws,
+            "dequantization": self.dequantization and f"{self.dequantization}: an upper bound",
+            **{name.replace("_", " "): value for name, value in self.measures.items()},
+            **{f"bits/dim, {name}": f"{bits:.3f}" for name, bits in self.codecs.items()},
+            "bits/dim in the paper": self.paper and f"{self.paper:.2f}",
+        }
+        return {name: str(value) for name, value in rows.items() if value}
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of the file; numbers that are not finite become None."""
+        fields = json.loads(TypeAdapter(Evaluation).dump_json(self, exclude_none=True))
+        names = _names(self.unit)
+        return {names.get(name, name): value for name, value in fields.items()}
+
+    def save(self, run: Path) -> None:
+        """Write RUN/evaluation.json."""
+        write_text(run / FILE, json.dumps(self.as_json(), indent=2) + "\n")
+
+
+def _names(unit: Unit) -> dict[str, str]:
+    return {"mean": unit.key, "count": f"num_{unit.things}"}
+
+
+def read_evaluation(run: Path) -> Evaluation:
+    """RUN/evaluation.json. ValueError names the file and the field; OSError: there is none."""
+    names = {value: name for name, value in _names(unit_of(RunDir(run).config)).items()}
+    fields = read_json(dict[str, Any], run / FILE)
+    text = json.dumps({names.get(name, name): value for name, value in fields.items()})
+    return parse_json(Evaluation, text, run / FILE)
+
+
+def current_evaluation(run: Path) -> Evaluation:
+    """The evaluation of the run's present model on the test split.
+
+    ValueError: the last evaluation is of another model or split.
+    """
+    evaluation = read_evaluation(run)
+    facts = read_model(run, evaluation.which)[1].get("facts") or {}
+    if evaluation.split != "test" or facts.get("step") != evaluation.step:
+        raise ValueError(f"{run / FILE}: not of the present model on the test split")
+    return evaluation
 
 
 def evaluate(
@@ -43,231 +136,160 @@ def evaluate(
     *,
     split: str = "test",
     source: Path | None = None,
-    reading: DecodeOptions = AS_FOUND,
+    decode: DecodeOptions = AS_FOUND,
     crop: int | None = None,
     noise_draws: int = 1,
     seed: int = 0,
     views: bool = False,
     codecs: bool = False,
-    file_bits_per_dim: Callable[[Flow, Split], float | None] | None = None,
     which: Literal["best", "last"] = "best",
     step: int | None = None,
 ) -> Evaluation:
-    """The flow's bits/dim, of a table nats a row, on a split of the run's data.
+    """Evaluate a flow on a split of its run's data.
 
-    source: other data, a folder, an .npy file, a table or a prepared folder.
-    reading: of image files of the source; choices left open are the run's.
-    crop: the side of fixed crops of the source's pictures. None: the run's.
-    noise_draws: draws of the dequantization noise; log p is averaged over them.
-    seed: of the noise.
+    source: other data: a folder, an .npy file, a table or a prepared folder.
+    decode: of image files of the source; choices left open are the run's.
+    crop: side of fixed crops of the source's pictures. None: the run's.
+    noise_draws: draws of the dequantization noise over which log p is averaged.
     views: also evaluate the density averaged over the views that training showed (`views_of`).
-    codecs: also measure PNG, lossless WebP and, where there is a library, JPEG XL.
-    file_bits_per_dim: measures the flow's own file of a split, with `codecs`.
+    codecs: also measure lossless image formats, and an archive of `realnvp compress`.
     which, step: recorded as the model of the run that the flow is.
 
-    ValueError if the data do not fit the flow.
+    ValueError: the data do not fit the flow.
     """
-    began = time.monotonic()
     refuse_fast(flow, "report the numbers of")
-    config, run = config_of(flow), Path(run)
-    unit = unit_of(config)
-    for_images = {"codecs": codecs, "views": views, "noise_draws": noise_draws != 1}
-    if unit is LOG_LIKELIHOOD and (context := [name for name in for_images if for_images[name]]):
-        raise ParameterError(context[0], f"is for images; {run} is of a table")
-    of_files = {**reading.chosen(), **({"crop": crop} if crop else {})}
-    files = source is not None and unit is BITS_PER_DIM and not (source / DESCRIPTION).exists()
-    if of_files and not files:
-        raise ParameterError(next(iter(of_files)), "is for pictures of --data.source, not prepared")
-    data, split = _data(config, run, split, source, reading, crop)
-    images, groups = data.splits[split], data.groups_of(split)
-    try:
-        count = len(views_of(config.data, data.shape)) if views else 1
-    except ParameterError as error:
-        raise ParameterError(error.name, f"{error.words}, {source or run}") from None
-
-    condition = flow.condition if isinstance(flow.condition, Classes) else None
-    known = flow.condition is not None and data.class_names == config.data.class_names
-    labels = (data.labels or {}).get(split) if known else None
-
-    def measure(**how: Any) -> dict[str, Any]:
-        nats = _nats(flow, images, unit, context=labels, noise_draws=noise_draws, seed=seed, **how)
-        found = summarise(unit.of(nats, data.shape), groups)
-        return {
-            unit.key: found.mean if math.isfinite(found.mean) else None,
-            "standard_error": found.standard_error if math.isfinite(found.standard_error) else None,
-            "nonfinite": found.nonfinite,
-        }
-
-    fields = measure() | {
-        "standard_error_over": _clusters(data, groups) if groups else unit.things,
-        f"num_{unit.things}": len(images),
-        "split": split,
-        "dataset": data.name,
-        "dataset_version": data.version,
-        "seed": seed,
-        "shape": list(data.shape),
-        "which": which,
-        "step": step,
-    }
-    kind: type[Evaluation] = OfRows
-    if unit is BITS_PER_DIM:
-        kind = OfImages
-        fields |= {
-            "noise_draws": noise_draws,
-            "dequantization": config.model.dequantization,
-            "paper": _paper(data, config) if split == "test" else None,
-            "comparable": data.comparable,
-            "views": OverViews(count, **measure(views=True)) if views else None,
-            "codecs": _codecs(images) if codecs else None,
-            "file_bits_per_dim": (
-                file_bits_per_dim(flow, images) if codecs and file_bits_per_dim else None
-            ),
-            "classes": None
-            if labels is None or condition is None
-            else of_classes(
-                condition.joint(
-                    [
-                        _nats(flow, images, unit, context=c, noise_draws=noise_draws, seed=seed)
-                        for c in range(config.model.context_dim)
-                    ]
-                ),
-                labels,
-                data.shape,
-            ),
-        }
-    return kind(**fields, seconds=round(time.monotonic() - began, 2))
+    config = config_of(flow)
+    unit, condition = unit_of(config), flow.condition
+    data, split = _open(config, Path(run), split, source, decode, crop)
+    examples, groups, shape = data.splits[split], data.groups_of(split), data.shape
+    known = condition is not None and data.class_names == config.data.class_names
+    context = (data.labels or {}).get(split) if known else None
+    how: dict[str, Any] = {"noise_draws": noise_draws, "seed": seed}
+    result = summarize(unit.of(_nats(flow, examples, context=context, **how), shape), groups)
+    over, measures = unit.things, dict[str, Mean]()
+    if groups:
+        over = f"{len({*groups})} {'pictures' if data.crop else 'photographs'}"
+    if views:
+        views_of(config.images, shape)  # ValueError: not of these images
+        nats = _nats(flow, examples, context=context, views=True, **how)
+        measures["views_bits_per_dim"] = summarize(unit.of(nats, shape), groups)
+    if isinstance(condition, Classes) and context is not None:
+        classes = range(len(condition.names))
+        joint = condition.joint([_nats(flow, examples, context=c, **how) for c in classes])
+        measures["mixture_bits_per_dim"] = summarize(unit.of(joint.logsumexp(1), shape), groups)
+        measures |= classification(joint, context)
+    images = unit is BITS_PER_DIM
+    comparable = images and data.comparable and data.name == config.data.set
+    return Evaluation(
+        **asdict(result),
+        standard_error_over=over,
+        count=len(examples),
+        split=split,
+        dataset=data.name,
+        dataset_version=data.version,
+        shape=tuple(shape),
+        seed=seed,
+        noise_draws=noise_draws if images else None,
+        dequantization=config.model.dequantization if images else None,
+        measures=measures,
+        codecs=_codecs(flow, examples) if codecs and images else {},
+        paper=paper_bits_per_dim(config) if comparable and split == "test" else None,
+        comparable=comparable,
+        which=which,
+        step=step,
+    )
 
 
-def _clusters(data: Dataset, groups: Sequence[int]) -> str:
-    """What the images are crops of: '8 photographs'."""
-    count = len({*groups})
-    return f"{count} {'picture' if data.crop else 'photograph'}{'s' * (count != 1)}"
-
-
-def _data(
+def _open(
     config: Config,
     run: Path,
     split: str,
     source: Path | None,
-    reading: DecodeOptions,
+    decode: DecodeOptions,
     crop: int | None,
 ) -> tuple[Dataset, str]:
-    """The run's data, a prepared folder or other data, opened, and the split to take.
-
-    ValueError if the flow takes other columns, channels, or images in place of rows.
-    """
-    if source is None or (source / DESCRIPTION).exists():
-        if source:
-            data = _other_splits(source, run, config, split)
-        else:
-            data = splits_of_run(run, config, verify=[split])
-            if changed := RunDir(run).changed_data(data.folder, data.sha256):
-                raise ValueError(f"{changed}; --data.source evaluates them all the same")
-        table = config.data if isinstance(config.data, TableData) else TableData()
-        if data.context_values != table.context_values:
-            raise ValueError(
-                f"{source or run}: its given columns are not those of the flow, "
-                f"{', '.join(table.context_columns or ('none',))}"
-            )
-        if table.columns and data.columns not in (None, table.columns):
-            raise ValueError(
-                f"{source or run}: its columns are not those of the flow, "
-                f"{', '.join(table.columns)}"
-            )
-    elif isinstance(config.data, TableData):
-        data, split = find_split(source, split, config.data)
+    """The data and the split to take: the run's, a prepared folder's, or of other files."""
+    table = config.data if isinstance(config.data, TableData) else None
+    prepared = source is not None and (source / DESCRIPTION).exists()
+    options = [*decode.chosen(), *(["crop"] if crop else [])]
+    if options and (source is None or prepared or table):
+        raise ValueError(f"{options[0]}: is for pictures of --data.source that are not prepared")
+    if source is None:
+        data = splits_of_run(run, config, verify=[split])
+        if changed := RunDir(run).changed_data(data.folder, data.sha256):
+            raise ValueError(f"{changed}; --data.source evaluates them all the same")
+    elif prepared:
+        fraction = config.data.val_fraction
+        data = open_splits(source, val_fraction=fraction, seed=config.seed, verify=[split])
+    elif table:
+        data, split = find_split(source, split, table)
     else:
+        own = config.images
         wanted = ImageData(
-            levels=config.levels,
-            crop=crop or config.images.crop,
-            resize=config.images.resize,
-            class_names=config.data.class_names,
-            **config.images.decode_options.but(reading).chosen(),
+            levels=own.levels,
+            crop=crop or own.crop,
+            resize=own.resize,
+            class_names=own.class_names,
+            **own.decode_options.but(decode).chosen(),
         )
         data, split = find_split(source, split, wanted)
+    if table:
+        asked = table.context_values, table.columns or data.columns
+        if (data.context_values, data.columns) != asked:
+            raise ValueError(f"{source or run}: its columns are not those of the flow")
     if (len(data.shape), data.shape[0]) != (len(config.shape), config.shape[0]):
-        readable = isinstance(config.data, ImageData) and data.shape[0] in (1, 3)
-        flag = as_colours(config.shape[0]) if readable else ""
-        raise ValueError(
-            f"{source}: {_words(data.shape)}, but the flow was trained on {_words(config.shape)}"
-            + (flag and f": {flag}")
-        )
+        raise ValueError(f"{source}: shape {data.shape}, the flow's is {config.shape}")
     return data, split
 
 
-def _words(shape: Sequence[int]) -> str:
-    things, part = ("rows", "column") if len(shape) == 1 else ("images", "channel")
-    return f"{things} of {count_of(shape[0], part)}"
-
-
-def _other_splits(source: Path, run: Path, config: Config, split: str) -> Dataset:
-    """Open prepared data; warns if the run was trained on another version of them."""
-    splits = open_splits(
-        source, val_fraction=config.data.val_fraction, seed=config.seed, verify=[split]
-    )
-    try:
-        own = splits_of_run(run, config)
-    except (ValueError, DamagedError):  # not there
-        return splits
-    if own.name == splits.name and own.version != splits.version:
-        warnings.warn(
-            f"{source}: {splits.name} is {splits.version or 'of no version'}, the run was trained "
-            f"on {own.version or 'no version'}: their bits/dim are not comparable",
-            stacklevel=4,
-        )
-    return splits
-
-
-def _paper(data: Dataset, config: Config) -> float | None:
-    """The paper's bits/dim for this model and these images. None: there is none."""
-    paper = paper_bits_per_dim(config)
-    if paper is None or data.name != config.data.set or not data.folder:
-        return None
-    if not data.comparable:
-        warnings.warn(
-            f"{data.name} is {data.version}: not comparable with the paper's {paper} bits/dim",
-            stacklevel=3,
-        )
-        return None
-    return paper
-
-
 def _nats(
-    flow: Flow,
-    split: Split,
-    unit: Unit,
-    *,
-    context: int | Indices | None = None,
-    views: bool = False,
-    **how: Any,
-) -> torch.Tensor:
-    """log p of all that is in the split.
-
-    given: the class of all images, or of each.
-    how: what `log_probs` takes.
-    """
-    found = []
-    with progress("image, all views" if views else unit.thing, len(split)) as report:
-        for chunk in chunks(len(split), CHUNK if unit is BITS_PER_DIM else 16 * CHUNK, report):
-            indices = np.arange(chunk.start, chunk.stop)
-            found.append(
-                log_probs(
-                    flow,
-                    channels_first(split[indices]),
-                    context=context[chunk] if isinstance(context, np.ndarray) else context,
-                    indices=indices.tolist(),
-                    views=views,
-                    **how,
-                )
-            )
+    flow: Flow, split: Split, *, context: int | NDArray[Any] | None = None, **how: Any
+) -> Tensor:
+    """`log_probs` of all examples of a split, read in parts; context: of all, or of each."""
+    unit, found = unit_of(flow.config), []
+    for part in track_slices(len(split), IMAGES if unit is BITS_PER_DIM else ROWS, unit.things):
+        indices = np.arange(part.start, part.stop)
+        c = context[part] if isinstance(context, np.ndarray) else context
+        x = channels_first(split[indices])
+        found.append(log_probs(flow, x, context=c, indices=indices.tolist(), **how))
     return torch.cat(found)
 
 
-def _codecs(split: Split) -> dict[str, float]:
+def classification(joint: Tensor, labels: NDArray[np.int64]) -> dict[str, Mean]:
+    """Accuracy, log-loss and calibration error of p(c | x), by Bayes' rule.
+
+    joint: (N, K), log p(c) + log p(x | c). labels: (N,), the true classes.
+    """
+    posterior, truth = joint.log_softmax(1), torch.from_numpy(labels)
+    confidence, likeliest = posterior.exp().max(1)
+    right = (likeliest == truth).double()
+    return {
+        "accuracy": summarize(right),
+        "log_loss": summarize(-posterior.gather(1, truth[:, None])[:, 0]),
+        "calibration_error": _calibration_error(confidence.numpy(), right.numpy()),
+    }
+
+
+def _calibration_error(confidence: NDArray[Any], right: NDArray[Any]) -> Mean:
+    """Expected calibration error over bins of equally many; its error by the bootstrap."""
+    rng, count = np.random.default_rng(0), len(right)
+
+    def error(rows: NDArray[np.int64]) -> float:
+        by_confidence = rows[np.argsort(confidence[rows], kind="stable")]
+        bins = np.array_split(by_confidence, min(BINS, count))
+        return float(sum(abs(np.sum(right[each] - confidence[each])) for each in bins) / count)
+
+    resampled = [error(rng.integers(count, size=count)) for _ in range(RESAMPLES)]
+    return Mean(error(np.arange(count)), float(np.std(resampled)))
+
+
+def _codecs(flow: Flow, split: Split) -> dict[str, float]:
+    from realnvp.codec.images import file_bits_per_dim
+
     totals: dict[str, float] = {}
-    with progress("codecs", len(split)) as report:
-        for chunk in chunks(len(split), CHUNK, report):
-            images = split[chunk]
-            for name, bits in codec_bits_per_dim(images).items():
-                totals[name] = totals.get(name, 0.0) + bits * len(images)
-    return {name: total / len(split) for name, total in totals.items()}
+    for part in track_slices(len(split), IMAGES, "codecs"):
+        images = split[part]
+        for name, bits in codec_bits_per_dim(images).items():
+            totals[name] = totals.get(name, 0.0) + bits * len(images) / len(split)
+    archive = file_bits_per_dim(flow, split)
+    return totals if archive is None else totals | {"realnvp": archive}

@@ -1,10 +1,7 @@
-"""The mathematics of the paper's figures: latents and pixels in, latents and numbers out.
-
-Nothing here draws, and nothing has gradients.
-"""
+"""The latent space: encode, interpolate, resample, compare with N(0, 1); nearest images."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,12 +10,23 @@ from torch import Tensor
 
 from realnvp.bijections import latent_levels
 from realnvp.bijections.base import float64_like
-from realnvp.config import Shape
 from realnvp.data import Split
 from realnvp.evaluation.likelihood import View
 from realnvp.flows.flow import Flow, Prior
-from realnvp.progress import chunks
+from realnvp.progress import track_slices
 from realnvp.random import Purpose, generator
+
+
+def encode(flow: Flow, x: Tensor, *, batch_size: int = 64) -> Tensor:
+    """z = f(x), (N, C, H, W), of x in data units."""
+    like = float64_like(flow)
+    slices = track_slices(len(x), batch_size, "encode")
+    return torch.cat([flow.encode(x[part].to(like)) for part in slices])
+
+
+def decode(flow: Flow, z: Tensor, *, batch_size: int = 64) -> Tensor:
+    """x = g(z), (N, C, H, W), in data units."""
+    return torch.cat([flow.decode(z[part]) for part in track_slices(len(z), batch_size, "decode")])
 
 
 class Manifold(NamedTuple):
@@ -41,33 +49,19 @@ def manifold(z: Tensor, *, angles: int = 8) -> Manifold:
     z1 .. z4 themselves are on the grid, bit for bit: z1 at phi = phi' = 0. The squares of the
     weights add up to 1, so if z1 .. z4 are independent standard Gaussians, each point is Gaussian.
     """
-    if z.ndim != 4 or len(z) != 4 or angles % 4:
-        raise ValueError(
-            f"z: expected the latents of four images, (4, C, H, W), got {tuple(z.shape)}"
-        )
+    if len(z) != 4 or angles % 4:
+        raise ValueError(f"z: expected four latents and angles in fours, got {len(z)}, {angles}")
     phi = torch.arange(angles, dtype=torch.float64, device=z.device) * (2 * math.pi / angles)
     cos, sin = (torch.where(values.abs() < 1e-12, 0.0, values) for values in (phi.cos(), phi.sin()))
     down, along = (cos[:, None], sin[:, None]), (cos, sin)
-    weights = torch.stack([b * a for a in along for b in down])  # (4, 8, 8)
+    weights = torch.stack([b * a for a in along for b in down])  # (4, angles, angles)
     points = (weights[..., None, None, None].to(z) * z[:, None, None]).sum(0)
     quarter = angles // 4
     return Manifold(points, ((0, 0), (quarter, 0), (0, quarter), (quarter, quarter)))
 
 
-def shares(num_scales: int) -> list[float]:
-    """[1, .5, .25, ...]: the shares of the latents that can be kept, one a scale (appendix D)."""
-    return [0.5**level for level in range(num_scales)]
-
-
 def kept(height: int, width: int, *, num_scales: int, level: int) -> Tensor:
-    """Mask the coarsest 2^-level of the latents: (H, W), True where they are kept.
-
-    level: 0 keeps all. ValueError if there is no such level.
-    """
-    if not 0 <= level < num_scales:
-        raise ValueError(
-            f"level: {num_scales} scales have the levels 0 to {num_scales - 1}, got {level}"
-        )
+    """(H, W): True at the coarsest 2^-level of the latents, 0 <= level < num_scales."""
     return latent_levels(height, width, num_scales) >= level
 
 
@@ -80,52 +74,9 @@ def compress(
     keep: (H, W).
     seed, indices: image i's draw is a function of (seed, indices[i]), and not of keep.
     """
-    assert len(indices) == len(z)
-    draws = [
-        prior.sample(z.shape[1:], generator(seed, Purpose.RESAMPLE, index=int(i))) for i in indices
-    ]
-    return torch.where(keep.to(z.device), z, torch.stack(draws).to(z))
-
-
-def extrapolated(shape: Shape, factor: int) -> Shape:
-    """(C, factor H, factor W): the shape of an extrapolated sample (appendix C)."""
-    if factor < 1:
-        raise ValueError(f"factor: must be at least 1, got {factor}")
-    return shape[0], factor * shape[1], factor * shape[2]
-
-
-def centres(images: Tensor) -> Tensor:
-    """v + 1/2 of images of grey levels, float32: the middle of each pixel's bin.
-
-    Rounding keeps away from the bin's ends there, so floor(g(f(x))) is the image again.
-    """
-    return images.float() + 0.5
-
-
-def encode(
-    flow: Flow, x: Tensor, *, chunk: int = 64, report: Callable[[int], None] | None = None
-) -> Tensor:
-    """z = f(x), (N, C, H, W), of x in data units.
-
-    chunk: images at once. report: told how many are done.
-    """
-    return _in_chunks(lambda part: flow.encode(part.to(float64_like(flow))), x, chunk, report)
-
-
-def decode(
-    flow: Flow, z: Tensor, *, chunk: int = 64, report: Callable[[int], None] | None = None
-) -> Tensor:
-    """x = g(z), (N, C, H, W), in data units.
-
-    chunk: images at once. report: told how many are done.
-    """
-    return _in_chunks(flow.decode, z, chunk, report)
-
-
-def _in_chunks(
-    f: Callable[[Tensor], Tensor], x: Tensor, chunk: int, report: Callable[[int], None] | None
-) -> Tensor:
-    return torch.cat([f(x[part]) for part in chunks(len(x), chunk, report)])
+    rngs = [generator(seed, Purpose.RESAMPLE, index=int(i)) for i in indices]
+    fresh = torch.stack([prior.sample(z.shape[1:], rng) for rng in rngs])
+    return torch.where(keep.to(z.device), z, fresh.to(z))
 
 
 def by_scale(z: Tensor, num_scales: int) -> list[Tensor]:
@@ -134,16 +85,10 @@ def by_scale(z: Tensor, num_scales: int) -> list[Tensor]:
     return [z[..., levels == scale].flatten() for scale in range(num_scales)]
 
 
-def pixel_moments(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation at each pixel of z, (N, C, H, W): two (H, W), over images and channels."""
-    return z.mean((0, 1)), z.std((0, 1), correction=0)
-
-
 def normal_quantiles(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Quantiles of N(0, 1), and of the values at the same probabilities.
+    """Quantiles of N(0, 1) from -4 to 4, and of values, (N,), at the same probabilities.
 
-    They are equal if the values are standard normal. Of 81 quantiles of N(0, 1), from -4 to 4, only
-    those with ten values beyond are given.
+    Only quantiles with ten values beyond them.
     """
     expected = torch.linspace(-4, 4, 81, dtype=torch.float64, device="cpu")
     place = torch.special.ndtr(expected) * len(values)
@@ -151,43 +96,36 @@ def normal_quantiles(values: Tensor) -> tuple[Tensor, Tensor]:
     return expected[inside], values.cpu().double().sort().values[place[inside].long()]
 
 
-class Neighbours(NamedTuple):
-    """For each of some images, the nearest one in a data set."""
+class Neighbors(NamedTuple):
+    """The nearest image of a data set to each of Q images."""
 
-    where: Tensor
-    """(Q,), the index in the data set."""
+    nearest: Tensor
+    """(Q,): its index in the data set."""
     distance: Tensor
-    """(Q,), float64: root of the mean squared difference of pixels, in grey levels."""
+    """(Q,), float64: root of the mean squared difference of pixels, in gray levels."""
 
 
-def nearest_neighbours(
-    images: Tensor,
-    data: Split,
-    *,
-    views: Sequence[View] = (),
-    chunk: int = 2**22,
-    report: Callable[[int], None] | None = None,
-) -> Neighbours:
-    """Find the image of a data set that is nearest to each image.
+def nearest_neighbors(
+    images: Tensor, data: Split, *, views: Sequence[View], chunk: int = 2**22
+) -> Neighbors:
+    """Find the nearest image of a data set to each image or one of its views.
 
-    images: (Q, H, W, C), grey levels.
-    data: (N, H, W, C), an array or what is indexed like one, perhaps on disk.
-    views: compare each of these views of an image (`views_of`). (): the image itself only.
-    chunk: pixels of the data set in memory at once.
-    report: told how many images of the data set are done.
+    images: (Q, H, W, C), gray levels.
+    data: (N, H, W, C), perhaps on disk.
+    views: `views_of`.
+    chunk: entries of the data set in memory at once.
 
     Sums of squares are float64, hence exact.
     """
-    count, size = len(images), math.prod(images.shape[1:])
-    first = images.cpu().double().permute(0, 3, 1, 2)
-    best = first.new_full((count,), math.inf)
-    index = best.new_zeros(count, dtype=torch.long)
-    for part in chunks(len(data), max(1, chunk // size), report):
+    size, seen = math.prod(images.shape[1:]), images.cpu().double().permute(0, 3, 1, 2)
+    queries = [view(seen).permute(0, 2, 3, 1).flatten(1) for view in views]
+    best = seen.new_full((len(images),), math.inf)
+    index = best.new_zeros(len(images), dtype=torch.long)
+    for part in track_slices(len(data), max(1, chunk // size), "neighbors"):
         rows = torch.from_numpy(np.array(data[part])).double().flatten(1)
-        for seen in (view(first) for view in views) if views else (first,):
-            queries = seen.permute(0, 2, 3, 1).flatten(1)
-            squares = queries.square().sum(1)[:, None] - 2 * queries @ rows.T + rows.square().sum(1)
+        for query in queries:
+            squares = query.square().sum(1)[:, None] - 2 * query @ rows.T + rows.square().sum(1)
             least, where = squares.min(1)
             index = torch.where(least < best, where + part.start, index)
             best = torch.minimum(least, best)
-    return Neighbours(index, (best / size).sqrt())
+    return Neighbors(index, (best / size).sqrt())

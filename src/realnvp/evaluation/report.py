@@ -1,195 +1,117 @@
-"""One self-contained HTML page about a run: no request leaves it, and it opens from disk."""
+"""A run for readers: one self-contained HTML page, and Table 1 of the paper with runs beside."""
 
 import base64
-import html
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
-from realnvp.config import Config, TableData, departures, flat
-from realnvp.evaluation.record import Evaluation, OfImages
+from realnvp.config import departures, flat
+from realnvp.evaluation.evaluate import Evaluation, current_evaluation
 from realnvp.io.files import write_text
-from realnvp.io.run_dir import Session
+from realnvp.io.run_dir import RunDir, Session
 from realnvp.templates import render
 
-# What to look for in a picture, by the longest key that its file's name begins with.
-SENTENCES = {
-    "classes": (
-        "A row for each class: a column of samples has the same latents, so what stays alike down "
-        "a column is what the flow does not hold for part of the class."
-    ),
-    "samples": (
-        "Data beside samples: look at colors and textures first, then at shapes, which come last."
-    ),
-    "samples-temperature": (
-        "The same latents at lower temperatures: calmer images, no longer exact samples of "
-        "the model."
-    ),
-    "manifold": (
-        "Four images (red) span a grid of latents (eq 14): all between them should look like "
-        "plausible images."
-    ),
-    "extrapolation": (
-        "Larger samples, same weights: what the flow knows as texture goes on, what it knows "
-        "as layout does not."
-    ),
-    "compression": (
-        "The coarsest latents are kept, the rest is drawn anew; the first column is the "
-        "image itself."
-    ),
-    "latents": (
-        "Latents of test images against N(0, 1): what leaves the diagonal is what the flow "
-        "has not learned."
-    ),
-    "latents-maps": (
-        "Mean and deviation of the latents at each pixel: 0 and 1 everywhere for a perfect flow."
-    ),
-    "latents-bits": (
-        "Where the bits go: what is unusual in an image, or busy, costs more than what is smooth."
-    ),
-    "latents-extremes": (
-        "The likeliest and the least likely test images: smooth ones cost few bits, unusual "
-        "ones many."
-    ),
-    "latents-neighbors": (
-        "Samples beside the training images nearest to them: a copy would mean that the flow "
-        "memorized."
-    ),
-    "latents-distances": (
-        "Distances to the nearest training image: samples much nearer than test images would "
-        "be memorized."
-    ),
-    "": "Another picture of the run.",
-    "density": (
-        "Data, density, samples: mass between the parts of the data, or edges made soft, is "
-        "what it has not learned."
-    ),
-    "map": (
-        "The paper's figure 1: data and their latents above, samples and theirs below; the "
-        "grid shows where f stretches."
-    ),
-    "conditional": (
-        "The density of two columns given the condition of three test rows; dots are the test rows "
-        "whose conditions are nearest."
-    ),
-    "pairs": "Data and samples in each pair of columns: they should be hard to tell apart.",
-    "curves": (
-        "The number over training: validation that gets worse while training gets better is "
-        "overfitting."
-    ),
+# Bits/dim of other systems on the paper's images: test, and training in brackets. NICE's are from
+# later papers, all others from the paper's Table 1. Not shown beside other versions of a data set.
+OTHERS: dict[str, dict[str, str]] = {
+    "cifar10": {"PixelRNN": "3.00", "Conv DRAW": "< 3.59", "NICE": "4.48"},
+    "imagenet32": {"PixelRNN": "3.86 (3.83)", "Conv DRAW": "< 4.40 (4.35)"},
+    "imagenet64": {"PixelRNN": "3.63 (3.57)", "Conv DRAW": "< 4.10 (4.04)"},
 }
 
 
-def report(
-    run: Path,
-    config: Config,
-    result: Evaluation,
-    pictures: Iterable[Path],
-    sessions: list[Session],
-    *,
-    seed: int,
-    missing: Iterable[tuple[str, str]] = (),
-    context: str | None = None,
-) -> Path:
+def report(run: Path, result: Evaluation, pictures: Iterable[Path], *, seed: int) -> Path:
     """Write RUN/report.html: results, pictures and how to make them, configuration, environment.
 
     result: the run's evaluation.
-    pictures: PNG files; they are embedded.
-    sittings: the run's, the last one at the end.
+    pictures: PNG files, embedded in this order.
     seed: of the pictures.
-    missing: figures that could not be drawn, and why; the page says so in their place.
-    given: the class that most figures are of.
-
-    All text is escaped.
     """
-    title = run.resolve().name
-    parts = [f"<h1>{_text(title)}</h1>", _results(result, config), _command(result.command(run))]
-    if context is not None:
-        of_class = f"Figures are of the class {context} alone, but for classes and curves."
-        parts.append(f"<p>{_text(of_class)}</p>")
-    how = ["--seed", str(seed), *(["--which", "last"] if result.which == "last" else [])]
-    figures = [(path.stem, _picture(path)) for path in pictures]
-    figures += [(name, f"<p>Left out: {_text(why)}.</p>") for name, why in missing]
-    for name, content in sorted(
-        figures, key=lambda figure: (list(SENTENCES).index(_kind(figure[0])), figure[0])
-    ):
-        command = ["realnvp", "figures", str(run), "--only", name.split("-")[0], *how]
-        parts.append(f"<h2>{_text(name)}</h2>{content}{_command(shlex.join(command))}")
-    parts += [
-        *("<h2>Configuration</h2>", _table(flat(config)), _command(sessions[-1].shell_command)),
-        *("<h2>Environment</h2>", _table(_environment(sessions))),
+    config, sessions = RunDir(run).config, RunDir(run).sessions
+    which = ["--which", result.which]
+    evaluate = ["realnvp", "evaluate", str(run), "--seed", str(result.seed), *which]
+    if result.noise_draws:
+        evaluate += ["--noise-draws", str(result.noise_draws)]
+    draw = ["realnvp", "figures", str(run), "--seed", str(seed), *which, "--only"]
+    figures = [
+        (
+            path.stem,
+            base64.b64encode(path.read_bytes()).decode(),
+            shlex.join([*draw, path.stem.split("-")[0]]),
+        )
+        for path in pictures
     ]
+    environment = {
+        "sessions": len(sessions),
+        "versions": ", ".join(f"{name} {each}" for name, each in sessions[-1].versions.items()),
+        **{name: getattr(sessions[-1], name) for name in ("time", "platform")},
+        "hardware": _hardware(sessions[-1]),
+    }
     page = run / "report.html"
-    if page.exists() and "<title>realnvp: " not in page.read_text(
-        encoding="utf-8", errors="replace"
-    ):
-        raise ValueError(f"{page}: was not written by this program, so it is not replaced")
-    write_text(page, render("base.html", title=f"realnvp: {title}", body=Markup("\n".join(parts))))
+    text = render(
+        "report.html",
+        title=run.resolve().name,
+        number=f"{result} {result.unit.words}",
+        result=result.rows() | {"departs from the paper in": ", ".join(departures(config))},
+        evaluate=shlex.join(evaluate),
+        figures=figures,
+        config=flat(config),
+        train=sessions[-1].shell_command,
+        environment=environment,
+    )
+    write_text(page, text)
     return page
 
 
-def _results(result: Evaluation, config: Config) -> str:
-    meaning = "The mean of log p in the units of the columns."
-    if isinstance(config.data, TableData) and config.data.context_columns:
-        meaning = f"Given {', '.join(config.data.context_columns)}. {meaning}"
-    rows: dict[str, Any] = {"standard error over": result.standard_error_over}
-    if isinstance(result, OfImages):
-        meaning = f"An upper bound ({config.model.dequantization} dequantization)."
-        rows["noise draws"] = result.noise_draws
-        if result.classes:
-            meaning = f"Given the class of each image. {meaning}"
-            rows |= result.classes.as_rows()
-        if result.views:
-            rows[f"averaged over {result.views.count} views"] = result.views.measured
-        if result.file_bits_per_dim is not None:
-            rows["the flow's own file"] = f"{result.file_bits_per_dim:.3f} bits/dim"
-        for name, value in (result.codecs or {}).items():
-            rows[f"lossless {name}"] = f"{value:.3f} bits/dim"
-        if result.paper is not None:
-            rows["the paper"] = f"{result.paper:.2f} bits/dim"
-        elif fields := departures(config):
-            rows["departs from the paper in"] = ", ".join(fields)
-    return (
-        f'<p class="number">{_text(result.measured)}</p>'
-        f"<p>{_text(f'{result.data}, {result.things} of the {result.split} split')}. {meaning}</p>"
-        f"{_table(rows)}"
-    )
+def table(runs: Iterable[Path]) -> list[dict[str, Any]]:
+    """A row for each run, from its last evaluation: Table 1 of the paper.
+
+    ValueError: a run's present model was not evaluated on the test split.
+    """
+    return [_row(run) for run in runs]
 
 
-def _picture(path: Path) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    return (
-        f"<p>{SENTENCES[_kind(path.stem)]}</p>"
-        f'<figure><img alt="{_text(path.stem)}" src="data:image/png;base64,{data}"></figure>'
-    )
-
-
-def _kind(name: str) -> str:
-    return max((kind for kind in SENTENCES if name.startswith(kind)), key=len, default="")
-
-
-def _environment(sessions: list[Session]) -> dict[str, Any]:
-    last = sessions[-1]
+def _row(run: Path) -> dict[str, Any]:
+    config, session, result = RunDir(run).config, RunDir(run).sessions[-1], current_evaluation(run)
+    given = ", given the class" if "accuracy" in result.measures else ""
     return {
-        "sittings": len(sessions),
-        "versions": ", ".join(f"{name} {version}" for name, version in last.versions.items()),
-    } | {key: getattr(last, key) for key in ("time", "platform", "processor", "threads")}
+        "run": str(run),
+        "data": f"{result.dataset} {result.dataset_version or ''}".strip() + given,
+        "split": result.split,
+        "count": result.count,
+        result.unit.key: result.mean,
+        "standard_error": result.standard_error,
+        "paper": result.paper,
+        "others": OTHERS.get(result.dataset, {}) if result.comparable else {},
+        "departs_in": departures(config),
+        "steps": result.step,
+        "hardware": _hardware(session),
+        "command": session.shell_command,
+    }
 
 
-def _table(rows: dict[str, Any]) -> str:
-    return (
-        "<table>"
-        + "".join(f"<tr><th>{_text(k)}</th><td>{_text(v)}</td></tr>" for k, v in rows.items())
-        + "</table>"
-    )
+def _hardware(session: Session) -> str:
+    gpu = session.gpus[0] if session.device.startswith("cuda") else None
+    device = gpu or f"{session.processor}, {session.threads} threads"
+    return f"{device}, {session.processes} processes" if session.processes > 1 else device
 
 
-def _command(command: str) -> str:
-    return f"<p><code>{_text(command)}</code></p>"
+def cells(row: dict[str, Any]) -> list[str]:
+    """A row of `table` as text."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, dict):
+            value = [f"{name} {each}" for name, each in value.items()]
+        if isinstance(value, list):
+            return ", ".join(value)
+        return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+    return [text(value) for value in row.values()]
 
 
-def _text(value: Any) -> str:
-    return html.escape(str(value))
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table in Markdown."""
+    head = [[name.replace("_", " ") for name in rows[0]], ["---"] * len(rows[0])]
+    lines = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in map(cells, rows)]
+    return "\n".join(f"| {line} |" for line in [*map(" | ".join, head), *lines])

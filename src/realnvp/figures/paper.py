@@ -21,10 +21,11 @@ from realnvp.config import Config
 from realnvp.config.units import in_bits_per_dim, unit_of
 from realnvp.data import Dataset, channels_first, dequantize, splits_of_run, to_pixels
 from realnvp.evaluation import latent
-from realnvp.evaluation.likelihood import log_probs, several_views, views_of
+from realnvp.evaluation.likelihood import log_probs, views_of
 from realnvp.figures import plots
 from realnvp.figures.grids import Array, Picture, Pixels, beside, colors, grid, stacked
 from realnvp.flows.flow import Flow
+from realnvp.io.files import DamagedError
 from realnvp.io.run_dir import RunDir
 from realnvp.progress import track_slices
 from realnvp.random import Purpose, generator, uniform
@@ -93,7 +94,7 @@ class TrainedRun:
 
     def encoded(self, images: Pixels) -> Tensor:
         """z of images, (N, H, W, C), at the centers of their bins."""
-        return latent.encode(self.flow, latent.centres(torch.from_numpy(channels_first(images))))
+        return latent.encode(self.flow, torch.from_numpy(channels_first(images)).float() + 0.5)
 
     def pixels(self, x: Tensor) -> Pixels:
         """x in data units, (N, C, H, W), as integers (N, H, W, C); 0 where x is not finite."""
@@ -103,7 +104,8 @@ class TrainedRun:
 
     def sampled(self, count: int, *, temperature: float = 1.0, factor: int = 1) -> Pixels:
         """Samples, (N, H, W, C), of `factor` times the height and width of the training images."""
-        shape = latent.extrapolated(self.config.shape, factor)
+        channels, height, width = self.config.shape
+        shape = channels, factor * height, factor * width
         how: dict[str, Any] = {"temperature": temperature, "seed": self.seed}
         slices = track_slices(count, max(1, 64 // factor**2), "samples")
         parts = [
@@ -179,7 +181,7 @@ def compression(run: TrainedRun) -> Iterator[Drawing]:
         mixed = latent.compress(z, keep, run.flow.prior, seed=run.seed, indices=range(len(z)))
         columns.append(run.pixels(latent.decode(run.flow, mixed)))
     table = np.stack(columns, 1)  # (images, levels, H, W, C)
-    fractions = latent.shares(num_scales)
+    fractions = [0.5**level for level in range(num_scales)]
     above = [f"{100 * fraction:g} %" for fraction in fractions]
     blocks = np.array_split(table, min(max(2, 8 // num_scales), len(table)))
     pictures = [
@@ -205,7 +207,7 @@ def latents(run: TrainedRun) -> Iterator[Drawing]:
     scales = latent.by_scale(z, run.config.model.num_scales or 1)
     named = {f"scale {i}": values for i, values in enumerate(scales)}
     yield Drawing("latents", plots.latents(named), {"z": z.numpy()})
-    mean, deviation = (values.numpy() for values in latent.pixel_moments(z))
+    mean, deviation = z.mean((0, 1)).numpy(), z.std((0, 1), correction=0).numpy()
     arrays = {"mean": mean, "deviation": deviation}
     yield Drawing("latents-maps", plots.maps(mean, deviation), arrays)
     yield _pixel_bits(run, images[: 2 * COLUMNS], x[: 2 * COLUMNS])
@@ -250,13 +252,12 @@ def _neighbors(run: TrainedRun) -> Iterator[Drawing]:
     test images to their nearest training image.
     """
     train, test, drawn = run.splits.train, run.some("test", SAMPLED), run.sampled(SAMPLED)
-    data, shape = run.config.data, run.splits.shape
-    views = views_of(data, shape) if several_views(data, shape) else []
+    views = views_of(run.config.images, run.config.shape)
     queries = torch.from_numpy(np.concatenate([drawn, test]))
-    found = latent.nearest_neighbours(queries, train, views=views)
+    found = latent.nearest_neighbors(queries, train, views=views)
     near, normal = found.distance[: len(drawn)].numpy(), found.distance[len(drawn) :].numpy()
     order = np.argsort(near)[:20]
-    pairs = drawn[order], np.stack([train[i] for i in found.where.numpy()[order]])
+    pairs = drawn[order], np.stack([train[i] for i in found.nearest.numpy()[order]])
     rows = [images[at : at + COLUMNS] for at in (0, COLUMNS) for images in pairs]
     left, title = ["sample", "training"] * 2, "samples nearest to a training image"
     picture = run.grid(np.concatenate(rows), columns=COLUMNS, side=96, title=title, left=left)
@@ -268,7 +269,10 @@ def _neighbors(run: TrainedRun) -> Iterator[Drawing]:
 def curves(run: TrainedRun) -> Iterator[Drawing]:
     """Bits/dim, or nats a row, of train and validation over steps and over time."""
     path, unit = run.folder / "metrics.jsonl", unit_of(run.config)
-    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise DamagedError(f"{path}: damaged ({error})") from None
     train = _series(entries, value=f"train_{unit.key}")
     value = f"validation_{unit.key}"
     validation = _series(entries, value=value, error="validation_standard_error")

@@ -12,7 +12,7 @@ from realnvp.bijections.base import float64_like
 from realnvp.config import ImageData, TableData
 from realnvp.data import channels_first, to_pixels
 from realnvp.device import as_tensor
-from realnvp.evaluation.likelihood import Summary, log_probs, summarise
+from realnvp.evaluation.likelihood import Mean, log_probs, summarize
 from realnvp.figures import side_by_side
 from realnvp.flows.context import Classes
 from realnvp.flows.flow import ROWS, batch_that_fits, evaluating
@@ -64,7 +64,7 @@ def _context(run: Run, indices: NDArray[np.intp]) -> NDArray[np.int64] | None:
     return None if labels is None else labels[indices]
 
 
-def validate(run: Run) -> Summary:
+def validate(run: Run) -> Mean:
     """Mean and error of validation images (rows) in the run's unit, spread over the processes."""
     shape, processes, chosen = run.splits.shape, run.processes, _chosen(run)
     nats = torch.zeros(len(chosen), dtype=torch.float64, device=processes.device)
@@ -83,10 +83,10 @@ def validate(run: Run) -> Summary:
                 on_device=True,
             ).to(nats)
     total, groups = processes.gather(nats).sum(0).cpu(), run.splits.groups_of("validation")
-    return summarise(run.unit.of(total, shape), groups and np.array(groups)[chosen])
+    return summarize(run.unit.of(total, shape), groups and np.array(groups)[chosen])
 
 
-def _keep_if_better(run: Run, result: Summary) -> dict[str, float]:
+def _keep_if_better(run: Run, result: Mean) -> dict[str, float]:
     """Write the last model, and the best; returns the result by its names in metrics.jsonl."""
     state, unit = run.state, run.unit
     measured = {

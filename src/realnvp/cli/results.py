@@ -1,0 +1,181 @@
+"""realnvp figures, report, table, package and export: a trained flow for readers and programs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from realnvp.cli import options
+from realnvp.cli.evaluate import Evaluate
+
+Call = Literal[
+    "log_prob", "pixel_log_prob", "encode", "decode", "mixture_log_prob", "class_log_probs"
+]
+
+
+@dataclass(kw_only=True)
+class Figures(options.FlowCommand):
+    """Draw the paper's figures of a trained run, and diagnostics of its density.
+
+    Of images: samples, classes, manifold (eq 14), extrapolation, compression, latents, curves.
+    Of tables: density, map, conditional, pairs, latents, curves. PNG files in RUN/figures.
+
+    Example: realnvp figures runs/photos --only manifold --seed 1
+    """
+
+    only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
+    """Only this figure; may be repeated."""
+    seed: int = 0
+    """Seed of all choices and samples."""
+    class_name: options.ClassName = None
+    """Class of all figures but classes and curves; default: the most frequent class."""
+    out: Path | None = None
+    """The folder to write; default: RUN/figures."""
+    arrays: options.Flag = False
+    """Also write the arrays shown, as .npy."""
+
+    def __call__(self) -> int:
+        from realnvp.figures import draw_figures
+
+        flow, _ = self.load()
+        files = draw_figures(
+            flow,
+            self.run,
+            only=self.only,
+            seed=self.seed,
+            class_name=options.given_class(flow, self.class_name),
+            out=self.out or options.beside(self.run) / "figures",
+            arrays=self.arrays,
+        )
+        self.show({"run": self.run, "files": [*map(str, files)]}, "\n".join(map(str, files)))
+        return 0
+
+
+@dataclass(kw_only=True)
+class Report(options.Command):
+    """Write RUN/report.html: one self-contained page with results, pictures, configuration.
+
+    Draws all figures anew, and evaluates the model if that was not done yet.
+
+    Example: realnvp report runs/photos
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """A run directory."""
+    seed: int = 0
+    """Seed of the figures."""
+    device: options.Device = "auto"
+    threads: options.Threads = None
+
+    def __call__(self) -> int:
+        from realnvp.evaluation.evaluate import current_evaluation
+        from realnvp.evaluation.report import report
+        from realnvp.figures import draw_figures
+        from realnvp.io.run_dir import RunDir
+
+        run, device = str(self.run), self.device
+        codecs = getattr(RunDir(run).config.data, "levels", None) == 256
+        try:
+            result = current_evaluation(self.run)
+        except (ValueError, OSError):  # none, or of another model or split
+            command = Evaluate(run=run, codecs=codecs, device=device, threads=self.threads)
+            result = command.evaluated()
+            command.save(result)
+        flow, _ = options.load(run, device, threads=self.threads, which=result.which)
+        files = draw_figures(flow, run, seed=self.seed)
+        page = str(report(self.run, result, files, seed=self.seed))
+        self.show({"report": page, "pictures": [*map(str, files)]}, page)
+        return 0
+
+
+@dataclass(kw_only=True)
+class Table(options.Command):
+    """Print the paper's Table 1 with the results of runs.
+
+    The paper's number stands beside a run with the paper's configuration, else the fields that
+    differ.
+
+    Example: realnvp table runs/cifar10 runs/photos --markdown
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
+    """Run directories, each evaluated before."""
+    markdown: options.Flag = False
+    """Print it in Markdown."""
+
+    def __call__(self) -> int:
+        from realnvp.evaluation.report import cells, markdown, table
+
+        if not self.runs:
+            raise ValueError("RUN: name run directories")
+        rows = table(self.runs)
+        if self.json or self.markdown:
+            self.show({"rows": rows}, "" if self.json else markdown(rows))
+        else:
+            names = [name.replace("_", " ") for name in rows[0]]
+            options.print_table(names[:-1], [cells(row)[:-1] for row in rows])
+        return 0
+
+
+@dataclass(kw_only=True)
+class Package(options.Command):
+    """Write a folder for the Hugging Face Hub from an evaluated run: weights, configuration and a
+    model card, README.md, without the paths of this machine.
+
+    Example: realnvp package runs/photos my-flow --license mit
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """An evaluated run directory."""
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """The folder to write; new or empty."""
+    license: str | None = None
+    """License of the weights, as the Hub names it: mit, cc-by-4.0, ..."""
+    sources: str | None = None
+    """Origin and licenses of the training data, for the card."""
+
+    def __call__(self) -> int:
+        from realnvp.hub import package
+
+        package(self.run, self.folder, license=self.license, sources=self.sources)
+        size = sum(path.stat().st_size for path in self.folder.iterdir())
+        text = f"{self.folder}: {size / 1e6:.2f} MB; upload: hf upload USER/NAME {self.folder}"
+        self.show({"folder": str(self.folder), "bytes": size}, text)
+        return 0
+
+
+@dataclass(kw_only=True)
+class Export(options.Command):
+    """Write one method of a flow as an ONNX file (.onnx) or a torch.export program (.pt2).
+
+    Inputs are batches of any size: x = v + u, images with their noise, or z for decode. A flow
+    with classes has the class, an integer, as a second input.
+
+    Example: realnvp export runs/photos --out log_prob.onnx
+    """
+
+    run: options.RunDir
+    out: Path
+    """The .onnx or .pt2 file to write."""
+    call: Call = "log_prob"
+    """The method; the last two are of flows with classes."""
+    which: options.Which = "best"
+
+    def __call__(self) -> int:
+        import torch
+
+        from realnvp.export import export_onnx, export_program
+
+        if self.out.suffix not in (".onnx", ".pt2"):
+            raise ValueError(f"--out: {self.out} must end in .onnx or .pt2")
+        flow, _ = options.load(self.run, "cpu", which=self.which)
+        options.prepare_output("--out", self.out)
+        if self.out.suffix == ".onnx":
+            export_onnx(flow, self.out, call=self.call)
+        else:
+            torch.export.save(export_program(flow, call=self.call), self.out)
+        size = self.out.stat().st_size
+        values = {"out": str(self.out), "call": self.call, "bytes": size}
+        self.show(values, f"{self.out}: {self.call}, {size / 1e6:.2f} MB")
+        return 0
