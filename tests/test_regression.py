@@ -144,9 +144,9 @@ def test_quantiles_that_make_no_sense(fitted: RealNVPRegressor, q: Any) -> None:
 
 def test_targets_without_a_density_are_told() -> None:
     x, _ = fan(100)
-    with pytest.warns(UserWarning, match="y: target 0 is 3 in all training rows"):
+    with pytest.warns(UserWarning, match="y: target 0"):
         RealNVPRegressor(**SMALL | {"max_iter": 2}).fit(x, np.full(100, 3.0))
-    with pytest.warns(UserWarning, match="few different values.*noise=0.05"):
+    with pytest.warns(UserWarning, match="few different values"):
         RealNVPRegressor(**SMALL | {"max_iter": 2}).fit(x, (x[:, 0] > 0).astype(float))
 
 

@@ -68,8 +68,9 @@ class ExactNet(nn.Module):
         for conv in (self.conv_in, *chain.from_iterable(self.blocks), self.conv_out):
             yield conv.weight.long().numpy()
             yield conv.shift.long().numpy()
-        x = torch.linspace(-9, 9, 64 * self.conv_in.weight.shape[1], dtype=torch.float64)
-        yield self(x.view(1, -1, 8, 8), torch.ones(())).view(torch.int64).numpy()
+        count = 64 * self.conv_in.weight.shape[1]
+        x = torch.linspace(-9, 9, count, dtype=torch.float64, device="cpu")
+        yield self(x.view(1, -1, 8, 8), x).view(torch.int64).numpy()
 
 
 class ExactConv:
@@ -116,9 +117,9 @@ def sum_type(x: torch.Size, weight: torch.Size) -> torch.dtype:
     their inputs. Which of them computes depends on the shapes. So this convolves random integers of
     these shapes, and compares two corners with float64.
     """
-    kind = {"generator": torch.Generator().manual_seed(0), "dtype": torch.float32, "device": "cpu"}
-    seen = torch.randint(-MOST, MOST + 1, x, **kind)
-    filters = torch.randint(-50, 51, weight, **kind)
+    random = torch.Generator().manual_seed(0)
+    seen = torch.randint(-MOST, MOST + 1, x, generator=random, device="cpu").float()
+    filters = torch.randint(-50, 51, weight, generator=random, device="cpu").float()
     filters[:, 0, 1, 1] = 16383  # of as many bits as a filter's integer can have
     fast = F.conv2d(seen.contiguous(memory_format=torch.channels_last), filters, padding=1)
     for image, near in ((0, slice(None, CORNER)), (-1, slice(-CORNER, None))):
