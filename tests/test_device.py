@@ -114,9 +114,9 @@ def test_all_of_a_training_is_in_full_precision_and_deterministic(
         full = matmul.fp32_precision, cudnn.conv.fp32_precision
         return (*full, cudnn.deterministic, cudnn.benchmark)
 
-    def observed(flow: Flow, *args: Any) -> Tensor:
+    def observed(flow: Flow, *args: Any, **more: Any) -> Tensor:
         seen.add((flow.training, *settings()))
-        return log_prob(flow, *args)
+        return log_prob(flow, *args, **more)
 
     monkeypatch.setattr(Flow, "log_prob", observed)
     monkeypatch.setattr(Flow, "forward", observed)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from realnvp.bijections import ActNorm, Chain
 from realnvp.bijections.base import float64_like
 from realnvp.config import Config
+from realnvp.device import as_tensor
 from realnvp.random import Purpose, generator
 
 
@@ -55,7 +56,7 @@ class Classes(Condition):
             values = np.asarray(context)
             if values.dtype.kind in "OU":
                 values = np.vectorize(self.names.index, otypes=[np.int64])(values)
-            context = torch.as_tensor(values)
+            context = as_tensor(values)
         context = context.to(self.log_priors.device)
         return context if context.is_floating_point() else context.long()
 
@@ -94,7 +95,7 @@ class Columns(Condition):
 
     def _tensor(self, context: Any) -> Tensor:
         like = float64_like(self)
-        c = context if isinstance(context, Tensor) else torch.as_tensor(np.array(context))
+        c = context if isinstance(context, Tensor) else as_tensor(context)
         c = c.to(like.device if c.is_floating_point() else like)
         c = c.reshape(-1, 1) if self.columns == 1 else c
         if c.shape[-1] != self.columns:  # torch would broadcast a single column
