@@ -180,9 +180,21 @@ def test_all_bad_files_are_named_at_once(capsys: Out, run_dir: Path, tmp_path: P
     assert "color.png" in line
 
 
-def test_no_input_is_overwritten(capsys: Out, run_dir: Path, tmp_path: Path) -> None:
-    path = noise(tmp_path / "a.png")
+def test_no_input_is_overwritten(
+    capsys: Out, run_dir: Path, tmp_path: Path, folders: tuple[Path, Path]
+) -> None:
+    path, (good, new) = noise(tmp_path / "a.png"), folders
     assert "--out" in refused(capsys, "score", run_dir, path, "--out", path, unchanged=[tmp_path])
+    for folder in folders:
+        maps = ["--normal", good, "--heatmaps", folder]
+        assert "--heatmaps" in refused(capsys, "score", run_dir, new, *maps, unchanged=[tmp_path])
+
+
+def test_scored_images_do_not_calibrate(
+    capsys: Out, run_dir: Path, folders: tuple[Path, Path]
+) -> None:
+    good, _ = folders
+    assert "--normal" in refused(capsys, "score", run_dir, good, "--normal", good)
 
 
 def small_flow(levels: int = 256) -> Flow:

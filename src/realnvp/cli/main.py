@@ -28,20 +28,11 @@ from realnvp.cli.train import Train, all_presets, train
 from realnvp.progress import show_progress
 
 COMMANDS: dict[str, Any] = {
-    "presets": Presets,
-    "prepare": Prepare,
-    "train": Train,
-    "evaluate": Evaluate,
-    "sample": Sample,
-    "score": Score,
-    "compress": Compress,
-    "decompress": Decompress,
-    "check": Check,
-    "figures": Figures,
-    "report": Report,
-    "table": Table,
-    "package": Package,
-    "export": Export,
+    command.__name__.lower(): command
+    for command in (
+        *(Presets, Prepare, Train, Evaluate, Sample, Score, Compress, Decompress),
+        *(Check, Figures, Report, Table, Package, Export),
+    )
 }
 DESCRIPTION = f"""Exact probability models of images and tables with Real NVP (Dinh et al., 2016).
 
@@ -90,25 +81,17 @@ def _dispatch(argv: list[str]) -> int:
         return train(argv[1:])
     if argv and argv[0] in COMMANDS:
         return tyro.cli(COMMANDS[argv[0]], prog=f"realnvp {argv[0]}", args=argv[1:])()
-    return tyro.cli(_all_commands(), prog="realnvp", description=DESCRIPTION, args=argv)()
-
-
-def _all_commands() -> Any:
-    """The union of all commands, for the list of commands and for shell completion."""
-    return reduce(
-        or_,
-        (
-            Annotated[
-                all_presets() if command is Train else command,
-                tyro.conf.subcommand(name, description=_summary(command)),
-            ]
-            for name, command in COMMANDS.items()
-        ),
-    )
-
-
-def _summary(command: type) -> str:
-    return (inspect.getdoc(command) or "").partition("\n\n")[0]
+    commands = [  # for the list of commands and for shell completion
+        Annotated[
+            all_presets() if command is Train else command,
+            tyro.conf.subcommand(
+                name, description=inspect.cleandoc(command.__doc__).partition("\n\n")[0]
+            ),
+        ]
+        for name, command in COMMANDS.items()
+    ]
+    everything: Any = reduce(or_, commands)
+    return tyro.cli(everything, prog="realnvp", description=DESCRIPTION, args=argv)()
 
 
 def _message(error: Exception) -> str | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from realnvp.config.fields import BitDepth, ColorMode, DecodeOptions, TableData
+from realnvp.config.fields import DecodeOptions, TableData
 
 if TYPE_CHECKING:
     import torch
@@ -184,20 +184,4 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     Console(width=width, highlight=False, markup=False).print(table)
 
 
-# For commands that are still to be moved to the names above.
-Background = Annotated[str | None, tyro.conf.arg(metavar="COLOR")]
-Colours = Literal["grey", "rgb"] | None
-Depth = Annotated[BitDepth | None, tyro.conf.arg(metavar="BITS")]
 say = print
-
-
-def chosen_reading(
-    background: str | None, color_mode: ColorMode | None, bit_depth: BitDepth | None
-) -> DecodeOptions:
-    """The options as one record."""
-    return DecodeOptions(background=background, color_mode=color_mode, bit_depth=bit_depth)
-
-
-def thousands(number: int) -> str:
-    """'19.61 M' for 19_609_545; small numbers as they are."""
-    return f"{number / 1e6:.2f} M" if number >= 10_000 else str(number)

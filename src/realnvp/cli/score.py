@@ -69,11 +69,13 @@ class Score(options.FlowCommand):
         if not self.paths:
             raise ValueError("PATH: name image files, folders or tables")
         flow, _ = self.load()
+        inputs = [*self.paths, *([self.normal] if self.normal else [])]
         outputs = {"--out": self.out, "--report": self.report, "--picture": self.picture}
         for flag, path in outputs.items():
             if path:
-                inputs = [*self.paths, self.normal] if self.normal else self.paths
                 options.prepare_output(flag, path, read=inputs)
+        if self.normal and self.normal.resolve() in {path.resolve() for path in self.paths}:
+            raise ValueError(f"--normal: {self.normal} is scored, too, so it cannot calibrate")
         detect = any((self.normal, self.fpr, self.heatmaps, self.report, self.picture))
         if options.of_table(flow):
             scores, facts = self._score_rows(flow, detect)
@@ -89,25 +91,26 @@ class Score(options.FlowCommand):
         columns = [name for name in entries[0] if any(e[name] is not None for e in entries)]
         rows = [{name: entry[name] for name in columns} for entry in entries]
         text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(columns)
+        table = csv.DictWriter(text, columns, lineterminator="\n")
+        table.writeheader()
         for row in rows:
-            table.writerow(
-                [" ".join(map(str, v)) if isinstance(v, tuple) else v for v in row.values()]
-            )
+            box = {"box": " ".join(map(str, row["box"]))} if "box" in row else {}
+            table.writerow(row | box)
         if self.out:
             write_text(self.out, text.getvalue())
-        if self.json:
-            options.print_json({"scores": rows} | facts)
-        elif not self.out:
-            print(text.getvalue(), end="")
+        if self.json or not self.out:
+            self.show({"scores": rows} | facts, text.getvalue().rstrip("\n"))
         if "summary" in facts:
             options.note(facts["summary"])
 
     def _images(self, flow: "Flow", paths: Sequence[Path]) -> "ImageFiles":
         from realnvp.evaluation.score import ImageFiles
 
-        return ImageFiles(flow, paths, decode=self.decode, resize=self.resize)
+        images = ImageFiles(flow, paths, decode=self.decode, resize=self.resize)
+        folders = {file.resolve().parent for file in images.files}
+        if self.heatmaps and self.heatmaps.resolve() in folders:
+            raise ValueError(f"--heatmaps: {self.heatmaps} has images that are read")
+        return images
 
     def _score_images(self, flow: "Flow") -> "tuple[list[Record], dict[str, Any]]":
         from realnvp.evaluation.score import fast_error, score_images
@@ -183,8 +186,6 @@ class Score(options.FlowCommand):
         fpr, lowest = self.fpr or FPR, 1 / (count + 1)
         anomalous = sum(bool(score.anomalous) for score in scores)
         few = f"; lowest possible rate {lowest:.2g}" if lowest > fpr * (1 + 1e-12) else ""
-        summary = (
-            f"{anomalous} of {len(scores)} anomalous at a false-positive rate of at most {fpr:g} "
-            f"({normal}{few})"
-        )
+        rate = f"false-positive rate of at most {fpr:g}"
+        summary = f"{anomalous} of {len(scores)} anomalous at a {rate} ({normal}{few})"
         return {"anomalous": anomalous, "fpr": fpr, "calibrating": count, "summary": summary}

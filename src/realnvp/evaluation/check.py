@@ -113,18 +113,15 @@ def _nonfinite(values: Tensor) -> float:
     return float((~values.isfinite()).sum())
 
 
-Look = Callable[[str, Bijection, tuple[Tensor, ...], Tensor, Tensor], None]
-
-
 @contextmanager
-def _watching(flow: Flow, look: Look) -> Iterator[None]:
-    """Context: look(name, layer, (x, context), z, log-det) is called as each layer computes.
+def _watching(flow: Flow, look: Callable[[str, Bijection, Any, Any], None]) -> Iterator[None]:
+    """Context: look(name, layer, (x, context), (z, log-det)) is called as each layer computes.
 
     A layer is a bijection without bijections inside.
     """
 
     def hook(name: str) -> Any:
-        return lambda layer, inputs, outputs: look(name, layer, inputs, *outputs)
+        return lambda layer, inputs, outputs: look(name, layer, inputs, outputs)
 
     handles = [
         module.register_forward_hook(hook(".".join(re.findall(r"\d+", name))))
@@ -143,11 +140,9 @@ def _inverses(flow: Flow, x: Tensor) -> list[Check]:
     """The inverse of each layer on the activations of x."""
     checks: list[Check] = []
 
-    def invert(
-        name: str, layer: Bijection, inputs: tuple[Tensor, ...], after: Tensor, _: Tensor
-    ) -> None:
+    def invert(name: str, layer: Bijection, inputs: Any, outputs: Any) -> None:
         before, *context = inputs
-        error = (layer.inverse(after, *context) - before).abs().max().nan_to_num(math.inf)
+        error = (layer.inverse(outputs[0], *context) - before).abs().max().nan_to_num(math.inf)
         value = error.item() / max(1.0, before.abs().max().item())
         checks.append(Check(f"inverse of {name} {type(layer).__name__}", value, 1e-4, "relative"))
 
@@ -168,9 +163,7 @@ def _log_det_error(flow: Flow, x: Tensor) -> float:
     one = (x[:1, :, :side, :side] if x.ndim == 4 else x[:1]).cpu().double()
     errors, terms = list[float](), list[Tensor]()
 
-    def compare(
-        name: str, layer: Bijection, inputs: tuple[Tensor, ...], after: Tensor, log_det: Tensor
-    ) -> None:
+    def compare(name: str, layer: Bijection, inputs: Any, outputs: Any) -> None:
         before, *context = inputs
         few = 2 * max(1, math.isqrt(ENTRIES // before.shape[1]) // 2)
         part = before[..., :few, :few] if before.ndim == 4 else before
@@ -182,7 +175,7 @@ def _log_det_error(flow: Flow, x: Tensor) -> float:
             jacobian = torch.func.jacrev(lambda v: forward(v)[0], chunk_size=64)(part)
         expected = torch.linalg.slogdet(jacobian.reshape(part.numel(), -1)).logabsdet
         errors.append((expected - forward(part)[1]).abs().item() / part.numel())
-        terms.append(log_det)
+        terms.append(outputs[1])
 
     with _watching(double, compare):
         whole = double.bijection(one)[1]

@@ -24,7 +24,7 @@ from realnvp.data import (
     splits_of_run,
 )
 from realnvp.data.prepared import DESCRIPTION
-from realnvp.evaluation.likelihood import Mean, log_probs, summarize, views_of
+from realnvp.evaluation.likelihood import Mean, log_probs, summarize
 from realnvp.flows.context import Classes
 from realnvp.flows.flow import ROWS, Flow, config_of, refuse_fast
 from realnvp.io.files import read_json, write_text
@@ -170,7 +170,6 @@ def evaluate(
     if groups:
         over = f"{len({*groups})} {'pictures' if data.crop else 'photographs'}"
     if views:
-        views_of(config.images, shape)  # ValueError: not of these images
         nats = _nats(flow, examples, context=context, views=True, **how)
         measures["views_bits_per_dim"] = summarize(unit.of(nats, shape), groups)
     if isinstance(condition, Classes) and context is not None:

@@ -169,9 +169,11 @@ def noisy(
     seed: int,
     indices: Sequence[int] | None = None,
     draw: int = 0,
+    *,
+    single: bool = False,
 ) -> Tensor:
-    """v + u of images, or rows as they are, on the flow's device."""
-    state = float64_like(flow)
+    """v + u of images, or rows as they are, on the flow's device; single: in float32."""
+    state = float64_like(flow).float() if single else float64_like(flow)
     x = moved(x if isinstance(x, Tensor) else as_tensor(x), state.device)
     if x.ndim == 2:
         return x.to(state.dtype)

@@ -4,7 +4,6 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Iterator
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -106,20 +105,16 @@ def write_rows(
     data: (N, 2), to show beside the samples in a PNG.
     how: seed and temperature of `Flow.sample`.
     """
-    config = config_of(flow)
-    (count,) = config.shape
-    columns = config.table.columns or tuple(f"x{i + 1}" for i in range(count))
+    table = config_of(flow).table
+    (count,) = config_of(flow).shape
+    columns = table.columns or tuple(f"x{i + 1}" for i in range(count))
     if out.suffix == ".png" and count != 2:
         raise ValueError(f"out: {out} shows two columns, the table has {count}; name a .csv file")
-    values, first = None, repeat(())  # type: Any, Iterator[tuple[str, ...]]
-    names = columns
+    values, first = None, dict[str, list[str]]()
     if context:
-        values = np.repeat(read_context(context, config.table), n, axis=0)
-        cells = read_cells(context, config.table.context_columns or ())
-        first = (row for row in zip(*cells.values(), strict=True) for _ in range(n))
-        names, total = (*cells, *columns), len(values)
-    else:
-        total = n
+        values = np.repeat(read_context(context, table), n, axis=0)
+        first = read_cells(context, table.context_columns or ())
+    total = n if values is None else len(values)
     how["dtype"] = float64_like(flow).dtype
     samples = _Samples(flow, total, ROWS, context=values, **how)
     rows = (x.cpu().double().numpy() for x in samples)
@@ -129,12 +124,13 @@ def write_rows(
     elif out.suffix == ".npy":
         _write_npy(out, rows, (total, count), "<f8")
     else:
+        numbers = (row for part in rows for row in part.tolist())
+        cells = [*zip(*first.values(), strict=True)] or [()]
         with atomic_write(out) as file:
             text = io.TextIOWrapper(file, "utf-8", newline="")
-            table = csv.writer(text, lineterminator="\n")
-            table.writerow(names)
-            for part in rows:
-                table.writerows((*next(first), *row) for row in part.tolist())
+            lines = csv.writer(text, lineterminator="\n")
+            lines.writerow((*first, *columns))
+            lines.writerows((*cells[i // n], *row) for i, row in enumerate(numbers))
             text.detach()
     return samples.nonfinite
 

@@ -13,20 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from realnvp.bijections.base import float64_like
 from realnvp.config.fields import DecodeOptions
 from realnvp.config.units import in_bits_per_dim
-from realnvp.data import channels_first, dequantize, read_image, read_table, to_size
+from realnvp.data import channels_first, read_image, read_table, to_size
 from realnvp.data.folder import image_files
 from realnvp.data.images import check_fit, scan_files
 from realnvp.data.tables import read_context
-from realnvp.device import moved
-from realnvp.evaluation.likelihood import log_probs
+from realnvp.evaluation.likelihood import log_probs, noisy
 from realnvp.flows.context import Classes
 from realnvp.flows.flow import Flow, batch_that_fits, config_of, evaluating, pointwise_log_prob
 from realnvp.flows.tiled import tiled
 from realnvp.progress import track
-from realnvp.random import Purpose, uniform
 
 Image = NDArray[Any]
 """(C, H, W), uint8 or uint16."""
@@ -73,10 +70,7 @@ class ImageFiles(Sequence[Image]):
         self.decode = self.config.images.decode_options.but(decode)
         self.resize = resize or self.config.images.resize is not None
         self.files = [file for path in paths for file in image_files(path)]
-        scan_files(range(len(self)), self._check)
-
-    def _check(self, index: int) -> None:
-        self[index]
+        scan_files(range(len(self)), lambda index: self[index].shape)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -97,16 +91,14 @@ def score_images(
     scores: list[Score] = []
     files = iter(images.files)
     for pixels in batches(track(images, "images")):
-        joint = _log_joint(flow, pixels, noise_draws=noise_draws, seed=seed)
-        nats = joint.logsumexp(1)
-        bits = in_bits_per_dim(nats, pixels.shape[1:])
-        probability, likeliest = joint.softmax(1).max(1)
-        columns = (each.tolist() for each in (nats, bits, probability, likeliest))
-        for log_prob, bits_per_dim, p, c in zip(*columns, strict=True):
-            score = Score(str(next(files)), log_prob, bits_per_dim=bits_per_dim)
+        for joint in _log_joint(flow, pixels, noise_draws=noise_draws, seed=seed):
+            nats = joint.logsumexp(0).item()
+            bits = in_bits_per_dim(nats, pixels.shape[1:])
+            score = Score(str(next(files)), nats, bits_per_dim=bits)
             if isinstance(flow.condition, Classes):
-                names = flow.condition.names
-                score = replace(score, likeliest_class=names[c], class_probability=p)
+                p, c = joint.softmax(0).max(0)
+                name = flow.condition.names[int(c)]
+                score = replace(score, likeliest_class=name, class_probability=p.item())
             scores.append(score)
     return ranked(scores)
 
@@ -161,12 +153,8 @@ def dequantized(flow: Flow, pixels: NDArray[Any], *, seed: int, draw: int) -> Te
     The noise u is a function of the seed, the draw and an image's own pixels.
     """
     indices = [zlib.crc32(image.tobytes()) for image in pixels]
-    noise = uniform(pixels.shape[1:], seed, Purpose.EVALUATE, indices=indices, round=draw)
-    state = float64_like(flow)
-    if pixels[0].size > MAX_FLOAT64_SIZE:
-        state = state.float()
-    x = dequantize(torch.from_numpy(pixels), noise.to(state.dtype))
-    return mirror_pad(moved(x, state.device), flow.divisor)
+    single = pixels[0].size > MAX_FLOAT64_SIZE
+    return mirror_pad(noisy(flow, pixels, seed, indices, draw, single=single), flow.divisor)
 
 
 def mirror_pad(x: Tensor, divisor: int) -> Tensor:
