@@ -79,8 +79,8 @@ def test_the_table(reported: Path, tmp_path: Path, capsys: Out) -> None:
 def test_pictures_and_number_are_of_one_model(reported: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(reported, copy)
-    assert run(["evaluate", str(copy), "--which", "last", "--device", "cpu"]) == 0
-    assert run(["report", str(copy), "--device", "cpu"]) == 0
+    assert run(["report", str(copy), "--which", "last", "--device", "cpu"]) == 0
+    assert json.loads((copy / "evaluation.json").read_text())["which"] == "last"
     page = (copy / "report.html").read_text()
     assert page.count("--which last") == page.count("<img") + 1
 

@@ -159,7 +159,8 @@ def test_rows(capsys: Out, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "name"),
     [
-        (["--fpr", "1.5"], "fpr"),
+        (["--fpr", "1.5"], "--fpr"),
+        (["--fpr", "0"], "--fpr"),
         (["--normal", "missing"], "missing"),
         (["--report", "."], "--report"),
         (["--device", "cuda:9"], "device"),

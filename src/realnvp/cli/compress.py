@@ -17,7 +17,6 @@ from realnvp.cli.options import (
     prepare_output,
     print_json,
     print_table,
-    say,
     setup_device,
 )
 from realnvp.config.errors import count_of
@@ -162,7 +161,7 @@ def _unpack(
         print_json({"file": str(file), "pictures": count, "lost": lost})
     else:
         where = f" in {out}" if out else " intact" if lost else ", intact"
-        say(f"{file}: {count - len(lost):,} of {count_of(count, 'picture')}{where}")
+        print(f"{file}: {count - len(lost):,} of {count_of(count, 'picture')}{where}")
     if lost:
         from realnvp.config.errors import listed
 

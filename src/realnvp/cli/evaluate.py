@@ -54,6 +54,7 @@ class Evaluate(options.FlowCommand):
 
     def evaluated(self) -> "Evaluation":
         """The evaluation, not yet saved."""
+        from realnvp.codec.images import file_bits_per_dim
         from realnvp.evaluation.evaluate import evaluate
 
         flow, facts = self.load()
@@ -67,7 +68,7 @@ class Evaluate(options.FlowCommand):
             noise_draws=self.noise_draws,
             seed=self.seed,
             views=self.views,
-            codecs=self.codecs,
+            archive=file_bits_per_dim if self.codecs else None,
             which=self.which,
             step=facts.get("step"),
         )

@@ -81,15 +81,11 @@ def _dispatch(argv: list[str]) -> int:
         return train(argv[1:])
     if argv and argv[0] in COMMANDS:
         return tyro.cli(COMMANDS[argv[0]], prog=f"realnvp {argv[0]}", args=argv[1:])()
-    commands = [  # for the list of commands and for shell completion
-        Annotated[
-            all_presets() if command is Train else command,
-            tyro.conf.subcommand(
-                name, description=inspect.cleandoc(command.__doc__).partition("\n\n")[0]
-            ),
-        ]
-        for name, command in COMMANDS.items()
-    ]
+    commands = []  # for the list of commands and for shell completion
+    for name, command in COMMANDS.items():
+        kind = all_presets() if command is Train else command
+        summary = inspect.cleandoc(command.__doc__).partition("\n\n")[0]
+        commands.append(Annotated[kind, tyro.conf.subcommand(name, description=summary)])
     everything: Any = reduce(or_, commands)
     return tyro.cli(everything, prog="realnvp", description=DESCRIPTION, args=argv)()
 

@@ -1,7 +1,5 @@
 """Flags that several commands share, and the first and last steps of commands."""
 
-import json
-import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+from pydantic_core import to_json
 
 from realnvp.config.fields import DecodeOptions, TableData
 
@@ -160,15 +159,7 @@ def note(text: str) -> None:
 
 def print_json(values: Mapping[str, Any]) -> None:
     """Print one JSON object; JSON has no NaN nor infinity, so these become null."""
-    print(json.dumps(_finite(values), indent=2))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(to_json(values, indent=2, inf_nan_mode="null").decode())
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -182,6 +173,3 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table.add_row(*row)
     width = None if sys.stdout.isatty() else 400
     Console(width=width, highlight=False, markup=False).print(table)
-
-
-say = print

@@ -1,8 +1,9 @@
 """realnvp figures, report, table, package and export: a trained flow for readers and programs."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -53,7 +54,7 @@ class Figures(options.FlowCommand):
 
 
 @dataclass(kw_only=True)
-class Report(options.Command):
+class Report(options.FlowCommand):
     """Write RUN/report.html: one self-contained page with results, pictures, configuration.
 
     Draws all figures anew, and evaluates the model if that was not done yet.
@@ -61,12 +62,8 @@ class Report(options.Command):
     Example: realnvp report runs/photos
     """
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run directory."""
     seed: int = 0
     """Seed of the figures."""
-    device: options.Device = "auto"
-    threads: options.Threads = None
 
     def __call__(self) -> int:
         from realnvp.evaluation.evaluate import current_evaluation
@@ -74,17 +71,18 @@ class Report(options.Command):
         from realnvp.figures import draw_figures
         from realnvp.io.run_dir import RunDir
 
-        run, device = str(self.run), self.device
+        flow, _ = self.load()
+        run, result = Path(self.run), None
         codecs = getattr(RunDir(run).config.data, "levels", None) == 256
-        try:
-            result = current_evaluation(self.run)
-        except (ValueError, OSError):  # none, or of another model or split
-            command = Evaluate(run=run, codecs=codecs, device=device, threads=self.threads)
+        with suppress(ValueError, OSError):  # none, or of another model or split
+            result = current_evaluation(run)
+        if result is None or result.which != self.which:
+            how: dict[str, Any] = {"device": self.device, "threads": self.threads}
+            command = Evaluate(run=self.run, which=self.which, codecs=codecs, **how)
             result = command.evaluated()
             command.save(result)
-        flow, _ = options.load(run, device, threads=self.threads, which=result.which)
-        files = draw_figures(flow, run, seed=self.seed)
-        page = str(report(self.run, result, files, seed=self.seed))
+        files = draw_figures(flow, self.run, seed=self.seed)
+        page = str(report(run, result, files, seed=self.seed))
         self.show({"report": page, "pictures": [*map(str, files)]}, page)
         return 0
 

@@ -76,6 +76,8 @@ class Score(options.FlowCommand):
                 options.prepare_output(flag, path, read=inputs)
         if self.normal and self.normal.resolve() in {path.resolve() for path in self.paths}:
             raise ValueError(f"--normal: {self.normal} is scored, too, so it cannot calibrate")
+        if self.fpr is not None and not 0 < self.fpr < 1:
+            raise ValueError(f"--fpr: must be between 0 and 1, got {self.fpr}")
         detect = any((self.normal, self.fpr, self.heatmaps, self.report, self.picture))
         if options.of_table(flow):
             scores, facts = self._score_rows(flow, detect)

@@ -1,6 +1,7 @@
 """The number of a flow on a split of its data, or on other data, as a record to quote."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -141,7 +142,7 @@ def evaluate(
     noise_draws: int = 1,
     seed: int = 0,
     views: bool = False,
-    codecs: bool = False,
+    archive: Callable[[Flow, Split], float | None] | None = None,
     which: Literal["best", "last"] = "best",
     step: int | None = None,
 ) -> Evaluation:
@@ -152,7 +153,7 @@ def evaluate(
     crop: side of fixed crops of the source's pictures. None: the run's.
     noise_draws: draws of the dequantization noise over which log p is averaged.
     views: also evaluate the density averaged over the views that training showed (`views_of`).
-    codecs: also measure lossless image formats, and an archive of `realnvp compress`.
+    archive: measures an archive of the codec, in bits/dim; then image formats are measured, too.
     which, step: recorded as the model of the run that the flow is.
 
     ValueError: the data do not fit the flow.
@@ -191,7 +192,7 @@ def evaluate(
         noise_draws=noise_draws if images else None,
         dequantization=config.model.dequantization if images else None,
         measures=measures,
-        codecs=_codecs(flow, examples) if codecs and images else {},
+        codecs=_codecs(examples, archive(flow, examples)) if archive and images else {},
         paper=paper_bits_per_dim(config) if comparable and split == "test" else None,
         comparable=comparable,
         which=which,
@@ -282,13 +283,10 @@ def _calibration_error(confidence: NDArray[Any], right: NDArray[Any]) -> Mean:
     return Mean(error(np.arange(count)), float(np.std(resampled)))
 
 
-def _codecs(flow: Flow, split: Split) -> dict[str, float]:
-    from realnvp.codec.images import file_bits_per_dim
-
+def _codecs(split: Split, archive: float | None) -> dict[str, float]:
     totals: dict[str, float] = {}
     for part in track_slices(len(split), IMAGES, "codecs"):
         images = split[part]
         for name, bits in codec_bits_per_dim(images).items():
             totals[name] = totals.get(name, 0.0) + bits * len(images) / len(split)
-    archive = file_bits_per_dim(flow, split)
     return totals if archive is None else totals | {"realnvp": archive}
