@@ -108,8 +108,8 @@ evaluation/likelihood.py test_likelihood.py
 
 log p is the mean over draws of the noise
 evaluation/likelihood.py test_likelihood.py
-- torch.cat(parts) / noise_draws
-+ torch.cat(parts)
+- torch.stack(draws).mean(0)
++ torch.stack(draws).sum(0)
 
 bits/dim = -log2 p(x) / D
 config/units.py test_likelihood.py
@@ -118,8 +118,8 @@ config/units.py test_likelihood.py
 
 variance = sum of squares / (n - 1)
 evaluation/likelihood.py test_likelihood.py
-- total * count / (count - 1)
-+ total
+- sums.square().sum() * count / (count - 1)
++ sums.square().sum()
 
 log p(x) = log sum of p(c) p(x | c)
 flows/context.py test_context.py

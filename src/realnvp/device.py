@@ -122,12 +122,6 @@ def processor() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether there was not enough memory, on a GPU or for torch's CPU allocator."""
-    by_allocator = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    return by_allocator or isinstance(error, torch.OutOfMemoryError | MemoryError)
-
-
 def keep_freed_memory() -> None:
     """Keep freed memory in this process, for the activations of the next step.
 

@@ -144,11 +144,3 @@ def progress(what: str, total: int, *, start: int = 0, enabled: bool = True) -> 
 def counted(report: Report) -> Callable[[int], None]:
     """A function that takes how many more steps are done."""
     return lambda count: report(report.done + count)
-
-
-def chunks(count: int, size: int, report: Callable[[int], None] | None = None) -> Iterator[slice]:
-    """`track_slices` for a `Report`."""
-    for chunk in track_slices(count, size):
-        yield chunk
-        if report:
-            report(chunk.stop)

@@ -140,17 +140,6 @@ def read_json(kind: type[Record], path: Path) -> Record:
 # The rest goes with its last callers, in codec, data and evaluation.
 
 
-@contextmanager
-def damaged_if_invalid() -> Iterator[None]:
-    """Context: a missing or invalid file is a DamagedError, since a run wrote it."""
-    try:
-        yield
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise DamagedError(f"{error.filename}: missing") from None
-    except ValueError as error:
-        raise DamagedError(str(error)) from None
-
-
 def parse_record(kind: type[Record], text: bytes, path: Path) -> Record:
     """The record in the text of a file; ValueError names the file."""
     try:

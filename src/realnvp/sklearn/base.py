@@ -15,7 +15,7 @@ from realnvp.config.errors import ParameterError
 from realnvp.device import as_tensor
 from realnvp.flows.build import vector_flow
 from realnvp.flows.flow import Flow, batch_that_fits
-from realnvp.progress import chunks
+from realnvp.progress import track_slices
 from realnvp.training.fit import fit
 
 Array = NDArray[np.float64]
@@ -127,6 +127,6 @@ def each(method: Callable[..., Tensor], *arrays: Array) -> Array:
     first = arrays[0]
     parts = [
         method(*(as_tensor(array[chunk]) for array in arrays))
-        for chunk in chunks(len(first), batch_that_fits(first.shape[1:]))
+        for chunk in track_slices(len(first), batch_that_fits(first.shape[1:]))
     ]
     return torch.cat(parts).numpy()

@@ -80,10 +80,6 @@ class Fit:
     best_step: int = 0
     """The step whose weights were kept."""
 
-    def __repr__(self) -> str:
-        best = f", validation {max(self.validation):.3f} nats" if self.validation else ""
-        return f"Fit({len(self.loss)} steps, best step {self.best_step}{best})"
-
 
 @torch.inference_mode(False)
 @torch.enable_grad()

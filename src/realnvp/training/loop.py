@@ -5,7 +5,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -32,9 +32,6 @@ from realnvp.training.session import (
     stop_signals,
 )
 from realnvp.training.validation import evaluate, write_samples
-
-if sys.platform == "linux":
-    import resource
 
 SAVED_EVERY = 600.0  # seconds of training that a crash may cost, where steps are slow
 MAX_FAILED = 20  # steps in a row without a finite loss and gradient, before the training gives up
@@ -203,18 +200,16 @@ def _conclude(run: Run, signum: int = 0) -> None:
 
 def _count_failed(run: Run, loss: float, norm: float) -> None:
     """Count steps in a row that were not finite. TrainingFailed: there were too many."""
-    if math.isfinite(loss) and math.isfinite(norm):
-        run.failed_in_a_row = 0
+    finite = math.isfinite(loss) and math.isfinite(norm)
+    run.failed_in_a_row = 0 if finite else run.failed_in_a_row + 1
+    if run.failed_in_a_row < MAX_FAILED:
         return
-    run.failed_in_a_row += 1
-    if run.failed_in_a_row == MAX_FAILED:
-        step = run.state.step
-        x, context = run.batches.at(step), run.batches.condition_on([step])
-        layer = first_nonfinite(run.flow, x, *context) or "none, only gradients"
-        raise TrainingFailed(
-            f"step {step}: {MAX_FAILED} steps in a row with loss {loss}, gradient norm {norm}; "
-            f"first non-finite layer: {layer}; batch: {run.batches.indices(step).tolist()}"
-        )
+    step = run.state.step
+    layer = first_nonfinite(run.flow, run.batches.at(step), *run.batches.condition_on([step]))
+    raise TrainingFailed(
+        f"step {step}: {MAX_FAILED} steps in a row with loss {loss}, gradient norm {norm}; first "
+        f"non-finite layer: {layer or 'none'}; batch: {run.batches.indices(step).tolist()}"
+    )
 
 
 def first_nonfinite(flow: Flow, x: Tensor, *context: Tensor) -> str:
@@ -223,23 +218,19 @@ def first_nonfinite(flow: Flow, x: Tensor, *context: Tensor) -> str:
     Several processes call it together, since they share their moments, which stay as they are.
     """
     before, found = stored_moments(flow), list[str]()
+    names = {module: name for name, module in flow.named_modules()}
 
-    def look_at(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, outputs: Any) -> None:
-            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-            if not all(output.isfinite().all() for output in outputs):
-                found.append(name)
+    def look_at(module: nn.Module, inputs: Any, outputs: Any) -> None:
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        if not all(output.isfinite().all() for output in outputs):
+            found.append(names[module])
 
-        return hook
-
-    hooks = [module.register_forward_hook(look_at(name)) for name, module in flow.named_modules()]
-    try:
-        with torch.no_grad():
-            flow(x, *context)
-    finally:
-        restore_moments(before)
-        for hook in hooks:
-            hook.remove()
+    hooks = [module.register_forward_hook(look_at) for module in names]
+    with torch.no_grad():
+        flow(x, *context)
+    restore_moments(before)
+    for hook in hooks:
+        hook.remove()
     return found[0] if found else ""
 
 
@@ -255,16 +246,12 @@ def _log(run: Run, values: Mapping[str, float]) -> None:
 
 
 def _print_size(run: Run) -> None:
-    """Print parameters, memory in use, and the time of a step and to the end."""
-    device, state = run.processes.device, run.state
-    left = (1 / run.progress - 1) * state.step * run.step_seconds
-    words = [
-        f"{count_parameters(run.config):,} parameters",
-        f"{run.step_seconds:.2g} s a step, {timedelta(seconds=round(left))} to the end",
-    ]
-    if device.type == "cuda":
-        words.append(f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB of GPU memory")
-    elif sys.platform == "linux":
-        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        words.append(f"{kilobytes / 2**20:.2f} GiB of memory")
-    print(", ".join(words), file=sys.stderr)
+    """Print parameters, the time of a step and to the end, and the memory of a GPU."""
+    left = (1 / run.progress - 1) * run.state.step * run.step_seconds
+    size = (
+        f"{count_parameters(run.config):,} parameters, "
+        f"{run.step_seconds:.2g} s a step, {timedelta(seconds=round(left))} to the end"
+    )
+    if run.processes.device.type == "cuda":
+        size += f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB of GPU memory"
+    print(size, file=sys.stderr)

@@ -1,5 +1,6 @@
 """A training, opened: configuration, data, flow, optimizers, and where its checkpoint left it."""
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -85,30 +86,27 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
-        patience = self.config.train.patience
-        impatient = bool(patience and self.state.evaluations_since_best >= patience)
+        patience = self.config.train.patience or math.inf
+        impatient = self.state.evaluations_since_best >= patience
         return (self.progress >= 1 or impatient) and not self.state.pending
 
     def load(self) -> None:
         """Go to the newest checkpoint, if there is one."""
-        averages = self.average.tensors
-        self.state = load_checkpoint(
-            self.files.path, flow=self.flow, optimizers=self.optimizers, averages=averages
-        )
+        self.state = load_checkpoint(self.files.path, **self._parts)
         self.saved_at = self.state.training_seconds
 
     def save(self) -> None:
         """Write a checkpoint."""
         self.saved_at = self.state.training_seconds
         if self.main:
-            save_checkpoint(
-                self.files.path,
-                self.state,
-                flow=self.flow,
-                optimizers=self.optimizers,
-                averages=self.average.tensors,
-            )
+            save_checkpoint(self.files.path, self.state, **self._parts)
         self.processes.wait()
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        """What a checkpoint holds, beside the state."""
+        averages = self.average.tensors
+        return {"flow": self.flow, "optimizers": self.optimizers, "averages": averages}
 
     def heed_signals(self) -> None:
         """TrainingStopped: a signal has come to one of the processes."""
@@ -268,8 +266,11 @@ def take_weights(flow: Flow, start: Flow, where: str | Path) -> None:
     changed = {name for name in differences(there, here) if name.startswith("model.")} - free
     if changed:
         raise ValueError(f"{where}: differs in {', '.join(sorted(changed))}")
+    assert isinstance(flow.bijection, Chain)
+    assert isinstance(start.bijection, Chain)
     weights = flow.state_dict()
-    more = _count_layers(flow) - _count_layers(start)  # learned noise is one more, the first
+    # Learned noise is one more layer, the first.
+    more = len(flow.bijection.bijections) - len(start.bijection.bijections)
     for name, weight in start.state_dict().items():
         name = re.sub(
             r"^(bijection\.bijections\.)(\d+)\.", lambda m: f"{m[1]}{int(m[2]) + more}.", name
@@ -279,8 +280,3 @@ def take_weights(flow: Flow, start: Flow, where: str | Path) -> None:
             weight = torch.cat([weight, weight.new_zeros(missing, *weight.shape[1:])])
         weights[name] = weight
     flow.load_state_dict(weights)
-
-
-def _count_layers(flow: Flow) -> int:
-    assert isinstance(flow.bijection, Chain)
-    return len(flow.bijection.bijections)

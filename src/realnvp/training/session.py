@@ -139,10 +139,7 @@ def check_run_dir(config: Config, files: RunDir) -> None:
 
 
 def check_unchanged(config: Config, files: RunDir) -> None:
-    """ValueError: the run was started with another configuration, apart from `MAY_CHANGE`.
-
-    config: resolved.
-    """
+    """ValueError: the run began with another resolved configuration, apart from `MAY_CHANGE`."""
     if not files.begun or not files.config_file.exists():
         return
     changed = [name for name in differences(files.config, config) if name not in MAY_CHANGE]
@@ -167,14 +164,13 @@ def begin_session(config: Config, files: RunDir, state: TrainState, **where: Any
     write_text(files.sessions_file, json.dumps([*map(asdict, sessions)], indent=2) + "\n")
     # A resumed training writes the later lines again; a killed process may have left half a line.
     old = files.metrics_file.read_text() if files.metrics_file.exists() else ""
-    kept = (line for line in old.splitlines(keepends=True) if line.endswith("\n"))
-    write_text(files.metrics_file, "".join(line for line in kept if _is_of(state, line)))
+    lines = (line for line in old.splitlines(keepends=True) if line.endswith("\n"))
 
+    def is_of_state(line: str) -> bool:
+        is_evaluation = "validation_standard_error" in line
+        return (json.loads(line)["step"], is_evaluation) <= (state.step, not state.pending)
 
-def _is_of(state: TrainState, line: str) -> bool:
-    """Whether a line of metrics.jsonl was written before a state."""
-    is_evaluation = "validation_standard_error" in line
-    return (json.loads(line)["step"], is_evaluation) <= (state.step, not state.pending)
+    write_text(files.metrics_file, "".join(filter(is_of_state, lines)))
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import warnings
 
 import numpy as np
 import torch
@@ -100,12 +99,6 @@ def _keep_if_better(run: Run, result: Mean) -> dict[str, float]:
     if better:
         state.best, state.best_step = result.mean, state.step
     if run.main:
-        if result.nonfinite:
-            warnings.warn(
-                f"step {state.step}: {result.nonfinite} validation {unit.things} "
-                "without a finite log-density",
-                stacklevel=3,
-            )
         for which in ["last", "best"] if better else ["last"]:
             path = run.files.models / f"{which}.safetensors"
             save_flow(run.flow, path, facts={"step": state.step, **measured})
@@ -116,9 +109,9 @@ def write_samples(run: Run) -> None:
     """Write a grid of images beside samples, from the same z each time. Of a table: nothing."""
     if not run.main or isinstance(run.config.data, TableData):
         return
-    classes = None
-    if isinstance(run.flow.condition, Classes):
-        classes = [i % len(run.flow.condition.names) for i in range(GRID)]
+    condition, classes = run.flow.condition, None
+    if isinstance(condition, Classes):
+        classes = [i % len(condition.names) for i in range(GRID)]
     with evaluating(run.flow):
         samples = run.flow.sample(GRID, context=classes, seed=run.config.seed)
     panels = {
