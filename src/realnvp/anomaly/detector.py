@@ -124,21 +124,18 @@ class AnomalyDetector:
             scores = image_score(distance).cpu().numpy()
             chances = p_values(scores, self.normal_scores_)
             maps = self._maps(distance, batch.images.shape[2:])
-            bits = in_bits_per_dim(batch.log_prob, batch.images.shape[1:]).tolist()
-            columns = batch.log_prob.tolist(), bits, scores.tolist(), chances.tolist(), maps
-            for log_prob, bits_per_dim, score, p_value, found in zip(*columns, strict=True):
-                yield (
-                    Score(
-                        str(next(names, "")),
-                        log_prob,
-                        bits_per_dim=bits_per_dim,
-                        score=score,
-                        p_value=p_value,
-                        anomalous=p_value <= self.fpr,
-                        box=most_anomalous_region(found),
-                    ),
-                    found,
+            columns = batch.log_prob.tolist(), scores.tolist(), chances.tolist(), maps
+            for log_prob, score, p_value, found in zip(*columns, strict=True):
+                entry = Score(
+                    str(next(names, "")),
+                    log_prob,
+                    bits_per_dim=in_bits_per_dim(log_prob, batch.images.shape[1:]),
+                    score=score,
+                    p_value=p_value,
+                    anomalous=p_value <= self.fpr,
+                    box=most_anomalous_region(found),
                 )
+                yield entry, found
 
     def save(self, path: str | Path) -> None:
         """Write a .safetensors file with the flow and the detector."""
@@ -171,10 +168,8 @@ class AnomalyDetector:
         """(B, H, W): fractions of normal patches beyond, interpolated between patches."""
         smallest = torch.finfo(torch.float32).tiny  # of infinite distances the fraction is 0
         fraction = self.tail_.fraction_beyond(map_distance(distance)).clamp(min=smallest)
-        log_fraction = F.interpolate(fraction.log()[:, None], scale_factor=PATCH, mode="bilinear")[
-            :, 0
-        ]
-        return log_fraction[:, : size[0], : size[1]].exp().cpu().numpy()
+        log_maps = F.interpolate(fraction.log()[:, None], scale_factor=PATCH, mode="bilinear")
+        return log_maps[:, 0, : size[0], : size[1]].exp().cpu().numpy()
 
 
 def map_distance(distance: Tensor) -> Tensor:
@@ -184,13 +179,8 @@ def map_distance(distance: Tensor) -> Tensor:
 
 def image_score(distance: Tensor) -> Tensor:
     """(B,): minus the mean distance over the most anomalous square of patches."""
-    side = min(square_side(distance[0].numel(), MAX_SIDE), *distance.shape[1:])
+    side = min(MAX_SIDE, math.ceil(math.sqrt(SQUARE * distance[0].numel())), *distance.shape[1:])
     return -F.avg_pool2d(distance[:, None], side, stride=1).flatten(1).amax(1)
-
-
-def square_side(patches: int, largest: int) -> int:
-    """Side of the square that scores an image of so many patches."""
-    return min(largest, math.ceil(math.sqrt(SQUARE * patches)))
 
 
 def rounded(scores: ArrayLike) -> NDArray[np.float64]:

@@ -31,7 +31,9 @@ def draw_maps(
         scores.append(score)
         pixels = images[index].astype(np.float32) * (255 / (images.config.levels - 1))
         picture = pixels.round().astype(np.uint8).transpose(1, 2, 0)
-        found = HeatMap(caption(score), picture, fractions, score.box)
+        verdict = "anomalous" if score.anomalous else "normal"
+        caption = f"{Path(score.path).name}: {verdict}, p = {score.p_value:.3g}"
+        found = HeatMap(caption, picture, fractions, score.box)
         if folder:
             path = folder / f"{Path(score.path).stem}.png"
             if any(Path(other.path).stem == path.stem for other in scores[:-1]):
@@ -39,12 +41,6 @@ def draw_maps(
             save_png(path, heat_map(found), optimize=False)
         kept = sorted([*kept, (score.score, index, found)])[:top]
     return scores, [found for _, _, found in kept]
-
-
-def caption(score: Score) -> str:
-    """'a.png: anomalous, p = 0.002'."""
-    verdict = "anomalous" if score.anomalous else "normal"
-    return f"{Path(score.path).name}: {verdict}, p = {score.p_value:.3g}"
 
 
 def write_page(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from realnvp.config import Config
 from realnvp.data.images import check_fit
 from realnvp.evaluation.score import Image, batches, dequantized, encode, log_joint
 from realnvp.flows.context import Classes
@@ -43,33 +44,23 @@ def image_statistics(
 
     ValueError: an image does not fit the flow.
     """
-    for pixels in batches(map(_checked(flow), track(images, "images"))):
-        draws = []
+    config = config_of(flow)
+    for pixels in batches(_checked(image, config) for image in track(images, "images")):
         with evaluating(flow):
-            for draw in range(noise_draws):
-                x = dequantized(flow, pixels, seed=seed, draw=draw)
-                draws.append(patch_statistics(flow, x, pixels.shape[2:]))
+            xs = (dequantized(flow, pixels, seed=seed, draw=draw) for draw in range(noise_draws))
+            draws = [patch_statistics(flow, x, pixels.shape[2:]) for x in xs]
         log_prob, statistics = (torch.stack(each).mean(0) for each in zip(*draws, strict=True))
         yield Batch(pixels, log_prob, statistics)
 
 
-def _checked(flow: Flow) -> Any:
-    config = config_of(flow)
-
-    def check(image: Any) -> Image:
-        pixels = np.asarray(image)
-        if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim != 3:
-            kind = f"{pixels.dtype} {pixels.shape}"
-            raise ValueError(f"images: expected uint8 or uint16 (N, C, H, W), got images {kind}")
-        check_fit(
-            pixels.transpose(1, 2, 0),
-            channels=config.shape[0],
-            levels=config.levels,
-            name="images",
-        )
-        return pixels
-
-    return check
+def _checked(image: Any, config: Config) -> Image:
+    pixels = np.asarray(image)
+    if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim != 3:
+        kind = f"{pixels.dtype} {pixels.shape}"
+        raise ValueError(f"images: expected uint8 or uint16 (N, C, H, W), got images {kind}")
+    last, channels = pixels.transpose(1, 2, 0), config.shape[0]
+    check_fit(last, channels=channels, levels=config.levels, name="images")
+    return pixels
 
 
 def patch_statistics(flow: Flow, x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -114,13 +114,13 @@ class Check(options.FlowCommand):
         if self.json:
             entries = [each._asdict() | {"ok": each.ok} for each in checks]
             options.print_json({"ok": not failed, "checks": entries})
-            return 1 if failed else 0
-        rows = [
-            (c.name, f"{c.value:.1e}", f"{c.bound:.0e}", c.unit, "ok" if c.ok else "FAILED")
-            for c in checks
-        ]
-        options.print_table(("check", "measured", "allowed", "unit", ""), rows)
-        print(f"{failed} of {len(checks)} checks failed")
+        else:
+            rows = [
+                (c.name, f"{c.value:.1e}", f"{c.bound:.0e}", c.unit, "ok" if c.ok else "FAILED")
+                for c in checks
+            ]
+            options.print_table(("check", "measured", "allowed", "unit", ""), rows)
+            print(f"{failed} of {len(checks)} checks failed")
         return 1 if failed else 0
 
 
@@ -146,12 +146,8 @@ class Presets(options.Command):
         }
         if self.json:
             options.print_json(rows)
-            return 0
-        columns = ("preset", "shape", "levels", "scales", "parameters", "bits/dim in the paper")
-        cells = [
-            [name, *("" if value is None else str(value) for value in row.values())]
-            for name, row in rows.items()
-        ]
-        options.print_table(columns, cells)
-        print("ImageNet 64x64: 4.01 in the paper's first version (2016), 3.98 in its last (2017)")
+        else:
+            cells = [["" if v is None else str(v) for v in row.values()] for row in rows.values()]
+            columns = ("preset", "shape", "levels", "scales", "parameters", "paper, bits/dim")
+            options.print_table(columns, [[n, *c] for n, c in zip(rows, cells, strict=True)])
         return 0
