@@ -59,7 +59,7 @@ def test_pixels_names_and_folders_come_back(
     assert made["bytes"] == file.stat().st_size
     assert {"png", "webp"} <= made["codecs"].keys()
     assert made["bound"] > 0
-    assert answer(capsys, "compress", "--check", file) == {
+    assert answer(capsys, "decompress", "--check", file) == {
         "file": str(file),
         "pictures": 11,
         "lost": [],
@@ -139,7 +139,7 @@ def test_damage_costs_the_pictures_in_it_and_names_them(
     assert run(["decompress", str(file), "--out", str(back)]) == 1
     assert "2.png; 3.png" in capsys.readouterr().err
     assert len(names(back)) == 9
-    assert answer(capsys, "compress", "--check", file, code=1)["lost"] == ["2.png", "3.png"]
+    assert answer(capsys, "decompress", "--check", file, code=1)["lost"] == ["2.png", "3.png"]
 
 
 def test_a_small_file_that_claims_many_pictures_is_told(
@@ -152,7 +152,7 @@ def test_a_small_file_that_claims_many_pictures_is_told(
     head = data[: archive.HEAD.size - 4] + len(said).to_bytes(4, "little") + said
     head += bytes(3 * archive.ENTRY.size)
     (tmp_path / "x.rnvp").write_bytes(head + zlib.crc32(head).to_bytes(4, "little"))
-    line = refused(capsys, "compress", "--check", tmp_path / "x.rnvp", "--flow", saved, code=1)
+    line = refused(capsys, "decompress", "--check", tmp_path / "x.rnvp", "--flow", saved, code=1)
     assert "x.rnvp" in line
 
 
@@ -266,7 +266,7 @@ def test_many_bad_pictures_are_told_once(saved: Path, tmp_path: Path, capsys: Ou
         ("compress RUN .", "."),
         ("compress RUN 0.png --out .", "--out"),
         ("compress no-run 0.png", "no-run"),
-        ("compress --check none.rnvp", "none.rnvp"),
+        ("decompress --check none.rnvp", "none.rnvp"),
         ("decompress none.rnvp", "none.rnvp"),
         ("decompress 0.png", "0.png"),
         ("decompress x.rnvp --out 0.png", "--out"),
