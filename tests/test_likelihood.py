@@ -1,6 +1,5 @@
 """Bits per dimension: per image, each image counted, and every constant in its place."""
 
-import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from realnvp import bits_per_dim, fast, load_flow, quantize
+from realnvp import bits_per_dim, fast, load_flow
 from realnvp.bijections import BatchNorm, Chain, Logit
 from realnvp.config import Config, ImageData, ModelConfig
 from realnvp.data import dequantize
@@ -138,14 +137,6 @@ def test_reported_numbers_are_float32_even_inside_autocast(flow: Flow, images: T
             assert flow.encode(images.float()).dtype == torch.float32
 
 
-def test_other_images_in_the_batch_do_not_matter(flow: Flow, images: Tensor) -> None:
-    """Statistics of the test batch would make them matter."""
-    other = torch.cat([images[:1], torch.zeros_like(images[1:])])
-    assert bits_per_dim(flow, other).per_image[0] == pytest.approx(
-        bits_per_dim(flow, images).per_image[0].item(), abs=1e-6
-    )
-
-
 def test_noise_covers_the_whole_bin() -> None:
     noise = uniform((64, 64), 0, Purpose.TRAIN, indices=range(8))
     assert noise.min() >= 0
@@ -233,38 +224,6 @@ def test_views_are_a_mean_of_p(flow: Flow, images: Tensor) -> None:
 def test_bad_input_is_named(flow: Flow, images: Tensor, call: Any, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         call(flow, images)
-
-
-def test_round_trip_of_images_is_exact(flow: Flow, images: Tensor) -> None:
-    """encode and decode of v + .5 give the image back, saturated ones included."""
-    extremes = torch.stack([torch.zeros(3, 8, 8), torch.full((3, 8, 8), 255.0)]).to(torch.uint8)
-    every = torch.cat([images, extremes])
-    with torch.no_grad():
-        assert torch.equal(quantize(flow.decode(flow.encode(every + 0.5))), every)
-        x = every + 0.5
-        assert (flow.decode(flow.encode(x)) - x).abs().max() < 1e-3
-
-
-def test_latents_far_out(flow: Flow) -> None:
-    """z of 20 sigma: all finite. |z| x 2^-24 is what float32 can tell of a latent, so the round
-    trip is held in float64.
-    """
-    z = 20 * torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(2))
-    with torch.no_grad():
-        x = flow.decode(z)
-        assert x.isfinite().all()
-        assert flow.log_prob(x).isfinite().all()
-        double = copy.deepcopy(flow).double()
-        x = double.decode(z.double())
-        assert (double.decode(double.encode(x)) - x).abs().max() < 1e-5
-
-
-def test_float64_works_end_to_end(flow: Flow, images: Tensor) -> None:
-    double = copy.deepcopy(flow).double()
-    assert double.sample(2).dtype == torch.float64
-    assert bits_per_dim(double, images).mean == pytest.approx(
-        bits_per_dim(flow, images).mean, abs=1e-5
-    )
 
 
 def test_log_prob_encode_and_decode_are_differentiable(flow: Flow, images: Tensor) -> None:

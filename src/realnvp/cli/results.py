@@ -89,30 +89,24 @@ class Report(options.FlowCommand):
 
 @dataclass(kw_only=True)
 class Table(options.Command):
-    """Print the paper's Table 1 with the results of runs.
+    """Print the paper's Table 1 with the results of runs, in Markdown.
 
     The paper's number stands beside a run with the paper's configuration, else the fields that
     differ.
 
-    Example: realnvp table runs/cifar10 runs/photos --markdown
+    Example: realnvp table runs/cifar10 runs/photos
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
     """Run directories, each evaluated before."""
-    markdown: options.Flag = False
-    """Print it in Markdown."""
 
     def __call__(self) -> int:
-        from realnvp.evaluation.report import cells, markdown, table
+        from realnvp.evaluation.report import markdown, table
 
         if not self.runs:
             raise ValueError("RUN: name run directories")
         rows = table(self.runs)
-        if self.json or self.markdown:
-            self.show({"rows": rows}, "" if self.json else markdown(rows))
-        else:
-            names = [name.replace("_", " ") for name in rows[0]]
-            options.print_table(names[:-1], [cells(row)[:-1] for row in rows])
+        self.show({"rows": rows}, markdown(rows))
         return 0
 
 

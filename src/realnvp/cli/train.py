@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from realnvp.cli.options import Device, Flag, Json, Threads, print_json, setup_device
+from realnvp.cli import options
 from realnvp.config import PRESETS, Config, read_config, to_json
 
 Lsun = Literal["lsun-bedroom", "lsun-tower", "lsun-church-outdoor"]
@@ -31,7 +31,7 @@ class Prepare:
     """The downloaded archive, or a folder with the downloads."""
     out: Path
     """The folder to write; --data.source of a training."""
-    allow_partial: Flag = False
+    allow_partial: options.Flag = False
     """Accept other files and numbers of images than published; the version says partial."""
     seed: int = 0
     """Seed of LSUN's 96x96 squares."""
@@ -53,7 +53,7 @@ class Prepare:
 
 
 @dataclass
-class Train:
+class Train(options.Command):
     """Train a flow, or go on with the training of the run directory: the same command again
     goes on where it stopped.
 
@@ -71,56 +71,40 @@ class Train:
     """Fine-tuning: a run, a saved or pretrained flow, or an id on the Hub. The training starts with
     its weights and its model.
     """
-    print_config: Flag = False
+    print_config: options.Flag = False
     """Print the configuration as JSON, and stop."""
-    dry_run: Flag = False
+    dry_run: options.Flag = False
     """Print the configuration as the data complete it, the parameters, and the seconds of a step
     by three steps, and stop.
     """
-    json: Json = False
-    device: Device = "auto"
-    threads: Threads = None
+    device: options.Device = "auto"
+    threads: options.Threads = None
 
     def __call__(self) -> int:
-        config = self.config
         if self.print_config:
-            print(to_json(config), end="")
+            print(to_json(self.config), end="")
             return 0
-        setup_device(self.device, self.threads)
-        run_dir = self.run_dir or Path("runs", config.name)
-        if self.dry_run:
-            self._dry_run(config)
-        else:
-            self._train(config, run_dir)
-        return 0
-
-    def _dry_run(self, config: Config) -> None:
-        from realnvp.training.loop import seconds_per_step
-
-        config, parameters, seconds = seconds_per_step(
-            config, device=self.device, init_from=self.init_from
-        )
-        if self.json:
-            measured = {"parameters": parameters, "seconds_per_step": seconds}
-            print_json({"config": asdict(config), **measured})
-        else:
-            print(f"{to_json(config)}{parameters:,} parameters, {seconds:.2g} s a step")
-
-    def _train(self, config: Config, run_dir: Path) -> None:
         from realnvp.config.units import unit_of
+        from realnvp.training.loop import seconds_per_step
         from realnvp.training.loop import train as run_training
 
-        state = run_training(config, run_dir, device=self.device, init_from=self.init_from)
-        if os.environ.get("RANK", "0") != "0":  # the first of several processes prints
-            return
-        if self.json:
-            print_json(asdict(state) | {"run_dir": str(run_dir)})
-            return
-        best = ""
-        if state.best is not None:
-            words = unit_of(config).words
-            best = f", best validation {words} {state.best:.3f} at step {state.best_step}"
-        print(f"{run_dir}: finished, step {state.step}{best}")
+        options.setup_device(self.device, self.threads)
+        how: Any = {"device": self.device, "init_from": self.init_from}
+        if self.dry_run:
+            config, parameters, seconds = seconds_per_step(self.config, **how)
+            values = {"parameters": parameters, "seconds_per_step": seconds}
+            text = f"{to_json(config)}{parameters:,} parameters, {seconds:.2g} s a step"
+            self.show({"config": asdict(config), **values}, text)
+            return 0
+        run_dir = self.run_dir or Path("runs", self.config.name)
+        state = run_training(self.config, run_dir, **how)
+        if os.environ.get("RANK", "0") == "0":  # the first of several processes prints
+            text = f"{run_dir}: finished, step {state.step}"
+            if state.best is not None:
+                words = unit_of(self.config).words
+                text += f", best validation {words} {state.best:.3f} at step {state.best_step}"
+            self.show(asdict(state) | {"run_dir": str(run_dir)}, text)
+        return 0
 
 
 def train(argv: Sequence[str]) -> int:
@@ -132,11 +116,8 @@ def train(argv: Sequence[str]) -> int:
         prog, default, rest = f"realnvp train {argv[0]}", Train(PRESETS[argv[0]]), argv[1:]
     elif len(argv) > 1 and argv[0] == "--config":
         path = Path(argv[1])
-        prog, default, rest = (
-            "realnvp train --config FILE",
-            Train(read_config(path), run_dir=path.parent),
-            argv[2:],
-        )
+        default = Train(read_config(path), run_dir=path.parent)
+        prog, rest = "realnvp train --config FILE", argv[2:]
     elif not argv or argv[0] in ("-h", "--help"):
         print("usage: realnvp train PRESET ...   or   realnvp train --config RUN/config.json ...\n")
         print(f"{inspect.cleandoc(Train.__doc__ or '')}\n\nPresets: {', '.join(PRESETS)}")
@@ -144,7 +125,12 @@ def train(argv: Sequence[str]) -> int:
     else:
         raise ValueError(f"{argv[0]}: neither a preset ({', '.join(PRESETS)}) nor --config FILE")
     if init_from := _value_of("--init-from", rest):
-        default.config = _with_model_of(init_from, default.config)
+        from realnvp.io.pretrained import load_config
+
+        # The data decide about the model's context.
+        context_dim = default.config.model.context_dim
+        model = replace(load_config(init_from).model, context_dim=context_dim)
+        default.config = replace(default.config, model=model)
     command = tyro.cli(Train, args=rest, prog=prog, default=default)
     if _value_of("--train.max-minutes", rest) and not _value_of("--train.max-steps", rest):
         recipe = replace(command.config.train, max_steps=None)
@@ -159,14 +145,6 @@ def _value_of(flag: str, argv: Sequence[str]) -> str | None:
         if name.replace("_", "-") == flag:
             return value if equals else following
     return None
-
-
-def _with_model_of(init_from: str, config: Config) -> Config:
-    """The configuration with the model of another flow; the data decide about its context."""
-    from realnvp.io.pretrained import load_config
-
-    model = load_config(init_from).model
-    return replace(config, model=replace(model, context_dim=config.model.context_dim))
 
 
 def all_presets() -> Any:

@@ -97,21 +97,17 @@ def _hardware(session: Session) -> str:
     return f"{device}, {session.processes} processes" if session.processes > 1 else device
 
 
-def cells(row: dict[str, Any]) -> list[str]:
-    """A row of `table` as text."""
-
-    def text(value: Any) -> str:
-        if isinstance(value, dict):
-            value = [f"{name} {each}" for name, each in value.items()]
-        if isinstance(value, list):
-            return ", ".join(value)
-        return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
-
-    return [text(value) for value in row.values()]
-
-
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """The table in Markdown."""
-    head = [[name.replace("_", " ") for name in rows[0]], ["---"] * len(rows[0])]
-    lines = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in map(cells, rows)]
-    return "\n".join(f"| {line} |" for line in [*map(" | ".join, head), *lines])
+    """Rows of `table` in Markdown."""
+    names = [name.replace("_", " ") for name in rows[0]]
+    cells = [[_cell(value) for value in row.values()] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [names, ["---"] * len(names), *cells])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        value = [f"{name} {each}" for name, each in value.items()]
+    if isinstance(value, list):
+        return ", ".join(value)
+    text = f"{value:.3f}" if isinstance(value, float) else str(value)
+    return "" if value is None else text.replace("|", "\\|")
