@@ -63,6 +63,20 @@ def track_slices(count: int, size: int, description: str = "") -> Iterator[slice
             update(last)
 
 
+@contextmanager
+def counter(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Context: a function that counts so many more entries."""
+    done = 0
+    with _shown(description, total, 0) as update:
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            update(done)
+
+        yield advance
+
+
 def set_status(text: str) -> None:
     """Show a text, such as a loss, beside the progress that is shown."""
     if display := _display.get():
@@ -116,31 +130,3 @@ def _lines(
         print("  ".join(part for part in parts if part), file=sys.stderr, flush=True)
 
     return update
-
-
-# The rest goes with its last callers, in codec, evaluation and figures.
-
-
-class Report:
-    """Progress of a loop that counts by itself."""
-
-    def __init__(self, update: Callable[[int], None]) -> None:
-        self.done, self.update = 0, update
-
-    def __call__(self, done: int, words: str = "", total: int | None = None) -> None:
-        """Show how much is done, and a text."""
-        self.done = done
-        set_status(words)
-        self.update(done)
-
-
-@contextmanager
-def progress(what: str, total: int, *, start: int = 0, enabled: bool = True) -> Iterator[Report]:
-    """Context: a function that takes what is done."""
-    with show_progress(enabled), _shown(what, total or None, start) as update:
-        yield Report(update)
-
-
-def counted(report: Report) -> Callable[[int], None]:
-    """A function that takes how many more steps are done."""
-    return lambda count: report(report.done + count)

@@ -6,8 +6,7 @@ import math
 import zlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,9 @@ from realnvp.codec.plan import IntegerFlow
 from realnvp.codec.rounding import Ambiguous, Unfit
 from realnvp.codec.stack import Stack
 from realnvp.codec.tiles import FLOW, HALVED, RAW, Tile, leaves_of, numbers_of, tiles_of
-from realnvp.config.fields import Record
+from realnvp.config.fields import Record, parse_json
 from realnvp.data.dataset import Pixels, Shape
 from realnvp.data.images import decode_image, lossless_webp
-from realnvp.io.files import fields_of, parse_record
 
 NUMBERS = 64 * 3 * 32 * 32  # in a batch, at most, but for a single tile
 NONCES = 256  # draws of a batch's noise
@@ -238,7 +236,7 @@ def _from_webp(content: bytes, shape: Shape) -> Pixels:
 
 def packed(record: Any) -> bytes:
     """A dataclass as JSON, deflated with the dictionary."""
-    fields = {name: value for name, value in fields_of(record).items() if value not in ("", [], {})}
+    fields = {name: value for name, value in asdict(record).items() if value or value == 0}
     text = json.dumps(fields, separators=(",", ":")).encode()
     packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS, zdict=DICTIONARY)
     return packer.compress(text) + packer.flush()
@@ -253,4 +251,4 @@ def unpacked(kind: type[Record], content: bytes) -> Record:
         raise ValueError(str(error)) from None
     if not unpacker.eof or unpacker.unused_data:
         raise ValueError("cut off, or too long")
-    return parse_record(kind, text, Path("header"))
+    return parse_json(kind, text, "header")

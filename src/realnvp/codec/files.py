@@ -4,7 +4,6 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -18,8 +17,8 @@ from realnvp.data.dataset import Pixels, Shape
 from realnvp.data.folder import image_files
 from realnvp.data.images import codec_sizes, deep_png, scan_files
 from realnvp.flows.flow import Flow, config_of
-from realnvp.io.files import DamagedError, atomic_save
-from realnvp.progress import counted, progress
+from realnvp.io.files import DamagedError, atomic_write
+from realnvp.progress import counter
 
 # Formats that keep all pixels; of others, PICTURE.jpg becomes PICTURE.jpg.png.
 LOSSLESS = {
@@ -97,7 +96,6 @@ def compress_files(flow: Flow, name: str, files: Mapping[str, Path], out: Path) 
 
     index = index_of(flow, shapes, name=name, names=list(files))
     sizes: list[Future[dict[str, int]]] = []
-    bound = 0.0
 
     def pictures(pool: ThreadPoolExecutor) -> Iterator[Pixels]:
         for image in map(picture, range(len(paths))):
@@ -106,12 +104,9 @@ def compress_files(flow: Flow, name: str, files: Mapping[str, Path], out: Path) 
                 sizes[-BEHIND].result()
             yield image
 
-    def save(file: BinaryIO) -> None:
-        nonlocal bound
-        with ThreadPoolExecutor(1) as pool, progress("compress", 2 * index.numbers) as report:
-            bound = write(file, flow, index, pictures(pool), counted(report))
-
-    atomic_save(out, save)
+    counting = counter("compress", 2 * index.numbers)
+    with atomic_write(out) as file, ThreadPoolExecutor(1) as pool, counting as advance:
+        bound = write(file, flow, index, pictures(pool), advance)
     found = [size.result() for size in sizes]
     able = [codec for codec in found[0] if all(codec in each for each in found)]
     others = {codec: sum(each[codec] for each in found) for codec in able}
@@ -165,13 +160,12 @@ def decompress_files(archive: Archive, flow: Flow, out: Path | None) -> list[str
         raise DamagedError(f"{archive.name}: holds two pictures with one name")
     present = {target for target in targets() if out and target.exists()}
     lost: list[str] = []
-    with progress("decompress", archive.index.numbers * (2 if present else 1)) as report:
-        told = counted(report)
+    with counter("decompress", archive.index.numbers * (2 if present else 1)) as advance:
         if present:  # before anything is written
-            for target, picture in zip(targets(), archive.pictures(flow, told), strict=True):
+            for target, picture in zip(targets(), archive.pictures(flow, advance), strict=True):
                 if target in present and picture is not None and not _holds(target, picture):
                     raise ValueError(f"--out: {target} exists already")
-        pictures = archive.pictures(flow, told)
+        pictures = archive.pictures(flow, advance)
         for name, target, picture in zip(_names(archive), targets(), pictures, strict=True):
             if picture is None:
                 lost.append(name)
@@ -180,7 +174,8 @@ def decompress_files(archive: Archive, flow: Flow, out: Path | None) -> list[str
                     raise DamagedError(f"{archive.name}: damaged; {lost_of} are lost")
             elif out and target not in present:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                atomic_save(target, partial(_save, picture, target))
+                with atomic_write(target) as file:
+                    _save(picture, target, file)
     return lost
 
 

@@ -16,7 +16,7 @@ from realnvp.data import channels_first
 from realnvp.data.dataset import Pixels, Split
 from realnvp.flows.flow import Flow, config_of, refuse_fast
 from realnvp.io.files import DamagedError
-from realnvp.progress import counted, progress
+from realnvp.progress import counter
 
 MOST = 1024
 Images = Pixels | Tensor | Sequence[Pixels | Tensor]
@@ -82,9 +82,9 @@ def file_bits_per_dim(flow: Flow, split: Split) -> float | None:
     images = channels_first(split[: min(len(split), MOST)])
     shapes = [(*image.shape,) for image in images]
     file, index = io.BytesIO(), index_of(flow, shapes)
-    with progress("compress", 2 * index.numbers) as report:
+    with counter("compress", 2 * index.numbers) as advance:
         try:
-            write(file, flow, index, images, counted(report))
+            write(file, flow, index, images, advance)
         except ValueError:
             return None
     return 8 * len(file.getvalue()) / images.size

@@ -5,15 +5,13 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import safetensors.torch
 from filelock import FileLock, Timeout
-from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -135,27 +133,3 @@ def _with_checksum(content: bytes) -> tuple[memoryview, memoryview, memoryview, 
 def read_json(kind: type[Record], path: Path) -> Record:
     """The content of a JSON file, as `list[Session]`. ValueError names the file and the field."""
     return parse_json(kind, path.read_bytes(), path)
-
-
-# The rest goes with its last callers, in codec, data and evaluation.
-
-
-def parse_record(kind: type[Record], text: bytes, path: Path) -> Record:
-    """The record in the text of a file; ValueError names the file."""
-    try:
-        return TypeAdapter(kind).validate_json(text)
-    except ValidationError as error:
-        raise ValueError(f"{path}: {error.errors()[0]['msg']}") from None
-
-
-def fields_of(record: Any) -> dict[str, Any]:
-    """The fields of a record for JSON; optional fields that are None are left out."""
-    optional = {item.name for item in fields(record) if item.default is None}
-    values = asdict(record).items()
-    return {name: value for name, value in values if value is not None or name not in optional}
-
-
-def atomic_save(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """`atomic_write` by a function."""
-    with atomic_write(path) as file:
-        write(file)
