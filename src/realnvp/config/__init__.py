@@ -1,6 +1,5 @@
 """What to train on what: frozen dataclasses, the presets, and their JSON. Never imports torch."""
 
-from realnvp.config.errors import nearest
 from realnvp.config.fields import (
     MAY_CHANGE,
     Config,
@@ -50,7 +49,6 @@ __all__ = [
     "embed_context",
     "flat",
     "from_json",
-    "nearest",
     "paper_bits_per_dim",
     "parse_json",
     "read_config",

@@ -1,6 +1,5 @@
 """The fields of a configuration: frozen pydantic dataclasses, validated when they are built."""
 
-import re
 from collections.abc import Callable
 from dataclasses import field, fields, is_dataclass, replace
 from math import inf
@@ -442,19 +441,6 @@ def positive(below: float = inf) -> Bound:
     return Bound(lambda value: 0 < value < below, "must be positive")
 
 
-AT_LEAST_ZERO = Bound(lambda value: 0 <= value < inf, "must be a number of at least 0")
 AT_LEAST_ONE = Bound(lambda value: value >= 1, "must be at least 1")
-BETWEEN_0_AND_1 = Bound(lambda value: 0 < value < 1, "must be between 0 and 1")
 AT_MOST_HALF = Bound(lambda value: 0 < value <= 0.5, "must be above 0 and at most 0.5")
-BELOW_HALF = Bound(lambda value: 0 < value < 0.5, "must be between 0 and 0.5")
-NOT_NEGATIVE = Bound(lambda value: 0 <= value < inf, "must not be negative")
-BELOW_ONE = Bound(lambda value: 0 <= value < 1, "must be in [0, 1)")
-SHARE = Bound(lambda value: 0 < value <= 1, "must be more than 0 and at most 1")
-MORE_THAN_ONE = Bound(lambda value: value > 1, "must be more than 1")
-POSITIVE_OR_INFINITE = Bound(lambda value: value > 0, "must be positive")
 SEED = Bound(lambda value: 0 <= value < 2**63, "must be between 0 and 2^63 - 1")
-
-
-def is_colour(text: str) -> bool:
-    """Whether it is white, black or #rrggbb."""
-    return text in NAMED_COLORS or re.fullmatch("#[0-9a-fA-F]{6}", text) is not None
