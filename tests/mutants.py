@@ -52,7 +52,7 @@ bijections/coupling.py test_contract.py
 + x
 
 b = 1 where row plus column is odd (section 3.4)
-bijections/masks.py test_equations.py
+bijections/coupling.py test_equations.py
 - (rows + columns) % 2 == (0 if flip else 1)
 + (rows + columns) % 2 == (1 if flip else 0)
 

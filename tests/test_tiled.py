@@ -1,5 +1,7 @@
 """Large images in strips: the same densities as in one pass."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -45,3 +47,18 @@ def test_strips_give_what_one_pass_gives(name: str, memory: int) -> None:
         expected, strips = flow.pixel_log_prob(x), tiled(flow, memory=memory)
         assert torch.allclose(strips.pixel_log_prob(x), expected, rtol=0, atol=1e-9)
         assert torch.allclose(strips.log_prob(x), expected.sum((1, 2)), rtol=1e-12)
+
+
+def test_a_copy_of_a_tiled_flow_has_weights_of_its_own() -> None:
+    flow, x = flow_of("learned noise"), torch.rand(1, 3, 48, 16) * 256
+    strips = tiled(flow, memory=8_000)
+    copied = copy.deepcopy(strips)
+    with torch.no_grad():
+        before = flow.pixel_log_prob(x)
+        assert torch.equal(copied.pixel_log_prob(x), strips.pixel_log_prob(x))
+        for weight in flow.parameters():
+            weight += 0.01
+        assert torch.allclose(copied.pixel_log_prob(x), before, rtol=1e-3, atol=1e-3)
+        assert torch.allclose(strips.pixel_log_prob(x), flow.pixel_log_prob(x), rtol=1e-3)
+        assert not torch.allclose(flow.pixel_log_prob(x), before, rtol=1e-2)
+        assert copied.decode(copied.encode(x)).sub(x).abs().max() < 0.1

@@ -1,9 +1,10 @@
-"""The protocol of bijections, and how they are chained, conditioned and initialized from data."""
+"""The protocol of bijections; how they are chained, conditioned and initialized from data."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ class Chain(Bijection):
 
     def __init__(self, bijections: Iterable[Bijection]) -> None:
         super().__init__()
-        self.bijections = nn.ModuleList(bijections)
+        self.bijections: Any = nn.ModuleList(bijections)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         log_det = x.new_zeros(x.shape[0])
@@ -72,7 +73,6 @@ class Chain(Bijection):
     def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         log_det = torch.zeros_like(x)
         for bijection in self.bijections:
-            assert isinstance(bijection, Bijection)
             x, terms = bijection.pointwise_log_det(x, context)
             log_det += terms
             del terms  # of a large image they take as much memory as the image
@@ -80,16 +80,12 @@ class Chain(Bijection):
 
     def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         for bijection in reversed(self.bijections):
-            assert isinstance(bijection, Bijection)
             z = bijection.inverse(z, context)
         return z
 
 
 class Conditioned(Bijection):
-    """f(x | c) of one c for all x: a bijection without a context.
-
-    context: (1, k), the embedded c.
-    """
+    """f(x | c) of one c for all x, embedded, (1, k): a bijection without a context."""
 
     def __init__(self, bijection: Bijection, context: Tensor) -> None:
         super().__init__()
@@ -107,10 +103,9 @@ class Conditioned(Bijection):
 
 
 class DataDependentInit(Bijection):
-    """A bijection whose weights can be set from the first batch (`data_dependent_init`)."""
+    """A bijection whose weights `data_dependent_init` sets, if it waits for data."""
 
     waits_for_data = True
-    """False: `data_dependent_init` leaves this layer as it is."""
 
     @abstractmethod
     def initialize_from(self, x: Tensor, context: Tensor | None = None) -> None:
@@ -121,7 +116,7 @@ class DataDependentInit(Bijection):
 def data_dependent_init(module: nn.Module) -> Iterator[dict[DataDependentInit, RemovableHandle]]:
     """Context: each `DataDependentInit` layer is set from the first batch that reaches it.
 
-    Yields the layers that have not seen a batch yet, with their hooks.
+    Yields the layers that no batch has reached yet, with their hooks.
     """
     waiting: dict[DataDependentInit, RemovableHandle] = {}
 
@@ -151,10 +146,7 @@ def equal_shares(total: Tensor, x: Tensor) -> Tensor:
 
 
 def reference_tensor(module: nn.Module, default: Tensor | None = None) -> Tensor:
-    """A tensor of the module, for its type and device.
-
-    default: the result for a module without tensors; None: an empty tensor on the CPU.
-    """
+    """A tensor of the module, for its type and device; the default if it has none."""
     tensors = chain(module.parameters(), module.buffers())
     return next(tensors, torch.empty(0, device="cpu") if default is None else default)
 
@@ -172,11 +164,7 @@ def float64_like(module: nn.Module) -> Tensor:
 def in_the_networks_dtype(
     net: nn.Module, x: Tensor, mask: Tensor, context: Tensor | None = None
 ) -> Tensor:
-    """net(x, mask, context), computed in the type of the net's weights and returned in x's type.
-
-    Without a context: net(x, mask).
-    """
+    """net(x, mask), or net(x, mask, context), in x's type; computed in the type of the weights."""
     dtype = reference_tensor(net, x).dtype
-    if context is None:
-        return net(x.to(dtype), mask).to(x.dtype)
-    return net(x.to(dtype), mask, context.to(dtype)).to(x.dtype)
+    condition = () if context is None else (context.to(dtype),)
+    return net(x.to(dtype), mask, *condition).to(x.dtype)

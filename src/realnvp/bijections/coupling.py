@@ -1,12 +1,47 @@
-"""Coupling layers (sections 3.2 to 3.4): one part of x decides how the other part changes."""
+"""Coupling layers (sections 3.2 to 3.4): one part of x decides how the other part changes.
 
+A mask b (eq 9) is a function of the shape, so that no weight and no buffer has a spatial size.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from realnvp.bijections.base import PointwiseBijection, in_the_networks_dtype
-from realnvp.bijections.masks import Mask, none_kept
+
+Mask = Callable[[Sequence[int], torch.device], Tensor]
+"""From the shape of x to b. True: passed through unchanged."""
+
+
+def checkerboard(shape: Sequence[int], device: torch.device, *, flip: bool = False) -> Tensor:
+    """(1, 1, H, W), True where row plus column is odd. flip: where it is even."""
+    rows = torch.arange(shape[-2], device=device)[:, None]
+    columns = torch.arange(shape[-1], device=device)
+    return ((rows + columns) % 2 == (0 if flip else 1))[None, None]
+
+
+def channelwise(shape: Sequence[int], device: torch.device, *, flip: bool = False) -> Tensor:
+    """(1, C, 1, 1), True for the first half of the channels. flip: for the second half."""
+    channels = shape[-3]
+    first_half = torch.arange(channels, device=device) < channels // 2
+    return (~first_half if flip else first_half)[None, :, None, None]
+
+
+def bitwise(shape: Sequence[int], device: torch.device, *, bit: int, flip: bool = False) -> Tensor:
+    """(1, D), True where the entry's index, in binary, has a 1 at place `bit`. flip: a 0.
+
+    Any two entries are on different sides for some bit. Places are counted modulo their number.
+    """
+    place = bit % max(1, (shape[-1] - 1).bit_length())
+    entries = torch.arange(shape[-1], device=device)
+    return ((entries >> place) % 2 == (0 if flip else 1))[None]
+
+
+def none_kept(shape: Sequence[int], device: torch.device) -> Tensor:
+    """False: every entry changes, by the context alone."""
+    return torch.zeros((), dtype=torch.bool, device=device)
 
 
 class Transform(Protocol):
@@ -33,7 +68,6 @@ class Coupling(PointwiseBijection):
 
     log_det = sum of (1 - b) log T'(x), for the affine transform eq 6.
 
-    mask: gives b; True: passed through unchanged, bit for bit.
     net: net(b x, b), or net(b x, b, context): (B, T.outputs * C, ...) from (B, C, ...).
     transform: `Affine`, `Additive` or `RQSpline`.
     bound: initial value of one trained scalar, the bound of the log-scale, so that no single step

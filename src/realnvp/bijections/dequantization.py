@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
-from realnvp.bijections.base import Bijection, in_the_networks_dtype, sum_per_example
-from realnvp.bijections.masks import checkerboard
+from realnvp.bijections.base import PointwiseBijection, in_the_networks_dtype
+from realnvp.bijections.coupling import checkerboard
 from realnvp.bijections.splines import inverse_rational_quadratic, rational_quadratic
 
 BENDS = 2
@@ -19,26 +19,24 @@ MAX_LEAN = 8.0  # a larger one would let rounding grow without bound from stage 
 Bend = tuple[Tensor, Tensor, Tensor]
 
 
-class VariationalDequantization(Bijection):
+class VariationalDequantization(PointwiseBijection):
     """z = v + u' of x = v + u, v = floor(x);  log_det = sum of log du'/du.
 
     u becomes u' by two bends, one after the other: monotone rational-quadratic maps of [0, 1] with
     slope p at 0 and slope q at 1; c decides where a bend turns from p to q. p, q and c are
     4^tanh(raw), hence in [1/4, 4] for any weights and image, and du'/du is in [1/16, 16].
 
-    For u ~ U[0, 1) the layers behind see noise u' ~ q(u' | v), and log p(x) is
-    log p(v + u') - log q(u' | v), the bound of variational dequantization. So callers draw uniform
-    noise, as for any flow.
+    For u ~ U[0, 1), as of any flow, the layers behind see noise u' ~ q(u' | v), and log p(x) is
+    log p(v + u') - log q(u' | v), the bound of variational dequantization.
 
     The noise is autoregressive (Hoogeboom et al. 2020): each number's bends depend on the noise of
     the `stages` before, by `lean`. The Jacobian is triangular: one pass finds z, and x is found
     stage by stage.
 
     The cells of colors are oblique: z_c = v_c + u'_c + u'_0 - 1/2 after the first color. So in each
-    pixel the first color's noise moves all colors alike, and u'_c is the noise of their difference:
-    where red less green is constant in a whole sky, u'_c is narrow. These cells have volume 1 and
-    fill the space as the cubes do, one for each v, so the bound on log P(v) is as before. x stays
-    in the cube [v, v + 1); z is in [-1/2, levels + 1/2).
+    pixel the first color's noise moves all colors alike, and u'_c is the noise of their difference.
+    These cells have volume 1 and fill the space as the cubes do, one for each v, so the bound on
+    log P(v) is as before. x stays in the cube [v, v + 1); z is in [-1/2, levels + 1/2).
 
     net maps the pixels' levels, scaled to [-3, 3], to `outputs` numbers of each pixel: raw p, q, c
     of each bend and channel, and how far each number leans. Both have 2x2 squares as channels:
@@ -54,10 +52,6 @@ class VariationalDequantization(Bijection):
         """Numbers of the net for each pixel."""
         return (3 * BENDS + SIDES) * channels + _pairs(channels)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z, terms = self.pointwise_log_det(x, context)
-        return z, sum_per_example(terms)
-
     def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         v = x.floor()
         u = x - v
@@ -66,8 +60,7 @@ class VariationalDequantization(Bijection):
         for p, q, c in bends(raw, leaning):
             u, term = rational_quadratic(u, p, q, c)
             log_slope = log_slope + term
-        # The layers behind round, and their inverse could reach another cell. Cells beside it end
-        # elsewhere, so that all colors' levels would be others.
+        # The layers behind round, and their inverse could reach another cell: other levels.
         room = ROOM_IN_FLOAT64 if u.dtype is torch.float64 else ROOM
         u = u.clamp(room, 1 - room)
         z = torch.cat([v[:, :1] + u[:, :1], v[:, 1:] + (u[:, 1:] + u[:, :1] - 0.5)], dim=1)

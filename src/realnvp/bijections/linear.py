@@ -17,8 +17,7 @@ class InvertibleLinear(DataDependentInit):
     """z = W x at each pixel;  log_det = H W log |det W|. x is (B, C, ...).
 
     W starts as a random rotation R. Inside `data_dependent_init` the first batch makes W a
-    whitening, with principal axes U of variances e. The channels of z are then uncorrelated, which
-    couplings would take hundreds of steps to learn. starts_as:
+    whitening, with principal axes U of variances e, which couplings would be slow to learn:
 
         axes       W = e^(-1/2) U', the largest variance first: for channels of images
         symmetric  W = U e^(-1/2) U', which turns as little as possible: for columns of a table
@@ -33,10 +32,7 @@ class InvertibleLinear(DataDependentInit):
     """
 
     def __init__(
-        self,
-        channels: int,
-        *,
-        starts_as: Literal["axes", "symmetric", "rotation"] = "axes",
+        self, channels: int, *, starts_as: Literal["axes", "symmetric", "rotation"] = "axes"
     ) -> None:
         super().__init__()
         self.starts_as = starts_as
@@ -68,14 +64,10 @@ class InvertibleLinear(DataDependentInit):
 
 
 def _aligned(axes: Tensor, variances: Tensor, towards: Tensor) -> Tensor:
-    """Principal axes as rows, turned to be nearest to the rows of `towards`.
+    """Principal axes, columns by falling variance, as rows nearest to those of `towards`.
 
     Only axes of equal variances turn, within the space that they span. The orthonormal basis of the
     space that is nearest to the rows is the polar factor of their projections onto it.
-
-    axes: as columns, by falling variance.
-    variances: of the axes.
-    towards: orthonormal rows.
     """
     ratios = (variances[:-1] + EPS) / (variances[1:] + EPS)
     ends = [0, *(1 + torch.nonzero(ratios > 1 + ALIKE).flatten()).tolist(), len(variances)]
@@ -99,8 +91,7 @@ class Regression(DataDependentInit):
     """z = x - A c;  log_det = 0. x is (B, D), the condition c is (B, k).
 
     A is zero. Inside `data_dependent_init` the first batch, of standardized x and c, sets it to the
-    least squares solution; for one-hot classes these are the means of the classes. Without a
-    condition the layer is the identity.
+    least squares solution. Without a condition the layer is the identity.
     """
 
     def __init__(self, dim: int, context: int) -> None:

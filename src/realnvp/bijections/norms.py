@@ -12,11 +12,9 @@ from realnvp.moments import EPS, MovingMoments, batch_moments, per_channel
 
 
 class BatchNorm(Bijection):
-    """z = (x - mean) / sqrt(var + eps) for each channel.
+    """z = (x - mean) / sqrt(var + eps) for each channel of x, (B, C, ...): eq 15-16.
 
     log_det = -H W sum over channels of .5 log(var + eps).
-
-    x is (B, C, ...). No gain and no shift. mean and var: `MovingMoments`, eq 15-16.
     """
 
     def __init__(self, channels: int, *, momentum: float = 0.0) -> None:
@@ -40,13 +38,12 @@ class BatchNorm(Bijection):
 
 
 class ActNorm(DataDependentInit):
-    """z = (x - mean) exp(-log_scale) for each channel.
+    """z = (x - mean) exp(-log_scale) for each channel of x, (B, C, ...).
 
     log_det = -H W sum over channels of log_scale.
 
-    x is (B, C, ...). mean and log_scale are weights, so training, evaluation and inverse agree,
-    whatever the batch. A fresh layer is the identity. Inside `data_dependent_init` the first batch
-    sets both: exp(2 log_scale) = var + eps.
+    A fresh layer is the identity. Inside `data_dependent_init` the first batch sets both weights:
+    exp(2 log_scale) = var + eps.
     """
 
     def __init__(self, channels: int, *, eps: float = EPS) -> None:
@@ -112,8 +109,8 @@ class SinhArcsinh(PointwiseBijection):
 
     log_det = sum of t + l + log cosh b - log cosh asinh u.
 
-    x is (B, C, ...). Four weights for each channel, zeros in a fresh layer, the identity:
-    shift m, log_scale l, skew e, log_tail t. t > 0: the tails of z are wider than those of x.
+    Each channel of x, (B, C, ...), has four weights, zeros in a fresh layer, the identity: shift m,
+    log_scale l, skew e, log_tail t. t > 0: the tails of z are wider than those of x.
     """
 
     def __init__(self, channels: int) -> None:
@@ -125,18 +122,30 @@ class SinhArcsinh(PointwiseBijection):
 
     def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         m, log_scale, e, t = self._weights(x)
-        a = torch.asinh(log_scale.exp() * x + m)
+        a = asinh(log_scale.exp() * x + m)
         b = t.exp() * a + e
-        return torch.sinh(b), t + log_scale + log_cosh(b) - log_cosh(a)
+        return sinh(b), t + log_scale + log_cosh(b) - log_cosh(a)
 
     def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         m, log_scale, e, t = self._weights(z)
-        u = torch.sinh(torch.exp(-t) * (torch.asinh(z) - e))
+        u = sinh(torch.exp(-t) * (asinh(z) - e))
         return torch.exp(-log_scale) * (u - m)
 
     def _weights(self, x: Tensor) -> list[Tensor]:
         weights = (self.shift, self.log_scale, self.skew, self.log_tail)
         return [per_channel(weight, x) for weight in weights]
+
+
+def asinh(x: Tensor) -> Tensor:
+    """asinh(x), finite wherever x is, as its gradient: torch's squares x."""
+    far = 1e9  # from here on asinh(x) = log(2 x) to the last bit
+    return torch.asinh(x.clamp(-far, far)) + x.sign() * (x.abs().clamp(min=far) / far).log()
+
+
+def sinh(x: Tensor) -> Tensor:
+    """sinh(x), but far from overflow, so that its gradients are finite, too."""
+    most = math.log(torch.finfo(x.dtype).max) - 10
+    return torch.sinh(x.clamp(-most, most))
 
 
 def log_cosh(x: Tensor) -> Tensor:

@@ -41,8 +41,7 @@ class RQSpline:
     """T(x) = s(x exp(l) + m): an affine map, then a monotone spline s (Durkan et al. 2019).
 
     s has `bins` bins in [-END, END], each of them `rational_quadratic`, and is the identity
-    outside. Its knots (x_k, y_k) and the slopes there decide it. Slopes at the ends are 1, so that
-    the derivative of s has no jump anywhere.
+    outside. Slopes at the ends are 1, so that the derivative of s has no jump anywhere.
 
     shift, log_scale: m and l.
     x, y, slopes: (..., bins + 1), at the knots; x and y rise.

@@ -30,8 +30,7 @@ from realnvp.bijections import (
     none_kept,
 )
 from realnvp.bijections.base import reference_tensor
-from realnvp.bijections.coupling import Transform
-from realnvp.bijections.masks import Mask
+from realnvp.bijections.coupling import Mask, Transform
 from realnvp.config import PRESETS, Config, ModelConfig, TableData, coarser, resolve
 from realnvp.flows.context import condition_of, standardization
 from realnvp.flows.flow import Flow, StandardNormal
