@@ -122,21 +122,12 @@ class Affine:
         return (z - self.shift) * torch.exp(-self.log_scale)
 
 
-class Additive:
+class Additive(Affine):
     """T(x) = x + m; log T'(x) = 0: the coupling of NICE, the paper's predecessor [14]. raw: m."""
 
     outputs: ClassVar[int] = 1
     bounded: ClassVar[bool] = False
 
-    def __init__(self, shift: Tensor) -> None:
-        self.shift = shift
-
     @classmethod
     def of(cls, raw: Tensor, bound: Tensor | float) -> Self:
-        return cls(raw)
-
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x + self.shift, x.new_zeros(()).expand(x.shape)
-
-    def inverse(self, z: Tensor) -> Tensor:
-        return z - self.shift
+        return cls(raw, raw.new_zeros(()).expand(raw.shape))

@@ -1,5 +1,7 @@
 """The two moves of the multi-scale flow (section 3.6), which keep the shape of x."""
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
@@ -7,7 +9,34 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from realnvp.bijections.base import Bijection
 
 
-class Squeezed(Bijection):
+class Nested(Bijection):
+    """f acts on a part of x, (B, C', H/2, W/2); the rest stays."""
+
+    def __init__(self, bijection: Bijection) -> None:
+        super().__init__()
+        self.bijection = bijection
+
+    @abstractmethod
+    def part(self, x: Tensor) -> Tensor:
+        """What f sees of x."""
+
+    @abstractmethod
+    def whole(self, x: Tensor, h: Tensor) -> Tensor:
+        """x, whose part is replaced by h."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        h, log_det = self.bijection(self.part(x), context)
+        return self.whole(x, h), log_det
+
+    def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        h, terms = self.bijection.pointwise_log_det(self.part(x), context)
+        return self.whole(x, h), self.whole(torch.zeros_like(x), terms)
+
+    def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.whole(z, self.bijection.inverse(self.part(z), context))
+
+
+class Squeezed(Nested):
     """unsqueeze . f . squeeze: f sees (4C, H/2, W/2), each 2x2 square of pixels as channels.
 
     by_color: the even squares of the checkerboard come first, then the odd squares. A channel-wise
@@ -15,53 +44,30 @@ class Squeezed(Bijection):
     """
 
     def __init__(self, bijection: Bijection, *, by_color: bool = False) -> None:
-        super().__init__()
-        self.bijection = bijection
+        super().__init__(bijection)
         self.by_color = by_color
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z, log_det = self.bijection(self.squeeze(x), context)
-        return self.unsqueeze(z), log_det
-
-    def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z, log_det = self.bijection.pointwise_log_det(self.squeeze(x), context)
-        return self.unsqueeze(z), self.unsqueeze(log_det)
-
-    def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.unsqueeze(self.bijection.inverse(self.squeeze(z), context))
-
-    def squeeze(self, x: Tensor) -> Tensor:
+    def part(self, x: Tensor) -> Tensor:
         if not self.by_color:
             return pixel_unshuffle(x, 2)
         return torch.cat([even_squares(x), odd_squares(x)], dim=1)
 
-    def unsqueeze(self, h: Tensor) -> Tensor:
+    def whole(self, x: Tensor, h: Tensor) -> Tensor:
         return from_squares(*h.chunk(2, dim=1)) if self.by_color else pixel_shuffle(h, 2)
 
 
-class FactorOut(Bijection):
+class FactorOut(Nested):
     """Half of x goes on through f, as (2C, H/2, W/2); the other half stays, latent (eq 11).
 
     The even squares of the checkerboard stay: the couplings of the scale have changed the even
     squares twice, the odd squares once.
     """
 
-    def __init__(self, bijection: Bijection) -> None:
-        super().__init__()
-        self.bijection = bijection
+    def part(self, x: Tensor) -> Tensor:
+        return odd_squares(x)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        h, log_det = self.bijection(odd_squares(x), context)
-        return from_squares(even_squares(x), h), log_det
-
-    def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        odd = odd_squares(x)
-        h, log_det = self.bijection.pointwise_log_det(odd, context)
-        z = from_squares(even_squares(x), h)
-        return z, from_squares(torch.zeros_like(odd), log_det)
-
-    def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        return from_squares(even_squares(z), self.bijection.inverse(odd_squares(z), context))
+    def whole(self, x: Tensor, h: Tensor) -> Tensor:
+        return from_squares(even_squares(x), h)
 
 
 def even_squares(x: Tensor) -> Tensor:
@@ -83,9 +89,9 @@ def from_squares(even: Tensor, odd: Tensor) -> Tensor:
 
 
 def side_divisor(module: nn.Module) -> int:
-    """2^depth, which must divide heights and widths; depth: of nested squeezes, factorings out."""
+    """2^depth, which must divide heights and widths; depth: of nested halvings."""
     further = max((side_divisor(child) for child in module.children()), default=1)
-    return 2 * further if isinstance(module, Squeezed | FactorOut) else further
+    return 2 * further if isinstance(module, Nested) else further
 
 
 def latent_levels(height: int, width: int, num_scales: int) -> Tensor:

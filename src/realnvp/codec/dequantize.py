@@ -28,10 +28,7 @@ class Noise:
     """
 
     def __init__(
-        self,
-        layer: VariationalDequantization | None,
-        v: Tensor,
-        context: Conditioned,
+        self, layer: VariationalDequantization | None, v: Tensor, context: Conditioned
     ) -> None:
         self.learned, self.channels = layer is not None, v.shape[1]
         self.stages = stages(self.channels) if self.learned else [slice(None)]
@@ -85,12 +82,7 @@ class Cells:
         stages before.
     """
 
-    def __init__(
-        self,
-        logit: Logit,
-        noise: VariationalDequantization | None,
-        bits: int,
-    ) -> None:
+    def __init__(self, logit: Logit, noise: VariationalDequantization | None, bits: int) -> None:
         self.logit, self.noise, self.scale = logit, noise, float(1 << bits)
         few = max(1, PIECES // logit.levels)
         self.oblique = noise is not None

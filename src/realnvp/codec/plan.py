@@ -15,28 +15,17 @@ from realnvp.bijections import (
     Bijection,
     Chain,
     Coupling,
-    FactorOut,
     InvertibleLinear,
     Logit,
-    Squeezed,
     VariationalDequantization,
 )
-from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
+from realnvp.bijections.multiscale import Nested
 from realnvp.codec.dequantize import Cells, borrowed
 from realnvp.codec.exact_nets import make_exact
 from realnvp.codec.lifting import Mix
 from realnvp.codec.prior import Normal
 from realnvp.codec.stack import Integers, Stack
-from realnvp.codec.steps import (
-    Conditioned,
-    Coupled,
-    InSquares,
-    OfOddSquares,
-    Several,
-    Shift,
-    Step,
-    of_channels,
-)
+from realnvp.codec.steps import Conditioned, Coupled, OfPart, Several, Shift, Step, of_channels
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.flow import Flow, config_of
 from realnvp.moments import EPS
@@ -142,12 +131,9 @@ def integer_steps(f: Bijection, delta: Tensor, *, large: bool = False) -> tuple[
                 step, delta = integer_steps(layer, delta, large=large)
                 steps.append(step)
             return Several(steps), delta
-        case Squeezed():
-            inner, delta = integer_steps(f.bijection, f.squeeze(delta[None])[0], large=large)
-            return InSquares(f, inner), f.unsqueeze(delta[None])[0]
-        case FactorOut():
-            inner, odd = integer_steps(f.bijection, odd_squares(delta[None])[0], large=large)
-            return OfOddSquares(inner), from_squares(even_squares(delta[None]), odd[None])[0]
+        case Nested():
+            inner, part = integer_steps(f.bijection, f.part(delta[None])[0], large=large)
+            return OfPart(f, inner), f.whole(delta[None], part[None])[0]
         case ActNorm():
             return _normalised(f.mean, torch.exp(-f.log_scale), delta)
         case BatchNorm():

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from realnvp.bijections import Additive, Coupling, Squeezed
-from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
+from realnvp.bijections import Additive, Coupling
+from realnvp.bijections.multiscale import Nested
 from realnvp.codec.exact_nets import exact_nets
 from realnvp.codec.rounding import Rounding, certain, nearest, within_limit
 from realnvp.codec.stack import Integers, Stack
@@ -67,33 +67,17 @@ class Several:
             yield from step.constants()
 
 
-class InSquares:
-    """unsqueeze . step . squeeze."""
+class OfPart:
+    """The step of a part of x; the rest stays."""
 
-    def __init__(self, layer: Squeezed, step: Step) -> None:
+    def __init__(self, layer: Nested, step: Step) -> None:
         self.layer, self.step = layer, step
 
     def forward(self, x: Tensor, stack: Stack, context: Conditioned = None) -> Tensor:
-        return self.layer.unsqueeze(self.step.forward(self.layer.squeeze(x), stack, context))
+        return self.layer.whole(x, self.step.forward(self.layer.part(x), stack, context))
 
     def inverse(self, z: Tensor, stack: Stack, context: Conditioned = None) -> Tensor:
-        return self.layer.unsqueeze(self.step.inverse(self.layer.squeeze(z), stack, context))
-
-    def constants(self) -> Iterator[Integers]:
-        return self.step.constants()
-
-
-class OfOddSquares:
-    """The step for half of x; the other half stays, latent."""
-
-    def __init__(self, step: Step) -> None:
-        self.step = step
-
-    def forward(self, x: Tensor, stack: Stack, context: Conditioned = None) -> Tensor:
-        return from_squares(even_squares(x), self.step.forward(odd_squares(x), stack, context))
-
-    def inverse(self, z: Tensor, stack: Stack, context: Conditioned = None) -> Tensor:
-        return from_squares(even_squares(z), self.step.inverse(odd_squares(z), stack, context))
+        return self.layer.whole(z, self.step.inverse(self.layer.part(z), stack, context))
 
     def constants(self) -> Iterator[Integers]:
         return self.step.constants()

@@ -21,11 +21,10 @@ def two_layers(layer: Callable[[int, int], nn.Module], width: int) -> nn.Sequent
 
 
 class ConvNet(nn.Module):
-    """(B, c_out, H, W) from (B, c_in, H, W): residual, pre-activation, without normalisation.
+    """(B, c_out, H, W) from (B, c_in, H, W): residual, pre-activation, without normalization.
 
     It sees `compressed` x. Otherwise, what one coupling makes large would make the next coupling's
     shift larger still, and so on to 10^16 for an image that is unlike all others.
-    given: numbers of a condition, which is embedded and added to the hidden planes.
     reach: how many pixels away an output sees its input: the 3x3 convolutions one after another.
     """
 
@@ -54,10 +53,8 @@ class MLP(nn.Module):
 
     Half of the first layer's units are sines [Sitzmann et al. 2020], without which sharp edges and
     many modes take long to learn. The sines' weights start with a standard deviation of
-    sine_std / (c_in + given) radians per unit of x. So they are nearly linear in many dimensions,
-    where data are too few to show edges or modes.
-    sine_std: 0: no sines.
-    given: numbers of a condition, which the first layer sees beside x.
+    sine_std / (c_in + context) radians per unit of x. So they are nearly linear in many dimensions,
+    where data are too few to show edges or modes. sine_std of 0: no sines.
     """
 
     def __init__(
@@ -82,13 +79,13 @@ class MLP(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
-        h = self.first(x) if context is None else self._first(torch.cat([x, context], dim=1))
+        if context is None:
+            h = self.first(x)
+        else:  # few inputs: a transposed copy of the weight halves the gradients' time
+            x, weight = torch.cat([x, context], dim=1), self.first.weight.t().contiguous()
+            h = torch.addmm(self.first.bias, x, weight)
         if self.waves:
             h = torch.cat([h[:, : self.waves].sin(), h[:, self.waves :]], dim=1)
         for block in self.blocks:
             h = h + block(h)
         return self.last(F.silu(h))
-
-    def _first(self, x: Tensor) -> Tensor:
-        """first(x). Of few inputs, a transposed copy of the weight halves the gradients' time."""
-        return torch.addmm(self.first.bias, x, self.first.weight.t().contiguous())

@@ -5,7 +5,6 @@ kernels. Where a device or a type lacks them, plain torch computes them.
 """
 
 import math
-from functools import cache
 from typing import Any
 
 import torch
@@ -13,27 +12,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from realnvp.moments import (
-    EPS,
-    MovingMoments,
-    count,
-    over_processes,
-    pooled,
-    several_processes,
-)
-
-
-@cache
-def _fused(dtype: torch.dtype) -> bool:
-    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if dtype == torch.bfloat16:  # older CPUs lack the instructions, which plain torch does without
-        return available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return available and dtype == torch.float32
+from realnvp.moments import EPS, MovingMoments, count, over_processes, pooled, several_processes
 
 
 def has_fused(h: Tensor) -> bool:
     """Whether oneDNN convolves h: its kernels add or apply ReLU while they write a convolution."""
-    return h.device.type == "cpu" and _fused(h.dtype)
+    if h.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    if (
+        h.dtype == torch.bfloat16
+    ):  # older CPUs lack the instructions, which plain torch does without
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return h.dtype == torch.float32
 
 
 def packed(weight: Tensor) -> Tensor:
@@ -68,24 +58,14 @@ def conv_add(
     return torch.ops.mkldnn._convolution_pointwise.binary(h, total, *options)
 
 
-def conv_add_with_gradient(
-    h: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor, *, in_place: bool
-) -> Tensor:
-    """total + conv(h)."""
-    return _ConvAdd.apply(h, weight, bias, total, in_place)  # type: ignore[no-untyped-call]
-
-
-def normalize_in_training(h: Tensor, beta: Tensor, moments: MovingMoments, *, relu: bool) -> Tensor:
-    """(h - mean) / sqrt(var + eps) + beta, then with relu a ReLU; mean and var by `moments`."""
-    return _Normalise.apply(h, beta, moments, relu)  # type: ignore[no-untyped-call]
-
-
 def _geometry(weight: Tensor) -> tuple[list[int], list[int], list[int], int]:
     """Padding, stride, dilation, groups."""
     return [weight.shape[2] // 2, weight.shape[3] // 2], [1, 1], [1, 1], 1
 
 
-class _ConvAdd(torch.autograd.Function):
+class ConvAdd(torch.autograd.Function):
+    """`conv_add` with gradients."""
+
     @staticmethod
     def forward(
         ctx: Any, h: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor, in_place: bool
@@ -108,8 +88,10 @@ class _ConvAdd(torch.autograd.Function):
         return *grads, g, None
 
 
-class _Normalise(torch.autograd.Function):
-    """Batch norm by torch's kernels, with eq 15-16 and the sum over processes between them.
+class NormalizeInTraining(torch.autograd.Function):
+    """Batch norm, (h - mu') s + beta, then with relu a ReLU, by torch's kernels.
+
+    Between them are eq 15-16 and the sum over processes.
 
     s = 1 / sqrt(var' + eps) and y = (h - mu') s. A channel of the global batch has N numbers with
     mean mu. This mean and the variance have the share 1 - rho in mu' and var'. The gradient is
@@ -122,8 +104,12 @@ class _Normalise(torch.autograd.Function):
         batch_mean, batch_var, ctx.numbers = pooled(*_fused_moments(h), count(h))
         mean, var, ctx.share = moments.moving(batch_mean, batch_var)
         out: Tensor = torch.native_batch_norm(h, None, beta, mean, var, False, 0.0, EPS)[0]
-        if relu:
-            _relu_in_place(out)
+        if relu and h.dtype == torch.bfloat16:
+            # As int16, bfloat16 is negative where h is: a quarter of relu_'s time. A NaN
+            # may become 0; that in its channel's mean still makes the step's gradient NaN.
+            out.view(torch.int16).clamp_min_(0)
+        elif relu:
+            out.relu_()
         ctx.save_for_backward(h, out if relu else None, batch_mean, mean, var)
         return out
 
@@ -165,12 +151,3 @@ def _fused_moments(h: Tensor) -> tuple[Tensor, Tensor]:
     # The type of a running mean decides the type of the result; momentum 0 leaves it unchanged.
     unused = None if h.dtype == result else h.new_zeros(h.shape[1], dtype=result)
     return torch.batch_norm_update_stats(h, unused, unused, 0.0)
-
-
-def _relu_in_place(h: Tensor) -> None:
-    # Read as int16, the bits of bfloat16 are negative where h is; this takes a quarter of the time.
-    # A NaN may become 0 here; the NaN in its channel's mean still makes the step's gradient NaN.
-    if h.dtype == torch.bfloat16:
-        h.view(torch.int16).clamp_min_(0)
-    else:
-        h.relu_()

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from realnvp.device import without_autocast
 from realnvp.moments import EPS, MovingMoments
-from realnvp.nets.kernels import conv_add_with_gradient, has_fused, normalize_in_training
+from realnvp.nets.kernels import ConvAdd, NormalizeInTraining, has_fused
 
 
 class WeightNormConv(nn.Module):
@@ -45,7 +45,7 @@ class WeightNormConv(nn.Module):
     def add_to(self, total: Tensor, h: Tensor, *, in_place: bool = False) -> Tensor:
         """total + conv(h). in_place: overwrite total, which nobody else needs."""
         if self.training and has_fused(h):
-            return conv_add_with_gradient(h, self.filters(), self.bias, total, in_place=in_place)
+            return ConvAdd.apply(h, self.filters(), self.bias, total, in_place)  # type: ignore[no-untyped-call]
         out = self(h)
         return total.add_(out) if in_place else out.add_(total)
 
@@ -73,8 +73,7 @@ class MatrixConv(nn.Module):
 class Embedding(nn.Module):
     """What a condition, (B, k), adds to each hidden plane: c W, (B, width, 1, 1). W starts at 0.
 
-    So a fresh conditional network is the unconditional one. The product has the weights' type, also
-    under autocast: so small a product takes longer in bfloat16.
+    So a fresh conditional network is the unconditional one. The product has the weights' type.
     """
 
     def __init__(self, context: int, width: int) -> None:
@@ -100,6 +99,6 @@ class Normalize(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         if self.training:
-            return normalize_in_training(h, self.beta, self.moments, relu=self.relu)
+            return NormalizeInTraining.apply(h, self.beta, self.moments, self.relu)  # type: ignore[no-untyped-call]
         out = F.batch_norm(h, self.moments.mean, self.moments.var, bias=self.beta, eps=EPS)
         return out.relu_() if self.relu else out

@@ -1,7 +1,4 @@
-"""The network of a coupling's l and m (sections 3.7, 4.1).
-
-Residual, with batch norm, weight norm and skip connections.
-"""
+"""The network of l and m (sections 3.7, 4.1): residual, batch and weight norm, skip connections."""
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +27,6 @@ class ResNet(nn.Module):
     The outputs of the first convolution and of every block reach the end over skip connections.
     see_mask: the mask is one more input plane, and x is doubled since half of it is masked to zero.
     momentum: rho of eq 15-16.
-    given: numbers of a condition, which is embedded and added to the hidden planes.
     reach: how many pixels away an output sees its input: the 3x3 convolutions one after another.
     """
 
@@ -46,8 +42,7 @@ class ResNet(nn.Module):
         context: int = 0,
     ) -> None:
         super().__init__()
-        self.width, self.reach = width, 1 + 2 * num_blocks
-        self.see_mask = see_mask
+        self.width, self.reach, self.see_mask = width, 1 + 2 * num_blocks, see_mask
         self.norm_in = Normalize(c_in, momentum=momentum, relu=False)
         self.conv_in = WeightNormConv(2 * c_in + see_mask, width, 3)
         self.embedding = Embedding(context, width) if context else None
