@@ -84,13 +84,16 @@ def test_manifold_has_its_four_images_in_red_borders(drawn: Path, run_dir: Path)
 
 
 def test_celebas_manifold_is_of_training_images(run_dir: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    about = run / "data" / "dataset.json"
+    about.write_text(about.read_text().replace('"digits"', '"celeba"'))
     flow = load_flow(run_dir)
     assert flow.config is not None
     flow.config = dataclasses.replace(
         flow.config, data=dataclasses.replace(flow.config.data, set="celeba")
     )
-    draw_figures(flow, run_dir, only=["manifold"], out=tmp_path, arrays=True)
-    train = np.load(run_dir / "data" / "train.npy")
+    draw_figures(flow, run, only=["manifold"], out=tmp_path, arrays=True)
+    train = np.load(run / "data" / "train.npy")
     assert (train == array(tmp_path, "manifold-images")[2]).all((1, 2, 3)).any()
 
 

@@ -17,7 +17,7 @@ from realnvp.codec.plan import IntegerFlow
 from realnvp.codec.rounding import Ambiguous, Unfit
 from realnvp.codec.stack import Stack
 from realnvp.codec.tiles import FLOW, HALVED, RAW, Tile, leaves_of, numbers_of, tiles_of
-from realnvp.config.fields import Record, parse_json
+from realnvp.config.json import Record, parse_json
 from realnvp.data.dataset import Pixels, Shape
 from realnvp.data.images import decode_image, lossless_webp
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from realnvp.codec.archive import Archive, index_of, write
 from realnvp.codec.plan import pixel_type
 from realnvp.config import Config
-from realnvp.config.errors import ParameterError
 from realnvp.config.units import BITS_PER_DIM, unit_of
 from realnvp.data import channels_first
 from realnvp.data.dataset import Pixels, Split
@@ -59,7 +58,7 @@ def decompress(flow: Flow, data: bytes) -> Images:
     """
     check_flow(flow)
     if not isinstance(data, bytes | bytearray | memoryview):
-        raise ParameterError("data", f"expected bytes of compress, got {type(data).__name__}")
+        raise ValueError(f"data: expected bytes of compress, got {type(data).__name__}")
     archive = Archive(io.BytesIO(data), "data")
     images, lost = list[Pixels](), 0
     for image in archive.pictures(flow, lambda _: None):

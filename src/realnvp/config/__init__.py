@@ -11,19 +11,14 @@ from realnvp.config.fields import (
     Shape,
     TableData,
     TrainConfig,
-    differences,
     embed_context,
-    flat,
-    from_json,
-    parse_json,
-    to_json,
 )
+from realnvp.config.json import differences, flat, from_json, parse_json, read_config, to_json
 from realnvp.config.presets import PAPER, PRESETS, departures, paper_bits_per_dim
 from realnvp.config.resolve import (
     check_divisible,
     coarser,
     default_num_scales,
-    read_config,
     resolve,
     smallest_side,
 )

@@ -1,15 +1,10 @@
 """The fields of a configuration: frozen pydantic dataclasses, validated when they are built."""
 
-from collections.abc import Callable
-from dataclasses import field, fields, is_dataclass, replace
-from math import inf
-from numbers import Integral, Real
-from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
+from dataclasses import field, fields, replace
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
-
-from realnvp.config.errors import ParameterError
 
 Shape = tuple[int, ...]
 """(C, H, W) of images, (D,) of vectors."""
@@ -342,105 +337,3 @@ MAY_CHANGE = frozenset(
         *("log_every", "eval_every", "eval_images", "sample_every", "save_every"),
     )
 )
-
-
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """{"train.lr": 0.001, ...}: every leaf field by its dotted name."""
-    leaves: dict[str, Any] = {}
-    for name in (item.name for item in fields(config)):
-        value = getattr(config, name)
-        nested = is_dataclass(value)
-        leaves |= flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
-    return leaves
-
-
-def differences(old: Config, new: Config) -> list[str]:
-    """Dotted names of the fields in which two configurations differ."""
-    before, after = flat(old), flat(new)
-    return [
-        name
-        for name in before | after
-        if name not in before or name not in after or before[name] != after[name]
-    ]
-
-
-Record = TypeVar("Record")
-
-
-def to_json(config: Config) -> str:
-    """The configuration as JSON text, in the order of its fields."""
-    return TypeAdapter(Config).dump_json(config, indent=2).decode() + "\n"
-
-
-def from_json(text: str | bytes, source: object = "config") -> Config:
-    """The configuration in this JSON text. ValueError names the source and the field."""
-    return parse_json(Config, text, source)
-
-
-def parse_json(kind: type[Record], text: str | bytes, source: object) -> Record:
-    """The JSON text as a dataclass, list or dict of this type.
-
-    ValueError names the source and the first field that is unknown, missing or of another type.
-    """
-    try:
-        return TypeAdapter(kind).validate_json(text, strict=True)
-    except ValidationError as error:
-        raise ValueError(f"{source}: {one_line(error)}") from None
-
-
-def one_line(error: ValidationError) -> str:
-    """The first error, such as 'model.width: Input should be greater than or equal to 1'."""
-    first = error.errors(include_url=False)[0]
-    place = [str(part) for part in first["loc"]]
-    if error.title in ("data", "model", "train"):
-        place.insert(0, error.title)
-    elif error.title == "config" and place[:1] == ["data"]:
-        place[1:2] = ["set"] if len(place) == 1 else []  # in place of the tag of the union
-    own = first.get("ctx", {}).get("error")
-    return str(own) if own else f"{'.'.join(place) or 'JSON'}: {first['msg']}"
-
-
-# Until their users are rewritten.
-Number = TypeVar("Number", int, float)
-
-
-class Bound(NamedTuple):
-    """What a value must keep; None always passes."""
-
-    holds: Callable[[Any], bool]
-    words: str
-
-
-def check_number(name: str, value: Any, kind: type[Number], bound: Bound) -> Number:
-    """The value of a parameter as a number of Python's.
-
-    value: a number, of Python or numpy, or an array or a tensor without dimensions.
-    kind: int takes whole numbers, 3.0 too; float takes all real ones.
-
-    ParameterError: it is no number of this kind, or breaks the bound.
-    """
-    number = value.item() if getattr(value, "ndim", None) == 0 else value
-    if kind is int and isinstance(number, float) and number.is_integer():
-        number = int(number)
-    fits = isinstance(number, Integral if kind is int else Real) and not isinstance(number, bool)
-    if not fits:
-        wanted = "a whole number" if kind is int else "a number"
-        raise ParameterError(name, f"must be {wanted}, got {value!r}")
-    if not bound.holds(number):
-        raise ParameterError(name, f"{bound.words}, got {number}")
-    return kind(number)
-
-
-def between(low: float, high: float) -> Bound:
-    """Both ends included."""
-    return Bound(lambda value: low <= value <= high, f"must be between {low} and {high}")
-
-
-def positive(below: float = inf) -> Bound:
-    """More than 0, and less than what can only be a mistake."""
-    return Bound(lambda value: 0 < value < below, "must be positive")
-
-
-AT_LEAST_ONE = Bound(lambda value: value >= 1, "must be at least 1")
-AT_MOST_HALF = Bound(lambda value: 0 < value <= 0.5, "must be above 0 and at most 0.5")
-SEED = Bound(lambda value: 0 <= value < 2**63, "must be between 0 and 2^63 - 1")

@@ -10,8 +10,8 @@ from realnvp.config.fields import (
     ModelConfig,
     TableData,
     TrainConfig,
-    differences,
 )
+from realnvp.config.json import differences
 
 _IMAGENET64 = Config(
     "imagenet64",

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +12,6 @@ from realnvp.config.fields import (
     Shape,
     TableData,
     embed_context,
-    from_json,
 )
 
 
@@ -115,8 +113,3 @@ def check_divisible(shape: Sequence[int], model: ModelConfig) -> None:
             f"model.num_scales: {model.num_scales} scales need a height and width divisible by "
             f"{factor}, the images have {height}x{width}"
         )
-
-
-def read_config(path: Path) -> Config:
-    """The configuration in a JSON file. ValueError names the file and the field."""
-    return from_json(path.read_bytes(), path)

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from realnvp.config import ContextColumn
-from realnvp.config.errors import reason
 from realnvp.config.fields import AS_FOUND, DecodeOptions
 from realnvp.device import as_tensor
 
@@ -285,7 +284,7 @@ def open_npy(path: Path) -> Values:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a damaged header, parsed as Python, can raise nearly anything
-        raise ValueError(f"{path}: {reason(error)}") from None
+        raise ValueError(f"{path}: {error}") from None
     if not isinstance(array, np.ndarray) or not array.size:
         raise ValueError(f"{path}: not one array with something in it")
     return array

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from realnvp.config.errors import reason
 from realnvp.config.fields import AS_FOUND, DecodeOptions, rgb_of
 from realnvp.data.dataset import Item, Pixels, Result, in_threads
 from realnvp.progress import track
@@ -61,7 +60,7 @@ def read_image(path: Path, reading: DecodeOptions = AS_FOUND) -> Pixels:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path}: {reason(error)}") from None
+        raise ValueError(f"{path}: {error}") from None
     return decode_image(content, path, reading)
 
 
@@ -77,7 +76,7 @@ def decode_image(content: bytes, name: object, reading: DecodeOptions = AS_FOUND
             # Pillow has turned a TIFF, and forgotten its orientation, when it has loaded it.
             return read_as(reading, upright(pixels, image.getexif().get(0x0112, 1)))
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
-        raise ValueError(f"{name}: {reason(error)}") from None
+        raise ValueError(f"{name}: {error}") from None
 
 
 def _pixels(image: "Image.Image", content: bytes, reading: DecodeOptions) -> Pixels:

@@ -1,19 +1,23 @@
-"""The density of a table by a flow, as an estimator."""
+"""The density of a table by a flow, and outliers by it, as estimators."""
 
-import warnings
-from typing import Any
+from numbers import Real
+from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
+from numpy.typing import NDArray
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    DensityMixin,
+    OutlierMixin,
+    TransformerMixin,
+    clone,
+)
 from sklearn.utils import check_array
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from realnvp.config.fields import AT_LEAST_ONE, check_number
-from realnvp.data.tables import constant_columns, warn_of_few_values
-from realnvp.sklearn.base import Array, FlowEstimator, each
-
-STANDARDISED = "X is standardised already, so densities are in the scaled units"
-REMEDY = "give RealNVPDensity the data without a StandardScaler; it standardises them itself"
+from realnvp.sklearn.base import Array, FlowEstimator, in_blocks, warn_of_columns
 
 
 class RealNVPDensity(
@@ -21,66 +25,28 @@ class RealNVPDensity(
 ):
     """The density of rows of numbers by a flow: exact log-densities, samples, and latents.
 
-    Columns are standardised and whitened inside. Numbers are in the units of the data:
-    `score_samples` gives nats per row. Fitted with float32 networks, then float64 throughout. One
-    column alone gives a Gaussian, since couplings have nothing to look at, unless they are splines.
-    Behind a StandardScaler in a pipeline densities are in the scaled units: leave it out.
-
-    Parameters
-    ----------
-    num_couplings, width, num_blocks, sine_std, coupling
-        As of `realnvp.vector_flow`: how many couplings, their networks' size and sines, affine,
-        additive or spline.
-    learning_rate, max_iter, batch_size
-        Adam's learning rate, which falls to 0 over max_iter steps, and the rows of a step: time
-        does not grow with the data.
-    noise
-        Gaussian noise in each batch, with noise^2 times the data's covariance. It limits what
-        repeated or dependent columns can gain, and how much is learned by heart.
-    early_stopping, validation_fraction, n_iter_no_change, tol
-        Hold out rows (at most 2,000), keep the weights that are best on them, and stop when these
-        were not better by tol nats for n_iter_no_change steps. Without, small tables are learned by
-        heart.
-    warm_start
-        Whether `fit` goes on from the flow of the fit before, standardisation included.
-    random_state
-        Of the split, the weights, the batches, and `sample`. torch's generators are left alone.
-    verbose
-        Whether to print the progress.
-
-    Attributes
-    ----------
-    flow_
-        The fitted `realnvp.Flow`, float64, in eval mode. Saved by scikit-learn's habit, with pickle
-        or joblib, the estimator runs code when it is loaded, as all of scikit-learn's do;
-        `realnvp.save_flow(estimator.flow_, folder)` needs no pickle.
-    n_iter_, best_iter_
-        Steps taken, and the step whose weights were kept.
-    loss_curve_, validation_scores_
-        Minus the mean log-density of each step's batch; the mean log-density of the rows held out,
-        each 25 steps.
-
-    Notes
-    -----
-    `fit` takes no sample_weight: its steps take rows at random, so that weighted and repeated rows
-    would not give equal fits, as scikit-learn demands of weights. Keep each row with probability
-    weight / weights.max() instead: the rows that are left are of the weighted distribution.
+    The flow standardizes and whitens the columns inside; numbers are in the units of the data, and
+    `score_samples` gives nats per row. Behind a StandardScaler in a pipeline densities are in the
+    scaled units: leave it out. One column alone gives a Gaussian, since affine couplings have
+    nothing to look at; splines bend it.
     """
+
+    __doc__ += (FlowEstimator.__doc__ or "").partition("\n")[2]
 
     def fit(self, X: Any, y: Any = None) -> "RealNVPDensity":
         """Fit the flow to the rows of X, (N, D). y is ignored."""
         rows = validate_data(
-            self, X, dtype=np.float64, ensure_min_samples=2, reset=not self._goes_on()
+            self, X, dtype=np.float64, ensure_min_samples=2, reset=not self._continues()
         )
-        names = getattr(self, "feature_names_in_", None)
-        _warn_of_doubts(rows, names, noise=self.noise)
+        names = getattr(self, "feature_names_in_", range(rows.shape[1]))
+        warn_of_columns("X", rows, [f"column {name}" for name in names], noisy=self.noise != 0)
         self._fit(rows)
         return self
 
     def score_samples(self, X: Any) -> Array:
         """(N,): the log-density of each row, nats."""
         rows = self._rows(X)
-        return each(self.flow_.log_prob, rows)
+        return in_blocks(self.flow_.log_prob, rows)
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean log-density of a row, nats: as GaussianMixture's; KernelDensity's is the sum."""
@@ -89,36 +55,90 @@ class RealNVPDensity(
     def sample(self, n_samples: int = 1) -> Array:
         """(n_samples, D): new rows; the same each time if random_state is an integer."""
         check_is_fitted(self)
-        n_samples = check_number("n_samples", n_samples, int, AT_LEAST_ONE)
+        if n_samples < 1:
+            raise ValueError(f"n_samples: must be at least 1, got {n_samples}")
         return self.flow_.sample(n_samples, seed=self._seed()).numpy()
 
     def transform(self, X: Any) -> Array:
         """(N, D): the latents z = f(x), which are standard normal where the fit is good."""
         rows = self._rows(X)
-        return each(self.flow_.encode, rows)
+        return in_blocks(self.flow_.encode, rows)
 
     def inverse_transform(self, X: Any) -> Array:
         """(N, D): the rows x = g(z) of the latents X, in the units of the data."""
         check_is_fitted(self)
-        latents = check_array(X, dtype=np.float64)
-        if latents.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"X has {latents.shape[1]} features, "
-                f"but {type(self).__name__} has {self.n_features_in_} latents"
-            )
-        return each(self.flow_.decode, latents)
+        return in_blocks(self.flow_.decode, check_array(X, dtype=np.float64))
 
     @property
     def _n_features_out(self) -> int:
         return int(self.n_features_in_)
 
 
-def _warn_of_doubts(X: Array, names: Any, *, noise: float) -> None:
-    """Warn of what `realnvp train table` refuses or warns of, and of columns in other units."""
-    columns = tuple(map(str, range(X.shape[1]) if names is None else names))
-    for name in constant_columns(X, columns):
-        warnings.warn(f"X: column {name!r} is constant: it has no density", stacklevel=3)
-    if not noise:
-        warn_of_few_values("X", X, columns)
-    if len(X) > 1 and np.abs(X.mean(0)).max() < 1e-6 and np.abs(X.std(0) - 1).max() < 1e-6:
-        warnings.warn(f"{STANDARDISED}: {REMEDY}", stacklevel=3)
+class RealNVPOutlier(OutlierMixin, BaseEstimator):
+    """Outliers: the rows of lowest density by a flow that was fitted to them or to normal rows.
+
+    Parameters
+    ----------
+    density
+        The unfitted density, which takes the settings of its flow: RealNVPOutlier(
+        RealNVPDensity(width=32)). Or another estimator with `score_samples`. None: the defaults.
+    contamination
+        The share of the rows of `fit` that are to be outliers, above 0 and at most 0.5.
+    max_iter, random_state
+        The density's, unless None.
+
+    Attributes
+    ----------
+    density_
+        The fitted density.
+    n_iter_
+        The density's steps.
+    offset_
+        The log-density, nats, below which a row is an outlier.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "contamination": [Interval(Real, 0, 0.5, closed="right")]
+    }
+
+    def __init__(
+        self,
+        density: Any = None,
+        *,
+        contamination: float = 0.1,
+        max_iter: int | None = None,
+        random_state: Any = None,
+    ) -> None:
+        self.density = density
+        self.contamination = contamination
+        self.max_iter = max_iter
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> "RealNVPOutlier":
+        """Fit the density to the rows of X, (N, D), and set `offset_`. y is ignored."""
+        self._validate_params()
+        rows = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        density = RealNVPDensity() if self.density is None else clone(self.density)
+        for name in ("max_iter", "random_state"):
+            if getattr(self, name) is not None:
+                density.set_params(**{name: getattr(self, name)})
+        self.density_ = density.fit(rows)
+        self.offset_ = float(np.percentile(density.score_samples(rows), 100 * self.contamination))
+        return self
+
+    def score_samples(self, X: Any) -> Array:
+        """(N,): the log-density of each row, nats; the lower, the more an outlier."""
+        check_is_fitted(self)
+        return self.density_.score_samples(validate_data(self, X, dtype=np.float64, reset=False))
+
+    @property
+    def n_iter_(self) -> int:
+        return int(self.density_.n_iter_)
+
+    def decision_function(self, X: Any) -> Array:
+        """(N,): `score_samples` - `offset_`, negative for outliers."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> NDArray[np.int64]:
+        """(N,): -1 for outliers, 1 for the others."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
