@@ -29,10 +29,7 @@ TRAININGS = {
         "digits-modern",
         ModelConfig("modern", num_scales=2, width=4, num_blocks=1, num_couplings=2),
     ),
-    "table": (
-        "table",
-        ModelConfig("vector", num_couplings=2, width=6, num_blocks=1, sine_std=6.0),
-    ),
+    "table": ("table", ModelConfig("vector", num_couplings=2, width=6, num_blocks=1, sine_std=6.0)),
 }
 PRETRAINED = ("photos-32", "digits-8", "photos-full")
 

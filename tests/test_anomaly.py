@@ -294,12 +294,7 @@ def test_saved_with_the_flow(detector: AnomalyDetector, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "images",
-    [
-        noise(1, 0) / 255,
-        np.repeat(noise(1, 0), 3, 1),
-        noise(1, 0).astype(np.int64),
-        noise(1, 0)[0],
-    ],
+    [noise(1, 0) / 255, np.repeat(noise(1, 0), 3, 1), noise(1, 0).astype(np.int64), noise(1, 0)[0]],
     ids=["floats", "colors", "int64", "no batch"],
 )
 def test_images_of_another_kind_are_refused(detector: AnomalyDetector, images: np.ndarray) -> None:

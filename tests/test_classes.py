@@ -148,21 +148,6 @@ def test_how_often_a_class_is_drawn() -> None:
     assert classes.draw(range(2000), 0).double().mean().item() == pytest.approx(0.75, abs=0.03)
 
 
-def test_scores_have_the_class(trained: Path, tmp_path: Path, capsys: Out) -> None:
-    flow, images = realnvp.load_flow(trained), open_splits(trained / "data").test[:3]
-    for i, image in enumerate(images):
-        Image.fromarray(image[..., 0]).save(tmp_path / f"{i}.png")
-    scores: Any = answer(capsys, "score", trained, tmp_path)["scores"]
-    with torch.no_grad():
-        x = torch.from_numpy(np.moveaxis(images, -1, 1)) + 0.5
-        posterior, mixture = flow.class_log_probs(x), flow.mixture_log_prob(x)
-    for i, entry in enumerate(scores):
-        # The noise is another here: only roughly.
-        assert entry["log_prob"] == pytest.approx(mixture[i].item(), abs=30)
-        assert entry["class_probability"] == pytest.approx(posterior[i].exp().max().item(), abs=0.1)
-        assert entry["likeliest_class"] in "0123456789"
-
-
 def test_figures_and_checks_are_of_one_class(trained: Path, tmp_path: Path, capsys: Out) -> None:
     out = tmp_path / "figures"
     only = [word for name in ("classes", "samples", "manifold") for word in ("--only", name)]

@@ -250,15 +250,6 @@ def test_bad_pictures_are_named_before_anything_is_written(
     assert "none.png" in line
 
 
-def test_many_bad_pictures_are_told_once(saved: Path, tmp_path: Path, capsys: Out) -> None:
-    """Without the flags that change pixels."""
-    for i in range(5):
-        clear = np.zeros((8, 8, 4), np.uint8)
-        Image.fromarray(clear).save(tmp_path / f"{i}.png")
-    line = refused(capsys, "compress", saved, tmp_path, "--out", tmp_path / "x.rnvp")
-    assert str(tmp_path / "0.png") in line
-
-
 @pytest.mark.parametrize(
     ("words", "name"),
     [

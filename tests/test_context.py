@@ -12,7 +12,7 @@ from torch import Tensor
 
 import realnvp
 from realnvp.config import Config, ImageData, ModelConfig
-from realnvp.export import Call, export_onnx, export_program
+from realnvp.export import Call, export_onnx
 from realnvp.flows.context import Classes
 from realnvp.nets.convnet import MLP, ConvNet
 from realnvp.nets.layers import Embedding
@@ -132,17 +132,6 @@ def test_checkpointed_saved_and_fast(architecture: str, tmp_path: Path) -> None:
         gradients.append([p.grad for p in each.parameters() if p.grad is not None])
     assert len(gradients[0]) > 0
     assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
-
-
-@pytest.mark.slow
-@every_architecture
-def test_a_program_takes_the_condition(architecture: str) -> None:
-    flow, x, c = conditional(architecture)
-    program = export_program(flow).module()
-    for count in (1, 2, 5):
-        with torch.no_grad():
-            expected = flow.log_prob(x[:count], context=c[:count])
-            assert torch.equal(program(x[:count], c[:count]), expected)
 
 
 @pytest.mark.slow

@@ -340,8 +340,7 @@ def test_a_class_is_bound_to_its_picture_by_the_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "names"),
-    [([10, 9, 1], ("1", "9", "10")), (["01", "1", "x"], ("01", "1", "x"))],
+    ("labels", "names"), [([10, 9, 1], ("1", "9", "10")), (["01", "1", "x"], ("01", "1", "x"))]
 )
 def test_labels_beside_arrays(tmp_path: Path, labels: list[object], names: tuple[str, ...]) -> None:
     every = np.array(labels * 10)

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
@@ -14,13 +15,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 # Packages that are imported by other names.
 MODULES = {"pillow": "PIL", "scikit-image": "skimage", "scikit-learn": "sklearn"}
-CORE = """
-import sys
+MISSING = """
 from importlib.machinery import PathFinder
-find, missing = PathFinder.find_spec, sys.argv[2:]
-PathFinder.find_spec = lambda name, *rest: None if name.partition(".")[0] in missing else find(name, *rest)
-
-import torch, realnvp
+find = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *rest: None if name.partition(".")[0] in {} else find(name, *rest)
+"""
+CORE = """
+import sys, torch, realnvp
 flow = realnvp.build("digits").eval()
 x = flow.sample(2, seed=0)
 assert flow.log_prob(x).isfinite().all()
@@ -32,12 +33,17 @@ assert realnvp.fast(flow).log_prob(x).isfinite().all()
 """
 
 
+def without(modules: Iterable[str], code: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    """Python where these modules are not installed."""
+    command = [sys.executable, "-c", MISSING.format({*modules}) + code, *argv]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
 @pytest.mark.slow
 def test_the_package_alone_builds_loads_and_samples(tmp_path: Path) -> None:
     names = {re.split(r"[^\w-]", package)[0] for package in chain(*EXTRAS.values())}
     others = {MODULES.get(name, name) for name in names} - {"realnvp"} | {"scipy"}
-    command = [sys.executable, "-c", CORE, str(tmp_path / "flow.safetensors"), *others]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = without(others, CORE, str(tmp_path / "flow.safetensors"))
     assert done.returncode == 0, done.stderr
 
 

@@ -15,7 +15,7 @@ import realnvp
 from realnvp.bijections import Bijection
 from realnvp.evaluation.evaluate import evaluate
 from realnvp.evaluation.likelihood import log_probs
-from realnvp.flows.flow import Flow, StandardNormal, batch_that_fits
+from realnvp.flows.flow import Flow, StandardNormal
 from realnvp.moments import EPS, averaging, batch_moments
 from realnvp.nets.layers import Normalize, WeightNormConv
 from realnvp.training.optim import enable_gradient_checkpointing
@@ -190,15 +190,6 @@ def test_a_copy_of_a_checkpointed_flow_has_its_own_weights() -> None:
             parameter.add_(0.1)
     assert torch.equal(flow.log_prob(x), before)
     assert not torch.equal(copied.log_prob(x), before)
-
-
-def test_large_samples_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert batch_that_fits((3, 32, 32)) == 256
-    assert batch_that_fits((3, 640, 640)) == 1
-    flow, _ = trained("3 scales")
-    whole = flow.sample(5, (3, 8, 8), seed=1)
-    monkeypatch.setattr("realnvp.flows.flow.batch_that_fits", lambda shape: 2)
-    assert (flow.sample(5, (3, 8, 8), seed=1) - whole).abs().max() < 1e-9
 
 
 def test_weights_lie_channels_last_also_after_loading(run_dir: Path) -> None:

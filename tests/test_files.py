@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 import realnvp
 from realnvp.cli.main import run
 from realnvp.config import Config
-from realnvp.flows.flow import Flow, StandardNormal
 from realnvp.io.files import (
     DamagedError,
     atomic_write,
@@ -131,12 +130,6 @@ def test_pretrained_flows_load(name: str) -> None:
     flow = realnvp.load_flow(name)
     assert not flow.training
     assert flow.sample(1).isfinite().all()
-
-
-def test_flows_without_a_configuration_are_refused(run_dir: Path, tmp_path: Path) -> None:
-    own = Flow(realnvp.load_flow(run_dir).bijection, StandardNormal())
-    with pytest.raises(ValueError, match="state_dict"):
-        realnvp.save_flow(own, tmp_path / "x")
 
 
 def test_what_is_no_flow_is_named(tmp_path: Path) -> None:

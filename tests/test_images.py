@@ -147,13 +147,6 @@ def test_8_bits_become_16(tmp_path: Path) -> None:
     assert np.array_equal(found, np.asarray(image).astype(int) * 257)
 
 
-def test_lost_bits_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "x.ppm"
-    path.write_bytes(b"P6 5 6 65535\n" + DEEP.astype(">u2").tobytes())
-    refuses(path, "16-bit")
-    refuses(saved(Image.fromarray(np.full((4, 4), 70000, np.int32)), tmp_path / "x.tif"), "16 bits")
-
-
 def test_two_depths_in_a_folder_need_a_bit_depth(tmp_path: Path) -> None:
     for number in range(6):
         color().save(tmp_path / f"{number}.png")

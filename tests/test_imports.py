@@ -67,17 +67,3 @@ sys.exit("torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=600)
     assert done.returncode == 0, done.stderr.decode()
-
-
-def test_nothing_loads_pickles_or_evaluates() -> None:
-    forbidden = (
-        "import pickle",
-        "torch.load(",
-        "allow_pickle=True",
-        " eval(",
-        "exec(",
-        "yaml.load",
-    )
-    for path in SOURCE.rglob("*.py"):
-        text = path.read_text().replace("safetensors.torch.load(", "")
-        assert not [word for word in forbidden if word in text], path

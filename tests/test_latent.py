@@ -54,14 +54,6 @@ def test_the_four_images_stand_on_the_manifold_bit_for_bit(dtype: torch.dtype) -
         assert torch.equal(found.z[row + 4, column + 4], image)
 
 
-def test_every_point_of_the_manifold_is_gaussian_if_the_four_are() -> None:
-    z = normal(4, 3, 32, 32)
-    squares = latent.manifold(z).z.square().flatten(2).mean(2)
-    assert (squares - 1).abs().max() < 5 * math.sqrt(2 / 3072)
-    with pytest.raises(ValueError, match="z"):
-        latent.manifold(z[:3])
-
-
 def test_fractions_of_the_latents() -> None:
     masks = [latent.kept(64, 64, num_scales=5, level=level) for level in range(5)]
     assert [mask.double().mean().item() for mask in masks] == [1, 0.5, 0.25, 0.125, 0.0625]
@@ -130,16 +122,6 @@ def test_batches_change_nothing() -> None:
         z = latent.encode(flow, x, batch_size=3)
         torch.testing.assert_close(z, flow.encode(x), rtol=0, atol=1e-12)
         torch.testing.assert_close(latent.decode(flow, z, batch_size=2), x, rtol=0, atol=1e-9)
-
-
-def test_extrapolation_is_the_flow_built_for_the_larger_size() -> None:
-    small, large = flow_of((1, 8, 8), 3), flow_of((1, 16, 16), 3)
-    large.load_state_dict(small.state_dict())
-    with torch.no_grad():
-        x = small.sample(3, (1, 16, 16), seed=4, dtype=torch.float64)
-        assert torch.equal(x, large.sample(3, seed=4, dtype=torch.float64))
-        assert torch.equal(small.log_prob(x), large.log_prob(x))
-        assert small.sample(1, (1, 80, 80)).shape == (1, 1, 80, 80)
 
 
 def test_latents_by_scale() -> None:

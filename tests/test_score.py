@@ -17,7 +17,6 @@ from realnvp.config import Config, DecodeOptions, ImageData, ModelConfig
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.evaluation.score import ImageFiles, dequantized, encode, mirror_pad, score_images
 from realnvp.flows.flow import evaluating
-from tests.browser import BROWSER, seen_in_browser
 from tests.told import Out, answer, refused
 
 LEVELS = 17
@@ -124,15 +123,6 @@ def test_heat_maps_a_picture_and_a_page(
     assert "<script" not in text
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here (Debian package chromium)")
-def test_the_page_in_a_browser(
-    capsys: Out, run_dir: Path, folders: tuple[Path, Path], tmp_path: Path
-) -> None:
-    page = tmp_path / "page.html"
-    answer(capsys, "score", run_dir, folders[1], "--normal", folders[0], "--report", page)
-    seen_in_browser(page.read_text(), tmp_path, pictures=6)
-
-
 def test_rows(capsys: Out, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name, count in (("train", 300), ("good", 60), ("new", 20)):
@@ -154,22 +144,6 @@ def test_rows(capsys: Out, tmp_path: Path) -> None:
         assert (first["row"], first["rank"], first["anomalous"]) == (4, 1, True)
         assert first["p_value"] == pytest.approx(1 / (result["calibrating"] + 1))
         assert result["anomalous"] < 8
-
-
-@pytest.mark.parametrize(
-    ("flags", "name"),
-    [
-        (["--fpr", "1.5"], "--fpr"),
-        (["--fpr", "0"], "--fpr"),
-        (["--normal", "missing"], "missing"),
-        (["--report", "."], "--report"),
-        (["--device", "cuda:9"], "device"),
-    ],
-)
-def test_bad_input_is_one_line(
-    capsys: Out, run_dir: Path, folders: tuple[Path, Path], flags: list[str], name: str
-) -> None:
-    assert name in refused(capsys, "score", run_dir, folders[1], *flags, unchanged=[folders[1]])
 
 
 def test_all_bad_files_are_named_at_once(capsys: Out, run_dir: Path, tmp_path: Path) -> None:

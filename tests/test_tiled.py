@@ -15,12 +15,7 @@ MODELS = {
     "paper": ModelConfig(num_scales=3, width=4, num_blocks=2),
     "modern": ModelConfig("modern", num_scales=2, width=4, num_blocks=2, num_couplings=2),
     "learned noise": ModelConfig(
-        "modern",
-        num_scales=2,
-        width=4,
-        num_blocks=1,
-        num_couplings=2,
-        dequantization="learned",
+        "modern", num_scales=2, width=4, num_blocks=1, num_couplings=2, dequantization="learned"
     ),
     "additive": ModelConfig(
         "modern", "additive", num_scales=2, width=4, num_blocks=1, num_couplings=2
