@@ -168,6 +168,19 @@ def test_another_training_in_the_folder_is_refused(
     assert (tmp_path / "metrics.jsonl").read_text() == "mine"
 
 
+@pytest.mark.parametrize("change", [{"batch_size": 9999}, {"lr": 0.1}])
+def test_a_refused_training_leaves_nothing(
+    tiny: Config, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    """Neither a lock nor data nor folders, whether data or configuration are refused."""
+    config = with_train(tiny, **change)
+    if "lr" in change:
+        config = replace(config, data=replace(config.data, val_fraction=0.9))
+    with pytest.raises(ValueError, match="batch_size|too few"):
+        train(config, tmp_path / "runs" / "new", device="cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_changed_data_are_refused(tiny: Config, run_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(run_dir, tmp_path / "run")
     path = tmp_path / "run" / "data" / "train.npy"

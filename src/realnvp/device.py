@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,8 +16,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-# torch's settings of the type that float32 is rounded to before a product, the general settings
-# first: a setting that was never set follows a more general one.
+# What float32 is rounded to before a product, the general settings first: a setting that was never
+# set follows a more general one.
 _torch: Any = torch.backends
 _PRECISIONS: tuple[Any, ...] = (
     *(_torch, _torch.cudnn, _torch.cuda.matmul, _torch.cudnn.conv, _torch.cudnn.rnn),
@@ -117,9 +118,8 @@ def has_bfloat16(device: torch.device) -> bool:
 def processor() -> str:
     """The CPU's name, as 'AMD EPYC 7763 64-Core Processor'."""
     path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+    name = re.search(r"^model name\s*:\s*(.*)", path.read_text() if path.exists() else "", re.M)
+    return name[1] if name else platform.processor() or platform.machine()
 
 
 def keep_freed_memory() -> None:

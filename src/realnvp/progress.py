@@ -41,11 +41,7 @@ def show_progress(enabled: bool = True) -> Iterator[None]:
 def track(
     items: Iterable[T], description: str, *, total: int | None = None, start: int = 0
 ) -> Iterator[T]:
-    """The items, counted on stderr.
-
-    total: the count at the end, `start` included; None: len(items), or unknown.
-    start: the items done before these.
-    """
+    """The items, counted on stderr from `start` to `total`; None: len(items), or unknown."""
     if total is None and isinstance(items, Sized):
         total = start + len(items)
     with _shown(description, total, start) as update:
@@ -123,10 +119,10 @@ def _lines(
             return
         pause = min(2 * pause, LONGEST_PAUSE)
         due, seconds = now + pause, now - began
-        left = seconds / (done - start) * (total - done) if total else None
-        clock = f"{timedelta(seconds=round(seconds if left is None else left))}"
+        left = seconds / (done - start) * (total - done) if total else seconds
+        clock = f"{timedelta(seconds=round(left))} {'left' if total else 'so far'}"
         count = f"{description} {done}" + (f"/{total}" if total else "")
-        parts = count, display.status, f"{clock} {'so far' if left is None else 'left'}"
-        print("  ".join(part for part in parts if part), file=sys.stderr, flush=True)
+        parts = count, display.status, clock
+        print(*filter(None, parts), sep="  ", file=sys.stderr, flush=True)
 
     return update

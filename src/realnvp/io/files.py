@@ -70,7 +70,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
     ValueError: another process is in it.
     """
-    made = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
     try:
@@ -83,8 +83,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
         finally:
             with suppress(OSError):  # Windows deletes no open file
                 path.unlink()
-                if made:
-                    folder.rmdir()  # if nothing was written
+                for empty in made:  # if nothing was written
+                    empty.rmdir()
 
 
 def write_safetensors(

@@ -148,7 +148,6 @@ class RunDir:
 def save_checkpoint(
     run_dir: Path,
     state: TrainState,
-    *,
     flow: Flow,
     optimizers: Sequence[torch.optim.Optimizer],
     averages: Mapping[str, Tensor],
@@ -175,7 +174,6 @@ def save_checkpoint(
 
 def load_checkpoint(
     run_dir: Path,
-    *,
     flow: Flow,
     optimizers: Sequence[torch.optim.Optimizer],
     averages: Mapping[str, Tensor],

@@ -13,7 +13,7 @@ from realnvp.config import Config, TableData
 from realnvp.data import Split, channels_first, dequantize
 from realnvp.data.crops import Crops
 from realnvp.data.dataset import Indices, Values
-from realnvp.device import moved, pinned
+from realnvp.device import as_tensor, moved, pinned
 from realnvp.random import Purpose, generator, uniform
 
 
@@ -37,10 +37,8 @@ def spread_of(rows: Tensor) -> Tensor:
 class Batches:
     """Batches of images, (N, H, W, C), or of rows, float64 (N, D), without any state.
 
-    A resumed training sees what an uninterrupted training sees. Images that are stored larger, and
-    pictures of any sizes, are cropped, in each epoch elsewhere: the crop is a function of (seed,
-    epoch, image). Each of several processes gets its part of a batch.
-    ValueError: train.batch_size does not fit.
+    Images that are stored larger, and pictures of any sizes, are cropped, in each epoch elsewhere.
+    Each of several processes gets its part of a batch. ValueError: train.batch_size does not fit.
     """
 
     def __init__(
@@ -67,10 +65,9 @@ class Batches:
         # Of 65,536 levels float32 leaves 8 bits for the noise.
         double = table or config.levels > 256 or config.train.precision == "float64"
         self.dtype = torch.float64 if double else torch.float32
-        noise = config.data.noise if isinstance(config.data, TableData) else 0.0
-        self.spread = (
-            noise * spread_of(torch.from_numpy(np.array(images[:]))).numpy() if noise else None
-        )
+        self.spread = None
+        if isinstance(config.data, TableData) and config.data.noise:
+            self.spread = config.data.noise * spread_of(as_tensor(images[:])).numpy()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ahead: dict[int, Future[tuple[Tensor, Tensor | None]]] = {}
 
@@ -94,10 +91,7 @@ class Batches:
         return x if noise is None else dequantize(x, moved(noise, self.device).to(self.dtype))
 
     def condition_on(self, steps: Iterable[int]) -> tuple[Tensor, ...]:
-        """The condition of these steps' batches, `at` one after the other, to follow their x.
-
-        (B,), classes. (): the images have none.
-        """
+        """The classes of these steps' batches, (B,), to follow their x. (): they have none."""
         if self.labels is None:
             return ()
         rows = np.concatenate([self.indices(step)[self.mine] for step in steps])
@@ -134,33 +128,25 @@ class Batches:
             orders = _orders(seed, epoch, count, pixels.shape[-1])[indices]
             pixels = np.take_along_axis(pixels, orders[:, None, None], axis=-1)
         if "brightness" in augment:
+            # For all of an image; the share of the range that is left to it, so none is cut off.
             share = _draws(seed, Purpose.BRIGHTNESS, epoch, count)[indices]
-            pixels = _brightened(pixels, share, self.config.levels)
+            most = self.config.levels // 16
+            darkest, brightest = pixels.min((1, 2, 3)), pixels.max((1, 2, 3))
+            down = np.minimum(most, darkest.astype(int))
+            up = np.minimum(most, self.config.levels - 1 - brightest.astype(int))
+            change = np.floor(share * (down + up + 1)).astype(int) - down
+            pixels = (pixels + change[:, None, None, None]).astype(pixels.dtype)
         return pixels
 
     def _pixels(self, indices: Indices, epoch: int) -> Values:
         if not isinstance(self.images, Crops):
             return self.images[indices]
         room = self.images.room(indices)
-        if (room == 1).all():
-            return self.images[indices]
         corners = [
             generator(self.config.seed, Purpose.CROP, index=int(i), round=epoch).integers(places)
             for i, places in zip(indices, room, strict=True)
         ]
         return self.images.crops(indices, np.stack(corners))
-
-
-def _brightened(pixels: Values, share: NDArray[np.float64], levels: int) -> Values:
-    """Images, (B, H, W, C), with up to 1/16 of the levels more, or fewer, for all of an image.
-
-    share: (B,), in [0, 1): of the range that is left to each image, so that none is cut off.
-    """
-    most = levels // 16
-    down = np.minimum(most, pixels.min((1, 2, 3)).astype(int))
-    up = np.minimum(most, levels - 1 - pixels.max((1, 2, 3)).astype(int))
-    change = np.floor(share * (down + up + 1)).astype(int) - down
-    return (pixels + change[:, None, None, None]).astype(pixels.dtype)
 
 
 @lru_cache(maxsize=2)

@@ -21,8 +21,7 @@ from realnvp.random import Purpose, generator
 from realnvp.training.batches import spread_of
 from realnvp.training.optim import WeightAverage, loss_and_gradient, rate, take_step
 
-PRIOR_ROWS = 50
-"""Pseudo-count of normal latents that draws a calibration on few rows towards the identity."""
+PRIOR_ROWS = 50  # normal latents that draw a calibration on few rows towards the identity
 EVAL_EVERY = 25  # steps
 MOST_VALIDATION = 2000  # rows
 WARMUP = 0.05  # of the steps

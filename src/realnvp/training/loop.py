@@ -2,24 +2,20 @@
 
 import json
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from realnvp.config import Config
 from realnvp.data import find_data
 from realnvp.device import deterministic, full_precision
 from realnvp.flows.build import count_parameters
-from realnvp.flows.flow import Flow
 from realnvp.io.run_dir import RunDir, TrainState
 from realnvp.moments import restore_moments, stored_moments
 from realnvp.progress import set_status, show_progress, track
@@ -35,7 +31,7 @@ from realnvp.training.validation import evaluate, write_samples
 
 SAVED_EVERY = 600.0  # seconds of training that a crash may cost, where steps are slow
 MAX_FAILED = 20  # steps in a row without a finite loss and gradient, before the training gives up
-TIMED = 3  # steps; the first takes longer
+TIMED = 3  # steps of a dry run; the first takes longer
 
 
 def train(
@@ -94,8 +90,7 @@ def seconds_per_step(
 
 def _steps(run: Run) -> Iterator[None]:
     """Take the steps of a training; each is followed by the evaluations and saves that are due."""
-    every, state = run.config.train, run.state
-    began, first = time.monotonic() - state.seconds, state.step
+    state, began = run.state, time.monotonic() - run.state.seconds
     losses, busy = list[float](), 0.0  # since the last line of metrics.jsonl
     if state.pending:
         _conclude(run)
@@ -103,16 +98,30 @@ def _steps(run: Run) -> Iterator[None]:
         step_began = time.monotonic()
         loss, norm, signum = train_step(run, run.batches.at(state.step))
         run.step_seconds = time.monotonic() - step_began
-        _count_failed(run, loss, norm)
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        run.failed_in_a_row = 0 if finite else run.failed_in_a_row + 1
+        if run.failed_in_a_row == MAX_FAILED:
+            raise TrainingFailed(
+                f"step {state.step}: {MAX_FAILED} steps in a row with loss {loss}, gradient norm "
+                f"{norm}; batch: {run.batches.indices(state.step).tolist()}"
+            )
         state.step += 1
         state.pending = True
         state.seconds = time.monotonic() - began
         losses.append(loss)
         busy += run.step_seconds
-        if state.step == first + TIMED and run.main:
-            _print_size(run)
-        if state.step % every.log_every == 0 or run.progress >= 1:
-            _log(run, _measured(run, losses, busy, norm))
+        if state.step % run.config.train.log_every == 0 or run.progress >= 1:
+            mean = run.unit.of(-float(np.mean(losses)), run.splits.shape)
+            best = "" if state.best is None else f"  best validation {state.best:.3f}"
+            set_status(f"{mean:.3f} {run.unit.words}{best}")
+            per_second = len(losses) * run.batches.size / max(busy, 1e-9)
+            values = {
+                f"train_{run.unit.key}": mean,
+                "gradient_norm": norm,
+                f"{run.unit.things}_per_second": per_second,
+                "skipped": state.skipped,
+            }
+            _log(run, values)
             losses, busy = [], 0.0
         _conclude(run, signum)
         yield
@@ -145,9 +154,8 @@ def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
     # Muon's steps have one size, however large the gradient.
     outlier = recipe.skip_factor is not None and 0 < recipe.skip_factor * typical < norm
     if finite and not outlier:
-        share = rate(
-            run.progress, rising=(state.step + 1) / (recipe.warmup + 1), decay=recipe.decay
-        )
+        rising = (state.step + 1) / (recipe.warmup + 1)
+        share = rate(run.progress, rising=rising, decay=recipe.decay)
         take_step(run.optimizers, run.average, step=state.step + 1, share=share)
     else:
         restore_moments(before)
@@ -158,20 +166,6 @@ def train_step(run: Run, x: Tensor) -> tuple[float, float, int]:
         state.typical_norm = moving if typical and norm else norm
     run.flow.zero_grad()
     return loss, norm, int(signum)
-
-
-def _measured(run: Run, losses: list[float], seconds: float, norm: float) -> dict[str, float]:
-    """A line of metrics.jsonl, of the steps since the last one; norm: of the last gradient."""
-    unit = run.unit
-    mean = unit.of(-float(np.mean(losses)), run.splits.shape)
-    best = "" if run.state.best is None else f"  best validation {run.state.best:.3f}"
-    set_status(f"{mean:.3f} {unit.words}{best}")
-    return {
-        f"train_{unit.key}": mean,
-        "gradient_norm": norm,
-        f"{unit.things}_per_second": len(losses) * run.batches.size / max(seconds, 1e-9),
-        "skipped": run.state.skipped,
-    }
 
 
 def _conclude(run: Run, signum: int = 0) -> None:
@@ -198,42 +192,6 @@ def _conclude(run: Run, signum: int = 0) -> None:
         run.save()
 
 
-def _count_failed(run: Run, loss: float, norm: float) -> None:
-    """Count steps in a row that were not finite. TrainingFailed: there were too many."""
-    finite = math.isfinite(loss) and math.isfinite(norm)
-    run.failed_in_a_row = 0 if finite else run.failed_in_a_row + 1
-    if run.failed_in_a_row < MAX_FAILED:
-        return
-    step = run.state.step
-    layer = first_nonfinite(run.flow, run.batches.at(step), *run.batches.condition_on([step]))
-    raise TrainingFailed(
-        f"step {step}: {MAX_FAILED} steps in a row with loss {loss}, gradient norm {norm}; first "
-        f"non-finite layer: {layer or 'none'}; batch: {run.batches.indices(step).tolist()}"
-    )
-
-
-def first_nonfinite(flow: Flow, x: Tensor, *context: Tensor) -> str:
-    """Name the first layer whose output for x is not finite; "" where all are finite.
-
-    Several processes call it together, since they share their moments, which stay as they are.
-    """
-    before, found = stored_moments(flow), list[str]()
-    names = {module: name for name, module in flow.named_modules()}
-
-    def look_at(module: nn.Module, inputs: Any, outputs: Any) -> None:
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        if not all(output.isfinite().all() for output in outputs):
-            found.append(names[module])
-
-    hooks = [module.register_forward_hook(look_at) for module in names]
-    with torch.no_grad():
-        flow(x, *context)
-    restore_moments(before)
-    for hook in hooks:
-        hook.remove()
-    return found[0] if found else ""
-
-
 def _log(run: Run, values: Mapping[str, float]) -> None:
     """Add a line to metrics.jsonl, and points to the curves."""
     if not run.main:
@@ -243,15 +201,3 @@ def _log(run: Run, values: Mapping[str, float]) -> None:
     with run.files.metrics_file.open("a", encoding="utf-8") as file:
         file.write(json.dumps(finite) + "\n")
     run.log_curves(values, run.state.step)
-
-
-def _print_size(run: Run) -> None:
-    """Print parameters, the time of a step and to the end, and the memory of a GPU."""
-    left = (1 / run.progress - 1) * run.state.step * run.step_seconds
-    size = (
-        f"{count_parameters(run.config):,} parameters, "
-        f"{run.step_seconds:.2g} s a step, {timedelta(seconds=round(left))} to the end"
-    )
-    if run.processes.device.type == "cuda":
-        size += f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB of GPU memory"
-    print(size, file=sys.stderr)

@@ -2,8 +2,8 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from realnvp.moments import restore_moments, stored_moments
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
+MOMENTUM = 0.95
 
 
 class Muon(Optimizer):
@@ -29,39 +30,28 @@ class Muon(Optimizer):
     with less than half of the arithmetic (docs/performance.md).
     """
 
-    def __init__(
-        self,
-        matrices: Iterable[Tensor],
-        lr: float,
-        *,
-        weight_decay: float = 0.0,
-        momentum: float = 0.95,
-    ) -> None:
-        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+    def __init__(self, matrices: Iterable[Tensor], lr: float, *, weight_decay: float = 0.0) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]
         """Change all weights that have a gradient."""
-        assert closure is None
         for group in self.param_groups:
-            alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+            alike: dict[torch.Size, list[Any]] = defaultdict(list)
             for weight in group["params"]:
                 if weight.grad is not None:
-                    alike[weight.shape].append((weight, weight.grad))
-            for (rows, columns), pairs in alike.items():
-                weights, gradients = zip(*pairs, strict=True)
-                for weight in weights:
-                    if "momentum_buffer" not in self.state[weight]:
-                        self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-                past = [self.state[weight]["momentum_buffer"] for weight in weights]
-                torch._foreach_lerp_(past, gradients, 1 - group["momentum"])
-                nesterov = torch.stack(torch._foreach_lerp(gradients, past, group["momentum"]))
+                    alike[weight.shape].append(weight)
+            for (rows, columns), weights in alike.items():
+                gradients = [weight.grad for weight in weights]
+                past = [
+                    self.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
+                    for weight in weights
+                ]
+                torch._foreach_lerp_(past, gradients, 1 - MOMENTUM)
+                nesterov = torch.stack(torch._foreach_lerp(gradients, past, MOMENTUM))
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(
-                    weights,
-                    list(orthogonalized(nesterov).unbind()),
-                    alpha=-group["lr"] * max(1, rows / columns) ** 0.5,
-                )
+                size = group["lr"] * max(1, rows / columns) ** 0.5
+                torch._foreach_add_(weights, [*orthogonalized(nesterov)], alpha=-size)
 
 
 def orthogonalized(x: Tensor) -> Tensor:
@@ -99,19 +89,14 @@ class WeightAverage:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self.parameters = dict(module.named_parameters()) if decay else {}
-        self.tensors = {
-            name: parameter.detach().clone() for name, parameter in self.parameters.items()
-        }
+        self.tensors = {name: each.detach().clone() for name, each in self.parameters.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights as they are after this step, counted from 1."""
         if self.tensors:
-            torch._foreach_lerp_(
-                list(self.tensors.values()),
-                [parameter.detach() for parameter in self.parameters.values()],
-                1 - min(self.decay, step / (step + 9)),
-            )
+            share = min(self.decay, step / (step + 9))
+            torch._foreach_lerp_([*self.tensors.values()], [*self.parameters.values()], 1 - share)
 
     @contextmanager
     def used(self) -> Iterator[None]:
@@ -185,28 +170,20 @@ def enable_gradient_checkpointing(flow: Flow) -> Flow:
 
 def _checkpointed(layer: Bijection, *inputs: Tensor) -> tuple[Tensor, Tensor]:
     """The layer's own forward pass, which keeps only its inputs in training mode."""
-    own = partial(type(layer).forward, layer)
     if not layer.training:
-        return own(*inputs)
-    second = _SecondPass(layer)
-    return checkpoint(
-        own,
-        *inputs,
-        use_reentrant=False,
-        preserve_rng_state=False,
-        context_fn=lambda: (nullcontext(), second),
-    )
+        return type(layer).forward(layer, *inputs)
+    before, first = stored_moments(layer), True
 
+    def forward(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute with the moments of before; only the first pass changes them."""
+        nonlocal first
+        after = stored_moments(layer)
+        restore_moments(before)
+        try:
+            return type(layer).forward(layer, *inputs)
+        finally:
+            if not first:
+                restore_moments(after)
+            first = False
 
-class _SecondPass:
-    """Context, for any number of backward passes: the moments of before the first forward pass."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer, self.before = layer, stored_moments(layer)
-
-    def __enter__(self) -> None:
-        self.after = stored_moments(self.layer)
-        restore_moments(self.before)
-
-    def __exit__(self, *_: object) -> None:
-        restore_moments(self.after)
+    return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False)

@@ -32,7 +32,6 @@ from realnvp.training.session import (
     Processes,
     TrainingStopped,
     begin_session,
-    check_run_dir,
     check_unchanged,
     joined_processes,
     tracking,
@@ -43,27 +42,22 @@ from realnvp.training.session import (
 class Run:
     """A training: what it works with, and where it stands."""
 
-    config: Config
-    """Resolved by the data."""
+    config: Config  # resolved by the data
     files: RunDir
     splits: Dataset
     batches: Batches
     flow: Flow
-    model: Any
-    """The flow, wrapped for several processes."""
+    model: Any  # the flow, wrapped for several processes
     optimizers: list[Optimizer]
     average: WeightAverage
     processes: Processes
-    precision: str
-    """In which the networks compute: float32, float64 or bfloat16."""
+    precision: str  # of the networks: float32, float64 or bfloat16
     state: TrainState = field(default_factory=TrainState)
-    stop: list[int] = field(default_factory=list)
-    """The signals to stop that have come to this process."""
+    stop: list[int] = field(default_factory=list)  # the signals that have come to this process
     failed_in_a_row: int = 0
     step_seconds: float = 0.0
     log_curves: Log = lambda values, step: None
-    saved_at: float = 0.0
-    """Seconds of training at the last checkpoint."""
+    saved_at: float = 0.0  # seconds of training at the last checkpoint
 
     @property
     def main(self) -> bool:
@@ -92,21 +86,17 @@ class Run:
 
     def load(self) -> None:
         """Go to the newest checkpoint, if there is one."""
-        self.state = load_checkpoint(self.files.path, **self._parts)
+        parts = self.flow, self.optimizers, self.average.tensors
+        self.state = load_checkpoint(self.files.path, *parts)
         self.saved_at = self.state.training_seconds
 
     def save(self) -> None:
         """Write a checkpoint."""
         self.saved_at = self.state.training_seconds
+        parts = self.flow, self.optimizers, self.average.tensors
         if self.main:
-            save_checkpoint(self.files.path, self.state, **self._parts)
+            save_checkpoint(self.files.path, self.state, *parts)
         self.processes.wait()
-
-    @property
-    def _parts(self) -> dict[str, Any]:
-        """What a checkpoint holds, beside the state."""
-        averages = self.average.tensors
-        return {"flow": self.flow, "optimizers": self.optimizers, "averages": averages}
 
     def heed_signals(self) -> None:
         """TrainingStopped: a signal has come to one of the processes."""
@@ -134,45 +124,55 @@ def open_run(
         source = str(Path(config.data.source).expanduser().absolute())
         config = replace(config, data=replace(config.data, source=source))
     with joined_processes(device, config.train.timeout) as processes:
-        check_run_dir(config, files)
+        source = Path(config.data.source).resolve() if config.data.source else None
+        if source in (files.path.resolve(), files.data.resolve()):
+            raise ValueError(f"{files.path}: is also data.source; choose another run directory")
+        if not files.begun and files.metrics_file.exists():
+            raise ValueError(f"{files.metrics_file}: is not of this training")
         with lock_folder(files.path) if processes.main else nullcontext():
-            splits = _prepared(config, files, processes)
-            resumed = bool(checkpoints_in(files.path))
-            run = assemble(config, files, splits, processes, None if resumed else init_from)
-            check_unchanged(run.config, files)
-            if resumed:
-                run.load()
-            elif init_from is not None:
-                run.save()
-            if processes.main:
-                begin_session(
-                    run.config,
-                    files,
-                    run.state,
-                    device=str(processes.device),
-                    processes=processes.count,
-                    precision=run.precision,
-                    data=dict(splits.sha256),
-                    init_from=None if resumed or init_from is None else str(init_from),
-                )
+            try:
+                run = _opened(config, files, processes, init_from)
+            except BaseException:
+                if processes.main and not files.begun:
+                    discard_prepared(files.data)
+                raise
             curves = tracking(run.config, files.path, step=run.state.step)
             with curves if run.main else nullcontext(run.log_curves) as run.log_curves:
                 yield run
 
 
-def _prepared(config: Config, files: RunDir, processes: Processes) -> Dataset:
-    """The data, which the first process prepares while the others wait."""
+def _opened(
+    config: Config, files: RunDir, processes: Processes, init_from: str | Path | None
+) -> Run:
+    """The training at its last checkpoint or its start; the first process writes its files."""
     if not processes.main:
-        processes.wait()
-    elif not files.begun:
-        discard_prepared(files.data)  # of a training that failed before its first step
+        processes.wait()  # until the first has prepared the data
     verify = SPLITS if processes.main else ()
     splits = prepare(config.data, seed=config.seed, folder=files.data, verify=verify)
     if processes.main:
         processes.wait()
     if changed := files.changed_data(splits.folder, splits.sha256):
         raise ValueError(changed)
-    return splits
+    if resumed := bool(checkpoints_in(files.path)):
+        init_from = None
+    run = assemble(config, files, splits, processes, init_from)
+    check_unchanged(run.config, files)
+    if resumed:
+        run.load()
+    elif init_from is not None:
+        run.save()
+    if processes.main:
+        begin_session(
+            run.config,
+            files,
+            run.state,
+            device=str(processes.device),
+            processes=processes.count,
+            precision=run.precision,
+            data=dict(splits.sha256),
+            init_from=None if init_from is None else str(init_from),
+        )
+    return run
 
 
 def assemble(
@@ -183,18 +183,11 @@ def assemble(
     init_from: str | Path | None,
 ) -> Run:
     """A training at its start."""
-    config = resolve(
-        config, splits.shape, splits.columns, splits.class_names, decided=splits.decided
-    )
+    columns, names = splits.columns, splits.class_names
+    config = resolve(config, splits.shape, columns, names, decided=splits.decided)
     recipe, device, labels = config.train, processes.device, (splits.labels or {}).get("train")
-    batches = Batches(
-        splits.train,
-        config,
-        device=device,
-        process=processes.rank,
-        processes=processes.count,
-        labels=labels,
-    )
+    part = {"process": processes.rank, "processes": processes.count}
+    batches = Batches(splits.train, config, device=device, labels=labels, **part)
     flow = build(config)
     if init_from is not None:
         take_weights(flow, load_flow(init_from), init_from)
@@ -248,12 +241,10 @@ def _optimizers(flow: Flow, recipe: TrainConfig, *, fused: bool) -> list[Optimiz
 
 
 def take_weights(flow: Flow, start: Flow, where: str | Path) -> None:
-    """Give the flow the weights of another flow. ValueError: they do not fit.
+    """Give the flow the weights of another flow, from `where`. ValueError: they do not fit.
 
     A conditional flow of images may start with one that is not conditional, and learned noise with
     uniform noise: the new weights are zero, so the density is the same at first.
-
-    where: the name of the other flow.
     """
     here, there = config_of(flow), config_of(start)
     if (len(there.shape), there.shape[0]) != (len(here.shape), here.shape[0]):
@@ -271,10 +262,9 @@ def take_weights(flow: Flow, start: Flow, where: str | Path) -> None:
     weights = flow.state_dict()
     # Learned noise is one more layer, the first.
     more = len(flow.bijection.bijections) - len(start.bijection.bijections)
+    layer = re.compile(r"^(bijection\.bijections\.)(\d+)\.")
     for name, weight in start.state_dict().items():
-        name = re.sub(
-            r"^(bijection\.bijections\.)(\d+)\.", lambda m: f"{m[1]}{int(m[2]) + more}.", name
-        )
+        name = layer.sub(lambda m: f"{m[1]}{int(m[2]) + more}.", name)
         if weight.shape != weights[name].shape:  # the last layer has more outputs now
             missing = len(weights[name]) - len(weight)
             weight = torch.cat([weight, weight.new_zeros(missing, *weight.shape[1:])])

@@ -56,7 +56,7 @@ class Processes:
         return self.rank == 0
 
     def gather(self, values: Tensor) -> Tensor:
-        """(count, *values.shape): the values of all processes."""
+        """The values of all processes, (count, *values.shape)."""
         if self.count == 1:
             return values[None]
         parts = [torch.empty_like(values) for _ in range(self.count)]
@@ -81,8 +81,7 @@ class Processes:
 def joined_processes(device: str, timeout: float) -> Iterator[Processes]:
     """Context: the processes that torchrun started, joined; without torchrun, this process alone.
 
-    timeout: seconds that a process waits for another.
-    TrainingFailed: another process has ended, or has not answered in time.
+    TrainingFailed: another process has ended, or has not answered for `timeout` seconds.
     """
     place, count = pick_device(device), int(os.environ.get("WORLD_SIZE", 1))
     if place.type == "cuda":
@@ -129,15 +128,6 @@ def stop_signals() -> Iterator[list[int]]:
             signal.signal(signum, handler)
 
 
-def check_run_dir(config: Config, files: RunDir) -> None:
-    """ValueError: a training in this folder would write over files that are not its own."""
-    source = config.data.source and os.path.realpath(config.data.source)
-    if source in (os.path.realpath(files.path), os.path.realpath(files.data)):
-        raise ValueError(f"{files.path}: is also data.source; choose another run directory")
-    if not files.begun and files.metrics_file.exists():
-        raise ValueError(f"{files.metrics_file}: is not of this training")
-
-
 def check_unchanged(config: Config, files: RunDir) -> None:
     """ValueError: the run began with another resolved configuration, apart from `MAY_CHANGE`."""
     if not files.begun or not files.config_file.exists():
@@ -151,7 +141,7 @@ def begin_session(config: Config, files: RunDir, state: TrainState, **where: Any
     """Write config.json, environment.json with this session, metrics.jsonl without later steps.
 
     A configuration that somebody wrote there is kept as config.given.json.
-    where: the fields of the session that its training knows, such as device and precision.
+    where: the fields of `Session` that its training knows, such as device and precision.
     """
     for folder in (files.models, files.checkpoints, files.samples):
         folder.mkdir(parents=True, exist_ok=True)

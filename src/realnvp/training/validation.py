@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,43 +43,36 @@ def evaluate(run: Run) -> dict[str, float]:
                     run.heed_signals()
                     x = run.batches.at(step, Purpose.MOMENTS)
                     flow.log_prob(x, *run.batches.condition_on([step]))
+        # Evenly spread.
+        count = len(run.splits.validation)
+        chosen = np.linspace(0, count - 1, min(count, run.config.train.eval_images)).astype(int)
+        labels = (run.splits.labels or {}).get("validation")
+        context = None if labels is None else labels[chosen]
         if last is not None:
-            rows, context = run.splits.validation[_chosen(run)], _context(run, _chosen(run))
-            recalibrate(flow, as_tensor(rows).to(float64_like(flow)), context)
-        return _keep_if_better(run, validate(run))
+            rows = as_tensor(run.splits.validation[chosen])
+            recalibrate(flow, rows.to(float64_like(flow)), context)
+        return _keep_if_better(run, validate(run, chosen, context))
     finally:
         restore_moments(before)
         if last is not None and calibration:
             last.load_state_dict(calibration)
 
 
-def _chosen(run: Run) -> NDArray[np.intp]:
-    """The indices of the validation images (rows) of an evaluation: evenly spread."""
-    count = len(run.splits.validation)
-    return np.linspace(0, count - 1, min(count, run.config.train.eval_images)).astype(int)
-
-
-def _context(run: Run, indices: NDArray[np.intp]) -> NDArray[np.int64] | None:
-    labels = (run.splits.labels or {}).get("validation")
-    return None if labels is None else labels[indices]
-
-
-def validate(run: Run) -> Mean:
+def validate(run: Run, chosen: NDArray[np.intp], context: NDArray[Any] | None) -> Mean:
     """Mean and error of validation images (rows) in the run's unit, spread over the processes."""
-    shape, processes, chosen = run.splits.shape, run.processes, _chosen(run)
+    shape, processes = run.splits.shape, run.processes
     nats = torch.zeros(len(chosen), dtype=torch.float64, device=processes.device)
     size = min(64, batch_that_fits(shape)) if isinstance(run.config.data, ImageData) else ROWS
     for part in track_slices(len(chosen), size * processes.count, "validation"):
         run.heed_signals()
         mine = np.arange(part.start, part.stop)[processes.rank :: processes.count]
         if len(mine):
-            indices = chosen[mine]
             nats[mine] = log_probs(
                 run.flow,
-                channels_first(run.splits.validation[indices]),
-                context=_context(run, indices),
+                channels_first(run.splits.validation[chosen[mine]]),
+                context=None if context is None else context[mine],
                 seed=run.config.seed,
-                indices=indices.tolist(),
+                indices=chosen[mine].tolist(),
                 on_device=True,
             ).to(nats)
     total, groups = processes.gather(nats).sum(0).cpu(), run.splits.groups_of("validation")
