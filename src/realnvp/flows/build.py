@@ -39,13 +39,9 @@ from realnvp.nets.layers import MatrixConv, WeightNormConv
 from realnvp.nets.resnet import ChannelSplitNet, ResNet
 from realnvp.random import Purpose, generator
 
-TRANSFORMS: dict[str, type[Transform]] = {
-    "affine": Affine,
-    "additive": Additive,
-    "spline": RQSpline,
-}
-MakeNet = Callable[[int], nn.Module]
-"""A function from a number of outputs, of each pixel or row, to a network."""
+TRANSFORMS: dict[str, type[Transform]]
+TRANSFORMS = {"affine": Affine, "additive": Additive, "spline": RQSpline}
+MakeNet = Callable[[int], nn.Module]  # of a number of outputs for each pixel or row
 _drawing = RLock()  # of torch's own generator, which all threads share
 
 
@@ -99,13 +95,11 @@ def vector_flow(
 
     context: number of columns of the condition c of p(x | c).
     classes: names of the classes, if c is a class.
-    num_couplings: each division of the entries takes two.
     width, num_blocks: hidden units and residual blocks of each network.
     sine_std: standard deviation of the networks' sines (`MLP`). 0: no sines.
     coupling: affine as in Real NVP, additive as in NICE, or spline. The map of one column given a
         condition is always one spline.
-    batch_norm: after each coupling.
-    seed: seed of the weights.
+    seed: of the weights.
     """
     model = ModelConfig(
         "vector",
@@ -168,26 +162,16 @@ def channelwise_couplings(model: ModelConfig, channels: int, count: int) -> list
 
 
 def half_coupling(model: ModelConfig, net: MakeNet, channels: int, *, flip: bool) -> Coupling:
-    """A channel-wise coupling whose network sees the kept half alone.
-
-    It changes the second half. flip: the first.
-    """
-    return coupling(
-        model,
-        partial(channelwise, flip=flip),
-        lambda c_out: ChannelSplitNet(net(c_out), flip=flip),
-        channels // 2,
-    )
+    """A coupling of the second half of the channels, whose network sees the first. flip: back."""
+    mask = partial(channelwise, flip=flip)
+    split: MakeNet = lambda c_out: ChannelSplitNet(net(c_out), flip=flip)  # noqa: E731
+    return coupling(model, mask, split, channels // 2)
 
 
 def coupling(
     model: ModelConfig, mask: Mask, net: MakeNet, channels: int, *, bound: float = 1.0
 ) -> Coupling:
-    """A coupling with the model's transform.
-
-    channels: the number of channels that change.
-    bound: initial value of the bound of the log-scale.
-    """
+    """A coupling with the model's transform, which changes so many channels."""
     transform = TRANSFORMS[model.coupling]
     return Coupling(mask, net(transform.outputs * channels), transform, bound=bound)
 
@@ -196,11 +180,8 @@ def modern(model: ModelConfig, channels: int) -> Chain:
     """f with the paper's scales and the layers of later flows (Glow), for x of (C, H, W).
 
     Each scale repeats act norm, a learned linear map of the channels and a checkerboard coupling at
-    half the resolution, then factors half of the result out.
-
-    Before that a last coupling changes the half that is factored out, conditional on the half that
-    goes on. The prior of a scale is then a Gaussian conditional on all coarser scales, and all
-    latents stay N(0, I).
+    half the resolution. A last coupling changes the half that is factored out, conditional on the
+    half that goes on. So the prior of a scale is a Gaussian conditional on all coarser scales.
     """
     net = _convnet(model, 2 * channels)
     context_net = _convnet(model, 2 * channels, context=model.context_dim)
@@ -226,9 +207,8 @@ def vector(model: ModelConfig, dim: int) -> Chain:
     """f for x of (D,): standardization, regression on c, couplings with fully connected networks.
 
     A pair of couplings divides the entries by one bit of their index, both ways; a linear map
-    stands before each pair. The first linear map whitens the data. The regression makes a fresh
-    flow the Gaussian of its data given c. One column given c has one spline in place of couplings.
-    Given c, the last layer is a map of each latent, which `training.fit.recalibrate` fits.
+    stands before each pair, of which the first whitens the data. One column given c has one spline
+    in place of couplings. Given c, `training.fit.recalibrate` fits the last layer.
     """
     net = partial(
         MLP,
@@ -273,14 +253,13 @@ def _convnet(model: ModelConfig, channels: int, *, context: int = 0) -> MakeNet:
 
 def l2_penalty(flow: Flow) -> Tensor:
     """Sum of squares of weight norm's trained gains and of the checkerboard couplings' bounds."""
-    penalized = [reference_tensor(flow).new_zeros(())]
+    penalized: list[Tensor | None] = [reference_tensor(flow).new_zeros(())]
     for module in flow.modules():
-        if isinstance(module, WeightNormConv) and module.gain is not None:
+        if isinstance(module, WeightNormConv):
             penalized.append(module.gain)
-    for module in flow.modules():
-        if isinstance(module, Coupling) and not isinstance(module.net, ChannelSplitNet):
-            penalized += [] if module.bound is None else [module.bound]
-    return torch.stack([each.square().sum() for each in penalized]).sum()
+        elif isinstance(module, Coupling) and not isinstance(module.net, ChannelSplitNet):
+            penalized.append(module.bound)
+    return torch.stack([each.square().sum() for each in penalized if each is not None]).sum()
 
 
 def matrices(flow: Flow) -> list[Tensor]:

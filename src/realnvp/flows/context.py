@@ -20,8 +20,7 @@ from realnvp.random import Purpose, generator
 class Condition(nn.Module, ABC):
     """The kind of c: `Classes` or `Columns`."""
 
-    dims: int
-    """Dimensions of one c."""
+    dims: int  # of one c
 
     def parse(self, context: Any, count: int) -> Tensor:
         """c of each of `count` x, as a tensor. One c stands for all."""
@@ -64,7 +63,7 @@ class Classes(Condition):
         return F.one_hot(context, len(self.names)).to(self.log_priors.dtype)
 
     def count(self, context: Tensor) -> None:
-        """Set the priors to the frequencies of the classes in a training's data."""
+        """Set the priors to the classes' frequencies."""
         counts = torch.bincount(context.flatten().cpu(), minlength=len(self.names))
         self.log_priors.copy_((counts.double() / counts.sum()).log())
 
@@ -81,10 +80,7 @@ class Classes(Condition):
 
 
 class Columns(Condition):
-    """c is k columns of numbers, (B, k). Networks see them standardized by the training's rows.
-
-    The standardization is two layers, as that of x in flows of vectors: weights are float32.
-    """
+    """c is k columns of numbers, (B, k). Networks see them standardized by the training's rows."""
 
     dims = 1
 
@@ -103,8 +99,7 @@ class Columns(Condition):
         return c
 
     def forward(self, context: Tensor) -> Tensor:
-        standardized, _ = self.standardize(context)
-        return standardized
+        return self.standardize(context)[0]
 
 
 def standardization(columns: int) -> list[ActNorm]:

@@ -19,15 +19,13 @@ def as_distribution(
     context: Any = None,
     validate_args: bool | None = None,
 ) -> "FlowDistribution":
-    """The distribution of x, in data units, with log_prob, sample and rsample.
+    """The distribution of x, in data units; log_prob and rsample have gradients for the weights.
 
-    It follows the flow's weights, for which log_prob and rsample have gradients. Samples follow
-    torch's global generator (`torch.manual_seed`) and need the flow in eval mode.
+    Samples follow torch's global generator (`torch.manual_seed`) and need the flow in eval mode.
 
     shape: the event_shape, of one x; None: the training data's.
     context: c of a conditional flow: one, or several, (n,) classes or (n, k) columns, for a
         distribution of batch_shape (n,).
-    validate_args: as torch.distributions'.
     """
     several = flow.condition is not None and np.ndim(context) > flow.condition.dims
     batch_shape = (len(context),) if several else ()
@@ -39,10 +37,7 @@ def as_distribution(
 
 
 class FlowDistribution(Distribution):
-    """The distribution of a flow: `as_distribution`.
-
-    Its support is all reals: also a flow of images samples a little beyond [0, levels).
-    """
+    """The distribution of a flow, of all reals: images, too, are sampled beyond [0, levels)."""
 
     has_rsample = True
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
@@ -61,7 +56,6 @@ class FlowDistribution(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """All reals, each x as a whole."""
         dims = len(self.event_shape)
         return constraints.independent(constraints.real, dims)  # type: ignore[no-untyped-call]
 
@@ -70,10 +64,8 @@ class FlowDistribution(Distribution):
         c = self.context
         if c is not None:
             c = c.expand(*batch_shape, *c.shape[len(self.batch_shape) :])
-        check = self._validate_args
-        return FlowDistribution(
-            self.flow, self.event_shape, batch_shape, context=c, validate_args=check
-        )
+        parts = self.flow, self.event_shape, batch_shape
+        return FlowDistribution(*parts, context=c, validate_args=self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(value) in nats, (*sample_shape, *batch_shape); value is (..., *event_shape)."""

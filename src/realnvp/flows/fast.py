@@ -19,9 +19,8 @@ from realnvp.nets.resnet import ResidualBlock, ResNet, both_signs
 def fast(flow: Flow, *, dtype: torch.dtype | None = None) -> Flow:
     """A copy of a flow of images in eval mode, several times as fast, without gradients.
 
-    Batch norm and weight norm are folded into the convolutions, whose weights are laid out for the
-    flow's device: move or convert the original, not the copy. z and log-det keep their type. Do not
-    report numbers of the copy: `bits_per_dim` and `save_flow` refuse it.
+    Weights are laid out for the flow's device: move or convert the original, not the copy. z and
+    log-det keep their type. `bits_per_dim` and `save_flow` refuse the copy.
 
     dtype: type of the networks. bfloat16 is off by a few nats in thousands, float32 by rounding.
     None: bfloat16 if the device has fast instructions for it, else float32.
@@ -129,10 +128,9 @@ def _scale_and_offset(norm: Normalize) -> tuple[Tensor, Tensor]:
 
 
 class _Convolution:
-    """times_out conv(times_in (h - sees)) + plus as one convolution.
+    """times_out conv(times_in (h - sees)) + plus as one convolution: vectors over channels.
 
-    times_in, times_out, sees, plus: vectors over channels. sees: for 1x1 convolutions only, since
-    larger kernels also see the zeros around the image.
+    sees: for 1x1 convolutions only, since larger kernels also see the zeros around the image.
     """
 
     def __init__(

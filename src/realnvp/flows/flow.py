@@ -30,20 +30,17 @@ ROWS = 1024  # of a table, computed at once
 
 
 class Prior(Protocol):
-    """The distribution of z."""
+    """The distribution of z: log_prob is (B,), in nats; shape is (C, H, W), or (n, D) of n rows."""
 
-    def log_prob(self, z: Tensor) -> Tensor:
-        """(B,): nats."""
+    def log_prob(self, z: Tensor) -> Tensor: ...
 
-    def sample(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor:
-        """z of this shape: of one image, (C, H, W), or of many rows, (n, D)."""
+    def sample(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor: ...
 
 
 class StandardNormal(nn.Module):
     """N(0, I)."""
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """(B,): log N(z; 0, I) in nats."""
         return self.pointwise_log_prob(z).flatten(1).sum(1)
 
     def pointwise_log_prob(self, z: Tensor) -> Tensor:
@@ -51,7 +48,6 @@ class StandardNormal(nn.Module):
         return -0.5 * (z.square() + math.log(2 * math.pi))
 
     def sample(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor:
-        """z of this shape, float64."""
         return torch.from_numpy(generator.standard_normal(tuple(shape)))
 
 
@@ -73,7 +69,6 @@ class Flow(nn.Module):
     A conditional flow is the density of x given c, p(x | c). All its functions need `context`: one
     c for all x, or c of each. c is the name or index of a class, or columns, (B, k).
 
-    config: the configuration that the flow was built from.
     shape: of one x; None: the configuration's, or any.
     condition: the kind of c. None: the flow is not conditional.
     """
@@ -113,9 +108,8 @@ class Flow(nn.Module):
     def pixel_log_prob(self, x: Tensor, context: Any = None) -> Tensor:
         """(B, H, W): the terms of `log_prob` by pixel, in nats. Of rows: (B, D), by column.
 
-        The sum is log_prob, exactly: log p(x) is a sum over the entries of z, each with log N(z)
-        and all log-scales that acted at its place. Costs as much as log_prob.
-        A term without a place, as log |det W| of a linear map, is shared equally.
+        log p(x) is a sum over the entries of z, each with log N(z) and all log-scales that acted at
+        its place. A term without a place, as log |det W| of a linear map, is shared equally.
         """
         x = self._data(x)
         z, terms = self.bijection.pointwise_log_det(x, self.embed_context(context, x.shape[0]))
@@ -191,9 +185,8 @@ class Flow(nn.Module):
     ) -> Tensor:
         """(n, *shape): exact samples x = g(temperature * z), z ~ prior, in data units, not rounded.
 
-        No gradients, as torch.distributions' sample; `decode` has them.
         Sample i is a function of (seed, first + i): chunks with first = 0, 64, 128 ... are the
-        samples of one large call.
+        samples of one large call. They have no gradients; `decode` has.
 
         shape: of one x; None: the training data's. Larger images extrapolate (appendix C).
         context: c of all samples, or of each.
@@ -211,8 +204,7 @@ class Flow(nn.Module):
 
     def event_shape(self, shape: Sequence[int] | None = None) -> Sequence[int]:
         """The shape of one x: the argument, or the training data's."""
-        shape = self.shape if shape is None else shape
-        if shape is None:
+        if (shape := self.shape if shape is None else shape) is None:
             raise ValueError("shape: missing, this flow has no shape of its own")
         return shape
 
@@ -249,17 +241,12 @@ class Flow(nn.Module):
                 raise ValueError("x: has NaN")
             levels = self.config.levels if x.ndim == 4 and self.config else 0
             if levels > 2 and not 1 < largest < 2 * levels:
-                words = f"x: up to {largest:g}, but pixels of this flow are v + u in [0, {levels})"
-                warnings.warn(words, stacklevel=3)
+                warnings.warn(f"x: up to {largest:g}, not v + u in [0, {levels})", stacklevel=3)
         return x
 
 
 def batch_that_fits(shape: Sequence[int]) -> int:
-    """The number of x of this shape to compute at once, so that memory stays bounded.
-
-    64 images of 64x64, more if they are smaller, fewer if larger. 1,024 rows of a table, (D,): then
-    Python's share of the time is small, and the hidden units still fit into caches.
-    """
+    """The number of x of this shape to compute at once: 64 images of 64x64, or 1,024 rows."""
     return max(1, 64**3 // math.prod(shape[1:])) if len(shape) > 1 else ROWS
 
 
@@ -267,8 +254,7 @@ def batch_that_fits(shape: Sequence[int]) -> int:
 def initialize_from(flow: Flow, x: Tensor, context: Any = None) -> None:
     """Initialize the layers that depend on data, and the condition, from one process' x.
 
-    The leading layers see all of x, the layers behind the first that does not depend on data only
-    the first rows, since networks take time and memory.
+    Only the layers before the first that does not depend on data see all of x: networks take time.
     """
     if isinstance(flow.condition, Classes):
         flow.condition.count(flow.condition.parse(context, len(x)))
@@ -291,17 +277,14 @@ def config_of(flow: Flow) -> Config:
 
 
 def refuse_fast(flow: Flow, verb: str) -> None:
-    """ValueError for a flow that `realnvp.fast` made; verb: the use of the original instead."""
+    """ValueError for a flow that `realnvp.fast` made. verb: what to do with the original."""
     if not flow.exact:
         raise ValueError(f"flow: made by realnvp.fast; {verb} the original")
 
 
 @contextmanager
 def in_eval_mode(module: nn.Module) -> Iterator[None]:
-    """Context: eval mode. Afterwards each submodule is in the mode that it was in.
-
-    Threads that share a module need it in eval mode before: each restores the modes that it found.
-    """
+    """Context: eval mode. Afterwards each submodule is in the mode that it was in."""
     modes = [(child, child.training) for child in module.modules()]
     module.eval()
     try:
