@@ -10,7 +10,7 @@ import torch
 
 import realnvp
 from realnvp.device import full_precision
-from realnvp.flows.tiled import tiled
+from realnvp.flows.copies import tiled
 
 Result = TypeVar("Result")
 THREADS = 4

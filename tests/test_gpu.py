@@ -21,7 +21,7 @@ from realnvp.config import PRESETS, Config, TableData, to_json
 from realnvp.device import deterministic
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.build import build
-from realnvp.flows.fast import fast
+from realnvp.flows.copies import fast
 from realnvp.flows.flow import evaluating
 from realnvp.io.pretrained import newest_checkpoint
 from realnvp.training.batches import Batches

@@ -8,7 +8,7 @@ import torch
 
 from realnvp import Flow, build
 from realnvp.config import Config, ImageData, ModelConfig
-from realnvp.flows.tiled import tiled
+from realnvp.flows.copies import tiled
 
 RNG = np.random.default_rng(3)
 MODELS = {

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from realnvp.data import quantize
     from realnvp.evaluation.likelihood import bits_per_dim
     from realnvp.flows.build import build, vector_flow
+    from realnvp.flows.copies import fast
     from realnvp.flows.distribution import as_distribution
-    from realnvp.flows.fast import fast
     from realnvp.flows.flow import Flow
     from realnvp.io.pretrained import load_flow, save_flow
     from realnvp.training.fit import fit
@@ -43,7 +43,7 @@ _LAZY = {
     "as_distribution": "flows.distribution",
     "bits_per_dim": "evaluation.likelihood",
     "build": "flows.build",
-    "fast": "flows.fast",
+    "fast": "flows.copies",
     "fit": "training.fit",
     "load_flow": "io.pretrained",
     "quantize": "data",

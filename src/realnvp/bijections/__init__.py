@@ -1,42 +1,24 @@
 """Invertible maps with a tractable log-determinant."""
 
-from realnvp.bijections.base import Bijection, Chain, Conditioned, data_dependent_init
-from realnvp.bijections.coupling import (
-    Additive,
-    Affine,
-    Coupling,
-    bitwise,
-    channelwise,
-    checkerboard,
-    none_kept,
-)
-from realnvp.bijections.dequantization import VariationalDequantization
-from realnvp.bijections.linear import InvertibleLinear, Regression
-from realnvp.bijections.multiscale import FactorOut, Squeezed, latent_levels
-from realnvp.bijections.norms import ActNorm, BatchNorm, Logit, SinhArcsinh
-from realnvp.bijections.splines import RQSpline
-
-__all__ = [
-    "ActNorm",
-    "Additive",
-    "Affine",
-    "BatchNorm",
-    "Bijection",
-    "Chain",
-    "Conditioned",
-    "Coupling",
-    "FactorOut",
-    "InvertibleLinear",
-    "Logit",
-    "RQSpline",
-    "Regression",
-    "SinhArcsinh",
-    "Squeezed",
-    "VariationalDequantization",
-    "bitwise",
-    "channelwise",
-    "checkerboard",
-    "data_dependent_init",
-    "latent_levels",
-    "none_kept",
-]
+from realnvp.bijections.base import Bijection as Bijection
+from realnvp.bijections.base import Chain as Chain
+from realnvp.bijections.base import Conditioned as Conditioned
+from realnvp.bijections.base import data_dependent_init as data_dependent_init
+from realnvp.bijections.coupling import Additive as Additive
+from realnvp.bijections.coupling import Affine as Affine
+from realnvp.bijections.coupling import Coupling as Coupling
+from realnvp.bijections.coupling import bitwise as bitwise
+from realnvp.bijections.coupling import channelwise as channelwise
+from realnvp.bijections.coupling import checkerboard as checkerboard
+from realnvp.bijections.coupling import none_kept as none_kept
+from realnvp.bijections.dequantization import VariationalDequantization as VariationalDequantization
+from realnvp.bijections.linear import InvertibleLinear as InvertibleLinear
+from realnvp.bijections.linear import Regression as Regression
+from realnvp.bijections.multiscale import FactorOut as FactorOut
+from realnvp.bijections.multiscale import Squeezed as Squeezed
+from realnvp.bijections.multiscale import latent_levels as latent_levels
+from realnvp.bijections.norms import ActNorm as ActNorm
+from realnvp.bijections.norms import BatchNorm as BatchNorm
+from realnvp.bijections.norms import Logit as Logit
+from realnvp.bijections.norms import SinhArcsinh as SinhArcsinh
+from realnvp.bijections.splines import RQSpline as RQSpline

@@ -14,7 +14,8 @@ from torch.utils.hooks import RemovableHandle
 class Bijection(nn.Module, ABC):
     """An invertible map f of a batch x, shape (B, ...), from data to noise.
 
-    One contract test checks these laws for every subclass and for composed flows:
+    A subclass has `_inverse`, and `forward` or `pointwise_log_det` or both. One contract test
+    checks these laws for every subclass and for composed flows:
       z, log_det = f(x, context)           z.shape == x.shape, log_det.shape == (B,)
       f.inverse(z, context) == x           in eval mode
       log_det[i] == log |det dz[i]/dx[i]|
@@ -24,12 +25,13 @@ class Bijection(nn.Module, ABC):
     context, (B, k): the embedded condition of each example; None without a condition.
     """
 
-    @abstractmethod
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """z = f(x) and log |det dz/dx| of each example."""
+        """z = f(x) and log |det dz/dx| of each example. Default: sums of `pointwise_log_det`."""
+        z, terms = self.pointwise_log_det(x, context)
+        return z, torch.sum(terms.flatten(1), dim=1)
 
     def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """z = f(x) and the terms of log_det by entry of x. Default: equal shares."""
+        """z = f(x) and the terms of log_det by entry of x. Default: equal shares of `forward`'s."""
         z, log_det = self(x, context)
         return z, equal_shares(log_det, x)
 
@@ -41,19 +43,7 @@ class Bijection(nn.Module, ABC):
 
     @abstractmethod
     def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """The inverse, as a subclass implements it."""
-
-
-class PointwiseBijection(Bijection):
-    """A bijection that implements `pointwise_log_det`; `forward` sums its terms."""
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z, terms = self.pointwise_log_det(x, context)
-        return z, sum_per_example(terms)
-
-    @abstractmethod
-    def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """z = f(x) and the terms of log_det by entry of x."""
+        """x with f(x) = z, in eval mode."""
 
 
 class Chain(Bijection):
@@ -114,10 +104,7 @@ class DataDependentInit(Bijection):
 
 @contextmanager
 def data_dependent_init(module: nn.Module) -> Iterator[dict[DataDependentInit, RemovableHandle]]:
-    """Context: each `DataDependentInit` layer is set from the first batch that reaches it.
-
-    Yields the layers that no batch has reached yet, with their hooks.
-    """
+    """Context: the first batch that reaches a layer sets it; yields those that wait, with hooks."""
     waiting: dict[DataDependentInit, RemovableHandle] = {}
 
     def initialize(layer: DataDependentInit, inputs: tuple[Tensor, ...]) -> None:
@@ -132,11 +119,6 @@ def data_dependent_init(module: nn.Module) -> Iterator[dict[DataDependentInit, R
     finally:
         for handle in waiting.values():
             handle.remove()
-
-
-def sum_per_example(x: Tensor) -> Tensor:
-    """(B,): the sum of each example's entries."""
-    return torch.sum(x.flatten(1), dim=1)
 
 
 def equal_shares(total: Tensor, x: Tensor) -> Tensor:
@@ -154,9 +136,8 @@ def reference_tensor(module: nn.Module, default: Tensor | None = None) -> Tensor
 def float64_like(module: nn.Module) -> Tensor:
     """An empty float64 tensor on the module's device.
 
-    z and log-det are float64 in evaluation and sampling, whatever the type of the networks. The
-    inverse then calls the networks with the numbers of the forward pass, so that their own rounding
-    cancels. float64 costs little, since z has few channels.
+    z and log-det are float64 in evaluation and sampling, whatever the type of the networks: the
+    inverse then calls them with the numbers of the forward pass, so that their rounding cancels.
     """
     return torch.empty(0, dtype=torch.float64, device=reference_tensor(module).device)
 

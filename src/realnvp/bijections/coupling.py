@@ -4,12 +4,13 @@ A mask b (eq 9) is a function of the shape, so that no weight and no buffer has 
 """
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from realnvp.bijections.base import PointwiseBijection, in_the_networks_dtype
+from realnvp.bijections.base import Bijection, in_the_networks_dtype
+from realnvp.bijections.splines import RQSpline
 
 Mask = Callable[[Sequence[int], torch.device], Tensor]
 """From the shape of x to b. True: passed through unchanged."""
@@ -44,26 +45,42 @@ def none_kept(shape: Sequence[int], device: torch.device) -> Tensor:
     return torch.zeros((), dtype=torch.bool, device=device)
 
 
-class Transform(Protocol):
-    """A monotone map of each entry of x, and how a network's outputs parametrize it."""
+class Affine:
+    """T(x) = x exp(l) + m (eq 7); log T'(x) = l. raw: m, then raw l, with l = bound * tanh(raw)."""
 
-    outputs: ClassVar[int]
-    """Outputs of the network for each entry of x."""
-    bounded: ClassVar[bool]
-    """Whether the log-scale is l = bound * tanh(raw) with a trained bound."""
+    outputs: ClassVar[int] = 2  # of the network, for each entry of x
+    bounded: ClassVar[bool] = True  # whether the log-scale has a trained bound
+
+    def __init__(self, shift: Tensor, log_scale: Tensor) -> None:
+        self.shift, self.log_scale = shift, log_scale
 
     @classmethod
     def of(cls, raw: Tensor, bound: Tensor | float) -> Self:
-        """The map that raw, (B, outputs * C, ...), parametrizes."""
+        shift, scale = raw.chunk(2, dim=1)
+        return cls(shift, bound * scale.tanh())
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """z and log dz/dx of each entry."""
+        return x * self.log_scale.exp() + self.shift, self.log_scale
 
     def inverse(self, z: Tensor) -> Tensor:
-        """x of each entry."""
+        return (z - self.shift) * torch.exp(-self.log_scale)
 
 
-class Coupling(PointwiseBijection):
+class Additive(Affine):
+    """T(x) = x + m; log T'(x) = 0: the coupling of NICE, the paper's predecessor [14]. raw: m."""
+
+    outputs: ClassVar[int] = 1
+    bounded: ClassVar[bool] = False
+
+    @classmethod
+    def of(cls, raw: Tensor, bound: Tensor | float) -> Self:
+        return cls(raw, raw.new_zeros(()).expand(raw.shape))
+
+
+Transform = Affine | RQSpline
+
+
+class Coupling(Bijection):
     """z = b x + (1 - b) T(x; net(b x, b)) with a mask b and a transform T of each entry (eq 7-9).
 
     log_det = sum of (1 - b) log T'(x), for the affine transform eq 6.
@@ -99,35 +116,3 @@ class Coupling(PointwiseBijection):
         raw = in_the_networks_dtype(self.net, kept, mask, context)
         raw = raw.view(*raw.shape, *[1] * (x.ndim - raw.ndim))
         return mask, self.transform.of(raw, 0.0 if self.bound is None else self.bound.to(raw))
-
-
-class Affine:
-    """T(x) = x exp(l) + m (eq 7); log T'(x) = l. raw: m, then raw l, with l = bound * tanh(raw)."""
-
-    outputs: ClassVar[int] = 2
-    bounded: ClassVar[bool] = True
-
-    def __init__(self, shift: Tensor, log_scale: Tensor) -> None:
-        self.shift, self.log_scale = shift, log_scale
-
-    @classmethod
-    def of(cls, raw: Tensor, bound: Tensor | float) -> Self:
-        shift, scale = raw.chunk(2, dim=1)
-        return cls(shift, bound * scale.tanh())
-
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x * self.log_scale.exp() + self.shift, self.log_scale
-
-    def inverse(self, z: Tensor) -> Tensor:
-        return (z - self.shift) * torch.exp(-self.log_scale)
-
-
-class Additive(Affine):
-    """T(x) = x + m; log T'(x) = 0: the coupling of NICE, the paper's predecessor [14]. raw: m."""
-
-    outputs: ClassVar[int] = 1
-    bounded: ClassVar[bool] = False
-
-    @classmethod
-    def of(cls, raw: Tensor, bound: Tensor | float) -> Self:
-        return cls(raw, raw.new_zeros(()).expand(raw.shape))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
-from realnvp.bijections.base import PointwiseBijection, in_the_networks_dtype
+from realnvp.bijections.base import Bijection, in_the_networks_dtype
 from realnvp.bijections.coupling import checkerboard
 from realnvp.bijections.splines import inverse_rational_quadratic, rational_quadratic
 
@@ -19,7 +19,7 @@ MAX_LEAN = 8.0  # a larger one would let rounding grow without bound from stage 
 Bend = tuple[Tensor, Tensor, Tensor]
 
 
-class VariationalDequantization(PointwiseBijection):
+class VariationalDequantization(Bijection):
     """z = v + u' of x = v + u, v = floor(x);  log_det = sum of log du'/du.
 
     u becomes u' by two bends, one after the other: monotone rational-quadratic maps of [0, 1] with
@@ -30,8 +30,7 @@ class VariationalDequantization(PointwiseBijection):
     log p(v + u') - log q(u' | v), the bound of variational dequantization.
 
     The noise is autoregressive (Hoogeboom et al. 2020): each number's bends depend on the noise of
-    the `stages` before, by `lean`. The Jacobian is triangular: one pass finds z, and x is found
-    stage by stage.
+    the `stages` before, by `lean`. One pass finds z, and x is found stage by stage.
 
     The cells of colors are oblique: z_c = v_c + u'_c + u'_0 - 1/2 after the first color. So in each
     pixel the first color's noise moves all colors alike, and u'_c is the noise of their difference.
@@ -39,8 +38,7 @@ class VariationalDequantization(PointwiseBijection):
     log P(v) is as before. x stays in the cube [v, v + 1); z is in [-1/2, levels + 1/2).
 
     net maps the pixels' levels, scaled to [-3, 3], to `outputs` numbers of each pixel: raw p, q, c
-    of each bend and channel, and how far each number leans. Both have 2x2 squares as channels:
-    (B, 4C, H/2, W/2).
+    of each bend and channel, and how far each leans. Both are (B, 4C, H/2, W/2): 2x2 squares.
     """
 
     def __init__(self, net: nn.Module, *, levels: int) -> None:
@@ -114,9 +112,7 @@ def lean(leans: Tensor, u: Tensor, channel: int) -> Tensor:
     """How far the noise of a channel leans to 1, (B, 1, H, W), by the noise u.
 
     It leans on the noise of its pixel's channels before; in odd squares of the checkerboard also on
-    the noise of its own channel in the four neighbors, which are even squares.
-
-    leans: (B, C (C - 1) / 2 + 4 C, H, W): by how much.
+    that of its own channel in the four neighbors. leans: (B, C (C - 1) / 2 + 4 C, H, W).
     """
     count, t = u.shape[1], 2 * u - 1
     by_channels, by_sides = leans.tensor_split([_pairs(count)], dim=1)
@@ -133,10 +129,7 @@ def lean(leans: Tensor, u: Tensor, channel: int) -> Tensor:
 
 
 def stages(channels: int) -> list[slice]:
-    """The channels of each stage of the noise, which depend on earlier stages alone.
-
-    They are channels of `even_squares`, then `odd_squares`: color by color, even squares first.
-    """
+    """The channels of `even_squares`, then `odd_squares`, of each stage: color by color."""
     return [
         slice(first + c, first + 2 * channels, channels)
         for first in (0, 2 * channels)

@@ -24,11 +24,7 @@ class InvertibleLinear(DataDependentInit):
         rotation   W = R
 
     Data do not determine the sign of an axis, nor axes of equal variances within the space that
-    they span. There R decides: rounding would decide differently on each machine. So W stays R for
-    a batch that is white already.
-
-    The product is float32 or better, also under autocast. The determinant and the inverse, which
-    depend on W alone, are float64.
+    they span. There R decides: rounding would decide differently on each machine.
     """
 
     def __init__(
@@ -91,7 +87,7 @@ class Regression(DataDependentInit):
     """z = x - A c;  log_det = 0. x is (B, D), the condition c is (B, k).
 
     A is zero. Inside `data_dependent_init` the first batch, of standardized x and c, sets it to the
-    least squares solution. Without a condition the layer is the identity.
+    least squares solution.
     """
 
     def __init__(self, dim: int, context: int) -> None:
@@ -105,15 +101,13 @@ class Regression(DataDependentInit):
         return z + self._predict(z, context)
 
     def _predict(self, x: Tensor, context: Tensor | None) -> Tensor:
-        if context is None:
-            return torch.zeros_like(x)
+        assert context is not None
         mean = context.to(x.dtype) @ self.weight.T.to(x.dtype)  # (B, D)
         return mean.reshape(*mean.shape, *[1] * (x.ndim - 2))
 
     @torch.no_grad()
     def initialize_from(self, x: Tensor, context: Tensor | None = None) -> None:
-        if context is None:
-            return
+        assert context is not None
         h, c = x.double(), context.double()
         squares, products = over_processes(c.T @ c), over_processes(c.T @ h)
         # Few rows say little: count one more row for each column of c, with x = 0.

@@ -39,8 +39,8 @@ class Nested(Bijection):
 class Squeezed(Nested):
     """unsqueeze . f . squeeze: f sees (4C, H/2, W/2), each 2x2 square of pixels as channels.
 
-    by_color: the even squares of the checkerboard come first, then the odd squares. A channel-wise
-    coupling is then a checkerboard coupling at half the resolution.
+    by_color: the even squares of the checkerboard come first. A channel-wise coupling is then a
+    checkerboard coupling at half the resolution.
     """
 
     def __init__(self, bijection: Bijection, *, by_color: bool = False) -> None:
@@ -57,11 +57,7 @@ class Squeezed(Nested):
 
 
 class FactorOut(Nested):
-    """Half of x goes on through f, as (2C, H/2, W/2); the other half stays, latent (eq 11).
-
-    The even squares of the checkerboard stay: the couplings of the scale have changed the even
-    squares twice, the odd squares once.
-    """
+    """Half of x goes on through f, as (2C, H/2, W/2); the even squares stay, latent (eq 11)."""
 
     def part(self, x: Tensor) -> Tensor:
         return odd_squares(x)

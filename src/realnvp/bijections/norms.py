@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from realnvp.bijections.base import Bijection, DataDependentInit, PointwiseBijection
+from realnvp.bijections.base import Bijection, DataDependentInit
 from realnvp.moments import EPS, MovingMoments, batch_moments, per_channel
 
 
@@ -26,15 +26,12 @@ class BatchNorm(Bijection):
         return z, terms[0].sum().expand(x.shape[0])
 
     def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        mean, var = self._moments(x)
+        mean, var = of_channels(x, *self.moments(x))
         return (x - mean) * (var + EPS).rsqrt(), -0.5 * (var + EPS).log().expand(x.shape)
 
     def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        mean, var = self._moments(z)
+        mean, var = of_channels(z, *self.moments(z))
         return z * (var + EPS).sqrt() + mean
-
-    def _moments(self, x: Tensor) -> list[Tensor]:
-        return [per_channel(moment, x) for moment in self.moments(x)]
 
 
 class ActNorm(DataDependentInit):
@@ -53,20 +50,17 @@ class ActNorm(DataDependentInit):
         self.log_scale = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        mean, log_scale = self._weights(x)
+        mean, log_scale = of_channels(x, self.mean, self.log_scale)
         log_det = -prod(x.shape[2:]) * log_scale.sum()
         return (x - mean) * torch.exp(-log_scale), log_det.expand(x.shape[0])
 
     def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        mean, log_scale = self._weights(x)
+        mean, log_scale = of_channels(x, self.mean, self.log_scale)
         return (x - mean) * torch.exp(-log_scale), -log_scale.expand(x.shape)
 
     def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        mean, log_scale = self._weights(z)
+        mean, log_scale = of_channels(z, self.mean, self.log_scale)
         return z * log_scale.exp() + mean
-
-    def _weights(self, x: Tensor) -> list[Tensor]:
-        return [per_channel(weight, x) for weight in (self.mean, self.log_scale)]
 
     @torch.no_grad()
     def initialize_from(self, x: Tensor, context: Tensor | None = None) -> None:
@@ -76,15 +70,13 @@ class ActNorm(DataDependentInit):
         self.log_scale.copy_(0.5 * torch.where(var > rounding, var + self.eps, 1).log())
 
 
-class Logit(PointwiseBijection):
+class Logit(Bijection):
     """z = log p - log(1 - p), p = a + (1 - 2a) x / levels (section 4.1).
 
     log_det = sum of log(1 - 2a) - log levels - log p - log(1 - p).
 
-    x = v + u is in data units, [0, levels). Since 1/levels is in the log-det, bits/dim needs no
-    constants anywhere else. Pixels with p outside [0, 1] have density 0: log_det is -inf.
-
-    p keeps away from both ends, 0 and 1; the paper's a + (1 - a) x reaches 1 in float32.
+    x = v + u is in data units, [0, levels). Pixels with p outside [0, 1] have density 0: log_det is
+    -inf. p keeps away from both ends; the paper's a + (1 - a) x reaches 1 in float32.
     """
 
     def __init__(self, *, alpha: float = 0.05, levels: int = 256) -> None:
@@ -104,13 +96,13 @@ class Logit(PointwiseBijection):
         return self.levels * (z.sigmoid() - self.alpha) / (1 - 2 * self.alpha)
 
 
-class SinhArcsinh(PointwiseBijection):
+class SinhArcsinh(Bijection):
     """z = sinh(b), b = exp(t) asinh(u) + e, u = exp(l) x + m, of each entry (Jones & Pewsey 2009).
 
     log_det = sum of t + l + log cosh b - log cosh asinh u.
 
-    Each channel of x, (B, C, ...), has four weights, zeros in a fresh layer, the identity: shift m,
-    log_scale l, skew e, log_tail t. t > 0: the tails of z are wider than those of x.
+    Each channel of x, (B, C, ...), has four weights, zeros in a fresh layer, the identity. t > 0:
+    the tails of z are wider than those of x.
     """
 
     def __init__(self, channels: int) -> None:
@@ -121,19 +113,20 @@ class SinhArcsinh(PointwiseBijection):
         self.log_tail = nn.Parameter(torch.zeros(channels))
 
     def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        m, log_scale, e, t = self._weights(x)
+        m, log_scale, e, t = of_channels(x, self.shift, self.log_scale, self.skew, self.log_tail)
         a = asinh(log_scale.exp() * x + m)
         b = t.exp() * a + e
         return sinh(b), t + log_scale + log_cosh(b) - log_cosh(a)
 
     def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        m, log_scale, e, t = self._weights(z)
+        m, log_scale, e, t = of_channels(z, self.shift, self.log_scale, self.skew, self.log_tail)
         u = sinh(torch.exp(-t) * (asinh(z) - e))
         return torch.exp(-log_scale) * (u - m)
 
-    def _weights(self, x: Tensor) -> list[Tensor]:
-        weights = (self.shift, self.log_scale, self.skew, self.log_tail)
-        return [per_channel(weight, x) for weight in weights]
+
+def of_channels(x: Tensor, *values: Tensor) -> list[Tensor]:
+    """`per_channel` of each."""
+    return [per_channel(each, x) for each in values]
 
 
 def asinh(x: Tensor) -> Tensor:

@@ -43,8 +43,7 @@ class RQSpline:
     s has `bins` bins in [-END, END], each of them `rational_quadratic`, and is the identity
     outside. Slopes at the ends are 1, so that the derivative of s has no jump anywhere.
 
-    shift, log_scale: m and l.
-    x, y, slopes: (..., bins + 1), at the knots; x and y rise.
+    shift and log_scale are m and l; x, y, slopes (..., bins + 1), at the knots; x and y rise.
     """
 
     shift: Tensor
@@ -61,8 +60,7 @@ class RQSpline:
     def of(cls, raw: Tensor, bound: Tensor | float) -> Self:
         """The spline of raw, (B, outputs * C, ...): m, l, widths, heights and inner slopes.
 
-        Zeros: the identity. l = bound * tanh(raw). Widths and heights are at least a thousandth of
-        the whole, slopes at the knots within a factor of 100 of 1.
+        Zeros: the identity. l = bound * tanh(raw).
         """
         raw = raw.view(raw.shape[0], cls.outputs, -1, *raw.shape[2:]).movedim(1, -1)
         sizes = [1, 1, cls.bins, cls.bins, cls.bins - 1]
@@ -77,7 +75,6 @@ class RQSpline:
         )
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """z = T(x) and log dz/dx of each entry."""
         x = x * self.log_scale.exp() + self.shift
         left, width, bottom, height, p, q = self._bin(self.x, x)
         u, log_slope = rational_quadratic(((x - left) / width).clamp(0, 1), p, q)
@@ -86,17 +83,13 @@ class RQSpline:
         return z, self.log_scale + torch.where(inside, log_slope + (height / width).log(), 0)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """x with T(x) = z."""
         left, width, bottom, height, p, q = self._bin(self.y, z)
         u = inverse_rational_quadratic(((z - bottom) / height).clamp(0, 1), p, q)
         x = torch.where(z.abs() < END, left + width * u, z)
         return (x - self.shift) * torch.exp(-self.log_scale)
 
     def _bin(self, knots: Tensor, at: Tensor) -> tuple[Tensor, ...]:
-        """Left end, width, bottom, height, and the slopes at both ends, of each entry's bin.
-
-        Slopes are relative to the bin's own, height / width.
-        """
+        """Left end, width, bottom, height of each entry's bin; slopes at its ends over its own."""
         index = (at[..., None] >= knots[..., 1:-1]).sum(-1, keepdim=True)
         ends = torch.cat([index, index + 1], dim=-1)
         (left, right), (bottom, top), (p, q) = (

@@ -80,7 +80,7 @@ class Sample(options.FlowCommand):
     def _fast(self, flow: "Flow") -> "tuple[Flow, float]":
         """The fast flow, and its median error on a few samples."""
         from realnvp.evaluation.samples import fast_error
-        from realnvp.flows.fast import fast
+        from realnvp.flows.copies import fast
 
         quick = fast(flow)
         context = None if options.of_table(flow) else self._classes(flow, 8)

@@ -116,7 +116,7 @@ class Score(options.FlowCommand):
 
     def _score_images(self, flow: "Flow") -> "tuple[list[Record], dict[str, Any]]":
         from realnvp.evaluation.score import fast_error, score_images
-        from realnvp.flows.fast import fast
+        from realnvp.flows.copies import fast
 
         images = self._images(flow, self.paths)
         how: dict[str, int] = {"noise_draws": self.noise_draws, "seed": self.seed}
@@ -151,7 +151,7 @@ class Score(options.FlowCommand):
         from realnvp.data import channels_first
         from realnvp.evaluation.score import ranked
         from realnvp.figures.grids import contact_sheet, save_png
-        from realnvp.flows.fast import fast
+        from realnvp.flows.copies import fast
 
         images = self._images(flow, self.paths)
         normal: Sequence[Image] | NDArray[Any]

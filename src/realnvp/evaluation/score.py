@@ -21,8 +21,8 @@ from realnvp.data.images import check_fit, scan_files
 from realnvp.data.tables import read_context
 from realnvp.evaluation.likelihood import log_probs, noisy
 from realnvp.flows.context import Classes
+from realnvp.flows.copies import tiled
 from realnvp.flows.flow import Flow, batch_that_fits, config_of, evaluating, pointwise_log_prob
-from realnvp.flows.tiled import tiled
 from realnvp.progress import track
 
 Image = NDArray[Any]

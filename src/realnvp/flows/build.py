@@ -130,20 +130,14 @@ def multiscale(model: ModelConfig, channels: int) -> Chain:
     """
     if model.num_scales == 1:
         return Chain(checkerboard_couplings(model, channels, 4))
-    further = coarser(model)
-    return Chain(
-        [
-            *checkerboard_couplings(model, channels, 3),
-            Squeezed(Chain(channelwise_couplings(further, 4 * channels, 3))),
-            FactorOut(multiscale(further, 2 * channels)),
-        ]
-    )
+    further, layers = coarser(model), checkerboard_couplings(model, channels, 3)
+    layers.append(Squeezed(Chain(channelwise_couplings(further, 4 * channels, 3))))
+    return Chain([*layers, FactorOut(multiscale(further, 2 * channels))])
 
 
 def checkerboard_couplings(model: ModelConfig, channels: int, count: int) -> list[Bijection]:
     """Couplings with alternating checkerboards, each followed by batch norm of its whole output."""
-    net = _resnet(model, channels, see_mask=True)
-    layers: list[Bijection] = []
+    net, layers = _resnet(model, channels, see_mask=True), list[Bijection]()
     for i in range(count):
         mask = partial(checkerboard, flip=i % 2 == 1)
         layers.append(coupling(model, mask, net, channels, bound=0.0))
@@ -153,8 +147,7 @@ def checkerboard_couplings(model: ModelConfig, channels: int, count: int) -> lis
 
 def channelwise_couplings(model: ModelConfig, channels: int, count: int) -> list[Bijection]:
     """Couplings that change the channels' second, first, second ... half, each with batch norm."""
-    net = _resnet(model, channels // 2)
-    layers: list[Bijection] = []
+    net, layers = _resnet(model, channels // 2), list[Bijection]()
     for i in range(count):
         layers.append(half_coupling(model, net, channels, flip=i % 2 == 1))
         layers.append(BatchNorm(channels, momentum=model.momentum))
@@ -194,13 +187,9 @@ def modern(model: ModelConfig, channels: int) -> Chain:
         ]
     if model.num_scales == 1:
         return Chain([Squeezed(Chain([*layers, ActNorm(4 * channels)]), by_color=True)])
-    prior = [ActNorm(4 * channels), half_coupling(model, context_net, 4 * channels, flip=True)]
-    return Chain(
-        [
-            Squeezed(Chain([*layers, *prior]), by_color=True),
-            FactorOut(modern(coarser(model), 2 * channels)),
-        ]
-    )
+    layers += [ActNorm(4 * channels), half_coupling(model, context_net, 4 * channels, flip=True)]
+    further = FactorOut(modern(coarser(model), 2 * channels))
+    return Chain([Squeezed(Chain(layers), by_color=True), further])
 
 
 def vector(model: ModelConfig, dim: int) -> Chain:

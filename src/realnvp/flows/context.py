@@ -18,7 +18,7 @@ from realnvp.random import Purpose, generator
 
 
 class Condition(nn.Module, ABC):
-    """The kind of c: `Classes` or `Columns`."""
+    """The kind of c: `Classes` or `Columns`. forward embeds it for the networks, (B, k)."""
 
     dims: int  # of one c
 
@@ -32,16 +32,9 @@ class Condition(nn.Module, ABC):
     def _tensor(self, context: Any) -> Tensor:
         """c as a tensor of at least `dims` dimensions, on the module's device."""
 
-    @abstractmethod
-    def forward(self, context: Tensor) -> Tensor:
-        """(B, k): c as the networks see it."""
-
 
 class Classes(Condition):
-    """c is a class: its index, or its name. Networks see it one-hot.
-
-    log_priors: (K,), log p(c). They start equal.
-    """
+    """c is a class: its index, or its name. Networks see it one-hot. log_priors: log p(c), (K,)."""
 
     dims = 0
 
@@ -105,8 +98,8 @@ class Columns(Condition):
 def standardization(columns: int) -> list[ActNorm]:
     """Two layers, not trained, that standardize columns once they are initialized from data.
 
-    Two, since weights are float32: in a column of 1.7e9 +- 10 (seconds since 1970) the second
-    layer subtracts the rounding error of the first layer's mean.
+    In a column of 1.7e9 +- 10 (seconds since 1970) the second layer subtracts the rounding error of
+    the first layer's mean, which is float32.
     """
     return [ActNorm(columns, eps=0.0).requires_grad_(False) for _ in range(2)]
 

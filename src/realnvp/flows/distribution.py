@@ -32,8 +32,7 @@ def as_distribution(
     c = flow.condition_of_each(context, *batch_shape or (1,))
     if c is not None and not several:
         c = c.squeeze(0)
-    event_shape = flow.event_shape(shape)
-    return FlowDistribution(flow, event_shape, batch_shape, context=c, validate_args=validate_args)
+    return FlowDistribution(flow, flow.event_shape(shape), batch_shape, c, validate_args)
 
 
 class FlowDistribution(Distribution):
@@ -46,10 +45,9 @@ class FlowDistribution(Distribution):
         self,
         flow: Flow,
         event_shape: Sequence[int],
-        batch_shape: Sequence[int] = (),
-        *,
-        context: Tensor | None = None,
-        validate_args: bool | None = None,
+        batch_shape: Sequence[int],
+        context: Tensor | None,
+        validate_args: bool | None,
     ) -> None:
         self.flow, self.context = flow, context
         super().__init__(Size(batch_shape), Size(event_shape), validate_args=validate_args)
@@ -64,8 +62,7 @@ class FlowDistribution(Distribution):
         c = self.context
         if c is not None:
             c = c.expand(*batch_shape, *c.shape[len(self.batch_shape) :])
-        parts = self.flow, self.event_shape, batch_shape
-        return FlowDistribution(*parts, context=c, validate_args=self._validate_args)
+        return FlowDistribution(self.flow, self.event_shape, batch_shape, c, self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(value) in nats, (*sample_shape, *batch_shape); value is (..., *event_shape)."""

@@ -73,8 +73,7 @@ class Flow(nn.Module):
     condition: the kind of c. None: the flow is not conditional.
     """
 
-    exact = True
-    """False for a flow that `realnvp.fast` made: its numbers are not to be reported."""
+    exact = True  # False for a flow that `realnvp.fast` made
 
     def __init__(
         self,
@@ -86,18 +85,15 @@ class Flow(nn.Module):
         condition: Condition | None = None,
     ) -> None:
         super().__init__()
-        self.bijection = bijection
-        self.prior = prior
-        self.config = config
+        self.bijection, self.prior, self.config = bijection, prior, config
         self.shape = config.data.shape if shape is None and config else shape
         self.divisor = side_divisor(bijection)
         self.condition = condition
 
     def log_prob(self, x: Tensor, context: Any = None) -> Tensor:
-        """(B,): log p(x) = log p_Z(f(x)) + log |det df/dx| in nats (eq 3).
+        """(B,): log p(x) = log p_Z(f(x)) + log |det df/dx| in nats (eq 3); -inf where p(x) is 0.
 
-        x is (B, C, H, W) or (B, D), in data units. -inf where the density is zero. ValueError if
-        x has NaN or does not fit.
+        x is (B, C, H, W) or (B, D), in data units. ValueError if x has NaN or does not fit.
         """
         x = self._data(x)
         z, log_det = self.bijection(x, self.embed_context(context, x.shape[0]))
@@ -162,10 +158,7 @@ class Flow(nn.Module):
         return None if self.condition is None else self.condition(c)
 
     def condition_of_each(self, context: Any, count: int) -> Tensor | None:
-        """c of each of `count` x: classes, (count,), or columns, (count, k).
-
-        None: the flow is not conditional. ValueError: c is missing, or needless.
-        """
+        """Classes, (count,), or columns, (count, k). ValueError: c is missing, or needless."""
         if (self.condition is None) != (context is None):
             kind = "unconditional" if self.condition is None else "conditional"
             raise ValueError(f"context: this flow is {kind}")

@@ -1,19 +1,28 @@
-"""A flow for pictures, previews and ranking: networks folded into convolutions of low precision."""
+"""Copies of a flow that share its weights or its meaning: fast, and for large images in strips."""
 
 import copy
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from realnvp.bijections import Bijection, Coupling, Logit, VariationalDequantization
 from realnvp.bijections.base import reference_tensor
 from realnvp.device import has_bfloat16
 from realnvp.flows.flow import Flow, refuse_fast
 from realnvp.moments import EPS
 from realnvp.nets.convnet import ConvNet, compressed
 from realnvp.nets.kernels import conv_add, convolve, packed
-from realnvp.nets.layers import Embedding, MatrixConv, Normalize, WeightNormConv
+from realnvp.nets.layers import MatrixConv, Normalize, WeightNormConv
 from realnvp.nets.resnet import ResidualBlock, ResNet, both_signs
+from realnvp.progress import track_slices
+
+MEMORY = 2**28  # bytes of the networks of one strip
+CACHED = 2**25  # bytes: on a CPU a strip of more is slower, unless much of it would be overlap
+PLANES = 6  # that a network holds at once, each of its width
+LOGIT_PLANES = 5
 
 
 def fast(flow: Flow, *, dtype: torch.dtype | None = None) -> Flow:
@@ -48,7 +57,7 @@ class _FastConvNet(nn.Module):
         self.dtype, self.width, self.reach = dtype, net.width, net.reach
         convs = [module for module in net.modules() if isinstance(module, MatrixConv)]
         self.conv_in, *inner, self.conv_out = [_Convolution(conv, dtype) for conv in convs]
-        self.embedding = _weight(net.embedding, dtype)
+        self.embedding = None if net.embedding is None else net.embedding.weight.to(dtype)
         self.blocks = list(zip(inner[::2], inner[1::2], strict=True))
 
     @torch.no_grad()
@@ -63,9 +72,8 @@ class _FastConvNet(nn.Module):
 class _FastResNet(nn.Module):
     """`ResNet` in eval mode as convolutions, ReLUs and sums.
 
-    relu(norm(h)) = s relu(h + c), with s > 0. s goes into the weights of the convolution that comes
-    next, c into the biases of the convolutions that came before. So the residual stream holds
-    h + c, with the c of the block that reads it next.
+    relu(norm(h)) = s relu(h + c), with s > 0. s goes into the weights of the next convolution, c
+    into the biases before. So the residual stream holds h + c, of the block that reads it next.
     """
 
     def __init__(self, net: ResNet, dtype: torch.dtype) -> None:
@@ -81,7 +89,7 @@ class _FastResNet(nn.Module):
         scale_out, shift_out = _scale_and_offset(net.norm_out)
 
         self.conv_in = _Convolution(net.conv_in, dtype, plus=shifts[0])
-        self.embedding = _weight(net.embedding, dtype)
+        self.embedding = None if net.embedding is None else net.embedding.weight.to(dtype)
         self.skip_in = _Convolution(net.skip_in, dtype, sees=shifts[0], plus=shift_out)
         self.blocks = []
         for i, (block, skip) in enumerate(zip(blocks, net.skips, strict=True)):
@@ -94,8 +102,8 @@ class _FastResNet(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
-        r = torch.addcmul(self.shift_in, x, self.scale_in)
-        h = both_signs(r, mask, see_mask=self.see_mask)
+        normalized = torch.addcmul(self.shift_in, x, self.scale_in)
+        h = both_signs(normalized, mask, see_mask=self.see_mask)
         h = self.conv_in(h.to(self.dtype, memory_format=torch.channels_last))
         _embed(self.embedding, context, h)
         accumulated = self.skip_in(h)
@@ -103,10 +111,6 @@ class _FastResNet(nn.Module):
             h = conv2.add_to(h, conv1(h.relu(), relu=True))
             accumulated = skip.add_to(accumulated, h)
         return self.conv_out(accumulated.relu_())
-
-
-def _weight(embedding: Embedding | None, dtype: torch.dtype) -> Tensor | None:
-    return None if embedding is None else embedding.weight.to(dtype)
 
 
 def _embed(embedding: Tensor | None, context: Tensor | None, h: Tensor) -> None:
@@ -160,3 +164,61 @@ class _Convolution:
     def add_to(self, total: Tensor, h: Tensor) -> Tensor:
         """total + conv(h), in place of total."""
         return conv_add(h, self.weight, self.bias, total, in_place=True)
+
+
+def tiled(flow: Flow, *, memory: int = MEMORY) -> Flow:
+    """The same flow, with the same weights, whose densities of large images take bounded memory.
+
+    A network sees as few pixels far as it has 3x3 convolutions one after another. So strips that
+    overlap by so many rows give what the whole image gives, exactly, however far the flow sees:
+    between two layers the image is whole.
+
+    memory: bytes for the networks of one strip. Networks that have no `reach` see the whole image.
+    """
+    kinds = Coupling | VariationalDequantization | Logit
+    # deepcopy takes these for copies that it made.
+    copies: dict[int, Any] = {id(each): each for each in chain(flow.parameters(), flow.buffers())}
+    copies |= {id(f): InStrips(f, memory) for f in flow.modules() if isinstance(f, kinds)}
+    return copy.deepcopy(flow, copies)
+
+
+class InStrips(Bijection):
+    """f itself, whose network sees strips on the way from data to noise."""
+
+    def __init__(self, f: Coupling | VariationalDequantization | Logit, memory: int) -> None:
+        super().__init__()
+        self.f, self.memory, self.training = f, memory, f.training
+
+    def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        height = x.shape[2]
+        rows, overlap = self._strips(x)
+        if rows >= height:
+            return self.f.pointwise_log_det(x, context)
+        z, log_det = torch.empty_like(x), torch.empty_like(x)
+        for strip in track_slices(height, rows, "rows"):
+            top, bottom = max(0, strip.start - overlap), min(height, strip.stop + overlap)
+            inner = slice(strip.start - top, strip.stop - top)
+            z_strip, terms = self.f.pointwise_log_det(x[:, :, top:bottom], context)
+            z[:, :, strip], log_det[:, :, strip] = z_strip[:, :, inner], terms[:, :, inner]
+        return z, log_det
+
+    def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.f.inverse(z, context)
+
+    def _strips(self, x: Tensor) -> tuple[int, int]:
+        """The rows of a strip, and the rows that it sees of each neighbor."""
+        net = getattr(self.f, "net", None)
+        planes, reach = getattr(net, "width", 0), getattr(net, "reach", 0)
+        if net is None:
+            planes = LOGIT_PLANES
+        if not planes:
+            return x.shape[2], 0
+        # The network of the noise sees 2x2 squares as channels.
+        squeezed = isinstance(self.f, VariationalDequantization)
+        overlap = 2 * reach if squeezed else reach + reach % 2
+        bytes_of_row = 4 * PLANES * planes * x.shape[3] // (4 if squeezed else 1)
+        # Strips begin at even rows, where a checkerboard begins, and 2x2 squares.
+        rows = self.memory // bytes_of_row
+        if x.device.type == "cpu":
+            rows = min(rows, max(CACHED // bytes_of_row, 8 * overlap))
+        return max(2, rows // 2 * 2), overlap
