@@ -168,15 +168,16 @@ def test_another_training_in_the_folder_is_refused(
     assert (tmp_path / "metrics.jsonl").read_text() == "mine"
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 9999}, {"lr": 0.1}])
+@pytest.mark.parametrize(
+    ("data", "recipe", "word"),
+    [({}, {"batch_size": 9999}, "batch_size"), ({"levels": 16}, {}, "levels")],
+)
 def test_a_refused_training_leaves_nothing(
-    tiny: Config, tmp_path: Path, change: dict[str, Any]
+    tiny: Config, tmp_path: Path, data: dict[str, Any], recipe: dict[str, Any], word: str
 ) -> None:
-    """Neither a lock nor data nor folders, whether data or configuration are refused."""
-    config = with_train(tiny, **change)
-    if "lr" in change:
-        config = replace(config, data=replace(config.data, val_fraction=0.9))
-    with pytest.raises(ValueError, match="batch_size|too few"):
+    """Neither a lock nor data nor folders."""
+    config = with_train(replace(tiny, data=replace(tiny.data, **data)), **recipe)
+    with pytest.raises(ValueError, match=word):
         train(config, tmp_path / "runs" / "new", device="cpu")
     assert list(tmp_path.iterdir()) == []
 

@@ -124,8 +124,8 @@ def open_run(
         source = str(Path(config.data.source).expanduser().absolute())
         config = replace(config, data=replace(config.data, source=source))
     with joined_processes(device, config.train.timeout) as processes:
-        source = Path(config.data.source).resolve() if config.data.source else None
-        if source in (files.path.resolve(), files.data.resolve()):
+        where = Path(config.data.source).resolve() if config.data.source else None
+        if where in (files.path.resolve(), files.data.resolve()):
             raise ValueError(f"{files.path}: is also data.source; choose another run directory")
         if not files.begun and files.metrics_file.exists():
             raise ValueError(f"{files.metrics_file}: is not of this training")
