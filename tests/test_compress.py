@@ -238,16 +238,14 @@ def test_images_without_names_are_numbered(saved: Path, tmp_path: Path, capsys: 
     )
 
 
-def test_bad_pictures_are_named_before_anything_is_written(
+def test_a_bad_picture_is_named_before_anything_is_written(
     saved: Path, pictures: Path, tmp_path: Path, capsys: Out
 ) -> None:
     (pictures / "bad.png").write_bytes((pictures / "0.png").read_bytes()[:100])
-    (pictures / "none.png").write_bytes(b"")
     line = refused(
         capsys, "compress", saved, pictures, "--out", tmp_path / "x.rnvp", unchanged=[tmp_path]
     )
     assert "bad.png" in line
-    assert "none.png" in line
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,17 @@ def test_the_number_of_images_names_the_version(tmp_path: Path) -> None:
     assert not (tmp_path / "d").exists()
 
 
+def test_equal_images_stay_in_one_split(tmp_path: Path) -> None:
+    pixels = np.repeat(noise(20, 8, 8, 3), 3, axis=0)
+    found = [("train", image, None) for image in pixels] + [("test", pixels[0], None)]
+    published = Published(lambda source, seed: iter(found), {"old": {"train": 60, "test": 1}})
+    write_published(published, "x", tmp_path, tmp_path / "x", allow_partial=False, seed=0)
+    splits = open_splits(tmp_path / "x", val_fraction=0.1)
+    assert splits.counts == {"train": 54, "validation": 6, "test": 1}
+    train, validation = ({*map(bytes, part[:])} for part in (splits.train, splits.validation))
+    assert (len(train), len(validation), train & validation) == (18, 2, set())
+
+
 def test_an_interrupted_preparation_leaves_nothing(tmp_path: Path) -> None:
     def stopped() -> Iterator[LabeledImage]:
         yield from images()

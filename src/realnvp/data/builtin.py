@@ -1,14 +1,14 @@
 """Data sets without a download: crops of photographs in scikit-image and scikit-learn; digits."""
 
 import importlib
-import importlib.util
 from functools import partial
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from realnvp.data.dataset import SPLITS, Dataset, Indices, Pictures, Pixels, cut_rows, take
+from realnvp.data.dataset import SPLITS, Dataset, Indices, Pictures, Pixels, cut_rows, digest, take
 from realnvp.data.images import read_image
 
 Box = tuple[int, int, int, int]
@@ -17,7 +17,7 @@ Box = tuple[int, int, int, int]
 class Photograph(NamedTuple):
     """A photograph, and the corner of it that the test crops come from."""
 
-    package: str
+    wheel: str
     file: str
     left: bool
     top: bool
@@ -27,14 +27,14 @@ class Photograph(NamedTuple):
 # logo, no photographs; motorcycle_right, the scene of motorcycle_left. Of the four corners, test is
 # the corner that a PNG compresses most like train.
 PHOTOGRAPHS = (
-    Photograph("skimage", "data/astronaut.png", left=True, top=True),
-    Photograph("skimage", "data/chelsea.png", left=True, top=False),
-    Photograph("skimage", "data/coffee.png", left=False, top=True),
-    Photograph("skimage", "data/motorcycle_left.png", left=False, top=False),
-    Photograph("skimage", "data/rocket.jpg", left=False, top=False),
-    Photograph("skimage", "data/ihc.png", left=True, top=False),
-    Photograph("sklearn", "datasets/images/china.jpg", left=True, top=True),
-    Photograph("sklearn", "datasets/images/flower.jpg", left=True, top=False),
+    Photograph("scikit-image", "skimage/data/astronaut.png", left=True, top=True),
+    Photograph("scikit-image", "skimage/data/chelsea.png", left=True, top=False),
+    Photograph("scikit-image", "skimage/data/coffee.png", left=False, top=True),
+    Photograph("scikit-image", "skimage/data/motorcycle_left.png", left=False, top=False),
+    Photograph("scikit-image", "skimage/data/rocket.jpg", left=False, top=False),
+    Photograph("scikit-image", "skimage/data/ihc.png", left=True, top=False),
+    Photograph("scikit-learn", "sklearn/datasets/images/china.jpg", left=True, top=True),
+    Photograph("scikit-learn", "sklearn/datasets/images/flower.jpg", left=True, top=False),
 )
 COUNTS = {"train": 20_000, "validation": 500, "test": 1_000}
 SIZE = 32
@@ -74,23 +74,15 @@ def photos(*, seed: int) -> Dataset:
 
 def load_photographs() -> list[Pixels]:
     """The photographs in the order of `PHOTOGRAPHS`, uint8 (H, W, 3) each."""
-    found = []
-    for photograph in PHOTOGRAPHS:
-        # Found, not imported: scikit-image takes seconds, and its own functions might download.
-        spec = importlib.util.find_spec(photograph.package)
-        if spec is None or spec.origin is None:
-            raise ValueError("data.set: photos needs scikit-image and scikit-learn")
-        found.append(read_image(Path(spec.origin).parent / photograph.file))
-    return found
+    # Found, not imported: scikit-image takes seconds, and its own functions might download.
+    return [read_image(Path(str(distribution(p.wheel).locate_file(p.file)))) for p in PHOTOGRAPHS]
 
 
 def regions(photograph: Photograph, width: int, height: int) -> dict[str, Box]:
     """(left, top, right, bottom) of each split's part of a photograph.
 
-    A column for train, another with test above validation, mirrored as `photograph` says.
-
-    `MARGIN` pixels lie between any two. Every photograph has all three, so the test has as many
-    clusters as there are photographs.
+    A column for train, another with test above validation, mirrored as `photograph` says, with
+    `MARGIN` pixels between any two.
     """
     column, row = round(0.42 * width), round(0.6 * (height - MARGIN))
     boxes = {
@@ -106,14 +98,14 @@ def regions(photograph: Photograph, width: int, height: int) -> dict[str, Box]:
 
 
 def windows(photographs: list[Pixels], *, seed: int) -> dict[str, Indices]:
-    """The source windows of each split, rows of (photograph, left, top, side).
-
-    The photographs take turns.
-    """
+    """The source windows of each split, rows of (photograph, left, top, side), in turns."""
     drawn = {split: np.empty((COUNTS[split], 4), dtype=np.int64) for split in SPLITS}
     for number, pixels in enumerate(photographs):
         boxes = regions(PHOTOGRAPHS[number], pixels.shape[1], pixels.shape[0])
-        sums = _running_sums(pixels)
+        # Of g = R + G + B and g^2 over all pixels above and left, (2, H + 1, W + 1), exact.
+        gray = pixels.sum(axis=-1, dtype=np.int64)
+        sums = np.stack([gray, gray**2]).cumsum(axis=1).cumsum(axis=2)
+        sums = np.pad(sums, ((0, 0), (1, 0), (1, 0)))
         for place, split in enumerate(SPLITS):
             turns = drawn[split][number :: len(photographs)]
             rng = np.random.default_rng([seed, number, place])
@@ -123,8 +115,7 @@ def windows(photographs: list[Pixels], *, seed: int) -> dict[str, Indices]:
 
 def _draw(box: Box, count: int, *, sums: Indices, rng: np.random.Generator) -> Indices:
     """`count` windows (left, top, side) inside the box, none of them flat."""
-    # The side is drawn once and only the place again: all splits and photographs have the same
-    # scales.
+    # Only the place is drawn again: all splits and photographs have the same scales.
     side = rng.integers(SIDES[0], SIDES[1] + 1, size=count)
     found = np.stack([side, side, side], axis=1)
     again = np.arange(count)
@@ -139,20 +130,12 @@ def _draw(box: Box, count: int, *, sums: Indices, rng: np.random.Generator) -> I
     return found
 
 
-def _running_sums(pixels: Pixels) -> Indices:
-    """Sums of g and g^2 over all pixels above and left, (2, H + 1, W + 1); g = R + G + B.
-
-    Integers, so they are exact anywhere.
-    """
-    gray = pixels.sum(axis=-1, dtype=np.int64)
-    return np.pad(np.stack([gray, gray**2]).cumsum(axis=1).cumsum(axis=2), ((0, 0), (1, 0), (1, 0)))
-
-
 def digits(val_fraction: float, seed: int) -> Dataset:
     """The 1797 digits, (1, 8, 8) with 17 gray levels, split by the seed's permutation."""
     found = importlib.import_module("sklearn.datasets").load_digits()
     images = {"train": found.images[..., None].astype(np.uint8)}
-    rows = cut_rows(images, val_fraction, seed=seed)
+    equal = [*map(digest, images["train"])]
+    rows = cut_rows(images, val_fraction, seed=seed, equal=equal)
     return Dataset(
         name="digits",
         version="scikit-learn load_digits",

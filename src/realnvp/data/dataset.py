@@ -107,6 +107,8 @@ class Description:
     """Column names of a table."""
     context_values: tuple[ContextColumn, ...] = ()
     """Context columns of a table."""
+    repeats: dict[int, int] = field(default_factory=dict)
+    """Of a set without validation: training images that equal an earlier one, and that one."""
     settings: dict[str, Any] | None = None
     """The configuration that `prepare` followed."""
     sha256: Mapping[str, str] = field(default_factory=dict)
@@ -232,13 +234,13 @@ def cut_rows(
     """The indices of train and of each missing split, cut off train by the seed's permutation.
 
     Each missing split gets `val_fraction` of train, at least one item.
-    equal: a key per item; items with equal keys stay in one split, and a warning counts them.
-    ValueError: there are too few items.
+    equal: a key per item; items with equal keys stay in one split.
+    source: a warning with this name counts them. ValueError: there are too few items.
     """
     count = len(splits["train"])
     numbers: dict[Any, int] = {}
     group = np.array([numbers.setdefault(key, len(numbers)) for key in equal or range(count)])
-    if repeated := count - len(numbers):
+    if source and (repeated := count - len(numbers)):
         warnings.warn(
             f"{source}: {repeated} of {count} equal another; they stay in one split", stacklevel=2
         )

@@ -3,7 +3,6 @@
 import csv
 import os
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePath
@@ -29,7 +28,6 @@ from realnvp.data.images import (
     check_levels,
     read_as,
     read_image,
-    refuse,
     scan_files,
     smallest_side,
     to_size,
@@ -48,7 +46,7 @@ def own_images(config: ImageData, source: Path, *, seed: int | None = None) -> D
     """The images of a source; every image is read and checked once.
 
     seed: for the splits that the source lacks. None: they are other data than a flow's.
-    ValueError: all images that cannot be read, or all that differ from most.
+    ValueError: an image cannot be read, or has another shape or depth than the first.
     """
     roots = split_roots(source)
     files: dict[str, Sequence[Path]] = {}
@@ -99,25 +97,25 @@ def _scan(
     config: ImageData, files: Mapping[str, Sequence[Path]], splits: Mapping[str, Pictures]
 ) -> dict[str, list[Look]]:
     """Shape, dtype and digest of each image. ValueError: see `own_images`."""
+    kind_of_first = _kind(config, splits["train"][0])
 
-    def look(item: tuple[str, int]) -> tuple[str, Path, Look]:
+    def look(item: tuple[str, int]) -> tuple[str, Look]:
         split, index = item
         file, pixels = files[split][index], splits[split][index]
         check_levels(pixels, levels_for(pixels.dtype, config.levels), name=file)
         if config.crop and min(pixels.shape[:2]) < config.crop:
             raise ValueError(f"{file}: {pixels.shape[:2]} is too small for crop {config.crop}")
-        return split, file, (pixels.shape, pixels.dtype, digest(pixels))
+        if (kind := _kind(config, pixels)) != kind_of_first:
+            raise ValueError(f"{file}: is {kind}; the first is {kind_of_first}")
+        return split, (pixels.shape, pixels.dtype, digest(pixels))
 
     found = scan_files([(split, i) for split in splits for i in range(len(splits[split]))], look)
-    kinds = [f"{shape[2:] if config.crop else shape}, {dtype}" for _, _, (shape, dtype, _) in found]
-    most = Counter(kinds).most_common(1)[0][0]
-    others = {
-        f"{file}: is {kind}; most are {most}"
-        for (_, file, _), kind in zip(found, kinds, strict=True)
-        if kind != most
-    }
-    refuse(sorted(others))
-    return {split: [look for name, _, look in found if name == split] for split in splits}
+    return {split: [look for name, look in found if name == split] for split in splits}
+
+
+def _kind(config: ImageData, pixels: Pixels) -> str:
+    """What all images have in common, in words."""
+    return f"{pixels.shape[2:] if config.crop else pixels.shape}, {pixels.dtype}"
 
 
 def _read(config: ImageData, images: Pixels | Sequence[Path], index: int) -> Pixels:
@@ -177,7 +175,7 @@ def image_files(path: Path) -> list[Path]:
     """
 
     def fail(error: OSError) -> NoReturn:
-        raise ValueError(f"{error.filename}: {error.strerror}")
+        raise error
 
     if not path.is_dir():
         return [path]
@@ -237,8 +235,9 @@ def _read_labels(
             if listed is not None:
                 paths = [path.relative_to(source).as_posix() for path in files[split]]
                 names = [listed.get(path, "") for path in paths]
-            lacking = [path for path, name in zip(files[split], names, strict=True) if not name]
-            refuse([f"data.classes: {path}: has no class" for path in lacking])
+            if "" in names:
+                path = files[split][names.index("")]
+                raise ValueError(f"data.classes: {path}: has no class")
             labels[split] = np.array(names)
         else:
             path = root.with_name(f"{root.stem}-labels.npy")

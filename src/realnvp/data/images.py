@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 89_478_485  # Pillow's bound against decompression bombs; 268 MB of RGB
-MAX_LISTED = 20  # bad files in one message
 JPEG_XL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")
 # WebP's method 0 is smallest for drawings that repeat themselves, 4 for small pictures.
 WEBP_METHODS = 0, 4, 5, 6
@@ -27,27 +26,8 @@ WEBP_METHODS = 0, 4, 5, 6
 def scan_files(
     paths: Sequence[Item], look: Callable[[Item], Result], description: str = "images"
 ) -> list[Result]:
-    """look(path) of each path, on all cores. ValueError: the messages of all that fail."""
-    complaints: set[str] = set()
-
-    def attempt(path: Item) -> Result | None:
-        try:
-            return look(path)
-        except ValueError as error:
-            complaints.add(str(error))
-            return None
-
-    found = [*track(in_threads(attempt, paths), description, total=len(paths))]
-    refuse(sorted(complaints))  # in one order, whichever thread was first
-    return [each for each in found if each is not None]
-
-
-def refuse(complaints: Sequence[str]) -> None:
-    """ValueError: the first complaints, and the number of all, unless there are none."""
-    if complaints:
-        more = len(complaints) - MAX_LISTED
-        lines = [*complaints[:MAX_LISTED], *([f"and {more} more"] if more > 0 else [])]
-        raise ValueError("\n".join(lines))
+    """look(path) of each path, on all cores, or the error of the first that fails."""
+    return [*track(in_threads(look, paths), description, total=len(paths))]
 
 
 def read_image(path: Path, reading: DecodeOptions = AS_FOUND) -> Pixels:
@@ -57,11 +37,7 @@ def read_image(path: Path, reading: DecodeOptions = AS_FOUND) -> Pixels:
 
     ValueError: the file is damaged, no still image, or needs a choice that `reading` leaves open.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return decode_image(content, path, reading)
+    return decode_image(path.read_bytes(), path, reading)
 
 
 def decode_image(content: bytes, name: object, reading: DecodeOptions = AS_FOUND) -> Pixels:
@@ -185,8 +161,8 @@ def check_levels(pixels: Pixels, levels: int, *, name: object) -> None:
 def to_size(pixels: Pixels, size: Sequence[int]) -> Pixels:
     """Resize to (height, width), or the shorter side to (SIDE,), then crop the middle square."""
     if len(size) == 2:
-        return resized(pixels, size[0], size[1])
-    return center(smallest_side(pixels, size[0]), size[0])
+        return resized(pixels, *size)
+    return center(smallest_side(pixels, *size), *size)
 
 
 def resized(pixels: Pixels, height: int, width: int) -> Pixels:
@@ -218,10 +194,7 @@ def center(pixels: Pixels, side: int) -> Pixels:
 
 
 def codec_bits_per_dim(images: Pixels) -> dict[str, float]:
-    """{"png": ..., "webp": ...}: bits per dimension of whole files, mean over images (N, H, W, C).
-
-    With "jxl", JPEG XL, if imagecodecs is installed.
-    """
+    """The mean bits/dim of images, (N, H, W, C), by the formats of `codec_sizes`."""
     with ThreadPoolExecutor() as pool:
         sizes = list(pool.map(codec_sizes, images))
     numbers = np.prod(images.shape[1:])

@@ -188,7 +188,8 @@ def open_splits(
     else:
         size = splits["train"].shape[1:-1]
         if "validation" not in splits:
-            rows = cut_rows(splits, val_fraction, seed=seed)
+            equal = [about.repeats.get(i, i) for i in range(len(splits["train"]))]
+            rows = cut_rows(splits, val_fraction, seed=seed, equal=equal)
             splits, labels = take(splits, rows), labels and take(labels, rows)
         if size != about.shape[1:]:  # of LSUN: training crops its images
             for split in {"train", "validation"} - {*present[1:]}:

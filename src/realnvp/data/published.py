@@ -23,6 +23,7 @@ from realnvp.data.dataset import (
     Dataset,
     Pixels,
     channels_last,
+    digest,
     in_threads,
     npy_header,
     open_npy,
@@ -89,6 +90,12 @@ def write_published(
         if version is None and not partial_ok:
             expected = " or ".join(map(str, found.counts.values()))
             raise ValueError(f"{source}: holds {counts} images, published are {expected}")
+        earlier: dict[bytes, int] = {}
+        repeats = {
+            i: same
+            for i, image in enumerate(() if "validation" in splits else splits["train"])
+            if (same := earlier.setdefault(digest(image), i)) < i
+        }
         dataset = Dataset(
             name=name,
             version=version or "partial",
@@ -97,6 +104,7 @@ def write_published(
             shape=(3, *splits["test"].shape[1:3]),
             splits=splits,
             class_names=found.class_names,
+            repeats=repeats,
         )
         write_description(dataset, folder)
     return dataset

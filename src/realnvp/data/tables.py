@@ -206,7 +206,8 @@ def table(config: TableData, source: Path, *, seed: int | None = None) -> Datase
     rows = {split: numbers(files[split], frame, names) for split, frame in frames.items()}
     labels = {split: embed(files[split], frame, columns) for split, frame in frames.items()}
     if seed is not None:
-        equal = [*map(digest, np.hstack([rows["train"], labels["train"]]))]
+        # -0 becomes the 0 that it equals.
+        equal = [*map(digest, np.hstack([rows["train"], labels["train"]]) + 0.0)]
         cut = cut_rows(rows, config.val_fraction, seed=seed, equal=equal, source=source)
         rows, labels = take(rows, cut), take(labels, cut)
         if len(names) < (1 if context else 2):
