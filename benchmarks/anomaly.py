@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 import realnvp
 from realnvp.anomaly import AnomalyDetector
-from realnvp.anomaly.detector import MAX_SIDE, square_side
+from realnvp.anomaly.detector import square_side
 from realnvp.anomaly.statistics import PATCH
 from realnvp.device import keep_freed_memory
 from realnvp.flows.flow import Flow, evaluating
@@ -198,7 +198,7 @@ def variants(mapper: Mapper, median: float) -> list[Mapper]:
 
 def image_score(found: Array) -> float:
     """The score of a map: its most anomalous square, as large as the detector's."""
-    side = square_side(found.size, MAX_SIDE * PATCH)
+    side = square_side(found.shape, unit=PATCH)
     return float(F.avg_pool2d(torch.from_numpy(found)[None].double(), side, stride=1).max())
 
 

@@ -13,11 +13,14 @@ from scipy.stats import binom
 from realnvp import build, load_flow, save_flow
 from realnvp.anomaly import AnomalyDetector
 from realnvp.anomaly.detector import image_score, map_distance, p_values, rounded
-from realnvp.anomaly.normal import RIDGE, SHRINKAGE, NormalModel, TailFunction
 from realnvp.anomaly.statistics import (
     EPSILON,
     PATCH,
+    RIDGE,
+    SHRINKAGE,
     SMOOTHING,
+    NormalModel,
+    TailFunction,
     most_anomalous_region,
     patch_statistics,
     smooth,

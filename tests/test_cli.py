@@ -15,7 +15,6 @@ from PIL import Image
 
 import realnvp
 from realnvp.cli.main import COMMANDS, main, run
-from realnvp.cli.options import set_threads
 from tests.told import Out, answer
 
 
@@ -38,11 +37,12 @@ def test_samples_are_functions_of_seed_and_index(
     assert samples.max() <= 16
     answer(capsys, *command, "-n", "3", "--out", tmp_path / "few.npy")
     assert (np.load(tmp_path / "few.npy") == samples[:3]).all()
-    answer(capsys, *command, "-n", "4", "--beside-data", "--out", tmp_path / "s.png")
+    answer(capsys, *command, "-n", "4", "--out", tmp_path / "s.png")
     with Image.open(tmp_path / "s.png") as picture:
-        assert picture.width > 256
-    quick = answer(capsys, *command, "-n", "9", "--fast", "--out", tmp_path / "fast.npy")
-    assert 0 < quick["fast_error_gray_levels"] < 1
+        assert picture.size == (2 * 64 + 2 + 16, 2 * 64 + 2 + 16)
+    answer(capsys, *command, "-n", "9", "--fast", "--out", tmp_path / "fast.npy")
+    error = np.abs(np.load(tmp_path / "fast.npy").astype(int) - samples[:9])
+    assert np.median(error) <= 1
 
 
 def test_check_fails_on_a_flow_that_is_not_invertible(
@@ -101,27 +101,3 @@ def test_a_reader_that_ends_early(monkeypatch: pytest.MonkeyPatch, capsys: Out) 
         monkeypatch.setattr(sys, "stdout", stdout)
         assert run(["presets"]) == 1
     assert capsys.readouterr().err == ""
-
-
-def test_threads_leave_busy_cores_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two threads on two cores of which one is busy are ten times slower than one."""
-    psutil = pytest.importorskip("psutil")
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    monkeypatch.setattr(psutil.Process, "cpu_affinity", lambda self: [1, 3], raising=False)
-    before, cpu = torch.get_num_threads(), torch.device("cpu")
-    try:
-        for usage, device, threads, expected in (
-            ([100.0, 0.0, 100.0, 0.0], cpu, None, 2),
-            ([0.0, 30.0, 0.0, 10.0], cpu, None, 2),
-            ([0.0, 90.0, 0.0, 0.0], cpu, None, 1),
-            ([0.0, 100.0, 0.0, 100.0], cpu, None, 1),
-            ([0.0, 100.0, 0.0, 100.0], cpu, 2, 2),
-            ([0.0, 100.0, 0.0, 100.0], torch.device("cuda"), None, 2),
-        ):
-            monkeypatch.setattr(psutil, "cpu_percent", lambda usage=usage, **_: usage)
-            torch.set_num_threads(2)
-            set_threads(threads, device)
-            assert torch.get_num_threads() == expected
-    finally:
-        torch.set_num_threads(before)

@@ -15,7 +15,7 @@ import realnvp
 from realnvp.cli.main import run
 from realnvp.data import dequantize
 from realnvp.figures import IMAGES, draw_figures
-from realnvp.figures.grids import beside, grid, stacked
+from realnvp.figures.grids import grid, joined
 from realnvp.flows.flow import Flow
 from realnvp.io.pretrained import load_flow
 from realnvp.random import Purpose, uniform
@@ -156,7 +156,7 @@ def test_maps_of_bits_add_up(drawn: Path, run_dir: Path) -> None:
     np.testing.assert_allclose(bits.mean((1, 2)), -nats / (np.log(2) * 64), atol=1e-6)
 
 
-def test_neighbours_are_pairs_at_the_smallest_distances(drawn: Path) -> None:
+def test_neighbors_are_pairs_at_the_smallest_distances(drawn: Path) -> None:
     pairs = [
         array(drawn, f"latents-neighbors-{name}").astype(float) for name in ("samples", "training")
     ]
@@ -221,10 +221,8 @@ def test_grids_place_each_image_with_whole_pixels() -> None:
     one = grid(
         images[:1], levels=5, side=16, title="one", above=["above"], left=["left"], under=["under"]
     )
-    assert (beside([one, one], gap=3).width, stacked([one, one], gap=3).height) == (
-        2 * one.width + 3,
-        2 * one.height + 3,
-    )
+    assert joined([one, one], gap=3).width == 2 * one.width + 3
+    assert joined([one, one], down=True, gap=3).height == 2 * one.height + 3
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert grid(images[..., [0, 0, 0]], levels=256, side=1).size == (8 * 3 + 4, 8 * 2 + 2)

@@ -282,9 +282,9 @@ def test_every_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
     for i, pixels in enumerate(np.load(tmp_path / "s.npy")[..., 0]):
         Image.fromarray(pixels).save(images / f"{i}.png")
-    assert (
-        command(["score", run, str(images), "--resize", "--out", str(tmp_path / "s.csv"), *on]) == 0
-    ), capsys.readouterr().err
+    assert command(["score", run, str(images), "--out", str(tmp_path / "s.csv"), *on]) == 0, (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.skipif(not ON_GPU, reason="fills a GPU")

@@ -98,8 +98,14 @@ def test_a_number_of_another_split_or_model_is_not_quoted(
     assert json.loads(path.read_text()) == result
 
 
-def test_a_damaged_metrics_file_is_named(reported: Path, tmp_path: Path, capsys: Out) -> None:
+@pytest.mark.parametrize(
+    "damage", [b'{"step": 1, "train_bits', b"3", b'{"step": "one"}', b"\xff\x00", b"\n"]
+)
+def test_a_damaged_metrics_file_is_named(
+    reported: Path, tmp_path: Path, capsys: Out, damage: bytes
+) -> None:
     shutil.copytree(reported, tmp_path / "run")
-    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "train_bits')
+    file = tmp_path / "run" / "metrics.jsonl"
+    file.write_bytes(file.read_bytes() + damage)
     command = ["figures", tmp_path / "run", "--only", "curves"]
     assert "metrics.jsonl" in refused(capsys, *command, code=1)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from realnvp import Flow, build, load_flow
+from realnvp import Flow, build
 from realnvp.cli.main import run
-from realnvp.config import Config, DecodeOptions, ImageData, ModelConfig
+from realnvp.config import Config, ImageData, ModelConfig
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.evaluation.score import ImageFiles, dequantized, encode, mirror_pad, score_images
 from realnvp.flows.flow import evaluating
@@ -56,13 +56,9 @@ def test_log_densities(capsys: Out, run_dir: Path, folders: tuple[Path, Path]) -
     assert least["path"].endswith("noise.png")
     assert least["log_prob"] == min(score["log_prob"] for score in scores)
     assert least["bits_per_dim"] == pytest.approx(-least["log_prob"] / (64 * np.log(2)))
-    quick: Any = answer(capsys, "score", run_dir, folders[1], "--fast")
-    errors = [
-        abs(a["bits_per_dim"] - b["bits_per_dim"])
-        for a, b in zip(scores, quick["scores"], strict=True)
-    ]
-    assert max(errors) == pytest.approx(quick["fast_error_bits_per_dim"], abs=1e-6)
-    assert 0 < max(errors) < 0.05
+    quick: Any = answer(capsys, "score", run_dir, folders[1], "--fast")["scores"]
+    pairs = zip(scores, quick, strict=True)
+    assert 0 < max(abs(a["bits_per_dim"] - b["bits_per_dim"]) for a, b in pairs) < 0.05
 
 
 def test_anomalies_are_ranked_by_their_score(
@@ -193,12 +189,10 @@ def test_images_of_any_size_are_scored_whole(tmp_path: Path) -> None:
     """The mirror image that completes a size has no part in the score."""
     paths = pictures(tmp_path, (8, 8), (8, 8), (21, 13), (16, 24))
     flow = small_flow()
-    files = ImageFiles(flow, paths, decode=DecodeOptions())
+    files = ImageFiles(flow, paths)
     found = [score.log_prob for score in score_images(flow, files, noise_draws=2, seed=3)]
     for path, log_prob in zip(paths, found, strict=True):
-        (alone,) = score_images(
-            flow, ImageFiles(flow, [path], decode=DecodeOptions()), noise_draws=2, seed=3
-        )
+        (alone,) = score_images(flow, ImageFiles(flow, [path]), noise_draws=2, seed=3)
         assert alone.log_prob == pytest.approx(log_prob, rel=1e-6)
     with evaluating(flow):
         x = [dequantized(flow, files[2][None], seed=3, draw=draw) for draw in range(2)]
@@ -211,7 +205,7 @@ def test_a_score_is_the_log_prob_of_the_same_noise(tmp_path: Path) -> None:
     import zlib
 
     flow, (path,) = small_flow(), pictures(tmp_path, (16, 24))
-    files = ImageFiles(flow, [path], decode=DecodeOptions())
+    files = ImageFiles(flow, [path])
     index = zlib.crc32(files[0].tobytes())
     expected = log_probs(flow, files[0][None], seed=3, noise_draws=2, indices=[index])
     (score,) = score_images(flow, files, noise_draws=2, seed=3)
@@ -222,7 +216,7 @@ def test_large_images_in_float32_change_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flow, paths = small_flow(), pictures(tmp_path, (32, 32))
-    files = ImageFiles(flow, paths, decode=DecodeOptions())
+    files = ImageFiles(flow, paths)
     (exact,) = score_images(flow, files)
     monkeypatch.setattr("realnvp.evaluation.score.MAX_FLOAT64_SIZE", 0)
     (rounded,) = score_images(flow, files)
@@ -252,7 +246,7 @@ def test_class_probabilities(tmp_path: Path) -> None:
     with torch.no_grad():
         for weight in flow.parameters():
             weight += 0.1 * torch.randn(weight.shape)
-    files = ImageFiles(flow, pictures(tmp_path, (8, 8), (8, 8)), decode=DecodeOptions())
+    files = ImageFiles(flow, pictures(tmp_path, (8, 8), (8, 8)))
     for score, image in zip(score_images(flow, files), files, strict=True):
         x = dequantized(flow, image[None], seed=0, draw=0)
         with evaluating(flow):
@@ -264,11 +258,9 @@ def test_class_probabilities(tmp_path: Path) -> None:
         )
 
 
-def test_resize_brings_images_to_the_training_size(
-    capsys: Out, run_dir: Path, tmp_path: Path
-) -> None:
-    large = noise(tmp_path / "large.png", side=21)
-    (whole,) = answer(capsys, "score", run_dir, large)["scores"]  # type: ignore[misc]
-    assert whole["bits_per_dim"] == pytest.approx(-whole["log_prob"] / (21 * 21 * np.log(2)))
-    flow = load_flow(run_dir)
-    assert ImageFiles(flow, [large], decode=DecodeOptions(), resize=True)[0].shape == (1, 8, 8)
+def test_images_are_resized_as_in_training(tmp_path: Path) -> None:
+    large, flow = noise(tmp_path / "large.png", side=21), small_flow()
+    config = replace(flow.config, data=replace(flow.config.data, shape=(1, 8, 8)))
+    for resize, side in ((None, 21), (8, 8)):
+        flow.config = replace(config, data=replace(config.data, resize=resize))
+        assert ImageFiles(flow, [large])[0].shape == (1, side, side)

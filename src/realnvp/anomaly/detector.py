@@ -12,10 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from realnvp.anomaly.normal import MAX_DISTANCE, NormalModel, TailFunction
 from realnvp.anomaly.statistics import (
+    MAX_DISTANCE,
     PATCH,
     Images,
+    NormalModel,
+    TailFunction,
     image_statistics,
     most_anomalous_region,
     smooth,
@@ -179,8 +181,13 @@ def map_distance(distance: Tensor) -> Tensor:
 
 def image_score(distance: Tensor) -> Tensor:
     """(B,): minus the mean distance over the most anomalous square of patches."""
-    side = min(MAX_SIDE, math.ceil(math.sqrt(SQUARE * distance[0].numel())), *distance.shape[1:])
+    side = square_side(distance.shape[1:])
     return -F.avg_pool2d(distance[:, None], side, stride=1).flatten(1).amax(1)
+
+
+def square_side(shape: Sequence[int], *, unit: int = 1) -> int:
+    """The side of the square that scores a map (h, w) with `unit` entries a patch."""
+    return min(MAX_SIDE * unit, math.ceil(math.sqrt(SQUARE * math.prod(shape))), *shape)
 
 
 def rounded(scores: ArrayLike) -> NDArray[np.float64]:

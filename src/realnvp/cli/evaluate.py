@@ -8,7 +8,6 @@ import tyro
 
 from realnvp.cli import options
 from realnvp.config import PAPER, PRESETS
-from realnvp.config.fields import AS_FOUND
 
 if TYPE_CHECKING:
     from realnvp.evaluation.evaluate import Evaluation
@@ -34,12 +33,6 @@ class Evaluate(options.FlowCommand):
     source: Annotated[Path | None, tyro.conf.arg(name="data.source")] = None
     """Other data than the run's own: a folder, an .npy file, a table, a prepared folder; all of it
     if it has no splits."""
-    crop: int | None = None
-    """With --data.source: evaluate up to 64 crops of this side of each picture; default: the
-    run's."""
-    decode: options.Decode = AS_FOUND
-    views: options.Flag = False
-    """Also evaluate the density averaged over all augmentations of the training."""
     codecs: options.Flag = False
     """Also measure the bits/dim of PNG, lossless WebP, JPEG XL (with imagecodecs) and `realnvp
     compress`."""
@@ -63,11 +56,8 @@ class Evaluate(options.FlowCommand):
             self.run,
             split=self.split,
             source=self.source,
-            decode=self.decode,
-            crop=self.crop,
             noise_draws=self.noise_draws,
             seed=self.seed,
-            views=self.views,
             archive=file_bits_per_dim if self.codecs else None,
             which=self.which,
             step=facts.get("step"),

@@ -20,8 +20,7 @@ from realnvp import __version__
 from realnvp.cli.compress import Compress, Decompress
 from realnvp.cli.evaluate import Check, Evaluate, Presets
 from realnvp.cli.options import note
-from realnvp.cli.results import Export, Figures, Package, Report, Table
-from realnvp.cli.sample import Sample
+from realnvp.cli.results import Export, Figures, Package, Report, Sample, Table
 from realnvp.cli.score import Score
 from realnvp.cli.train import Prepare, Train, all_presets, train
 from realnvp.progress import show_progress

@@ -1,6 +1,5 @@
 """Flags that several commands share, and the first and last steps of commands."""
 
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from pydantic_core import to_json
 
-from realnvp.config.fields import DecodeOptions, TableData
+from realnvp.config import TableData
 
 if TYPE_CHECKING:
     import torch
@@ -20,24 +19,22 @@ if TYPE_CHECKING:
 
 arg = tyro.conf.arg
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-Json = Annotated[Flag, arg(help="Print one JSON object.")]
 Device = Annotated[str, arg(help="cpu, cuda, cuda:1 ..., or auto: cuda if there is a GPU.")]
 Threads = Annotated[
     int | None,
-    arg(help="CPU threads of torch; default: one for each core that no other process uses."),
+    arg(help="CPU threads; default: torch's own choice. On busy cores fewer are faster."),
 ]
 Which = Annotated[
     Literal["best", "last"],
     arg(help="The model with the best validation result, or the last one."),
 ]
-Fast = Annotated[Flag, arg(help="Several times as fast, in low precision; prints the error.")]
+Fast = Annotated[Flag, arg(help="Several times as fast, in low precision.")]
 RunDir = Annotated[
     str,
     tyro.conf.Positional,
     arg(metavar="RUN", help="A run, a saved or pretrained flow such as photos-32, or a Hub id."),
 ]
 ClassName = Annotated[str | None, arg(name="class", metavar="NAME")]
-Decode = Annotated[DecodeOptions, arg(name="")]
 MAX_THREADS = 1024  # far more end torch with a segmentation fault
 
 
@@ -62,9 +59,15 @@ class FlowCommand(Command):
     device: Device = "auto"
     threads: Threads = None
 
-    def load(self) -> "tuple[Flow, dict[str, Any]]":
+    def load(self, *, fast: bool = False) -> "tuple[Flow, dict[str, Any]]":
         """The flow on the device, and the facts saved with it."""
-        return load(self.run, self.device, threads=self.threads, which=self.which)
+        import realnvp
+        from realnvp.io.pretrained import load_model
+
+        device = setup_device(self.device, self.threads)
+        flow, facts = load_model(self.run, self.which)
+        flow = flow.to(device)
+        return realnvp.fast(flow) if fast else flow, facts
 
 
 def beside(run: str) -> Path:
@@ -81,51 +84,18 @@ def prepare_output(flag: str, out: Path, *, read: Iterable[Path] = ()) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
 
 
-def load(
-    run: str, device: str, *, which: Literal["best", "last"], threads: int | None = None
-) -> "tuple[Flow, dict[str, Any]]":
-    """The run's flow on the device, and the facts saved with it."""
-    from realnvp.io.pretrained import load_model
-
-    found = setup_device(device, threads)
-    flow, facts = load_model(run, which)
-    return flow.to(found), facts
-
-
 def setup_device(device: str, threads: int | None) -> "torch.device":
     """Choose the device and the number of CPU threads."""
-    from realnvp.device import keep_freed_memory, pick_device
-
-    found = pick_device(device)
-    keep_freed_memory()
-    set_threads(threads, found)
-    return found
-
-
-def set_threads(threads: int | None, device: "torch.device") -> None:
-    """Give torch the chosen number of threads, else one for each core that is free.
-
-    torch's threads wait for each other by spinning: on two cores of which another process uses one,
-    a training with two threads is ten times slower than with one.
-    """
-    import psutil
     import torch
+
+    from realnvp.device import keep_freed_memory, pick_device
 
     if threads is not None:
         if not 1 <= threads <= MAX_THREADS:
             raise ValueError(f"--threads: must be between 1 and {MAX_THREADS}, got {threads}")
         torch.set_num_threads(threads)
-        return
-    chosen = "OMP_NUM_THREADS" in os.environ or int(os.environ.get("WORLD_SIZE", 1)) > 1
-    if chosen or device.type != "cpu":
-        return
-    usage = psutil.cpu_percent(interval=0.15, percpu=True)
-    process = psutil.Process()
-    cores = process.cpu_affinity() if hasattr(process, "cpu_affinity") else range(len(usage))
-    free = max(1, len(cores) - round(sum(usage[core] for core in cores) / 100))
-    if free < torch.get_num_threads():
-        torch.set_num_threads(free)
-        note(f"realnvp: other processes are busy: {free} of {len(cores)} threads (--threads)")
+    keep_freed_memory()
+    return pick_device(device)
 
 
 def of_table(flow: "Flow") -> bool:

@@ -1,4 +1,4 @@
-"""realnvp figures, report, table, package and export: a trained flow for readers and programs."""
+"""realnvp sample, figures, report, table, package and export: what a trained flow gives."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +13,53 @@ from realnvp.cli.evaluate import Evaluate
 Call = Literal[
     "log_prob", "pixel_log_prob", "encode", "decode", "mixture_log_prob", "class_log_probs"
 ]
+
+
+@dataclass(kw_only=True)
+class Sample(options.FlowCommand):
+    """Draw samples: images to a PNG or .npy (N, H, W, C), rows of a table to a .csv or .npy.
+
+    Example: realnvp sample runs/photos -n 64 --seed 0 --temperature 0.8 --out samples.png
+    """
+
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
+    """Number of samples; with --context, for each row of that table."""
+    seed: int = 0
+    """Seed of the latents; sample i does not depend on n."""
+    temperature: float = 1.0
+    """Standard deviation of the latents; 1: exact samples of the model."""
+    out: Path | None = None
+    """The file to write, and its folder; default: samples.png or samples.csv beside the model."""
+    class_name: options.ClassName = None
+    """Class of all samples; default: classes at their frequencies in the training data."""
+    context: Path | None = None
+    """A table with the context columns of a conditional flow of a table."""
+    fast: options.Fast = False
+
+    def __call__(self) -> int:
+        from realnvp.evaluation.samples import write_rows, write_samples
+        from realnvp.flows.context import Classes
+
+        if self.n < 1:
+            raise ValueError(f"-n: must be at least 1, got {self.n}")
+        flow, _ = self.load(fast=self.fast)
+        table = options.of_table(flow)
+        suffixes = [".csv", ".npy"] if table else [".png", ".npy"]
+        out = self.out or options.beside(self.run) / f"samples{suffixes[0]}"
+        if out.suffix not in suffixes:
+            raise ValueError(f"--out: {out} must end in {' or '.join(suffixes)}")
+        options.prepare_output("--out", out, read=[self.context] if self.context else [])
+        if table and (flow.condition is None) != (self.context is None):
+            raise ValueError("--context: a table for flows with context columns, and for no other")
+        context: Any = self.context if table else options.given_class(flow, self.class_name)
+        if context is None and isinstance(flow.condition, Classes):
+            context = flow.condition.draw(range(self.n), self.seed)
+        how: Any = {"seed": self.seed, "temperature": self.temperature}
+        write: Any = write_rows if table else write_samples
+        nonfinite = write(flow, out, n=self.n, context=context, **how)
+        facts = {"out": str(out), **how, "class": self.class_name, "nonfinite": nonfinite}
+        self.show(facts, f"{out}: {nonfinite} samples not finite")
+        return 1 if nonfinite else 0
 
 
 @dataclass(kw_only=True)
@@ -158,10 +205,11 @@ class Export(options.Command):
         import torch
 
         from realnvp.export import export_onnx, export_program
+        from realnvp.io.pretrained import load_model
 
         if self.out.suffix not in (".onnx", ".pt2"):
             raise ValueError(f"--out: {self.out} must end in .onnx or .pt2")
-        flow, _ = options.load(self.run, "cpu", which=self.which)
+        flow, _ = load_model(self.run, self.which)
         options.prepare_output("--out", self.out)
         if self.out.suffix == ".onnx":
             export_onnx(flow, self.out, call=self.call)

@@ -4,7 +4,7 @@ import csv
 import io
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from realnvp.cli import options
-from realnvp.config.fields import AS_FOUND
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from realnvp.evaluation.score import Image, ImageFiles
+    from realnvp.evaluation.score import ImageFiles
     from realnvp.evaluation.score import Score as Record
+    from realnvp.figures.plots import HeatMap
     from realnvp.flows.flow import Flow
 
 FPR = 0.01
@@ -56,19 +56,20 @@ class Score(options.FlowCommand):
     """A PNG to write with heat maps of the most anomalous images."""
     top: int = 10
     """Number of images on the page and in the picture."""
-    resize: options.Flag = False
-    """Bring each image to the size of the training images."""
     noise_draws: int = 1
     """Draws of the dequantization noise over which scores are averaged."""
     seed: int = 0
     """Seed of the noise, and of the split of the normal images."""
-    decode: options.Decode = AS_FOUND
     fast: options.Fast = False
 
     def __call__(self) -> int:
+        from realnvp.evaluation.score import score_images, score_rows
+
         if not self.paths:
             raise ValueError("PATH: name image files, folders or tables")
-        flow, _ = self.load()
+        if self.fpr is not None and not 0 < self.fpr < 1:
+            raise ValueError(f"--fpr: must be between 0 and 1, got {self.fpr}")
+        flow = self.load(fast=self.fast)[0]
         inputs = [*self.paths, *([self.normal] if self.normal else [])]
         outputs = {"--out": self.out, "--report": self.report, "--picture": self.picture}
         for flag, path in outputs.items():
@@ -76,13 +77,17 @@ class Score(options.FlowCommand):
                 options.prepare_output(flag, path, read=inputs)
         if self.normal and self.normal.resolve() in {path.resolve() for path in self.paths}:
             raise ValueError(f"--normal: {self.normal} is scored, too, so it cannot calibrate")
-        if self.fpr is not None and not 0 < self.fpr < 1:
-            raise ValueError(f"--fpr: must be between 0 and 1, got {self.fpr}")
         detect = any((self.normal, self.fpr, self.heatmaps, self.report, self.picture))
+        facts: dict[str, Any] = {}
         if options.of_table(flow):
-            scores, facts = self._score_rows(flow, detect)
+            scores = score_rows(flow, self.paths)
+            if detect:
+                scores, facts = self._judge_rows(flow, scores)
+        elif detect:
+            scores, facts = self._detect(flow)
         else:
-            scores, facts = self._detect(flow) if detect else self._score_images(flow)
+            images = self._images(flow, self.paths)
+            scores = score_images(flow, images, noise_draws=self.noise_draws, seed=self.seed)
         self._write(scores, facts)
         return 0
 
@@ -102,39 +107,17 @@ class Score(options.FlowCommand):
             write_text(self.out, text.getvalue())
         if self.json or not self.out:
             self.show({"scores": rows} | facts, text.getvalue().rstrip("\n"))
-        if "summary" in facts:
+        if facts:
             options.note(facts["summary"])
 
-    def _images(self, flow: "Flow", paths: Sequence[Path]) -> "ImageFiles":
-        from realnvp.evaluation.score import ImageFiles
-
-        images = ImageFiles(flow, paths, decode=self.decode, resize=self.resize)
-        folders = {file.resolve().parent for file in images.files}
-        if self.heatmaps and self.heatmaps.resolve() in folders:
-            raise ValueError(f"--heatmaps: {self.heatmaps} has images that are read")
-        return images
-
-    def _score_images(self, flow: "Flow") -> "tuple[list[Record], dict[str, Any]]":
-        from realnvp.evaluation.score import fast_error, score_images
-        from realnvp.flows.copies import fast
-
-        images = self._images(flow, self.paths)
-        how: dict[str, int] = {"noise_draws": self.noise_draws, "seed": self.seed}
-        scores = score_images(fast(flow) if self.fast else flow, images, **how)
-        if not self.fast:
-            return scores, {}
-        error = fast_error(flow, images, scores, **how)
-        summary = f"fast: at most {error:.5f} bits/dim off on the first images"
-        return scores, {"fast_error_bits_per_dim": error, "summary": summary}
-
-    def _score_rows(self, flow: "Flow", detect: bool) -> "tuple[list[Record], dict[str, Any]]":
+    def _judge_rows(
+        self, flow: "Flow", scores: "list[Record]"
+    ) -> "tuple[list[Record], dict[str, Any]]":
+        """Scores with p-values, sorted by them."""
         from realnvp.anomaly.detector import with_p_values
         from realnvp.evaluation.likelihood import log_probs
         from realnvp.evaluation.score import score_rows
 
-        scores = score_rows(flow, self.paths)
-        if not detect:
-            return scores, {}
         if self.normal:
             normal = [score.log_prob for score in score_rows(flow, [self.normal])]
         else:
@@ -144,44 +127,85 @@ class Score(options.FlowCommand):
         scores = with_p_values(scores, normal, self.fpr or FPR)
         return scores, self._facts(scores, len(normal), f"{len(normal)} normal rows")
 
+    def _images(self, flow: "Flow", paths: Sequence[Path]) -> "ImageFiles":
+        from realnvp.evaluation.score import ImageFiles
+
+        images = ImageFiles(flow, paths)
+        folders = {file.resolve().parent for file in images.files}
+        if self.heatmaps and self.heatmaps.resolve() in folders:
+            raise ValueError(f"--heatmaps: {self.heatmaps} has images that are read")
+        return images
+
     def _detect(self, flow: "Flow") -> "tuple[list[Record], dict[str, Any]]":
         """Scores with p-values, sorted by the anomaly score; writes the pictures."""
         from realnvp.anomaly import AnomalyDetector
-        from realnvp.anomaly.heatmaps import draw_maps, write_page
         from realnvp.data import channels_first
         from realnvp.evaluation.score import ranked
-        from realnvp.figures.grids import contact_sheet, save_png
-        from realnvp.flows.copies import fast
+        from realnvp.figures import save_png
+        from realnvp.figures.plots import heat_maps
 
         images = self._images(flow, self.paths)
-        normal: Sequence[Image] | NDArray[Any]
         if self.normal:
-            normal = self._images(flow, [self.normal])
+            normal: Any = self._images(flow, [self.normal])
         else:
             data = options.own_data(flow, self.run)
             normal = channels_first(data.validation[:MAX_NORMAL])
-        detector = AnomalyDetector(
-            fast(flow) if self.fast else flow,
-            fpr=self.fpr or FPR,
-            noise_draws=self.noise_draws,
-            seed=self.seed,
-        ).fit(normal)
+        how: dict[str, int] = {"noise_draws": self.noise_draws, "seed": self.seed}
+        detector = AnomalyDetector(flow, fpr=self.fpr or FPR, **how).fit(normal)
         if images[0].shape != normal[0].shape:
             options.note("realnvp: warning: new and normal images differ in size")
-        results = detector.results(images, paths=images.files)
-        scores, maps = draw_maps(results, images, folder=self.heatmaps, top=self.top)
+        scores, maps = self._draw(detector.results(images, paths=images.files), images)
         scores = sorted(ranked(scores), key=lambda score: score.rank)
         count = len(detector.normal_scores_)
         rest = len(normal) - count
         split = f"{count} of {len(normal)} normal images calibrate, {rest} set the reference"
         facts = self._facts(scores, count, split)
         if self.picture:
-            save_png(self.picture, contact_sheet(maps))
+            save_png(self.picture, heat_maps(maps))
         if self.report:
-            command = shlex.join(["realnvp", *sys.argv[1:]])
-            title = f"Anomalies: {self.run}"
-            write_page(self.report, title, facts["summary"], maps, scores, command)
+            self._write_page(self.report, facts["summary"], scores, maps)
         return scores, facts
+
+    def _draw(
+        self, results: "Iterable[tuple[Record, NDArray[Any]]]", images: "ImageFiles"
+    ) -> "tuple[list[Record], list[HeatMap]]":
+        """All scores, and the heat maps of the most anomalous images; writes those of all."""
+        from realnvp.figures import save_png
+        from realnvp.figures.plots import HeatMap, heat_maps
+
+        scores: list[Record] = []
+        kept: list[tuple[float, int, HeatMap]] = []
+        for index, (score, fractions) in enumerate(results):
+            assert score.box is not None and score.score is not None  # noqa: PT018
+            path = Path(score.path)
+            caption = f"{path.name}: {'anomalous' if score.anomalous else 'normal'}"
+            picture = images[index].transpose(1, 2, 0) / (images.config.levels - 1)
+            caption += f", p = {score.p_value:.3g}"
+            found = HeatMap(caption, picture, fractions, score.box)
+            if self.heatmaps:
+                self.heatmaps.mkdir(parents=True, exist_ok=True)
+                taken = any(Path(other.path).stem == path.stem for other in scores)
+                name = f"{path.stem}-{index}.png" if taken else f"{path.stem}.png"
+                save_png(self.heatmaps / name, heat_maps([found]))
+            scores.append(score)
+            kept = sorted([*kept, (score.score, index, found)])[: self.top]
+        return scores, [found for _, _, found in kept]
+
+    def _write_page(
+        self, path: Path, summary: str, scores: "list[Record]", maps: "list[HeatMap]"
+    ) -> None:
+        from realnvp.figures.grids import base64_png
+        from realnvp.figures.plots import heat_maps
+        from realnvp.io.files import write_text
+        from realnvp.templates import render
+
+        entries = [
+            (score, found.caption, base64_png(heat_maps([found])))
+            for score, found in zip(scores, maps, strict=False)
+        ]
+        command = shlex.join(["realnvp", *sys.argv[1:]])
+        values = {"title": f"Anomalies: {self.run}", "summary": summary, "command": command}
+        write_text(path, render("anomaly.html", entries=entries, **values))
 
     def _facts(self, scores: "list[Record]", count: int, normal: str) -> dict[str, Any]:
         """Counts for JSON, and their summary; count: of normal scores that calibrate."""

@@ -13,7 +13,6 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from realnvp.config import Config, ImageData, TableData, paper_bits_per_dim, parse_json
-from realnvp.config.fields import AS_FOUND, DecodeOptions
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, Unit, unit_of
 from realnvp.data import (
     Dataset,
@@ -58,8 +57,7 @@ class Evaluation(Mean):
     noise_draws: int | None = None
     dequantization: str | None = None
     measures: dict[str, Mean] = field(default_factory=dict)
-    """Of augmented training: views_bits_per_dim, of the density averaged over the views of an
-    image. Of a flow with classes: mixture_bits_per_dim, accuracy, log_loss, calibration_error."""
+    """Of a flow with classes: mixture_bits_per_dim, accuracy, log_loss, calibration_error."""
     codecs: dict[str, float] = field(default_factory=dict)
     """Bits/dim of lossless image formats, and of an archive of `realnvp compress`."""
     paper: float | None = None
@@ -137,11 +135,8 @@ def evaluate(
     *,
     split: str = "test",
     source: Path | None = None,
-    decode: DecodeOptions = AS_FOUND,
-    crop: int | None = None,
     noise_draws: int = 1,
     seed: int = 0,
-    views: bool = False,
     archive: Callable[[Flow, Split], float | None] | None = None,
     which: Literal["best", "last"] = "best",
     step: int | None = None,
@@ -149,10 +144,7 @@ def evaluate(
     """Evaluate a flow on a split of its run's data.
 
     source: other data: a folder, an .npy file, a table or a prepared folder.
-    decode: of image files of the source; choices left open are the run's.
-    crop: side of fixed crops of the source's pictures. None: the run's.
     noise_draws: draws of the dequantization noise over which log p is averaged.
-    views: also evaluate the density averaged over the views that training showed (`views_of`).
     archive: measures an archive of the codec, in bits/dim; then image formats are measured, too.
     which, step: recorded as the model of the run that the flow is.
 
@@ -161,7 +153,7 @@ def evaluate(
     refuse_fast(flow, "report the numbers of")
     config = config_of(flow)
     unit, condition = unit_of(config), flow.condition
-    data, split = _open(config, Path(run), split, source, decode, crop)
+    data, split = _open(config, Path(run), split, source)
     examples, groups, shape = data.splits[split], data.groups_of(split), data.shape
     known = condition is not None and data.class_names == config.data.class_names
     context = (data.labels or {}).get(split) if known else None
@@ -170,9 +162,6 @@ def evaluate(
     over, measures = unit.things, dict[str, Mean]()
     if groups:
         over = f"{len({*groups})} {'pictures' if data.crop else 'photographs'}"
-    if views:
-        nats = _nats(flow, examples, context=context, views=True, **how)
-        measures["views_bits_per_dim"] = summarize(unit.of(nats, shape), groups)
     if isinstance(condition, Classes) and context is not None:
         classes = range(len(condition.names))
         joint = condition.joint([_nats(flow, examples, context=c, **how) for c in classes])
@@ -200,39 +189,22 @@ def evaluate(
     )
 
 
-def _open(
-    config: Config,
-    run: Path,
-    split: str,
-    source: Path | None,
-    decode: DecodeOptions,
-    crop: int | None,
-) -> tuple[Dataset, str]:
+def _open(config: Config, run: Path, split: str, source: Path | None) -> tuple[Dataset, str]:
     """The data and the split to take: the run's, a prepared folder's, or of other files."""
     table = config.data if isinstance(config.data, TableData) else None
-    prepared = source is not None and (source / DESCRIPTION).exists()
-    options = [*decode.chosen(), *(["crop"] if crop else [])]
-    if options and (source is None or prepared or table):
-        raise ValueError(f"{options[0]}: is for pictures of --data.source that are not prepared")
     if source is None:
         data = splits_of_run(run, config, verify=[split])
         if changed := RunDir(run).changed_data(data.folder, data.sha256):
             raise ValueError(f"{changed}; --data.source evaluates them all the same")
-    elif prepared:
+    elif (source / DESCRIPTION).exists():
         fraction = config.data.val_fraction
         data = open_splits(source, val_fraction=fraction, seed=config.seed, verify=[split])
     elif table:
         data, split = find_split(source, split, table)
     else:
-        own = config.images
-        wanted = ImageData(
-            levels=own.levels,
-            crop=crop or own.crop,
-            resize=own.resize,
-            class_names=own.class_names,
-            **own.decode_options.but(decode).chosen(),
-        )
-        data, split = find_split(source, split, wanted)
+        own, names = config.images, ("levels", "crop", "resize", "class_names")
+        alike = {name: getattr(own, name) for name in names} | own.decode_options.chosen()
+        data, split = find_split(source, split, ImageData(**alike))
     if table:
         asked = table.context_values, table.columns or data.columns
         if (data.context_values, data.columns) != asked:

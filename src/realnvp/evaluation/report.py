@@ -69,26 +69,29 @@ def table(runs: Iterable[Path]) -> list[dict[str, Any]]:
 
     ValueError: a run's present model was not evaluated on the test split.
     """
-    return [_row(run) for run in runs]
-
-
-def _row(run: Path) -> dict[str, Any]:
-    config, session, result = RunDir(run).config, RunDir(run).sessions[-1], current_evaluation(run)
-    given = ", given the class" if "accuracy" in result.measures else ""
-    return {
-        "run": str(run),
-        "data": f"{result.dataset} {result.dataset_version or ''}".strip() + given,
-        "split": result.split,
-        "count": result.count,
-        result.unit.key: result.mean,
-        "standard_error": result.standard_error,
-        "paper": result.paper,
-        "others": OTHERS.get(result.dataset, {}) if result.comparable else {},
-        "departs_in": departures(config),
-        "steps": result.step,
-        "hardware": _hardware(session),
-        "command": session.shell_command,
-    }
+    rows = []
+    for run in runs:
+        config, session, result = (
+            RunDir(run).config,
+            RunDir(run).sessions[-1],
+            current_evaluation(run),
+        )
+        given = ", given the class" if "accuracy" in result.measures else ""
+        row = {
+            "run": str(run),
+            "data": f"{result.dataset} {result.dataset_version or ''}".strip() + given,
+            "count": result.count,
+            result.unit.key: result.mean,
+            "standard_error": result.standard_error,
+            "paper": result.paper,
+            "others": OTHERS.get(result.dataset, {}) if result.comparable else {},
+            "departs_in": departures(config),
+            "steps": result.step,
+            "hardware": _hardware(session),
+            "command": session.shell_command,
+        }
+        rows.append(row)
+    return rows
 
 
 def _hardware(session: Session) -> str:

@@ -1,6 +1,5 @@
 """Log-densities of image files, each scored whole, and of the rows of tables."""
 
-import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from realnvp.config.fields import DecodeOptions
 from realnvp.config.units import in_bits_per_dim
 from realnvp.data import channels_first, read_image, read_table, to_size
 from realnvp.data.folder import image_files
@@ -28,7 +26,6 @@ from realnvp.progress import track
 Image = NDArray[Any]
 """(C, H, W), uint8 or uint16."""
 MAX_FLOAT64_SIZE = 2**23  # entries of x; larger images are computed in float32
-COMPARED = 16  # scores of a fast flow that are compared with those of the flow itself
 
 
 @dataclass(frozen=True)
@@ -56,19 +53,12 @@ class Score:
 class ImageFiles(Sequence[Image]):
     """Image files as a sequence of (C, H, W), each decoded when it is indexed."""
 
-    def __init__(
-        self, flow: Flow, paths: Iterable[Path], *, decode: DecodeOptions, resize: bool = False
-    ) -> None:
-        """Find the files.
+    def __init__(self, flow: Flow, paths: Iterable[Path]) -> None:
+        """Find image files, and those in folders; they are decoded and resized as in training.
 
-        paths: image files, and folders of them.
-        decode: options other than those of the training.
-        resize: bring each image to the size of the training images.
         ValueError names all files that cannot be decoded, or that do not fit the flow.
         """
         self.config = config_of(flow)
-        self.decode = self.config.images.decode_options.but(decode)
-        self.resize = resize or self.config.images.resize is not None
         self.files = [file for path in paths for file in image_files(path)]
         scan_files(range(len(self)), lambda index: self[index].shape)
 
@@ -77,9 +67,9 @@ class ImageFiles(Sequence[Image]):
 
     def __getitem__(self, index: Any) -> Any:
         file, shape = self.files[index], self.config.shape
-        pixels = read_image(file, self.decode)
+        pixels = read_image(file, self.config.images.decode_options)
         check_fit(pixels, channels=shape[0], levels=self.config.levels, name=file)
-        if self.resize:
+        if self.config.images.resize is not None:
             pixels = to_size(pixels, shape[1:2] if shape[1] == shape[2] else shape[1:])
         return np.ascontiguousarray(channels_first(pixels[None])[0])
 
@@ -91,7 +81,10 @@ def score_images(
     scores: list[Score] = []
     files = iter(images.files)
     for pixels in batches(track(images, "images")):
-        for joint in _log_joint(flow, pixels, noise_draws=noise_draws, seed=seed):
+        with evaluating(flow):
+            xs = (dequantized(flow, pixels, seed=seed, draw=draw) for draw in range(noise_draws))
+            draws = torch.stack([log_joint(flow, x, pixels.shape[2:]) for x in xs])
+        for joint in draws.mean(0).cpu().double():
             nats = joint.logsumexp(0).item()
             bits = in_bits_per_dim(nats, pixels.shape[1:])
             score = Score(str(next(files)), nats, bits_per_dim=bits)
@@ -116,28 +109,10 @@ def score_rows(flow: Flow, files: Iterable[Path]) -> list[Score]:
 
 
 def ranked(scores: Sequence[Score]) -> list[Score]:
-    """The scores with their ranks; a NaN ranks first."""
-
-    def key(index: int) -> tuple[bool, float]:
-        score = scores[index]
-        value = score.log_prob if score.score is None else score.score
-        return (not math.isnan(value), value)
-
-    order = sorted(range(len(scores)), key=key)
-    ranks = {index: rank for rank, index in enumerate(order, 1)}
-    return [replace(score, rank=ranks[index]) for index, score in enumerate(scores)]
-
-
-def fast_error(flow: Flow, images: ImageFiles, scores: Sequence[Score], **how: Any) -> float:
-    """The largest error in bits/dim of the first scores of `Flow.fast`.
-
-    how: the arguments of `score_images`.
-    """
-    errors = []
-    for score, image in zip(scores[:COMPARED], images, strict=False):
-        exact = _log_joint(flow, image[None], **how).logsumexp(1).item()
-        errors.append(abs(in_bits_per_dim(score.log_prob - exact, image.shape)))
-    return max(errors)
+    """The scores with their ranks, by the anomaly score if there is one; a NaN ranks first."""
+    values = [each.log_prob if each.score is None else each.score for each in scores]
+    ranks = np.nan_to_num(values, nan=-np.inf, posinf=np.inf).argsort(kind="stable").argsort() + 1
+    return [replace(each, rank=int(rank)) for each, rank in zip(scores, ranks, strict=True)]
 
 
 def batches(images: Iterable[Image]) -> Iterator[NDArray[Any]]:
@@ -185,13 +160,3 @@ def log_joint(flow: Flow, x: Tensor, size: Sequence[int]) -> Tensor:
         return encode(flow, x, size)[1][:, None]
     classes = range(len(flow.condition.names))
     return flow.condition.joint([encode(flow, x, size, c)[1] for c in classes])
-
-
-def _log_joint(flow: Flow, pixels: NDArray[Any], *, noise_draws: int, seed: int) -> Tensor:
-    """`log_joint` of images, averaged over draws of the noise, on the CPU."""
-    draws = []
-    with evaluating(flow):
-        for draw in range(noise_draws):
-            x = dequantized(flow, pixels, seed=seed, draw=draw)
-            draws.append(log_joint(flow, x, pixels.shape[2:]))
-    return torch.stack(draws).mean(0).cpu().double()

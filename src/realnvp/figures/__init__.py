@@ -10,13 +10,12 @@ from realnvp.config import Config, ImageData
 from realnvp.figures import paper, points
 from realnvp.figures.grids import grid, save_png, side_by_side
 from realnvp.figures.paper import Drawing, TrainedRun
-from realnvp.figures.plots import scatter
 from realnvp.flows.context import Classes
 from realnvp.flows.flow import Flow, config_of, evaluating
 from realnvp.io.files import atomic_write
 from realnvp.progress import set_status, track
 
-__all__ = ["draw_figures", "figures_of", "grid", "save_png", "scatter", "side_by_side"]
+__all__ = ["draw_figures", "figures_of", "grid", "save_png", "side_by_side"]
 
 Figures = Mapping[str, Callable[[TrainedRun], Iterator[Drawing]]]
 IMAGES: Figures = {

@@ -3,7 +3,6 @@
 Each figure is a generator of `Drawing` from a `TrainedRun`.
 """
 
-import json
 import math
 import warnings
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from realnvp.bijections.base import float64_like
@@ -23,17 +23,18 @@ from realnvp.data import Dataset, channels_first, dequantize, splits_of_run, to_
 from realnvp.evaluation import latent
 from realnvp.evaluation.likelihood import log_probs, views_of
 from realnvp.figures import plots
-from realnvp.figures.grids import Array, Picture, Pixels, beside, colors, grid, stacked
+from realnvp.figures.grids import Array, Picture, grid, joined
 from realnvp.flows.flow import Flow
 from realnvp.io.files import DamagedError
 from realnvp.io.run_dir import RunDir
-from realnvp.progress import track_slices
 from realnvp.random import Purpose, generator, uniform
 
 COLUMNS = 10
 TEMPERATURES = (0.6, 0.7, 0.8, 0.9, 1.0)
 EXAMINED = 256  # test images whose latents are shown
 SAMPLED = 128  # samples, and as many test images, whose nearest training images are found
+Entry = dict[str, float | None]
+"""A line of metrics.jsonl; null is a number that is not finite."""
 
 
 class Drawing(NamedTuple):
@@ -80,9 +81,9 @@ class TrainedRun:
         self.class_name = class_name or self.whole.most_frequent
         self.conditional, self.flow = self.flow, self.flow.condition_on(self.class_name)
 
-    def some(self, split: str, count: int, *, at_least: int = 1) -> Pixels:
+    def some(self, split: str, count: int, *, at_least: int = 1) -> Array:
         """Choose up to count images or rows of a split by the seed, in their order."""
-        data = getattr(self.splits, split)
+        data = self.splits.splits[split]
         if len(data) < at_least:
             raise ValueError(f"the {split} split has {len(data)} examples, {at_least} are needed")
         return np.array(data[self.chosen(len(data), count)])
@@ -92,29 +93,23 @@ class TrainedRun:
         rng = generator(self.seed, Purpose.CHOICE)
         return np.sort(rng.choice(total, min(count, total), replace=False))
 
-    def encoded(self, images: Pixels) -> Tensor:
+    def encoded(self, images: Array) -> Tensor:
         """z of images, (N, H, W, C), at the centers of their bins."""
         return latent.encode(self.flow, torch.from_numpy(channels_first(images)).float() + 0.5)
 
-    def pixels(self, x: Tensor) -> Pixels:
+    def pixels(self, x: Tensor) -> Array:
         """x in data units, (N, C, H, W), as integers (N, H, W, C); 0 where x is not finite."""
         if bad := int((~x.isfinite()).flatten(1).any(1).sum()):
             warnings.warn(f"{bad} of {len(x)} decoded images are not finite", stacklevel=2)
         return to_pixels(x, levels=self.config.levels)
 
-    def sampled(self, count: int, *, temperature: float = 1.0, factor: int = 1) -> Pixels:
+    def sampled(self, count: int, *, temperature: float = 1.0, factor: int = 1) -> Array:
         """Samples, (N, H, W, C), of `factor` times the height and width of the training images."""
         channels, height, width = self.config.shape
         shape = channels, factor * height, factor * width
-        how: dict[str, Any] = {"temperature": temperature, "seed": self.seed}
-        slices = track_slices(count, max(1, 64 // factor**2), "samples")
-        parts = [
-            self.pixels(self.flow.sample(part.stop - part.start, shape, first=part.start, **how))
-            for part in slices
-        ]
-        return np.concatenate(parts)
+        return self.pixels(self.flow.sample(count, shape, temperature=temperature, seed=self.seed))
 
-    def grid(self, images: Pixels, **texts: Any) -> Picture:
+    def grid(self, images: Array, **texts: Any) -> Picture:
         """A grid of images with the run's gray levels."""
         return grid(images, levels=self.config.levels, **texts)
 
@@ -122,7 +117,7 @@ class TrainedRun:
 def samples(run: TrainedRun) -> Iterator[Drawing]:
     """Data beside samples (figures 5, 7-11), and the same latents at temperatures from 0.6 to 1."""
     data, drawn = run.some("test", 64), run.sampled(64)
-    picture = beside([run.grid(data, title="data"), run.grid(drawn, title="samples")])
+    picture = joined([run.grid(data, title="data"), run.grid(drawn, title="samples")])
     yield Drawing("samples", picture, {"data": data, "samples": drawn})
     rows = np.concatenate([run.sampled(COLUMNS, temperature=t) for t in TEMPERATURES])
     left = [f"{t:.1f}" for t in TEMPERATURES]
@@ -135,16 +130,19 @@ def classes(run: TrainedRun) -> Iterator[Drawing]:
     flow, data, white = run.conditional, run.whole, run.config.levels - 1
     assert flow is not None
     names = data.class_names or ()
-    rows = [np.asarray(data.of_class("train", name)[:COLUMNS]) for name in names]
-    padding = [(0, 0), (0, 0), (0, 0)]
-    full = [np.pad(r, [(0, COLUMNS - len(r)), *padding], constant_values=white) for r in rows]
-    drawn = [run.pixels(flow.sample(COLUMNS, context=name, seed=run.seed)) for name in names]
-    left = [name[:24] for name in names]
+    drawn = np.stack(
+        [run.pixels(flow.sample(COLUMNS, context=name, seed=run.seed)) for name in names]
+    )
+    known = np.full_like(drawn, white)
+    for row, name in zip(known, names, strict=True):
+        images = data.of_class("train", name)[:COLUMNS]
+        row[: len(images)] = images
+    left, title = [name[:24] for name in names], "samples, same latents in a column"
     panels = [
-        run.grid(np.concatenate(full), columns=COLUMNS, title="data", left=left),
-        run.grid(np.concatenate(drawn), columns=COLUMNS, title="samples, same latents in a column"),
+        run.grid(np.concatenate([*known]), columns=COLUMNS, title="data", left=left),
+        run.grid(np.concatenate([*drawn]), columns=COLUMNS, title=title),
     ]
-    yield Drawing("classes", beside(panels), {"samples": np.stack(drawn)})
+    yield Drawing("classes", joined(panels), {"samples": drawn})
 
 
 def manifold(run: TrainedRun) -> Iterator[Drawing]:
@@ -163,7 +161,7 @@ def extrapolation(run: TrainedRun) -> Iterator[Drawing]:
         images = arrays[f"x{factor}"] = run.sampled(count, factor=factor)
         title = f"{images.shape[1]}x{images.shape[2]}"
         pictures.append(run.grid(images, columns=columns, side=96 * factor, title=title))
-    picture = beside([stacked(pictures[:2]), pictures[2]])
+    picture = joined([joined(pictures[:2], down=True), pictures[2]])
     yield Drawing("extrapolation", picture, arrays)
 
 
@@ -175,22 +173,18 @@ def compression(run: TrainedRun) -> Iterator[Drawing]:
     num_scales = run.config.model.num_scales or 1
     if num_scales == 1:
         raise ValueError("compression: needs two scales, the flow has one")
-    z, columns = run.encoded(run.some("validation", 16)), []
+    z, levels = run.encoded(run.some("validation", 16)), []
     for level in range(num_scales):
         keep = latent.kept(*z.shape[2:], num_scales=num_scales, level=level)
         mixed = latent.compress(z, keep, run.flow.prior, seed=run.seed, indices=range(len(z)))
-        columns.append(run.pixels(latent.decode(run.flow, mixed)))
-    table = np.stack(columns, 1)  # (images, levels, H, W, C)
-    fractions = [0.5**level for level in range(num_scales)]
+        levels.append(run.pixels(latent.decode(run.flow, mixed)))
+    table = np.stack(levels, 1)  # (images, levels, H, W, C)
+    fractions = 0.5 ** np.arange(num_scales)
     above = [f"{100 * fraction:g} %" for fraction in fractions]
     blocks = np.array_split(table, min(max(2, 8 // num_scales), len(table)))
-    pictures = [
-        run.grid(np.concatenate(block), columns=num_scales, side=96, above=above)
-        for block in blocks
-    ]
-    yield Drawing(
-        "compression", beside(pictures), {"images": table, "fractions": np.array(fractions)}
-    )
+    how: dict[str, Any] = {"columns": num_scales, "side": 96, "above": above}
+    picture = joined([run.grid(np.concatenate([*block]), **how) for block in blocks])
+    yield Drawing("compression", picture, {"images": table, "fractions": fractions})
 
 
 def latents(run: TrainedRun) -> Iterator[Drawing]:
@@ -216,13 +210,15 @@ def latents(run: TrainedRun) -> Iterator[Drawing]:
     yield from _neighbors(run)
 
 
-def _pixel_bits(run: TrainedRun, images: Pixels, x: Tensor) -> Drawing:
+def _pixel_bits(run: TrainedRun, images: Array, x: Tensor) -> Drawing:
     """Test images above the bits of each pixel, whose mean is bits/dim."""
+    from matplotlib import colormaps
+
     nats = run.flow.pixel_log_prob(x.to(float64_like(run.flow))).cpu().numpy()
     bits = -nats / (math.log(2) * x.shape[1])
     low, high = np.quantile(bits, [0.02, 0.98])
-    colored = colors(((bits - low) / (high - low + 1e-12)).clip(0, 1)).round()
-    title = f"bits/dim of each pixel: yellow {low:z.1f}, violet {high:z.1f}"
+    colored = 255 * colormaps["YlOrRd"]((bits - low) / (high - low + 1e-12))[..., :3]
+    title = f"bits/dim of each pixel: yellow {low:z.1f}, red {high:z.1f}"
     pictures = []
     for row in range(0, len(images), COLUMNS):
         part = slice(row, row + COLUMNS)
@@ -230,19 +226,18 @@ def _pixel_bits(run: TrainedRun, images: Pixels, x: Tensor) -> Drawing:
             run.grid(images[part], columns=COLUMNS, side=96, title="" if row else title),
             grid(colored[part], levels=256, columns=COLUMNS, side=96),
         ]
-    return Drawing("latents-bits", stacked(pictures, gap=6), {"bits_per_dim": bits})
+    return Drawing("latents-bits", joined(pictures, down=True, gap=6), {"bits_per_dim": bits})
 
 
-def _extremes(run: TrainedRun, images: Pixels, bits: Array) -> Drawing:
+def _extremes(run: TrainedRun, images: Array, bits: Array) -> Drawing:
     """The images with the fewest and with the most bits/dim."""
-    order, pictures = np.argsort(bits), []
-    arrays: dict[str, Array] = {}
+    order, pictures, arrays = np.argsort(bits), [], dict[str, Array]()
     for name, chosen in (("fewest", order[:20]), ("most", order[::-1][:20])):
         title, under = f"{name} bits/dim", [f"{value:.2f}" for value in bits[chosen]]
-        grid = run.grid(images[chosen], columns=COLUMNS, side=96, title=title, under=under)
-        pictures.append(grid)
+        texts: dict[str, Any] = {"title": title, "under": under}
+        pictures.append(run.grid(images[chosen], columns=COLUMNS, side=96, **texts))
         arrays |= {name: images[chosen], f"{name}-bits_per_dim": bits[chosen]}
-    return Drawing("latents-extremes", stacked(pictures), arrays)
+    return Drawing("latents-extremes", joined(pictures, down=True), arrays)
 
 
 def _neighbors(run: TrainedRun) -> Iterator[Drawing]:
@@ -255,7 +250,7 @@ def _neighbors(run: TrainedRun) -> Iterator[Drawing]:
     views = views_of(run.config.images, run.config.shape)
     queries = torch.from_numpy(np.concatenate([drawn, test]))
     found = latent.nearest_neighbors(queries, train, views=views)
-    near, normal = found.distance[: len(drawn)].numpy(), found.distance[len(drawn) :].numpy()
+    near, normal = np.split(found.distance.numpy(), [len(drawn)])
     order = np.argsort(near)[:20]
     pairs = drawn[order], np.stack([train[i] for i in found.nearest.numpy()[order]])
     rows = [images[at : at + COLUMNS] for at in (0, COLUMNS) for images in pairs]
@@ -268,14 +263,14 @@ def _neighbors(run: TrainedRun) -> Iterator[Drawing]:
 
 def curves(run: TrainedRun) -> Iterator[Drawing]:
     """Bits/dim, or nats a row, of train and validation over steps and over time."""
-    path, unit = run.folder / "metrics.jsonl", unit_of(run.config)
+    path, unit, parser = run.folder / "metrics.jsonl", unit_of(run.config), TypeAdapter(Entry)
     try:
-        entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except ValueError as error:
-        raise DamagedError(f"{path}: damaged ({error})") from None
+        entries = [parser.validate_json(line) for line in path.read_bytes().splitlines()]
+    except ValueError:
+        raise DamagedError(f"{path}: damaged") from None
     train = _series(entries, value=f"train_{unit.key}")
-    value = f"validation_{unit.key}"
-    validation = _series(entries, value=value, error="validation_standard_error")
+    value, error = f"validation_{unit.key}", "validation_standard_error"
+    validation = _series(entries, value=value, error=error)
     if not len(train["value"]) or not len(validation["value"]):
         raise ValueError(f"{path}: no {unit.words} yet")
     arrays = {f"train-{key}": values for key, values in train.items()}
@@ -283,7 +278,7 @@ def curves(run: TrainedRun) -> Iterator[Drawing]:
     yield Drawing("curves", plots.curves(train, validation, unit.words), arrays)
 
 
-def _series(entries: list[dict[str, Any]], **keys: str) -> dict[str, Array]:
+def _series(entries: list[Entry], **keys: str) -> dict[str, Array]:
     """Step, seconds and these keys of the entries with a finite value; NaN where one is null."""
     keys |= {"step": "step", "seconds": "seconds"}
     chosen = [entry for entry in entries if entry.get(keys["value"]) is not None]

@@ -18,6 +18,7 @@ STYLE = {
     "axes.titlesize": 9,
     "legend.frameon": False,
 }
+FRACTIONS = (1, 0.1, 0.01, 0.001, 0.0001)  # of normal patches, from white to red
 MASSES = (0.99, 0.9, 0.7, 0.5, 0.3, 0.1)  # probabilities of the areas that show a density
 
 
@@ -116,6 +117,46 @@ def curves(train: Mapping[str, Array], validation: Mapping[str, Array], unit: st
         panels[0].legend()
 
     return plot(8.0, 3.2, draw)
+
+
+class HeatMap(NamedTuple):
+    """An image and where it is anomalous."""
+
+    caption: str
+    picture: Array
+    """(H, W, C), 0 to 1."""
+    fraction: Array
+    """(H, W): fraction of normal patches that are more anomalous."""
+    box: tuple[int, int, int, int]
+    """Left, top, right, bottom."""
+
+
+def heat_maps(maps: Sequence[HeatMap], *, columns: int = 2) -> Picture:
+    """Each image, and beside it the image under its map with the box."""
+    from matplotlib.colors import LogNorm
+    from matplotlib.patches import Rectangle
+    from matplotlib.ticker import PercentFormatter
+
+    columns = min(columns, len(maps))
+    rows, norm = -(-len(maps) // columns), LogNorm(FRACTIONS[-1], FRACTIONS[0], clip=True)
+
+    def draw(figure: Any) -> None:
+        panels = figure.subplots(rows, 2 * columns, squeeze=False)
+        for axes in panels.flat:
+            axes.set_axis_off()
+        for (plain, under), found in zip(panels.reshape(-1, 2), maps, strict=False):
+            for axes in (plain, under):
+                axes.imshow(found.picture, cmap="gray", vmin=0, vmax=1)
+            plain.set_title(found.caption, loc="left")
+            opacity = 0.85 * (1 - norm(found.fraction))
+            shown = under.imshow(found.fraction, cmap="YlOrRd_r", norm=norm, alpha=opacity)
+            left, top, right, bottom = found.box
+            corner, size = (left - 0.5, top - 0.5), (right - left, bottom - top)
+            under.add_patch(Rectangle(corner, *size, fill=False, edgecolor="#00c8ff", lw=1.5))
+        bar = figure.colorbar(shown, ax=panels, ticks=FRACTIONS, format=PercentFormatter(1))
+        bar.set_label("normal patches that\nare more anomalous")
+
+    return plot(3.6 * columns + 1.2, 2.1 * rows + 0.2, draw)
 
 
 class Panel(NamedTuple):
@@ -235,15 +276,6 @@ def pairs(columns: Sequence[str], data: Array, samples: Array) -> Picture:
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="upper right")
 
     return plot(2 * count + 0.5, 2 * count + 0.5, draw)
-
-
-def scatter(groups: Mapping[str, Array], columns: Sequence[str]) -> Picture:
-    """The points of each group, (N, 2), in its own panel, on the axes of the first group."""
-    limits = limits_of(next(iter(groups.values())), 0, room=0.05)
-    shown = [
-        Panel(*group, color) for group, color in zip(groups.items(), (BLUE, ORANGE), strict=False)
-    ]
-    return panels(columns, list(np.transpose(limits)), shown)
 
 
 def limits_of(data: Array, beyond: float, *, room: float) -> tuple[Array, Array]:

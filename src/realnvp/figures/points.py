@@ -145,9 +145,9 @@ def _limits(data: Array) -> tuple[Array, Array]:
     return plots.limits_of(data, 0.001, room=0.12)
 
 
-def _grid_lines(low: Array, high: Array, *, lines: int = 17, dots: int = 600) -> Array:
-    """(2, lines, dots, 2): horizontal lines, then vertical ones."""
-    across, along = (np.linspace(low, high, count) for count in (lines, dots))
+def _grid_lines(low: Array, high: Array) -> Array:
+    """(2, 17, 600, 2): horizontal lines, then vertical ones."""
+    across, along = (np.linspace(low, high, count) for count in (17, 600))
     horizontal = np.stack(np.broadcast_arrays(along[None, :, 0], across[:, None, 1]), -1)
     vertical = np.stack(np.broadcast_arrays(across[:, None, 0], along[None, :, 1]), -1)
     return np.stack([horizontal, vertical])
