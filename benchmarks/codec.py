@@ -23,9 +23,10 @@ import torch
 import realnvp
 from realnvp.codec import compress, decompress
 from realnvp.config.units import in_bits_per_dim
-from realnvp.data import channels_first, codec_bits_per_dim, splits_of_run
+from realnvp.data.dataset import channels_first
 from realnvp.data.folder import image_files
-from realnvp.data.images import codec_sizes, read_image
+from realnvp.data.images import codec_bits_per_dim, codec_sizes, read_image
+from realnvp.data.prepared import splits_of_run
 from realnvp.device import keep_freed_memory
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.flow import Flow, config_of

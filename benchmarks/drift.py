@@ -15,7 +15,7 @@ import torch
 
 from realnvp.bijections.base import reference_tensor
 from realnvp.config import PRESETS, Config
-from realnvp.data import dequantize
+from realnvp.data.dataset import dequantize
 from realnvp.evaluation.check import check
 from realnvp.flows.flow import Flow
 from realnvp.io.pretrained import load_flow

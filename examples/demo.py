@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import realnvp
-from realnvp.data import open_splits
+from realnvp.data.prepared import open_splits
 from realnvp.figures import side_by_side
 
 MINUTES = "3"  # of training, each

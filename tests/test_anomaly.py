@@ -26,7 +26,7 @@ from realnvp.anomaly.statistics import (
     smooth,
 )
 from realnvp.config import PRESETS, Config, ImageData, ModelConfig
-from realnvp.data import find_data
+from realnvp.data.prepared import find_data
 from realnvp.flows.context import Classes
 from realnvp.flows.flow import Flow, evaluating
 from realnvp.io.files import DamagedError

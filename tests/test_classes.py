@@ -13,8 +13,8 @@ from PIL import Image
 import realnvp
 from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, TrainConfig
-from realnvp.data import Dataset, open_splits, to_pixels
-from realnvp.data.prepared import write_dataset
+from realnvp.data.dataset import Dataset, to_pixels
+from realnvp.data.prepared import open_splits, write_dataset
 from realnvp.evaluation.check import check
 from realnvp.evaluation.evaluate import classification
 from realnvp.evaluation.likelihood import log_probs

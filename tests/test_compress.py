@@ -17,8 +17,7 @@ from realnvp.cli.main import run
 from realnvp.codec import archive, compress, files
 from realnvp.codec.archive import Archive, index_of, write
 from realnvp.codec.chunk import packed
-from realnvp.data import read_image
-from realnvp.data.images import deep_png
+from realnvp.data.images import deep_png, read_image
 from realnvp.io.files import DamagedError
 
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from realnvp.config import PRESETS, ImageData
-from realnvp.data import find_data, prepare
 from realnvp.data.crops import Crops, stored_pictures
 from realnvp.data.dataset import Pictures, Subset
+from realnvp.data.prepared import find_data, prepare
 from realnvp.training.batches import Batches
 
 SIZES = np.array([(9, 20), (8, 8), (33, 17), (16, 24)])

@@ -14,20 +14,10 @@ from pictures import color, pictures
 from PIL import Image
 
 from realnvp.config import PRESETS, ImageData
-from realnvp.data import (
-    Dataset,
-    codec_bits_per_dim,
-    dequantize,
-    find_data,
-    open_splits,
-    prepare,
-    quantize,
-    read_image,
-)
 from realnvp.data.builtin import FLATTEST, MARGIN, PHOTOGRAPHS, SIDES, load_photographs, windows
-from realnvp.data.dataset import SPLITS, cut_rows, take
-from realnvp.data.images import codec_sizes, lossless_webp
-from realnvp.data.prepared import discard_prepared, find_split
+from realnvp.data.dataset import SPLITS, Dataset, cut_rows, dequantize, quantize, take
+from realnvp.data.images import codec_bits_per_dim, codec_sizes, lossless_webp, read_image
+from realnvp.data.prepared import discard_prepared, find_data, find_split, open_splits, prepare
 from realnvp.io.files import DamagedError
 
 PHOTOS, DIGITS = PRESETS["photos"].data, PRESETS["digits"].data

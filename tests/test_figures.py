@@ -13,7 +13,7 @@ from PIL import Image
 
 import realnvp
 from realnvp.cli.main import run
-from realnvp.data import dequantize
+from realnvp.data.dataset import dequantize
 from realnvp.figures import IMAGES, draw_figures
 from realnvp.figures.grids import grid, joined
 from realnvp.flows.flow import Flow

@@ -11,8 +11,16 @@ from PIL import Image
 
 from realnvp.config import ImageData
 from realnvp.config.fields import DecodeOptions
-from realnvp.data import find_data, read_image, to_size
-from realnvp.data.images import decode_image, deep_png, resized, smallest_side, upright
+from realnvp.data.images import (
+    decode_image,
+    deep_png,
+    read_image,
+    resized,
+    smallest_side,
+    to_size,
+    upright,
+)
+from realnvp.data.prepared import find_data
 
 RNG = np.random.default_rng(1)
 DEEP: NDArray[np.uint16] = RNG.integers(0, 65536, (6, 5, 3), dtype=np.uint16)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from realnvp.bijections import FactorOut
 from realnvp.config import Config, ImageData, ModelConfig, Shape
-from realnvp.data import quantize
+from realnvp.data.dataset import quantize
 from realnvp.evaluation import latent
 from realnvp.evaluation.likelihood import views_of
 from realnvp.flows.build import build

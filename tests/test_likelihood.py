@@ -12,7 +12,7 @@ from torch import Tensor
 from realnvp import bits_per_dim, fast, load_flow
 from realnvp.bijections import BatchNorm, Chain, Logit
 from realnvp.config import Config, ImageData, ModelConfig
-from realnvp.data import dequantize
+from realnvp.data.dataset import dequantize
 from realnvp.evaluation.likelihood import log_probs, summarize, views_of
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow, StandardNormal, evaluating

@@ -12,7 +12,7 @@ from torch.distributions import StudentT
 
 import realnvp
 from realnvp.bijections import Affine, Bijection, Chain, Coupling, Logit, checkerboard
-from realnvp.data import dequantize
+from realnvp.data.dataset import dequantize
 from realnvp.flows.flow import StandardNormal
 
 

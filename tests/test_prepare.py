@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from realnvp.cli.main import run
-from realnvp.data import open_splits
 from realnvp.data.crops import Crops
 from realnvp.data.images import resized
+from realnvp.data.prepared import open_splits
 from realnvp.data.published import CIFAR10_CLASSES as CLASSES
 from realnvp.data.published import LabeledImage, Published, write_published
 

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from realnvp.config import ContextColumn, TableData
-from realnvp.data import find_data, open_splits, prepare, read_table
-from realnvp.data.prepared import find_split
-from realnvp.data.tables import read_context
+from realnvp.data.prepared import find_data, find_split, open_splits, prepare
+from realnvp.data.tables import read_context, read_table
 from realnvp.io.files import DamagedError
 
 pd = pytest.importorskip("pandas")

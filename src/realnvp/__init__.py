@@ -8,7 +8,7 @@ from realnvp.config import PRESETS, Config, ImageData, ModelConfig, TableData, T
 if TYPE_CHECKING:
     from realnvp import anomaly as anomaly
     from realnvp import codec as codec
-    from realnvp.data import quantize
+    from realnvp.data.dataset import quantize
     from realnvp.evaluation.likelihood import bits_per_dim
     from realnvp.flows.build import build, vector_flow
     from realnvp.flows.copies import fast
@@ -46,7 +46,7 @@ _LAZY = {
     "fast": "flows.copies",
     "fit": "training.fit",
     "load_flow": "io.pretrained",
-    "quantize": "data",
+    "quantize": "data.dataset",
     "save_flow": "io.pretrained",
     "vector_flow": "flows.build",
 }

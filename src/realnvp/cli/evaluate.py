@@ -83,7 +83,7 @@ class Check(options.FlowCommand):
     def __call__(self) -> int:
         import numpy as np
 
-        from realnvp.data import channels_first
+        from realnvp.data.dataset import channels_first
         from realnvp.evaluation.check import check, num_checked
         from realnvp.flows.context import Classes
         from realnvp.flows.flow import config_of

@@ -14,7 +14,7 @@ from realnvp.config import TableData
 if TYPE_CHECKING:
     import torch
 
-    from realnvp.data import Dataset
+    from realnvp.data.dataset import Dataset
     from realnvp.flows.flow import Flow
 
 arg = tyro.conf.arg
@@ -113,7 +113,7 @@ def given_class(flow: "Flow", name: str | None) -> str | None:
 
 def own_data(flow: "Flow", run: str) -> "Dataset":
     """The run's own data; warns if they have changed since the training."""
-    from realnvp.data import splits_of_run
+    from realnvp.data.prepared import splits_of_run
     from realnvp.flows.flow import config_of
     from realnvp.io.run_dir import RunDir
 

@@ -139,7 +139,7 @@ class Score(options.FlowCommand):
     def _detect(self, flow: "Flow") -> "tuple[list[Record], dict[str, Any]]":
         """Scores with p-values, sorted by the anomaly score; writes the pictures."""
         from realnvp.anomaly import AnomalyDetector
-        from realnvp.data import channels_first
+        from realnvp.data.dataset import channels_first
         from realnvp.evaluation.score import ranked
         from realnvp.figures import save_png
         from realnvp.figures.plots import heat_maps

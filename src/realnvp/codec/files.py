@@ -12,10 +12,9 @@ import numpy as np
 from realnvp.codec.archive import Archive, index_of, write
 from realnvp.codec.images import check_flow
 from realnvp.codec.plan import pixel_type
-from realnvp.data import read_image
 from realnvp.data.dataset import Pixels, Shape
 from realnvp.data.folder import image_files
-from realnvp.data.images import codec_sizes, deep_png, scan_files
+from realnvp.data.images import codec_sizes, deep_png, read_image, scan_files
 from realnvp.flows.flow import Flow, config_of
 from realnvp.io.files import DamagedError, atomic_write
 from realnvp.progress import counter

@@ -11,8 +11,7 @@ from realnvp.codec.archive import Archive, index_of, write
 from realnvp.codec.plan import pixel_type
 from realnvp.config import Config
 from realnvp.config.units import BITS_PER_DIM, unit_of
-from realnvp.data import channels_first
-from realnvp.data.dataset import Pixels, Split
+from realnvp.data.dataset import Pixels, Split, channels_first
 from realnvp.flows.flow import Flow, config_of, refuse_fast
 from realnvp.io.files import DamagedError
 from realnvp.progress import counter

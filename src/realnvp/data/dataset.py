@@ -88,31 +88,21 @@ class Description:
 
     name: str
     version: str | None = None
-    comparable: bool = False
-    """Whether these are all images of the paper's version of the set."""
-    levels: int | None = None
-    """Gray levels of images; None: a table."""
-    shape: tuple[int, ...]
-    """(C, H, W) of images, (D,) of rows."""
-    reading: DecodeOptions = AS_FOUND
-    """How the image files were decoded."""
-    crop: int | None = None
-    """Side of the crops of pictures of any size."""
-    sizes: list[list[int]] | None = None
-    """Height and width of each training picture that is cropped."""
+    comparable: bool = False  # whether these are all images of the paper's version of the set
+    levels: int | None = None  # gray levels of images; None: a table
+    shape: tuple[int, ...]  # (C, H, W) of images, (D,) of rows
+    reading: DecodeOptions = AS_FOUND  # how the image files were decoded
+    crop: int | None = None  # side of the crops of pictures of any size
+    sizes: list[list[int]] | None = None  # height and width of each training picture to crop
     groups: dict[str, list[int]] | None = None
     """By split: the source photograph of each image; standard errors are clustered by it."""
     class_names: tuple[str, ...] | None = None
-    columns: tuple[str, ...] | None = None
-    """Column names of a table."""
-    context_values: tuple[ContextColumn, ...] = ()
-    """Context columns of a table."""
+    columns: tuple[str, ...] | None = None  # of a table
+    context_values: tuple[ContextColumn, ...] = ()  # of a table
     repeats: dict[int, int] = field(default_factory=dict)
     """Of a set without validation: training images that equal an earlier one, and that one."""
-    settings: dict[str, Any] | None = None
-    """The configuration that `prepare` followed."""
-    sha256: Mapping[str, str] = field(default_factory=dict)
-    """Checksums of the arrays by file name."""
+    settings: dict[str, Any] | None = None  # the configuration that `prepare` followed
+    sha256: Mapping[str, str] = field(default_factory=dict)  # of the arrays by file name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +110,9 @@ class Dataset(Description):
     """The splits of a data set, with their description."""
 
     splits: Mapping[str, Split]
-    """By name: train, validation, test."""
     labels: Mapping[str, Values] | None = None
     """By split: the class index of each image, (N,), or the context of each row, (N, k)."""
-    folder: Path | None = None
-    """Folder of the arrays; None: in memory, or not prepared."""
+    folder: Path | None = None  # of the arrays; None: in memory, or not prepared
 
     def groups_of(self, split: str) -> Sequence[int] | None:
         """The source photograph of each crop of a split. None: the images are no crops."""
@@ -164,22 +152,18 @@ class Dataset(Description):
 
     @property
     def counts(self) -> dict[str, int]:
-        """The number of images or rows in each split."""
         return {name: len(split) for name, split in self.splits.items()}
 
     @property
     def train(self) -> Split:
-        """The training split."""
         return self.splits["train"]
 
     @property
     def validation(self) -> Split:
-        """The split that chooses the best model."""
         return self.splits["validation"]
 
     @property
     def test(self) -> Split:
-        """The split that results are reported on."""
         return self.splits["test"]
 
 

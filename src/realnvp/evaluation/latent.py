@@ -10,7 +10,7 @@ from torch import Tensor
 
 from realnvp.bijections import latent_levels
 from realnvp.bijections.base import float64_like
-from realnvp.data import Split
+from realnvp.data.dataset import Split
 from realnvp.evaluation.likelihood import View
 from realnvp.flows.flow import Flow, Prior
 from realnvp.progress import track_slices

@@ -17,7 +17,7 @@ from torch import Tensor
 from realnvp.bijections.base import float64_like
 from realnvp.config import ImageData, Shape
 from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, in_bits_per_dim, unit_of
-from realnvp.data import dequantize
+from realnvp.data.dataset import dequantize
 from realnvp.device import as_tensor, moved
 from realnvp.flows.context import Classes
 from realnvp.flows.flow import (

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from realnvp.bijections.base import float64_like
-from realnvp.data import to_pixels
+from realnvp.data.dataset import to_pixels
 from realnvp.data.images import MAX_PIXELS
 from realnvp.data.tables import read_cells, read_context
 from realnvp.figures import grid, save_png

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from realnvp.config import Config, TableData
-from realnvp.data import Split, channels_first, dequantize
 from realnvp.data.crops import Crops
-from realnvp.data.dataset import Indices, Values
+from realnvp.data.dataset import Indices, Split, Values, channels_first, dequantize
 from realnvp.device import as_tensor, moved, pinned
 from realnvp.random import Purpose, generator, uniform
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from realnvp.config import Config
-from realnvp.data import find_data
+from realnvp.data.prepared import find_data
 from realnvp.device import deterministic, full_precision
 from realnvp.flows.build import count_parameters
 from realnvp.io.run_dir import RunDir, TrainState

@@ -15,8 +15,8 @@ from realnvp.bijections import ActNorm, Chain, data_dependent_init
 from realnvp.bijections.base import float64_like
 from realnvp.config import Config, ImageData, TableData, TrainConfig, differences, resolve
 from realnvp.config.units import Unit, unit_of
-from realnvp.data import Dataset, discard_prepared, prepare
-from realnvp.data.dataset import SPLITS
+from realnvp.data.dataset import SPLITS, Dataset
+from realnvp.data.prepared import discard_prepared, prepare
 from realnvp.device import as_tensor, has_bfloat16
 from realnvp.flows.build import build, matrices
 from realnvp.flows.context import Classes
