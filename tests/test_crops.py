@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from realnvp.config import PRESETS, ImageData
-from realnvp.data.crops import Crops, stored_pictures
-from realnvp.data.dataset import Pictures, Subset
+from realnvp.data.dataset import Crops, Pictures, Subset, stored_pictures
 from realnvp.data.prepared import find_data, prepare
 from realnvp.training.batches import Batches
 

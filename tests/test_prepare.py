@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from realnvp.cli.main import run
-from realnvp.data.crops import Crops
+from realnvp.data.dataset import Crops
 from realnvp.data.images import resized
 from realnvp.data.prepared import open_splits
 from realnvp.data.published import CIFAR10_CLASSES as CLASSES

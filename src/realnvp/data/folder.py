@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from realnvp.config import ImageData
-from realnvp.data.crops import Crops
 from realnvp.data.dataset import (
     SPLITS,
+    Crops,
     Dataset,
     Indices,
     Pictures,

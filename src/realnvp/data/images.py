@@ -31,9 +31,7 @@ def scan_files(
 
 
 def read_image(path: Path, reading: DecodeOptions = AS_FOUND) -> Pixels:
-    """The pixels of an image file, (H, W, C), upright by its EXIF orientation.
-
-    uint8, or uint16 for 16 bits per channel. C is 1 for gray, 3 for color.
+    """The pixels of an image file, uint8 or uint16 (H, W, 1 or 3), upright by its EXIF orientation.
 
     ValueError: the file is damaged, no still image, or needs a choice that `reading` leaves open.
     """
@@ -213,8 +211,7 @@ def codec_sizes(image: Pixels) -> dict[str, int]:
     if image.dtype == np.uint16:
         sizes["png"] = len(deep_png(image))
     else:
-        png = io.BytesIO()
-        Image.fromarray(flat).save(png, "PNG", optimize=True)
+        Image.fromarray(flat).save(png := io.BytesIO(), "PNG", optimize=True)
         sizes["png"] = png.tell()
         sizes["webp"] = min(len(lossless_webp(image, method)) for method in WEBP_METHODS)
     if importlib.util.find_spec("imagecodecs"):

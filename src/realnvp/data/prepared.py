@@ -13,9 +13,9 @@ from pydantic import TypeAdapter
 
 from realnvp.config import Config, DataConfig, ImageData, TableData, parse_json
 from realnvp.data.builtin import digits, photos
-from realnvp.data.crops import Crops, stored_pictures
 from realnvp.data.dataset import (
     SPLITS,
+    Crops,
     Dataset,
     Description,
     Values,
@@ -23,6 +23,7 @@ from realnvp.data.dataset import (
     in_threads,
     npy_header,
     open_npy,
+    stored_pictures,
     take,
 )
 from realnvp.data.folder import own_images
@@ -42,9 +43,8 @@ def find_data(config: DataConfig, *, seed: int) -> Dataset:
 def prepare(config: DataConfig, *, seed: int, folder: Path, verify: Iterable[str] = ()) -> Dataset:
     """Open the data set; write it to the folder first, unless it, or the source, is prepared.
 
-    verify: the splits whose checksums are compared.
+    verify: the splits whose checksums are compared. DamagedError: the folder is damaged.
     ValueError: the folder was prepared with other settings, or the source is wrong.
-    DamagedError: the folder is damaged.
     """
     names = ["set", "source", "val_fraction", "classes", "crop", "resize"]
     names += ["background", "color_mode", "bit_depth"]
@@ -62,10 +62,9 @@ def prepare(config: DataConfig, *, seed: int, folder: Path, verify: Iterable[str
 
 
 def splits_of_run(run_dir: Path, config: Config, *, verify: Iterable[str] = ()) -> Dataset:
-    """Open the data that a run of this configuration was trained on.
+    """Open the data that a run was trained on; built-in sets are made anew if the run has none.
 
-    Built-in sets are made anew if the run has none. ValueError: the data are not there.
-    DamagedError: the run's copy of them is damaged.
+    ValueError: the data are not there. DamagedError: the run's copy of them is damaged.
     """
     found = _open_source(config.data, config.seed, verify)
     if not found and (run_dir / "data").exists():
@@ -79,10 +78,7 @@ def splits_of_run(run_dir: Path, config: Config, *, verify: Iterable[str] = ()) 
 
 
 def find_split(source: Path, split: str, config: DataConfig) -> tuple[Dataset, str]:
-    """Data outside any run, and the split to take: "all" if the source has no splits.
-
-    config: as of a flow; labels of its classes are read if the source has them.
-    """
+    """Data outside any run, and the split to take: "all" if the source has no splits."""
     found = table(config, source) if isinstance(config, TableData) else own_images(config, source)
     if found.splits.keys() == {"train"}:
         labels = found.labels and {"all": found.labels["train"]}
@@ -123,10 +119,7 @@ def _find(config: DataConfig, seed: int) -> Dataset:
 
 
 def _checked(found: Dataset, config: DataConfig) -> Dataset:
-    """The data set, with classes only if asked for.
-
-    ValueError: it is not the one that the configuration asks for.
-    """
+    """The data set, with classes only if asked for. ValueError: it is not that of `config`."""
     pairs: dict[str, Any] = {"set": (config.set, found.name), "shape": (config.shape, found.shape)}
     if isinstance(config, TableData):
         context = tuple(column.name for column in found.context_values)
@@ -143,12 +136,12 @@ def _checked(found: Dataset, config: DataConfig) -> Dataset:
         own = config.levels == 256 and (found.levels or 0) >= 256
         pairs["levels"] = None if own else config.levels, found.levels
         pairs["crop"] = config.crop, found.crop
-        side = min(found.shape[1:], default=None)
-        pairs["resize"] = None if found.crop else config.resize, side
+        pairs["resize"] = None if found.crop else config.resize, min(found.shape[1:], default=None)
         pairs["classes"] = config.classes or None, found.class_names is not None
         pairs["class_names"] = config.class_names, found.class_names
-        for name, value in config.chosen().items():
-            pairs[name] = value, getattr(found.reading, name)
+        pairs |= {
+            name: (has, getattr(found.reading, name)) for name, has in config.chosen().items()
+        }
     for name, (asked, has) in pairs.items():
         if asked not in (None, has):
             raise ValueError(f"data.{name}: {found.folder or found.name} has {has}, not {asked}")
@@ -199,7 +192,7 @@ def open_splits(
 
 
 def read_description(folder: Path) -> Description:
-    """folder/dataset.json. DamagedError: it is missing or damaged."""
+    """The content of dataset.json. DamagedError: it is missing or damaged."""
     path = folder / DESCRIPTION
     try:
         return parse_json(Description, path.read_bytes(), path)
@@ -219,10 +212,7 @@ def write_dataset(dataset: Dataset, folder: Path) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Context: a folder that takes its place at the end, if the block succeeds.
-
-    ValueError: the folder holds something.
-    """
+    """Context: a folder that takes its place at the end. ValueError: the place holds something."""
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder}: is not empty")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -255,7 +245,7 @@ def _write_split(dataset: Dataset, split: str, path: Path) -> None:
         shape = (len(images), *first.shape[1:])
         parts = track_slices(len(images), max(1, BLOCK // first.nbytes), split)
         blocks = (images[part] for part in parts)
-    with atomic_write(path) as file:
+    with path.open("wb") as file:
         file.write(npy_header(shape, kind))
         for block in blocks:
             file.write(np.ascontiguousarray(block, kind).tobytes())

@@ -45,10 +45,9 @@ CIFAR10_CLASSES = (
 CIFAR10_RECORD = 1 + 3 * 32 * 32  # bytes: a label, then the pixels (C, H, W)
 # Two downsampled ImageNets, whose bits/dim differ by about .25: the paper's PNG files, and npz
 # batches.
-OLD, NEW = "van den Oord 2016 (the paper's)", "Chrabaszcz 2017 (not the paper's)"
 IMAGENET_COUNTS = {
-    OLD: {"train": 1_281_149, "test": 49_999},
-    NEW: {"train": 1_281_167, "test": 50_000},
+    "van den Oord 2016 (the paper's)": {"train": 1_281_149, "test": 49_999},
+    "Chrabaszcz 2017 (not the paper's)": {"train": 1_281_167, "test": 50_000},
 }
 CELEBA_COUNTS = {"train": 162_770, "validation": 19_867, "test": 19_962}
 PARTITION = "list_eval_partition.txt"
@@ -58,12 +57,14 @@ LSUN_STORED = 96  # side of the training images, of which training crops 64x64
 
 @dataclass(frozen=True)
 class Published:
-    """A published data set."""
+    """A published data set.
+
+    read: (source, seed) -> the images in order. The seed draws LSUN's stored squares.
+    counts: by version, the paper's first: the published number of images of each split.
+    """
 
     read: Callable[[Path, int], Iterator[LabeledImage]]
-    """(source, seed) -> the images in order. The seed draws LSUN's stored squares."""
     counts: Mapping[str, Mapping[str, int]]
-    """By version, the paper's first: the published number of images of each split."""
     class_names: tuple[str, ...] | None = None
 
 
@@ -72,9 +73,7 @@ def write_published(
 ) -> Dataset:
     """Write the prepared folder `out`, whole or not at all.
 
-    The published validation images of ImageNet and LSUN, on which results are reported, become
-    test.npy.
-
+    Published validation images, on which results are reported, become test.npy.
     allow_partial: accept other numbers of images than the published ones.
     ValueError: a file is damaged or missing, or `out` holds something.
     """
@@ -133,10 +132,8 @@ def _write_arrays(images: Iterable[LabeledImage], folder: Path) -> None:
 def files_in(source: Path, pattern: str, archives: str = "") -> Iterator[File]:
     """Path and content of files in a folder, a .zip or a tar, or in the archives in a folder.
 
-    Paths are relative to the source and begin with the name of the archive. A tar keeps its order;
-    others are sorted. Hidden files are skipped.
-
-    pattern: regular expression of the paths, from their beginning or after any slash.
+    Paths begin with the name of the archive. A tar keeps its order; others are sorted.
+    pattern: regular expression of the paths, from any slash, of files that are not hidden.
     archives: regular expression of the names of a folder's archives.
     ValueError: an archive is damaged.
     """
@@ -173,8 +170,7 @@ def decode_images(
     """Path and pixels, uint8 (H, W, 3), of each image file, in order, decoded on all cores.
 
     change: (pixels, index of the file) -> pixels.
-    size: expected height and width of all files.
-    ValueError: an image is damaged or of another size.
+    ValueError: an image is damaged, or not of this size.
     """
 
     def decode(numbered: tuple[int, File]) -> tuple[PurePosixPath, Pixels]:
@@ -258,8 +254,8 @@ def read_lsun(source: Path, seed: int, *, category: str) -> Iterator[LabeledImag
     """Read CATEGORY_train_lmdb and CATEGORY_val_lmdb, or images in folders train and val.
 
     The smallest side becomes 96, bilinear and antialiased. Training images are stored as 96x96, cut
-    along the long side by the seed; training takes random 64x64 crops. The middle 64x64 of the
-    published validation images become test.npy.
+    along the long side by the seed; training takes random 64x64 crops. Test images are the middle
+    64x64.
     """
 
     def change(split: str, pixels: Pixels, index: int) -> Pixels:

@@ -29,7 +29,6 @@ def read_table(
     """The rows of a table, (N, D), and the names of its columns.
 
     columns: the columns to take, in this order; None: all. drop: the columns to leave out.
-
     A .csv or .tsv has a header unless its first line is numbers; then, and in an .npy, the columns
     are x1, x2, ...
     ValueError: a column is missing, or a value is no finite number, or too large.
@@ -55,8 +54,7 @@ def read_frame(path: Path) -> "pd.DataFrame":
         raise ValueError(f"{path}: not a table ({' '.join(SUFFIXES)})")
     try:
         if suffix == ".npy":
-            frame = pd.DataFrame(open_npy(path))
-            frame.columns = pd.Index(_numbered(frame.shape[1]))
+            frame = _numbered(pd.DataFrame(open_npy(path)))
         elif suffix == ".parquet":
             import pyarrow  # noqa: F401  # pandas would name two packages where it is missing
 
@@ -80,15 +78,8 @@ def _csv_frame(path: Path) -> "pd.DataFrame":
     with path.open(encoding="utf-8-sig") as file:
         first = next((line for line in file if line.strip()), "")
     separator = next((mark for mark in ";\t" if mark in first), ",")
-    cells = pd.read_csv(
-        path,
-        sep=separator,
-        header=None,
-        dtype=str,
-        na_filter=False,
-        skipinitialspace=True,
-        encoding="utf-8-sig",
-    ).fillna("")
+    how: Any = {"dtype": str, "na_filter": False, "skipinitialspace": True}
+    cells = pd.read_csv(path, sep=separator, header=None, encoding="utf-8-sig", **how).fillna("")
     cells = cells.apply(lambda column: column.str.strip())
     if separator != ",":  # decimal commas
         cells = cells.replace(r"^([-+]?\d*),(\d+([eE][-+]?\d+)?)$", r"\1.\2", regex=True)
@@ -97,12 +88,12 @@ def _csv_frame(path: Path) -> "pd.DataFrame":
     if text.any() or np.isnan(values).all():
         cells.columns = pd.Index(head)
         return cells.iloc[1:].reset_index(drop=True)
-    cells.columns = pd.Index(_numbered(len(head)))
-    return cells
+    return _numbered(cells)
 
 
-def _numbered(count: int) -> list[str]:
-    return [f"x{i + 1}" for i in range(count)]
+def _numbered(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """The frame with columns x1, x2, ..."""
+    return frame.set_axis([f"x{i + 1}" for i in range(frame.shape[1])], axis=1)
 
 
 def choose_columns(
@@ -142,10 +133,8 @@ def numbers(path: Path, frame: "pd.DataFrame", names: Columns) -> Reals:
             wrong |= whole & (np.abs(values) >= EXACT)
         if wrong.any():
             row = int(np.argmax(wrong))
-            raise ValueError(
-                f"{path}: column {name!r}, row {row + 1}: {str(column[row])!r} is no number, "
-                "or too large"
-            )
+            cell = f"column {name!r}, row {row + 1}: {str(column[row])!r}"
+            raise ValueError(f"{path}: {cell} is no number, or too large")
     return rows
 
 
@@ -180,10 +169,8 @@ def embed(path: Path, frame: "pd.DataFrame", columns: Sequence[ContextColumn]) -
         parts.append((texts[:, None] == np.array(column.categories)).astype(np.float64))
         if (unknown := ~parts[-1].any(1)).any():
             row = int(np.argmax(unknown))
-            raise ValueError(
-                f"{path}: column {column.name!r}, row {row + 1}: {texts[row]!r} is no category of "
-                "the training rows"
-            )
+            cell = f"column {column.name!r}, row {row + 1}: {texts[row]!r}"
+            raise ValueError(f"{path}: {cell} is no category of the training rows")
     return np.concatenate(parts, axis=1)
 
 

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from realnvp.config import Config, TableData
-from realnvp.data.crops import Crops
-from realnvp.data.dataset import Indices, Split, Values, channels_first, dequantize
+from realnvp.data.dataset import Crops, Indices, Split, Values, channels_first, dequantize
 from realnvp.device import as_tensor, moved, pinned
 from realnvp.random import Purpose, generator, uniform
 
