@@ -20,8 +20,7 @@ LONGEST_PAUSE = 300.0
 
 @dataclass
 class _Display:
-    busy: bool = False
-    """Whether a loop is being shown."""
+    busy: bool = False  # whether a loop is being shown
     status: str = ""
 
 
@@ -44,33 +43,19 @@ def track(
     """The items, counted on stderr from `start` to `total`; None: len(items), or unknown."""
     if total is None and isinstance(items, Sized):
         total = start + len(items)
-    with _shown(description, total, start) as update:
-        for done, item in enumerate(items, start + 1):
+    with counter(description, total, start) as advance:
+        for item in items:
             yield item
-            update(done)
+            advance(1)
 
 
 def track_slices(count: int, size: int, description: str = "") -> Iterator[slice]:
     """slice(0, size), slice(size, 2 size), ... up to count; progress is counted in entries."""
-    with _shown(description, count, 0) as update:
+    with counter(description, count) as advance:
         for first in range(0, count, size):
             last = min(first + size, count)
             yield slice(first, last)
-            update(last)
-
-
-@contextmanager
-def counter(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Context: a function that counts so many more entries."""
-    done = 0
-    with _shown(description, total, 0) as update:
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            update(done)
-
-        yield advance
+            advance(last - first)
 
 
 def set_status(text: str) -> None:
@@ -80,11 +65,11 @@ def set_status(text: str) -> None:
 
 
 @contextmanager
-def _shown(description: str, total: int | None, start: int) -> Iterator[Callable[[int], None]]:
-    """Context: a function that takes the count so far and shows it."""
+def counter(description: str, total: int | None, start: int = 0) -> Iterator[Callable[[int], None]]:
+    """Context: a function that counts so many more entries, from `start`, and shows the count."""
     display = _display.get()
     if display is None or display.busy:
-        yield lambda done: None
+        yield lambda count: None
         return
     display.busy, display.status = True, ""
     try:
@@ -101,7 +86,7 @@ def _shown(description: str, total: int | None, start: int) -> Iterator[Callable
         )
         with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(description, total=total, completed=start, status="")
-            yield lambda done: bar.update(task, completed=done, status=display.status)
+            yield lambda count: bar.update(task, advance=count, status=display.status)
     finally:
         display.busy = False
 
@@ -109,20 +94,21 @@ def _shown(description: str, total: int | None, start: int) -> Iterator[Callable
 def _lines(
     description: str, total: int | None, start: int, display: _Display
 ) -> Callable[[int], None]:
-    """A function that takes the count so far and prints a line when one is due."""
-    began = time.monotonic()
-    pause, due = FIRST_LINE, began + FIRST_LINE
+    """A function that counts so many more entries and prints a line when one is due."""
+    done, began, pause = start, time.monotonic(), FIRST_LINE
+    due = began + pause
 
-    def update(done: int) -> None:
-        nonlocal pause, due
+    def advance(count: int) -> None:
+        nonlocal done, pause, due
+        done += count
         if (now := time.monotonic()) < due:
             return
         pause = min(2 * pause, LONGEST_PAUSE)
         due, seconds = now + pause, now - began
         left = seconds / (done - start) * (total - done) if total else seconds
         clock = f"{timedelta(seconds=round(left))} {'left' if total else 'so far'}"
-        count = f"{description} {done}" + (f"/{total}" if total else "")
-        parts = count, display.status, clock
+        so_far = f"{description} {done}" + (f"/{total}" if total else "")
+        parts = so_far, display.status, clock
         print(*filter(None, parts), sep="  ", file=sys.stderr, flush=True)
 
-    return update
+    return advance

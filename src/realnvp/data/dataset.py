@@ -214,10 +214,8 @@ class Crops:
 
     Like an array, (N, side, side, C): indexing reads the cells of a fixed grid over each picture.
     `crops` crops the picture of a cell anywhere, as training does in each epoch.
-
     sizes: (n, 2), height and width of each picture.
-    most: largest number of cells of one picture, spread all over it; 1: the middle. None: as many
-        as fit.
+    most: largest number of cells of one picture, spread all over it; 1: the middle.
     """
 
     def __init__(
@@ -243,9 +241,7 @@ class Crops:
         return self.sizes[self._picture(wanted)] - self.side + 1
 
     def __getitem__(self, wanted: Any) -> Pixels:
-        asked = np.asarray(
-            range(*wanted.indices(len(self))) if isinstance(wanted, slice) else wanted
-        )
+        asked = np.asarray(np.arange(len(self))[wanted])
         indices = np.atleast_1d(asked)
         of = self._picture(indices)
         rows, columns = self.grid[of].T

@@ -61,12 +61,10 @@ class Run:
 
     @property
     def main(self) -> bool:
-        """Whether this process writes the files."""
         return self.processes.main
 
     @property
     def unit(self) -> Unit:
-        """The unit in which log-densities are reported."""
         return unit_of(self.config)
 
     @property
@@ -79,7 +77,6 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do."""
         patience = self.config.train.patience or math.inf
         impatient = self.state.evaluations_since_best >= patience
         return (self.progress >= 1 or impatient) and not self.state.pending
