@@ -30,6 +30,7 @@ TINY = dataclasses.replace(
         sample_every=6,
         save_every=4,
         moment_batches=4,
+        tracker="none",
     ),
 )
 

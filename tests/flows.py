@@ -31,6 +31,7 @@ from realnvp.bijections import (
 )
 from realnvp.config import Config, ImageData, ModelConfig
 from realnvp.flows.build import build, vector_flow
+from realnvp.flows.flow import Flow
 from realnvp.moments import averaging
 from realnvp.nets.convnet import MLP, ConvNet
 from realnvp.nets.resnet import ChannelSplitNet, ResNet
@@ -64,6 +65,15 @@ def moved(bijection: Bijection, x: Tensor) -> Bijection:
         for buffer in bijection.buffers():
             buffer.mul_(1 + 0.2 * torch.rand(buffer.shape, dtype=buffer.dtype, generator=random))
     return bijection.eval()
+
+
+def shaken(flow: Flow, size: float = 0.1) -> Flow:
+    """The flow in eval mode, its weights away from their start, where networks give zeros."""
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in flow.parameters():
+            weight += size * torch.randn(weight.shape, generator=random)
+    return flow.eval()
 
 
 def learned_noise(channels: int, *, levels: int = 256) -> VariationalDequantization:

@@ -177,7 +177,7 @@ def few() -> tuple[Flow, np.ndarray, np.ndarray]:
     return trained("photos", torch.float32, images), images[:-30], images[-30:]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 30])
+@pytest.mark.parametrize("count", [1, 30])
 def test_few_images_fail_no_sound_flow_and_wrong_moments_fail(
     few: tuple[Flow, np.ndarray, np.ndarray], count: int
 ) -> None:

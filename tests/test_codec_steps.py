@@ -40,8 +40,6 @@ from realnvp.nets.resnet import ChannelSplitNet
 RNG = np.random.default_rng(0)
 
 
-# The stack
-
 operations = st.lists(
     st.tuples(
         st.booleans(), st.lists(st.integers(1, 1 << 16), min_size=1, max_size=8), st.integers(0)
@@ -83,8 +81,6 @@ def test_an_empty_stack_gives_zeros() -> None:
     assert not now.pop(np.full(100, 1 << 16)).any()
     assert now.count == now.lowest == 0
 
-
-# The steps
 
 WIDTH = 4
 
@@ -178,9 +174,6 @@ def test_the_prior_undoes_itself_far_into_its_tails_and_is_near_the_normal() -> 
     assert same(now, start)
 
 
-# The networks
-
-
 def network() -> ConvNet:
     """One whose outputs are far from zero, as the flow's weights are: float32 numbers, in float64."""
     with torch.random.fork_rng(devices=[]):
@@ -227,9 +220,6 @@ def test_what_stands_for_silu_and_asinh() -> None:
     assert (exact.compressed(x) - 4 * torch.asinh(x / 4)).abs().max() < 1e-5
     exponents = torch.tensor([-126, 0, 5, 127], dtype=torch.int32)
     assert exact.power_of_two(exponents).tolist() == [2.0**-126, 1, 32, 2.0**127]
-
-
-# Tiles
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8, 8), (9, 17), (64, 65), (130, 64)])

@@ -58,11 +58,8 @@ def test_pixels_names_and_folders_come_back(
     assert made["bytes"] == file.stat().st_size
     assert {"png", "webp"} <= made["codecs"].keys()
     assert made["bound"] > 0
-    assert answer(capsys, "decompress", "--check", file) == {
-        "file": str(file),
-        "pictures": 11,
-        "lost": [],
-    }
+    checked = answer(capsys, "decompress", "--check", file)
+    assert checked == {"file": str(file), "pictures": 11, "lost": []}
     assert answer(capsys, "decompress", file, "--out", back)["lost"] == []
     assert names(back) == sorted(name.replace(".jpg", ".jpg.png") for name in names(pictures))
     for name in names(pictures):
@@ -78,14 +75,15 @@ def test_one_picture_and_several_paths(
     assert "bits/dim" in capsys.readouterr().out
     assert run(["decompress", "0.rnvp"]) == 0
     assert names(tmp_path / "0") == ["0.png"]
-    assert (
-        run(["compress", str(saved), "pictures/0.png", "pictures/more", "--out", "two.rnvp"]) == 0
-    )
+    two = ["pictures/0.png", "pictures/more", "--out", "two.rnvp"]
+    assert run(["compress", str(saved), *two]) == 0
     assert run(["decompress", "two.rnvp"]) == 0
     assert (tmp_path / "two" / "more" / "grey.bmp").exists()
 
 
-def test_an_interrupted_call_goes_on(saved: Path, pictures: Path, tmp_path: Path) -> None:
+def test_an_interrupted_call_goes_on_and_replaces_nothing(
+    saved: Path, pictures: Path, tmp_path: Path, capsys: Out
+) -> None:
     file, back = tmp_path / "all.rnvp", tmp_path / "back"
     assert run(["compress", str(saved), str(pictures), "--out", str(file)]) == 0
     unpack = ["decompress", str(file), "--out", str(back)]
@@ -95,16 +93,9 @@ def test_an_interrupted_call_goes_on(saved: Path, pictures: Path, tmp_path: Path
     assert run(unpack) == 0
     assert np.array_equal(read_image(back / "0.png"), read_image(pictures / "0.png"))
     assert all(path.stat().st_mtime_ns == time for path, time in there.items())
-
-
-def test_nothing_is_replaced(saved: Path, pictures: Path, tmp_path: Path, capsys: Out) -> None:
-    file, back = tmp_path / "all.rnvp", tmp_path / "back"
-    assert run(["compress", str(saved), str(pictures), "--out", str(file)]) == 0
-    capsys.readouterr()
-    (back / "more").mkdir(parents=True)
     (back / "more" / "grey.bmp").write_text("mine")
-    line = refused(capsys, "decompress", file, "--out", back, unchanged=[back])
-    assert "grey.bmp" in line
+    capsys.readouterr()
+    assert "grey.bmp" in refused(capsys, *unpack, unchanged=[back])
 
 
 def test_the_flow_is_found_named_or_asked_for(
@@ -165,17 +156,19 @@ def test_no_name_leads_out_of_the_folder(
         write(file, flow, index, [image], lambda _: None)
     back = tmp_path / "inner" / "back"
     before = listing(tmp_path)
-    line = refused(
-        capsys, "decompress", tmp_path / "x.rnvp", "--out", back, "--flow", saved, code=1
-    )
-    assert "x.rnvp" in line
+    command = ["decompress", tmp_path / "x.rnvp", "--out", back, "--flow", saved]
+    assert "x.rnvp" in refused(capsys, *command, code=1)
     assert listing(tmp_path) == before
 
 
-def test_names_that_become_one_are_refused(saved: Path, pictures: Path, capsys: Out) -> None:
-    (pictures / "more" / "noise.jpg.png").write_bytes((pictures / "0.png").read_bytes())
-    line = refused(capsys, "compress", saved, pictures, "--out", pictures.parent / "x.rnvp")
-    assert "noise.jpg.png" in line
+@pytest.mark.parametrize("names", [("x.jpg", "x.jpg.png"), ("\u00e9.png", "E\u0301.png")])
+def test_names_that_become_one_are_refused(
+    saved: Path, tmp_path: Path, capsys: Out, names: tuple[str, str]
+) -> None:
+    """When they are unpacked, or on a file system that ignores case and composition."""
+    for name in names:
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    refused(capsys, "compress", saved, tmp_path, "--out", tmp_path / "y.rnvp")
 
 
 def test_names_that_become_one_are_refused_of_16_bits_too(tmp_path: Path) -> None:
@@ -208,42 +201,20 @@ def test_names_of_any_characters_come_back(saved: Path, tmp_path: Path, capsys: 
         files.files_by_name([folder], deep=False)
 
 
-def test_names_that_one_file_system_holds_for_one_are_refused(
-    saved: Path, tmp_path: Path, capsys: Out
-) -> None:
-    for name in ("\u00e9.png", "E\u0301.png"):
-        Image.new("RGB", (8, 8)).save(tmp_path / name)
-    refused(capsys, "compress", saved, tmp_path, "--out", tmp_path / "y.rnvp")
-
-
 def test_images_without_names_are_numbered(saved: Path, tmp_path: Path, capsys: Out) -> None:
-    (tmp_path / "x.rnvp").write_bytes(compress(realnvp.load_flow(saved), smooth(2, 3, 16, 16)))
-    assert (
-        run(
-            [
-                "decompress",
-                str(tmp_path / "x.rnvp"),
-                "--out",
-                str(tmp_path / "back"),
-                "--flow",
-                str(saved),
-            ]
-        )
-        == 0
-    )
-    assert names(tmp_path / "back") == ["00000.png", "00001.png"]
-    assert np.array_equal(
-        read_image(tmp_path / "back" / "00001.png").transpose(2, 0, 1), smooth(2, 3, 16, 16)[1]
-    )
+    file, back, images = tmp_path / "x.rnvp", tmp_path / "back", smooth(2, 3, 16, 16)
+    file.write_bytes(compress(realnvp.load_flow(saved), images))
+    answer(capsys, "decompress", file, "--out", back, "--flow", saved)
+    assert names(back) == ["00000.png", "00001.png"]
+    assert np.array_equal(read_image(back / "00001.png").transpose(2, 0, 1), images[1])
 
 
 def test_a_bad_picture_is_named_before_anything_is_written(
     saved: Path, pictures: Path, tmp_path: Path, capsys: Out
 ) -> None:
     (pictures / "bad.png").write_bytes((pictures / "0.png").read_bytes()[:100])
-    line = refused(
-        capsys, "compress", saved, pictures, "--out", tmp_path / "x.rnvp", unchanged=[tmp_path]
-    )
+    command = ["compress", saved, pictures, "--out", tmp_path / "x.rnvp"]
+    line = refused(capsys, *command, unchanged=[tmp_path])
     assert "bad.png" in line
 
 

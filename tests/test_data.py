@@ -54,9 +54,6 @@ def test_quantize_clamps_floors_and_refuses_nan() -> None:
         quantize(torch.tensor([1.0, float("nan")]))
 
 
-# Splits
-
-
 @given(st.integers(3, 200), st.floats(0.01, 0.3), st.integers(0, 5))
 def test_without_equal_items_a_permutation_is_cut(count: int, fraction: float, seed: int) -> None:
     held = max(1, round(fraction * count))
@@ -101,9 +98,6 @@ def test_equal_pictures_are_counted(tmp_path: Path) -> None:
         found = find_data(images(source), seed=0)
     seen = {split: {image.tobytes() for image in found.splits[split][:]} for split in SPLITS}
     assert len(set.union(*seen.values())) == 20 == sum(map(len, seen.values()))
-
-
-# Digits and photographs
 
 
 def test_digits_come_from_the_seed_alone(tmp_path: Path) -> None:
@@ -158,9 +152,6 @@ def test_sizes_of_other_formats(photos: Dataset) -> None:
     deep = RNG.integers(0, 65536, (16, 16, 3), dtype=np.uint16)
     assert {*codec_sizes(deep)} == {"png", "jxl"}
     assert codec_sizes(deep)["png"] >= deep.nbytes
-
-
-# Prepared folders
 
 
 def test_a_second_preparation_changes_nothing(tmp_path: Path) -> None:
@@ -240,9 +231,6 @@ def test_a_prepared_folder_is_a_source(tmp_path: Path) -> None:
         find_data(replace(config, set="cifar10"), seed=0)
 
 
-# Folders of pictures
-
-
 def test_every_picture_is_in_one_split(tmp_path: Path) -> None:
     source = pictures(tmp_path / "in" / "deep", 20).parent
     color().save(source / "deep" / ".hidden.png")
@@ -287,9 +275,6 @@ def test_the_first_bad_picture_is_named(tmp_path: Path) -> None:
             find_data(images(source), seed=0)
         (source / f"{name}.png").unlink()
     find_data(images(source), seed=0)
-
-
-# Classes
 
 
 def test_a_class_is_bound_to_its_picture_by_the_path(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import itertools
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -30,26 +31,13 @@ CPU = torch.device("cpu")
 
 
 def test_eq_2_and_3_change_of_variable() -> None:
-    """log p_X(x) = log p_Z(f(x)) + log |det df/dx|, for a flow whose density is known: x = mean +
-    sqrt(var + eps) z.
-    """
-    norm = BatchNorm(2).double().eval()
-    norm.moments.mean, norm.moments.var = (
-        torch.tensor([1.0, -2.0]).double(),
-        torch.tensor([0.25, 9.0]).double(),
-    )
-    x = normal(5, 2, 1, 3)
-    expected = torch.distributions.Normal(
-        norm.moments.mean[:, None, None].expand(2, 1, 3),
-        (norm.moments.var + 1e-4).sqrt()[:, None, None],
-    ).log_prob(x)
+    """log p_X(x) = log p_Z(f(x)) + log |det df/dx| of x = mean + sqrt(var + eps) z."""
+    norm, x = BatchNorm(2).double().eval(), normal(5, 2, 1, 3)
+    mean, var = torch.tensor([[1.0, -2.0], [0.25, 9.0]]).double()
+    norm.moments.mean, norm.moments.var = mean, var
+    columns = mean[:, None, None].expand(2, 1, 3), (var + 1e-4).sqrt()[:, None, None]
+    expected = torch.distributions.Normal(*columns).log_prob(x)
     assert (Flow(norm, StandardNormal()).log_prob(x) - expected.sum((1, 2, 3))).abs().max() < 1e-12
-
-
-def test_prior_is_a_standard_normal() -> None:
-    z = normal(4, 3, 2, 2)
-    expected = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum((1, 2, 3))
-    assert (StandardNormal().log_prob(z) - expected).abs().max() < 1e-12
 
 
 class HalfNet(nn.Module):
@@ -63,10 +51,8 @@ class HalfNet(nn.Module):
 @pytest.mark.parametrize("flip", [False, True])
 def test_eq_4_to_8_split_form(flip: bool) -> None:
     """y_1:d = x_1:d; y_d+1:D = x_d+1:D exp(l(x_1:d)) + m(x_1:d); and its inverse."""
-    coupling = (
-        Coupling(partial(channelwise, flip=flip), HalfNet(), Affine, bound=0.7).double().eval()
-    )
-    x = normal(2, 6, 2, 2)
+    mask, x = partial(channelwise, flip=flip), normal(2, 6, 2, 2)
+    coupling = Coupling(mask, HalfNet(), Affine, bound=0.7).double().eval()
     first, second = x.chunk(2, dim=1)
     kept, changed = (second, first) if flip else (first, second)
     total = kept.sum((1, 2, 3), keepdim=True)
@@ -74,13 +60,11 @@ def test_eq_4_to_8_split_form(flip: bool) -> None:
     new = changed * torch.exp(log_scale) + shift
     z, log_det = coupling(x)
     assert torch.allclose(z, torch.cat([new, kept] if flip else [kept, new], dim=1), atol=1e-12)
-    assert torch.allclose(
-        log_det, 3 * 2 * 2 * log_scale.sum((1, 2, 3)), atol=1e-12
-    )  # eq 6-7: exp(sum of l) is the determinant
+    # eq 6-7: exp(sum of l) is the determinant
+    assert torch.allclose(log_det, 3 * 2 * 2 * log_scale.sum((1, 2, 3)), atol=1e-12)
     back = (new - shift) * torch.exp(-log_scale)  # eq 8
-    assert torch.allclose(
-        coupling.inverse(z), torch.cat([back, kept] if flip else [kept, back], dim=1), atol=1e-12
-    )
+    expected = torch.cat([back, kept] if flip else [kept, back], dim=1)
+    assert torch.allclose(coupling.inverse(z), expected, atol=1e-12)
 
 
 def test_eq_9_masked_form() -> None:
@@ -97,9 +81,7 @@ def test_eq_9_masked_form() -> None:
 
 
 def test_eq_10_to_13_multi_scale_recursion() -> None:
-    """The whole of f, by hand: three checkerboard couplings, squeeze, three channel-wise ones,
-    unsqueeze, factor out, repeat.
-    """
+    """Three checkerboard couplings, squeeze, three channel-wise ones, unsqueeze, factor out, repeat."""
     x = pixels(2, 1, 8, 8)
     flow = moved(image_flow(1, 8, 8, 2), x)
     logit, (*three, squeezed, factored) = flow.bijections[0], flow.bijections[1].bijections
@@ -111,9 +93,8 @@ def test_eq_10_to_13_multi_scale_recursion() -> None:
     for layer in three:
         h, term = layer(h)
         total = total + term
-    small = (
-        h.reshape(2, 1, 4, 2, 4, 2).permute(0, 1, 3, 5, 2, 4).reshape(2, 4, 4, 4)
-    )  # 2 x 2 x c -> 1 x 1 x 4c
+    # 2 x 2 x c -> 1 x 1 x 4c
+    small = h.reshape(2, 1, 4, 2, 4, 2).permute(0, 1, 3, 5, 2, 4).reshape(2, 4, 4, 4)
     assert len(squeezed.bijection.bijections) == 6
     for layer in squeezed.bijection.bijections:
         small, term = layer(small)
@@ -129,33 +110,27 @@ def test_eq_10_to_13_multi_scale_recursion() -> None:
         total = total + term
     z, log_det = flow(x)
     assert torch.allclose(log_det, total, atol=1e-9)
-    assert torch.allclose(
-        z[:, 0, 0::2, 0::2], z1[:, 0], atol=1e-12
-    )  # eq 13: z is all of them, each at its pixels
-    assert torch.allclose(z[:, 0, 1::2, 1::2], z1[:, 1], atol=1e-12)
-    assert torch.allclose(z[:, 0, 0::2, 1::2], h1[:, 0], atol=1e-12)
-    assert torch.allclose(z[:, 0, 1::2, 0::2], h1[:, 1], atol=1e-12)
+    # eq 13: z is all of them, each at its pixels
+    for (row, column), part in {
+        (0, 0): z1[:, 0],
+        (1, 1): z1[:, 1],
+        (0, 1): h1[:, 0],
+        (1, 0): h1[:, 1],
+    }.items():
+        assert torch.allclose(z[:, 0, row::2, column::2], part, atol=1e-12)
 
 
 def test_order_of_latents() -> None:
-    """Half of the entries belong to scale 0, a quarter to scale 1, and the rest, a quarter, to the
-    last one.
-    """
-    assert latent_levels(4, 4, 3).tolist() == [
-        [0, 1, 0, 2],
-        [1, 0, 2, 0],
-        [0, 2, 0, 1],
-        [2, 0, 1, 0],
-    ]
+    """Half of the entries belong to scale 0, a quarter to scale 1, the rest to the last one."""
+    levels = [[0, 1, 0, 2], [1, 0, 2, 0], [0, 2, 0, 1], [2, 0, 1, 0]]
+    assert latent_levels(4, 4, 3).tolist() == levels
     levels = latent_levels(16, 32, 4)
     assert [(levels == s).double().mean().item() for s in range(4)] == [1 / 2, 1 / 4, 1 / 8, 1 / 8]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_latent_levels_are_where_the_flow_leaves_them(channels: int) -> None:
-    """With couplings replaced by a count of how often f touches an entry: a FactorOut at depth s
-    leaves level s alone.
-    """
+    """Couplings are replaced by a count: a FactorOut at depth s leaves level s alone."""
 
     class Count(BatchNorm):
         def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -180,9 +155,7 @@ def test_masks() -> None:
     [(checkerboard, 1), (partial(checkerboard, flip=True), 2), (channelwise, 4)],
 )
 def test_zero_pattern_of_the_jacobian(mask: object, channels: int) -> None:
-    """Section 3.3: kept entries have an identity row; a changed one depends on itself and on kept
-    entries alone.
-    """
+    """Section 3.3: a kept entry is itself; a changed one depends on itself and kept entries alone."""
     coupling = Coupling(mask, HalfNet(), Affine).double().eval()
     x = normal(1, channels, 4, 4)
     jacobian = torch.func.jacrev(lambda v: coupling(v)[0])(x).reshape(x.numel(), -1)
@@ -195,9 +168,7 @@ def test_zero_pattern_of_the_jacobian(mask: object, channels: int) -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_channelwise_masks_are_not_redundant_with_the_checkerboard(channels: int) -> None:
-    """Section 3.6: seen on the unsqueezed image, the channel-wise partition splits both colours of
-    the checkerboard.
-    """
+    """Section 3.6: on the unsqueezed image they split both colors of the checkerboard."""
     mask = channelwise((4 * channels, 2, 2), CPU).expand(1, -1, 2, 2).float()
     on_pixels = torch.nn.functional.pixel_shuffle(mask, 2).bool()
     board = checkerboard((channels, 4, 4), CPU).expand_as(on_pixels)
@@ -206,9 +177,7 @@ def test_channelwise_masks_are_not_redundant_with_the_checkerboard(channels: int
 
 
 def test_eq_15_and_16_moving_average() -> None:
-    """Three steps by hand; the gradient flows through the batch term only, and nothing stored
-    carries a graph.
-    """
+    """The gradient flows through the batch term only, and nothing stored carries a graph."""
     rho, moments = 0.9, MovingMoments(2, momentum=0.9).double()
     mean, var = torch.zeros(2).double(), torch.ones(2).double()
     for step in range(3):
@@ -220,9 +189,8 @@ def test_eq_15_and_16_moving_average() -> None:
         assert torch.allclose(ours_mean, new_mean, atol=1e-12)
         assert torch.allclose(ours_var, new_var, atol=1e-12)
         ours = torch.autograd.grad(ours_mean.sum() + ours_var.sum(), x)[0]
-        assert torch.allclose(
-            ours, torch.autograd.grad(new_mean.sum() + new_var.sum(), x)[0], atol=1e-12
-        )
+        expected = torch.autograd.grad(new_mean.sum() + new_var.sum(), x)[0]
+        assert torch.allclose(ours, expected, atol=1e-12)
         mean, var = new_mean.detach(), new_var.detach()
         assert torch.equal(moments.mean, moments.eval()(x)[0])
         assert torch.allclose(moments.var, var, atol=1e-12)
@@ -236,15 +204,11 @@ def test_batch_norm_uses_the_mixed_moments_in_its_log_det() -> None:
     mean, var = 0.5 * x.mean(), 0.5 * 1 + 0.5 * x.var(correction=0)
     z, log_det = norm(x)
     assert torch.allclose(z, (x - mean) / (var + 1e-4).sqrt(), atol=1e-12)
-    assert torch.allclose(
-        log_det, torch.full((6,), -4 * 0.5 * math.log(var + 1e-4)).double(), atol=1e-6
-    )
+    assert (log_det + 4 * 0.5 * math.log(var + 1e-4)).abs().max() < 1e-6
 
 
 def test_plain_batch_norm_whitens_its_batch() -> None:
-    """rho = 0 (section 3.7): the batch's own moments; what is stored decays by .9 and starts near
-    the identity.
-    """
+    """rho = 0 (section 3.7): what is stored decays by .9 and starts near the identity."""
     norm = BatchNorm(2).double()
     x = 3 * normal(64, 2, 4, 4) + 1
     z, _ = norm(x)
@@ -258,9 +222,7 @@ def test_plain_batch_norm_whitens_its_batch() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_one_forward_pass_that_is_not_finite_leaves_the_stored_moments(bad: float) -> None:
-    """Only of the channels that it hit; the pass itself is not finite, so that the step can be
-    skipped.
-    """
+    """Of the channels that it hit; the pass itself is not finite: the step can be skipped."""
     moments = MovingMoments(2).double()
     x = normal(4, 2, 2, 2)
     x[0, 0, 0, 0] = bad
@@ -277,10 +239,9 @@ def test_averaging_gives_the_mean_over_batches() -> None:
     with averaging(moments):
         for x in batches:
             moments(x)
-    assert torch.allclose(moments.mean, torch.stack([x.mean() for x in batches]).mean(), atol=1e-12)
-    assert torch.allclose(
-        moments.var, torch.stack([x.var(correction=0) for x in batches]).mean(), atol=1e-12
-    )
+    means, variances = zip(*((x.mean(), x.var(correction=0)) for x in batches), strict=True)
+    assert torch.allclose(moments.mean, torch.stack(means).mean(), atol=1e-12)
+    assert torch.allclose(moments.var, torch.stack(variances).mean(), atol=1e-12)
 
 
 def test_weight_norm() -> None:
@@ -292,10 +253,8 @@ def test_weight_norm() -> None:
     weight = conv.gain * conv.v / conv.v.square().sum((1, 2, 3), keepdim=True).sqrt()
     expected = torch.nn.functional.conv2d(h, weight, conv.bias, padding=1)
     assert torch.allclose(conv(h), expected, atol=1e-12)
-    without = WeightNormConv(3, 5, 1)
-    assert torch.allclose(
-        without(torch.eye(3)[:, :, None, None]).square().sum((0, 2, 3)), torch.ones(5), atol=1e-6
-    )
+    lengths = WeightNormConv(3, 5, 1)(torch.eye(3)[:, :, None, None]).square().sum((0, 2, 3))
+    assert torch.allclose(lengths, torch.ones(5), atol=1e-6)
 
 
 # Section 4.1, the logit. Goldens at a = .05, u = .5, f = identity, a unit Gaussian: v, y, bits.
@@ -323,22 +282,15 @@ def test_golden_of_a_logistic_base() -> None:
     """An identity flow under a standard logistic base: 8 - log2(1 - 2a) bits/dim for every image."""
     x = pixels(4, 3, 5, 5)
     bits = -Flow(Logit(), StandardLogistic()).log_prob(x) / (75 * math.log(2))
-    assert (bits - 8.152003).abs().max() < 1e-6
     assert (bits - (8 - math.log2(0.9))).abs().max() < 1e-9
 
 
 def test_density_is_zero_outside_its_support() -> None:
     edge = 256 * 0.05 / 0.9
-    x = torch.tensor([-edge - 0.1, -edge + 0.1, 256 + edge - 0.1, 256 + edge + 0.1]).double()[
-        :, None, None, None
-    ]
-    assert Flow(Logit(), StandardNormal()).log_prob(x).isfinite().tolist() == [
-        False,
-        True,
-        True,
-        False,
-    ]
-    assert Flow(Logit(), StandardNormal()).log_prob(x * torch.nan).isnan().all()
+    x = torch.tensor([-edge - 0.1, -edge + 0.1, 256 + edge - 0.1, 256 + edge + 0.1]).double()
+    flow, x = Flow(Logit(), StandardNormal()), x[:, None, None, None]
+    assert flow.log_prob(x).isfinite().tolist() == [False, True, True, False]
+    assert flow.log_prob(x * torch.nan).isnan().all()
 
 
 def test_mass_of_a_tiny_image_space() -> None:
@@ -347,16 +299,13 @@ def test_mass_of_a_tiny_image_space() -> None:
     The support of a pixel is [-w, 3 + w), w = 3a/(1 - 2a): cells [v, v+1) are images, both rims are outside.
     """
     levels, alpha = 3, 0.05
-    config_flow = image_flow(1, 2, 1, 1)
-    config_flow.bijections[0] = Logit(alpha=alpha, levels=levels)
-    flow = (
-        Flow(moved(config_flow, pixels(16, 1, 2, 1, levels=levels)), StandardNormal())
-        .double()
-        .eval()
-    )
+    bijection = image_flow(1, 2, 1, 1)
+    bijection.bijections[0] = Logit(alpha=alpha, levels=levels)
+    flow = Flow(moved(bijection, pixels(16, 1, 2, 1, levels=levels)), StandardNormal()).eval()
     rim = levels * alpha / (1 - 2 * alpha)
     edges = [-rim, *range(levels + 1), levels + rim]
-    nodes, weights = gauss_legendre(48)
+    nodes, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(48))
+    nodes, weights = (nodes + 1) / 2, weights / 2  # on [0, 1]
     points = torch.cat([a + (b - a) * nodes for a, b in itertools.pairwise(edges)])
     masses = torch.cat([(b - a) * weights for a, b in itertools.pairwise(edges)])
     grid = torch.cartesian_prod(points, points)[:, None, :, None]
@@ -368,18 +317,8 @@ def test_mass_of_a_tiny_image_space() -> None:
     assert abs(images + outside - 1) < 1e-4
 
 
-def gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
-    """Nodes and weights on [0, 1]."""
-    import numpy as np
-
-    nodes, weights = np.polynomial.legendre.leggauss(count)
-    return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
-
-
 def test_what_the_first_convolution_sees() -> None:
-    """Both signs of the normalised input; twice, and with the mask as a plane, where half of it is
-    masked to zero.
-    """
+    """Both signs of the normalized input; twice, and with the mask, where half of it is masked."""
     r = torch.tensor([1.5, -0.5]).view(1, 1, 1, 2)
     mask = torch.tensor([True, False]).view(1, 1, 1, 2)
     assert both_signs(r, mask, see_mask=False).flatten().tolist() == [1.5, 0, 0, 0.5]

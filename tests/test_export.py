@@ -15,6 +15,7 @@ from realnvp.cli.main import run
 from realnvp.config import PRESETS
 from realnvp.data.prepared import find_data
 from realnvp.export import Call, export_onnx, export_program
+from tests.flows import shaken
 
 
 def examples(flow: realnvp.Flow, call: Call, count: int) -> Tensor:
@@ -39,11 +40,7 @@ def made(architecture: str, run_dir: Path) -> realnvp.Flow:
             noise = {"dequantization": "learned", "num_couplings": 1}
         model = replace(config.model, width=8, num_scales=1, **noise)
         flow = realnvp.build(replace(config, model=model))
-    random = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in flow.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=random))
-    return flow.eval()
+    return shaken(flow)
 
 
 @pytest.mark.parametrize(
@@ -51,9 +48,7 @@ def made(architecture: str, run_dir: Path) -> realnvp.Flow:
     [
         ("paper", "encode"),
         ("modern", "decode"),
-        ("learned noise", "log_prob"),
         ("learned noise", "pixel_log_prob"),
-        ("vector", "log_prob"),
         ("vector", "pixel_log_prob"),
     ],
 )
@@ -140,10 +135,3 @@ def test_a_program_of_one_column_given_others() -> None:
     x, context = torch.randn(5, 1).double(), torch.randn(5, 2).double()
     with torch.no_grad():
         assert program.module()(x, context).equal(flow.eval().log_prob(x, context=context))
-
-
-def test_a_program_of_spline_couplings() -> None:
-    flow = realnvp.vector_flow(3, coupling="spline", num_couplings=2, width=8).double()
-    x = torch.randn(5, 3).double()
-    with torch.no_grad():
-        assert export_program(flow).module()(x).allclose(flow.eval().log_prob(x), rtol=1e-12)

@@ -16,6 +16,7 @@ from realnvp.io.pretrained import load_flow, save_flow
 from realnvp.io.run_dir import RunDir
 from realnvp.training.loop import train
 from realnvp.training.run import take_weights
+from tests.flows import shaken
 
 SHORT = ["--train.tracker", "none", "--train.eval-images", "8", "--train.moment-batches", "2"]
 SHORT += ["--train.batch-size", "8", "--device", "cpu", "--train.lr", "1e-12"]
@@ -24,11 +25,7 @@ MODEL = ModelConfig("modern", num_scales=1, width=6, num_blocks=1, num_couplings
 
 def moved(config: Config) -> Flow:
     """A flow away from its start."""
-    flow = build(config).eval()
-    with torch.no_grad():
-        for i, weight in enumerate(flow.parameters()):
-            weight += 0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(i))
-    return flow
+    return shaken(build(config), 0.01)
 
 
 def config_of(**model: Any) -> Config:

@@ -3,17 +3,18 @@
 `GPU_TESTS_ON=cpu python -m pytest tests/test_gpu.py` runs the same on the CPU, which shows that the tests themselves are right.
 """
 
-import dataclasses
+import copy
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from realnvp.cli.main import run as command
@@ -29,6 +30,8 @@ from realnvp.training.loop import train, train_step
 from realnvp.training.optim import enable_gradient_checkpointing
 from realnvp.training.run import Run, open_run
 from realnvp.training.session import TrainingStopped
+from tests.flows import shaken
+from tests.told import Out, in_two_processes
 
 DEVICE = torch.device(os.environ.get("GPU_TESTS_ON", "cuda"))
 ON_GPU = DEVICE.type == "cuda"
@@ -46,41 +49,29 @@ def small(preset: str, tmp_path: Path, **changes: object) -> Config:
     config = PRESETS[preset]
     if preset == "table":
         np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(300, 3)))
-        config = dataclasses.replace(
-            config,
-            data=dataclasses.replace(config.data, source=str(tmp_path / "rows.npy"), shape=(3,)),
-        )
-    model = dataclasses.replace(config.model, width=8, num_blocks=1, num_couplings=2)
-    recipe = {
-        "max_steps": 6,
-        "batch_size": 32,
-        "log_every": 1,
-        "eval_every": 6,
-        "eval_images": 60,
-        "sample_every": 6,
-    }
-    recipe |= {"save_every": 2, "moment_batches": 2, "tracker": "none", "precision": "float32"}
-    train = dataclasses.replace(config.train, **(recipe | changes))  # type: ignore[arg-type]
-    return dataclasses.replace(config, model=model, train=train)
+        data = replace(config.data, source=str(tmp_path / "rows.npy"), shape=(3,))
+        config = replace(config, data=data)
+    model = replace(config.model, width=8, num_blocks=1, num_couplings=2)
+    few = {"max_steps": 6, "batch_size": 32, "eval_images": 60, "moment_batches": 2}
+    every = {"log_every": 1, "eval_every": 6, "sample_every": 6, "save_every": 2}
+    recipe: dict[str, Any] = {**few, **every, "tracker": "none", "precision": "float32", **changes}
+    return replace(config, model=model, train=replace(config.train, **recipe))
 
 
 def examples(config: Config, count: int = 16) -> Tensor:
     """Images v + u, or rows, float32, on the CPU."""
     assert config.data.shape is not None
     random = np.random.default_rng(1)
+    shape = (count, *config.data.shape)
     if isinstance(config.data, TableData):
-        return torch.from_numpy(random.normal(size=(count, *config.data.shape))).float()
-    return torch.from_numpy(
-        random.uniform(0, config.data.levels, size=(count, *config.data.shape))
-    ).float()
+        return torch.from_numpy(random.normal(size=shape)).float()
+    return torch.from_numpy(random.uniform(0, config.data.levels, size=shape)).float()
 
 
 def a_step(
     tmp_path: Path, config: Config, device: torch.device, name: str
 ) -> tuple[tuple[float, float], list[Tensor]]:
-    """Loss and norm of the gradient of a training's first step on the device, and its weights
-    afterwards.
-    """
+    """Loss and norm of the gradient of a training's first step, and its weights afterwards."""
     with deterministic(), open_run(config, tmp_path / name, device=str(device)) as run:
         loss, norm, _ = train_step(run, run.batches.at(0))
         assert run.state.skipped == 0
@@ -89,31 +80,17 @@ def a_step(
 
 @pytest.mark.parametrize("preset", SHAPES)
 def test_density_and_its_inverse_are_those_of_the_cpu(preset: str, tmp_path: Path) -> None:
-    """float32 networks: log p to 1e-4 of a nat and dimension, and back to 1e-3 of a grey level or
-    a deviation.
-    """
+    """float32 networks: log p to 1e-4 nats and dimension, back to 1e-3 gray levels or deviations."""
     config = small(preset, tmp_path)
-    here, x = build(config), examples(config)
-    for weight in here.parameters():
-        weight.data += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-    there = build(config)
-    there.load_state_dict(here.state_dict())
-    there.to(DEVICE)
+    here, x = shaken(build(config), 0.05), examples(config)
+    there, near = copy.deepcopy(here).to(DEVICE), partial(torch.testing.assert_close, rtol=0)
     with evaluating(here), evaluating(there):
         nats, z = here.log_prob(x.double()), here.encode(x.double())
-        on_device = x.double().to(DEVICE)
-        torch.testing.assert_close(
-            there.log_prob(on_device).cpu(), nats, rtol=0, atol=1e-4 * x[0].numel()
-        )
-        torch.testing.assert_close(
-            there.decode(z.to(DEVICE)).cpu(), here.decode(z), rtol=0, atol=1e-3
-        )
-        torch.testing.assert_close(
-            there.decode(there.encode(on_device)), on_device, rtol=0, atol=1e-4
-        )
-        torch.testing.assert_close(
-            there.log_prob(x.to(DEVICE)).cpu().double(), nats, rtol=0, atol=1e-3 * x[0].numel()
-        )
+        on_device, single = x.double().to(DEVICE), x.to(DEVICE)
+        near(there.log_prob(on_device).cpu(), nats, atol=1e-4 * x[0].numel())
+        near(there.decode(z.to(DEVICE)).cpu(), here.decode(z), atol=1e-3)
+        near(there.decode(there.encode(on_device)), on_device, atol=1e-4)
+        near(there.log_prob(single).cpu().double(), nats, atol=1e-3 * x[0].numel())
 
 
 @pytest.mark.parametrize("preset", SHAPES)
@@ -129,9 +106,8 @@ def test_a_step_is_that_of_the_cpu(preset: str, tmp_path: Path) -> None:
 def test_a_step_in_bfloat16(preset: str, tmp_path: Path) -> None:
     """Networks in bfloat16 are near those in float32, and not the same."""
     expected, _ = a_step(tmp_path, small(preset, tmp_path), DEVICE, "float32")
-    found, weights = a_step(
-        tmp_path, small(preset, tmp_path, precision="bfloat16"), DEVICE, "bfloat16"
-    )
+    low = small(preset, tmp_path, precision="bfloat16")
+    found, weights = a_step(tmp_path, low, DEVICE, "bfloat16")
     np.testing.assert_allclose(found, expected, rtol=0.05)
     assert all(weight.isfinite().all() and weight.dtype == torch.float32 for weight in weights)
 
@@ -174,9 +150,8 @@ def test_stopped_and_resumed_is_bit_equal(
 def test_fast_is_near(tmp_path: Path) -> None:
     config = small("digits-modern", tmp_path)
     flow = build(config).eval().to(DEVICE)
-    pixels = (examples(config)).floor().to(torch.uint8)
-    exact = log_probs(flow, pixels)
-    quick = log_probs(fast(flow), pixels)
+    pixels = examples(config).floor().to(torch.uint8)
+    exact, quick = log_probs(flow, pixels), log_probs(fast(flow), pixels)
     torch.testing.assert_close(quick, exact, rtol=0, atol=0.05 * pixels[0].numel())
 
 
@@ -203,14 +178,12 @@ def test_batches_are_pinned_and_the_same(tmp_path: Path) -> None:
 
 
 def test_building_a_flow_leaves_generators_alone(tmp_path: Path) -> None:
-    draw: Callable[[], Tensor] = lambda: torch.rand(4, device=DEVICE)  # noqa: E731
     torch.manual_seed(0)
-    draw()
-    expected = draw()
+    _, expected = (torch.rand(4, device=DEVICE) for _ in range(2))
     torch.manual_seed(0)
-    draw()
+    torch.rand(4, device=DEVICE)
     build(small("digits-modern", tmp_path))
-    assert torch.equal(draw(), expected)
+    assert torch.equal(torch.rand(4, device=DEVICE), expected)
 
 
 @pytest.mark.skipif(ON_GPU and torch.cuda.device_count() < 2, reason="needs two GPUs")
@@ -219,45 +192,16 @@ def test_two_processes_take_the_steps_of_one(preset: str, tmp_path: Path) -> Non
     config = small(preset, tmp_path, precision="float64", max_steps=3)
     train(config, tmp_path / "one", device=str(DEVICE))
     (tmp_path / "config.json").write_text(to_json(config))
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "realnvp",
-        "train",
-    ]
-    argv = [
-        "--config",
-        str(tmp_path / "config.json"),
-        "--run-dir",
-        str(tmp_path / "two"),
-        "--device",
-        DEVICE.type,
-    ]
-    ran = subprocess.run(
-        [*launch, *argv],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    norms = [
-        [
-            line["gradient_norm"]
-            for line in map(json.loads, (tmp_path / name / "metrics.jsonl").open())
-            if "gradient_norm" in line
-        ]
-        for name in ("one", "two")
-    ]
+    argv = ["--config", tmp_path / "config.json", "--run-dir", tmp_path / "two"]
+    in_two_processes("-m", "realnvp", "train", *argv, "--device", DEVICE.type)
+    norms = []
+    for name in ("one", "two"):
+        lines = map(json.loads, (tmp_path / name / "metrics.jsonl").open())
+        norms.append([line["gradient_norm"] for line in lines if "gradient_norm" in line])
     np.testing.assert_allclose(norms[1], norms[0], rtol=1e-6)
 
 
-def test_every_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command(tmp_path: Path, capsys: Out) -> None:
     """On a run of a few steps, each once; what each prints is looked at elsewhere."""
     config, run = small("digits-modern", tmp_path), str(tmp_path / "run")
     (tmp_path / "config.json").write_text(to_json(config))
@@ -272,23 +216,17 @@ def test_every_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         ["report", run, *on],
     ):
         assert command(argv) == 0, capsys.readouterr().err
-    assert command(["check", run, *on]) in (
-        0,
-        1,
-    )  # six steps are few: a check may fail, and must end
+    assert command(["check", run, *on]) in (0, 1)  # after so few steps a check may fail
     images = tmp_path / "images"
     images.mkdir()
-    from PIL import Image
-
     for i, pixels in enumerate(np.load(tmp_path / "s.npy")[..., 0]):
         Image.fromarray(pixels).save(images / f"{i}.png")
-    assert command(["score", run, str(images), "--out", str(tmp_path / "s.csv"), *on]) == 0, (
-        capsys.readouterr().err
-    )
+    score = ["score", run, str(images), "--out", str(tmp_path / "s.csv"), *on]
+    assert command(score) == 0, capsys.readouterr().err
 
 
 @pytest.mark.skipif(not ON_GPU, reason="fills a GPU")
-def test_a_full_gpu_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_gpu_is_one_line(tmp_path: Path, capsys: Out) -> None:
     free, _ = torch.cuda.mem_get_info()
     filled = torch.empty(max(1, free - 300 * 2**20), dtype=torch.uint8, device=DEVICE)
     argv = ["train", "photos", "--train.batch-size", "512", "--run-dir", str(tmp_path / "run")]

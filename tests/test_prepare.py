@@ -93,9 +93,6 @@ def refused(capsys: Out, name: str, source: Path, out: Path, word: str, *flags: 
     assert set(out.parent.rglob("*")) == before
 
 
-# The prepared folder
-
-
 def images(train: int = 4, test: int = 2, side: int = 8) -> Iterator[LabeledImage]:
     for split, count in {"train": train, "test": test}.items():
         for index in range(count):
@@ -143,9 +140,6 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# CIFAR-10: 3 records a batch, 5 of test
-
-
 def cifar() -> tuple[dict[str, bytes], dict[str, Pixels], dict[str, list[int]]]:
     """Files by name; images and labels by split."""
     records = {f"data_batch_{i}": noise(3, 3073) for i in range(1, 6)}
@@ -190,18 +184,12 @@ def test_bad_cifar10(capsys: Out, tmp_path: Path) -> None:
     refused(capsys, "cifar10", source, tmp_path / "out", "data_batch_2.bin", "--allow-partial")
 
 
-# Archives
-
-
 @pytest.mark.parametrize("form", ["tar", "tar.gz", "zip"])
 @pytest.mark.parametrize("share", [0, 0.3, 0.7])
 def test_a_truncated_archive(capsys: Out, tmp_path: Path, form: str, share: float) -> None:
     source = WRITERS[form](tmp_path / "cifar", cifar()[0])
     source.write_bytes(source.read_bytes()[: int(share * source.stat().st_size)])
     refused(capsys, "cifar10", source, tmp_path / "out", str(source), "--allow-partial")
-
-
-# ImageNet
 
 
 def batch(images: Pixels) -> bytes:
@@ -265,8 +253,6 @@ def test_bad_batches(capsys: Out, tmp_path: Path, kind: str) -> None:
     refused(capsys, "imagenet32", source, tmp_path / "out", name, "--allow-partial")
 
 
-# CelebA
-
 PARTITION = b"".join(b"%06d.jpg %d\n" % pair for pair in enumerate([0, 0, 1, 2, 0, 2, 0], 1))
 
 
@@ -319,9 +305,6 @@ def test_bad_celeba(capsys: Out, tmp_path: Path, changed: dict[str, Any], word: 
     files = faces() | {"list_eval_partition.txt": PARTITION} | changed
     source = write_folder(tmp_path / "in", {k: v for k, v in files.items() if v is not None})
     refused(capsys, "celeba", source, tmp_path / "out", word, "--allow-partial")
-
-
-# LSUN
 
 
 def scenes(count: int) -> list[bytes]:

@@ -29,9 +29,6 @@ def config(source: Path, **fields: object) -> TableData:
     return TableData(source=str(source), **fields)
 
 
-# Files
-
-
 def test_every_format_holds_the_same_numbers(tmp_path: Path) -> None:
     frame = pd.DataFrame(ROWS, columns=["x", "y", "z"])
     frame.to_csv(tmp_path / "a.csv", index=False)
@@ -112,9 +109,6 @@ def test_integers_of_every_file_are_exact(tmp_path: Path) -> None:
     assert read_table(tmp_path / "x.npy")[0].tolist() == (large % 2**53).tolist()
 
 
-# Data sets
-
-
 def test_a_table_is_split_and_prepared(tmp_path: Path) -> None:
     settings = config(csv(tmp_path / "x.csv"))
     found = prepare(settings, seed=2, folder=tmp_path / "data")
@@ -173,9 +167,6 @@ def test_columns_without_a_density(tmp_path: Path) -> None:
     find_data(config(tmp_path / "x.csv", noise=0.1), seed=0)  # no warning
     with pytest.raises(ValueError, match="columns"):
         find_data(config(tmp_path / "x.csv", columns=("x",)), seed=0)
-
-
-# Context
 
 
 def mixed(path: Path, cities: list[str] | None = None, rows: np.ndarray = ROWS) -> Path:

@@ -39,11 +39,12 @@ def test_curves_of_tensorboard_continue_without_a_gap(
         os.kill(os.getpid(), signal.SIGTERM) if run.state.step == 4 else None
         return step_of_the_loop(run, x)
 
+    config = replace(tiny, train=replace(tiny.train, tracker="tensorboard"))
     with monkeypatch.context() as patch:
         patch.setattr(realnvp.training.loop, "train_step", stopped)
         with pytest.raises(TrainingStopped):
-            train(tiny, tmp_path, device="cpu")
-    train(tiny, tmp_path, device="cpu")
+            train(config, tmp_path, device="cpu")
+    train(config, tmp_path, device="cpu")
     curves = EventAccumulator(str(tmp_path / "curves")).Reload()
     assert [point.step for point in curves.Scalars("train_bits_per_dim")] == [5, 10, 12]
 

@@ -2,10 +2,7 @@
 
 import json
 import os
-import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from realnvp.nets.layers import WeightNormConv
 from realnvp.training.loop import seconds_per_step, train
 from realnvp.training.run import Run
 from realnvp.training.session import TrainingFailed, TrainingStopped
+from tests.told import in_two_processes
 
 step_of_the_loop = realnvp.training.loop.train_step
 
@@ -182,16 +180,6 @@ def test_a_refused_training_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_changed_data_are_refused(tiny: Config, run_dir: Path, tmp_path: Path) -> None:
-    shutil.copytree(run_dir, tmp_path / "run")
-    path = tmp_path / "run" / "data" / "train.npy"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(Exception, match=r"train\.npy"):
-        train(tiny, tmp_path / "run", device="cpu")
-
-
 def test_best_is_the_lowest_on_validation(run_dir: Path) -> None:
     key = "validation_bits_per_dim"
     found = {line["step"]: line[key] for line in evaluations_of(run_dir)}
@@ -304,11 +292,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
             config = replace(config, data=replace(config.data, source=str(folder / "rows.npy")))
         (folder / f"{name}.json").write_text(to_json(config))
     (folder / "each.py").write_text(EACH)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    local = ["--standalone", "--local-addr", "127.0.0.1"]
-    command = [*torchrun, *local, str(folder / "each.py"), str(folder)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert ran.returncode == 0, ran.stderr
+    in_two_processes(folder / "each.py", folder)
     return folder
 
 

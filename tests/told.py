@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,6 +33,14 @@ def refused(out: Out, *argv: str | Path, unchanged: Iterable[Path] = (), code: i
     assert re.fullmatch(r"realnvp: error: [^\n]+\n", captured.err), captured.err
     assert listing(*unchanged) == before
     return captured.err.removesuffix("\n")
+
+
+def in_two_processes(*script: str | Path) -> None:
+    """Run a Python script by torchrun."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command = [*torchrun, "--standalone", "--local-addr", "127.0.0.1", *script]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr
 
 
 def listing(*folders: Path) -> dict[str, tuple[int, int]]:
