@@ -55,8 +55,14 @@ def own_images(config: ImageData, source: Path, *, seed: int | None = None) -> D
         images: Any = image_files(root) if root.is_dir() else open_images(root)
         files[split] = images if root.is_dir() else [root] * len(images)
         splits[split] = Pictures(len(images), partial(_read, config, images))
-    looks = _scan(config, files, splits)
-    (height, width, channels), dtype, _ = looks["train"][0]
+    looks = {split: _scan(config, files[split], images) for split, images in splits.items()}
+    first, dtype, _ = looks["train"][0]
+    start = 2 if config.crop else 0  # crops have the channels in common
+    for split, each in looks.items():
+        for file, (shape, depth, _) in zip(files[split], each, strict=True):
+            if (shape[start:], depth) != (first[start:], dtype):
+                raise ValueError(f"{file}: is {shape}, {depth}; the first is {first}, {dtype}")
+    height, width, channels = first
     sizes: dict[str, Any] = {
         split: np.array([shape[:2] for shape, _, _ in each]) for split, each in looks.items()
     }
@@ -68,7 +74,7 @@ def own_images(config: ImageData, source: Path, *, seed: int | None = None) -> D
         except ValueError as error:
             if seed is not None:
                 raise
-            warnings.warn(f"{str(error).splitlines()[0]}: classes are ignored", stacklevel=3)
+            warnings.warn(f"{error}: classes are ignored", stacklevel=3)
     if seed is not None:
         equal = [key for _, _, key in looks["train"]]
         rows = cut_rows(splits, config.val_fraction, seed=seed, equal=equal, source=source)
@@ -93,29 +99,17 @@ def own_images(config: ImageData, source: Path, *, seed: int | None = None) -> D
     )
 
 
-def _scan(
-    config: ImageData, files: Mapping[str, Sequence[Path]], splits: Mapping[str, Pictures]
-) -> dict[str, list[Look]]:
-    """Shape, dtype and digest of each image. ValueError: see `own_images`."""
-    kind_of_first = _kind(config, splits["train"][0])
+def _scan(config: ImageData, files: Sequence[Path], images: Pictures) -> list[Look]:
+    """Shape, dtype and digest of each image. ValueError: it is too small, or beyond the levels."""
 
-    def look(item: tuple[str, int]) -> tuple[str, Look]:
-        split, index = item
-        file, pixels = files[split][index], splits[split][index]
+    def look(index: int) -> Look:
+        file, pixels = files[index], images[index]
         check_levels(pixels, levels_for(pixels.dtype, config.levels), name=file)
         if config.crop and min(pixels.shape[:2]) < config.crop:
             raise ValueError(f"{file}: {pixels.shape[:2]} is too small for crop {config.crop}")
-        if (kind := _kind(config, pixels)) != kind_of_first:
-            raise ValueError(f"{file}: is {kind}; the first is {kind_of_first}")
-        return split, (pixels.shape, pixels.dtype, digest(pixels))
+        return pixels.shape, pixels.dtype, digest(pixels)
 
-    found = scan_files([(split, i) for split in splits for i in range(len(splits[split]))], look)
-    return {split: [look for name, look in found if name == split] for split in splits}
-
-
-def _kind(config: ImageData, pixels: Pixels) -> str:
-    """What all images have in common, in words."""
-    return f"{pixels.shape[2:] if config.crop else pixels.shape}, {pixels.dtype}"
+    return scan_files(range(len(images)), look)
 
 
 def _read(config: ImageData, images: Pixels | Sequence[Path], index: int) -> Pixels:
@@ -230,9 +224,10 @@ def _read_labels(
     labels: dict[str, Values] = {}
     for split, root in roots.items():
         if root.is_dir():
-            inner = [path.relative_to(root).parts for path in files[split]]
-            names = [parts[0] if len(parts) > 1 else "" for parts in inner]
-            if listed is not None:
+            if listed is None:
+                inner = [path.relative_to(root).parts for path in files[split]]
+                names = [parts[0] if len(parts) > 1 else "" for parts in inner]
+            else:
                 paths = [path.relative_to(source).as_posix() for path in files[split]]
                 names = [listed.get(path, "") for path in paths]
             if "" in names:
@@ -242,8 +237,7 @@ def _read_labels(
         else:
             path = root.with_name(f"{root.stem}-labels.npy")
             labels[split] = open_npy(path)
-            if labels[split].shape != (len(files[split]),):
-                raise ValueError(f"data.classes: {path}: not one label for each image")
-            if labels[split].dtype.kind not in "iuU":
-                raise ValueError(f"data.classes: {path}: neither integers nor texts")
+            one_each = labels[split].shape == (len(files[split]),)
+            if not one_each or labels[split].dtype.kind not in "iuU":
+                raise ValueError(f"data.classes: {path}: not an integer or text for each image")
     return labels

@@ -23,11 +23,9 @@ JPEG_XL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")
 WEBP_METHODS = 0, 4, 5, 6
 
 
-def scan_files(
-    paths: Sequence[Item], look: Callable[[Item], Result], description: str = "images"
-) -> list[Result]:
+def scan_files(paths: Sequence[Item], look: Callable[[Item], Result]) -> list[Result]:
     """look(path) of each path, on all cores, or the error of the first that fails."""
-    return [*track(in_threads(look, paths), description, total=len(paths))]
+    return [*track(in_threads(look, paths), "images", total=len(paths))]
 
 
 def read_image(path: Path, reading: DecodeOptions = AS_FOUND) -> Pixels:

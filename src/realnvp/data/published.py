@@ -111,22 +111,20 @@ def write_published(
 
 def _write_arrays(images: Iterable[LabeledImage], folder: Path) -> None:
     """Append each image to the .npy file of its split; write the labels beside them."""
-    files: dict[str, BinaryIO] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-    labels: dict[str, list[int | None]] = {}
+    parts: dict[str, tuple[BinaryIO, tuple[int, ...], list[int | None]]] = {}
     with ExitStack() as stack:
         for split, image, label in images:
-            if split not in files:
-                files[split] = stack.enter_context((folder / f"{split}.npy").open("wb"))
-                files[split].seek(len(npy_header((0, *image.shape), "|u1")))
-                shapes[split], labels[split] = image.shape, []
-            files[split].write(image.tobytes())
-            labels[split].append(label)
-        for split, file in files.items():
+            if split not in parts:
+                opened = stack.enter_context((folder / f"{split}.npy").open("wb"))
+                opened.write(npy_header((0, *image.shape), "|u1"))
+                parts[split] = opened, image.shape, []
+            parts[split][0].write(image.tobytes())
+            parts[split][2].append(label)
+        for split, (file, shape, labels) in parts.items():
             file.seek(0)  # the header is as long for any number of images
-            file.write(npy_header((len(labels[split]), *shapes[split]), "|u1"))
-            if None not in labels[split]:
-                np.save(folder / f"{split}-labels.npy", np.array(labels[split]))
+            file.write(npy_header((len(labels), *shape), "|u1"))
+            if None not in labels:
+                np.save(folder / f"{split}-labels.npy", np.array(labels))
 
 
 def files_in(source: Path, pattern: str, archives: str = "") -> Iterator[File]:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -233,13 +234,10 @@ def constant_columns(rows: Reals, names: Sequence[str]) -> list[str]:
 def warn_of_few_values(source: object, rows: Reals, names: Sequence[str]) -> None:
     """Warn of columns with few different values, on which a density can grow without bound."""
     some = rows[:: -(-len(rows) // 10_000)]
-    if few := [
-        name
-        for name, values in zip(names, some.T, strict=True)
-        if len(np.unique(values)) <= len(some) // 20
-    ]:
+    few = [len(np.unique(values)) <= len(some) // 20 for values in some.T]
+    if any(few):
         warnings.warn(
-            f"{source}: {', '.join(map(repr, few))}: few different values, on which a density can "
-            "grow without bound (data.noise)",
+            f"{source}: {', '.join(map(repr, compress(names, few)))}: few different values, on "
+            "which a density can grow without bound (data.noise)",
             stacklevel=2,
         )

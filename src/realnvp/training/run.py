@@ -13,7 +13,15 @@ from torch.optim import Adam, Optimizer
 
 from realnvp.bijections import ActNorm, Chain, data_dependent_init
 from realnvp.bijections.base import float64_like
-from realnvp.config import Config, ImageData, TableData, TrainConfig, differences, resolve
+from realnvp.config import (
+    MAY_CHANGE,
+    Config,
+    ImageData,
+    TableData,
+    TrainConfig,
+    differences,
+    resolve,
+)
 from realnvp.config.units import Unit, unit_of
 from realnvp.data.dataset import SPLITS, Dataset
 from realnvp.data.prepared import discard_prepared, prepare
@@ -32,7 +40,6 @@ from realnvp.training.session import (
     Processes,
     TrainingStopped,
     begin_session,
-    check_unchanged,
     joined_processes,
     tracking,
 )
@@ -148,12 +155,16 @@ def _opened(
     splits = prepare(config.data, seed=config.seed, folder=files.data, verify=verify)
     if processes.main:
         processes.wait()
-    if changed := files.changed_data(splits.folder, splits.sha256):
-        raise ValueError(changed)
+    if complaint := files.changed_data(splits.folder, splits.sha256):
+        raise ValueError(complaint)
     if resumed := bool(checkpoints_in(files.path)):
         init_from = None
     run = assemble(config, files, splits, processes, init_from)
-    check_unchanged(run.config, files)
+    if files.begun and files.config_file.exists():
+        changed = {*differences(files.config, run.config)} - MAY_CHANGE
+        if changed:
+            names = ", ".join(sorted(changed))
+            raise ValueError(f"{files.config_file}: the run has other values of {names}")
     if resumed:
         run.load()
     elif init_from is not None:

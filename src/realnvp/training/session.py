@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from realnvp.config import MAY_CHANGE, Config, differences, flat, to_json
+from realnvp.config import Config, flat, to_json
 from realnvp.device import pick_device
 from realnvp.flows.flow import Flow
 from realnvp.io.files import remove_stale, write_text
@@ -52,7 +52,6 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this process writes the files of the run."""
         return self.rank == 0
 
     def gather(self, values: Tensor) -> Tensor:
@@ -64,7 +63,6 @@ class Processes:
         return torch.stack(parts)
 
     def wait(self) -> None:
-        """Wait for the other processes."""
         if self.count > 1:
             dist.barrier()
 
@@ -126,15 +124,6 @@ def stop_signals() -> Iterator[list[int]]:
     finally:
         for signum, handler in old.items():
             signal.signal(signum, handler)
-
-
-def check_unchanged(config: Config, files: RunDir) -> None:
-    """ValueError: the run began with another resolved configuration, apart from `MAY_CHANGE`."""
-    if not files.begun or not files.config_file.exists():
-        return
-    changed = [name for name in differences(files.config, config) if name not in MAY_CHANGE]
-    if changed:
-        raise ValueError(f"{files.config_file}: the run has other values of {', '.join(changed)}")
 
 
 def begin_session(config: Config, files: RunDir, state: TrainState, **where: Any) -> None:
