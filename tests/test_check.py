@@ -11,7 +11,6 @@ import torch
 from realnvp.bijections import (
     Coupling,
     FactorOut,
-    InvertibleLinear,
     VariationalDequantization,
     data_dependent_init,
 )
@@ -21,9 +20,6 @@ from realnvp.evaluation.check import check, num_checked
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow
 from realnvp.moments import averaging, stored_moments
-
-# So many couplings that latents of 20 sigma exceed float64 so soon after the start.
-VERY_DEEP = ("cifar10-modern", "imagenet64-modern")
 
 
 def trained(preset: str, dtype: torch.dtype, images: np.ndarray, **fields: Any) -> Flow:
@@ -112,8 +108,7 @@ def test_every_architecture_is_an_exact_density(preset: str, dtype: torch.dtype)
         data = rows.astype(str(dtype).split(".")[1]) @ np.array([[1, 2, 0], [0, 3, 1], [0, 0, 9]])
     else:
         data = photographs(ARCHITECTURES[preset], PRESETS[preset].levels)
-    failed = failures(trained(preset, dtype, data), data)
-    assert {name for name in failed if preset not in VERY_DEEP or "20 z" not in name} == set()
+    assert failures(trained(preset, dtype, data), data) == set()
 
 
 @pytest.fixture
@@ -157,15 +152,6 @@ def test_a_wrong_inverse_is_found(
     assert any(name.startswith("inverse of") for name in failed)
 
 
-def test_a_linear_layer_that_is_nearly_singular_is_found() -> None:
-    images = photographs((1, 8, 8), 17)
-    flow = trained("digits-modern", torch.float32, images)
-    layer = next(module for module in flow.modules() if isinstance(module, InvertibleLinear))
-    with torch.no_grad():
-        layer.weight[0] = layer.weight[1] * (1 + 1e-6)
-    assert "condition number of linear layers" in failures(flow, images)
-
-
 @pytest.fixture(scope="module")
 def few() -> tuple[Flow, np.ndarray, np.ndarray]:
     """A flow, its training images, and 30 others. Only read them."""
@@ -195,7 +181,7 @@ def test_few_images_fail_no_sound_flow_and_wrong_moments_fail(
 
 
 @pytest.mark.parametrize(
-    ("side", "count"), [(8, 64), (64, 64), (128, 64), (256, 16), (512, 4), (8192, 1)]
+    ("side", "count"), [(8, 64), (64, 64), (128, 16), (256, 4), (512, 1), (8192, 1)]
 )
 def test_fewer_large_images_are_checked(side: int, count: int) -> None:
     config = PRESETS["images"]

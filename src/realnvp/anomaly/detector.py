@@ -219,10 +219,9 @@ def with_p_values(scores: Sequence[Score], normal: ArrayLike, fpr: float) -> lis
 
     The anomaly score of a row is its log-density.
     """
-    values = [score.log_prob for score in scores]
-    chances = p_values(values, normal)
+    chances = p_values([score.log_prob for score in scores], normal).tolist()
     judged = [
-        replace(score, score=value, p_value=float(p), anomalous=bool(p <= fpr))
-        for score, value, p in zip(scores, values, chances, strict=True)
+        replace(score, score=score.log_prob, p_value=p, anomalous=p <= fpr)
+        for score, p in zip(scores, chances, strict=True)
     ]
     return sorted(ranked(judged), key=lambda score: score.rank)

@@ -20,7 +20,6 @@ from realnvp.progress import track
 
 PATCH = 4  # side in pixels
 SMOOTHING = 3.0  # standard deviation, in pixels, of the Gaussian that smooths statistics
-ROWS = 256  # of an image, squared at once; a multiple of PATCH
 EPSILON = 0.01  # added before a logarithm, which a single z near 0 would dominate
 SHRINKAGE = 10.0  # pseudo-count that shrinks each patch's moments towards the global ones
 RIDGE = 0.01  # weight of the identity in the correlations
@@ -89,18 +88,11 @@ def patch_statistics(flow: Flow, x: Tensor, size: Sequence[int]) -> tuple[Tensor
         log_prob = joint.logsumexp(1)
     else:
         z, log_prob = encode(flow, x, size)
-    height, width = size
-    strips = range(0, height, ROWS)
-    parts = [_statistics(z[:, :, top : top + ROWS][:, :, : height - top, :width]) for top in strips]
-    return log_prob, smooth(torch.cat(parts, dim=2), SMOOTHING)
-
-
-def _statistics(z: Tensor) -> Tensor:
-    """(B, K, h, w): means over patches."""
-    squares = z.float().square().mean(1, keepdim=True)
+    squares = z[:, :, : size[0], : size[1]].float().square().mean(1, keepdim=True)
     maps = torch.cat([squares, (squares + EPSILON).log()], dim=1)
     means = F.avg_pool2d(maps, PATCH, ceil_mode=True)
-    return torch.cat([means, (means[:, :1] + EPSILON).log()], dim=1)
+    statistics = torch.cat([means, (means[:, :1] + EPSILON).log()], dim=1)
+    return log_prob, smooth(statistics, SMOOTHING)
 
 
 def smooth(maps: Tensor, deviation: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -42,23 +42,18 @@ class Compress(options.FlowCommand):
         options.prepare_output("--out", out, read=files.values())
         made = compress_files(flow, self.run, files, out)
         sizes = {str(out): made.bytes} | made.others
+        rates = {
+            name: {"bytes": size, "bits_per_dim": made.bits_per_dim(8 * size)}
+            for name, size in sizes.items()
+        }
+        bound = made.bits_per_dim(made.bound)
         if self.json:
-            rate = {name: made.bits_per_dim(8 * size) for name, size in sizes.items()}
-            values: dict[str, Any] = {"out": str(out), "pictures": made.pictures}
-            values |= {"bytes": made.bytes, "bits_per_dim": rate[str(out)]}
-            values["bound"] = made.bits_per_dim(made.bound)
-            values["codecs"] = {
-                name: {"bytes": size, "bits_per_dim": rate[name]}
-                for name, size in made.others.items()
-            }
-            options.print_json(values)
+            values = {"out": str(out), "pictures": made.pictures, "bound": bound}
+            options.print_json(values | rates.pop(str(out)) | {"codecs": rates})
         else:
-            rows = [
-                (name, f"{size:,}", f"{made.bits_per_dim(8 * size):.4f}")
-                for name, size in sizes.items()
-            ]
-            bound = ("the flow's bound", "", f"{made.bits_per_dim(made.bound):.4f}")
-            options.print_table(("", "bytes", "bits/dim"), [*rows, bound])
+            rows = [(k, f"{r['bytes']:,}", f"{r['bits_per_dim']:.4f}") for k, r in rates.items()]
+            columns = ("", "bytes", "bits/dim")
+            options.print_table(columns, [*rows, ("the flow's bound", "", f"{bound:.4f}")])
         return 0
 
 

@@ -137,7 +137,8 @@ class Presets(options.Command):
         if self.json:
             options.print_json(rows)
         else:
-            cells = [["" if v is None else str(v) for v in row.values()] for row in rows.values()]
+            lines = [[name, *row.values()] for name, row in rows.items()]
+            cells = [["" if value is None else str(value) for value in line] for line in lines]
             columns = ("preset", "shape", "levels", "scales", "parameters", "paper, bits/dim")
-            options.print_table(columns, [[n, *c] for n, c in zip(rows, cells, strict=True)])
+            options.print_table(columns, cells)
         return 0

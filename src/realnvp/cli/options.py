@@ -79,7 +79,7 @@ def prepare_output(flag: str, out: Path, *, read: Iterable[Path] = ()) -> None:
     """Make the folder of a file to write. ValueError: the file is a folder, or is read."""
     if out.is_dir():
         raise ValueError(f"{flag}: {out} is a folder; name a file")
-    if out.exists() and any(path.exists() and path.samefile(out) for path in read):
+    if out.resolve() in {path.resolve() for path in read}:
         raise ValueError(f"{flag}: {out} is an input of this command")
     out.parent.mkdir(parents=True, exist_ok=True)
 

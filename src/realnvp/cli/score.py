@@ -4,7 +4,7 @@ import csv
 import io
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,12 +14,12 @@ import tyro
 from realnvp.cli import options
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from realnvp.evaluation.score import ImageFiles
     from realnvp.evaluation.score import Score as Record
     from realnvp.figures.plots import HeatMap
     from realnvp.flows.flow import Flow
+
+    Judged = tuple[list[Record], dict[str, Any]]
 
 FPR = 0.01
 MAX_NORMAL = 2000  # validation images
@@ -110,9 +110,7 @@ class Score(options.FlowCommand):
         if facts:
             options.note(facts["summary"])
 
-    def _judge_rows(
-        self, flow: "Flow", scores: "list[Record]"
-    ) -> "tuple[list[Record], dict[str, Any]]":
+    def _judge_rows(self, flow: "Flow", scores: "list[Record]") -> "Judged":
         """Scores with p-values, sorted by them."""
         from realnvp.anomaly.detector import with_p_values
         from realnvp.evaluation.likelihood import log_probs
@@ -136,13 +134,13 @@ class Score(options.FlowCommand):
             raise ValueError(f"--heatmaps: {self.heatmaps} has images that are read")
         return images
 
-    def _detect(self, flow: "Flow") -> "tuple[list[Record], dict[str, Any]]":
+    def _detect(self, flow: "Flow") -> "Judged":
         """Scores with p-values, sorted by the anomaly score; writes the pictures."""
         from realnvp.anomaly import AnomalyDetector
         from realnvp.data.dataset import channels_first
         from realnvp.evaluation.score import ranked
         from realnvp.figures import save_png
-        from realnvp.figures.plots import heat_maps
+        from realnvp.figures.plots import HeatMap, heat_maps
 
         images = self._images(flow, self.paths)
         if self.normal:
@@ -154,7 +152,23 @@ class Score(options.FlowCommand):
         detector = AnomalyDetector(flow, fpr=self.fpr or FPR, **how).fit(normal)
         if images[0].shape != normal[0].shape:
             options.note("realnvp: warning: new and normal images differ in size")
-        scores, maps = self._draw(detector.results(images, paths=images.files), images)
+        if self.heatmaps:
+            self.heatmaps.mkdir(parents=True, exist_ok=True)
+        scores: list[Record] = []
+        kept: list[tuple[float, int, HeatMap]] = []  # of the most anomalous images
+        for index, (score, fractions) in enumerate(detector.results(images, paths=images.files)):
+            assert score.box is not None and score.score is not None  # noqa: PT018
+            path, verdict = Path(score.path), "anomalous" if score.anomalous else "normal"
+            picture = images[index].transpose(1, 2, 0) / (images.config.levels - 1)
+            caption = f"{path.name}: {verdict}, p = {score.p_value:.3g}"
+            found = HeatMap(caption, picture, fractions, score.box)
+            if self.heatmaps:
+                taken = any(Path(other.path).stem == path.stem for other in scores)
+                name = f"{path.stem}-{index}.png" if taken else f"{path.stem}.png"
+                save_png(self.heatmaps / name, heat_maps([found]))
+            scores.append(score)
+            kept = sorted([*kept, (score.score, index, found)])[: self.top]
+        maps = [found for _, _, found in kept]
         scores = sorted(ranked(scores), key=lambda score: score.rank)
         count = len(detector.normal_scores_)
         rest = len(normal) - count
@@ -165,31 +179,6 @@ class Score(options.FlowCommand):
         if self.report:
             self._write_page(self.report, facts["summary"], scores, maps)
         return scores, facts
-
-    def _draw(
-        self, results: "Iterable[tuple[Record, NDArray[Any]]]", images: "ImageFiles"
-    ) -> "tuple[list[Record], list[HeatMap]]":
-        """All scores, and the heat maps of the most anomalous images; writes those of all."""
-        from realnvp.figures import save_png
-        from realnvp.figures.plots import HeatMap, heat_maps
-
-        scores: list[Record] = []
-        kept: list[tuple[float, int, HeatMap]] = []
-        for index, (score, fractions) in enumerate(results):
-            assert score.box is not None and score.score is not None  # noqa: PT018
-            path = Path(score.path)
-            caption = f"{path.name}: {'anomalous' if score.anomalous else 'normal'}"
-            picture = images[index].transpose(1, 2, 0) / (images.config.levels - 1)
-            caption += f", p = {score.p_value:.3g}"
-            found = HeatMap(caption, picture, fractions, score.box)
-            if self.heatmaps:
-                self.heatmaps.mkdir(parents=True, exist_ok=True)
-                taken = any(Path(other.path).stem == path.stem for other in scores)
-                name = f"{path.stem}-{index}.png" if taken else f"{path.stem}.png"
-                save_png(self.heatmaps / name, heat_maps([found]))
-            scores.append(score)
-            kept = sorted([*kept, (score.score, index, found)])[: self.top]
-        return scores, [found for _, _, found in kept]
 
     def _write_page(
         self, path: Path, summary: str, scores: "list[Record]", maps: "list[HeatMap]"

@@ -24,7 +24,6 @@ OTHERS: dict[str, dict[str, str]] = {
 def report(run: Path, result: Evaluation, pictures: Iterable[Path], *, seed: int) -> Path:
     """Write RUN/report.html: results, pictures and how to make them, configuration, environment.
 
-    result: the run's evaluation.
     pictures: PNG files, embedded in this order.
     seed: of the pictures.
     """
@@ -34,18 +33,15 @@ def report(run: Path, result: Evaluation, pictures: Iterable[Path], *, seed: int
     if result.noise_draws:
         evaluate += ["--noise-draws", str(result.noise_draws)]
     draw = ["realnvp", "figures", str(run), "--seed", str(seed), *which, "--only"]
-    figures = [
-        (
-            path.stem,
-            base64.b64encode(path.read_bytes()).decode(),
-            shlex.join([*draw, path.stem.split("-")[0]]),
-        )
-        for path in pictures
-    ]
+    figures = []
+    for path in pictures:
+        command = shlex.join([*draw, path.stem.split("-")[0]])
+        figures.append((path.stem, base64.b64encode(path.read_bytes()).decode(), command))
     environment = {
         "sessions": len(sessions),
         "versions": ", ".join(f"{name} {each}" for name, each in sessions[-1].versions.items()),
-        **{name: getattr(sessions[-1], name) for name in ("time", "platform")},
+        "time": sessions[-1].time,
+        "platform": sessions[-1].platform,
         "hardware": _hardware(sessions[-1]),
     }
     page = run / "report.html"

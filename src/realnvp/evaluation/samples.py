@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
 
 from realnvp.bijections.base import float64_like
 from realnvp.data.dataset import to_pixels
@@ -16,8 +14,6 @@ from realnvp.data.tables import read_cells, read_context
 from realnvp.figures import grid, save_png
 from realnvp.flows.flow import Flow, config_of, evaluating
 from realnvp.io.files import atomic_write
-
-Array = NDArray[Any]
 
 
 def write_samples(flow: Flow, out: Path, *, n: int, context: Any = None, **how: Any) -> int:
@@ -34,11 +30,12 @@ def write_samples(flow: Flow, out: Path, *, n: int, context: Any = None, **how: 
     with evaluating(flow):
         x = flow.sample(n, context=context, **how)
     images = to_pixels(x, levels=levels)
-    if out.suffix == ".npy":
-        _write_npy(out, images)
-    else:
+    if out.suffix == ".png":
         save_png(out, grid(images, levels=levels))
-    return _count_nonfinite(x)
+    else:
+        with atomic_write(out) as file:
+            np.save(file, np.ascontiguousarray(images))
+    return int((~x.isfinite()).flatten(1).any(1).sum())
 
 
 def write_rows(flow: Flow, out: Path, *, n: int, context: Path | None = None, **how: Any) -> int:
@@ -48,8 +45,7 @@ def write_rows(flow: Flow, out: Path, *, n: int, context: Path | None = None, **
         these columns.
     how: seed and temperature of `Flow.sample`.
     """
-    table, (count,) = config_of(flow).table, config_of(flow).shape
-    columns = table.columns or tuple(f"x{i + 1}" for i in range(count))
+    table = config_of(flow).table
     values, known = None, dict[str, list[str]]()
     if context:
         values = np.repeat(read_context(context, table), n, axis=0)
@@ -58,23 +54,14 @@ def write_rows(flow: Flow, out: Path, *, n: int, context: Path | None = None, **
     with evaluating(flow):
         x = flow.sample(total, context=values, dtype=float64_like(flow).dtype, **how)
     rows = x.cpu().double().numpy()
-    if out.suffix == ".npy":
-        _write_npy(out, rows)
-    else:
-        cells = [*zip(*known.values(), strict=True)] or [()]
-        with atomic_write(out) as file:
+    with atomic_write(out) as file:
+        if out.suffix == ".npy":
+            np.save(file, rows)
+        else:
+            cells = [*zip(*known.values(), strict=True)] or [()]
             text = io.TextIOWrapper(file, "utf-8", newline="")
             lines = csv.writer(text, lineterminator="\n")
-            lines.writerow((*known, *columns))
+            lines.writerow((*known, *(table.columns or (f"x{i + 1}" for i in range(x.shape[1])))))
             lines.writerows((*cells[i // n], *row) for i, row in enumerate(rows.tolist()))
             text.detach()
-    return _count_nonfinite(x)
-
-
-def _write_npy(out: Path, array: Array) -> None:
-    with atomic_write(out) as file:
-        np.save(file, np.ascontiguousarray(array))
-
-
-def _count_nonfinite(x: Tensor) -> int:
-    return int((~x.isfinite()).flatten(1).any(1).sum())
+    return int((~x.isfinite()).any(1).sum())

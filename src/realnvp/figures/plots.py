@@ -176,32 +176,26 @@ def panels(
     grid: coordinates, (n,) and (m,), of each log_p, (m, n); their ends are the limits.
     points_label: of the points in the legend.
     """
-    has_density = any(panel.log_p is not None for panel in shown)
+    from matplotlib import colormaps
+
+    shades = colormaps["Blues"](np.linspace(0.12, 0.95, len(MASSES)))
 
     def draw(figure: Any) -> None:
         row = figure.subplots(1, len(shown), squeeze=False, sharex=True, sharey=True)[0]
         for axes, panel in zip(row, shown, strict=True):
             if panel.log_p is not None:
-                axes.contourf(*grid, panel.log_p, area_edges(panel.log_p), colors=shades())
+                axes.contourf(*grid, panel.log_p, area_edges(panel.log_p), colors=shades)
             dots(axes, panel.title, panel.points, color=panel.color)
             axes.set(xlim=grid[0][[0, -1]], ylim=grid[1][[0, -1]], xlabel=columns[0])
         row[0].set_ylabel(columns[1])
-        if has_density:
-            for mass, shade in zip(MASSES, shades(), strict=True):
-                row[-1].plot([], [], "s", color=shade, label=f"{100 * mass:g} %")
-            if points_label:
-                row[-1].plot([], [], "o", ms=3, color=shown[-1].color, label=points_label)
-            keys = row[-1].get_legend_handles_labels()
-            figure.legend(*keys, title="mass within", loc="outside right center")
+        for mass, shade in zip(MASSES, shades, strict=True):
+            row[-1].plot([], [], "s", color=shade, label=f"{100 * mass:g} %")
+        if points_label:
+            row[-1].plot([], [], "o", ms=3, color=shown[-1].color, label=points_label)
+        keys = row[-1].get_legend_handles_labels()
+        figure.legend(*keys, title="mass within", loc="outside right center")
 
-    return plot(3.9 * len(shown) + 1.3 * has_density, 4.0, draw)
-
-
-def shades() -> Array:
-    """The colors of the areas that hold `MASSES` of a density."""
-    from matplotlib import colormaps
-
-    return colormaps["Blues"](np.linspace(0.12, 0.95, len(MASSES)))
+    return plot(3.9 * len(shown) + 1.3, 4.0, draw)
 
 
 def area_edges(log_p: Array) -> Array:
@@ -227,10 +221,8 @@ def both_ways(
     def draw(figure: Any) -> None:
         from matplotlib.colors import hsv_to_rgb
 
-        all_axes = figure.subplots(2, 2).flat
-        for i, (axes, (title, (points, z, grid))) in enumerate(
-            zip(all_axes, panels.items(), strict=True)
-        ):
+        quarters = zip(figure.subplots(2, 2).flat, panels.items(), strict=True)
+        for i, (axes, (title, (points, z, grid))) in enumerate(quarters):
             hue = np.arctan2(z[:, 1], z[:, 0]) / (2 * np.pi) + 0.5
             for line in grid.reshape(-1, *grid.shape[2:]):
                 axes.plot(*line.T, color="0.6", lw=0.5, zorder=0)
@@ -246,8 +238,6 @@ def both_ways(
 
 def pairs(columns: Sequence[str], data: Array, samples: Array) -> Picture:
     """Histograms of columns, and the points of each pair of them."""
-    from matplotlib.ticker import EngFormatter, MaxNLocator
-
     count, groups = len(columns), ((data, BLUE), (samples, ORANGE))
     low, high = limits_of(data, 0.002, room=0.1)
 
@@ -264,13 +254,11 @@ def pairs(columns: Sequence[str], data: Array, samples: Array) -> Picture:
                 axes.set(yticks=[])
             else:
                 axes.set(ylim=(low[i], high[i]))
-            for axis, k in ((axes.xaxis, j), (axes.yaxis, i))[: 2 if i > j else 1]:
-                axis.set_major_locator(MaxNLocator(3))
-                if not 1e-3 < np.abs([low[k], high[k]]).max() < 1e5:  # 300k, not 300000
-                    axis.set_major_formatter(EngFormatter(sep=""))
-            axes.tick_params(labelbottom=i == count - 1, labelleft=j == 0 and i > 0, labelsize=7)
-            axes.set_xlabel(columns[j][:20] if i == count - 1 else "")
-            axes.set_ylabel(columns[i][:20] if j == 0 and i else "")
+            axes.locator_params(nbins=3)
+            axes.ticklabel_format(scilimits=(-3, 5))
+            axes.tick_params(labelsize=7)
+            axes.set(xlabel=columns[j][:20], ylabel=columns[i][:20] if i > j else "")
+            axes.label_outer()
         for label, (_, color) in zip(("data", "samples"), groups, strict=True):
             figure.axes[0].plot([], [], color=color, label=label)
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="upper right")
