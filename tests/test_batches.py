@@ -1,8 +1,7 @@
-"""Training batches: each image once an epoch, augmented as the configuration says, functions of
-the step alone.
-"""
+"""Training batches: each image once an epoch, augmented, functions of the step alone."""
 
-import dataclasses
+from dataclasses import replace
+from functools import partial
 from itertools import permutations
 
 import numpy as np
@@ -18,20 +17,16 @@ DIM = (IMAGES % 40 + 4).astype(np.uint8)
 
 def batches(*, process: int = 0, processes: int = 1, **data: object) -> Batches:
     base = PRESETS["photos"]
-    config: Config = dataclasses.replace(
-        base,
-        data=dataclasses.replace(base.data, **data),
-        train=dataclasses.replace(base.train, batch_size=8),
-    )
+    recipe = replace(base.train, batch_size=8)
+    config: Config = replace(base, data=replace(base.data, **data), train=recipe)
     images = IMAGES if config.levels == 256 else DIM
     return Batches(images, config, device=torch.device("cpu"), process=process, processes=processes)
 
 
 def test_each_image_at_most_once_an_epoch_and_in_another_order_the_next() -> None:
     ours = batches()
-    epochs = [
-        np.concatenate([ours.indices(step) for step in range(first, first + 6)]) for first in (0, 6)
-    ]
+    steps = [ours.indices(step) for step in range(12)]
+    epochs = np.concatenate(steps[:6]), np.concatenate(steps[6:])
     for seen in epochs:
         assert len(np.unique(seen)) == 48
     assert not np.array_equal(*epochs)
@@ -44,9 +39,7 @@ def test_a_batch_is_a_function_of_its_step() -> None:
 
 
 def test_pixels_and_noise() -> None:
-    """Without flips floor(x) is the images; with flips about half of them are mirrored, and other
-    noise comes each epoch.
-    """
+    """About half of the images are mirrored, and other noise comes each epoch."""
     plain, mirrored, count = batches(augment=()), batches(), 0
     for step in range(12):
         pixels = torch.from_numpy(IMAGES[plain.indices(step)]).permute(0, 3, 1, 2)
@@ -61,26 +54,19 @@ def test_pixels_and_noise() -> None:
 
 
 def test_rotate90_and_channel_shuffle() -> None:
-    """All 4 turns, all 6 orders of the channels come, about equally often, whatever the other is;
-    each is one of the image.
-    """
+    """All 4 turns and 6 orders of channels come, about equally often, whatever the other is."""
     ours = batches(augment=("rotate90", "channel_shuffle"))
     orders = list(permutations(range(3)))
     counts = np.zeros((4, 6), int)
     for step in range(60):
-        for seen, i in zip(
-            ours.at(step).floor().byte().permute(0, 2, 3, 1).numpy(),
-            ours.indices(step),
-            strict=True,
-        ):
-            found = [
-                (k, o)
-                for k in range(4)
-                for o in range(6)
-                if (np.rot90(IMAGES[i], k)[..., orders[o]] == seen).all()
+        batch = ours.at(step).floor().byte().permute(0, 2, 3, 1).numpy()
+        for seen, image in zip(batch, IMAGES[ours.indices(step)], strict=True):
+            (found,) = [
+                (turns, order)
+                for turns, order in np.ndindex(4, 6)
+                if (np.rot90(image, turns)[..., orders[order]] == seen).all()
             ]
-            assert len(found) == 1
-            counts[found[0]] += 1
+            counts[found] += 1
     assert counts.min() > 5, counts
     assert counts.sum(1).max() < 1.35 * 120, counts
     assert counts.sum(0).max() < 1.35 * 80, counts
@@ -108,12 +94,9 @@ def test_processes_share_a_batch() -> None:
 
 def test_of_a_small_table_all_rows_are_a_batch() -> None:
     rows, table = np.random.default_rng(0).normal(size=(5, 2)), PRESETS["table"]
-    ours = Batches(rows, table, device=torch.device("cpu"))
-    assert ours.at(3).shape == (5, 2)
-    assert sorted(ours.indices(3)) == [0, 1, 2, 3, 4]
-    assert Batches(rows, table, device=torch.device("cpu"), process=1, processes=2).at(0).shape == (
-        2,
-        2,
-    )
+    of = partial(Batches, config=table, device=torch.device("cpu"))
+    assert of(rows).at(3).shape == (5, 2)
+    assert sorted(of(rows).indices(3)) == [0, 1, 2, 3, 4]
+    assert of(rows, process=1, processes=2).at(0).shape == (2, 2)
     with pytest.raises(ValueError, match="batch_size"):
-        Batches(rows[:1], table, device=torch.device("cpu"), processes=2)
+        of(rows[:1], processes=2)

@@ -60,16 +60,8 @@ def test_regressions_are_calibrated_on_validation_rows() -> None:
     random = np.random.default_rng(0)
     x = random.uniform(-1, 1, (3000, 4))
     y = x[:, 0] + np.exp(x[:, 1]) * random.standard_normal(3000)
-    model = RealNVPRegressor(
-        width=32,
-        num_blocks=1,
-        max_iter=400,
-        n_iter_no_change=400,
-        batch_size=64,
-        tol=0,
-        validation_fraction=0.5,
-        random_state=0,
-    )
+    how = {"max_iter": 400, "n_iter_no_change": 400, "batch_size": 64, "tol": 0}
+    model = RealNVPRegressor(width=32, num_blocks=1, validation_fraction=0.5, random_state=0, **how)
     flow = model.fit(x[:400], y[:400]).flow_
     assert weights(flow).any()
     low, high = model.predict_quantiles(x[400:], [0.1, 0.9]).T

@@ -78,10 +78,7 @@ def test_slopes_are_bounded(size: float) -> None:
 
 
 def test_the_first_color_moves_all_colors() -> None:
-    layer = VariationalDequantization(
-        Constant(torch.zeros(1, 4 * VariationalDequantization.outputs(3), 1, 1).double()),
-        levels=256,
-    ).eval()
+    layer = random_layer(0, 1, 1)
     v, u = torch.tensor([[7.0, 0, 255], [0.25, 0.5, 0.125]]).double()[:, None, :, None, None]
     v, u = v.expand(1, 3, 2, 2), u.expand(1, 3, 2, 2)
     z, log_det = layer(v + u)

@@ -51,9 +51,7 @@ def test_images_reach_a_little_beyond_their_levels() -> None:
     x = torch.full((2, 1, 8, 8), -0.01)
     assert distribution.event_shape == (1, 8, 8)
     assert distribution.support.event_dim == 3
-    assert torch.equal(
-        distribution.log_prob(x), flow.log_prob(x)
-    )  # and is not refused by the support
+    assert torch.equal(distribution.log_prob(x), flow.log_prob(x))  # not refused by the support
     assert distribution.log_prob(x).isfinite().all()
     assert distribution.sample((2, 3)).shape == (2, 3, 1, 8, 8)
 
@@ -79,18 +77,15 @@ def test_gradients_are_reparameterized() -> None:
         return realnvp.as_distribution(flow).rsample((6,)).square().mean()
 
     (gradient,) = torch.autograd.grad(value(), weight)
-    direction = torch.randn(
-        weight.shape, dtype=weight.dtype, generator=torch.Generator().manual_seed(0)
-    )
+    direction = normal(*weight.shape)
     with torch.no_grad():
         values = []
         for sign in (1, -1):
             weight.add_(sign * 1e-5 * direction)
             values.append(value())
             weight.sub_(sign * 1e-5 * direction)
-    assert (values[0] - values[1]) / 2e-5 == pytest.approx(
-        (gradient * direction).sum().item(), rel=1e-6
-    )
+    slope = (gradient * direction).sum().item()
+    assert (values[0] - values[1]) / 2e-5 == pytest.approx(slope, rel=1e-6)
 
 
 def test_bad_input() -> None:
@@ -108,10 +103,8 @@ def test_bad_input() -> None:
 
 def test_goes_into_torchs_own() -> None:
     flow = vectors()
-    shifted = TransformedDistribution(
-        realnvp.as_distribution(flow), AffineTransform(1.0, 2.0, event_dim=1)
-    )
-    x = normal(4, 3)
+    affine, x = AffineTransform(1.0, 2.0, event_dim=1), normal(4, 3)
+    shifted = TransformedDistribution(realnvp.as_distribution(flow), affine)
     assert torch.allclose(shifted.log_prob(1 + 2 * x), flow.log_prob(x) - 3 * math.log(2))
     assert constraints.independent(constraints.real, 1).check(shifted.sample()).all()
     assert Independent(realnvp.as_distribution(flow).expand((4,)), 1).log_prob(x).shape == ()
@@ -121,16 +114,13 @@ def test_a_guide_finds_a_banana() -> None:
     """Variational inference by reparameterized gradients: KL(guide || posterior) goes to 0."""
 
     def log_posterior(x: Tensor) -> Tensor:
-        return Normal(0.0, 2.0).log_prob(x[..., 1]) + Normal(x[..., 1].square() / 4, 1.0).log_prob(
-            x[..., 0]
-        )
+        likelihood = Normal(x[..., 1].square() / 4, 1.0).log_prob(x[..., 0])
+        return Normal(0.0, 2.0).log_prob(x[..., 1]) + likelihood
 
     torch.manual_seed(0)
     flow = realnvp.vector_flow(2, num_couplings=4, width=16, num_blocks=1).eval()
     guide = realnvp.as_distribution(flow)
-    optimizer = torch.optim.Adam(
-        [weight for weight in flow.parameters() if weight.requires_grad], lr=1e-2
-    )
+    optimizer = torch.optim.Adam(flow.parameters(), lr=1e-2)
     for step in range(200):
         optimizer.param_groups[0]["lr"] = 1e-2 * (1 - step / 200)
         x = guide.rsample((128,))

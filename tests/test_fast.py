@@ -4,12 +4,16 @@ import copy
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import realnvp
 from realnvp.bijections import Bijection
@@ -31,18 +35,49 @@ def formula(norm: Normalize, h: Tensor) -> Tensor:
     return out.relu() if norm.relu else out
 
 
+@pytest.fixture
+def sums(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The sizes of sums over processes, in one process that acts as one of several."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    sizes: list[int] = []
+    all_reduce = dist.all_reduce
+    monkeypatch.setattr(dist, "all_reduce", lambda x: (sizes.append(x.numel()), all_reduce(x)))
+    for module in ("moments", "nets.kernels"):
+        monkeypatch.setattr(f"realnvp.{module}.several_processes", lambda: True)
+    yield sizes
+    dist.destroy_process_group()
+
+
+class LikeCUDA(TorchDispatchMode):
+    """CUDA's demands on batch norm's gradient."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.native_batch_norm_backward.default:
+            assert args[5] is not None, "save_mean should always be defined"
+            assert args[6] is not None, "save_invstd should always be defined"
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("momentum", [0.0, 0.6])
 @pytest.mark.parametrize("relu", [True, False])
-def test_normalize_and_its_gradient_are_the_formula(momentum: float, relu: bool) -> None:
+def test_normalize_and_its_gradient_are_the_formula(
+    momentum: float, relu: bool, several: bool, request: pytest.FixtureRequest
+) -> None:
+    """Several processes add numbers once each way."""
+    sums = request.getfixturevalue("sums") if several else []
     norm = Normalize(3, momentum=momentum, relu=relu).double().train()
     norm.moments.mean, norm.moments.var = normal(3), normal(3).square() + 0.5
     norm.beta.data = normal(3)
     h, direction = normal(4, 3, 5, 2) * 2 + 1, normal(4, 3, 5, 2)
     results = []
     for function in (partial(formula, norm), norm):  # the module last: it moves its moments
+        sums.clear()
         h = h.detach().requires_grad_()
-        out = function(h)
-        results.append([out, *torch.autograd.grad((out * direction).sum(), [h, norm.beta])])
+        with LikeCUDA():
+            out = function(h)
+            results.append([out, *torch.autograd.grad((out * direction).sum(), [h, norm.beta])])
+    assert sums == [7, 6] * several
     for expected, found in zip(*results, strict=True):
         assert (expected - found).abs().max() < 1e-12
 

@@ -1,6 +1,4 @@
-"""Runs of few held-out images or rows: figures and report show what can be shown, and check fails
-no sound flow.
-"""
+"""Runs of few held-out images or rows: figures and report show what can be shown."""
 
 import shutil
 from collections.abc import Callable

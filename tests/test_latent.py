@@ -22,12 +22,8 @@ from realnvp.io.pretrained import load_flow
 
 def flow_of(shape: Shape, num_scales: int) -> Flow:
     """A flow in float64 whose weights are away from their start."""
-    flow = build(
-        Config(
-            data=ImageData(shape=shape),
-            model=ModelConfig(num_scales=num_scales, width=4, num_blocks=1),
-        )
-    )
+    model = ModelConfig(num_scales=num_scales, width=4, num_blocks=1)
+    flow = build(Config(data=ImageData(shape=shape), model=model))
     moved(flow.bijection, pixels(4, *shape))
     return flow.double().eval()
 
@@ -109,11 +105,8 @@ def test_level_0_is_the_identity_pixel_for_pixel(run_dir: Path) -> None:
     with torch.no_grad():
         z = latent.encode(flow, images + 0.5)
         keep = latent.kept(8, 8, num_scales=2, level=0)
-        back = quantize(
-            latent.decode(flow, latent.compress(z, keep, flow.prior, indices=range(len(z)))),
-            levels=17,
-        )
-    assert torch.equal(back, images)
+        same = latent.compress(z, keep, flow.prior, indices=range(len(z)))
+        assert torch.equal(quantize(latent.decode(flow, same), levels=17), images)
 
 
 def test_batches_change_nothing() -> None:
@@ -129,10 +122,8 @@ def test_latents_by_scale() -> None:
     parts = latent.by_scale(z, 3)
     assert [len(part) for part in parts] == [192, 96, 96]
     assert torch.equal(torch.cat(parts).sort().values, z.flatten().sort().values)
-    assert torch.equal(
-        parts[0].sort().values,
-        z[..., ~latent.kept(8, 8, num_scales=3, level=1)].flatten().sort().values,
-    )
+    finest = z[..., ~latent.kept(8, 8, num_scales=3, level=1)].flatten()
+    assert torch.equal(parts[0].sort().values, finest.sort().values)
 
 
 def test_quantiles() -> None:
@@ -152,14 +143,10 @@ def test_nearest_neighbors(chunk: int) -> None:
     queries = random.integers(256, size=(9, 4, 4, 3)).astype(np.uint8)
     queries[3], queries[5] = data[17], data[23, :, ::-1]
     differences = np.sqrt(((queries[:, None].astype(float) - data[None]) ** 2).mean((2, 3, 4)))
+    plain, flipped = (views_of(ImageData(augment=each), (3, 4, 4)) for each in ((), ("hflip",)))
     found, mirrored = (
-        latent.nearest_neighbors(
-            torch.from_numpy(queries),
-            data,
-            views=views_of(ImageData(augment=augment), (3, 4, 4)),
-            chunk=chunk,
-        )
-        for augment in ((), ("hflip",))
+        latent.nearest_neighbors(torch.from_numpy(queries), data, views=views, chunk=chunk)
+        for views in (plain, flipped)
     )
     assert found.nearest.tolist() == differences.argmin(1).tolist()
     np.testing.assert_allclose(found.distance, differences.min(1), rtol=1e-12)

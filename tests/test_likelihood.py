@@ -51,9 +51,8 @@ def test_batch_size_and_order_do_not_matter(flow: Flow, images: Tensor) -> None:
     single = bits_per_dim(flow, images, noise_draws=2, seed=3, batch_size=1).per_image
     assert (whole - single).abs().max() < 1e-6
     order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
-    nats = log_probs(
-        flow, images[order], noise_draws=2, seed=3, indices=order.tolist(), batch_size=7
-    )
+    how = {"noise_draws": 2, "seed": 3, "indices": order.tolist(), "batch_size": 7}
+    nats = log_probs(flow, images[order], **how)
     assert (-nats / (192 * math.log(2)) - whole[order]).abs().max() < 1e-6
 
 
@@ -70,9 +69,8 @@ def test_noise_draws_are_a_mean_of_log_p(flow: Flow, images: Tensor) -> None:
         with torch.no_grad():
             draws.append(flow.log_prob(dequantize(images, noise)).double())
     expected = -torch.stack(draws).mean(0) / (192 * math.log(2))
-    assert (
-        bits_per_dim(flow, images, noise_draws=4, seed=5).per_image - expected
-    ).abs().max() < 1e-6
+    found = bits_per_dim(flow, images, noise_draws=4, seed=5).per_image
+    assert (found - expected).abs().max() < 1e-6
 
 
 def test_nothing_that_is_not_finite_is_dropped(flow: Flow, images: Tensor) -> None:
@@ -92,8 +90,7 @@ def test_standard_error() -> None:
     assert plain.mean == 3
     assert plain.standard_error == pytest.approx(values.std().item() / 2)
     assert math.isnan(summarize(values[:1]).standard_error)
-    # Copies of an image are no new information: clustered, the error is that of the images without
-    # copies.
+    # Copies of an image are no new information.
     copies = values.repeat_interleave(10)
     clustered = summarize(copies, groups=[i for i in range(4) for _ in range(10)])
     assert clustered.standard_error == pytest.approx(plain.standard_error)
@@ -129,11 +126,8 @@ def test_noise_covers_the_whole_bin() -> None:
     assert abs(noise.var() - 1 / 12) < 0.002
     own = uniform((4,), 0, Purpose.TRAIN, indices=[3])[0]
     assert torch.equal(uniform((4,), 0, Purpose.TRAIN, indices=[7, 3])[1], own)
-    for seed, purpose, draw in (
-        (1, Purpose.TRAIN, 0),
-        (0, Purpose.EVALUATE, 0),
-        (0, Purpose.TRAIN, 1),
-    ):
+    train, evaluate = Purpose.TRAIN, Purpose.EVALUATE
+    for seed, purpose, draw in ((1, train, 0), (0, evaluate, 0), (0, train, 1)):
         assert not torch.equal(uniform((4,), seed, purpose, indices=[3], round=draw)[0], own)
 
 
@@ -147,14 +141,12 @@ def test_samples_do_not_depend_on_the_chunk(flow: Flow) -> None:
 
 def test_samples_have_the_density() -> None:
     """E log q(x) over samples is minus the entropy, and a scale that is wrong by 5 % would show."""
-    flow = Flow(Chain([Logit(), BatchNorm(1)]).double().eval(), StandardNormal(), None)
+    flow = Flow(Chain([Logit(), BatchNorm(1)]).double().eval(), StandardNormal())
     with torch.no_grad():
         z = flow.encode(flow.sample(4000, shape=(1, 4, 4), seed=1))
-    statistic = (z.square().sum().item() - z.numel()) / math.sqrt(2 * z.numel())  # about N(0, 1)
-    assert abs(statistic) < 3.9  # p > 1e-4
-    assert (
-        abs((1.05**2 * z.square().sum().item() - z.numel()) / math.sqrt(2 * z.numel())) > 4.9
-    )  # p < 1e-6
+    squares, count = z.square().sum().item(), z.numel()
+    assert abs(squares - count) / math.sqrt(2 * count) < 3.9  # about N(0, 1): p > 1e-4
+    assert abs(1.05**2 * squares - count) / math.sqrt(2 * count) > 4.9  # p < 1e-6
 
 
 def test_temperature_and_extrapolation(flow: Flow) -> None:

@@ -20,9 +20,8 @@ def newton_schulz(x: torch.Tensor) -> torch.Tensor:
 def test_orthogonalized_is_newton_and_schulz(shape: tuple[int, int]) -> None:
     x = torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for each, one in zip(orthogonalized(x), x, strict=True):
-        torch.testing.assert_close(
-            each, newton_schulz(one), rtol=1e-6, atol=1e-6
-        )  # the quotient's 1e-7
+        # The quotient has 1e-7.
+        torch.testing.assert_close(each, newton_schulz(one), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (9, 9)])
@@ -47,10 +46,8 @@ def test_steps_are_those_of_torch(decay: float) -> None:
     shapes = [(4, 30), (30, 4), (4, 30)]
     mine = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
     torchs = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
-    optimizers = [
-        Muon(mine, lr=0.1, weight_decay=decay),
-        torch.optim.Muon(torchs, lr=0.1, weight_decay=decay),
-    ]
+    how = {"lr": 0.1, "weight_decay": decay}
+    optimizers = [Muon(mine, **how), torch.optim.Muon(torchs, **how)]
     for _ in range(5):
         for one, other in zip(mine, torchs, strict=True):
             one.grad = torch.randn(one.shape, generator=generator)
