@@ -13,7 +13,7 @@ import torch
 import realnvp
 from realnvp.bijections import data_dependent_init
 from realnvp.codec import chunk, compress, decompress
-from realnvp.codec.stack import Stack
+from realnvp.codec.integers import Stack
 from realnvp.config import Config, ImageData, ModelConfig
 from realnvp.flows.flow import Flow
 from realnvp.moments import averaging

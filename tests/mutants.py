@@ -157,7 +157,7 @@ codec/steps.py test_codec_steps.py
 + .mul_(bound).exp_().sqrt_()
 
 t <- t - 2 floor(U t / 2 + 1/2) (lifting)
-codec/lifting.py test_codec_steps.py
+codec/steps.py test_codec_steps.py
 - t[i] -= 2 *
 + t[i] -= 1 *
 """

@@ -17,7 +17,7 @@ from codec_files import ARCHIVES, BITS, MODELS, flow_of, same, smooth, stack
 from torch import Tensor
 
 import realnvp
-from realnvp.codec import archive, chunk, compress, decompress, rounding
+from realnvp.codec import archive, chunk, compress, decompress, integers
 from realnvp.codec.archive import Archive
 from realnvp.codec.chunk import packed, unpacked
 from realnvp.codec.plan import IntegerFlow, likeliest
@@ -158,7 +158,7 @@ def decoded(flow: Flow, content: bytes) -> list[np.ndarray]:
 
 def header_of(content: bytes) -> chunk.Header:
     length = int.from_bytes(content[:4], "little")
-    return unpacked(chunk.Header, content[4 : 4 + length])
+    return unpacked(chunk.Header, content[4 : 4 + length], len(content))
 
 
 def test_first_tiles_are_halved_and_noise_is_raw(modern: Flow) -> None:
@@ -172,7 +172,7 @@ def test_first_tiles_are_halved_and_noise_is_raw(modern: Flow) -> None:
 def test_noise_is_drawn_again_where_machines_could_differ(
     modern: Flow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rounding, "MARGIN", 1e-4)
+    monkeypatch.setattr(integers, "MARGIN", 1e-4)
     content, _ = encoded(modern)
     monkeypatch.undo()
     assert header_of(content).nonces
@@ -290,7 +290,10 @@ def rewritten(data: bytes, **changes: Any) -> bytes:
         {"runs": [[3, 8, 8, 10**12]]},
         {"runs": [[3, 8, 8, 10**12]], "chunks": [10**12]},
         {"runs": [[3, 10**6, 10**6, 1]]},
+        {"runs": [[1, 1, 1, 10**30]]},
         {"runs": [[1, 1, 1, 10**400]]},
+        {"runs": [[1, 1, 1, 1]] * 10**5, "chunks": [2048] * 49},
+        {"flow": "x" * 10**7},
         {"runs": [[3, 0, 8, 1]]},
         {"runs": [[3, 8, -8, 1]]},
         {"runs": [[3]]},
@@ -301,6 +304,12 @@ def test_a_hostile_head_takes_no_memory(modern: Flow, changes: dict[str, Any]) -
     data = compress(modern, smooth(1, 3, 8, 8))
     with pytest.raises(DamagedError, match="data"):
         decompress(modern, rewritten(data, **changes))
+
+
+def test_the_index_of_millions_of_pictures_comes_back() -> None:
+    """Its text is long for its packed bytes, not for the archive's."""
+    index = archive.Index(12, 32, [[1, 8, 8, 5000 * 2048]], [2048] * 5000)
+    assert unpacked(archive.Index, packed(index), 5000 * archive.ENTRY.size) == index
 
 
 def test_what_a_flow_cannot_code_is_refused(modern: Flow) -> None:

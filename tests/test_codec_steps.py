@@ -25,13 +25,13 @@ from realnvp.bijections import (
 )
 from realnvp.bijections.dequantization import cells as cells_of
 from realnvp.codec import exact_nets as exact
-from realnvp.codec import lifting
+from realnvp.codec import steps
 from realnvp.codec.dequantize import Cells
 from realnvp.codec.exact_nets import ExactNet
-from realnvp.codec.lifting import Mix
+from realnvp.codec.integers import Stack
 from realnvp.codec.plan import integer_steps
 from realnvp.codec.prior import Normal
-from realnvp.codec.stack import Stack
+from realnvp.codec.steps import Mix
 from realnvp.codec.tiles import numbers_of, tiles_of
 from realnvp.config import ModelConfig
 from realnvp.nets.convnet import ConvNet
@@ -150,7 +150,7 @@ def test_a_mixing_of_uneven_channels_has_large_pivots() -> None:
     """The pivot that is nearest to the others would leave a factor of 1,000."""
     weight = torch.tensor([[1000, 1, 0], [1, 0.4, 0], [0, 0, 1]]).double()
     mix, now = Mix(weight, torch.ones(3).double()), stack()
-    assert max(lift.matrix.abs().max() for lift in (mix.upper, mix.lower)) < 4 * lifting.FRACTION
+    assert max(lift.matrix.abs().max() for lift in (mix.upper, mix.lower)) < 4 * steps.FRACTION
     x = torch.from_numpy(RNG.integers(-1000, 1000, (2, 3, 4, 4)))
     assert torch.equal(mix.inverse(mix.forward(x, now), now), x)
 

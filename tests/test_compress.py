@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def test_pixels_names_and_folders_come_back(
     assert made["out"] == str(file)
     assert made["pictures"] == 11
     assert made["bytes"] == file.stat().st_size
-    assert {"png", "webp"} <= made["codecs"].keys()
+    assert 0 < made["bits_per_dim"] < 8
     assert made["bound"] > 0
     checked = answer(capsys, "decompress", "--check", file)
     assert checked == {"file": str(file), "pictures": 11, "lost": []}
@@ -95,6 +96,8 @@ def test_an_interrupted_call_goes_on_and_replaces_nothing(
     assert all(path.stat().st_mtime_ns == time for path, time in there.items())
     (back / "more" / "grey.bmp").write_text("mine")
     capsys.readouterr()
+    assert "grey.bmp" in refused(capsys, *unpack, unchanged=[back])
+    Image.new("L", (17, 21)).save(back / "more" / "grey.bmp")
     assert "grey.bmp" in refused(capsys, *unpack, unchanged=[back])
 
 
@@ -201,6 +204,32 @@ def test_names_of_any_characters_come_back(saved: Path, tmp_path: Path, capsys: 
         files.files_by_name([folder], deep=False)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a.png", "A.png"),
+        ("\u00e9.png", "e\u0301.png"),
+        ("\u00e9.png", "E\u0301.png"),
+        ("\u0390.png", "\u03aa\u0301.png"),
+    ],
+)
+def test_names_that_one_file_system_holds_for_one_are_refused(
+    saved: Path, tmp_path: Path, capsys: Out, names: tuple[str, str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in names:
+        Image.new("RGB", (8, 8)).save(tmp_path / "in" / name)
+    out = tmp_path / "y.rnvp"
+    line = refused(capsys, "compress", saved, tmp_path / "in", "--out", out, unchanged=[tmp_path])
+    assert str(tmp_path / "in" / names[1]) in line
+    flow, images = realnvp.load_flow(saved), list(smooth(2, 3, 16, 16))
+    with out.open("w+b") as file:
+        index = index_of(flow, [image.shape for image in images], names=names)
+        write(file, flow, index, images, lambda _: None)
+    line = refused(capsys, "decompress", out, "--flow", saved, "--out", tmp_path / "b", code=1)
+    assert str(out) in line
+
+
 def test_images_without_names_are_numbered(saved: Path, tmp_path: Path, capsys: Out) -> None:
     file, back, images = tmp_path / "x.rnvp", tmp_path / "back", smooth(2, 3, 16, 16)
     file.write_bytes(compress(realnvp.load_flow(saved), images))
@@ -248,3 +277,29 @@ def test_evaluate_measures_the_flows_own_file(run_dir: Path, capsys: Out) -> Non
     images = np.load(run_dir / "data" / "test.npy").transpose(0, 3, 1, 2)
     data = compress(realnvp.load_flow(run_dir), np.ascontiguousarray(images))
     assert found["codecs"]["realnvp"] == pytest.approx(8 * len(data) / images.size, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda data: data + data, 2),
+        (lambda data: data + b"\n", 2),
+        (lambda data: data[:5] + b"\2" + data[6:], 2),
+        (lambda data: data[:30] + b"\xff" * 4 + data[34:], 1),
+        (lambda data: data[:-1], 1),
+    ],
+    ids=["two archives", "a line more", "later version", "long head", "cut off"],
+)
+def test_what_is_no_whole_archive_is_named(
+    saved: Path, tmp_path: Path, capsys: Out, change: Callable[[bytes], bytes], code: int
+) -> None:
+    data = change(compress(realnvp.load_flow(saved), smooth(1, 3, 16, 16)))
+    (tmp_path / "c.rnvp").write_bytes(data)
+    back = tmp_path / "back"
+    how = ["decompress", tmp_path / "c.rnvp", "--flow", saved, "--out", back]
+    if data[30:34] == b"\xff" * 4 or code == 2:
+        assert "c.rnvp" in refused(capsys, *how, unchanged=[tmp_path], code=code)
+    else:
+        assert run([*map(str, how)]) == code
+        assert "c.rnvp" in capsys.readouterr().err
+    assert not back.exists()

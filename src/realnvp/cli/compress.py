@@ -40,20 +40,12 @@ class Compress(options.FlowCommand):
         files = files_by_name(self.paths, deep=config_of(flow).levels > 256)
         out = self.out or Path(f"{self.paths[0].resolve().stem}.rnvp")
         options.prepare_output("--out", out, read=files.values())
-        made = compress_files(flow, self.run, files, out)
-        sizes = {str(out): made.bytes} | made.others
-        rates = {
-            name: {"bytes": size, "bits_per_dim": made.bits_per_dim(8 * size)}
-            for name, size in sizes.items()
-        }
-        bound = made.bits_per_dim(made.bound)
-        if self.json:
-            values = {"out": str(out), "pictures": made.pictures, "bound": bound}
-            options.print_json(values | rates.pop(str(out)) | {"codecs": rates})
-        else:
-            rows = [(k, f"{r['bytes']:,}", f"{r['bits_per_dim']:.4f}") for k, r in rates.items()]
-            columns = ("", "bytes", "bits/dim")
-            options.print_table(columns, [*rows, ("the flow's bound", "", f"{bound:.4f}")])
+        index, bound = compress_files(flow, self.run, files, out)
+        size = out.stat().st_size
+        rates = {"bits_per_dim": 8 * size / index.numbers, "bound": bound / index.numbers}
+        text = "{}: {:,} pictures, {:,} bytes; {:.4f} bits/dim, the flow's bound {:.4f}"
+        values = {"out": str(out), "pictures": index.count, "bytes": size, **rates}
+        self.show(values, text.format(out, index.count, size, *rates.values()))
         return 0
 
 

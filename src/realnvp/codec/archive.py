@@ -197,7 +197,7 @@ class Archive:
             raise ValueError(f"{name}: archive of version {version} needs a later realnvp")
         packed_index = file.read(min(length, self.size))
         try:
-            self.index = unpacked(Index, packed_index)
+            self.index = unpacked(Index, packed_index, self.size)
         except ValueError as error:
             raise DamagedError(f"{name}: its head is damaged: {error}") from None
         table = file.read(len(self.index.chunks) * ENTRY.size)

@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from realnvp.codec.integers import Ambiguous, Stack, Unfit
 from realnvp.codec.plan import IntegerFlow
-from realnvp.codec.rounding import Ambiguous, Unfit
-from realnvp.codec.stack import Stack
 from realnvp.codec.tiles import FLOW, HALVED, RAW, Tile, leaves_of, numbers_of, tiles_of
 from realnvp.config.json import Record, parse_json
 from realnvp.data.dataset import Pixels, Shape
@@ -30,7 +29,8 @@ DOUBT = {"photograph": 1.05, "drawing": 1.4}  # of the bits by the flow: a large
 TINY = 1 << 10  # pixels of which WebP's shortest search finds files as small
 WEBP_SIDE = 16_383
 
-LONGEST, MOST_PACKED = 4096, 64  # characters of a record, and of each of its bytes
+LONGEST = 1 << 25  # characters of a record
+SHORT, MOST_PACKED = 4096, 64  # characters of a record of no bytes, and of each byte behind it
 # Part of the format: the nearer to the end, the shorter a reference to it.
 DICTIONARY = (
     b'"given_as":"tensor","given_as":"list","names":["pictures/1.png","2.jpg","3.png"]'
@@ -156,7 +156,8 @@ def decode(
 ) -> list[Pixels]:
     """The pictures, of these shapes, of `encode`. ValueError: the content is damaged."""
     length = int.from_bytes(content[:4], "little")
-    header, content = unpacked(Header, content[4 : 4 + length]), content[4 + length :]
+    header = unpacked(Header, content[4 : 4 + length], len(content))
+    content = content[4 + length :]
     pictures = [np.empty(shape, coder.dtype) for shape in shapes]
     files = {int(i): size for i, size in header.files.items()}
     for i, size in files.items():
@@ -238,15 +239,20 @@ def packed(record: Any) -> bytes:
     """A dataclass as JSON, deflated with the dictionary."""
     fields = {name: value for name, value in asdict(record).items() if value or value == 0}
     text = json.dumps(fields, separators=(",", ":")).encode()
+    if len(text) > LONGEST:
+        raise ValueError("too many pictures for one archive")
     packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS, zdict=DICTIONARY)
     return packer.compress(text) + packer.flush()
 
 
-def unpacked(kind: type[Record], content: bytes) -> Record:
-    """The record of `packed`. ValueError: it is damaged, or hardly packed text could be so long."""
+def unpacked(kind: type[Record], content: bytes, whole: int) -> Record:
+    """The record of `packed`. ValueError: it is damaged, or too long for so many bytes as a whole.
+
+    whole: bytes of what it describes, and of itself.
+    """
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS, zdict=DICTIONARY)
     try:
-        text = unpacker.decompress(content, LONGEST + MOST_PACKED * len(content))
+        text = unpacker.decompress(content, min(LONGEST, SHORT + MOST_PACKED * whole))
     except zlib.error as error:
         raise ValueError(str(error)) from None
     if not unpacker.eof or unpacker.unused_data:

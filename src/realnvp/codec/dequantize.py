@@ -11,8 +11,7 @@ from realnvp.bijections import Logit, VariationalDequantization
 from realnvp.bijections.dequantization import Bend, bends, lean, stages
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
 from realnvp.codec.exact_nets import exact_nets
-from realnvp.codec.rounding import Rounding, certain, nearest
-from realnvp.codec.stack import Integers, Stack
+from realnvp.codec.integers import Integers, Rounding, Stack, certain, nearest
 from realnvp.codec.steps import Conditioned
 
 PIECES = 256  # of all levels together, at least

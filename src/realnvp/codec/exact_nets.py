@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from realnvp.codec.stack import Integers
+from realnvp.codec.integers import Integers
 from realnvp.device import full_precision
 from realnvp.nets.convnet import ConvNet
 from realnvp.nets.layers import MatrixConv

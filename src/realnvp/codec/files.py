@@ -1,20 +1,18 @@
 """Picture files to an archive, and an archive to picture files."""
 
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import numpy as np
 
-from realnvp.codec.archive import Archive, index_of, write
+from realnvp.codec.archive import Archive, Index, index_of, write
 from realnvp.codec.images import check_flow
 from realnvp.codec.plan import pixel_type
 from realnvp.data.dataset import Pixels, Shape
 from realnvp.data.folder import image_files
-from realnvp.data.images import codec_sizes, deep_png, read_image, scan_files
+from realnvp.data.images import deep_png, read_image, scan_files
 from realnvp.flows.flow import Flow, config_of
 from realnvp.io.files import DamagedError, atomic_write
 from realnvp.progress import counter
@@ -30,25 +28,6 @@ LOSSLESS = {
     ".pgm": "PPM",
 }
 MOST_LOST = 1 << 16  # pictures that are named
-BEHIND = 8  # pictures that other formats may be slower by
-
-
-@dataclass(frozen=True)
-class Written:
-    """What an archive takes, and what other formats take for the same pictures, one file each."""
-
-    pictures: int
-    numbers: int
-    """Channels of all pixels together."""
-    bytes: int
-    bound: float
-    """Bits that the flow's bound says; infinite where the flow gives a picture no probability."""
-    others: dict[str, int]
-    """Bytes, by format: png, webp, and jxl where there is a library for it."""
-
-    def bits_per_dim(self, bits: float) -> float:
-        """Bits for each channel of each pixel."""
-        return bits / self.numbers
 
 
 def files_by_name(paths: Sequence[Path], *, deep: bool) -> dict[str, Path]:
@@ -76,8 +55,10 @@ def files_by_name(paths: Sequence[Path], *, deep: bool) -> dict[str, Path]:
     return found
 
 
-def compress_files(flow: Flow, name: str, files: Mapping[str, Path], out: Path) -> Written:
-    """Write an archive of picture files, whole or not at all.
+def compress_files(
+    flow: Flow, name: str, files: Mapping[str, Path], out: Path
+) -> tuple[Index, float]:
+    """Write an archive of picture files, whole or not at all. Returns its index and `write`'s bits.
 
     name: what the flow is called.
     files: by the names that they shall have.
@@ -87,37 +68,16 @@ def compress_files(flow: Flow, name: str, files: Mapping[str, Path], out: Path) 
     paths = list(files.values())
     shapes = _shapes(paths, config_of(flow).levels)
 
-    def picture(i: int) -> Pixels:
-        image = np.moveaxis(read_image(paths[i]), -1, 0)
-        if image.shape != shapes[i]:
-            raise ValueError(f"{paths[i]}: changed while it was read")
+    def picture(path: Path, shape: Shape) -> Pixels:
+        image = np.moveaxis(read_image(path), -1, 0)
+        if image.shape != shape:
+            raise ValueError(f"{path}: changed while it was read")
         return image
 
     index = index_of(flow, shapes, name=name, names=list(files))
-    sizes: list[Future[dict[str, int]]] = []
-
-    def pictures(pool: ThreadPoolExecutor) -> Iterator[Pixels]:
-        for image in map(picture, range(len(paths))):
-            sizes.append(pool.submit(_other_formats, np.moveaxis(image, 0, -1)))
-            if len(sizes) > BEHIND:  # or pictures would wait in memory
-                sizes[-BEHIND].result()
-            yield image
-
     counting = counter("compress", 2 * index.numbers)
-    with atomic_write(out) as file, ThreadPoolExecutor(1) as pool, counting as advance:
-        bound = write(file, flow, index, pictures(pool), advance)
-    found = [size.result() for size in sizes]
-    able = [codec for codec in found[0] if all(codec in each for each in found)]
-    others = {codec: sum(each[codec] for each in found) for codec in able}
-    return Written(index.count, index.numbers, out.stat().st_size, bound, others)
-
-
-def _other_formats(image: Pixels) -> dict[str, int]:
-    """Bytes by format; none of a picture that one of the formats cannot hold."""
-    try:
-        return codec_sizes(image)
-    except Exception:  # WebP has at most 16,383 rows, and no format here 16 bits
-        return {}
+    with atomic_write(out) as file, counting as advance:
+        return index, write(file, flow, index, map(picture, paths, shapes), advance)
 
 
 def _shapes(files: Sequence[Path], levels: int) -> list[Shape]:
@@ -144,56 +104,39 @@ def decompress_files(archive: Archive, flow: Flow, out: Path | None) -> list[str
     Pictures that are there already, as an interrupted call leaves them, stay.
 
     Returns the names of the pictures that are lost to damage. DamagedError: they are too many to
-    name. ValueError: another file is in a picture's place, or a name leads out of the folder.
+    name, or a name leads out of the folder. ValueError: another file is in a picture's place.
     """
     check_flow(flow)
-    deep = config_of(flow).levels > 256
-
-    def targets() -> Iterator[Path]:  # one by one: a small file can claim millions of pictures
-        return (_target(out or Path(), name, archive.name, deep) for name in _names(archive))
-
-    if (
-        archive.index.names
-        and len({_folded(str(path)) for path in targets()}) < archive.index.count
-    ):
+    index, deep = archive.index, config_of(flow).levels > 256
+    for name in index.names or ():
+        path = Path(name)
+        if not path.parts or path.anchor or ".." in path.parts or "\0" in name:
+            raise DamagedError(f"{archive.name}: holds a picture with the name {name!r}")
+    names = [_folded(str(Path(lossless_name(name, deep=deep)))) for name in index.names or ()]
+    if len({*names}) < len(names):
         raise DamagedError(f"{archive.name}: holds two pictures with one name")
-    present = {target for target in targets() if out and target.exists()}
     lost: list[str] = []
-    with counter("decompress", archive.index.numbers * (2 if present else 1)) as advance:
-        if present:  # before anything is written
-            for target, picture in zip(targets(), archive.pictures(flow, advance), strict=True):
-                if target in present and picture is not None and not _holds(target, picture):
-                    raise ValueError(f"--out: {target} exists already")
-        pictures = archive.pictures(flow, advance)
-        for name, target, picture in zip(_names(archive), targets(), pictures, strict=True):
+    with counter("decompress", index.numbers) as advance:
+        for i, picture in enumerate(archive.pictures(flow, advance)):
+            name = index.names[i] if index.names else f"{i:05}.png"
+            target = (out or Path()) / lossless_name(name, deep=deep)
             if picture is None:
                 lost.append(name)
-                if len(lost) > MOST_LOST:
-                    lost_of = f"more than {MOST_LOST:,} of its {archive.index.count:,} pictures"
-                    raise DamagedError(f"{archive.name}: damaged; {lost_of} are lost")
-            elif out and target not in present:
+                if len(lost) > MOST_LOST:  # a small file can claim millions of pictures
+                    raise DamagedError(f"{archive.name}: damaged; {MOST_LOST:,} pictures are lost")
+            elif out and target.exists():
+                if not np.array_equal(np.moveaxis(read_image(target), -1, 0), picture):
+                    raise ValueError(f"--out: {target} exists already")
+            elif out:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_write(target) as file:
                     _save(picture, target, file)
     return lost
 
 
-def _holds(file: Path, picture: Pixels) -> bool:
-    """Whether a file holds this picture, (C, H, W)."""
-    try:
-        return np.array_equal(np.moveaxis(read_image(file), -1, 0), picture)
-    except (OSError, ValueError):
-        return False
-
-
-def _names(archive: Archive) -> Iterator[str]:
-    """The pictures' names; numbers where they have none."""
-    return iter(archive.index.names or (f"{i:05}.png" for i in range(archive.index.count)))
-
-
 def _folded(name: str) -> str:
     """The name, equal for names that some file systems hold for one: by case or Unicode's form."""
-    return unicodedata.normalize("NFC", name).casefold()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
 def lossless_name(name: str, *, deep: bool) -> str:
@@ -203,14 +146,6 @@ def lossless_name(name: str, *, deep: bool) -> str:
     """
     suffixes = [".png"] if deep else LOSSLESS
     return name if PurePosixPath(name).suffix.lower() in suffixes else f"{name}.png"
-
-
-def _target(folder: Path, name: str, archive: str | Path, deep: bool) -> Path:
-    """The path of a picture of this name. DamagedError: out of the folder."""
-    path = Path(name)
-    if not path.parts or path.anchor or ".." in path.parts or "\0" in name:
-        raise DamagedError(f"{archive}: holds a picture with the name {name!r}")
-    return folder / lossless_name(name, deep=deep)
 
 
 def _save(picture: Pixels, target: Path, file: BinaryIO) -> None:

@@ -27,8 +27,7 @@ def compress(flow: Flow, images: Images) -> bytes:
     `realnvp decompress` reads.
 
     images: an array or tensor (N, C, H, W), or a list of (C, H, W) of any sizes. uint8; uint16 for
-        a flow of more than 256 levels. Grey images (C of 1) fit a flow of colours, and colour ones
-        a flow of grey ones.
+        a flow of more than 256 levels. Gray images fit a flow of colors, and colors one of gray.
 
     ValueError: the images are not of this kind, or have more levels than the flow.
     """

@@ -22,10 +22,9 @@ from realnvp.bijections import (
 from realnvp.bijections.multiscale import Nested
 from realnvp.codec.dequantize import Cells, borrowed
 from realnvp.codec.exact_nets import make_exact
-from realnvp.codec.lifting import Mix
+from realnvp.codec.integers import Integers, Stack
 from realnvp.codec.prior import Normal
-from realnvp.codec.stack import Integers, Stack
-from realnvp.codec.steps import Conditioned, Coupled, OfPart, Several, Shift, Step, of_channels
+from realnvp.codec.steps import Conditioned, Coupled, Mix, OfPart, Several, Shift, Step, of_channels
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.flow import Flow, config_of
 from realnvp.moments import EPS

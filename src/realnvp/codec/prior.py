@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from realnvp.codec.rounding import nearest
-from realnvp.codec.stack import Integers, Stack
+from realnvp.codec.integers import Integers, Stack, nearest
 
 REACH = 6
 TOTAL = 1 << 16

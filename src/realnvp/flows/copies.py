@@ -1,4 +1,4 @@
-"""Copies of a flow that share its weights or its meaning: fast, and for large images in strips."""
+"""Two copies of a flow: one that is fast, and one that takes large images in strips."""
 
 import copy
 from itertools import chain
@@ -22,7 +22,7 @@ from realnvp.progress import track_slices
 MEMORY = 2**28  # bytes of the networks of one strip
 CACHED = 2**25  # bytes: on a CPU a strip of more is slower, unless much of it would be overlap
 PLANES = 6  # that a network holds at once, each of its width
-LOGIT_PLANES = 5
+LOGIT_PLANES = 5  # of as many channels as x has
 
 
 def fast(flow: Flow, *, dtype: torch.dtype | None = None) -> Flow:
@@ -37,13 +37,10 @@ def fast(flow: Flow, *, dtype: torch.dtype | None = None) -> Flow:
     refuse_fast(flow, "take")
     if dtype is None:
         dtype = torch.bfloat16 if has_bfloat16(reference_tensor(flow).device) else torch.float32
+    kinds: dict[type, Any] = {ResNet: _FastResNet, ConvNet: _FastConvNet}
     with torch.no_grad():
-        copies: dict[int, nn.Module] = {}
-        for net in flow.modules():
-            if isinstance(net, ResNet):
-                copies[id(net)] = _FastResNet(net, dtype)
-            elif isinstance(net, ConvNet):
-                copies[id(net)] = _FastConvNet(net, dtype)
+        nets = [net for net in flow.modules() if type(net) in kinds]
+        copies = {id(net): kinds[type(net)](net, dtype) for net in nets}
     copied = copy.deepcopy(flow, copies)  # takes the fast networks for copies that it made
     copied.exact = False
     return copied.eval().requires_grad_(False)

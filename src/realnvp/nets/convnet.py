@@ -52,9 +52,8 @@ class MLP(nn.Module):
     """(B, c_out) from the kept part of x, (B, c_in): residual, pre-activation.
 
     Half of the first layer's units are sines [Sitzmann et al. 2020], without which sharp edges and
-    many modes take long to learn. The sines' weights start with a standard deviation of
-    sine_std / (c_in + context) radians per unit of x. So they are nearly linear in many dimensions,
-    where data are too few to show edges or modes. sine_std of 0: no sines.
+    many modes take long to learn. Their weights start with a standard deviation of sine_std /
+    (c_in + context): nearly linear in many dimensions, where data are too few to show edges.
     """
 
     def __init__(

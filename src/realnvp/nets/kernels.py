@@ -1,8 +1,4 @@
-"""The layers' numbers in fewer passes over memory.
-
-Convolutions with a sum or a ReLU are oneDNN's; batch norm is one autograd function over torch's own
-kernels. Where a device or a type lacks them, plain torch computes them.
-"""
+"""The layers' numbers in fewer passes over memory: oneDNN's convolutions, torch's batch norm."""
 
 import math
 from typing import Any

@@ -1,7 +1,4 @@
-"""The layers of the networks: convolutions with weight norm or for Muon, batch norm with its ReLU.
-
-Here is what they compute; in training `kernels` computes it in fewer passes over memory.
-"""
+"""The layers of the networks; in training `kernels` computes the same in fewer passes."""
 
 import math
 
@@ -71,10 +68,7 @@ class MatrixConv(nn.Module):
 
 
 class Embedding(nn.Module):
-    """What a condition, (B, k), adds to each hidden plane: c W, (B, width, 1, 1). W starts at 0.
-
-    So a fresh conditional network is the unconditional one. The product has the weights' type.
-    """
+    """What a condition, (B, k), adds to each hidden plane: c W, (B, width, 1, 1). W starts at 0."""
 
     def __init__(self, context: int, width: int) -> None:
         super().__init__()
@@ -86,10 +80,7 @@ class Embedding(nn.Module):
 
 
 class Normalize(nn.Module):
-    """(h - mean) / sqrt(var + eps) + beta for each channel, then a ReLU: batch norm without gain.
-
-    mean and var: `MovingMoments`, eq 15-16.
-    """
+    """(h - mean) / sqrt(var + eps) + beta for each channel, then a ReLU: eq 15-16, without gain."""
 
     def __init__(self, channels: int, *, momentum: float = 0.0, relu: bool = True) -> None:
         super().__init__()

@@ -1,13 +1,60 @@
-"""A stack of digits in bits: the last digit pushed is the first popped, whatever the sizes."""
+"""Real numbers to integers, alike on every machine, and a stack of their digits in bits."""
+
+from collections.abc import Callable
 
 import constriction
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 Integers = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint32]
-
+Rounding = Callable[[Tensor], Tensor]
 UNIFORM = constriction.stream.model.Uniform()
+
+LIMIT = 2**26  # of the integers, so that all sums and products of them are exact
+MARGIN = 1e-8  # of a step: a thousand times the differences between machines
+RELATIVE = 1e-14  # the same for large numbers, whose last digits count more
+
+
+class Ambiguous(Exception):
+    """A number lies so near to the middle of two integers that machines could differ."""
+
+
+class Unfit(ValueError):
+    """Images leave the range of the integers: of a file, it is damaged.
+
+    images: their indices in the batch.
+    """
+
+    def __init__(self, images: list[int]) -> None:
+        super().__init__("numbers beyond the range of the integers")
+        self.images = images
+
+
+def nearest(y: Tensor) -> Tensor:
+    """The nearest integers, int64, to y (B, ...). Unfit: beyond `LIMIT`, or no numbers."""
+    return within_limit(y.round()).long()
+
+
+def certain(y: Tensor) -> Tensor:
+    """`nearest`. Ambiguous: another machine's rounding of y could end at the next integer."""
+    integers = within_limit(y.round())
+    distance = (y - integers).abs_()
+    if distance.max() > 0.5 - (MARGIN + RELATIVE * LIMIT):  # nearly never, so look closely
+        doubt = MARGIN + RELATIVE * y.abs()
+        if (distance > 0.5 - doubt).any():
+            raise Ambiguous
+    return integers.long()
+
+
+def within_limit(x: Tensor) -> Tensor:
+    """x, (B, ...), if it is. Unfit names the images that are not."""
+    least, most = x.aminmax()
+    if not (least > -LIMIT and most < LIMIT):  # also where one is no number
+        fits = (x.abs() < LIMIT).reshape(len(x), -1).all(1)
+        raise Unfit((~fits).nonzero().flatten().tolist())
+    return x
 
 
 class Stack:
@@ -15,8 +62,6 @@ class Stack:
 
     `push` and `pop` undo each other exactly, in both orders. An empty stack gives zeros, and takes
     them back at no cost. So bits back coding needs no initial bits.
-
-    words: of the stack to continue; see `words`.
 
     count: the bits on the stack.
     lowest: the fewest bits since the stack began, or since `copy`.
