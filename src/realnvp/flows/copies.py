@@ -22,7 +22,7 @@ from realnvp.progress import track_slices
 MEMORY = 2**28  # bytes of the networks of one strip
 CACHED = 2**25  # bytes: on a CPU a strip of more is slower, unless much of it would be overlap
 PLANES = 6  # that a network holds at once, each of its width
-LOGIT_PLANES = 5  # of as many channels as x has
+LOGIT_PLANES = 5  # that the logit holds, in place of a network's width
 
 
 def fast(flow: Flow, *, dtype: torch.dtype | None = None) -> Flow:
@@ -75,8 +75,12 @@ class _FastResNet(nn.Module):
 
     def __init__(self, net: ResNet, dtype: torch.dtype) -> None:
         super().__init__()
-        self.dtype, self.see_mask = dtype, net.see_mask
-        self.width, self.reach = net.width, net.reach
+        self.dtype, self.see_mask, self.width, self.reach = (
+            dtype,
+            net.see_mask,
+            net.width,
+            net.reach,
+        )
         scale_in, shift_in = _affine(net.norm_in)
         self.scale_in = nn.Buffer(scale_in[:, None, None], persistent=False)
         self.shift_in = nn.Buffer(shift_in[:, None, None], persistent=False)

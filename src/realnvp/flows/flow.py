@@ -187,11 +187,10 @@ class Flow(nn.Module):
         """
         shape = self.event_shape(shape)
         dtype = dtype or reference_tensor(self).dtype
-        indices = range(first, first + n)
         c = self.condition_of_each(context, n)
         parts = []
         for chunk in track_slices(n, batch_that_fits(shape), "samples"):
-            z = temperature * self.latents(indices[chunk], shape, seed)
+            z = temperature * self.latents(range(first, first + n)[chunk], shape, seed)
             parts.append(self.decode(z, None if c is None else c[chunk]).to(dtype))
         return torch.cat(parts)
 
