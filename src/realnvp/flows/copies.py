@@ -75,12 +75,8 @@ class _FastResNet(nn.Module):
 
     def __init__(self, net: ResNet, dtype: torch.dtype) -> None:
         super().__init__()
-        self.dtype, self.see_mask, self.width, self.reach = (
-            dtype,
-            net.see_mask,
-            net.width,
-            net.reach,
-        )
+        self.dtype, self.see_mask = dtype, net.see_mask
+        self.width, self.reach = net.width, net.reach
         scale_in, shift_in = _affine(net.norm_in)
         self.scale_in = nn.Buffer(scale_in[:, None, None], persistent=False)
         self.shift_in = nn.Buffer(shift_in[:, None, None], persistent=False)
