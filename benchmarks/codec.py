@@ -22,13 +22,12 @@ import torch
 
 import realnvp
 from realnvp.codec import compress, decompress
-from realnvp.config.units import in_bits_per_dim
 from realnvp.data.dataset import channels_first
 from realnvp.data.folder import image_files
 from realnvp.data.images import codec_bits_per_dim, codec_sizes, read_image
 from realnvp.data.prepared import splits_of_run
 from realnvp.device import keep_freed_memory
-from realnvp.evaluation.likelihood import log_probs
+from realnvp.evaluation.likelihood import in_bits_per_dim, log_probs
 from realnvp.flows.flow import Flow, config_of
 
 SPEEDS = "log_prob /s | compress | without proof | decompress"

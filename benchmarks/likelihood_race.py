@@ -22,8 +22,8 @@ from torch import Tensor
 import realnvp
 from benchmarks.public_copy import PublicCopy
 from realnvp.config import PRESETS, Config, resolve
-from realnvp.config.units import in_bits_per_dim
 from realnvp.data.dataset import channels_first, dequantize
+from realnvp.evaluation.likelihood import in_bits_per_dim
 from realnvp.random import Purpose, uniform
 from realnvp.training.batches import Batches
 from realnvp.training.loop import train

@@ -112,7 +112,7 @@ evaluation/likelihood.py test_likelihood.py
 + torch.stack(draws).sum(0)
 
 bits/dim = -log2 p(x) / D
-config/units.py test_likelihood.py
+evaluation/likelihood.py test_likelihood.py
 - (-math.log(2) * math.prod(shape))
 + (-math.prod(shape))
 

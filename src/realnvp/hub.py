@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from realnvp.config import Config, to_json
-from realnvp.config.units import unit_of
 from realnvp.evaluation.evaluate import current_evaluation
+from realnvp.evaluation.likelihood import unit_of
 from realnvp.flows.flow import Flow, config_of
 from realnvp.io.files import write_text
 from realnvp.io.pretrained import WEIGHTS, load_model, save_flow

@@ -23,7 +23,7 @@ from realnvp.anomaly.statistics import (
     smooth,
 )
 from realnvp.config import TableData
-from realnvp.config.units import in_bits_per_dim
+from realnvp.evaluation.likelihood import in_bits_per_dim
 from realnvp.evaluation.score import Image, Score, ranked
 from realnvp.flows.flow import Flow, config_of
 from realnvp.io.files import write_safetensors

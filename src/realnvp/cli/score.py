@@ -185,8 +185,7 @@ class Score(options.FlowCommand):
     ) -> None:
         from realnvp.figures.grids import base64_png
         from realnvp.figures.plots import heat_maps
-        from realnvp.io.files import write_text
-        from realnvp.templates import render
+        from realnvp.io.files import render, write_text
 
         entries = [
             (score, found.caption, base64_png(heat_maps([found])))

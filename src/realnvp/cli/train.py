@@ -84,7 +84,7 @@ class Train(options.Command):
         if self.print_config:
             print(to_json(self.config), end="")
             return 0
-        from realnvp.config.units import unit_of
+        from realnvp.evaluation.likelihood import unit_of
         from realnvp.training.loop import seconds_per_step
         from realnvp.training.loop import train as run_training
 

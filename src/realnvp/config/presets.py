@@ -86,6 +86,8 @@ PRESETS: dict[str, Config] = {
             eval_every=100,
             # The best models differ by less than .01 nats: with a thousand rows luck would choose.
             eval_images=10_000,
+            # Small tables overfit soon: two moons are best at step 400 (docs/experiments.md).
+            patience=10,
         ),
     ),
 }

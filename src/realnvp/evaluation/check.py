@@ -14,8 +14,7 @@ from torch import Tensor
 
 from realnvp.bijections import Bijection
 from realnvp.config import Config, TableData, smallest_side
-from realnvp.config.units import in_bits_per_dim
-from realnvp.evaluation.likelihood import noisy
+from realnvp.evaluation.likelihood import in_bits_per_dim, noisy
 from realnvp.flows.flow import Flow, batch_that_fits, config_of, evaluating
 from realnvp.moments import stored_moments
 

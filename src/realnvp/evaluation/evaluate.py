@@ -13,11 +13,18 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from realnvp.config import Config, ImageData, TableData, paper_bits_per_dim, parse_json
-from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, Unit, unit_of
 from realnvp.data.dataset import Dataset, Split, channels_first
 from realnvp.data.images import codec_bits_per_dim
 from realnvp.data.prepared import DESCRIPTION, find_split, open_splits, splits_of_run
-from realnvp.evaluation.likelihood import Mean, log_probs, summarize
+from realnvp.evaluation.likelihood import (
+    BITS_PER_DIM,
+    LOG_LIKELIHOOD,
+    Mean,
+    Unit,
+    log_probs,
+    summarize,
+    unit_of,
+)
 from realnvp.flows.context import Classes
 from realnvp.flows.flow import ROWS, Flow, config_of, refuse_fast
 from realnvp.io.files import read_json, write_text

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import permutations, product
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,8 +15,7 @@ from pydantic import BeforeValidator
 from torch import Tensor
 
 from realnvp.bijections.base import float64_like
-from realnvp.config import ImageData, Shape
-from realnvp.config.units import BITS_PER_DIM, LOG_LIKELIHOOD, in_bits_per_dim, unit_of
+from realnvp.config import Config, ImageData, Shape, TableData
 from realnvp.data.dataset import dequantize
 from realnvp.device import as_tensor, moved
 from realnvp.flows.context import Classes
@@ -30,6 +29,45 @@ from realnvp.flows.flow import (
 )
 from realnvp.progress import track_slices
 from realnvp.random import Purpose, uniform
+
+Nats = TypeVar("Nats", float, Tensor)
+
+
+def in_bits_per_dim(nats: Nats, shape: Sequence[int]) -> Nats:
+    """-log2 p / D of log-densities in nats, for images of this shape."""
+    return nats / (-math.log(2) * math.prod(shape))
+
+
+class Unit(NamedTuple):
+    """A unit in which the log-densities of a run are reported."""
+
+    key: str
+    """Its name in JSON."""
+    words: str
+    things: str
+    """What has log-densities: images or rows."""
+    sign: int
+    """1 where more is better, -1 where less is."""
+
+    @property
+    def thing(self) -> str:
+        """One of the things."""
+        return self.things[:-1]
+
+    def of(self, nats: Nats, shape: Sequence[int]) -> Nats:
+        """Log-densities in this unit."""
+        return in_bits_per_dim(nats, shape) if self.sign < 0 else nats
+
+
+BITS_PER_DIM = Unit("bits_per_dim", "bits/dim", "images", -1)
+LOG_LIKELIHOOD = Unit("log_likelihood", "nats", "rows", 1)
+
+
+def unit_of(config: Config | None) -> Unit:
+    """Bits/dim for images; nats a row for tables, in the units of their columns."""
+    table = config is not None and isinstance(config.data, TableData)
+    return LOG_LIKELIHOOD if table else BITS_PER_DIM
+
 
 View = Callable[[Tensor], Tensor]
 """(B, C, H, W) -> (B, C, H, W): permutes pixels and channels, so it changes no volume."""

@@ -8,9 +8,8 @@ from typing import Any
 
 from realnvp.config import departures, flat
 from realnvp.evaluation.evaluate import Evaluation, current_evaluation
-from realnvp.io.files import write_text
+from realnvp.io.files import render, write_text
 from realnvp.io.run_dir import RunDir, Session
-from realnvp.templates import render
 
 # Bits/dim of other systems on the paper's images: test, and training in brackets. NICE's are from
 # later papers, all others from the paper's Table 1. Not shown beside other versions of a data set.

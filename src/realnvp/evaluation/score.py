@@ -12,12 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from realnvp.config.units import in_bits_per_dim
 from realnvp.data.dataset import channels_first
 from realnvp.data.folder import image_files
 from realnvp.data.images import check_fit, read_image, scan_files, to_size
 from realnvp.data.tables import read_context, read_table
-from realnvp.evaluation.likelihood import log_probs, noisy
+from realnvp.evaluation.likelihood import in_bits_per_dim, log_probs, noisy
 from realnvp.flows.context import Classes
 from realnvp.flows.copies import tiled
 from realnvp.flows.flow import Flow, batch_that_fits, config_of, evaluating, pointwise_log_prob

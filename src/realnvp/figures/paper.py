@@ -18,11 +18,10 @@ from torch import Tensor
 
 from realnvp.bijections.base import float64_like
 from realnvp.config import Config
-from realnvp.config.units import in_bits_per_dim, unit_of
 from realnvp.data.dataset import Dataset, channels_first, dequantize, to_pixels
 from realnvp.data.prepared import splits_of_run
 from realnvp.evaluation import latent
-from realnvp.evaluation.likelihood import log_probs, views_of
+from realnvp.evaluation.likelihood import in_bits_per_dim, log_probs, unit_of, views_of
 from realnvp.figures import plots
 from realnvp.figures.grids import Array, Picture, grid, joined
 from realnvp.flows.flow import Flow

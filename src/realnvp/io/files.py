@@ -133,3 +133,11 @@ def _with_checksum(content: bytes) -> tuple[memoryview, memoryview, memoryview, 
 def read_json(kind: type[Record], path: Path) -> Record:
     """The content of a JSON file, as `list[Session]`. ValueError names the file and the field."""
     return parse_json(kind, path.read_bytes(), path)
+
+
+def render(template: str, **values: Any) -> str:
+    """Render an HTML page of the folder templates by Jinja2; values are escaped."""
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(loader=PackageLoader("realnvp"), autoescape=True)
+    return environment.get_template(template).render(values)

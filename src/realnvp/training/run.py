@@ -22,10 +22,10 @@ from realnvp.config import (
     differences,
     resolve,
 )
-from realnvp.config.units import Unit, unit_of
 from realnvp.data.dataset import SPLITS, Dataset
 from realnvp.data.prepared import discard_prepared, prepare
 from realnvp.device import as_tensor, has_bfloat16
+from realnvp.evaluation.likelihood import Unit, unit_of
 from realnvp.flows.build import build, matrices
 from realnvp.flows.context import Classes
 from realnvp.flows.flow import Flow, config_of, initialize_from
