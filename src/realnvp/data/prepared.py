@@ -245,7 +245,7 @@ def _write_split(dataset: Dataset, split: str, path: Path) -> None:
         shape = (len(images), *first.shape[1:])
         parts = track_slices(len(images), max(1, BLOCK // first.nbytes), split)
         blocks = (images[part] for part in parts)
-    with path.open("wb") as file:
+    with atomic_write(path) as file:
         file.write(npy_header(shape, kind))
         for block in blocks:
             file.write(np.ascontiguousarray(block, kind).tobytes())

@@ -119,9 +119,7 @@ def open_run(
 ) -> Iterator[Run]:
     """Context: the training of run_dir, at its last checkpoint or its start; others are locked out.
 
-    init_from: a run or saved flow whose weights a new training starts with.
-    ValueError: bad input, or the run directory is another training's. DamagedError: a file of it.
-    TrainingFailed: another process is gone.
+    Arguments and errors are those of `train`.
     """
     files = RunDir(run_dir)
     if config.data.source:  # valid in any current folder
@@ -209,21 +207,12 @@ def assemble(
         flow.condition.count(torch.from_numpy(labels))
     if init_from is None:
         _initialize_from_data(flow, splits, batches)
+    model, average = processes.wrap(flow.train()), WeightAverage(flow, recipe.ema_decay)
+    parts = config, files, splits, batches, flow, model, optimizers, average, processes
     fast = "bfloat16" if has_bfloat16(device) else "float32"
-    return Run(
-        config,
-        files,
-        splits,
-        batches,
-        flow,
-        processes.wrap(flow.train()),
-        optimizers,
-        WeightAverage(flow, recipe.ema_decay),
-        processes,
-        fast if recipe.precision == "auto" else recipe.precision,
-        # Of few rows the Gaussian that a flow starts as may be the best model: evaluate it.
-        TrainState(pending=isinstance(config.data, TableData)),
-    )
+    precision = fast if recipe.precision == "auto" else recipe.precision
+    # Of few rows the Gaussian that a flow starts as may be the best model: evaluate it.
+    return Run(*parts, precision, TrainState(pending=isinstance(config.data, TableData)))
 
 
 def _initialize_from_data(flow: Flow, splits: Dataset, batches: Batches) -> None:
