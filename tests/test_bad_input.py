@@ -123,7 +123,6 @@ def transparent(path: Path) -> None:
 FILES: dict[str, Callable[[Path], object]] = {
     "cut.jpg": lambda path: cut(path, "JPEG"),
     "cut.png": lambda path: cut(path, "PNG"),
-    "text.png": lambda path: path.write_text("hello"),
     "text.jxl": lambda path: path.write_bytes(b"\xff\x0a no"),
     "empty.png": lambda path: path.touch(),
     "link.png": lambda path: path.symlink_to(path),
@@ -138,7 +137,6 @@ FILES: dict[str, Callable[[Path], object]] = {
     "large.png": lambda path: png(path, 10_000, 8),
     "bomb.png": lambda path: png(path, 20_000, 8),
     "bomb16.png": lambda path: png(path, 20_000, 16),
-    "wide.png": lambda path: color(8, 9).save(path),
     "gray.png": lambda path: color().convert("L").save(path),
 }
 

@@ -15,14 +15,12 @@ from realnvp.cli.main import run
 from realnvp.config import PRESETS, Config, TrainConfig
 from realnvp.data.dataset import Dataset, to_pixels
 from realnvp.data.prepared import open_splits, write_dataset
-from realnvp.evaluation.check import check
 from realnvp.evaluation.evaluate import classification
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.figures.paper import TrainedRun, manifold
 from realnvp.flows.context import Classes
 from realnvp.io.run_dir import RunDir
 from realnvp.training.batches import Batches
-from tests.flows import shaken
 from tests.told import Out, answer, refused
 
 SHORT = ["--train.max-steps", "6", "--train.eval-every", "3", "--train.sample-every", "6"]
@@ -62,22 +60,6 @@ def test_batches_have_their_labels() -> None:
         for step in (0, 3, 7):
             [context] = batches.condition_on([step])
             assert torch.equal(batches.at(step)[:, 0, 0, 0].floor().long(), context)
-
-
-def test_each_image_of_each_part_has_its_own_class() -> None:
-    images, labels = labelled_by_level(20)
-    names = tuple(map(str, range(17)))
-    digits = PRESETS["digits-modern"]
-    data = replace(digits.data, classes=True, class_names=names)
-    flow = realnvp.build(replace(digits, data=data, model=replace(digits.model, width=4)))
-    shaken(flow)
-    pixels = images.transpose(0, 3, 1, 2).copy()
-    whole, parts = (
-        realnvp.bits_per_dim(flow, pixels, context=labels, batch_size=size).per_image
-        for size in (20, 7)
-    )
-    assert torch.allclose(whole, parts)
-    assert all(entry.ok for entry in check(flow.condition_on("3"), pixels))
 
 
 @pytest.fixture(scope="module")

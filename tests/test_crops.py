@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from realnvp.config import PRESETS, ImageData
-from realnvp.data.dataset import Crops, Pictures, Subset, stored_pictures
+from realnvp.data.dataset import Crops, Pictures, Subset
 from realnvp.data.prepared import find_data, prepare
 from realnvp.training.batches import Batches
 
@@ -53,19 +53,10 @@ def test_a_picture_has_as_many_crops_as_fit() -> None:
 
 
 def test_crops_of_a_large_picture_are_spread_over_it() -> None:
-    assert Crops(SOME, np.array([(800, 400), (8, 4000)]), 8, most=64).grid.tolist() == [
-        [11, 5],
-        [1, 64],
-    ]
+    large = Crops(SOME, np.array([(800, 400), (8, 4000)]), 8, most=64)
+    assert large.grid.tolist() == [[11, 5], [1, 64]]
     middle = Crops(Subset(SOME, np.array([2, 0])), SIZES[[2, 0]], 8, most=1)
     assert middle[:][:, 0, 0].tolist() == [[12, 4, 2], [0, 6, 0]]
-
-
-def test_stored_pictures_are_the_pictures() -> None:
-    flat = np.concatenate([SOME[i].ravel() for i in range(4)])
-    stored = stored_pictures(flat, SIZES, 3)
-    for i in range(4):
-        assert np.array_equal(stored[i], SOME[i])
 
 
 def test_training_takes_other_crops_each_epoch() -> None:
@@ -118,10 +109,3 @@ def test_arrays_are_cropped_and_decoded_like_files(tmp_path: Path) -> None:
         gray = find_data(replace(config, bit_depth=8, color_mode="grey", crop=crop), seed=0)
         assert (gray.levels, gray.shape) == (256, (1, crop or 8, crop or 8))
         assert gray.test[:].dtype == np.uint8
-
-
-def test_too_small_pictures_are_named(tmp_path: Path) -> None:
-    source = folder(tmp_path / "in")
-    Image.fromarray(placed(5, 7)).save(source / "small.png")
-    with pytest.raises(ValueError, match=r"small\.png"):
-        find_data(ImageData(source=str(source), crop=8), seed=0)

@@ -45,22 +45,3 @@ def test_the_package_alone_builds_loads_and_samples(tmp_path: Path) -> None:
     others = {MODULES.get(name, name) for name in names} - {"realnvp"} | {"scipy"}
     done = without(others, CORE, str(tmp_path / "flow.safetensors"))
     assert done.returncode == 0, done.stderr
-
-
-def test_the_lowest_declared_versions_are_tested() -> None:
-    """Each package has one lower bound, held by the file that CI installs on the lowest Python."""
-    project = PROJECT["project"]
-    wanted = {*PROJECT["build-system"]["requires"], *project["dependencies"]}
-    packages = {each for each in wanted.union(*EXTRAS.values()) if not each.startswith("realnvp[")}
-    lowest = sorted(re.sub(r">=([\d.]+)(,<[\d.]+)?$", r"==\1", each) for each in packages)
-    lines = (ROOT / "requirements-lowest.txt").read_text().splitlines()
-    assert [line for line in lines if not line.startswith("#")] == lowest
-    assert len({pin.partition("==")[0] for pin in lowest}) == len(lowest)
-
-    workflow = (ROOT / ".github/workflows/ci.yml").read_text()
-    tested = re.findall(r'- python: "(.*)"\n +versions: (\S*)', workflow)
-    versions = [
-        found[1] for line in project["classifiers"] if (found := re.search(r":: (3\.\d+)$", line))
-    ]
-    assert project["requires-python"] == f">={versions[0]}"
-    assert tested == [(versions[0], "requirements-lowest.txt"), (versions[-1], '""')]

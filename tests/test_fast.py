@@ -212,9 +212,7 @@ def test_checkpointing_trains_the_same_to_the_bit(momentum: float) -> None:
             flow.log_prob(x * 0.5)
         gradients = {f"{name}.grad": weight.grad for name, weight in flow.named_parameters()}
         results.append(copy.deepcopy(flow.state_dict()) | gradients)
-    assert [
-        name for name in results[0] if not torch.equal(results[0][name], results[1][name])
-    ] == []
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
 
 def test_a_copy_of_a_checkpointed_flow_has_its_own_weights() -> None:

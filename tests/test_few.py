@@ -1,7 +1,5 @@
 """Runs of few held-out images or rows: figures and report show what can be shown."""
 
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,84 +13,56 @@ Out = pytest.CaptureFixture[str]
 SMALL = [
     "--device",
     "cpu",
+    "--model.width",
+    "4",
     "--train.max-steps",
     "4",
-    "--train.batch-size",
-    "4",
-    "--train.log-every",
-    "2",
+    "--train.tracker",
+    "none",
 ]
-SMALL += ["--train.eval-every", "2", "--train.moment-batches", "8", "--train.tracker", "none"]
+SMALL += ["--train.batch-size", "4", "--train.log-every", "2", "--train.eval-every", "2"]
+SMALL += ["--train.moment-batches", "8"]
 
 
-def trained(folder: Path, images: np.ndarray, *more: str) -> Path:
-    """A run of four steps on these images."""
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "images.npy", images)
-    data = [
-        "images",
-        "--data.source",
-        str(folder / "images.npy"),
-        "--model.width",
-        "4",
-        "--model.num-blocks",
-        "1",
-    ]
-    assert run(["train", *data, "--run-dir", str(folder / "run"), *SMALL, *more]) == 0
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
+
+
+def trained(folder: Path, data: np.ndarray, *more: str) -> Path:
+    """A run of four steps on these images or rows."""
+    np.save(folder / "data.npy", data)
+    preset = ["images", "--model.num-blocks", "1"] if data.ndim > 2 else ["table"]
+    where = ["--data.source", str(folder / "data.npy"), "--run-dir", str(folder / "run")]
+    assert run(["train", *preset, *where, *SMALL, *more]) == 0
     return folder / "run"
-
-
-def table(folder: Path, columns: int) -> Path:
-    """A run of four steps on 14 rows, of which one is for validation, and one for test."""
-    np.save(folder / "rows.npy", np.random.default_rng(0).standard_normal((14, columns)))
-    data = ["table", "--data.source", str(folder / "rows.npy"), "--model.width", "4"]
-    assert run(["train", *data, "--run-dir", str(folder / "run"), *SMALL]) == 0
-    return folder / "run"
-
-
-@pytest.fixture(scope="module")
-def of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """A run with so many held-out images. Only read it."""
-    runs: dict[int, Path] = {}
-
-    def made(count: int) -> Path:
-        if count not in runs:
-            total = max(10, 4 * count)
-            images = np.random.default_rng(0).integers(256, size=(total, 8, 8, 3), dtype=np.uint8)
-            runs[count] = trained(
-                tmp_path_factory.mktemp("few"),
-                images,
-                "--data.val-fraction",
-                str((count + 0.01) / total),
-            )
-            assert len(np.load(runs[count] / "data" / "test.npy")) == count
-        return runs[count]
-
-    return made
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3, 30])
 def test_figures_of_few_images_lack_the_manifold_alone(
-    of: Callable[[int], Path], count: int, tmp_path: Path, capsys: Out
+    count: int, tmp_path: Path, capsys: Out
 ) -> None:
-    copy = shutil.copytree(of(count), tmp_path / "run")
+    total = max(10, 4 * count)
+    held_out = ["--data.val-fraction", str((count + 0.01) / total)]
+    folder = trained(tmp_path, noise(total, 8, 8, 3), *held_out)
+    assert len(np.load(folder / "data" / "test.npy")) == count
     capsys.readouterr()
-    assert run(["report", str(copy), "--device", "cpu"]) == 0
+    assert run(["report", str(folder), "--device", "cpu"]) == 0
     warned = "manifold" in capsys.readouterr().err
-    page = (copy / "report.html").read_text()
+    page = (folder / "report.html").read_text()
     shown = {name for name in IMAGES if f'<img alt="{name}"' in page}
     missing = {"manifold"} if count < 4 else set()
     assert shown == {*IMAGES} - missing
     assert warned == bool(missing)
-    assert run(["figures", str(copy), "--only", "manifold"]) == (2 if missing else 0)
+    assert run(["figures", str(folder), "--only", "manifold"]) == (2 if missing else 0)
 
 
 @pytest.mark.parametrize("columns", [2, 3])
 def test_one_validation_row_has_no_error_and_is_drawn_all_the_same(
     columns: int, tmp_path: Path, capsys: Out
 ) -> None:
-    folder = table(tmp_path, columns)
+    rows = np.random.default_rng(0).standard_normal((14, columns))  # one to validate, one to test
+    folder = trained(tmp_path, rows)
     capsys.readouterr()
     assert run(["report", str(folder), "--device", "cpu", "--json"]) == 0
     captured = capsys.readouterr()
@@ -107,7 +77,6 @@ def test_one_validation_row_has_no_error_and_is_drawn_all_the_same(
 
 
 def test_recolored_gray_images_have_no_other_views(tmp_path: Path) -> None:
-    images = np.random.default_rng(0).integers(256, size=(40, 8, 8), dtype=np.uint8)
-    folder = trained(tmp_path, images, "--data.augment", "channel_shuffle")
+    folder = trained(tmp_path, noise(40, 8, 8), "--data.augment", "channel_shuffle")
     files = draw_figures(load_flow(folder), folder, only=["latents"], out=tmp_path / "out")
     assert tmp_path / "out" / "latents-neighbors.png" in files

@@ -177,15 +177,6 @@ def test_batches_are_pinned_and_the_same(tmp_path: Path) -> None:
         )
 
 
-def test_building_a_flow_leaves_generators_alone(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    _, expected = (torch.rand(4, device=DEVICE) for _ in range(2))
-    torch.manual_seed(0)
-    torch.rand(4, device=DEVICE)
-    build(small("digits-modern", tmp_path))
-    assert torch.equal(torch.rand(4, device=DEVICE), expected)
-
-
 @pytest.mark.skipif(ON_GPU and torch.cuda.device_count() < 2, reason="needs two GPUs")
 @pytest.mark.parametrize("preset", SHAPES)
 def test_two_processes_take_the_steps_of_one(preset: str, tmp_path: Path) -> None:

@@ -60,23 +60,19 @@ def test_transparent_pixels_lie_on_the_background(
 
 def test_palettes_bits_and_gray(tmp_path: Path) -> None:
     image = color(4, 6)
-    palette = image.quantize(200)
-    cases = {
-        "rgba.png": (image.convert("RGBA"), np.asarray(image)),
-        "palette.png": (palette, np.asarray(palette.convert("RGB"))),
-        "palette.gif": (palette, np.asarray(palette.convert("RGB"))),
-        "gray.png": (image.convert("L"), np.asarray(image.convert("L"))[..., None]),
-        "la.png": (image.convert("LA"), np.asarray(image.convert("L"))[..., None]),
-        "one.png": (image.convert("1"), np.asarray(image.convert("1"))[..., None] * 255),
-        "webp.webp": (image, None),
-    }
-    for name, (picture, expected) in cases.items():
-        found = read_image(saved(picture, tmp_path / name))
-        assert expected is None or np.array_equal(found, expected), name
-    gray = read_image(tmp_path / "rgba.png", DecodeOptions(color_mode="grey"))
-    assert np.array_equal(gray[..., 0], np.asarray(image.convert("L")))
-    rgb = read_image(tmp_path / "gray.png", DecodeOptions(color_mode="rgb"))
-    assert np.array_equal(rgb, gray.repeat(3, -1))
+    rgb, gray = image.quantize(200).convert("RGB"), image.convert("L")
+    for name, picture, expected in (
+        ("palette.png", image.quantize(200), np.asarray(rgb)),
+        ("gray.png", gray, np.asarray(gray)[..., None]),
+        ("la.png", image.convert("LA"), np.asarray(gray)[..., None]),
+        ("one.png", image.convert("1"), np.asarray(image.convert("1"))[..., None] * 255),
+        ("rgba.png", image.convert("RGBA"), np.asarray(image)),
+    ):
+        assert np.array_equal(read_image(saved(picture, tmp_path / name)), expected), name
+    found = read_image(tmp_path / "rgba.png", DecodeOptions(color_mode="grey"))
+    assert np.array_equal(found[..., 0], np.asarray(gray))
+    found = read_image(tmp_path / "gray.png", DecodeOptions(color_mode="rgb"))
+    assert np.array_equal(found, np.asarray(gray)[..., None].repeat(3, -1))
 
 
 def test_cmyk_needs_a_color_mode(tmp_path: Path) -> None:
