@@ -126,5 +126,5 @@ def test_a_damaged_metrics_file_is_named(
     shutil.copytree(reported, tmp_path / "run")
     file = tmp_path / "run" / "metrics.jsonl"
     file.write_bytes(file.read_bytes() + damage)
-    command = ["figures", tmp_path / "run", "--only", "curves"]
-    assert "metrics.jsonl" in refused(capsys, *command, code=1)
+    only = ["--only", "curves"] if damage != b"3" else []
+    assert "metrics.jsonl" in refused(capsys, "figures", tmp_path / "run", *only, code=1)

@@ -53,7 +53,7 @@ _LAZY = {
 _SUBPACKAGES = ("anomaly", "codec")
 
 
-if not TYPE_CHECKING:  # or a type checker would take any misspelt name for one of these
+if not TYPE_CHECKING:  # or a type checker would take any misspelled name for one of these
 
     def __getattr__(name: str) -> Any:
         if name in _SUBPACKAGES:

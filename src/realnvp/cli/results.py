@@ -124,8 +124,8 @@ class Report(options.FlowCommand):
         with suppress(ValueError, OSError):  # none, or of another model or split
             result = current_evaluation(run)
         if result is None or result.which != self.which:
-            how: dict[str, Any] = {"device": self.device, "threads": self.threads}
-            command = Evaluate(run=self.run, which=self.which, codecs=codecs, **how)
+            how: Any = {"which": self.which, "device": self.device, "threads": self.threads}
+            command = Evaluate(run=self.run, codecs=codecs, **how)
             result = command.evaluated()
             command.save(result)
         files = draw_figures(flow, self.run, seed=self.seed)

@@ -39,14 +39,8 @@ class Prepare:
     def __call__(self) -> int:
         from realnvp.data.published import PUBLISHED, write_published
 
-        found = write_published(
-            PUBLISHED[self.set],
-            self.set,
-            self.source,
-            self.out,
-            allow_partial=self.allow_partial,
-            seed=self.seed,
-        )
+        how: Any = {"allow_partial": self.allow_partial, "seed": self.seed}
+        found = write_published(PUBLISHED[self.set], self.set, self.source, self.out, **how)
         counts = ", ".join(f"{split} {count:,}" for split, count in found.counts.items())
         print(f"{self.out}: {self.set} ({found.version}), {counts}")
         return 0
@@ -149,10 +143,8 @@ def _value_of(flag: str, argv: Sequence[str]) -> str | None:
 
 def all_presets() -> Any:
     """A union type with a subcommand for each preset, for shell completion."""
-    return reduce(
-        or_,
-        (
-            Annotated[Train, tyro.conf.subcommand(name, default=Train(config))]
-            for name, config in PRESETS.items()
-        ),
-    )
+    kinds: Any = [
+        Annotated[Train, tyro.conf.subcommand(name, default=Train(config))]
+        for name, config in PRESETS.items()
+    ]
+    return reduce(or_, kinds)

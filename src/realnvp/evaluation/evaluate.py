@@ -159,9 +159,8 @@ def evaluate(
     context = (data.labels or {}).get(split) if known else None
     how: dict[str, Any] = {"noise_draws": noise_draws, "seed": seed}
     result = summarize(unit.of(_nats(flow, examples, context=context, **how), shape), groups)
-    over, measures = unit.things, dict[str, Mean]()
-    if groups:
-        over = f"{len({*groups})} {'pictures' if data.crop else 'photographs'}"
+    photographs = f"{len({*groups})} photographs" if groups else ""
+    measures: dict[str, Mean] = {}
     if isinstance(condition, Classes) and context is not None:
         classes = range(len(condition.names))
         joint = condition.joint([_nats(flow, examples, context=c, **how) for c in classes])
@@ -171,7 +170,7 @@ def evaluate(
     comparable = images and data.comparable and data.name == config.data.set
     return Evaluation(
         **asdict(result),
-        standard_error_over=over,
+        standard_error_over=photographs or unit.things,
         count=len(examples),
         split=split,
         dataset=data.name,

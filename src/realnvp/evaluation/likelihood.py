@@ -136,15 +136,8 @@ def bits_per_dim(
     refuse_fast(flow, "report the numbers of")
     if unit_of(flow.config) is not BITS_PER_DIM:
         raise ValueError("flow: is of a table; bits/dim is of images")
-    nats = log_probs(
-        flow,
-        images,
-        noise_draws=noise_draws,
-        seed=seed,
-        context=context,
-        views=views,
-        batch_size=batch_size,
-    )
+    how: dict[str, Any] = {"noise_draws": noise_draws, "seed": seed, "views": views}
+    nats = log_probs(flow, images, context=context, batch_size=batch_size, **how)
     bits = in_bits_per_dim(nats, images.shape[1:])
     return BitsPerDim(**asdict(summarize(bits, groups)), per_image=bits)
 
@@ -232,16 +225,13 @@ def views_of(data: ImageData, shape: Shape | Sequence[int]) -> list[View]:
     channels, height, width = shape
     if "rotate90" in data.augment and height != width:
         raise ValueError(f"views: rotate90 needs square images, these are {height}x{width}")
-    orders = [tuple(range(channels))]
-    if "channel_shuffle" in data.augment:
-        orders = [*permutations(range(channels))]
+    shuffled = "channel_shuffle" in data.augment
+    orders = [*permutations(range(channels))] if shuffled else [tuple(range(channels))]
+    turns = range(4 if "rotate90" in data.augment else 1)
+    flips = (False, True) if "hflip" in data.augment else (False,)
     return [
-        partial(_view, flip=flip, turns=turns, order=list(order))
-        for order, turns, flip in product(
-            orders,
-            range(4 if "rotate90" in data.augment else 1),
-            (False, True) if "hflip" in data.augment else (False,),
-        )
+        partial(_view, flip=flip, turns=turn, order=list(order))
+        for order, turn, flip in product(orders, turns, flips)
     ]
 
 

@@ -93,20 +93,14 @@ def distances(groups: Mapping[str, Array]) -> Picture:
 
 
 def curves(train: Mapping[str, Array], validation: Mapping[str, Array], unit: str) -> Picture:
-    """Training and validation results over steps and over time.
-
-    train, validation: arrays of step, seconds, value; validation also of error.
-    """
+    """Training and validation: arrays of step, seconds, value; validation also of error."""
     # The first twentieth of the training would hide the rest.
     shown = np.concatenate([train["value"][len(train["value"]) // 20 :], validation["value"]])
-    limits = tuple(limits_of(shown, 0, room=0.1))
-    seconds = max(part["seconds"].max() for part in (train, validation))
-    sizes = {"seconds": 1, "minutes": 60, "hours": 3600}
-    name = "seconds" if seconds <= 180 else "minutes" if seconds <= 3 * 3600 else "hours"
+    limits = tuple(limits_of(shown, 0))
 
     def draw(figure: Any) -> None:
         panels = figure.subplots(1, 2, sharey=True)
-        x_axes = (("step", 1, "step"), ("seconds", sizes[name], name))
+        x_axes = (("step", 1, "step"), ("seconds", 60, "minutes"))
         for axes, (key, scale, label) in zip(panels, x_axes, strict=True):
             axes.plot(train[key] / scale, train["value"], color=BLUE, lw=0.8, label="train")
             x, y, error = validation[key] / scale, validation["value"], validation["error"]
@@ -239,7 +233,7 @@ def both_ways(
 def pairs(columns: Sequence[str], data: Array, samples: Array) -> Picture:
     """Histograms of columns, and the points of each pair of them."""
     count, groups = len(columns), ((data, BLUE), (samples, ORANGE))
-    low, high = limits_of(data, 0.002, room=0.1)
+    low, high = limits_of(data, 0.002)
 
     def draw(figure: Any) -> None:
         for (i, j), axes in np.ndenumerate(figure.subplots(count, count, squeeze=False)):
@@ -266,14 +260,13 @@ def pairs(columns: Sequence[str], data: Array, samples: Array) -> Picture:
     return plot(2 * count + 0.5, 2 * count + 0.5, draw)
 
 
-def limits_of(data: Array, beyond: float, *, room: float) -> tuple[Array, Array]:
-    """Lower and upper limits of each column of (N, D).
+def limits_of(data: Array, beyond: float) -> tuple[Array, Array]:
+    """Lower and upper limits of each column of (N, D), with a tenth of room at each end.
 
     beyond: the fraction of the data left out at each end.
-    room: added at each end, as a fraction of the distance; 1 where all values are equal.
     """
     low, high = np.quantile(data, [beyond, 1 - beyond], axis=0)
-    more = np.where(high > low, room * (high - low), 1.0)
+    more = np.where(high > low, (high - low) / 10, 1.0)
     return low - more, high + more
 
 

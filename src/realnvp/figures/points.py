@@ -69,7 +69,7 @@ def context_text(columns: Sequence[ContextColumn], values: Array) -> str:
 def both_ways(run: TrainedRun) -> Iterator[Drawing]:
     """Data and their latents, samples and theirs, and grids carried along (figure 1)."""
     data, samples = run.some("test", SHOWN), _samples(run, SHOWN)
-    limits = _limits(data), (np.full(2, -3.5), np.full(2, 3.5))
+    limits = plots.limits_of(data, 0.001), (np.full(2, -3.5), np.full(2, 3.5))
     of_x, of_z = (_grid_lines(*corners) for corners in limits)
     z, samples_z = _map(run.flow.encode, data, run), _map(run.flow.encode, samples, run)
     panels = {
@@ -135,14 +135,11 @@ def _log_p(
     run: TrainedRun, data: Array, count: int, context: Array | None = None
 ) -> tuple[Array, list[Array]]:
     """log p on a grid of count x count points over the data, and the grid's coordinates."""
-    grid = [np.linspace(low, high, count) for low, high in zip(*_limits(data), strict=True)]
+    limits = zip(*plots.limits_of(data, 0.001), strict=True)
+    grid = [np.linspace(low, high, count) for low, high in limits]
     points = np.stack(np.meshgrid(*grid), -1).reshape(-1, 2)
     log_p = log_probs(run.flow, points, context=context).numpy()
     return log_p.reshape(count, count), grid
-
-
-def _limits(data: Array) -> tuple[Array, Array]:
-    return plots.limits_of(data, 0.001, room=0.12)
 
 
 def _grid_lines(low: Array, high: Array) -> Array:
