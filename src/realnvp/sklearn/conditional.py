@@ -11,6 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from realnvp.device import as_tensor
 from realnvp.flows.flow import ROWS, StandardNormal
 from realnvp.random import Purpose, generator
 from realnvp.sklearn.base import Array, FlowEstimator, in_blocks, warn_of_columns
@@ -76,7 +77,7 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
 
         One target: exact. Several: each target's own quantiles, over 256 samples.
         """
-        levels = torch.as_tensor(np.asarray(q, np.float64))
+        levels = as_tensor(np.asarray(q, np.float64))
         if levels.ndim > 1 or not len(levels.view(-1)) or not ((levels > 0) & (levels < 1)).all():
             raise ValueError(f"q: must be numbers above 0 and below 1, got {q!r}")
         z, _ = self._points()
