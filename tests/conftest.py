@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 # Models this small gain nothing from a second thread, and lose much where cores are shared.
 # Read by torch when it is loaded, here and in the processes that tests start.
@@ -18,20 +19,12 @@ from realnvp.config import PRESETS, Config, ModelConfig, TrainConfig
 from realnvp.training.loop import train
 
 torch.set_num_threads(1)
+FEW: dict[str, Any] = {"max_steps": 12, "batch_size": 32, "eval_images": 60, "moment_batches": 4}
+EVERY = {"log_every": 5, "eval_every": 6, "sample_every": 6, "save_every": 4}
 TINY = dataclasses.replace(
     PRESETS["digits"],
     model=ModelConfig(num_scales=2, width=8, num_blocks=1),
-    train=TrainConfig(
-        max_steps=12,
-        batch_size=32,
-        log_every=5,
-        eval_every=6,
-        eval_images=60,
-        sample_every=6,
-        save_every=4,
-        moment_batches=4,
-        tracker="none",
-    ),
+    train=TrainConfig(**FEW, **EVERY, tracker="none"),
 )
 
 

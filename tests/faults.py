@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,21 +30,12 @@ from realnvp.training.loop import train
 
 torch.set_num_threads(1)
 SAVE_EVERY = 3
+FEW: dict[str, Any] = {"max_steps": 14, "batch_size": 8, "eval_images": 20, "moment_batches": 20}
+EVERY = {"log_every": 1, "eval_every": 4, "sample_every": 6, "save_every": SAVE_EVERY}
 TINY: Config = replace(
     PRESETS["digits"],
     model=ModelConfig(num_scales=1, width=4, num_blocks=0),
-    train=replace(
-        PRESETS["digits"].train,
-        max_steps=14,
-        batch_size=8,
-        eval_images=20,
-        moment_batches=20,
-        tracker="none",
-        log_every=1,
-        eval_every=4,
-        sample_every=6,
-        save_every=SAVE_EVERY,
-    ),
+    train=replace(PRESETS["digits"].train, **FEW, **EVERY, tracker="none"),
 )
 LIMIT = 300.0  # seconds that a command may take
 

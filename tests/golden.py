@@ -38,17 +38,13 @@ def config(name: str, source: Path | None) -> Config:
     """Eight steps of the preset's recipe with a tiny model, in float64 (of `start` one step)."""
     preset, model = TRAININGS[name]
     chosen = PRESETS[preset]
-    recipe = replace(
-        chosen.train,
-        max_steps=1 if name == "start" else 8,
-        log_every=1,
-        eval_every=4,
-        eval_images=24,
-        batch_size=8,
-        moment_batches=2,
-        precision="float64",
-        tracker="none",
-    )
+    few: dict[str, Any] = {
+        "max_steps": 1 if name == "start" else 8,
+        "log_every": 1,
+        "eval_every": 4,
+    }
+    few |= {"eval_images": 24, "batch_size": 8, "moment_batches": 2, "precision": "float64"}
+    recipe = replace(chosen.train, tracker="none", **few)
     data = replace(chosen.data, source=str(source)) if source else chosen.data
     return replace(chosen, data=data, model=model, train=recipe, seed=1)
 

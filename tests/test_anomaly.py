@@ -38,12 +38,9 @@ SIDE = 32
 
 def small_flow() -> Flow:
     torch.manual_seed(0)
-    config = Config(
-        "images-modern",
-        ImageData("images", shape=(1, SIDE, SIDE)),
-        ModelConfig("modern", num_scales=2, width=8, num_couplings=1),
-    )
-    return build(config).eval()
+    model = ModelConfig("modern", num_scales=2, width=8, num_couplings=1)
+    data = ImageData("images", shape=(1, SIDE, SIDE))
+    return build(Config("images-modern", data, model)).eval()
 
 
 @pytest.fixture(scope="module")

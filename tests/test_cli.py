@@ -1,6 +1,5 @@
 """The commands as a user runs them: results as JSON, exit codes, one line for bad input."""
 
-import json
 import os
 import signal
 import sys
@@ -60,11 +59,6 @@ def test_presets_and_version(capsys: Out) -> None:
     assert presets["cifar10"]["parameters"] == 19_609_545
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"realnvp {realnvp.__version__}\n"
-
-
-def test_print_config(capsys: Out) -> None:
-    assert run(["train", "digits", "--train.lr", "0.5", "--print-config"]) == 0
-    assert json.loads(capsys.readouterr().out)["train"]["lr"] == 0.5
 
 
 @pytest.mark.parametrize(

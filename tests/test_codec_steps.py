@@ -40,12 +40,8 @@ from realnvp.nets.resnet import ChannelSplitNet
 RNG = np.random.default_rng(0)
 
 
-operations = st.lists(
-    st.tuples(
-        st.booleans(), st.lists(st.integers(1, 1 << 16), min_size=1, max_size=8), st.integers(0)
-    ),
-    max_size=60,
-)
+sizes = st.lists(st.integers(1, 1 << 16), min_size=1, max_size=8)
+operations = st.lists(st.tuples(st.booleans(), sizes, st.integers(0)), max_size=60)
 
 
 @given(operations, st.integers(0, 20))

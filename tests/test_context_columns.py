@@ -15,10 +15,8 @@ from realnvp.config import ContextColumn
 from realnvp.io.run_dir import RunDir
 
 HEADER = ["area", "city", "state", "price"]
-QUICK = (
-    *("--model.num-couplings", "2", "--model.width", "8", "--train.max-steps", "4"),
-    *("--train.batch-size", "64", "--train.tracker", "none", "--train.eval-every", "4"),
-)
+QUICK = ["--model.num-couplings", "2", "--model.width", "8", "--train.max-steps", "4"]
+QUICK += ["--train.batch-size", "64", "--train.tracker", "none", "--train.eval-every", "4"]
 CONTEXT = ("--data.context_columns", "area", "city", "state")
 
 
@@ -68,9 +66,8 @@ def test_samples_of_each_row(trained: Path, tmp_path: Path, capsys: Out) -> None
     assert [row[:3] for row in rows] == [each for each in context for _ in range(2)]
     assert len({row[3] for row in rows}) == 6
     answer(capsys, "sample", trained, "--context", new, "-n", "2", "--out", tmp_path / "s.npy")
-    np.testing.assert_allclose(
-        np.load(tmp_path / "s.npy")[:, 0], [float(row[3]) for row in rows], rtol=1e-12
-    )
+    prices = [float(row[3]) for row in rows]
+    np.testing.assert_allclose(np.load(tmp_path / "s.npy")[:, 0], prices, rtol=1e-12)
 
 
 def test_scores_and_evaluations_of_each_row(trained: Path, tmp_path: Path, capsys: Out) -> None:

@@ -25,6 +25,7 @@ from realnvp.moments import batch_moments
 from realnvp.sklearn import RealNVPDensity, RealNVPRegressor
 from realnvp.training.loop import train, train_step
 from realnvp.training.run import open_run
+from tests.flows import normal
 
 # Each way to allow TF32 or bfloat16 that torch has, or has had.
 ALLOWED = [
@@ -71,10 +72,6 @@ for statement in sys.argv[1:]:
         os._exit(0)
     assert os.wait()[1] == 0, statement
 """
-
-
-def normal(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each case needs a process of its own")

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Independent, Normal, TransformedDistribution, constraints
-from torch.distributions.transforms import AffineTransform
+from torch.distributions import Independent, Normal
 
 import realnvp
 from realnvp.flows.flow import Flow, StandardNormal
@@ -99,15 +98,6 @@ def test_bad_input() -> None:
             realnvp.as_distribution(flow).log_prob(x)
     with pytest.raises(RuntimeError, match="eval"):
         realnvp.as_distribution(flow.train()).sample()
-
-
-def test_goes_into_torchs_own() -> None:
-    flow = vectors()
-    affine, x = AffineTransform(1.0, 2.0, event_dim=1), normal(4, 3)
-    shifted = TransformedDistribution(realnvp.as_distribution(flow), affine)
-    assert torch.allclose(shifted.log_prob(1 + 2 * x), flow.log_prob(x) - 3 * math.log(2))
-    assert constraints.independent(constraints.real, 1).check(shifted.sample()).all()
-    assert Independent(realnvp.as_distribution(flow).expand((4,)), 1).log_prob(x).shape == ()
 
 
 def test_a_guide_finds_a_banana() -> None:

@@ -35,12 +35,9 @@ from tests.told import Out, in_two_processes
 
 DEVICE = torch.device(os.environ.get("GPU_TESTS_ON", "cuda"))
 ON_GPU = DEVICE.type == "cuda"
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        ON_GPU and not torch.cuda.is_available(), reason="no GPU (GPU_TESTS_ON=cpu tries the tests)"
-    ),
-]
+NO_GPU = ON_GPU and not torch.cuda.is_available()
+WHY = "no GPU (GPU_TESTS_ON=cpu tries the tests)"
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(NO_GPU, reason=WHY)]
 SHAPES = {"digits": None, "digits-modern": None, "table": (3,)}
 
 

@@ -20,17 +20,14 @@ from realnvp.flows.flow import Flow, StandardNormal, evaluating
 from realnvp.moments import averaging
 from realnvp.random import Purpose, uniform
 
-CONFIG = Config(
-    data=ImageData(shape=(3, 8, 8), augment=("hflip",)),
-    model=ModelConfig(num_scales=2, width=4, num_blocks=1),
-)
+MODEL = ModelConfig(num_scales=2, width=4, num_blocks=1)
+CONFIG = Config(data=ImageData(shape=(3, 8, 8), augment=("hflip",)), model=MODEL)
 
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    return torch.randint(256, (40, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(
-        torch.uint8
-    )
+    random = torch.Generator().manual_seed(0)
+    return torch.randint(256, (40, 3, 8, 8), generator=random).to(torch.uint8)
 
 
 @pytest.fixture(scope="module")

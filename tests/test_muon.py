@@ -24,13 +24,6 @@ def test_orthogonalized_is_newton_and_schulz(shape: tuple[int, int]) -> None:
         torch.testing.assert_close(each, newton_schulz(one), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(6, 40), (40, 6), (9, 9)])
-def test_singular_values_come_near_one(shape: tuple[int, int]) -> None:
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.svdvals(orthogonalized(x))
-    assert 0.6 < values.min() <= values.max() < 1.25
-
-
 def test_of_rank_one_it_is_finite_and_of_that_rank() -> None:
     x = torch.outer(torch.arange(1.0, 7), torch.arange(1.0, 20))
     values = torch.linalg.svdvals(orthogonalized(x))

@@ -1,19 +1,15 @@
 """Curves in TensorBoard, and in a stand-in for wandb."""
 
-import os
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from torch import Tensor
 
-import realnvp.training.loop
 from realnvp.config import Config
 from realnvp.training.loop import train
-from realnvp.training.run import Run
 from realnvp.training.session import TrainingStopped
+from tests.test_training import signal_at, with_train
 
 WANDB = """
 class Run:
@@ -33,15 +29,9 @@ def test_curves_of_tensorboard_continue_without_a_gap(
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    step_of_the_loop = realnvp.training.loop.train_step
-
-    def stopped(run: Run, x: Tensor) -> tuple[float, float, int]:
-        os.kill(os.getpid(), signal.SIGTERM) if run.state.step == 4 else None
-        return step_of_the_loop(run, x)
-
-    config = replace(tiny, train=replace(tiny.train, tracker="tensorboard"))
+    config = with_train(tiny, tracker="tensorboard")
     with monkeypatch.context() as patch:
-        patch.setattr(realnvp.training.loop, "train_step", stopped)
+        signal_at(patch, {4}, signal.SIGTERM)
         with pytest.raises(TrainingStopped):
             train(config, tmp_path, device="cpu")
     train(config, tmp_path, device="cpu")
@@ -55,8 +45,7 @@ def test_wandb_gets_configuration_and_points(
     (tmp_path / "wandb.py").write_text(WANDB)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
-    config = replace(tiny, train=replace(tiny.train, tracker="wandb"))
-    train(config, tmp_path / "run", device="cpu")
+    train(with_train(tiny, tracker="wandb"), tmp_path / "run", device="cpu")
     options, *points, end = sys.modules["wandb"].Run.calls
     assert (options["name"], options["config"]["train.batch_size"], end) == ("run", 32, "finish")
     assert [step for step, _ in points] == [5, 6, 10, 12, 12]
