@@ -29,7 +29,7 @@ gpu-test: $(VENV)/.dev  ## what only a GPU can show, on a machine with one or mo
 faults: $(VENV)/.dev  ## kill trainings, fill disks, flip bits: hundreds of times, about 10 minutes
 	$(BIN)/python -m tests.faults
 
-mutants: $(VENV)/.dev  ## see that tests fail on 29 mistakes planted in equations: 5 minutes (mutmut plants thousands)
+mutants: $(VENV)/.dev  ## see that tests fail on 28 mistakes planted in equations: 5 minutes (mutmut plants thousands)
 	$(BIN)/python -m tests.mutants
 
 lint: $(VENV)/.dev  ## ruff: mistakes and format

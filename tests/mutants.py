@@ -101,11 +101,6 @@ bijections/dequantization.py test_dequantization.py
 - ~checkerboard(u.shape, u.device)
 + checkerboard(u.shape, u.device)
 
-log (mean over views of p)
-evaluation/likelihood.py test_likelihood.py
-- logsumexp(0) - math.log(len(views))
-+ logsumexp(0)
-
 log p is the mean over draws of the noise
 evaluation/likelihood.py test_likelihood.py
 - torch.stack(draws).mean(0)

@@ -13,7 +13,6 @@ from torch import Tensor
 from realnvp.config import Config, ImageData, ModelConfig, Shape
 from realnvp.data.dataset import quantize
 from realnvp.evaluation import latent
-from realnvp.evaluation.likelihood import views_of
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow, StandardNormal
 from realnvp.io.pretrained import load_flow
@@ -129,10 +128,9 @@ def test_nearest_neighbors(chunk: int) -> None:
     queries = random.integers(256, size=(9, 4, 4, 3)).astype(np.uint8)
     queries[3], queries[5] = data[17], data[23, :, ::-1]
     differences = np.sqrt(((queries[:, None].astype(float) - data[None]) ** 2).mean((2, 3, 4)))
-    plain, flipped = (views_of(ImageData(augment=each), (3, 4, 4)) for each in ((), ("hflip",)))
     found, mirrored = (
-        latent.nearest_neighbors(torch.from_numpy(queries), data, views=views, chunk=chunk)
-        for views in (plain, flipped)
+        latent.nearest_neighbors(torch.from_numpy(queries), data, augment=augment, chunk=chunk)
+        for augment in ((), ("hflip",))
     )
     assert found.nearest.tolist() == differences.argmin(1).tolist()
     np.testing.assert_allclose(found.distance, differences.min(1), rtol=1e-12)
@@ -140,3 +138,10 @@ def test_nearest_neighbors(chunk: int) -> None:
     assert found.distance[5] > 0
     assert (int(mirrored.nearest[5]), float(mirrored.distance[5])) == (23, 0.0)
     assert (mirrored.distance <= found.distance).all()
+
+
+def test_augmented_images_are_all_that_training_may_have_shown() -> None:
+    x = torch.arange(12).view(1, 3, 2, 2)
+    every = latent.augmented(x, ("hflip", "rotate90", "channel_shuffle", "brightness"))
+    assert torch.equal(every[0], x)
+    assert len({tuple(each.flatten().tolist()) for each in every}) == len(every) == 6 * 4 * 2

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from realnvp import bits_per_dim, fast, load_flow
 from realnvp.bijections import BatchNorm, Chain, Logit
 from realnvp.config import Config, ImageData, ModelConfig
 from realnvp.data.dataset import dequantize
-from realnvp.evaluation.likelihood import log_probs, summarize, views_of
+from realnvp.evaluation.likelihood import log_probs, summarize
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow, StandardNormal, evaluating
 from realnvp.moments import averaging
@@ -151,37 +150,6 @@ def test_temperature_and_extrapolation(flow: Flow) -> None:
     cold = flow.sample(2, temperature=0.0)
     assert torch.equal(cold[0], cold[1])
     assert flow.sample(1, (3, 80, 80)).isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("augment", "shape", "count"),
-    [
-        ((), (3, 8, 8), 1),
-        (("hflip",), (3, 8, 6), 2),
-        (("hflip", "rotate90", "channel_shuffle", "brightness"), (3, 8, 8), 48),
-        (("channel_shuffle",), (1, 8, 8), 1),
-    ],
-)
-def test_views_are_a_group_of_permutations(
-    augment: Any, shape: tuple[int, int, int], count: int
-) -> None:
-    views = views_of(ImageData(augment=augment), shape)
-    x = torch.arange(math.prod(shape)).view(1, *shape)
-    seen = {tuple(view(x).flatten().tolist()) for view in views}
-    assert len(views) == len(seen) == count
-    assert torch.equal(views[0](x), x)
-    assert {tuple(a(b(x)).flatten().tolist()) for a in views for b in views} == seen
-    assert all(sorted(each) == x.flatten().tolist() for each in seen)
-
-
-def test_views_are_a_mean_of_p(flow: Flow, images: Tensor) -> None:
-    noise = uniform((3, 8, 8), 0, Purpose.EVALUATE, indices=range(40))
-    x = dequantize(images, noise).double()
-    with torch.no_grad():
-        expected = torch.logaddexp(flow.log_prob(x), flow.log_prob(x.flip(3))) - math.log(2)
-    torch.testing.assert_close(log_probs(flow, images, views=True), expected)
-    with pytest.raises(ValueError, match="rotate90"):
-        views_of(ImageData(augment=("rotate90",)), (3, 8, 6))
 
 
 def test_bad_input_is_named(flow: Flow, images: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import permutations, product
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,6 @@ from torch import Tensor
 from realnvp.bijections import latent_levels
 from realnvp.bijections.base import float64_like
 from realnvp.data.dataset import Split
-from realnvp.evaluation.likelihood import View
 from realnvp.flows.flow import Flow, Prior
 from realnvp.progress import track_slices
 from realnvp.random import Purpose, generator
@@ -96,6 +96,21 @@ def normal_quantiles(values: Tensor) -> tuple[Tensor, Tensor]:
     return expected[inside], values.cpu().double().sort().values[place[inside].long()]
 
 
+def augmented(images: Tensor, augment: Sequence[str]) -> list[Tensor]:
+    """Images, (N, C, H, W), in all ways in which training may have shown them; first as they are.
+
+    augment: `data.augment`; brightness is left out.
+    """
+    channels = range(images.shape[1])
+    orders = permutations(channels) if "channel_shuffle" in augment else [channels]
+    turns = range(4 if "rotate90" in augment else 1)
+    flips: list[list[int]] = [[], [3]] if "hflip" in augment else [[]]
+    return [
+        torch.rot90(images[:, [*order]].flip(axes), turn, dims=(2, 3))
+        for order, turn, axes in product(orders, turns, flips)
+    ]
+
+
 class Neighbors(NamedTuple):
     """The nearest image of a data set to each of Q images."""
 
@@ -106,19 +121,19 @@ class Neighbors(NamedTuple):
 
 
 def nearest_neighbors(
-    images: Tensor, data: Split, *, views: Sequence[View], chunk: int = 2**22
+    images: Tensor, data: Split, *, augment: Sequence[str] = (), chunk: int = 2**22
 ) -> Neighbors:
-    """Find the nearest image of a data set to each image or one of its views.
+    """Find the nearest image of a data set to each image, augmented in every way.
 
     images: (Q, H, W, C), gray levels.
     data: (N, H, W, C), perhaps on disk.
-    views: `views_of`.
+    augment: `data.augment` of the training; brightness is left out.
     chunk: entries of the data set in memory at once.
 
     Sums of squares are float64, hence exact.
     """
     size, seen = math.prod(images.shape[1:]), images.cpu().double().permute(0, 3, 1, 2)
-    queries = [view(seen).permute(0, 2, 3, 1).flatten(1) for view in views]
+    queries = [each.permute(0, 2, 3, 1).flatten(1) for each in augmented(seen, augment)]
     best = seen.new_full((len(images),), math.inf)
     index = best.new_zeros(len(images), dtype=torch.long)
     for part in track_slices(len(data), max(1, chunk // size), "neighbors"):

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import permutations, product
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -15,7 +14,7 @@ from pydantic import BeforeValidator
 from torch import Tensor
 
 from realnvp.bijections.base import float64_like
-from realnvp.config import Config, ImageData, Shape, TableData
+from realnvp.config import Config, TableData
 from realnvp.data.dataset import dequantize
 from realnvp.device import as_tensor, moved
 from realnvp.flows.context import Classes
@@ -23,7 +22,6 @@ from realnvp.flows.flow import (
     ROWS,
     Flow,
     batch_that_fits,
-    config_of,
     evaluating,
     refuse_fast,
 )
@@ -49,11 +47,6 @@ class Unit(NamedTuple):
     sign: int
     """1 where more is better, -1 where less is."""
 
-    @property
-    def thing(self) -> str:
-        """One of the things."""
-        return self.things[:-1]
-
     def of(self, nats: Nats, shape: Sequence[int]) -> Nats:
         """Log-densities in this unit."""
         return in_bits_per_dim(nats, shape) if self.sign < 0 else nats
@@ -69,8 +62,6 @@ def unit_of(config: Config | None) -> Unit:
     return LOG_LIKELIHOOD if table else BITS_PER_DIM
 
 
-View = Callable[[Tensor], Tensor]
-"""(B, C, H, W) -> (B, C, H, W): permutes pixels and channels, so it changes no volume."""
 Examples = Tensor | NDArray[Any]
 """Images (N, C, H, W), uint8 or uint16, or rows (N, D)."""
 INTEGERS = (torch.uint8, torch.uint16, np.uint8, np.uint16)
@@ -121,7 +112,6 @@ def bits_per_dim(
     *,
     noise_draws: int = 1,
     seed: int = 0,
-    views: bool = False,
     context: Any = None,
     groups: Sequence[int] | NDArray[np.int64] | None = None,
     batch_size: int = 64,
@@ -136,7 +126,7 @@ def bits_per_dim(
     refuse_fast(flow, "report the numbers of")
     if unit_of(flow.config) is not BITS_PER_DIM:
         raise ValueError("flow: is of a table; bits/dim is of images")
-    how: dict[str, Any] = {"noise_draws": noise_draws, "seed": seed, "views": views}
+    how: dict[str, Any] = {"noise_draws": noise_draws, "seed": seed}
     nats = log_probs(flow, images, context=context, batch_size=batch_size, **how)
     bits = in_bits_per_dim(nats, images.shape[1:])
     return BitsPerDim(**asdict(summarize(bits, groups)), per_image=bits)
@@ -150,7 +140,6 @@ def log_probs(
     seed: int = 0,
     context: Any = None,
     indices: Sequence[int] | None = None,
-    views: bool = False,
     batch_size: int = 64,
     on_device: bool = False,
 ) -> Tensor:
@@ -161,7 +150,6 @@ def log_probs(
     seed: of the noise.
     context: c of all x, or of each. None: of a class-conditional flow log p of the mixture.
     indices: the noise of image i is a function of indices[i]. None: 0, 1, 2, ...
-    views: average the density over the views that training showed (`views_of`).
     batch_size: images at once; fewer where they are large.
     on_device: leave the result on the flow's device, without waiting for it.
 
@@ -172,7 +160,6 @@ def log_probs(
         raise ValueError(f"images: expected uint8 or uint16, got {x.dtype}")
     if noise_draws < 1:
         raise ValueError(f"noise_draws: must be at least 1, got {noise_draws}")
-    shown = views_of(config_of(flow).images, x.shape[1:]) if views else [lambda image: image]
     indices = range(len(x)) if indices is None else indices
     mixture = context is None and isinstance(flow.condition, Classes)
     c = None if mixture else flow.condition_of_each(context, len(x))
@@ -182,11 +169,11 @@ def log_probs(
     with evaluating(flow), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "x: up to")  # dark images are still in data units
         for part in track_slices(len(x), size):
-            density: View = flow.mixture_log_prob
+            density: Callable[[Tensor], Tensor] = flow.mixture_log_prob
             if not mixture:
                 density = partial(flow.log_prob, context=None if c is None else c[part])
             draws = [
-                averaged(density, noisy(flow, x[part], seed, indices[part], draw), shown)
+                density(noisy(flow, x[part], seed, indices[part], draw))
                 for draw in range(1 if table else noise_draws)
             ]
             parts.append(torch.stack(draws).mean(0))
@@ -214,31 +201,3 @@ def noisy(
     indices = range(len(x)) if indices is None else indices
     noise = uniform(x.shape[1:], seed, Purpose.EVALUATE, indices=indices, round=draw)
     return dequantize(x, moved(noise, state.device).to(state))
-
-
-def views_of(data: ImageData, shape: Shape | Sequence[int]) -> list[View]:
-    """The views that training showed of an image of this shape: all of `data.augment` combined.
-
-    They form a group; the first view is the image itself. ValueError: rotate90 of images that are
-    not square.
-    """
-    channels, height, width = shape
-    if "rotate90" in data.augment and height != width:
-        raise ValueError(f"views: rotate90 needs square images, these are {height}x{width}")
-    shuffled = "channel_shuffle" in data.augment
-    orders = [*permutations(range(channels))] if shuffled else [tuple(range(channels))]
-    turns = range(4 if "rotate90" in data.augment else 1)
-    flips = (False, True) if "hflip" in data.augment else (False,)
-    return [
-        partial(_view, flip=flip, turns=turn, order=list(order))
-        for order, turn, flip in product(orders, turns, flips)
-    ]
-
-
-def _view(x: Tensor, *, flip: bool, turns: int, order: list[int]) -> Tensor:
-    return torch.rot90(x.flip(3) if flip else x, turns, dims=(2, 3))[:, order]
-
-
-def averaged(log_prob: View, x: Tensor, views: Sequence[View]) -> Tensor:
-    """(B,), nats: log of the mean of p(T x) over views T, a density too: T changes no volume."""
-    return torch.stack([log_prob(view(x)) for view in views]).logsumexp(0) - math.log(len(views))

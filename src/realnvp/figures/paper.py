@@ -21,7 +21,7 @@ from realnvp.config import Config
 from realnvp.data.dataset import Dataset, channels_first, dequantize, to_pixels
 from realnvp.data.prepared import splits_of_run
 from realnvp.evaluation import latent
-from realnvp.evaluation.likelihood import in_bits_per_dim, log_probs, unit_of, views_of
+from realnvp.evaluation.likelihood import in_bits_per_dim, log_probs, unit_of
 from realnvp.figures import plots
 from realnvp.figures.grids import Array, Picture, grid, joined
 from realnvp.flows.flow import Flow
@@ -247,9 +247,8 @@ def _neighbors(run: TrainedRun) -> Iterator[Drawing]:
     test images to their nearest training image.
     """
     train, test, drawn = run.splits.train, run.some("test", SAMPLED), run.sampled(SAMPLED)
-    views = views_of(run.config.images, run.config.shape)
     queries = torch.from_numpy(np.concatenate([drawn, test]))
-    found = latent.nearest_neighbors(queries, train, views=views)
+    found = latent.nearest_neighbors(queries, train, augment=run.config.images.augment)
     near, normal = np.split(found.distance.numpy(), [len(drawn)])
     order = np.argsort(near)[:20]
     pairs = drawn[order], np.stack([train[i] for i in found.nearest.numpy()[order]])

@@ -2,10 +2,12 @@
 
 import json
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +92,7 @@ def seconds_per_step(
 
 def _steps(run: Run) -> Iterator[None]:
     """Take the steps of a training; each is followed by the evaluations and saves that are due."""
-    state, began = run.state, time.monotonic() - run.state.seconds
+    state, first, began = run.state, run.state.step, time.monotonic() - run.state.seconds
     losses, busy = list[float](), 0.0  # since the last line of metrics.jsonl
     if state.pending:
         _conclude(run)
@@ -106,6 +108,8 @@ def _steps(run: Run) -> Iterator[None]:
                 f"{norm}; batch: {run.batches.indices(state.step).tolist()}"
             )
         state.step += 1
+        if state.step == first + TIMED and run.main:
+            _note_size(run)
         state.pending = True
         state.seconds = time.monotonic() - began
         losses.append(loss)
@@ -190,6 +194,15 @@ def _conclude(run: Run, signum: int = 0) -> None:
     unsaved = state.training_seconds - run.saved_at
     if state.step % every.save_every == 0 or run.finished or unsaved > SAVED_EVERY:
         run.save()
+
+
+def _note_size(run: Run) -> None:
+    """Print parameters, the time to the end, and the memory of a GPU, on stderr."""
+    left = timedelta(seconds=round((1 / run.progress - 1) * run.state.training_seconds))
+    size = f"{count_parameters(run.config):,} parameters, {left} to the end"
+    if run.processes.device.type == "cuda":
+        size += f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of GPU memory"
+    print(size, file=sys.stderr)
 
 
 def _log(run: Run, values: Mapping[str, float]) -> None:
