@@ -127,7 +127,7 @@ nets/layers.py test_equations.py
 + kernel / math.sqrt(3)
 
 W <- (1 - lr decay) W - lr sqrt(max(1, rows / columns)) O (Muon)
-training/optim.py test_muon.py
+training/optim.py test_modern.py
 - * max(1, rows / columns)
 + * max(1, columns / rows)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pictures import color, pictures, png
 from PIL import Image
-from told import Out
+from told import Out, listing
 
 from realnvp.cli.main import run
 
@@ -66,14 +66,10 @@ BAD: list[tuple[str, list[str], str]] = [
 ]
 
 
-def files_of(*folders: Path) -> dict[Path, int]:
-    """The time of each file below the folders, but for locks and new runs, T/x."""
-    paths = [path for folder in folders for path in folder.rglob("*") if not path.is_dir()]
-    return {
-        path: path.lstat().st_mtime_ns
-        for path in paths
-        if path.name != ".lock" and "x" not in path.parts
-    }
+def files_of(*folders: Path) -> dict[str, tuple[int, int]]:
+    """What `listing` finds, but for locks and new runs, T/x."""
+    found = listing(*folders).items()
+    return {path: seen for path, seen in found if not {"x", ".lock"} & {*Path(path).parts}}
 
 
 @pytest.fixture

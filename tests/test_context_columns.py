@@ -75,11 +75,9 @@ def test_scores_and_evaluations_of_each_row(trained: Path, tmp_path: Path, capsy
     scores: Any = answer(capsys, "score", trained, new)["scores"]
     flow = realnvp.load_flow(trained)
     rows = [*csv.reader(new.open())][1:]
+    cities, states = ("Athens", "Oslo, N"), ("fair", "good", "poor")
     c = [
-        [
-            *(float(area), city == "Athens", city != "Athens"),
-            *(state == each for each in ("fair", "good", "poor")),
-        ]
+        [float(area), *(city == each for each in cities), *(state == each for each in states)]
         for area, city, state, _ in rows
     ]
     price = torch.tensor([[float(row[3])] for row in rows], dtype=torch.float64)

@@ -31,9 +31,7 @@ from tests.flows import normal
 ALLOWED = [
     "pass",
     "torch.set_float32_matmul_precision('medium')",
-    "torch.set_float32_matmul_precision('high')",
     "backends.cuda.matmul.allow_tf32 = True",
-    "backends.cudnn.allow_tf32 = False",
     "backends.cudnn.allow_tf32 = True",
     "backends.fp32_precision = 'tf32'",
     "backends.fp32_precision = 'bf16'",

@@ -20,9 +20,9 @@ from realnvp.data.images import resized
 from realnvp.data.prepared import open_splits
 from realnvp.data.published import CIFAR10_CLASSES as CLASSES
 from realnvp.data.published import LabeledImage, Published, write_published
+from tests.told import Out, refused
 
 Pixels = NDArray[np.uint8]
-Out = pytest.CaptureFixture[str]
 RNG = np.random.default_rng(0)
 
 
@@ -84,13 +84,10 @@ def prepared(name: str, source: Path, out: Path, *flags: str) -> dict[str, Pixel
     return {path.stem: np.load(path) for path in out.glob("*.npy") if "labels" not in path.stem}
 
 
-def refused(capsys: Out, name: str, source: Path, out: Path, word: str, *flags: str) -> None:
+def bad(capsys: Out, name: str, source: Path, out: Path, word: str, *flags: str) -> None:
     """The command ends with one line that names the culprit, and writes nothing."""
-    before = set(out.parent.rglob("*"))
-    assert run(["prepare", name, "--source", str(source), "--out", str(out), *flags]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert word in line
-    assert set(out.parent.rglob("*")) == before
+    command = ["prepare", name, "--source", source, "--out", out, *flags]
+    assert word in refused(capsys, *command, unchanged=[out.parent])
 
 
 def images(train: int = 4, test: int = 2, side: int = 8) -> Iterator[LabeledImage]:
@@ -181,7 +178,7 @@ def test_cifar10(tmp_path: Path, form: str) -> None:
 def test_bad_cifar10(capsys: Out, tmp_path: Path) -> None:
     files = cifar()[0] | {"cifar-10-batches-bin/data_batch_2.bin": bytes(3074)}
     source = write_tar(tmp_path / "cifar.tar", files)
-    refused(capsys, "cifar10", source, tmp_path / "out", "data_batch_2.bin", "--allow-partial")
+    bad(capsys, "cifar10", source, tmp_path / "out", "data_batch_2.bin", "--allow-partial")
 
 
 @pytest.mark.parametrize("form", ["tar", "tar.gz", "zip"])
@@ -189,7 +186,7 @@ def test_bad_cifar10(capsys: Out, tmp_path: Path) -> None:
 def test_a_truncated_archive(capsys: Out, tmp_path: Path, form: str, share: float) -> None:
     source = WRITERS[form](tmp_path / "cifar", cifar()[0])
     source.write_bytes(source.read_bytes()[: int(share * source.stat().st_size)])
-    refused(capsys, "cifar10", source, tmp_path / "out", str(source), "--allow-partial")
+    bad(capsys, "cifar10", source, tmp_path / "out", str(source), "--allow-partial")
 
 
 def batch(images: Pixels) -> bytes:
@@ -231,9 +228,10 @@ def test_imagenet_of_pictures(capsys: Out, tmp_path: Path, form: str) -> None:
     arrays = prepared("imagenet32", source, tmp_path / "out")
     for split in ("train", "test"):
         assert np.array_equal(arrays[split], expected[split])
-    refused(capsys, "imagenet32", source, tmp_path / "out2", "'train': 7, 'test': 4")
+    capsys.readouterr()
+    bad(capsys, "imagenet32", source, tmp_path / "out2", "'train': 7, 'test': 4")
     write_folder(source / "train_32x32", {"x.png": encoded(noise(32, 33, 3))})
-    refused(capsys, "imagenet32", source, tmp_path / "out2", "x.png")
+    bad(capsys, "imagenet32", source, tmp_path / "out2", "x.png")
 
 
 BATCHES = {
@@ -250,7 +248,7 @@ BATCHES = {
 def test_bad_batches(capsys: Out, tmp_path: Path, kind: str) -> None:
     good, name = batch(noise(2, 32, 32, 3)), "train_data_batch_2.npz"
     source = write_folder(tmp_path / "in", {"val_data.npz": good, name: BATCHES[kind]})
-    refused(capsys, "imagenet32", source, tmp_path / "out", name, "--allow-partial")
+    bad(capsys, "imagenet32", source, tmp_path / "out", name, "--allow-partial")
 
 
 PARTITION = b"".join(b"%06d.jpg %d\n" % pair for pair in enumerate([0, 0, 1, 2, 0, 2, 0], 1))
@@ -304,7 +302,7 @@ def test_celeba(tmp_path: Path, form: str) -> None:
 def test_bad_celeba(capsys: Out, tmp_path: Path, changed: dict[str, Any], word: str) -> None:
     files = faces() | {"list_eval_partition.txt": PARTITION} | changed
     source = write_folder(tmp_path / "in", {k: v for k, v in files.items() if v is not None})
-    refused(capsys, "celeba", source, tmp_path / "out", word, "--allow-partial")
+    bad(capsys, "celeba", source, tmp_path / "out", word, "--allow-partial")
 
 
 def scenes(count: int) -> list[bytes]:
@@ -356,13 +354,13 @@ def test_lsun(tmp_path: Path, form: str) -> None:
 def test_bad_lsun(capsys: Out, tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
-    refused(capsys, "lsun-tower", source, out, "tower_train_lmdb", "--allow-partial")
+    bad(capsys, "lsun-tower", source, out, "tower_train_lmdb", "--allow-partial")
     write_lmdb(source / "tower_val_lmdb", scenes(2))
     data = write_lmdb(source / "tower_train_lmdb", scenes(2)) / "data.mdb"
     whole = data.read_bytes()
     for content in (whole[: len(whole) // 2], b"no lmdb" * 2000):
         data.write_bytes(content)
-        refused(capsys, "lsun-tower", source, out, "tower_train_lmdb", "--allow-partial")
+        bad(capsys, "lsun-tower", source, out, "tower_train_lmdb", "--allow-partial")
 
 
 def test_training_crops_the_stored_squares(tmp_path: Path) -> None:
