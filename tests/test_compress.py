@@ -170,6 +170,7 @@ def test_names_of_any_characters_come_back(saved: Path, tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     "names",
     [
+        ("x.jpg", "x.jpg.png"),
         ("a.png", "A.png"),
         ("x.jpg", "x.jpg.png"),  # which x.jpg is unpacked into
         ("\u00e9.png", "e\u0301.png"),
@@ -177,7 +178,7 @@ def test_names_of_any_characters_come_back(saved: Path, tmp_path: Path, capsys: 
         ("\u0390.png", "\u03aa\u0301.png"),
     ],
 )
-def test_names_that_one_file_system_holds_for_one_are_refused(
+def test_names_that_become_one_when_unpacked_are_refused(
     saved: Path, tmp_path: Path, capsys: Out, names: tuple[str, str]
 ) -> None:
     (tmp_path / "in").mkdir()

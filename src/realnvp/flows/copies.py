@@ -206,8 +206,7 @@ class InStrips(Bijection):
         """The rows of a strip, and the rows that it sees of each neighbor."""
         net = getattr(self.f, "net", None)
         planes, reach = getattr(net, "width", 0), getattr(net, "reach", 0)
-        if net is None:
-            planes = LOGIT_PLANES
+        planes = LOGIT_PLANES if net is None else planes
         if not planes:
             return x.shape[2], 0
         # The network of the noise sees 2x2 squares as channels.
