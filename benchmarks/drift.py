@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from realnvp.bijections.base import reference_tensor
-from realnvp.config import PRESETS, Config
+from realnvp.config.fields import Config
+from realnvp.config.presets import PRESETS
 from realnvp.data.dataset import dequantize
 from realnvp.evaluation.check import check
 from realnvp.flows.flow import Flow

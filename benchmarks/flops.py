@@ -9,7 +9,8 @@ import sys
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from realnvp.config import PRESETS, Config
+from realnvp.config.fields import Config
+from realnvp.config.presets import PRESETS
 from realnvp.flows.build import build
 
 

@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from realnvp import load_flow
-from realnvp.config import PRESETS, Config
+from realnvp.config.fields import Config
+from realnvp.config.presets import PRESETS
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.training.loop import train
 

@@ -21,7 +21,9 @@ from torch import Tensor
 
 import realnvp
 from benchmarks.public_copy import PublicCopy
-from realnvp.config import PRESETS, Config, resolve
+from realnvp.config.fields import Config
+from realnvp.config.presets import PRESETS
+from realnvp.config.resolve import resolve
 from realnvp.data.dataset import channels_first, dequantize
 from realnvp.evaluation.likelihood import in_bits_per_dim
 from realnvp.random import Purpose, uniform

@@ -20,7 +20,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from realnvp.bijections import Chain
-from realnvp.config import PRESETS
+from realnvp.config.presets import PRESETS
 from realnvp.device import keep_freed_memory
 from realnvp.flows.build import build, checkerboard_couplings
 from realnvp.flows.flow import Flow, StandardNormal

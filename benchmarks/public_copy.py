@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from realnvp.config import Config
+from realnvp.config.fields import Config
 
 Out = tuple[Tensor, Tensor]
 

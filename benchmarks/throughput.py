@@ -22,7 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import realnvp
 from benchmarks.public_copy import PublicCopy
-from realnvp.config import PRESETS, Config
+from realnvp.config.fields import Config
+from realnvp.config.presets import PRESETS
 from realnvp.device import keep_freed_memory
 from realnvp.flows.build import build
 from realnvp.nets.kernels import convolve, packed

@@ -14,7 +14,7 @@ import realnvp
 from realnvp.bijections import data_dependent_init
 from realnvp.codec import chunk, compress, decompress
 from realnvp.codec.integers import Stack
-from realnvp.config import Config, ImageData, ModelConfig
+from realnvp.config.fields import Config, ImageData, ModelConfig
 from realnvp.flows.flow import Flow
 from realnvp.moments import averaging
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from realnvp.cli.main import run
-from realnvp.config import PRESETS, Config, ModelConfig, TrainConfig
+from realnvp.config.fields import Config, ModelConfig, TrainConfig
+from realnvp.config.presets import PRESETS
 from realnvp.training.loop import train
 
 torch.set_num_threads(1)

@@ -23,7 +23,9 @@ from typing import Any
 import torch
 
 from realnvp.cli.main import run
-from realnvp.config import PRESETS, Config, ModelConfig, to_json
+from realnvp.config.fields import Config, ModelConfig
+from realnvp.config.json import to_json
+from realnvp.config.presets import PRESETS
 from realnvp.io.files import DamagedError, read_safetensors
 from realnvp.io.pretrained import checkpoints_in, newest_checkpoint
 from realnvp.training.loop import train

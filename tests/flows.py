@@ -29,7 +29,7 @@ from realnvp.bijections import (
     checkerboard,
     none_kept,
 )
-from realnvp.config import Config, ImageData, ModelConfig
+from realnvp.config.fields import Config, ImageData, ModelConfig
 from realnvp.flows.build import build, vector_flow
 from realnvp.flows.flow import Flow
 from realnvp.moments import averaging

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 import realnvp
-from realnvp.config import PRESETS, Config, ModelConfig
+from realnvp.config.fields import Config, ModelConfig
+from realnvp.config.presets import PRESETS
 from realnvp.training.loop import train
 
 FILE = Path(__file__).parent / "data" / "golden.json"

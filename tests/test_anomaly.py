@@ -26,7 +26,7 @@ from realnvp.anomaly.statistics import (
     patch_statistics,
     smooth,
 )
-from realnvp.config import Config, ImageData, ModelConfig
+from realnvp.config.fields import Config, ImageData, ModelConfig
 from realnvp.data.prepared import find_data
 from realnvp.flows.context import Classes
 from realnvp.flows.flow import Flow, evaluating

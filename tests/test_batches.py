@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from realnvp.config import PRESETS, Config
+from realnvp.config.fields import Config
+from realnvp.config.presets import PRESETS
 from realnvp.training.batches import Batches
 
 IMAGES = np.random.default_rng(0).integers(256, size=(50, 4, 4, 3)).astype(np.uint8)

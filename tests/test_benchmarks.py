@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.public_copy import PublicCopy
-from realnvp.config import PRESETS, resolve
+from realnvp.config.presets import PRESETS
+from realnvp.config.resolve import resolve
 
 
 class Identity(nn.Module):

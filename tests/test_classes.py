@@ -12,7 +12,8 @@ from PIL import Image
 
 import realnvp
 from realnvp.cli.main import run
-from realnvp.config import PRESETS, Config, TrainConfig
+from realnvp.config.fields import Config, TrainConfig
+from realnvp.config.presets import PRESETS
 from realnvp.data.dataset import Dataset, to_pixels
 from realnvp.data.prepared import open_splits, write_dataset
 from realnvp.evaluation.evaluate import classification

@@ -33,7 +33,7 @@ from realnvp.codec.plan import integer_steps
 from realnvp.codec.prior import Normal
 from realnvp.codec.steps import Mix
 from realnvp.codec.tiles import numbers_of, tiles_of
-from realnvp.config import ModelConfig
+from realnvp.config.fields import ModelConfig
 from realnvp.nets.convnet import ConvNet
 from realnvp.nets.resnet import ChannelSplitNet
 

@@ -10,23 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realnvp.config import (
-    PAPER,
-    PRESETS,
+from realnvp.config.fields import (
     Config,
     ContextColumn,
     ImageData,
     ModelConfig,
     TableData,
     TrainConfig,
-    departures,
-    differences,
-    flat,
-    from_json,
-    paper_bits_per_dim,
-    resolve,
-    to_json,
 )
+from realnvp.config.json import differences, flat, from_json, to_json
+from realnvp.config.presets import PAPER, PRESETS, departures, paper_bits_per_dim
+from realnvp.config.resolve import resolve
 
 positive = st.integers(1, 2**62)
 names = st.none() | st.lists(st.text(), max_size=3).map(tuple)
@@ -188,5 +182,5 @@ def test_resolve_fills_in_what_the_data_decide() -> None:
 
 
 def test_configurations_never_import_torch() -> None:
-    code = "import sys, realnvp.config; assert 'torch' not in sys.modules"
+    code = "import sys, realnvp.config.presets; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import realnvp
-from realnvp.config import Config, ImageData, ModelConfig
+from realnvp.config.fields import Config, ImageData, ModelConfig
 from realnvp.export import Call, export_onnx
 from realnvp.flows.context import Classes
 from realnvp.nets.convnet import MLP, ConvNet

@@ -11,7 +11,7 @@ from told import Out, answer, refused
 
 import realnvp
 from realnvp.cli.main import run
-from realnvp.config import ContextColumn
+from realnvp.config.fields import ContextColumn
 from realnvp.io.run_dir import RunDir
 
 HEADER = ["area", "city", "state", "price"]

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from realnvp.config import PRESETS, ImageData
+from realnvp.config.fields import ImageData
+from realnvp.config.presets import PRESETS
 from realnvp.data.dataset import Crops, Pictures, Subset
 from realnvp.data.prepared import find_data, prepare
 from realnvp.training.batches import Batches

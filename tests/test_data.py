@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pictures import color, pictures
 from PIL import Image
 
-from realnvp.config import PRESETS, ImageData
+from realnvp.config.fields import ImageData
+from realnvp.config.presets import PRESETS
 from realnvp.data.builtin import FLATTEST, MARGIN, PHOTOGRAPHS, SIDES, load_photographs, windows
 from realnvp.data.dataset import SPLITS, Dataset, cut_rows, dequantize, quantize, take
 from realnvp.data.images import codec_bits_per_dim, codec_sizes, lossless_webp, read_image

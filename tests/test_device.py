@@ -18,7 +18,8 @@ import realnvp
 import realnvp.training.batches
 from realnvp.anomaly import AnomalyDetector
 from realnvp.codec import compress, decompress
-from realnvp.config import PRESETS, Config
+from realnvp.config.fields import Config
+from realnvp.config.presets import PRESETS
 from realnvp.device import pick_device
 from realnvp.flows.flow import Flow
 from realnvp.moments import batch_moments

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import realnvp
 from realnvp.cli.main import run
-from realnvp.config import PRESETS
+from realnvp.config.presets import PRESETS
 from realnvp.data.prepared import find_data
 from realnvp.export import Call, export_onnx, export_program
 from tests.flows import shaken

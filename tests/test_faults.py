@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from realnvp.config import Config
+from realnvp.config.fields import Config
 from realnvp.io.files import DamagedError
 from realnvp.io.pretrained import checkpoints_in, newest_checkpoint
 from realnvp.training.loop import train

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import realnvp
 from realnvp.cli.main import run
-from realnvp.config import Config
+from realnvp.config.fields import Config
 from realnvp.io.files import (
     DamagedError,
     atomic_write,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from realnvp.cli.main import run
-from realnvp.config import Config, ImageData, ModelConfig
+from realnvp.config.fields import Config, ImageData, ModelConfig
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow
 from realnvp.io.pretrained import load_flow, save_flow

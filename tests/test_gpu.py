@@ -18,7 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from realnvp.cli.main import run as command
-from realnvp.config import PRESETS, Config, TableData, to_json
+from realnvp.config.fields import Config, TableData
+from realnvp.config.json import to_json
+from realnvp.config.presets import PRESETS
 from realnvp.device import deterministic
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.flows.build import build

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from pictures import color
 from PIL import Image
 
-from realnvp.config import ImageData
-from realnvp.config.fields import DecodeOptions
+from realnvp.config.fields import DecodeOptions, ImageData
 from realnvp.data.images import (
     decode_image,
     deep_png,

@@ -10,7 +10,7 @@ import torch
 from flows import moved, normal, pixels
 from torch import Tensor
 
-from realnvp.config import Config, ImageData, ModelConfig, Shape
+from realnvp.config.fields import Config, ImageData, ModelConfig, Shape
 from realnvp.data.dataset import quantize
 from realnvp.evaluation import latent
 from realnvp.flows.build import build

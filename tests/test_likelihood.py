@@ -11,7 +11,7 @@ from torch import Tensor
 
 from realnvp import bits_per_dim, fast, load_flow
 from realnvp.bijections import BatchNorm, Chain, Logit
-from realnvp.config import Config, ImageData, ModelConfig
+from realnvp.config.fields import Config, ImageData, ModelConfig
 from realnvp.data.dataset import dequantize
 from realnvp.evaluation.likelihood import log_probs, summarize
 from realnvp.flows.build import build

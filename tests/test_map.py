@@ -8,7 +8,7 @@ from torch import Tensor
 
 import realnvp
 from realnvp.bijections import Chain, Logit
-from realnvp.config import Config, ImageData, ModelConfig
+from realnvp.config.fields import Config, ImageData, ModelConfig
 from realnvp.flows.build import build
 from realnvp.flows.copies import tiled
 from realnvp.flows.flow import Flow, StandardNormal

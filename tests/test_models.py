@@ -8,7 +8,9 @@ from torch import Tensor
 
 import realnvp
 from realnvp.bijections import Additive, Coupling
-from realnvp.config import PRESETS, Config, ImageData, ModelConfig, default_num_scales
+from realnvp.config.fields import Config, ImageData, ModelConfig
+from realnvp.config.presets import PRESETS
+from realnvp.config.resolve import default_num_scales
 from realnvp.flows.build import build, count_parameters, l2_penalty
 from realnvp.moments import MovingMoments
 from realnvp.nets.layers import WeightNormConv

@@ -26,7 +26,8 @@ from realnvp.bijections import (
 from realnvp.bijections.multiscale import even_squares, from_squares, odd_squares
 from realnvp.bijections.norms import asinh
 from realnvp.bijections.splines import END, STEEPEST
-from realnvp.config import PRESETS, Config, ImageData, ModelConfig
+from realnvp.config.fields import Config, ImageData, ModelConfig
+from realnvp.config.presets import PRESETS
 from realnvp.evaluation.latent import compress, kept
 from realnvp.flows.build import build, half_coupling
 from realnvp.flows.flow import StandardNormal

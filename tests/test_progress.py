@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from realnvp import progress
-from realnvp.config import Config
+from realnvp.config.fields import Config
 from realnvp.progress import set_status, show_progress, track, track_slices
 from realnvp.training.loop import train
 from realnvp.training.session import TrainingStopped

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from realnvp.cli.main import run
-from realnvp.config import PRESETS, to_json
+from realnvp.config.json import to_json
+from realnvp.config.presets import PRESETS
 from realnvp.evaluation.report import markdown, table
 from tests.told import Out, answer, refused
 

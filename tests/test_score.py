@@ -14,7 +14,7 @@ from PIL import Image
 
 from realnvp import Flow, build
 from realnvp.cli.main import run
-from realnvp.config import Config, ImageData, ModelConfig
+from realnvp.config.fields import Config, ImageData, ModelConfig
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.evaluation.score import ImageFiles, dequantized, encode, mirror_pad, score_images
 from realnvp.flows.flow import evaluating

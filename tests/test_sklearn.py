@@ -47,7 +47,7 @@ def fitted() -> RealNVPDensity:
 @parametrize_with_checks(
     [
         RealNVPDensity(**SMALL),
-        RealNVPOutlier(RealNVPDensity(**SMALL)),
+        RealNVPOutlier(RealNVPDensity(**SMALL, random_state=0)),
         RealNVPRegressor(**SMALL),
         RealNVPClassifier(**SMALL),
     ]
@@ -244,10 +244,9 @@ def test_outliers_are_found() -> None:
 
 def test_outliers_take_any_density_and_leave_it_alone() -> None:
     x, density = points(100), small(random_state=3)
-    outlier = RealNVPOutlier(density, random_state=5).fit(x)
+    outlier = RealNVPOutlier(density).fit(x)
     assert not hasattr(density, "flow_")
-    assert (density.random_state, outlier.density_.random_state) == (3, 5)
-    assert RealNVPOutlier(density).fit(x).density_.random_state == 3
+    assert outlier.density_.random_state == 3
     assert clone(outlier).set_params(density__width=4).fit_predict(x).shape == (100,)
     kernels = RealNVPOutlier(KernelDensity(bandwidth=300.0), contamination=0.1).fit(x)
     assert (kernels.predict(x) == -1).mean() == pytest.approx(0.1)

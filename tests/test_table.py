@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from realnvp.config import ContextColumn, TableData
+from realnvp.config.fields import ContextColumn, TableData
 from realnvp.data.prepared import find_data, find_split, open_splits, prepare
 from realnvp.data.tables import read_context, read_table
 from realnvp.io.files import DamagedError

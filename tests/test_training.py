@@ -16,7 +16,9 @@ import realnvp.training.loop
 from benchmarks.drift import drift
 from realnvp.bijections import Bijection
 from realnvp.cli.main import run
-from realnvp.config import PRESETS, Config, read_config, to_json
+from realnvp.config.fields import Config
+from realnvp.config.json import read_config, to_json
+from realnvp.config.presets import PRESETS
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow
 from realnvp.io.files import lock_folder

@@ -3,7 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from realnvp.config import PRESETS, Config, ImageData, ModelConfig, TableData, TrainConfig
+from realnvp.config.fields import Config, ImageData, ModelConfig, TableData, TrainConfig
+from realnvp.config.presets import PRESETS
 
 if TYPE_CHECKING:
     from realnvp import anomaly as anomaly

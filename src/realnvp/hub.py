@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from realnvp.config import Config, to_json
+from realnvp.config.fields import Config
+from realnvp.config.json import to_json
 from realnvp.evaluation.evaluate import current_evaluation
 from realnvp.evaluation.likelihood import unit_of
 from realnvp.flows.flow import Flow, config_of

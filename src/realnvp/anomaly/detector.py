@@ -22,7 +22,7 @@ from realnvp.anomaly.statistics import (
     most_anomalous_region,
     smooth,
 )
-from realnvp.config import TableData
+from realnvp.config.fields import TableData
 from realnvp.evaluation.likelihood import in_bits_per_dim
 from realnvp.evaluation.score import Image, Score, ranked
 from realnvp.flows.flow import Flow, config_of

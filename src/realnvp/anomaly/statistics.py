@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from realnvp.config import Config
+from realnvp.config.fields import Config
 from realnvp.data.images import check_fit
 from realnvp.evaluation.score import Image, batches, dequantized, encode, log_joint
 from realnvp.flows.context import Classes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from realnvp.cli import options
-from realnvp.config import PAPER, PRESETS
+from realnvp.config.presets import PAPER, PRESETS
 
 if TYPE_CHECKING:
     from realnvp.evaluation.evaluate import Evaluation

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from pydantic_core import to_json
 
-from realnvp.config import TableData
+from realnvp.config.fields import TableData
 
 if TYPE_CHECKING:
     import torch

@@ -7,15 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from realnvp.cli import options
-from realnvp.config import PRESETS, Config, read_config, to_json
-
-Lsun = Literal["lsun-bedroom", "lsun-tower", "lsun-church-outdoor"]
-Set = Literal["cifar10", "imagenet32", "imagenet64", "celeba", Lsun]
+from realnvp.config.fields import Config, PublishedSet
+from realnvp.config.json import read_config, to_json
+from realnvp.config.presets import PRESETS
 
 
 @dataclass
@@ -25,7 +24,7 @@ class Prepare:
     Example: realnvp prepare cifar10 --source cifar-10-binary.tar.gz --out data/cifar10
     """
 
-    set: Annotated[Set, tyro.conf.Positional, tyro.conf.arg(metavar="SET")]
+    set: Annotated[PublishedSet, tyro.conf.Positional, tyro.conf.arg(metavar="SET")]
     """cifar10, imagenet32, imagenet64, celeba, lsun-bedroom, lsun-tower or lsun-church-outdoor."""
     source: Path
     """The downloaded archive, or a folder with the downloads."""

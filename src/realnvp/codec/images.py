@@ -9,7 +9,7 @@ from torch import Tensor
 
 from realnvp.codec.archive import Archive, index_of, write
 from realnvp.codec.plan import pixel_type
-from realnvp.config import Config
+from realnvp.config.fields import Config
 from realnvp.data.dataset import Pixels, Split, channels_first
 from realnvp.evaluation.likelihood import BITS_PER_DIM, unit_of
 from realnvp.flows.flow import Flow, config_of, refuse_fast

@@ -21,6 +21,8 @@ ColorMode = Literal["grey", "rgb"]
 BitDepth = Literal[8, 16]
 Augmentation = Literal["hflip", "rotate90", "channel_shuffle", "brightness"]
 Noise = Literal["uniform", "learned"]
+Lsun = Literal["lsun-bedroom", "lsun-tower", "lsun-church-outdoor"]
+PublishedSet = Literal["cifar10", "imagenet32", "imagenet64", "celeba", Lsun]
 
 
 def _settings(title: str) -> ConfigDict:
@@ -62,18 +64,7 @@ def rgb_of(color: str) -> tuple[int, ...]:
 class ImageData(DecodeOptions):
     """A data set of images."""
 
-    set: Literal[
-        "images",
-        "photos",
-        "digits",
-        "cifar10",
-        "imagenet32",
-        "imagenet64",
-        "celeba",
-        "lsun-bedroom",
-        "lsun-tower",
-        "lsun-church-outdoor",
-    ] = "images"
+    set: Literal["images", "photos", "digits"] | PublishedSet = "images"
     """Name of the data set; images: your own."""
     source: str | None = None
     """Folder of images, .npy file or prepared folder; photos and digits need none."""

@@ -15,8 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from realnvp.config import ContextColumn
-from realnvp.config.fields import AS_FOUND, DecodeOptions
+from realnvp.config.fields import AS_FOUND, ContextColumn, DecodeOptions
 from realnvp.device import as_tensor
 
 Pixels = npt.NDArray[np.unsignedinteger[Any]]

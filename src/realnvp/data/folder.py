@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from realnvp.config import ImageData
+from realnvp.config.fields import ImageData
 from realnvp.data.dataset import (
     SPLITS,
     Crops,

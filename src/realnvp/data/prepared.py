@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from realnvp.config import Config, DataConfig, ImageData, TableData, parse_json
+from realnvp.config.fields import Config, DataConfig, ImageData, TableData
+from realnvp.config.json import parse_json
 from realnvp.data.builtin import digits, photos
 from realnvp.data.dataset import (
     SPLITS,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from realnvp.config import ContextColumn, TableData
+from realnvp.config.fields import ContextColumn, TableData
 from realnvp.data.dataset import Dataset, cut_rows, digest, open_npy, take
 from realnvp.data.folder import split_entries
 

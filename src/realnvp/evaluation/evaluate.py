@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from realnvp.config import Config, ImageData, TableData, paper_bits_per_dim, parse_json
+from realnvp.config.fields import Config, ImageData, TableData
+from realnvp.config.json import parse_json
+from realnvp.config.presets import paper_bits_per_dim
 from realnvp.data.dataset import Dataset, Split, channels_first
 from realnvp.data.images import codec_bits_per_dim
 from realnvp.data.prepared import DESCRIPTION, find_split, open_splits, splits_of_run

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator
 from torch import Tensor
 
 from realnvp.bijections.base import float64_like
-from realnvp.config import Config, TableData
+from realnvp.config.fields import Config, TableData
 from realnvp.data.dataset import dequantize
 from realnvp.device import as_tensor, moved
 from realnvp.flows.context import Classes

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from realnvp.config import departures, flat
+from realnvp.config.json import flat
+from realnvp.config.presets import departures
 from realnvp.evaluation.evaluate import Evaluation, current_evaluation
 from realnvp.io.files import render, write_text
 from realnvp.io.run_dir import RunDir, Session

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from realnvp.config import Config, ImageData
+from realnvp.config.fields import Config, ImageData
 from realnvp.figures import paper, points
 from realnvp.figures.grids import grid, save_png, side_by_side
 from realnvp.figures.paper import Drawing, TrainedRun

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from realnvp.bijections.base import float64_like
-from realnvp.config import Config
+from realnvp.config.fields import Config
 from realnvp.data.dataset import Dataset, channels_first, dequantize, to_pixels
 from realnvp.data.prepared import splits_of_run
 from realnvp.evaluation import latent

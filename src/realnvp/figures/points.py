@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from realnvp.bijections.base import float64_like
-from realnvp.config import ContextColumn
+from realnvp.config.fields import ContextColumn
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.figures import plots
 from realnvp.figures.grids import Array

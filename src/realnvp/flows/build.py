@@ -31,7 +31,9 @@ from realnvp.bijections import (
 )
 from realnvp.bijections.base import reference_tensor
 from realnvp.bijections.coupling import Mask, Transform
-from realnvp.config import PRESETS, Config, ModelConfig, TableData, coarser, resolve
+from realnvp.config.fields import Config, ModelConfig, TableData
+from realnvp.config.presets import PRESETS
+from realnvp.config.resolve import coarser, resolve
 from realnvp.flows.context import condition_of, standardization
 from realnvp.flows.flow import Flow, StandardNormal
 from realnvp.nets.convnet import MLP, ConvNet

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from realnvp.bijections import ActNorm, Chain
 from realnvp.bijections.base import float64_like
-from realnvp.config import Config
+from realnvp.config.fields import Config
 from realnvp.device import as_tensor
 from realnvp.random import Purpose, generator
 

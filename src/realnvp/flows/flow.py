@@ -19,7 +19,7 @@ from realnvp.bijections.base import (
     reference_tensor,
 )
 from realnvp.bijections.multiscale import side_divisor
-from realnvp.config import Config
+from realnvp.config.fields import Config
 from realnvp.device import full_precision
 from realnvp.flows.context import Classes, Condition
 from realnvp.moments import alone

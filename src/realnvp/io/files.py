@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from torch import Tensor
 
-from realnvp.config import parse_json
+from realnvp.config.json import parse_json
 
 Record = TypeVar("Record")
 DAY = 24 * 60 * 60.0

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from realnvp.config import Config, from_json, to_json
+from realnvp.config.fields import Config
+from realnvp.config.json import from_json, to_json
 from realnvp.flows.build import build
 from realnvp.flows.flow import Flow, refuse_fast
 from realnvp.io.files import DamagedError, read_safetensors, write_safetensors

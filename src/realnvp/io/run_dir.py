@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 import realnvp
-from realnvp.config import Config, read_config
+from realnvp.config.fields import Config
+from realnvp.config.json import read_config
 from realnvp.device import processor
 from realnvp.flows.flow import Flow
 from realnvp.io.files import read_json, write_safetensors

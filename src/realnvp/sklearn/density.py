@@ -84,15 +84,11 @@ class RealNVPOutlier(OutlierMixin, BaseEstimator):
         RealNVPDensity(width=32)). Or another estimator with `score_samples`. None: the defaults.
     contamination
         The share of the rows of `fit` that are to be outliers, above 0 and at most 0.5.
-    max_iter, random_state
-        The density's, unless None.
 
     Attributes
     ----------
     density_
         The fitted density.
-    n_iter_
-        The density's steps.
     offset_
         The log-density, nats, below which a row is an outlier.
     """
@@ -101,27 +97,15 @@ class RealNVPOutlier(OutlierMixin, BaseEstimator):
         "contamination": [Interval(Real, 0, 0.5, closed="right")]
     }
 
-    def __init__(
-        self,
-        density: Any = None,
-        *,
-        contamination: float = 0.1,
-        max_iter: int | None = None,
-        random_state: Any = None,
-    ) -> None:
+    def __init__(self, density: Any = None, *, contamination: float = 0.1) -> None:
         self.density = density
         self.contamination = contamination
-        self.max_iter = max_iter
-        self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> "RealNVPOutlier":
         """Fit the density to the rows of X, (N, D), and set `offset_`. y is ignored."""
         self._validate_params()
         rows = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         density = RealNVPDensity() if self.density is None else clone(self.density)
-        for name in ("max_iter", "random_state"):
-            if getattr(self, name) is not None:
-                density.set_params(**{name: getattr(self, name)})
         self.density_ = density.fit(rows)
         self.offset_ = float(np.percentile(density.score_samples(rows), 100 * self.contamination))
         return self
@@ -130,10 +114,6 @@ class RealNVPOutlier(OutlierMixin, BaseEstimator):
         """(N,): the log-density of each row, nats; the lower, the more an outlier."""
         check_is_fitted(self)
         return self.density_.score_samples(validate_data(self, X, dtype=np.float64, reset=False))
-
-    @property
-    def n_iter_(self) -> int:
-        return int(self.density_.n_iter_)
 
     def decision_function(self, X: Any) -> Array:
         """(N,): `score_samples` - `offset_`, negative for outliers."""

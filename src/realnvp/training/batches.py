@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from realnvp.config import Config, TableData
+from realnvp.config.fields import Config, TableData
 from realnvp.data.dataset import Crops, Indices, Split, Values, channels_first, dequantize
 from realnvp.device import as_tensor, moved, pinned
 from realnvp.random import Purpose, generator, uniform

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from realnvp.bijections import Chain, SinhArcsinh
-from realnvp.config import ImageData
+from realnvp.config.fields import ImageData
 from realnvp.device import as_tensor
 from realnvp.flows.flow import Flow, evaluating, initialize_from, refuse_fast
 from realnvp.moments import restore_moments, stored_moments

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from realnvp.config import Config
+from realnvp.config.fields import Config
 from realnvp.data.prepared import find_data
 from realnvp.device import deterministic, full_precision
 from realnvp.flows.build import count_parameters

@@ -13,15 +13,9 @@ from torch.optim import Adam, Optimizer
 
 from realnvp.bijections import ActNorm, Chain, data_dependent_init
 from realnvp.bijections.base import float64_like
-from realnvp.config import (
-    MAY_CHANGE,
-    Config,
-    ImageData,
-    TableData,
-    TrainConfig,
-    differences,
-    resolve,
-)
+from realnvp.config.fields import MAY_CHANGE, Config, ImageData, TableData, TrainConfig
+from realnvp.config.json import differences
+from realnvp.config.resolve import resolve
 from realnvp.data.dataset import SPLITS, Dataset
 from realnvp.data.prepared import discard_prepared, prepare
 from realnvp.device import as_tensor, has_bfloat16

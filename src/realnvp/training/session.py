@@ -18,7 +18,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from realnvp.config import Config, flat, to_json
+from realnvp.config.fields import Config
+from realnvp.config.json import flat, to_json
 from realnvp.device import pick_device
 from realnvp.flows.flow import Flow
 from realnvp.io.files import remove_stale, write_text

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from realnvp.bijections.base import float64_like
-from realnvp.config import ImageData, TableData
+from realnvp.config.fields import ImageData, TableData
 from realnvp.data.dataset import channels_first, to_pixels
 from realnvp.device import as_tensor
 from realnvp.evaluation.likelihood import Mean, log_probs, summarize
