@@ -71,12 +71,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert (tmp_path / "x").read_text() == "old"
 
 
-def test_an_error_names_the_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError) as error:
-        write_text(tmp_path / "missing" / "x", "")
-    assert error.value.filename == str(tmp_path / "missing" / "x")
-
-
 def test_writers_have_temporaries_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "x"
     with atomic_write(path) as first, atomic_write(path) as second:
