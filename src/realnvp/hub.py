@@ -17,40 +17,7 @@ from realnvp.io.files import write_text
 from realnvp.io.pretrained import WEIGHTS, load_model, save_flow
 from realnvp.io.run_dir import RunDir
 
-CARD = """---
-{{ card_data }}
----
-
-# {{ name }}
-
-A normalizing flow (Real NVP, [arXiv:1605.08803](https://arxiv.org/abs/1605.08803)): an exact
-probability density, trained with [realnvp](https://pypi.org/project/realnvp).
-
-| | |
-|---|---|
-{% for name, value in rows -%}
-| {{ name }} | {{ value }} |
-{% endfor %}
-## Use
-
-```python
-import realnvp
-
-flow = realnvp.load_flow("{{ name }}")  # the path of this folder, or its id on the Hub
-samples = flow.sample(16{{ context }})
-```
-
-`flow.log_prob(x{{ context }})` is exact, in nats; x is in data units, of images with their noise.
-
-## Intended use
-
-Log-densities, samples, latents, interpolation and compression of data like the training data, and
-ranking such data from usual to unusual.
-
-Not for decisions about people. A high density does not show that something is of the training
-data's kind: other images, mostly smooth ones, can be likelier, so compare only within one kind.
-Samples may resemble training data.
-"""
+CARD = Path(__file__).parent / "templates" / "model_card.md"
 
 
 def package(
@@ -148,7 +115,7 @@ def _model_card(name: str, config: Config, facts: Mapping[str, Any], parameters:
     }
     return ModelCard.from_template(
         card_data,
-        template_str=CARD,
+        template_path=str(CARD),
         name=_escaped(name),
         rows=[(key, _escaped(value)) for key, value in rows.items() if value],
         context=", context=c" if config.model.context_dim else "",

@@ -39,13 +39,6 @@ def read_table(
     return numbers(path, frame, names), names
 
 
-def read_cells(path: Path, names: Columns) -> dict[str, list[str]]:
-    """The text of each row in each of these columns."""
-    frame = read_frame(path)
-    choose_columns(path, frame, names)
-    return {name: [*map(str, frame[name])] for name in names}
-
-
 def read_frame(path: Path) -> "pd.DataFrame":
     """All columns of a table: texts of a .csv or .tsv, with decimal points; else as stored."""
     import pandas as pd

@@ -67,11 +67,8 @@ def table(runs: Iterable[Path]) -> list[dict[str, Any]]:
     """
     rows = []
     for run in runs:
-        config, session, result = (
-            RunDir(run).config,
-            RunDir(run).sessions[-1],
-            current_evaluation(run),
-        )
+        config, session = RunDir(run).config, RunDir(run).sessions[-1]
+        result = current_evaluation(run)
         given = ", given the class" if "accuracy" in result.measures else ""
         row = {
             "run": str(run),

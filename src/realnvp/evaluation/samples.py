@@ -1,7 +1,5 @@
 """Samples of images and rows to files."""
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,7 @@ import numpy as np
 from realnvp.bijections.base import float64_like
 from realnvp.data.dataset import to_pixels
 from realnvp.data.images import MAX_PIXELS
-from realnvp.data.tables import read_cells, read_context
+from realnvp.data.tables import read_context, read_frame
 from realnvp.figures import grid, save_png
 from realnvp.flows.flow import Flow, config_of, evaluating
 from realnvp.io.files import atomic_write
@@ -45,11 +43,13 @@ def write_rows(flow: Flow, out: Path, *, n: int, context: Path | None = None, **
         these columns.
     how: seed and temperature of `Flow.sample`.
     """
-    table = config_of(flow).table
-    values, known = None, dict[str, list[str]]()
+    import pandas as pd
+
+    table, values, known = config_of(flow).table, None, pd.DataFrame()
     if context:
         values = np.repeat(read_context(context, table), n, axis=0)
-        known = read_cells(context, table.context_columns or ())
+        known = read_frame(context)[[*(table.context_columns or ())]]
+        known = known.loc[known.index.repeat(n)].reset_index(drop=True)
     total = n if values is None else len(values)
     with evaluating(flow):
         x = flow.sample(total, context=values, dtype=float64_like(flow).dtype, **how)
@@ -58,10 +58,7 @@ def write_rows(flow: Flow, out: Path, *, n: int, context: Path | None = None, **
         if out.suffix == ".npy":
             np.save(file, rows)
         else:
-            cells = [*zip(*known.values(), strict=True)] or [()]
-            text = io.TextIOWrapper(file, "utf-8", newline="")
-            lines = csv.writer(text, lineterminator="\n")
-            lines.writerow((*known, *(table.columns or (f"x{i + 1}" for i in range(x.shape[1])))))
-            lines.writerows((*cells[i // n], *row) for i, row in enumerate(rows.tolist()))
-            text.detach()
+            names = table.columns or tuple(f"x{i + 1}" for i in range(rows.shape[1]))
+            frame = pd.concat([known, pd.DataFrame(rows, columns=[*names])], axis=1)
+            frame.to_csv(file, index=False, lineterminator="\n")
     return int((~x.isfinite()).any(1).sum())
