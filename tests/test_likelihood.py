@@ -128,11 +128,9 @@ def test_noise_covers_the_whole_bin() -> None:
         assert not torch.equal(uniform((4,), seed, purpose, indices=[3], round=draw)[0], own)
 
 
-def test_samples_do_not_depend_on_the_chunk(flow: Flow) -> None:
-    with torch.no_grad():
-        whole = flow.sample(6, seed=2)
-        chunks = torch.cat([flow.sample(4, seed=2), flow.sample(2, seed=2, first=4)])
-    assert (whole - chunks).abs().max() < 1e-3
+def test_samples_do_not_depend_on_their_number(flow: Flow) -> None:
+    whole = flow.sample(6, seed=2)
+    assert (whole[:4] - flow.sample(4, seed=2)).abs().max() < 1e-3
     assert not torch.equal(flow.sample(1, seed=3), whole[:1])
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -101,16 +101,13 @@ class Check(options.FlowCommand):
         training = channels_first(train[spread])
         checks = check(flow, channels_first(test[:count]), training=training)
         failed = sum(not each.ok for each in checks)
-        if self.json:
-            entries = [each._asdict() | {"ok": each.ok} for each in checks]
-            options.print_json({"ok": not failed, "checks": entries})
-        else:
-            rows = [
-                (c.name, f"{c.value:.1e}", f"{c.bound:.0e}", c.unit, "ok" if c.ok else "FAILED")
-                for c in checks
-            ]
-            options.print_table(("check", "measured", "allowed", "unit", ""), rows)
-            print(f"{failed} of {len(checks)} checks failed")
+        values = [each._asdict() | {"ok": each.ok} for each in checks]
+        lines = [
+            f"{'ok' if c.ok else 'FAILED'}  {c.name}: {c.value:.1e}, at most {c.bound:.0e} {c.unit}"
+            for c in checks
+        ]
+        text = "\n".join([*lines, f"{failed} of {len(checks)} checks failed"])
+        self.show({"ok": not failed, "checks": values}, text)
         return 1 if failed else 0
 
 
@@ -134,11 +131,9 @@ class Presets(options.Command):
             }
             for name, config in PRESETS.items()
         }
-        if self.json:
-            options.print_json(rows)
-        else:
-            lines = [[name, *row.values()] for name, row in rows.items()]
-            cells = [["" if value is None else str(value) for value in line] for line in lines]
-            columns = ("preset", "shape", "levels", "scales", "parameters", "paper, bits/dim")
-            options.print_table(columns, cells)
+        lines: list[Any] = [["preset", "shape", "levels", "scales", "parameters", "paper"]]
+        lines += [
+            [name, *("" if v is None else str(v) for v in rows[name].values())] for name in rows
+        ]
+        self.show(rows, "\n".join("{:24}{:14}{:8}{:8}{:12}{}".format(*line) for line in lines))
         return 0

@@ -1,7 +1,7 @@
 """Flags that several commands share, and the first and last steps of commands."""
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,8 +25,7 @@ Threads = Annotated[
     arg(help="CPU threads; default: torch's own choice. On busy cores fewer are faster."),
 ]
 Which = Annotated[
-    Literal["best", "last"],
-    arg(help="The model with the best validation result, or the last one."),
+    Literal["best", "last"], arg(help="The model with the best validation result, or the last one.")
 ]
 Fast = Annotated[Flag, arg(help="Several times as fast, in low precision.")]
 RunDir = Annotated[
@@ -35,7 +34,6 @@ RunDir = Annotated[
     arg(metavar="RUN", help="A run, a saved or pretrained flow such as photos-32, or a Hub id."),
 ]
 ClassName = Annotated[str | None, arg(name="class", metavar="NAME")]
-MAX_THREADS = 1024  # far more end torch with a segmentation fault
 
 
 @dataclass(kw_only=True)
@@ -91,8 +89,6 @@ def setup_device(device: str, threads: int | None) -> "torch.device":
     from realnvp.device import keep_freed_memory, pick_device
 
     if threads is not None:
-        if not 1 <= threads <= MAX_THREADS:
-            raise ValueError(f"--threads: must be between 1 and {MAX_THREADS}, got {threads}")
         torch.set_num_threads(threads)
     keep_freed_memory()
     return pick_device(device)
@@ -112,13 +108,13 @@ def given_class(flow: "Flow", name: str | None) -> str | None:
 
 
 def own_data(flow: "Flow", run: str) -> "Dataset":
-    """The run's own data; warns if they have changed since the training."""
+    """The run's own data. ValueError: they have changed since the training."""
     from realnvp.data.prepared import splits_of_run
     from realnvp.flows.flow import config_of
     from realnvp.io.run_dir import RunDir
 
     splits = splits_of_run(Path(run), config_of(flow), verify=["test"])
-    RunDir(run).warn_of_changed_data(splits.folder, splits.sha256)
+    RunDir(run).check_data(splits.folder, splits.sha256)
     return splits
 
 
@@ -130,16 +126,3 @@ def note(text: str) -> None:
 def print_json(values: Mapping[str, Any]) -> None:
     """Print one JSON object; JSON has no NaN nor infinity, so these become null."""
     print(to_json(values, indent=2, inf_nan_mode="null").decode())
-
-
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; elsewhere than on a terminal no cell is wrapped."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, box=box.SIMPLE_HEAD, show_header=any(columns))
-    for row in rows:
-        table.add_row(*row)
-    width = None if sys.stdout.isatty() else 400
-    Console(width=width, highlight=False, markup=False).print(table)

@@ -64,8 +64,6 @@ class Train(options.Command):
     """Fine-tuning: a run, a saved or pretrained flow, or an id on the Hub. The training starts with
     its weights and its model.
     """
-    print_config: options.Flag = False
-    """Print the configuration as JSON, and stop."""
     dry_run: options.Flag = False
     """Print the configuration as the data complete it, the parameters, and the seconds of a step
     by three steps, and stop.
@@ -74,9 +72,6 @@ class Train(options.Command):
     threads: options.Threads = None
 
     def __call__(self) -> int:
-        if self.print_config:
-            print(to_json(self.config), end="")
-            return 0
         from realnvp.evaluation.likelihood import unit_of
         from realnvp.training.loop import seconds_per_step
         from realnvp.training.loop import train as run_training

@@ -1,6 +1,6 @@
 """The fields of a configuration: frozen pydantic dataclasses, validated when they are built."""
 
-from dataclasses import field, fields, replace
+from dataclasses import field, fields
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -46,10 +46,6 @@ class DecodeOptions:
         """The options that are not None, by name."""
         options = {item.name: getattr(self, item.name) for item in fields(DecodeOptions)}
         return {name: value for name, value in options.items() if value is not None}
-
-    def but(self, options: "DecodeOptions") -> "DecodeOptions":
-        """These options, replaced by those of `options` that are not None."""
-        return replace(self, **options.chosen())
 
 
 AS_FOUND = DecodeOptions()

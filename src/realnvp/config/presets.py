@@ -3,14 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from realnvp.config.fields import (
-    MAY_CHANGE,
-    Config,
-    ImageData,
-    ModelConfig,
-    TableData,
-    TrainConfig,
-)
+from realnvp.config.fields import MAY_CHANGE, Config, ImageData, ModelConfig, TableData, TrainConfig
 from realnvp.config.json import differences
 
 _IMAGENET64 = Config(
@@ -95,11 +88,7 @@ PRESETS: dict[str, Config] = {
 # Not the paper's: layers of later flows, trained as many minutes (docs/experiments/modern.md).
 _MODERN = ModelConfig("modern", width=48, growth=1.5, num_blocks=1, num_couplings=6)
 # Most couplings where most of the bits are: at the first scale.
-_FINE = {
-    "growth": 2.0,
-    "num_couplings": 9,
-    "coupling_decay": 0.35,
-}
+_FINE = {"growth": 2.0, "num_couplings": 9, "coupling_decay": 0.35}
 _DECAYED = replace(_SHORT, muon_weight_decay=0.1)
 
 

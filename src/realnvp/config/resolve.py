@@ -5,14 +5,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from realnvp.config.fields import (
-    Config,
-    DataConfig,
-    ModelConfig,
-    Shape,
-    TableData,
-    embed_context,
-)
+from realnvp.config.fields import Config, DataConfig, ModelConfig, Shape, TableData, embed_context
 
 
 def resolve(

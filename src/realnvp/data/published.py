@@ -303,8 +303,7 @@ PUBLISHED = {
     "celeba": Published(read_celeba, {"img_align_celeba": CELEBA_COUNTS}),
     **{
         f"lsun-{category.replace('_', '-')}": Published(
-            partial(read_lsun, category=category),
-            {"published lmdb": {"train": count, "test": 300}},
+            partial(read_lsun, category=category), {"published lmdb": {"train": count, "test": 300}}
         )
         for category, count in LSUN_COUNTS.items()
     },

@@ -91,10 +91,7 @@ def _numbered(frame: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def choose_columns(
-    path: Path,
-    frame: "pd.DataFrame",
-    columns: Columns | None = None,
-    drop: Columns | None = None,
+    path: Path, frame: "pd.DataFrame", columns: Columns | None = None, drop: Columns | None = None
 ) -> Columns:
     """The columns to take. ValueError: the table lacks one that is named."""
     for name in (*(columns or ()), *(drop or ())):

@@ -195,8 +195,7 @@ def _open(config: Config, run: Path, split: str, source: Path | None) -> tuple[D
     table = config.data if isinstance(config.data, TableData) else None
     if source is None:
         data = splits_of_run(run, config, verify=[split])
-        if changed := RunDir(run).changed_data(data.folder, data.sha256):
-            raise ValueError(f"{changed}; --data.source evaluates them all the same")
+        RunDir(run).check_data(data.folder, data.sha256)
     elif (source / DESCRIPTION).exists():
         fraction = config.data.val_fraction
         data = open_splits(source, val_fraction=fraction, seed=config.seed, verify=[split])

@@ -18,13 +18,7 @@ from realnvp.config.fields import Config, TableData
 from realnvp.data.dataset import dequantize
 from realnvp.device import as_tensor, moved
 from realnvp.flows.context import Classes
-from realnvp.flows.flow import (
-    ROWS,
-    Flow,
-    batch_that_fits,
-    evaluating,
-    refuse_fast,
-)
+from realnvp.flows.flow import ROWS, Flow, batch_that_fits, evaluating, refuse_fast
 from realnvp.progress import track_slices
 from realnvp.random import Purpose, uniform
 

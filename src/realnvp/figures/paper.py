@@ -65,7 +65,7 @@ class TrainedRun:
     def whole(self) -> Dataset:
         """The data of all classes."""
         data = splits_of_run(self.folder, self.config)
-        RunDir(self.folder).warn_of_changed_data(data.folder, data.sha256)
+        RunDir(self.folder).check_data(data.folder, data.sha256)
         return data
 
     @cached_property

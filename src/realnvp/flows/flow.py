@@ -173,13 +173,11 @@ class Flow(nn.Module):
         context: Any = None,
         temperature: float = 1.0,
         seed: int = 0,
-        first: int = 0,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
         """(n, *shape): exact samples x = g(temperature * z), z ~ prior, in data units, not rounded.
 
-        Sample i is a function of (seed, first + i): chunks with first = 0, 64, 128 ... are the
-        samples of one large call. They have no gradients; `decode` has.
+        Sample i is a function of (seed, i) alone. Samples have no gradients; `decode` has.
 
         shape: of one x; None: the training data's. Larger images extrapolate (appendix C).
         context: c of all samples, or of each.
@@ -190,7 +188,7 @@ class Flow(nn.Module):
         c = self.condition_of_each(context, n)
         parts = []
         for chunk in track_slices(n, batch_that_fits(shape), "samples"):
-            z = temperature * self.latents(range(first, first + n)[chunk], shape, seed)
+            z = temperature * self.latents(range(n)[chunk], shape, seed)
             parts.append(self.decode(z, None if c is None else c[chunk]).to(dtype))
         return torch.cat(parts)
 

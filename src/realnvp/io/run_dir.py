@@ -3,7 +3,6 @@
 import platform
 import shlex
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -125,25 +124,13 @@ class RunDir:
         """The commands of the training, the last one at the end."""
         return read_json(list[Session], self.sessions_file)
 
-    @property
-    def state(self) -> TrainState | None:
-        """Where the newest intact checkpoint left the training. None: there is no checkpoint."""
-        newest = newest_checkpoint(self.path)
-        return None if newest is None else TrainState(**newest[1]["state"])
-
-    def changed_data(self, folder: Path | None, sha256: Mapping[str, str]) -> str:
-        """A complaint if the run was trained on other data than the folder's; '' if not.
+    def check_data(self, folder: Path | None, sha256: Mapping[str, str]) -> None:
+        """ValueError: the run was trained on other data than the folder's.
 
         sha256: of each array in the folder; {} if there are none.
         """
-        if not sha256 or not self.sessions_file.exists() or self.sessions[0].data == sha256:
-            return ""
-        return f"{folder}: not the data that {self.path} was trained on"
-
-    def warn_of_changed_data(self, folder: Path | None, sha256: Mapping[str, str]) -> None:
-        """Warn if the run was trained on other data than the folder's."""
-        if changed := self.changed_data(folder, sha256):
-            warnings.warn(changed, stacklevel=3)
+        if sha256 and self.sessions_file.exists() and self.sessions[0].data != sha256:
+            raise ValueError(f"{folder}: not the data that {self.path} was trained on")
 
 
 def save_checkpoint(

@@ -61,12 +61,6 @@ class FlowEstimator(BaseEstimator):
     loss_curve_, validation_scores_
         Minus the mean log-density of each step's batch; the mean log-density of the rows held out,
         each 25 steps.
-
-    Notes
-    -----
-    `fit` takes no sample_weight: its steps take rows at random, so that weighted and repeated rows
-    would not give equal fits, as scikit-learn demands of weights. Keep each row with probability
-    weight / weights.max() instead: the rows that are left are of the weighted distribution.
     """
 
     flow_: Flow

@@ -52,7 +52,7 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
             reset=not self._continues(),
         )
         self._one = np.ndim(targets) == 1
-        rows = _columns(targets)
+        rows = np.asarray(targets, np.float64).reshape(len(targets), -1)
         names = [f"target {i}" for i in range(rows.shape[1])]
         warn_of_columns("y", rows, names, noisy=bool(self.noise))
         self._fit(rows, context, context=context.shape[1])
@@ -113,7 +113,7 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
         context, targets = validate_data(
             self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, reset=False
         )
-        rows = _columns(targets)
+        rows = np.asarray(targets, np.float64).reshape(len(targets), -1)
         if rows.shape[1] != self._targets:
             raise ValueError(f"y: has {rows.shape[1]} targets, but `fit` had {self._targets}")
         return in_blocks(self.flow_.log_prob, rows, context)
@@ -216,8 +216,3 @@ class RealNVPClassifier(ClassifierMixin, FlowEstimator):
         """(N,): log p(x) of the mixture of all classes, nats: low where x is like none of them."""
         rows = self._rows(X)
         return in_blocks(self.flow_.mixture_log_prob, rows)
-
-
-def _columns(targets: Any) -> Array:
-    """(N, K) targets of (N,) or (N, K)."""
-    return np.asarray(targets, np.float64).reshape(len(targets), -1)

@@ -23,12 +23,7 @@ from realnvp.moments import restore_moments, stored_moments
 from realnvp.progress import set_status, show_progress, track
 from realnvp.training.optim import loss_and_gradient, rate, take_step
 from realnvp.training.run import Run, assemble, open_run
-from realnvp.training.session import (
-    TrainingFailed,
-    TrainingStopped,
-    joined_processes,
-    stop_signals,
-)
+from realnvp.training.session import TrainingFailed, TrainingStopped, joined_processes, stop_signals
 from realnvp.training.validation import evaluate, write_samples
 
 SAVED_EVERY = 600.0  # seconds of training that a crash may cost, where steps are slow

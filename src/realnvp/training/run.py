@@ -147,8 +147,7 @@ def _opened(
     splits = prepare(config.data, seed=config.seed, folder=files.data, verify=verify)
     if processes.main:
         processes.wait()
-    if complaint := files.changed_data(splits.folder, splits.sha256):
-        raise ValueError(complaint)
+    files.check_data(splits.folder, splits.sha256)
     if resumed := bool(checkpoints_in(files.path)):
         init_from = None
     run = assemble(config, files, splits, processes, init_from)
