@@ -48,8 +48,6 @@ BAD: list[tuple[str, list[str], str]] = [
     ("evaluate color", ["evaluate", "RUN", "--data.source", "IN"], "00.png"),
     ("no noise draws", ["evaluate", "RUN", "--noise-draws", "0"], "noise"),
     ("sample none", ["sample", "RUN", "-n", "0"], "-n"),
-    ("no thread", ["sample", "RUN", "--threads", "0"], "--threads"),
-    ("many threads", ["sample", "RUN", "--threads", "100000"], "--threads"),
     ("no classes to sample", ["sample", "RUN", "--class", "7"], "--class"),
     ("no GPU", ["sample", "RUN", "--device", "cuda:7"], "device"),
     ("sample JPEG", ["sample", "RUN", "--out", "T/s.jpg"], "s.jpg"),

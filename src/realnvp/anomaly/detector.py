@@ -116,10 +116,7 @@ class AnomalyDetector:
     def results(
         self, images: Images, paths: Iterable[object] = ()
     ) -> Iterator[tuple[Score, Array]]:
-        """The score of each image, and its map.
-
-        paths: names of the images in their scores.
-        """
+        """The score of each image, and its map. paths: names of the images in their scores."""
         names = iter(paths)
         for batch in self._statistics(images):
             distance = self.reference_.distance(batch.statistics)

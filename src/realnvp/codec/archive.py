@@ -101,12 +101,7 @@ def index_of(
     names: Sequence[str] | None = None,
     given_as: str | None = None,
 ) -> Index:
-    """The index of pictures of these shapes, coded with the flow.
-
-    name: of the flow.
-    names: of the pictures' files.
-    given_as: array, tensor or list.
-    """
+    """The index of pictures of these shapes, coded with the flow; other fields: see `Index`."""
     config = config_of(flow)
     few = sum(map(math.prod, shapes)) < 100 * 3 * 32 * 32
     # The narrowest level has 29 steps at least.

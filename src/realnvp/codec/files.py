@@ -33,10 +33,8 @@ MOST_LOST = 1 << 16  # pictures that are named
 def files_by_name(paths: Sequence[Path], *, deep: bool) -> dict[str, Path]:
     """The picture files of files and folders, by the names that they have in an archive.
 
-    A single folder's pictures are named from there, with /. ValueError: two would be unpacked into
-    one file.
-
-    deep: of 16 bits.
+    A single folder's pictures are named from there, with /.
+    deep: the flow has 16 bits. ValueError: two would be unpacked into one file.
     """
     found: dict[str, Path] = {}
     unpacked: dict[str, Path] = {}
@@ -140,10 +138,7 @@ def _folded(name: str) -> str:
 
 
 def lossless_name(name: str, *, deep: bool) -> str:
-    """The name of the file that a picture of this name is unpacked into.
-
-    deep: of 16 bits, which only PNG keeps here.
-    """
+    """The file that a picture of this name is unpacked into; only PNG keeps 16 bits (deep)."""
     suffixes = [".png"] if deep else LOSSLESS
     return name if PurePosixPath(name).suffix.lower() in suffixes else f"{name}.png"
 

@@ -46,10 +46,7 @@ def compress(flow: Flow, images: Images) -> bytes:
 
 
 def decompress(flow: Flow, data: bytes) -> Images:
-    """The images that `compress` was given, or the pictures of a file of `realnvp compress`.
-
-    They are what `compress` was given: an array, a tensor or a list of arrays. Of a file: a
-    list of arrays (C, H, W).
+    """The array, tensor or list that `compress` was given; of a file a list of (C, H, W).
 
     ValueError: the data need another flow, or are none of `compress`. DamagedError: they have
     changed.
@@ -88,10 +85,7 @@ def file_bits_per_dim(flow: Flow, split: Split) -> float | None:
 
 
 def check_flow(flow: Flow, name: str = "flow") -> None:
-    """ValueError: it is no flow, was made by `realnvp.fast`, or is of a table.
-
-    name: what it is called.
-    """
+    """ValueError: the flow was made by `realnvp.fast`, or is of a table."""
     refuse_fast(flow, "compress with")
     if unit_of(config_of(flow)) is not BITS_PER_DIM:
         raise ValueError(f"{name}: is of a table; the codec is for images")

@@ -134,9 +134,9 @@ def integer_steps(f: Bijection, delta: Tensor, *, large: bool = False) -> tuple[
             inner, part = integer_steps(f.bijection, f.part(delta[None])[0], large=large)
             return OfPart(f, inner), f.whole(delta[None], part[None])[0]
         case ActNorm():
-            return _normalised(f.mean, torch.exp(-f.log_scale), delta)
+            return _normalized(f.mean, torch.exp(-f.log_scale), delta)
         case BatchNorm():
-            return _normalised(f.moments.mean, (f.moments.var + EPS).rsqrt(), delta)
+            return _normalized(f.moments.mean, (f.moments.var + EPS).rsqrt(), delta)
         case InvertibleLinear():
             mix = Mix(f.weight.detach(), of_channels(delta), large=large)
             return mix, mix.delta[:, None, None].expand_as(delta)
@@ -150,5 +150,5 @@ def _layers(chain: Bijection) -> list[Bijection]:
     return [layer for layer in chain.bijections if isinstance(layer, Bijection)]
 
 
-def _normalised(mean: Tensor, scale: Tensor, delta: Tensor) -> tuple[Step, Tensor]:
+def _normalized(mean: Tensor, scale: Tensor, delta: Tensor) -> tuple[Step, Tensor]:
     return Shift(mean, of_channels(delta)), delta * scale[:, None, None]

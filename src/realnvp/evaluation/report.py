@@ -24,8 +24,7 @@ OTHERS: dict[str, dict[str, str]] = {
 def report(run: Path, result: Evaluation, pictures: Iterable[Path], *, seed: int) -> Path:
     """Write RUN/report.html: results, pictures and how to make them, configuration, environment.
 
-    pictures: PNG files, embedded in this order.
-    seed: of the pictures.
+    pictures: PNG files, embedded in this order; seed: theirs.
     """
     config, sessions = RunDir(run).config, RunDir(run).sessions
     which = ["--which", result.which]
