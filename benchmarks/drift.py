@@ -37,7 +37,7 @@ def configured(steps: int, rows: int = 10) -> Config:
 
 
 def round_trip(flow: Flow, images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> float:
-    """The largest |decode(encode(x)) - x| in grey levels, in the flow's precision; else inf."""
+    """The largest |decode(encode(x)) - x| in gray levels, in the flow's precision; else inf."""
     pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     noise = uniform(pixels.shape[1:], 0, Purpose.EVALUATE, indices=range(len(pixels)))
     x = dequantize(pixels, noise.to(reference_tensor(flow)))

@@ -29,7 +29,7 @@ SHORT += ["--model.width", "4"]
 
 
 def labelled_by_level(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images whose only grey level is their class."""
+    """Images whose only gray level is their class."""
     labels = np.random.default_rng(0).integers(0, 17, count)
     return np.tile(labels[:, None, None, None], (1, 8, 8, 1)).astype(np.uint8), labels
 

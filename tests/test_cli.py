@@ -77,7 +77,7 @@ def test_sigterm_exits_with_143_and_leaves_no_half_written_file(
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(
-        "realnvp.evaluation.samples.write_samples",
+        "realnvp.cli.results.write_samples",
         lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM),
     )
     try:

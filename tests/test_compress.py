@@ -33,7 +33,7 @@ def pictures(tmp_path: Path) -> Path:
         Image.fromarray(image.transpose(1, 2, 0).copy()).save(folder / f"{i}.png")
     noise = np.random.default_rng(0).integers(0, 256, (21, 17, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "more" / "noise.jpg")
-    Image.fromarray(noise[..., 0]).save(folder / "more" / "grey.bmp")
+    Image.fromarray(noise[..., 0]).save(folder / "more" / "gray.bmp")
     Image.fromarray(noise[:1, :1]).save(folder / "more" / "deep" / "point.webp", lossless=True)
     Image.fromarray(noise // 128 * 255).save(folder / "more" / "deep" / "ink.tif")
     Image.fromarray(noise[..., 0]).save(folder / "more" / "plain.pgm")
@@ -74,7 +74,7 @@ def test_one_picture_and_several_paths(
     two = ["pictures/0.png", "pictures/more", "--out", "two.rnvp"]
     assert run(["compress", str(saved), *two]) == 0
     assert run(["decompress", "two.rnvp"]) == 0
-    assert (tmp_path / "two" / "more" / "grey.bmp").exists()
+    assert (tmp_path / "two" / "more" / "gray.bmp").exists()
 
 
 def test_an_interrupted_call_goes_on_and_replaces_nothing(
@@ -89,11 +89,11 @@ def test_an_interrupted_call_goes_on_and_replaces_nothing(
     assert run(unpack) == 0
     assert np.array_equal(read_image(back / "0.png"), read_image(pictures / "0.png"))
     assert all(path.stat().st_mtime_ns == time for path, time in there.items())
-    (back / "more" / "grey.bmp").write_text("mine")
+    (back / "more" / "gray.bmp").write_text("mine")
     capsys.readouterr()
-    assert "grey.bmp" in refused(capsys, *unpack, unchanged=[back])
-    Image.new("L", (17, 21)).save(back / "more" / "grey.bmp")
-    assert "grey.bmp" in refused(capsys, *unpack, unchanged=[back])
+    assert "gray.bmp" in refused(capsys, *unpack, unchanged=[back])
+    Image.new("L", (17, 21)).save(back / "more" / "gray.bmp")
+    assert "gray.bmp" in refused(capsys, *unpack, unchanged=[back])
 
 
 def test_the_flow_is_found_named_or_asked_for(

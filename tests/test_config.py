@@ -34,7 +34,7 @@ images = st.builds(
     augment=st.lists(st.sampled_from(["hflip", "rotate90", "brightness"])).map(tuple),
     class_names=names,
     background=st.sampled_from([None, "white", "#00ff7f"]),
-    color_mode=st.sampled_from([None, "grey", "rgb"]),
+    color_mode=st.sampled_from([None, "gray", "rgb"]),
     bit_depth=st.sampled_from([None, 8, 16]),
     crop=st.none() | st.integers(1, 4096),
 )

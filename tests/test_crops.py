@@ -107,6 +107,6 @@ def test_arrays_are_cropped_and_decoded_like_files(tmp_path: Path) -> None:
     config = ImageData(source=str(tmp_path / "x.npy"))
     assert find_data(config, seed=0).levels == 65536
     for crop in (None, 4):
-        gray = find_data(replace(config, bit_depth=8, color_mode="grey", crop=crop), seed=0)
+        gray = find_data(replace(config, bit_depth=8, color_mode="gray", crop=crop), seed=0)
         assert (gray.levels, gray.shape) == (256, (1, crop or 8, crop or 8))
         assert gray.test[:].dtype == np.uint8

@@ -68,7 +68,7 @@ def test_palettes_bits_and_gray(tmp_path: Path) -> None:
         ("rgba.png", image.convert("RGBA"), np.asarray(image)),
     ):
         assert np.array_equal(read_image(saved(picture, tmp_path / name)), expected), name
-    found = read_image(tmp_path / "rgba.png", DecodeOptions(color_mode="grey"))
+    found = read_image(tmp_path / "rgba.png", DecodeOptions(color_mode="gray"))
     assert np.array_equal(found[..., 0], np.asarray(gray))
     found = read_image(tmp_path / "gray.png", DecodeOptions(color_mode="rgb"))
     assert np.array_equal(found, np.asarray(gray)[..., None].repeat(3, -1))
@@ -123,7 +123,7 @@ def test_all_16_bits_of_color_are_read(tmp_path: Path, kind: str) -> None:
     assert np.array_equal(decode_image(path.read_bytes(), "x"), DEEP)
     assert np.array_equal(read_image(path, DecodeOptions(bit_depth=8)), DEEP >> 8)
     luma = DEEP @ np.array([0.299, 0.587, 0.114])
-    assert abs(read_image(path, DecodeOptions(color_mode="grey"))[..., 0] - luma).max() < 1.5
+    assert abs(read_image(path, DecodeOptions(color_mode="gray"))[..., 0] - luma).max() < 1.5
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])

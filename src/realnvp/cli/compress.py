@@ -29,8 +29,7 @@ class Compress(options.FlowCommand):
     """The file to write; default: the name of the first path, here."""
 
     def __call__(self) -> int:
-        from realnvp.codec.files import compress_files, files_by_name
-        from realnvp.codec.images import check_flow
+        from realnvp.codec.images import check_flow, compress_files, files_by_name
         from realnvp.flows.flow import config_of
 
         if not self.paths:
@@ -69,7 +68,7 @@ class Decompress(options.Command):
 
     def __call__(self) -> int:
         from realnvp.codec.archive import Archive
-        from realnvp.codec.files import decompress_files
+        from realnvp.codec.images import decompress_files
 
         out = None if self.check else self.out or Path(self.file.stem)
         if out and out.exists() and not out.is_dir():

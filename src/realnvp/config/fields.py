@@ -17,7 +17,7 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
-ColorMode = Literal["grey", "rgb"]
+ColorMode = Literal["gray", "rgb"]
 BitDepth = Literal[8, 16]
 Augmentation = Literal["hflip", "rotate90", "channel_shuffle", "brightness"]
 Noise = Literal["uniform", "learned"]
@@ -37,7 +37,7 @@ class DecodeOptions:
     background: Annotated[str, Field(pattern="^(white|black|#[0-9a-fA-F]{6})$")] | None = None
     """Color behind transparent pixels: white, black or #rrggbb. None: such files are an error."""
     color_mode: ColorMode | None = None
-    """Convert all image files to grey (gray levels) or rgb. None: all must have the same channels."""
+    """Convert all image files to gray or rgb. None: all must have the same channels."""
     bit_depth: BitDepth | None = None
     """Bits of a channel: 8 keeps the upper byte of 16 bits, 16 multiplies 8 bits by 257. None: all
     files must have the same depth."""

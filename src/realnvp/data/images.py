@@ -115,7 +115,7 @@ def read_as(reading: DecodeOptions, pixels: Pixels) -> Pixels:
         pixels = (pixels >> 8).astype(np.uint8)
     if reading.bit_depth == 16 and pixels.dtype == np.uint8:
         pixels = pixels.astype(np.uint16) * np.uint16(257)
-    if reading.color_mode == "grey" and pixels.shape[-1] == 3:
+    if reading.color_mode == "gray" and pixels.shape[-1] == 3:
         # The luma of ITU-R BT.601 in 16-bit fixed point, rounded as Pillow does.
         luma = pixels.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
         pixels = ((luma + 0x8000) >> 16).astype(pixels.dtype)[..., None]
