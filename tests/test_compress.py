@@ -12,8 +12,9 @@ from told import Out, answer, listing, refused
 
 import realnvp
 from realnvp.cli.main import run
-from realnvp.codec import archive, compress, files
+from realnvp.codec import archive, compress
 from realnvp.codec.archive import Archive, index_of, write
+from realnvp.codec.images import files_by_name
 from realnvp.data.images import deep_png, read_image
 
 
@@ -150,8 +151,8 @@ def test_names_that_become_one_are_refused_of_16_bits_too(tmp_path: Path) -> Non
     for name in ("a.tif", "a.tif.png"):
         (tmp_path / name).write_bytes(deep_png(np.zeros((8, 8, 3), np.uint16)))
     with pytest.raises(ValueError, match=r"a\.tif\.png"):
-        files.files_by_name([tmp_path], deep=True)
-    assert len(files.files_by_name([tmp_path], deep=False)) == 2
+        files_by_name([tmp_path], deep=True)
+    assert len(files_by_name([tmp_path], deep=False)) == 2
 
 
 def test_names_of_any_characters_come_back(saved: Path, tmp_path: Path, capsys: Out) -> None:
@@ -164,7 +165,7 @@ def test_names_of_any_characters_come_back(saved: Path, tmp_path: Path, capsys: 
     assert names(tmp_path / "back") == [strange]
     (folder / "\udcff.png").write_bytes((folder / strange).read_bytes())
     with pytest.raises(ValueError, match="Unicode"):
-        files.files_by_name([folder], deep=False)
+        files_by_name([folder], deep=False)
 
 
 @pytest.mark.parametrize(
