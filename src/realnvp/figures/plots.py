@@ -129,7 +129,6 @@ def heat_maps(maps: Sequence[HeatMap], *, columns: int = 2) -> Picture:
     """Each image, and beside it the image under its map with the box."""
     from matplotlib.colors import LogNorm
     from matplotlib.patches import Rectangle
-    from matplotlib.ticker import PercentFormatter
 
     columns = min(columns, len(maps))
     rows, norm = -(-len(maps) // columns), LogNorm(FRACTIONS[-1], FRACTIONS[0], clip=True)
@@ -147,7 +146,8 @@ def heat_maps(maps: Sequence[HeatMap], *, columns: int = 2) -> Picture:
             left, top, right, bottom = found.box
             corner, size = (left - 0.5, top - 0.5), (right - left, bottom - top)
             under.add_patch(Rectangle(corner, *size, fill=False, edgecolor="#00c8ff", lw=1.5))
-        bar = figure.colorbar(shown, ax=panels, ticks=FRACTIONS, format=PercentFormatter(1))
+        bar = figure.colorbar(shown, ax=panels)
+        bar.set_ticks(FRACTIONS, labels=[f"{100 * fraction:g} %" for fraction in FRACTIONS])
         bar.set_label("normal patches that\nare more anomalous")
 
     return plot(3.6 * columns + 1.2, 2.1 * rows + 0.2, draw)
