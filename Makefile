@@ -47,7 +47,7 @@ docs: $(VENV)/.docs  ## the documentation, with its tutorials run: build/docs/ht
 	$(BIN)/sphinx-build -W --keep-going -q -b doctest -d build/docs/doctrees docs build/docs/doctest
 	$(BIN)/sphinx-build -W --keep-going -q -b html -d build/docs/doctrees docs build/docs/html
 
-bench: $(VENV)/.dev  ## speed and memory: about an hour on 2 idle CPU cores (docs/performance.md)
+bench: $(VENV)/.dev  ## speed and memory: about an hour on 2 idle CPU cores (docs/experiments.md)
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.memory
 

@@ -56,7 +56,7 @@ def main() -> None:
     for level in (0.5, 0.8, 0.95):
         low, high = model.predict_quantiles(x_test, [0.5 - level / 2, 0.5 + level / 2]).T
         inside = np.mean((low <= y_test) & (y_test <= high))
-        print(f"{100 * level:.0f} % intervals hold {100 * inside:.1f} %")
+        print(f"{100 * level:.0f} % intervals cover {100 * inside:.1f} %")
 
 
 if __name__ == "__main__":
