@@ -54,6 +54,8 @@ BAD: list[tuple[str, list[str], str]] = [
     ("sample onto a folder", ["sample", "RUN", "-n", "1", "--out", "IN"], "IN"),
     ("score nothing", ["score", "RUN", "T/no.png"], "no.png"),
     ("score an empty folder", ["score", "RUN", "T"], "T"),
+    ("no draws of a score", ["score", "RUN", "IN", "--noise-draws", "0"], "--noise-draws"),
+    ("no threads", ["sample", "RUN", "--threads", "0"], "--threads"),
     ("rate above 1", ["score", "RUN", "IN/00.png", "--fpr", "1.5"], "--fpr"),
     ("rate of 0", ["score", "RUN", "IN/00.png", "--fpr", "0"], "--fpr"),
     ("page onto a folder", ["score", "RUN", "IN/00.png", "--report", "T"], "--report"),

@@ -50,6 +50,11 @@ def test_every_family_codes_exactly_and_near_its_bound(flow: Flow) -> None:
     assert same(now, start)
 
 
+def test_images_of_one_pixel(flow: Flow) -> None:
+    images = RNG.integers(256, size=(200, 3, 1, 1), dtype=np.uint8)
+    assert np.array_equal(decompress(flow, compress(flow, images)), images)
+
+
 def test_a_file_of_digits_has_the_size_of_their_bits_per_dim() -> None:
     from sklearn.datasets import load_digits
 

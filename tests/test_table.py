@@ -8,7 +8,7 @@ import pytest
 
 from realnvp.config.fields import ContextColumn, TableData
 from realnvp.data.prepared import find_data, find_split, open_splits, prepare
-from realnvp.data.tables import read_context, read_table
+from realnvp.data.tables import read_context, read_frame, read_table
 from realnvp.io.files import DamagedError
 
 pd = pytest.importorskip("pandas")
@@ -106,6 +106,14 @@ def test_integers_of_every_file_are_exact(tmp_path: Path) -> None:
             read_table(path)
     np.save(tmp_path / "x.npy", large % 2**53)
     assert read_table(tmp_path / "x.npy")[0].tolist() == (large % 2**53).tolist()
+
+
+def test_a_parquet_file_with_an_index(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": [1.0, np.nan], "b": [2.0, 3.0]}, index=[7, 7])
+    frame.to_parquet(path := tmp_path / "x.parquet")
+    assert [*read_frame(path).index] == [0, 1]
+    with pytest.raises(ValueError, match="'a', row 2"):
+        read_table(path)
 
 
 def test_a_table_is_split_and_prepared(tmp_path: Path) -> None:

@@ -89,6 +89,8 @@ def setup_device(device: str, threads: int | None) -> "torch.device":
     from realnvp.device import keep_freed_memory, pick_device
 
     if threads is not None:
+        if threads < 1:
+            raise ValueError(f"--threads: must be at least 1, got {threads}")
         torch.set_num_threads(threads)
     keep_freed_memory()
     return pick_device(device)

@@ -69,6 +69,8 @@ class Score(options.FlowCommand):
             raise ValueError("PATH: name image files, folders or tables")
         if self.fpr is not None and not 0 < self.fpr < 1:
             raise ValueError(f"--fpr: must be between 0 and 1, got {self.fpr}")
+        if self.noise_draws < 1:
+            raise ValueError(f"--noise-draws: must be at least 1, got {self.noise_draws}")
         flow = self.load(fast=self.fast)[0]
         inputs = [*self.paths, *([self.normal] if self.normal else [])]
         outputs = {"--out": self.out, "--report": self.report, "--picture": self.picture}
@@ -154,6 +156,7 @@ class Score(options.FlowCommand):
             options.note("realnvp: warning: new and normal images differ in size")
         if self.heatmaps:
             self.heatmaps.mkdir(parents=True, exist_ok=True)
+        distinct = len({file.stem.casefold() for file in images.files}) == len(images)
         scores: list[Record] = []
         kept: list[tuple[float, int, HeatMap]] = []  # of the most anomalous images
         for index, (score, fractions) in enumerate(detector.results(images, paths=images.files)):
@@ -163,16 +166,14 @@ class Score(options.FlowCommand):
             caption = f"{path.name}: {verdict}, p = {score.p_value:.3g}"
             found = HeatMap(caption, picture, fractions, score.box)
             if self.heatmaps:
-                taken = any(Path(other.path).stem == path.stem for other in scores)
-                name = f"{path.stem}-{index}.png" if taken else f"{path.stem}.png"
+                name = f"{path.stem}.png" if distinct else f"{path.stem}-{index}.png"
                 save_png(self.heatmaps / name, heat_maps([found]))
             scores.append(score)
             kept = sorted([*kept, (score.score, index, found)])[: self.top]
         maps = [found for _, _, found in kept]
         scores = sorted(ranked(scores), key=lambda score: score.rank)
-        count = len(detector.normal_scores_)
-        rest = len(normal) - count
-        split = f"{count} of {len(normal)} normal images calibrate, {rest} set the reference"
+        count, total = len(detector.normal_scores_), len(normal)
+        split = f"{count} of {total} normal images calibrate, {total - count} set the reference"
         facts = self._facts(scores, count, split)
         if self.picture:
             save_png(self.picture, heat_maps(maps))

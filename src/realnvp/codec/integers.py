@@ -41,17 +41,14 @@ def certain(y: Tensor) -> Tensor:
     """`nearest`. Ambiguous: another machine's rounding of y could end at the next integer."""
     integers = within_limit(y.round())
     distance = (y - integers).abs_()
-    if distance.max() > 0.5 - (MARGIN + RELATIVE * LIMIT):  # nearly never, so look closely
-        doubt = MARGIN + RELATIVE * y.abs()
-        if (distance > 0.5 - doubt).any():
-            raise Ambiguous
+    if (distance > 0.5 - MARGIN - RELATIVE * y.abs()).any():
+        raise Ambiguous
     return integers.long()
 
 
 def within_limit(x: Tensor) -> Tensor:
     """x, (B, ...), if it is. Unfit names the images that are not."""
-    least, most = x.aminmax()
-    if not (least > -LIMIT and most < LIMIT):  # also where one is no number
+    if x.numel() and not (x.min() > -LIMIT and x.max() < LIMIT):  # also where one is no number
         fits = (x.abs() < LIMIT).reshape(len(x), -1).all(1)
         raise Unfit((~fits).nonzero().flatten().tolist())
     return x

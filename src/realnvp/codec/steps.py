@@ -124,7 +124,7 @@ class Coupled:
         part = x[changed]
         if ratio is not None:
             part = scaled(part, ratio, stack)
-            stretched = ratio.float().div_(S).log2_().reshape(len(x), -1)
+            stretched = ratio.float().div_(S).log2_().reshape(len(x), ratio.numel() // len(x))
             stack.bits -= stretched.sum(1, dtype=torch.float64).numpy()
         return _with(x, changed, within_limit(part + shift))
 

@@ -52,7 +52,7 @@ def read_frame(path: Path) -> "pd.DataFrame":
         elif suffix == ".parquet":
             import pyarrow  # noqa: F401  # pandas would name two packages where it is missing
 
-            frame = pd.read_parquet(path)
+            frame = pd.read_parquet(path).reset_index(drop=True)
         else:
             frame = _csv_frame(path)
     except (ValueError, OSError) as error:  # also pandas', pyarrow's and Unicode's
