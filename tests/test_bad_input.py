@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_output import Out, listing
 from pictures import color, pictures, png
 from PIL import Image
-from told import Out, listing
 
 from realnvp.cli.main import run
 

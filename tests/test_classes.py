@@ -22,20 +22,20 @@ from realnvp.figures.paper import TrainedRun, manifold
 from realnvp.flows.context import Classes
 from realnvp.io.run_dir import RunDir
 from realnvp.training.batches import Batches
-from tests.told import Out, answer, refused
+from tests.command_output import Out, answer, refused
 
 SHORT = ["--train.max-steps", "6", "--train.eval-every", "3", "--train.sample-every", "6"]
 SHORT += ["--model.width", "4"]
 
 
-def labelled_by_level(count: int) -> tuple[np.ndarray, np.ndarray]:
+def labeled_by_level(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Images whose only gray level is their class."""
     labels = np.random.default_rng(0).integers(0, 17, count)
     return np.tile(labels[:, None, None, None], (1, 8, 8, 1)).astype(np.uint8), labels
 
 
 def test_validation_that_is_cut_off_keeps_its_labels(tmp_path: Path) -> None:
-    train, test = labelled_by_level(50), labelled_by_level(9)
+    train, test = labeled_by_level(50), labeled_by_level(9)
     whole = Dataset(
         name="digits",
         levels=17,
@@ -53,7 +53,7 @@ def test_validation_that_is_cut_off_keeps_its_labels(tmp_path: Path) -> None:
 
 
 def test_batches_have_their_labels() -> None:
-    images, labels = labelled_by_level(50)
+    images, labels = labeled_by_level(50)
     config = Config("digits", PRESETS["digits"].data, train=TrainConfig(batch_size=8))
     for process in range(2):
         own: dict[str, Any] = {"process": process, "processes": 2, "labels": labels}

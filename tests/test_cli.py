@@ -14,7 +14,7 @@ from PIL import Image
 
 import realnvp
 from realnvp.cli.main import COMMANDS, main, run
-from tests.told import Out, answer
+from tests.command_output import Out, answer
 
 
 def test_evaluate_equals_python(capsys: Out, run_dir: Path) -> None:

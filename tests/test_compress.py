@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from codec_files import MODELS, flow_of, smooth
+from command_output import Out, answer, listing, refused
 from PIL import Image
-from told import Out, answer, listing, refused
 
 import realnvp
 from realnvp.cli.main import run

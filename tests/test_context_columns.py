@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from told import Out, answer, refused
+from command_output import Out, answer, refused
 
 import realnvp
 from realnvp.cli.main import run

@@ -31,8 +31,8 @@ from realnvp.training.batches import Batches
 from realnvp.training.loop import train, train_step
 from realnvp.training.run import Run, open_run
 from realnvp.training.session import TrainingStopped
+from tests.command_output import Out, in_two_processes
 from tests.flows import shaken
-from tests.told import Out, in_two_processes
 
 DEVICE = torch.device(os.environ.get("GPU_TESTS_ON", "cuda"))
 ON_GPU = DEVICE.type == "cuda"

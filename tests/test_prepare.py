@@ -20,7 +20,7 @@ from realnvp.data.images import resized
 from realnvp.data.prepared import open_splits
 from realnvp.data.published import CIFAR10_CLASSES as CLASSES
 from realnvp.data.published import LabeledImage, Published, write_published
-from tests.told import Out, refused
+from tests.command_output import Out, refused
 
 Pixels = NDArray[np.uint8]
 RNG = np.random.default_rng(0)

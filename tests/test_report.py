@@ -13,7 +13,7 @@ from realnvp.cli.main import run
 from realnvp.config.json import to_json
 from realnvp.config.presets import PRESETS
 from realnvp.evaluation.report import markdown, table
-from tests.told import Out, answer, refused
+from tests.command_output import Out, answer, refused
 
 
 @pytest.fixture(scope="module")

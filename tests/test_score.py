@@ -18,8 +18,8 @@ from realnvp.config.fields import Config, ImageData, ModelConfig
 from realnvp.evaluation.likelihood import log_probs
 from realnvp.evaluation.score import ImageFiles, dequantized, encode, mirror_pad, score_images
 from realnvp.flows.flow import evaluating
+from tests.command_output import Out, answer, refused
 from tests.flows import shaken
-from tests.told import Out, answer, refused
 
 LEVELS = 17
 

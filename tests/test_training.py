@@ -28,7 +28,7 @@ from realnvp.training.batches import Batches
 from realnvp.training.loop import seconds_per_step, train
 from realnvp.training.run import Run
 from realnvp.training.session import TrainingFailed, TrainingStopped
-from tests.told import in_two_processes
+from tests.command_output import in_two_processes
 
 step_of_the_loop = realnvp.training.loop.train_step
 

@@ -105,8 +105,7 @@ def deterministic() -> Iterator[None]:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device computes faster in bfloat16 than in float32.
 
-    Of CPUs: with AMX, or AMD's AVX512-BF16. Intel's AVX512-BF16 takes twice the time of float32
-    (docs/performance.md).
+    Of CPUs: with AMX, or AMD's AVX512-BF16. Intel's AVX512-BF16 takes twice the time of float32.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

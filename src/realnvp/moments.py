@@ -17,7 +17,7 @@ class MovingMoments(nn.Module):
     """Mean and biased variance of each channel of x, (B, C, ...), to normalize with.
 
     Training: mu' = rho mu + (1 - rho) mu_batch, and var' alike (eq 15-16). The gradient flows
-    through the batch term only; the stored moments carry none. rho = 0 gives plain batch norm,
+    through the batch term only; the stored moments carry none. rho = 0 is plain batch norm,
     whose stored moments then decay by .9 a step.
 
     Evaluation: the stored moments. A fresh module has mean 0 and variance 1.

@@ -1,6 +1,6 @@
 """All randomness after initialization: functions of (seed, purpose, index, round) alone.
 
-So a resumed training draws what an uninterrupted training draws, and no result depends on batch
+So a resumed training draws the noise of an uninterrupted one, and no result depends on batch
 size, order or the number of processes. Philox is a counter-based generator: the seed and the
 purpose are its key, the index and the round its counter.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class Purpose(IntEnum):
-    """What noise is drawn for; each has a stream of its own."""
+    """The purposes of noise; each has a stream of its own."""
 
     ORDER = 1
     FLIP = 2
@@ -54,7 +54,7 @@ def uniform(
 ) -> Tensor:
     """(B, *shape), float32 in [0, 1): row i is a function of (seed, purpose, indices[i], round)."""
     rows = np.empty((len(indices), *shape), np.float32)
-    # Row i is what generator(seed, purpose, index=indices[i]) draws. To set the counter of one
+    # Row i is drawn as by generator(seed, purpose, index=indices[i]). To set the counter of one
     # Philox is quicker than to make many.
     random = generator(seed, purpose)
     state = random.bit_generator.state

@@ -188,7 +188,7 @@ class NormalModel(NamedTuple):
                 count[both.shape] += len(part)
                 products = products + torch.einsum("bjhw,bkhw->jk", part, part)
         if not sums:
-            raise ValueError("normal: the flow gives none of these images a finite density")
+            raise ValueError("normal: none of these images has a finite density")
         patches = sum(count[shape] * shape[-2] * shape[-1] for shape in sums)
         mean, square = torch.stack([both.sum((2, 3)) for both in sums.values()]).sum(0) / patches
         mean, square = mean[:, None, None], square[:, None, None]

@@ -142,7 +142,7 @@ def float64_like(module: nn.Module) -> Tensor:
     return torch.empty(0, dtype=torch.float64, device=reference_tensor(module).device)
 
 
-def in_the_networks_dtype(
+def in_network_dtype(
     net: nn.Module, x: Tensor, mask: Tensor, context: Tensor | None = None
 ) -> Tensor:
     """net(x, mask), or net(x, mask, context), in x's type; computed in the type of the weights."""

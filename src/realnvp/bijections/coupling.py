@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from realnvp.bijections.base import Bijection, in_the_networks_dtype
+from realnvp.bijections.base import Bijection, in_network_dtype
 from realnvp.bijections.splines import RQSpline
 
 Mask = Callable[[Sequence[int], torch.device], Tensor]
@@ -113,6 +113,6 @@ class Coupling(Bijection):
         kept = x.where(mask, 0)
         if self.mask is none_kept:  # the entries of a channel share one map
             kept = x.new_zeros(x.shape[:2])
-        raw = in_the_networks_dtype(self.net, kept, mask, context)
+        raw = in_network_dtype(self.net, kept, mask, context)
         raw = raw.view(*raw.shape, *[1] * (x.ndim - raw.ndim))
         return mask, self.transform.of(raw, 0.0 if self.bound is None else self.bound.to(raw))

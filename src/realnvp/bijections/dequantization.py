@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
-from realnvp.bijections.base import Bijection, in_the_networks_dtype
+from realnvp.bijections.base import Bijection, in_network_dtype
 from realnvp.bijections.coupling import checkerboard
 from realnvp.bijections.splines import inverse_rational_quadratic, rational_quadratic
 
@@ -79,7 +79,7 @@ class VariationalDequantization(Bijection):
         """Raw p, q, c of the levels v, (B, BENDS, 3, C, H, W), and how far each number leans."""
         seen = pixel_unshuffle(6 * v / (self.levels - 1) - 3, 2)
         everything = seen.new_ones((), dtype=torch.bool)  # a mask
-        found = pixel_shuffle(in_the_networks_dtype(self.net, seen, everything, context), 2)
+        found = pixel_shuffle(in_network_dtype(self.net, seen, everything, context), 2)
         raw, leans = found.tensor_split([3 * BENDS * v.shape[1]], dim=1)
         return raw.view(-1, BENDS, 3, *v.shape[1:]), leans.clamp(-MAX_LEAN, MAX_LEAN)
 

@@ -18,7 +18,7 @@ class Nested(Bijection):
 
     @abstractmethod
     def part(self, x: Tensor) -> Tensor:
-        """What f sees of x."""
+        """The part of x that f maps."""
 
     @abstractmethod
     def whole(self, x: Tensor, h: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Compress(options.FlowCommand):
-    """Compress pictures without loss, with a flow that knows their kind, into one file.
+    """Compress pictures losslessly into one file, with a flow that was trained on similar ones.
 
     Pixels come back to the last bit: each part of the file is decoded and compared before it is
     written. Pictures unlike the training are stored as WebP or raw.

@@ -113,7 +113,7 @@ class Check(options.FlowCommand):
 
 @dataclass(kw_only=True)
 class Presets(options.Command):
-    """Print what can be trained by name: image size, parameters, the paper's bits/dim.
+    """List the presets: image size, parameters, the paper's bits/dim.
 
     Example: realnvp presets
     """

@@ -89,7 +89,7 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _message(error: Exception) -> str | None:
-    """What the user can act on; None: a defect of the program."""
+    """The message of an error that the user can mend; None: the error is a bug."""
     if isinstance(error, ValidationError):
         details = error.errors()
         return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in details)

@@ -1,4 +1,4 @@
-"""realnvp sample, figures, report, table, package and export: what a trained flow gives."""
+"""realnvp sample, figures, report, table, package and export: outputs of a trained flow."""
 
 from contextlib import suppress
 from dataclasses import dataclass

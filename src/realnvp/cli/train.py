@@ -47,8 +47,8 @@ class Prepare:
 
 @dataclass
 class Train(options.Command):
-    """Train a flow, or go on with the training of the run directory: the same command again
-    goes on where it stopped.
+    """Train a flow, or resume the training of a run directory: repeat the command to go on where
+    it stopped.
 
     Example: realnvp train photos --run-dir runs/photos
 
@@ -98,7 +98,7 @@ class Train(options.Command):
 def train(argv: Sequence[str]) -> int:
     """Run realnvp train PRESET ... or realnvp train --config FILE ...
 
-    The preset or the file gives the defaults of all flags; `--init-from` those of the model.
+    The preset or the file sets the defaults of all flags; `--init-from` those of the model.
     """
     if argv and argv[0] in PRESETS:
         prog, default, rest = f"realnvp train {argv[0]}", Train(PRESETS[argv[0]]), argv[1:]

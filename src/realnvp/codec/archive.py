@@ -48,7 +48,7 @@ CHUNK_NUMBERS = CHUNK * 3 * 64 * 64  # of a chunk's pictures, but for a single o
 
 @dataclass(frozen=True)
 class Index:
-    """What an archive holds."""
+    """The index of an archive: its grid, its pictures and its flow."""
 
     bits: int
     """Of the grid's step: 2^-bits on the logit's scale."""

@@ -93,9 +93,9 @@ def _by_flow(
 ) -> tuple[bytes, Bits]:
     """All pictures but those that have files, and the bits of each.
 
-    A batch borrows all bits of its noise before it gives any back. So batches grow as the stack
-    does, and the first tiles are halved. Tiles that the flow gives more bits than they have lie, as
-    they are, at the top of the stack.
+    A batch pops all bits of its noise before it pushes any. So batches grow as the stack does, and
+    the first tiles are halved. Tiles for which the flow needs more bits than their raw pixels lie,
+    raw, at the top of the stack.
     """
     header = Header(files={str(i): len(file) for i, file in files.items()})
     shapes = [(i, (*x.shape,)) for i, x in enumerate(pictures) if i not in files]
@@ -248,7 +248,7 @@ def packed(record: Any) -> bytes:
 def unpacked(kind: type[Record], content: bytes, whole: int) -> Record:
     """The record of `packed`. ValueError: it is damaged, or too long for so many bytes as a whole.
 
-    whole: bytes of what it describes, and of itself.
+    whole: bytes of the described content, and of the record.
     """
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS, zdict=DICTIONARY)
     try:

@@ -1,12 +1,12 @@
 """Networks whose outputs are the same bits on every machine, at the speed of float32.
 
 A sum of products of integers is exact in float32, in whatever order it is taken, as long as no
-partial sum can pass 2^24. So each convolution rounds what it sees and its filters to integers that
+partial sum can pass 2^24. So each convolution rounds its input and its filters to integers that
 are small enough. Between convolutions there are only operations that IEEE 754 defines to the last
 bit: sums, products, quotients, square roots and roundings of float32 and float64.
 
 These networks are not quite the flow's: their activations keep 10 bits of each image's largest. A
-code needs no more than that both sides agree, and nearly the flow's prediction is nearly its size.
+code needs both sides to agree, and a prediction near the flow's needs nearly as few bits.
 """
 
 import math

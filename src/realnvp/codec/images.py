@@ -101,7 +101,7 @@ def file_bits_per_dim(flow: Flow, split: Split) -> float | None:
 
 
 def check_flow(flow: Flow, name: str = "flow") -> None:
-    """ValueError: the flow was made by `realnvp.fast`, or is of a table."""
+    """Check that a flow can compress. ValueError: it is a fast copy, or of a table."""
     refuse_fast(flow, "compress with")
     if unit_of(config_of(flow)) is not BITS_PER_DIM:
         raise ValueError(f"{name}: is of a table; the codec is for images")
@@ -152,7 +152,7 @@ def compress_files(
 ) -> tuple[Index, float]:
     """Write an archive of picture files, whole or not at all. Returns its index and `write`'s bits.
 
-    name: what the flow is called.
+    name: of the flow.
     files: by the names that they shall have.
 
     ValueError names all files that cannot be read or have levels that the flow lacks.

@@ -57,12 +57,12 @@ def within_limit(x: Tensor) -> Tensor:
 class Stack:
     """Digits d < n for any sizes n in 1 .. 2^16, at log2 n bits each (asymmetric numeral systems).
 
-    `push` and `pop` undo each other exactly, in both orders. An empty stack gives zeros, and takes
-    them back at no cost. So bits back coding needs no initial bits.
+    `push` and `pop` undo each other exactly, in both orders. An empty stack returns zeros, and
+    takes them back at no cost. So bits-back coding needs no initial bits.
 
     count: the bits on the stack.
     lowest: the fewest bits since the stack began, or since `copy`.
-    bits: what each image of a batch has put on the stack, less what it took, by its density.
+    bits: pushed less popped by each image of a batch, by its density.
     """
 
     def __init__(self, words: Words | None = None) -> None:

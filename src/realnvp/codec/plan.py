@@ -1,4 +1,4 @@
-"""A flow as maps of integers that a stack makes exact: what encodes and decodes a batch."""
+"""A flow as maps of integers, exact by a stack of digits: it encodes and decodes a batch."""
 
 import copy
 import hashlib

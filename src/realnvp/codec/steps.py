@@ -1,4 +1,4 @@
-"""The layers of a flow as maps of integers: what each does to the grid, bit for bit invertible.
+"""The layers of a flow as maps of integers on a grid, bit for bit invertible.
 
 An integer X with the step delta stands for the cell [X, X + 1) delta of the real line. The networks
 see its middle. delta is a float64 tensor (C, D, D), which repeats over the image: D is the divisor
@@ -37,7 +37,7 @@ Conditioned = Tensor | None
 class Step(Protocol):
     """A map of integers, int64 (B, C, H, W), that pops and pushes digits.
 
-    given: what the networks of a conditional flow see, (B, k).
+    context: the embedded condition, (B, k), of a conditional flow.
     """
 
     def forward(self, x: Tensor, stack: Stack, context: Conditioned = None) -> Tensor:
@@ -136,8 +136,8 @@ class Coupled:
     def _predicted(
         self, x: Tensor, context: Conditioned, rounded: Rounding
     ) -> tuple[Part, Tensor | None, Tensor]:
-        """What changes, R of each number that does (None: it is additive), and the shifts."""
-        changed, (shift, *raw) = self._said(x, context)
+        """The part that changes, R of its numbers (None: it is additive), and their shifts."""
+        changed, (shift, *raw) = self._network_output(x, context)
         shift = rounded(shift / self.step.expand_as(x)[changed])
         if self.layer.transform is Additive:
             return changed, None, shift
@@ -146,19 +146,19 @@ class Coupled:
         scale = raw[0].tanh_().mul_(bound).exp_()
         return changed, rounded(scale.mul_(S).clamp_(1, 1 << 16)), shift
 
-    def _said(self, x: Tensor, context: Conditioned) -> tuple[Part, tuple[Tensor, ...]]:
-        """What changes, and what the network says of it, which sees the middles of the cells: m, or
-        m and raw l.
+    def _network_output(self, x: Tensor, context: Conditioned) -> tuple[Part, tuple[Tensor, ...]]:
+        """The part that changes, and the network's output for it, from the middles of the cells:
+        m, or m and raw l.
         """
         net, mask = self.layer.net, self.layer.mask(x.shape, x.device)
         condition = () if context is None else (context,)
         if isinstance(net, ChannelSplitNet):
             kept, half = net.halves(x.shape[1])
-            said = net.net((x[:, kept] + 0.5) * self.seen[kept], mask, *condition)
-            return (slice(None), half), said.split(x.shape[1] // 2, dim=1)
+            output = net.net((x[:, kept] + 0.5) * self.seen[kept], mask, *condition)
+            return (slice(None), half), output.split(x.shape[1] // 2, dim=1)
         changed = ~mask.expand_as(x)
-        said = net(((x + 0.5) * self.seen).where(mask, 0), mask, *condition)
-        return changed, tuple(part[changed] for part in said.split(x.shape[1], dim=1))
+        output = net(((x + 0.5) * self.seen).where(mask, 0), mask, *condition)
+        return changed, tuple(part[changed] for part in output.split(x.shape[1], dim=1))
 
     def constants(self) -> Iterator[Integers]:
         """The integers of the exact network, and the bits of the steps that it sees."""

@@ -1,1 +1,1 @@
-"""What to train on what: frozen dataclasses, the presets, and their JSON. Never imports torch."""
+"""Configurations as frozen dataclasses, the presets, and their JSON. Never imports torch."""

@@ -1,4 +1,4 @@
-"""The paper's configurations, ours, and in what one departs from the paper."""
+"""The paper's configurations, ours, and the differences between one and the paper's."""
 
 from dataclasses import replace
 from typing import Any
@@ -44,7 +44,7 @@ PRESETS: dict[str, Config] = {
         ImageData("photos", shape=(3, 32, 32), augment=("hflip",)),
         ModelConfig(num_scales=4, width=16, num_blocks=2),
         # In minutes of training a higher rate and almost no clip are worth .1 bits/dim
-        # (docs/experiments/paper_claims.md).
+        # (docs/experiments.md).
         replace(
             _SHORT,
             max_steps=1500,
@@ -85,7 +85,7 @@ PRESETS: dict[str, Config] = {
     ),
 }
 
-# Not the paper's: layers of later flows, trained as many minutes (docs/experiments/modern.md).
+# Not the paper's: layers of later flows, trained as many minutes (docs/experiments.md).
 _MODERN = ModelConfig("modern", width=48, growth=1.5, num_blocks=1, num_couplings=6)
 # Most couplings where most of the bits are: at the first scale.
 _FINE = {"growth": 2.0, "num_couplings": 9, "coupling_decay": 0.35}

@@ -99,7 +99,7 @@ def smallest_side(model: ModelConfig) -> int:
 
 
 def check_divisible(shape: Sequence[int], model: ModelConfig) -> None:
-    """ValueError if height or width is no multiple of what the (resolved) model's scales need."""
+    """Check that height and width are multiples of the (resolved) model's smallest side."""
     factor, (height, width) = smallest_side(model), shape[-2:]
     if height % factor or width % factor or not height or not width:
         raise ValueError(

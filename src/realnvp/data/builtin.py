@@ -48,7 +48,7 @@ FLATTEST = 8
 
 
 def photos(*, seed: int) -> Dataset:
-    """Crops of (3, 32, 32), area-averaged from square windows; a seed gives the same bits."""
+    """Crops of (3, 32, 32), area-averaged from square windows; a seed always has the same bits."""
     from PIL import Image
 
     photographs = load_photographs()

@@ -139,7 +139,7 @@ def _opaque(pixels: Pixels, alpha: Pixels, background: str | None) -> Pixels:
 
 
 def check_fit(pixels: Pixels, *, channels: int, levels: int, name: object) -> None:
-    """ValueError: an image (H, W, C) has other channels or gray levels than the flow."""
+    """Check that an image (H, W, C) has the channels and gray levels of the flow."""
     if pixels.shape[-1] != channels:
         raise ValueError(f"{name}: {pixels.shape[-1]} channels, the flow has {channels}")
     bits, known = 8 * pixels.dtype.itemsize, 16 if levels > 256 else 8
@@ -149,7 +149,7 @@ def check_fit(pixels: Pixels, *, channels: int, levels: int, name: object) -> No
 
 
 def check_levels(pixels: Pixels, levels: int, *, name: object) -> None:
-    """ValueError: a pixel is beyond the gray levels 0 .. levels - 1."""
+    """Check that all pixels are gray levels 0 .. levels - 1. ValueError: one is beyond."""
     if levels <= np.iinfo(pixels.dtype).max and (largest := int(pixels.max())) >= levels:
         raise ValueError(f"{name}: has the value {largest}, beyond {levels} levels (data.levels)")
 

@@ -18,7 +18,7 @@ STYLE = {
     "axes.titlesize": 9,
     "legend.frameon": False,
 }
-FRACTIONS = (1, 0.1, 0.01, 0.001, 0.0001)  # of normal patches, from white to red
+FRACTIONS = (1, 0.1, 0.01, 0.001, 0.0001)  # of normal patches, from yellow to dark red
 MASSES = (0.99, 0.9, 0.7, 0.5, 0.3, 0.1)  # probabilities of the areas that show a density
 
 

@@ -167,7 +167,7 @@ def tiled(flow: Flow, *, memory: int = MEMORY) -> Flow:
     """The same flow, with the same weights, whose densities of large images take bounded memory.
 
     A network sees as few pixels far as it has 3x3 convolutions one after another. So strips that
-    overlap by so many rows give what the whole image gives, exactly, however far the flow sees:
+    overlap by so many rows return the whole image's outputs, exactly, however far the flow sees:
     between two layers the image is whole.
 
     memory: bytes for the networks of one strip. Networks that have no `reach` see the whole image.

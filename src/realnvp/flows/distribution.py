@@ -80,7 +80,7 @@ class FlowDistribution(Distribution):
         return x.to(reference_tensor(self.flow))
 
     def _map(self, function: Callable[..., Tensor], x: Tensor, event: Sequence[int]) -> Tensor:
-        """Apply a function of (B, *event_shape) to x, (..., *event_shape); gives (..., *event)."""
+        """Apply a function of (B, *event_shape) to x, (..., *event_shape): (..., *event)."""
         leading, c = x.shape[: x.ndim - len(self.event_shape)], self.context
         if c is not None:
             leading = Size(np.broadcast_shapes(leading, self.batch_shape))

@@ -63,7 +63,7 @@ class Flow(nn.Module):
 
     For images x is v + u in [0, levels): pixels v and dequantization noise u ~ U[0, 1).
     z and log-det have the type of x, or of the weights if that is wider; the networks compute in
-    the type of the weights. So x.double() gives the density and the inverse of a float32 flow
+    the type of the weights. So x.double() has the density and the inverse of a float32 flow
     without rounding between the layers.
 
     A conditional flow is the density of x given c, p(x | c). All its functions need `context`: one
@@ -267,7 +267,7 @@ def config_of(flow: Flow) -> Config:
 
 
 def refuse_fast(flow: Flow, verb: str) -> None:
-    """ValueError for a flow that `realnvp.fast` made. verb: what to do with the original."""
+    """Refuse a flow that `realnvp.fast` made, by a ValueError. verb: the use of the original."""
     if not flow.exact:
         raise ValueError(f"flow: made by realnvp.fast; {verb} the original")
 

@@ -1,1 +1,1 @@
-"""What is on disk: folders written whole or not at all, records, saved flows, checkpoints, runs."""
+"""Files on disk: folders written whole or not at all, records, saved flows, checkpoints, runs."""

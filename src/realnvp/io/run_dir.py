@@ -125,7 +125,7 @@ class RunDir:
         return read_json(list[Session], self.sessions_file)
 
     def check_data(self, folder: Path | None, sha256: Mapping[str, str]) -> None:
-        """ValueError: the run was trained on other data than the folder's.
+        """Check that the run was trained on the folder's data. ValueError: it was not.
 
         sha256: of each array in the folder; {} if there are none.
         """

@@ -23,8 +23,8 @@ def two_layers(layer: Callable[[int, int], nn.Module], width: int) -> nn.Sequent
 class ConvNet(nn.Module):
     """(B, c_out, H, W) from (B, c_in, H, W): residual, pre-activation, without normalization.
 
-    It sees `compressed` x. Otherwise, what one coupling makes large would make the next coupling's
-    shift larger still, and so on to 10^16 for an image that is unlike all others.
+    It sees `compressed` x. Otherwise a value that one coupling makes large would make the next
+    coupling's shift larger still, and so on to 10^16 for an image that is unlike all others.
     reach: how many pixels away an output sees its input: the 3x3 convolutions one after another.
     """
 

@@ -68,7 +68,7 @@ class MatrixConv(nn.Module):
 
 
 class Embedding(nn.Module):
-    """What a condition, (B, k), adds to each hidden plane: c W, (B, width, 1, 1). W starts at 0."""
+    """The term of a condition, (B, k), in a hidden plane: c W, (B, width, 1, 1). W starts at 0."""
 
     def __init__(self, context: int, width: int) -> None:
         super().__init__()

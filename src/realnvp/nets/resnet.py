@@ -93,10 +93,10 @@ class ChannelSplitNet(nn.Module):
         channels = x.shape[1]
         kept, changed = self.halves(channels)
         condition = () if context is None else (context,)
-        said = self.net(x[:, kept], mask, *condition)
-        said = said.unflatten(1, (-1, channels // 2))  # (B, k, C/2, H, W)
+        output = self.net(x[:, kept], mask, *condition)
+        output = output.unflatten(1, (-1, channels // 2))  # (B, k, C/2, H, W)
         around = changed.start, channels - changed.stop
-        return F.pad(said, (0, 0, 0, 0, *around)).flatten(1, 2)
+        return F.pad(output, (0, 0, 0, 0, *around)).flatten(1, 2)
 
     def halves(self, channels: int) -> tuple[slice, slice]:
         """The channels that are kept, and those that change."""

@@ -39,8 +39,8 @@ class FlowEstimator(BaseEstimator):
         Adam's learning rate, which falls to 0 over max_iter steps, and the rows of a step: time
         does not grow with the data.
     noise
-        Gaussian noise in each batch, with noise^2 times the data's covariance. It limits what
-        repeated or dependent columns can gain. None: .05; of a regressor 0.
+        Gaussian noise in each batch, with noise^2 times the data's covariance. It bounds the
+        density of repeated or dependent columns. None: .05; of a regressor 0.
     early_stopping, validation_fraction, n_iter_no_change, tol
         Hold out rows (at most 2,000), keep the weights that are best on them, and stop when these
         were not better by tol nats for n_iter_no_change steps (None: 500; of a regressor, which

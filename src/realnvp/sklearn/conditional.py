@@ -176,7 +176,7 @@ class RealNVPRegressor(RegressorMixin, FlowEstimator):
 class RealNVPClassifier(ClassifierMixin, FlowEstimator):
     """Classes by Bayes' rule: p(c | x) from the density of x given c and the shares of the classes.
 
-    One flow learns all classes' densities, so that what they share is learned once.
+    One flow learns all classes' densities, so that common structure is learned once.
     `flow_.log_prob(x, "name of a class")` is the density; `classes_` has the classes.
     """
 

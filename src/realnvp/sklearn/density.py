@@ -26,9 +26,9 @@ class RealNVPDensity(
     """The density of rows of numbers by a flow: exact log-densities, samples, and latents.
 
     The flow standardizes and whitens the columns inside; numbers are in the units of the data, and
-    `score_samples` gives nats per row. Behind a StandardScaler in a pipeline densities are in the
-    scaled units: leave it out. One column alone gives a Gaussian, since affine couplings have
-    nothing to look at; splines bend it.
+    `score_samples` returns nats per row. Behind a StandardScaler in a pipeline densities are in the
+    scaled units: leave it out. One column alone is modeled as Gaussian by affine
+    couplings, which have nothing to look at; splines bend it.
     """
 
     __doc__ += (FlowEstimator.__doc__ or "").partition("\n")[2]

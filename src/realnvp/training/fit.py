@@ -32,7 +32,7 @@ def recalibrate(flow: Flow, x: Tensor, context: Any = None) -> None:
     """Fit the flow's last layer, a `SinhArcsinh`, by maximum likelihood of rows held out.
 
     An overfitted flow is too sure of new rows: their latents are wider than N(0, 1), and intervals
-    hold less than their nominal share. This is the recalibration of quantiles of Kuleshov et al.
+    cover less than their nominal share. This is the recalibration of quantiles of Kuleshov et al.
     (2018) as a bijection, so that p(x | c) stays a density.
 
     Without such a layer, or without rows, nothing changes.

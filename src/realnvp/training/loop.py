@@ -27,7 +27,7 @@ from realnvp.training.session import TrainingFailed, TrainingStopped, joined_pro
 from realnvp.training.validation import evaluate, write_samples
 
 SAVED_EVERY = 600.0  # seconds of training that a crash may cost, where steps are slow
-MAX_FAILED = 20  # steps in a row without a finite loss and gradient, before the training gives up
+MAX_FAILED = 20  # steps in a row without a finite loss and gradient, before the training fails
 TIMED = 3  # steps of a dry run; the first takes longer
 
 

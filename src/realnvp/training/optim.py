@@ -27,7 +27,7 @@ class Muon(Optimizer):
 
     O is the gradient's Nesterov momentum, `orthogonalized`. torch.optim.Muon has it in bfloat16,
     matrix by matrix; this class in the weights' own precision, for all matrices of a shape at once,
-    with less than half of the arithmetic (docs/performance.md).
+    with less than half of the arithmetic (docs/design.md).
     """
 
     def __init__(self, matrices: Iterable[Tensor], lr: float, *, weight_decay: float = 0.0) -> None:

@@ -41,7 +41,7 @@ from realnvp.training.session import (
 
 @dataclass
 class Run:
-    """A training: what it works with, and where it stands."""
+    """A training: its objects, and its state."""
 
     config: Config  # resolved by the data
     files: RunDir
@@ -97,7 +97,7 @@ class Run:
         self.processes.wait()
 
     def heed_signals(self) -> None:
-        """TrainingStopped: a signal has come to one of the processes."""
+        """Raise TrainingStopped if a signal has come to one of the processes."""
         mine = torch.tensor(max(self.stop, default=0), device=self.processes.device)
         if signum := int(self.processes.gather(mine).max()):
             raise TrainingStopped(signum, self.state.step)

@@ -1,4 +1,4 @@
-"""What commands tell: an answer in JSON, or the one line of a refusal."""
+"""Output of commands: a JSON object, or the one line of a refusal."""
 
 import json
 import re
