@@ -102,7 +102,7 @@ def test_heat_maps_a_picture_and_a_page(
     good, new = folders
     (new / "more").mkdir()
     noise(new / "more" / "noise.png", side=13)
-    noise(new / "more" / "noise-6.png", side=13)
+    noise(new / "more" / "noise-7.png", side=13)
     page, sheet, maps = (tmp_path / name for name in ("a <b>.html", "sheet.png", "maps"))
     command = ["score", run_dir, new, "--normal", good, "--top", "2", "--report", page]
     answer(capsys, *command, "--picture", sheet, "--heatmaps", maps)
