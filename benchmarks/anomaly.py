@@ -132,7 +132,7 @@ def train(texture: Texture, folder: Path, seed: int, steps: int) -> Flow:
         count = CROPS if name == "train" else 400
         corners = rng.integers(0, np.array(part.shape) - CROP + 1, (count, 2))
         np.save(data / f"{name}.npy", [part[r : r + CROP, c : c + CROP] for r, c in corners])
-    if not any(folder.glob("run/model/best-*.safetensors")):
+    if not any(folder.glob("run/model/best.safetensors")):
         flags = f"""--model.num-scales 3 --model.width 16 --model.num-couplings 6
             --data.augment hflip --seed {seed} --device cpu --threads 1
             --train.max-steps {steps} --train.eval-every 100"""
