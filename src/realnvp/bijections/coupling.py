@@ -101,7 +101,9 @@ class Coupling(Bijection):
     def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         mask, transform = self._predict(x, context)
         z, log_slope = transform(x)
-        return torch.where(mask, x, z), torch.where(mask, 0, log_slope)
+        if self.transform is RQSpline:  # an affine log-scale is 0 there already: its bound is
+            log_slope = torch.where(mask, 0, log_slope)
+        return torch.where(mask, x, z), log_slope
 
     def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         mask, transform = self._predict(z, context)  # b z = b x
@@ -115,4 +117,5 @@ class Coupling(Bijection):
             kept = x.new_zeros(x.shape[:2])
         raw = in_network_dtype(self.net, kept, mask, context)
         raw = raw.view(*raw.shape, *[1] * (x.ndim - raw.ndim))
-        return mask, self.transform.of(raw, 0.0 if self.bound is None else self.bound.to(raw))
+        bound = 0.0 if self.bound is None else (self.bound * ~mask).to(raw)
+        return mask, self.transform.of(raw, bound)
