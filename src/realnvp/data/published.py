@@ -80,7 +80,8 @@ def write_published(
     first = next(iter(found.counts))
     with new_folder(out) as folder:
         images = found.read(source, seed)
-        _write_arrays(track(images, "images", total=sum(found.counts[first].values())), folder)
+        total = sum(found.counts[first].values())
+        repeats = _write_arrays(track(images, "images", total=total), folder)
         paths = {split: folder / f"{split}.npy" for split in SPLITS}
         splits = {split: open_npy(path) for split, path in paths.items() if path.exists()}
         counts = {split: len(images) for split, images in splits.items()}
@@ -89,12 +90,6 @@ def write_published(
         if version is None and not partial_ok:
             expected = " or ".join(map(str, found.counts.values()))
             raise ValueError(f"{source}: holds {counts} images, published are {expected}")
-        earlier: dict[bytes, int] = {}
-        repeats = {
-            i: same
-            for i, image in enumerate(() if "validation" in splits else splits["train"])
-            if (same := earlier.setdefault(digest(image), i)) < i
-        }
         dataset = Dataset(
             name=name,
             version=version or "partial",
@@ -103,14 +98,19 @@ def write_published(
             shape=(3, *splits["test"].shape[1:3]),
             splits=splits,
             class_names=found.class_names,
-            repeats=repeats,
+            repeats={} if "validation" in splits else repeats,
         )
         write_description(dataset, folder)
     return dataset
 
 
-def _write_arrays(images: Iterable[LabeledImage], folder: Path) -> None:
-    """Append each image to the .npy file of its split; write the labels beside them."""
+def _write_arrays(images: Iterable[LabeledImage], folder: Path) -> dict[int, int]:
+    """Append each image to the .npy file of its split; write the labels beside them.
+
+    Returns the training images that equal an earlier one, and that one.
+    """
+    earlier: dict[bytes, int] = {}
+    repeats: dict[int, int] = {}
     parts: dict[str, tuple[BinaryIO, tuple[int, ...], list[int | None]]] = {}
     with ExitStack() as stack:
         for split, image, label in images:
@@ -118,6 +118,10 @@ def _write_arrays(images: Iterable[LabeledImage], folder: Path) -> None:
                 opened = stack.enter_context((folder / f"{split}.npy").open("wb"))
                 opened.write(npy_header((0, *image.shape), "|u1"))
                 parts[split] = opened, image.shape, []
+            if split == "train":
+                index = len(parts[split][2])
+                if (same := earlier.setdefault(digest(image), index)) < index:
+                    repeats[index] = same
             parts[split][0].write(image.tobytes())
             parts[split][2].append(label)
         for split, (file, shape, labels) in parts.items():
@@ -125,6 +129,7 @@ def _write_arrays(images: Iterable[LabeledImage], folder: Path) -> None:
             file.write(npy_header((len(labels), *shape), "|u1"))
             if None not in labels:
                 np.save(folder / f"{split}-labels.npy", np.array(labels))
+    return repeats
 
 
 def files_in(source: Path, pattern: str, archives: str = "") -> Iterator[File]:
