@@ -8,11 +8,25 @@ import pytest
 
 from realnvp.config.fields import ContextColumn, TableData
 from realnvp.data.prepared import find_data, find_split, open_splits, prepare
-from realnvp.data.tables import read_context, read_frame, read_table
+from realnvp.data.tables import choose_columns, embed, numbers, read_frame
 from realnvp.io.files import DamagedError
 
 pd = pytest.importorskip("pandas")
 ROWS = np.random.default_rng(0).normal(size=(60, 3))
+
+
+def read_table(
+    path: Path, columns: tuple[str, ...] | None = None, drop: tuple[str, ...] | None = None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The rows of a table, and the names of their columns."""
+    frame = read_frame(path)
+    names = choose_columns(path, frame, columns, drop)
+    return numbers(path, frame, names), names
+
+
+def read_context(path: Path, config: TableData) -> np.ndarray:
+    """The context of each row of a table."""
+    return embed(path, read_frame(path), config.context_values)
 
 
 def written(path: Path, text: str) -> Path:

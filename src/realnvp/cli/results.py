@@ -105,14 +105,15 @@ def write_rows(flow: "Flow", out: Path, *, n: int, context: Path | None = None, 
     import pandas as pd
 
     from realnvp.bijections.base import float64_like
-    from realnvp.data.tables import read_context, read_frame
+    from realnvp.data.tables import embed, read_frame
     from realnvp.flows.flow import config_of, evaluating
     from realnvp.io.files import atomic_write
 
     table, values, known = config_of(flow).table, None, pd.DataFrame()
     if context:
-        values = np.repeat(read_context(context, table), n, axis=0)
-        known = read_frame(context)[[*(table.context_columns or ())]]
+        frame = read_frame(context)
+        values = np.repeat(embed(context, frame, table.context_values), n, axis=0)
+        known = frame[[*(table.context_columns or ())]]
         known = known.loc[known.index.repeat(n)].reset_index(drop=True)
     total = n if values is None else len(values)
     with evaluating(flow):

@@ -160,7 +160,8 @@ class Score(options.FlowCommand):
         scores: list[Record] = []
         kept: list[tuple[float, int, HeatMap]] = []  # of the most anomalous images
         for index, (score, fractions) in enumerate(detector.results(images, paths=images.files)):
-            assert score.box is not None and score.score is not None  # noqa: PT018
+            assert score.box is not None
+            assert score.score is not None
             path, verdict = Path(score.path), "anomalous" if score.anomalous else "normal"
             picture = images[index].transpose(1, 2, 0) / (images.config.levels - 1)
             caption = f"{path.name}: {verdict}, p = {score.p_value:.3g}"

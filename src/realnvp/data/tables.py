@@ -24,23 +24,12 @@ LARGEST = float(np.finfo(np.float32).max)  # the flow's weights, float32, hold a
 EXACT = 2**53  # float64 holds all integers up to here
 
 
-def read_table(
-    path: Path, columns: Columns | None = None, drop: Columns | None = None
-) -> tuple[Reals, Columns]:
-    """The rows of a table, (N, D), and the names of its columns.
+def read_frame(path: Path) -> "pd.DataFrame":
+    """All columns of a table: texts of a .csv or .tsv, with decimal points; else as stored.
 
-    columns: the columns to take, in this order; None: all. drop: the columns to leave out.
     A .csv or .tsv has a header unless its first line is numbers; then, and in an .npy, the columns
     are x1, x2, ...
-    ValueError: a column is missing, or a value is no finite number, or too large.
     """
-    frame = read_frame(path)
-    names = choose_columns(path, frame, columns, drop)
-    return numbers(path, frame, names), names
-
-
-def read_frame(path: Path) -> "pd.DataFrame":
-    """All columns of a table: texts of a .csv or .tsv, with decimal points; else as stored."""
     import pandas as pd
 
     suffix = path.suffix.lower()
@@ -163,11 +152,6 @@ def embed(path: Path, frame: "pd.DataFrame", columns: Sequence[ContextColumn]) -
             cell = f"column {column.name!r}, row {row + 1}: {texts[row]!r}"
             raise ValueError(f"{path}: {cell} is no category of the training rows")
     return np.concatenate(parts, axis=1)
-
-
-def read_context(path: Path, config: TableData) -> Reals:
-    """(N, k): the context of each row of a table, for a flow of this configuration."""
-    return embed(path, read_frame(path), config.context_values)
 
 
 def table(config: TableData, source: Path, *, seed: int | None = None) -> Dataset:

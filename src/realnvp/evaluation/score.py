@@ -15,7 +15,7 @@ from torch import Tensor
 from realnvp.data.dataset import channels_first
 from realnvp.data.folder import image_files
 from realnvp.data.images import check_fit, read_image, scan_files, to_size
-from realnvp.data.tables import read_context, read_table
+from realnvp.data.tables import choose_columns, embed, numbers, read_frame
 from realnvp.evaluation.likelihood import in_bits_per_dim, log_probs, noisy
 from realnvp.flows.context import Classes
 from realnvp.flows.copies import tiled
@@ -55,7 +55,7 @@ class ImageFiles(Sequence[Image]):
     def __init__(self, flow: Flow, paths: Iterable[Path]) -> None:
         """Find image files, and those in folders; they are decoded and resized as in training.
 
-        ValueError names all files that cannot be decoded, or that do not fit the flow.
+        ValueError names the first file that cannot be decoded, or does not fit the flow.
         """
         self.config = config_of(flow)
         self.files = [file for path in paths for file in image_files(path)]
@@ -100,8 +100,9 @@ def score_rows(flow: Flow, files: Iterable[Path]) -> list[Score]:
     data = config_of(flow).table
     scores: list[Score] = []
     for file in files:
-        rows, _ = read_table(file, data.columns)
-        context = read_context(file, data) if data.context_columns else None
+        frame = read_frame(file)
+        rows = numbers(file, frame, choose_columns(file, frame, data.columns))
+        context = embed(file, frame, data.context_values) if data.context_columns else None
         nats = log_probs(flow, rows, context=context).tolist()
         scores += [Score(str(file), value, row=row) for row, value in enumerate(nats, 1)]
     return ranked(scores)
