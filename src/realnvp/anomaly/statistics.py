@@ -1,4 +1,4 @@
-"""Statistics of the patches of images, and the model of those of normal images."""
+"""Statistics of image patches, and the model of normal images."""
 
 import math
 from collections import defaultdict

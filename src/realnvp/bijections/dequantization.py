@@ -112,7 +112,7 @@ def lean(leans: Tensor, u: Tensor, channel: int) -> Tensor:
     """How far the noise of a channel leans to 1, (B, 1, H, W), by the noise u.
 
     It leans on the noise of its pixel's channels before; in odd squares of the checkerboard also on
-    that of its own channel in the four neighbors. leans: (B, C (C - 1) / 2 + 4 C, H, W).
+    the noise of its channel in the four neighbors. leans: (B, C (C - 1) / 2 + 4 C, H, W).
     """
     count, t = u.shape[1], 2 * u - 1
     by_channels, by_sides = leans.tensor_split([_pairs(count)], dim=1)

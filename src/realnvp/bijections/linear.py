@@ -60,7 +60,7 @@ class InvertibleLinear(DataDependentInit):
 
 
 def _aligned(axes: Tensor, variances: Tensor, towards: Tensor) -> Tensor:
-    """Principal axes, columns by falling variance, as rows nearest to those of `towards`.
+    """Principal axes, columns by falling variance, as rows nearest to the rows `towards`.
 
     Only axes of equal variances turn, within the space that they span. The orthonormal basis of the
     space that is nearest to the rows is the polar factor of their projections onto it.

@@ -30,7 +30,7 @@ class Nested(Bijection):
 
     def pointwise_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         h, terms = self.bijection.pointwise_log_det(self.part(x), context)
-        return self.whole(x, h), self.whole(torch.zeros_like(x), terms)
+        return self.whole(x, h), self.whole(x.new_zeros(()).expand(x.shape), terms)
 
     def _inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         return self.whole(z, self.bijection.inverse(self.part(z), context))

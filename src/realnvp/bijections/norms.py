@@ -101,7 +101,7 @@ class SinhArcsinh(Bijection):
 
     log_det = sum of t + l + log cosh b - log cosh asinh u.
 
-    Zeros, as in a fresh layer, are the identity. t > 0: the tails of z are wider than those of x.
+    Zeros, as in a fresh layer, are the identity. t > 0: z has wider tails than x.
     """
 
     def __init__(self, channels: int) -> None:

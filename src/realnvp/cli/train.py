@@ -98,7 +98,7 @@ class Train(options.Command):
 def train(argv: Sequence[str]) -> int:
     """Run realnvp train PRESET ... or realnvp train --config FILE ...
 
-    The preset or the file sets the defaults of all flags; `--init-from` those of the model.
+    The preset or the file sets the defaults of all flags; `--init-from` sets the model's defaults.
     """
     if argv and argv[0] in PRESETS:
         prog, default, rest = f"realnvp train {argv[0]}", Train(PRESETS[argv[0]]), argv[1:]

@@ -155,7 +155,7 @@ def compress_files(
     name: of the flow.
     files: by the names that they shall have.
 
-    ValueError names all files that cannot be read or have levels that the flow lacks.
+    ValueError names the first file that cannot be read or has levels that the flow lacks.
     """
     paths = list(files.values())
     shapes = _shapes(paths, config_of(flow).levels)

@@ -120,7 +120,7 @@ def _find(config: DataConfig, seed: int) -> Dataset:
 
 
 def _checked(found: Dataset, config: DataConfig) -> Dataset:
-    """The data set, with classes only if asked for. ValueError: it is not that of `config`."""
+    """The data set, with classes only if asked for. ValueError: `config` asks for another set."""
     pairs: dict[str, Any] = {"set": (config.set, found.name), "shape": (config.shape, found.shape)}
     if isinstance(config, TableData):
         context = tuple(column.name for column in found.context_values)
@@ -141,7 +141,7 @@ def _checked(found: Dataset, config: DataConfig) -> Dataset:
         pairs["classes"] = config.classes or None, found.class_names is not None
         pairs["class_names"] = config.class_names, found.class_names
         pairs |= {
-            name: (has, getattr(found.reading, name)) for name, has in config.chosen().items()
+            name: (asked, getattr(found.reading, name)) for name, asked in config.chosen().items()
         }
     for name, (asked, has) in pairs.items():
         if asked not in (None, has):

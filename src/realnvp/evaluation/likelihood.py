@@ -37,7 +37,7 @@ class Unit(NamedTuple):
     """Its name in JSON."""
     words: str
     things: str
-    """What has log-densities: images or rows."""
+    """Images or rows."""
     sign: int
     """1 where more is better, -1 where less is."""
 

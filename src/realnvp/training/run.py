@@ -113,7 +113,7 @@ def open_run(
 ) -> Iterator[Run]:
     """Context: the training of run_dir, at its last checkpoint or its start; others are locked out.
 
-    Arguments and errors are those of `train`.
+    Arguments and errors: see `train`.
     """
     files = RunDir(run_dir)
     if config.data.source:  # valid in any current folder
